@@ -1,0 +1,1 @@
+"""LPC, the lesion proposal classifier: views, network, training, inference."""

@@ -1,0 +1,269 @@
+"""Settings: one frozen tree that refuses unknown keys. Defaults < YAML file < `--set a.b=c`.
+
+Every number that paper.md marks as our own decision is a field here. `resolve` builds the tree, `dump` writes
+it, `settings_hash` names it (and any part of it), so that a step's output can be named by its inputs.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from harvester.errors import SettingsError
+
+
+class Part(BaseModel):
+    """Base of every part of the tree: frozen, unknown keys refused, defaults checked too."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+Spacing = tuple[float, float, float]
+
+
+class PhantomSettings(Part):
+    """Made torsos with lesions of known truth (volumes/phantom.py)."""
+
+    vm_volumes: int = Field(90, ge=1)
+    vh_test_volumes: int = Field(90, ge=1)
+    volumes_per_patient: int = Field(2, ge=1)
+    depth: int = Field(20, ge=6)
+    lesions_per_volume: float = Field(4.0, gt=0)
+    marked_share: float = Field(0.37, gt=0, le=1)
+    distractors_per_volume: float = Field(10.0, ge=0)
+    noise_hu: float = Field(18.0, ge=0)
+
+
+class InsertionSettings(Part):
+    """Lesions of known truth inserted into real CT (volumes/insertion.py)."""
+
+    source: str = "$HARVESTER_DATA/ct"
+    backgrounds: str = "configs/backgrounds.yaml"
+    vm_volumes: int = Field(150, ge=1)
+    vh_test_volumes: int = Field(90, ge=1)
+    depth: int = Field(20, ge=6)
+    lesions_per_volume: float = Field(4.0, gt=0)
+    marked_share: float = Field(0.37, gt=0, le=1)
+
+
+class DataSettings(Part):
+    """Where the volumes come from. `store` reads what jobs/prepare.py (or --store) names; the others are made."""
+
+    kind: Literal["store", "phantom", "insertion"] = "phantom"
+    store: str = ""
+    max_reject_share: float = Field(0.1, ge=0, le=1)
+    phantom: PhantomSettings = PhantomSettings()
+    insertion: InsertionSettings = InsertionSettings()
+
+
+class GridSettings(Part):
+    """The network's grid and its grey values. windows: (low, high) in HU, each one channel a slice."""
+
+    spacing_zyx_mm: Spacing = (4.0, 1.6, 1.6)
+    max_side_px: int = Field(512, ge=32)
+    windows_hu: tuple[tuple[float, float], ...] = ((-1024.0, 3071.0), (-1350.0, 150.0), (-160.0, 240.0))
+
+
+class SuppressionSettings(Part):
+    """Hard negative suppression loss (HNSL); `off` is plain CenterNet."""
+
+    mode: Literal["off", "signed", "additive"] = "signed"
+    weight: float = Field(1.0, ge=0)
+
+
+class LossWeights(Part):
+    """Weights of the generator's loss terms; the keys are the terms' names."""
+
+    heat: float = Field(1.0, ge=0)
+    size: float = Field(0.1, ge=0)
+    offset: float = Field(1.0, ge=0)
+
+
+class GeneratorSettings(Part):
+    """LPG: network, training, decoding."""
+
+    backbone: Literal["small", "resnet18", "densenet121"] = "small"
+    weights: str = Field("", description="'' from scratch, 'imagenet', or the path of a state dict")
+    channels: int = Field(64, ge=8)
+    head_channels: int = Field(64, ge=8)
+    slab_depth: int = Field(8, ge=1)
+    batch_slabs: int = Field(4, ge=1)
+    crop_px: int = Field(0, ge=0, description="side of the training crop on the grid; 0 is the whole slice")
+    steps: int = Field(200, ge=1)
+    finetune_steps: int = Field(80, ge=1)
+    learning_rate: float = Field(2e-3, gt=0)
+    finetune_learning_rate: float = Field(5e-4, gt=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    marked_slab_share: float = Field(0.75, ge=0, le=1)
+    unmarked_slice_weight: float = Field(0.0, ge=0, le=1)
+    augment: bool = True
+    paste_lesions: float = Field(
+        0.0, ge=0, le=1, description="share of slabs that get a lesion copied in from vm"
+    )
+    loss: LossWeights = LossWeights()
+    suppression: SuppressionSettings = SuppressionSettings()
+    top_k: int = Field(100, ge=1)
+    score_floor: float = Field(0.1, ge=0, lt=1)
+    body_mask: bool = True
+
+
+class LinkingSettings(Part):
+    """Slice boxes to tubelets."""
+
+    iou_floor: float = Field(0.3, ge=0, le=1)
+    max_gap: int = Field(1, ge=0)
+    min_length: int = Field(1, ge=1)
+
+
+class ClassifierSettings(Part):
+    """LPC: views, network, training."""
+
+    backbone: Literal["small", "resnet18"] = "small"
+    weights: str = ""
+    channels: int = Field(32, ge=8)
+    views: int = Field(5, ge=1, le=9)
+    local_px: int = Field(32, ge=16)
+    local_scale: float = Field(2.0, gt=0)
+    global_px: int = Field(48, ge=16)
+    global_mm: float = Field(128.0, gt=0)
+    max_tubelets: int = Field(40, ge=1, description="best-scored tubelets of a volume that are classified")
+    match_iou: float = Field(0.5, gt=0, le=1)
+    steps: int = Field(200, ge=1)
+    batch_size: int = Field(64, ge=2)
+    learning_rate: float = Field(2e-3, gt=0)
+    weight_decay: float = Field(1e-3, ge=0)
+    augment: bool = True
+
+
+class OperatingPointSettings(Part):
+    """The precision target and what Ray Tune searches for the most recall under it."""
+
+    target_precision: float = Field(0.90, gt=0, lt=1)
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    match_iou: float = Field(0.5, gt=0, le=1)
+    lpg_floors: tuple[float, ...] = (0.1, 0.2)
+    lpg_weights: tuple[float, ...] = (0.2, 0.35, 0.5)
+    iou_floors: tuple[float, ...] = ()
+
+
+class MiningSettings(Part):
+    """Hard negatives, sure (vm) and possible (vh)."""
+
+    hard_negatives_per_volume: int = Field(10, ge=0)
+    possible_lpg_above: float = Field(0.3, ge=0, le=1)
+    possible_lpc_below: float = Field(0.05, ge=0, le=1)
+    possible_max_per_volume: int = Field(10, ge=0)
+    clear_iou: float = Field(0.1, ge=0, le=1)
+
+
+class ComputeSettings(Part):
+    """How the steps run on Ray. Threads follow num_cpus."""
+
+    replicas: int = Field(2, ge=1)
+    cpus_per_replica: float = Field(0.9, gt=0)
+    gpus_per_replica: float = Field(0.0, ge=0)
+    train_workers: int = Field(1, ge=1)
+    cpus_per_train_worker: float = Field(2.0, gt=0)
+    train_gpu: bool = False
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+
+class ReportSettings(Part):
+    """Pictures of the report."""
+
+    gallery: int = Field(24, ge=0)
+    slices_per_picture: int = Field(3, ge=1)
+
+
+class Settings(Part):
+    """The whole tree."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9_.-]+$")
+    seed: int = 0
+    rounds: int = Field(2, ge=1)
+    min_gain: float = Field(0.02, ge=0, description="stop when a round adds less than this share")
+    folds: int = Field(2, ge=2, description="models never score a patient they saw: folds by patient")
+    data: DataSettings = DataSettings()
+    grid: GridSettings = GridSettings()
+    generator: GeneratorSettings = GeneratorSettings()
+    linking: LinkingSettings = LinkingSettings()
+    classifier: ClassifierSettings = ClassifierSettings()
+    operating_point: OperatingPointSettings = OperatingPointSettings()
+    mining: MiningSettings = MiningSettings()
+    compute: ComputeSettings = ComputeSettings()
+    report: ReportSettings = ReportSettings()
+
+
+def resolve(file: Path | None = None, overrides: Sequence[str] = ()) -> Settings:
+    """Defaults < YAML `file` < `overrides` ("a.b=c", the value read as YAML). Raises SettingsError, one line."""
+    tree = _read(file) if file else {}
+    for override in overrides:
+        _put(tree, override)
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        raise SettingsError(_one_line(error)) from None
+
+
+def dump(settings: Settings) -> str:
+    """The resolved tree as YAML that `resolve` reads back to an equal tree."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+
+
+def settings_hash(*parts: Any) -> str:
+    """Twelve hex digits that name settings, tables' hashes and numbers, alike on every machine."""
+    plain = [part.model_dump(mode="json") if isinstance(part, BaseModel) else part for part in parts]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(file.read_text())
+    except OSError as error:
+        raise SettingsError(f"--config {file}: cannot be read ({error.strerror}); give a YAML file") from None
+    except yaml.YAMLError as error:
+        raise SettingsError(f"--config {file}: not valid YAML: {' '.join(str(error).split())}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise SettingsError(f"--config {file}: want a tree of settings, got {type(tree).__name__}")
+    return {"name": file.stem, **tree}
+
+
+def _put(tree: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise SettingsError(f"--set {override}: want a.b=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise SettingsError(f"--set {override}: the value is not valid YAML") from None
+    *parents, leaf = path.split(".")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+        if not isinstance(tree, dict):
+            raise SettingsError(f"--set {override}: {parent} is a value, not a group of settings")
+    tree[leaf] = value
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"setting {where}: unknown; allowed here: {', '.join(_allowed(first['loc'][:-1]))}"
+    more = len(error.errors()) - 1
+    return f"setting {where} = {first['input']!r}: {first['msg']}" + (f" (and {more} more)" if more else "")
+
+
+def _allowed(loc: tuple[int | str, ...]) -> list[str]:
+    part: type[BaseModel] = Settings
+    for key in loc:
+        annotation = part.model_fields[str(key)].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        part = annotation
+    return list(part.model_fields)

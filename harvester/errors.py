@@ -1,0 +1,40 @@
+"""The error tree. Each message says which volume or setting, what came, what was wanted, what to do.
+
+HarvesterError
+|- SettingsError    a setting is unknown or has a value that is not allowed (a job exits with code 2)
+|- VolumeError      one scan cannot be used; its job goes on and writes a reject row
+|- LabelError       marks or tubelets are malformed or do not belong to the volumes
+|- StoreError       a store or a run folder is missing, broken or of another version
+`- StepError        a step of the loop cannot produce its table
+"""
+
+
+class HarvesterError(Exception):
+    """Base of every error that harvester raises on purpose."""
+
+
+class SettingsError(HarvesterError):
+    """A setting is unknown or its value is not allowed."""
+
+
+class VolumeError(HarvesterError):
+    """A scan cannot be used. `reason` is a short code for rejects.parquet; the message is for people."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type["VolumeError"], tuple[str, str]]:
+        return type(self), (self.reason, str(self))
+
+
+class LabelError(HarvesterError):
+    """Marks or tubelets are malformed or name volumes that do not exist."""
+
+
+class StoreError(HarvesterError):
+    """A store or run folder is missing, broken or written by another version."""
+
+
+class StepError(HarvesterError):
+    """A step of the loop cannot produce its table."""

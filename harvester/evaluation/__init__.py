@@ -1,0 +1,1 @@
+"""Matching, curves and the operating point. No torch, no ray."""

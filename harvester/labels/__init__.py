@@ -1,0 +1,1 @@
+"""Labels of every origin: the marks of an archive and the ledger of what was found."""

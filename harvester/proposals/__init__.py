@@ -1,0 +1,1 @@
+"""LPG, the lesion proposal generator: network, targets, losses, decoding, training, inference."""

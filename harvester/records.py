@@ -1,0 +1,161 @@
+"""What the tables hold: one class for a scan, one Arrow schema a table. Frames and box ends: see geometry.py."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from harvester.errors import VolumeError
+
+SPLITS: Final = ("vm", "vh", "vh_test", "vd_test")
+"""vm: every lesion marked (mining set). vh: partly marked, to be harvested. vh_test: the same, with a hidden
+truth used for nothing but scoring. vd_test: fully annotated, never seen while harvesting."""
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """One CT (sub-)volume, valid once built.
+
+    hu_zyx          int16 (depth, height, width) in Hounsfield units, at least one voxel on each axis
+    spacing_zyx_mm  three positive finite distances between voxel centres
+    patient_id      splits, folds and intervals go by it; for inserted lesions the background's patient
+    """
+
+    volume_id: str
+    patient_id: str
+    hu_zyx: NDArray[np.int16]
+    spacing_zyx_mm: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        if self.hu_zyx.dtype != np.int16 or self.hu_zyx.ndim != 3 or self.hu_zyx.size == 0:
+            found = f"{self.hu_zyx.dtype} {self.hu_zyx.shape}"
+            raise VolumeError("bad_array", f"volume {self.volume_id}: want int16 (z, y, x) HU, got {found}")
+        if len(self.spacing_zyx_mm) != 3 or not all(np.isfinite(s) and s > 0 for s in self.spacing_zyx_mm):
+            raise VolumeError(
+                "bad_spacing",
+                f"volume {self.volume_id}: spacing {self.spacing_zyx_mm} mm; want three positive numbers",
+            )
+        if not self.volume_id or not self.patient_id:
+            raise VolumeError("bad_id", "a volume needs a volume_id and a patient_id that are not empty")
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One lesion as a box on its key slice: inclusive pixel ends in the volume's own grid.
+
+    clinical    True if the archive carries the mark; False for one that only full annotation shows
+    kind        free text ("nodule", "node", "hypodense", ...), "" where unknown
+    """
+
+    volume_id: str
+    mark_id: str
+    z: int
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+    clinical: bool
+    kind: str = ""
+
+
+def _lists(value: Any) -> Any:
+    return pa.list_(value)
+
+
+MANIFEST: Final = pa.schema(
+    [
+        ("volume_id", pa.string()),
+        ("patient_id", pa.string()),
+        ("split", pa.string()),
+        ("spacing_z_mm", pa.float64()),
+        ("spacing_y_mm", pa.float64()),
+        ("spacing_x_mm", pa.float64()),
+        ("depth", pa.int32()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("source_hash", pa.string()),
+    ]
+)
+"""One row a stored volume."""
+
+REJECTS: Final = pa.schema([("source_hash", pa.string()), ("reason", pa.string()), ("message", pa.string())])
+"""One row a scan that was refused, and why."""
+
+MARKS: Final = pa.schema(
+    [
+        ("volume_id", pa.string()),
+        ("mark_id", pa.string()),
+        ("z", pa.int32()),
+        ("x1", pa.float64()),
+        ("y1", pa.float64()),
+        ("x2", pa.float64()),
+        ("y2", pa.float64()),
+        ("clinical", pa.bool_()),
+        ("kind", pa.string()),
+    ]
+)
+"""One row a lesion: the fields of Mark. marks.parquet: all lesions of vm, the clinical ones of vh and vh_test.
+truth.parquet: every lesion of vh_test and vd_test, for scoring alone."""
+
+TUBELETS: Final = pa.schema(
+    [
+        ("volume_id", pa.string()),
+        ("patient_id", pa.string()),
+        ("tubelet_id", pa.int32()),
+        ("lpg_score", pa.float64()),
+        ("z", _lists(pa.int32())),
+        ("x1", _lists(pa.float32())),
+        ("y1", _lists(pa.float32())),
+        ("x2", _lists(pa.float32())),
+        ("y2", _lists(pa.float32())),
+        ("slice_score", _lists(pa.float32())),
+    ]
+)
+"""One row a tubelet: a chain of boxes, one a slice, z ascending, in the volume's own pixels; ids count from 0
+in each volume. lpg_score is the highest slice score."""
+
+SCORED: Final = TUBELETS.append(pa.field("lpc_score", pa.float64()))
+"""Tubelets with the classifier's probability."""
+
+HARVEST: Final = pa.schema(
+    [
+        ("volume_id", pa.string()),
+        ("patient_id", pa.string()),
+        ("lesion_id", pa.string()),
+        ("round", pa.int32()),
+        ("score", pa.float64()),
+        ("lpg_score", pa.float64()),
+        ("lpc_score", pa.float64()),
+        ("threshold", pa.float64()),
+        ("precision_bound", pa.float64()),
+        ("z", _lists(pa.int32())),
+        *[(f"{side}_px", _lists(pa.float32())) for side in ("x1", "y1", "x2", "y2")],
+        ("z_mm", _lists(pa.float32())),
+        *[(f"{side}_mm", _lists(pa.float32())) for side in ("x1", "y1", "x2", "y2")],
+        ("model_hash", pa.string()),
+        ("run_id", pa.string()),
+    ]
+)
+"""One row a harvested lesion, with its origin."""
+
+LEDGER: Final = pa.schema(
+    [
+        ("volume_id", pa.string()),
+        ("label_id", pa.string()),
+        ("role", pa.string()),
+        ("source", pa.string()),
+        ("round", pa.int32()),
+        ("score", pa.float64()),
+        ("model_hash", pa.string()),
+        ("run_id", pa.string()),
+        ("z", _lists(pa.int32())),
+        ("x1", _lists(pa.float32())),
+        ("y1", _lists(pa.float32())),
+        ("x2", _lists(pa.float32())),
+        ("y2", _lists(pa.float32())),
+    ]
+)
+"""One row a label of any origin. role: lesion or hard_negative. source: clinical, annotated, harvested,
+hard_negative_vm (sure) or hard_negative_vh (possible). Archive marks have round -1 and no score or model."""
