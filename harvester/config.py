@@ -34,8 +34,15 @@ class PhantomSettings(Part):
     depth: int = Field(20, ge=6)
     lesions_per_volume: float = Field(4.0, gt=0)
     marked_share: float = Field(0.37, gt=0, le=1)
-    distractors_per_volume: float = Field(10.0, ge=0)
-    noise_hu: float = Field(18.0, ge=0)
+    distractors_per_volume: float = Field(
+        10.0, ge=0, description="mean count of things that look like lesions; more cost precision first"
+    )
+    lesion_contrast: float = Field(
+        1.0,
+        gt=0,
+        description="scales lesions' HU contrast against organs; below 1 is harder, costs recall first",
+    )
+    noise_hu: float = Field(18.0, ge=0, description="mean standard deviation of the noise")
 
 
 class InsertionSettings(Part):
@@ -117,6 +124,9 @@ class LinkingSettings(Part):
     iou_floor: float = Field(0.3, ge=0, le=1)
     max_gap: int = Field(1, ge=0)
     min_length: int = Field(1, ge=1)
+    suppress_iou: float = Field(
+        0.5, gt=0, le=1, description="of two tubelets that overlap more, the worse goes"
+    )
 
 
 class ClassifierSettings(Part):
@@ -145,9 +155,12 @@ class OperatingPointSettings(Part):
     target_precision: float = Field(0.90, gt=0, lt=1)
     confidence: float = Field(0.95, gt=0.5, lt=1)
     match_iou: float = Field(0.5, gt=0, le=1)
-    lpg_floors: tuple[float, ...] = (0.1, 0.2)
-    lpg_weights: tuple[float, ...] = (0.2, 0.35, 0.5)
-    iou_floors: tuple[float, ...] = ()
+    min_patients: int = Field(3, ge=1, description="refuse to certify on accepted tubelets of fewer patients")
+    lpg_floors: tuple[float, ...] = (0.1,)
+    lpg_weights: tuple[float, ...] = (0.0, 0.25, 0.5)
+    min_slices: tuple[int, ...] = (1, 2)
+    small_bonuses: tuple[float, ...] = Field((0.0,), description="added to the logit of small tubelets")
+    small_mm: float = Field(20.0, gt=0, description="tubelets narrower than this are small")
 
 
 class MiningSettings(Part):
@@ -157,7 +170,7 @@ class MiningSettings(Part):
     possible_lpg_above: float = Field(0.3, ge=0, le=1)
     possible_lpc_below: float = Field(0.05, ge=0, le=1)
     possible_max_per_volume: int = Field(10, ge=0)
-    clear_iou: float = Field(0.1, ge=0, le=1)
+    clear_iou: float = Field(0.1, ge=0, le=1, description="overlap from which a tubelet touches a label")
 
 
 class ComputeSettings(Part):

@@ -105,6 +105,7 @@ TUBELETS: Final = pa.schema(
         ("patient_id", pa.string()),
         ("tubelet_id", pa.int32()),
         ("lpg_score", pa.float64()),
+        ("width_mm", pa.float64()),
         ("z", _lists(pa.int32())),
         ("x1", _lists(pa.float32())),
         ("y1", _lists(pa.float32())),
@@ -114,7 +115,7 @@ TUBELETS: Final = pa.schema(
     ]
 )
 """One row a tubelet: a chain of boxes, one a slice, z ascending, in the volume's own pixels; ids count from 0
-in each volume. lpg_score is the highest slice score."""
+in each volume. lpg_score is the highest slice score, width_mm the shorter side of that slice's box."""
 
 SCORED: Final = TUBELETS.append(pa.field("lpc_score", pa.float64()))
 """Tubelets with the classifier's probability."""

@@ -1,0 +1,64 @@
+"""What the classifier learns from: tubelets that are lesions, tubelets that surely are not."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from harvester.classifier.views import Tubelets, cut_views
+from harvester.config import ClassifierSettings, GridSettings
+from harvester.volumes.slab import GridFrame
+
+Array = NDArray[Any]
+Example = tuple[GridFrame, dict[str, Any]]
+
+
+class Examples(Dataset[tuple[dict[str, Tensor], Tensor]]):
+    """Item i is one tubelet's crops and its label, half of them lesions; the same for the same (seed, i).
+
+    `examples` maps 1 to tubelets that match a known lesion and 0 to those of completely marked volumes that match none.
+    """
+
+    def __init__(
+        self,
+        store: Path,
+        examples: Mapping[int, Sequence[Example]],
+        settings: ClassifierSettings,
+        grid: GridSettings,
+        items: int,
+        seed: int,
+    ) -> None:
+        self.store, self.examples, self.settings, self.grid = store, examples, settings, grid
+        self.items, self.seed = items, seed
+
+    def __len__(self) -> int:
+        return self.items
+
+    def __getitem__(self, index: int) -> tuple[dict[str, Tensor], Tensor]:
+        rng = np.random.default_rng((self.seed, index))
+        label = index % 2
+        frame, row = self.examples[label][rng.integers(len(self.examples[label]))]
+        jitter = (0.0, 0.0, 1.0)
+        if self.settings.augment:
+            jitter = (rng.uniform(-0.1, 0.1), rng.uniform(-0.1, 0.1), rng.uniform(0.85, 1.2))
+        tubelet = Tubelets.of([row], frame)
+        crops = cut_views(self.store, frame, tubelet, self.settings, self.grid, torch.device("cpu"), jitter)
+        views = {name: crop[0] for name, crop in crops.items()}
+        return (self._varied(views, rng) if self.settings.augment else views), torch.tensor(float(label))
+
+    def _varied(self, views: dict[str, Tensor], rng: np.random.Generator) -> dict[str, Tensor]:
+        """Mirrored, brightened, noisy, and the views in either order along z."""
+        mirror_x, mirror_y, mirror_z = rng.random(3) < 0.5
+        shift = float(rng.normal(0, 0.03))
+        noise = torch.from_numpy(rng.standard_normal(views["local"].shape, dtype=np.float32))
+        varied = {}
+        for name, view in views.items():
+            axes = [axis for axis, on in ((0, mirror_z), (-1, mirror_x), (-2, mirror_y)) if on]
+            varied[name] = view.flip(axes) + shift
+        varied["local"] = varied["local"] + noise * float(rng.uniform(0, 0.04))
+        return varied

@@ -1,0 +1,58 @@
+"""Fit one fold's classifier: plain PyTorch, no Ray."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from harvester.classifier.examples import Example, Examples
+from harvester.classifier.network import Classifier
+from harvester.config import Settings
+from harvester.errors import StepError
+from harvester.fitting import Place, Plan, fit
+
+
+@dataclass(frozen=True)
+class FoldTask:
+    """What a fit of one fold needs. examples: 1 -> tubelets that are lesions, 0 -> tubelets that are not."""
+
+    store: Path
+    examples: Mapping[int, Sequence[Example]]
+    seed: int
+    checkpoint: Path
+    gpu: bool
+    rank: int = 0
+    world: int = 1
+    average: Callable[[nn.Module], None] | None = None
+    log: Callable[[str], None] = print
+
+
+def fit_classifier(task: FoldTask, settings: Settings) -> tuple[Classifier, list[dict[str, float]]]:
+    """A classifier fitted on half lesions, half others, and its losses; StepError where a class is empty."""
+    for label, name in ((1, "matches a known lesion"), (0, "of a completely marked volume matches none")):
+        if not task.examples[label]:
+            raise StepError(
+                f"the classifier has no example of class {label}: no tubelet {name}; train the generator "
+                "longer (generator.steps) or lower generator.score_floor"
+            )
+    own = settings.classifier
+    torch.manual_seed(task.seed)
+    model = Classifier(own, settings.grid)
+    plan = Plan(own.steps, own.batch_size, own.learning_rate, own.weight_decay)
+    items = Examples(
+        task.store, task.examples, own, settings.grid, plan.steps * plan.batch_size * task.world, task.seed
+    )
+
+    def losses_of(network: nn.Module, batch: tuple[dict[str, Tensor], Tensor]) -> dict[str, Tensor]:
+        views, labels = batch
+        return {"classify": functional.binary_cross_entropy_with_logits(network(views).float(), labels)}
+
+    place = Place.choose(task.gpu, settings.compute.precision)
+    history = fit(
+        model, items, losses_of, plan, place, task.checkpoint, task.average, task.rank, task.world, task.log
+    )
+    return model, history

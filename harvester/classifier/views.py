@@ -1,0 +1,102 @@
+"""What the classifier looks at: axial views along a tubelet, each a local and a global crop.
+
+Views are spread evenly from MARGIN slices below the tubelet to MARGIN above it: where a lesion has ended and a
+vessel goes on. A view shows its slice with both neighbours, in every window.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.ops import roi_align
+
+from harvester.config import ClassifierSettings, GridSettings
+from harvester.volumes.slab import GridFrame, read_slab
+
+Array = NDArray[Any]
+
+MARGIN: Final = 2
+
+
+@dataclass(frozen=True)
+class Tubelets:
+    """Tubelets of one volume on its grid: per tubelet its slices (ascending) and its boxes (inclusive ends)."""
+
+    z: list[Array]
+    boxes_xyxy: list[Array]
+
+    @classmethod
+    def of(cls, rows: list[dict[str, Any]], frame: GridFrame) -> "Tubelets":
+        """From rows of records.TUBELETS."""
+        z, boxes = [], []
+        for row in rows:
+            slices, first = np.unique(frame.slices_to_grid(np.array(row["z"])), return_index=True)
+            own = np.array([row[side] for side in ("x1", "y1", "x2", "y2")], np.float64).T
+            z.append(slices)
+            boxes.append(frame.boxes_to_grid(own[first]))
+        return cls(z, boxes)
+
+
+def view_places(tubelets: Tubelets, views: int, depth: int) -> tuple[Array, Array]:
+    """Slices (n, views) and boxes (n, views, 4) to look at; a box beyond an end is the end's."""
+    slices, boxes = [], []
+    for z, own in zip(tubelets.z, tubelets.boxes_xyxy, strict=True):
+        at = np.rint(np.linspace(z[0] - MARGIN, z[-1] + MARGIN, views)).astype(np.int64)
+        nearest = np.abs(at[:, None] - z[None, :]).argmin(1)
+        slices.append(np.clip(at, 0, depth - 1))
+        boxes.append(own[nearest])
+    return np.stack(slices), np.stack(boxes)
+
+
+def cut_views(
+    store: Path,
+    frame: GridFrame,
+    tubelets: Tubelets,
+    settings: ClassifierSettings,
+    grid: GridSettings,
+    device: torch.device,
+    jitter: tuple[float, float, float] = (0.0, 0.0, 1.0),
+) -> dict[str, Tensor]:
+    """Crops of all tubelets at once: `local` (n, views, 3 windows, p, p) and `global` likewise, in [0, 1].
+
+    Only the slices that the views need are decoded; crops are cut on `device`. `jitter` shifts the crops by
+    shares of the box's sides (x, y) and scales them. No tubelets: an error of the caller.
+    """
+    z, boxes = view_places(tubelets, settings.views, frame.shape_zyx[0])
+    first, last = int(z.min()) - 1, int(z.max()) + 2
+    hu = torch.from_numpy(read_slab(store, frame, first, last)).to(device).float()[:, None]
+    centre, sides = _centres(boxes, jitter)
+    wide = np.full_like(sides, settings.global_mm / frame.spacing_zyx_mm[2])
+    crops = {}
+    for name, extent, pixels in (
+        ("local", np.broadcast_to(sides.max(-1, keepdims=True), sides.shape), settings.local_px),
+        ("global", wide, settings.global_px),
+    ):
+        reach = extent * (settings.local_scale if name == "local" else 1.0) / 2
+        corners = np.concatenate([centre - reach, centre + reach], axis=-1)
+        crops[name] = _windowed(_aligned(hu, z - first, corners, pixels), grid)
+    return crops
+
+
+def _centres(boxes_xyxy: Array, jitter: tuple[float, float, float]) -> tuple[Array, Array]:
+    sides = boxes_xyxy[..., 2:] - boxes_xyxy[..., :2] + 1
+    centre = (boxes_xyxy[..., :2] + boxes_xyxy[..., 2:] + 1) / 2
+    return centre + sides * np.array(jitter[:2]), sides * jitter[2]
+
+
+def _aligned(hu: Tensor, z: Array, corners: Array, pixels: int) -> Tensor:
+    """(slices, 1, y, x) HU to (n, views, 3, pixels, pixels): each view's slice between its neighbours."""
+    count, views = z.shape
+    index = (z[..., None] + np.array([-1, 0, 1])).reshape(-1, 1)
+    rois = np.concatenate([index, np.repeat(corners.reshape(-1, 4), 3, axis=0)], axis=1).astype(np.float32)
+    cut = roi_align(hu, torch.from_numpy(rois).to(hu.device), pixels, sampling_ratio=1, aligned=True)
+    return cut.reshape(count, views, 3, pixels, pixels)
+
+
+def _windowed(crops: Tensor, grid: GridSettings) -> Tensor:
+    shown = [((crops - low) / (high - low)).clamp(0, 1) for low, high in grid.windows_hu]
+    return torch.cat(shown, dim=2)

@@ -1,0 +1,169 @@
+"""Ray Data: volumes over a pool of actors, for proposals and for their classification.
+
+Only ids go in and only rows of tubelets come out: voxels are read from the store in the actor that needs them.
+A volume that fails becomes a reject row with its reason; the step fails past data.max_reject_share.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray.data
+import torch
+from ray.data import ActorPoolStrategy
+
+from harvester.classifier.inference import classify_volume, load_classifier
+from harvester.config import Settings
+from harvester.errors import HarvesterError, StepError
+from harvester.fitting import Place
+from harvester.proposals.inference import load_generators, propose_volume
+from harvester.records import SCORED, TUBELETS
+from harvester.volumes.slab import GridFrame
+
+logger = logging.getLogger(__name__)
+
+BLOCKS_PER_REPLICA: Final = 8
+SECONDS_BETWEEN_LINES: Final = 15.0
+
+
+@dataclass(frozen=True)
+class InferenceJob:
+    """What every actor gets. models: folder of fold-<k>.safetensors; tubelets: parquet to classify."""
+
+    settings: Settings
+    store: Path
+    models: Path
+    folds: Mapping[str, int]
+    tubelets: Path | None = None
+
+    def place(self) -> Place:
+        """The actor's device, on as many threads as it was given CPUs."""
+        compute = self.settings.compute
+        torch.set_num_threads(max(1, round(compute.cpus_per_replica)))
+        return Place.choose(compute.gpus_per_replica > 0, compute.precision)
+
+    def weights(self, patient_id: str) -> list[Path]:
+        """The weights of the fold that never saw the patient; of all folds for an unknown patient."""
+        folds = [self.folds[patient_id]] if patient_id in self.folds else range(self.settings.folds)
+        return [self.models / f"fold-{fold}.safetensors" for fold in folds]
+
+
+class Proposer:
+    """Actor: manifest rows to tubelets."""
+
+    def __init__(self, job: InferenceJob) -> None:
+        self.job, self.place = job, job.place()
+        self.models: dict[Path, Any] = {}
+
+    def __call__(self, batch: dict[str, Any]) -> pa.Table:
+        """Rows of the manifest (JSON-free columns) to TUBELETS rows and one status row a volume."""
+        return pa.concat_tables([_guarded(row, self.propose, TUBELETS) for row in _rows(batch)])
+
+    def propose(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+        """The tubelets of one volume."""
+        files = self.job.weights(row["patient_id"])
+        for file in files:
+            if file not in self.models:
+                self.models[file] = load_generators([file], self.job.settings, self.place)[0]
+        models = [self.models[file] for file in files]
+        frame = GridFrame.of(row, self.job.settings.grid)
+        return propose_volume(models, self.job.store, frame, self.job.settings, self.place)
+
+
+class Scorer:
+    """Actor: manifest rows to classified tubelets."""
+
+    def __init__(self, job: InferenceJob) -> None:
+        self.job, self.place = job, job.place()
+        self.models: dict[Path, Any] = {}
+
+    def __call__(self, batch: dict[str, Any]) -> pa.Table:
+        """Rows of the manifest to SCORED rows and one status row a volume."""
+        return pa.concat_tables([_guarded(row, self.score, SCORED) for row in _rows(batch)])
+
+    def score(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+        """The best tubelets of one volume with their probabilities, averaged over the folds that apply."""
+        mine = pq.read_table(self.job.tubelets, filters=[("volume_id", "==", row["volume_id"])])
+        rows = mine.sort_by("tubelet_id").to_pylist()[: self.job.settings.classifier.max_tubelets]
+        frame = GridFrame.of(row, self.job.settings.grid)
+        answers = []
+        for file in self.job.weights(row["patient_id"]):
+            if file not in self.models:
+                self.models[file] = load_classifier(file, self.job.settings, self.place)
+            model = self.models[file]
+            answers.append(classify_volume(model, self.job.store, frame, rows, self.job.settings, self.place))
+        means = [sum(scores) / len(scores) for scores in zip(*answers, strict=True)]
+        return [tubelet | {"lpc_score": score} for tubelet, score in zip(rows, means, strict=True)]
+
+
+def run_over_volumes(
+    actor: type[Proposer] | type[Scorer], job: InferenceJob, rows: Sequence[Mapping[str, Any]], schema: pa.Schema
+) -> pa.Table:
+    """Every volume through a pool of actors; the sorted table, logged with its rate on the way."""
+    compute = job.settings.compute
+    plain = [{name: row[name] for name in sorted(row)} for row in rows]
+    # Small blocks keep every replica busy to the end; no more of them than volumes.
+    blocks = min(len(plain), max(1, compute.replicas * BLOCKS_PER_REPLICA))
+    dataset = ray.data.from_items(plain, override_num_blocks=blocks).map_batches(
+        actor,
+        fn_constructor_args=(job,),
+        batch_size=1,
+        batch_format="numpy",
+        compute=ActorPoolStrategy(size=min(compute.replicas, len(plain))),
+        num_cpus=compute.cpus_per_replica,
+        num_gpus=compute.gpus_per_replica or None,
+    )
+    parts = list(_watched(dataset.iter_batches(batch_size=None, batch_format="pyarrow"), len(plain), actor.__name__))
+    table = pa.concat_tables(parts)
+    _refuse_if_broken(table, len(plain), job.settings.data.max_reject_share)
+    whole = table.filter(pa.compute.greater_equal(table["tubelet_id"], 0)).select(schema.names).cast(schema)
+    return whole.sort_by([("volume_id", "ascending"), ("tubelet_id", "ascending")]).combine_chunks()
+
+
+def _rows(batch: dict[str, Any]) -> list[dict[str, Any]]:
+    names = list(batch)
+    return [
+        {name: value.item() if hasattr(value, "item") else value for name, value in zip(names, values, strict=True)}
+        for values in zip(*batch.values(), strict=True)
+    ]
+
+
+def _guarded(row: dict[str, Any], work: Any, schema: pa.Schema) -> pa.Table:
+    """The volume's rows with a status row (tubelet_id -1) ahead; a failure is the status row's `error`."""
+    status = {"volume_id": row["volume_id"], "patient_id": row["patient_id"], "tubelet_id": -1, "error": ""}
+    try:
+        found = work(row)
+    except (HarvesterError, OSError, ValueError) as error:
+        status["error"], found = f"{type(error).__name__}: {error}", []
+    full = schema.append(pa.field("error", pa.string()))
+    return pa.Table.from_pylist([status, *({"patient_id": row["patient_id"]} | f for f in found)], full)
+
+
+def _watched(batches: Iterable[pa.Table], volumes: int, name: str) -> Iterable[pa.Table]:
+    began = last = time.monotonic()
+    done = 0
+    for batch in batches:
+        done += pa.compute.sum(pa.compute.equal(batch["tubelet_id"], -1)).as_py() or 0
+        now = time.monotonic()
+        if now - last > SECONDS_BETWEEN_LINES:
+            logger.info("%s: %d of %d volumes, %.1f a second", name, done, volumes, done / (now - began))
+            last = now
+        yield batch
+
+
+def _refuse_if_broken(table: pa.Table, volumes: int, max_share: float) -> None:
+    errors = table.filter(pa.compute.greater(pa.compute.utf8_length(table["error"]), 0))
+    for row in errors.slice(0, 5).to_pylist():
+        logger.warning("volume %s refused: %s", row["volume_id"], row["error"])
+    if len(errors) > math.floor(max_share * volumes):
+        first = errors.slice(0, 1).to_pylist()[0]
+        raise StepError(
+            f"{len(errors)} of {volumes} volumes failed, more than data.max_reject_share = {max_share} allows; "
+            f"the first: volume {first['volume_id']}: {first['error']}"
+        )

@@ -1,0 +1,155 @@
+"""Ray Train: one fit a model and round, its folds shared out over the workers.
+
+With as many workers as folds or fewer, a worker fits its folds alone, one after the other. With more, the
+workers of a fold average their gradients. Weights go to a folder that all workers reach, as safetensors.
+"""
+
+import json
+import logging
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray.train
+import torch
+import torch.distributed as dist
+from ray.train import RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from safetensors.torch import save_file
+from torch import nn
+
+from harvester.classifier import training as classifier_training
+from harvester.config import Settings
+from harvester.labels.ledger import by_volume
+from harvester.proposals import training as generator_training
+from harvester.volumes.slab import GridFrame
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FitJob:
+    """What every worker gets: paths and small things; tables are read from the run folder.
+
+    model       generator or classifier
+    out         folder that receives fold-<k>.safetensors and losses
+    table       ledger (generator) or labelled tubelets (classifier) as parquet
+    start       folder with the weights of the round before, or None
+    """
+
+    model: str
+    settings: Settings
+    store: Path
+    out: Path
+    rows: Sequence[Mapping[str, Any]]
+    folds: Mapping[str, int]
+    table: Path
+    start: Path | None
+    seed: int
+
+
+def train_folds(job: FitJob) -> None:
+    """Fit all folds of a model on Ray Train. Afterwards `job.out` holds one safetensors file a fold."""
+    compute = job.settings.compute
+    workers = compute.train_workers
+    resources = {"CPU": compute.cpus_per_train_worker} | ({"GPU": 1.0} if compute.train_gpu else {})
+    # Ray resumes a run of the same name; what we resume from is our own checkpoint, so each try has its own name.
+    job.out.mkdir(parents=True, exist_ok=True)
+    storage = tempfile.mkdtemp(prefix="ray-train-", dir=job.out)
+    trainer = TorchTrainer(
+        _train_worker,
+        train_loop_config={"job": job},
+        scaling_config=ScalingConfig(
+            num_workers=workers, use_gpu=compute.train_gpu, resources_per_worker=resources
+        ),
+        run_config=RunConfig(name=job.model, storage_path=storage),
+    )
+    trainer.fit()
+
+
+def _train_worker(config: dict[str, Any]) -> None:
+    job: FitJob = config["job"]
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    torch.set_num_threads(max(1, int(job.settings.compute.cpus_per_train_worker)))
+    for fold, peers in shares(job.settings.folds, world):
+        # Every rank takes part in making every group, or torch.distributed waits for ever.
+        group = dist.new_group(peers) if len(peers) > 1 else None
+        if rank in peers and not (job.out / f"fold-{fold}.safetensors").exists():
+            _fit_fold(job, fold, peers.index(rank), len(peers), _averager(group, len(peers)))
+    ray.train.report({})
+
+
+def shares(folds: int, world: int) -> list[tuple[int, list[int]]]:
+    """(fold, ranks that fit it), every rank with as equal a load as whole folds allow."""
+    if world <= folds:
+        return [(fold, [fold % world]) for fold in range(folds)]
+    return [(fold, [rank for rank in range(world) if rank % folds == fold]) for fold in range(folds)]
+
+
+def _fit_fold(
+    job: FitJob, fold: int, rank: int, world: int, average: Callable[[nn.Module], None] | None
+) -> None:
+    rows = [row for row in job.rows if job.folds[row["patient_id"]] != fold]
+    common: dict[str, Any] = {
+        "store": job.store,
+        "seed": job.seed * 1000 + fold,
+        "checkpoint": job.out / f"fold-{fold}.checkpoint.pt",
+        "gpu": job.settings.compute.train_gpu,
+        "rank": rank,
+        "world": world,
+        "average": average,
+        "log": lambda line: print(f"{job.model} fold {fold}: {line}", flush=True),
+    }
+    table = pq.read_table(job.table)
+    model: nn.Module
+    if job.model == "generator":
+        start = job.start / f"fold-{fold}.safetensors" if job.start else None
+        task = generator_training.FoldTask(rows=rows, start=start, **common)
+        model, history = generator_training.fit_generator(task, job.settings, table)
+    else:
+        chosen = examples_of(table, rows, job.settings)
+        model, history = classifier_training.fit_classifier(
+            classifier_training.FoldTask(examples=chosen, **common), job.settings
+        )
+    if rank == 0:
+        _publish(model, history, job.out / f"fold-{fold}.safetensors")
+        common["checkpoint"].unlink(missing_ok=True)
+
+
+def examples_of(
+    labelled: pa.Table, rows: Sequence[Mapping[str, Any]], settings: Settings
+) -> dict[int, list[tuple[GridFrame, dict[str, Any]]]]:
+    """Tubelets with a `label` column (1 lesion, 0 none), of the given manifest rows, with their grid frames."""
+    frames = {row["volume_id"]: GridFrame.of(row, settings.grid) for row in rows}
+    chosen: dict[int, list[tuple[GridFrame, dict[str, Any]]]] = {0: [], 1: []}
+    for volume_id, tubelets in sorted(by_volume(labelled).items()):
+        if volume_id in frames:
+            for tubelet in tubelets:
+                chosen[tubelet["label"]].append((frames[volume_id], tubelet))
+    return chosen
+
+
+def _averager(group: Any, count: int) -> Callable[[nn.Module], None] | None:
+    if group is None:
+        return None
+
+    def average(model: nn.Module) -> None:
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                dist.all_reduce(parameter.grad, group=group)
+                parameter.grad /= count
+
+    return average
+
+
+def _publish(model: nn.Module, history: list[dict[str, float]], file: Path) -> None:
+    state = {name: value.detach().cpu().contiguous().float() for name, value in model.state_dict().items()}
+    file.with_suffix(".losses.json").write_text(json.dumps(history))
+    aside = file.with_suffix(".part")
+    save_file(state, aside)
+    aside.replace(file)

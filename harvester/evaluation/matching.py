@@ -1,0 +1,159 @@
+"""Which tubelet lies on which mark: worked out once, scored by every metric.
+
+The overlap of a tubelet with a mark is their P3D IoU: the 2D IoU (inclusive ends) of the mark with the
+tubelet's box on the mark's slice, 0 if the tubelet has no box there. Source: the evaluator published with
+Lesion Harvester.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from harvester.errors import LabelError, SettingsError
+from harvester.geometry import paired_iou
+
+SIDES: Final = ("x1", "y1", "x2", "y2")
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Overlaps:
+    """Every pair with P3D IoU > 0, sorted by tubelet row, then mark row.
+
+    tubelet  (k,) int64 rows of the tubelets table
+    mark     (k,) int64 rows of the marks table
+    iou      (k,) float64 in (0, 1]
+    """
+
+    tubelet: NDArray[np.int64]
+    mark: NDArray[np.int64]
+    iou: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Hits:
+    """What each of n tubelets hits when they are visited by descending score (ties: by row).
+
+    scores       (n,) float64 as given
+    order        (n,) int64 rows in the order of the visit
+    correct      (n,) bool: hits at least one mark that none before it hit
+    duplicate    (n,) bool: hits marks, all of them hit before
+    new_hits     (n,) int64: marks it is the first to hit
+    repeat_hits  (n,) int64: marks it hits that were hit before
+    mark_hit_by  (num_marks,) int64: row of the tubelet that hit the mark first, -1 if none
+    """
+
+    scores: NDArray[np.float64]
+    order: NDArray[np.int64]
+    correct: NDArray[np.bool_]
+    duplicate: NDArray[np.bool_]
+    new_hits: NDArray[np.int64]
+    repeat_hits: NDArray[np.int64]
+    mark_hit_by: NDArray[np.int64]
+
+
+def overlaps(tubelets: pa.Table, marks: pa.Table) -> Overlaps:
+    """Pairs of a tubelet (records.TUBELETS) and a mark (records.MARKS) with P3D IoU > 0; none without rows.
+
+    A tubelet has at most one box a slice. Volumes known to one table only have no pairs.
+    """
+    volume_ids = pc.unique(marks["volume_id"])
+    mark_slice = _slice_key(_codes(marks["volume_id"], volume_ids), _numbers(marks["z"]))
+    by_slice = np.argsort(mark_slice, kind="stable")
+    tubelet, box_slice, box = _boxes(tubelets, volume_ids)
+    pair, place = _join(box_slice, mark_slice[by_slice])
+    mark = by_slice[place]
+    iou = paired_iou(_corners(tubelets, box[pair]), _corners(marks, mark))
+    return _in_order(tubelet[pair], mark, iou)
+
+
+def hits(found: Overlaps, scores: Array, num_marks: int, threshold: float = 0.5) -> Hits:
+    """Visit n tubelets by descending score, ties by row; a mark is hit at P3D IoU >= `threshold`, in (0, 1].
+
+    scores (n,) one a row of the tubelets table; without tubelets every array is empty and no mark is hit.
+    """
+    if not 0 < threshold <= 1:
+        raise SettingsError(f"match_iou = {threshold}: want a P3D IoU in (0, 1]")
+    order, rank = ranking(scores)
+    enough = found.iou >= threshold
+    tubelet, mark = found.tubelet[enough], found.mark[enough]
+    visited = np.argsort(rank[tubelet], kind="stable")
+    tubelet, mark = tubelet[visited], mark[visited]
+    marks_hit, first_pair = np.unique(mark, return_index=True)
+    first = np.full(num_marks, -1, dtype=np.int64)
+    first[marks_hit] = tubelet[first_pair]
+    new = np.bincount(tubelet[first_pair], minlength=len(order))
+    repeat = np.bincount(tubelet, minlength=len(order)) - new
+    return Hits(
+        np.asarray(scores, dtype=np.float64), order, new > 0, (new == 0) & (repeat > 0), new, repeat, first
+    )
+
+
+def ranking(scores: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(n,) rows by descending score, ties by row, and (n,) place of each row in that order."""
+    unordered = int(np.isnan(scores).sum())
+    if unordered:
+        raise LabelError(
+            f"{unordered} of {len(scores)} scores are not a number; a tubelet needs a score to be ranked"
+        )
+    order = np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return order, rank
+
+
+def _in_order(tubelet: Array, mark: Array, iou: Array) -> Overlaps:
+    touching = np.flatnonzero(iou > 0)
+    order = touching[np.lexsort((mark[touching], tubelet[touching]))]
+    return Overlaps(tubelet[order], mark[order], iou[order])
+
+
+def _boxes(tubelets: pa.Table, volume_ids: pa.Array) -> tuple[Array, Array, Array]:
+    """Boxes in volumes that have marks: their tubelet's row, slice key and place in the flattened columns."""
+    codes = _codes(tubelets["volume_id"], volume_ids)
+    lengths = _numbers(pc.list_value_length(tubelets["z"]))
+    row = np.repeat(np.arange(len(lengths)), lengths)
+    box = np.flatnonzero(np.repeat(codes >= 0, lengths))
+    row = row[box]
+    return row, _slice_key(codes[row], _flat(tubelets["z"])[box]), box
+
+
+def _join(keys: Array, sorted_keys: Array) -> tuple[Array, Array]:
+    """All (i, j) with keys[i] == sorted_keys[j], i ascending."""
+    values, start, size = np.unique(sorted_keys, return_index=True, return_counts=True)
+    if not len(values):
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    value = np.minimum(np.searchsorted(values, keys), len(values) - 1)
+    known = np.flatnonzero(values[value] == keys)
+    count, start = size[value[known]], start[value[known]]
+    # The run start .. start + count of each key, laid end to end.
+    place = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count - start, count)
+    return np.repeat(known, count), place
+
+
+def _slice_key(codes: Array, z: Array) -> Array:
+    """One int64 a (volume, slice)."""
+    return (codes.astype(np.int64) << 32) + z
+
+
+def _codes(column: pa.ChunkedArray, volume_ids: pa.Array) -> Array:
+    """Place of each id in `volume_ids`, -1 where it is not there."""
+    return _numbers(pc.fill_null(pc.index_in(column, value_set=volume_ids), -1))
+
+
+def _corners(table: pa.Table, rows: Array) -> Array:
+    """(k, 4) float64 boxes at `rows` of the side columns, flattened where they are lists."""
+    return np.stack([_flat(table[side])[rows] for side in SIDES], axis=-1).astype(np.float64)
+
+
+def _flat(column: pa.ChunkedArray) -> Array:
+    return _numbers(pc.list_flatten(column) if pa.types.is_list(column.type) else column)
+
+
+def _numbers(column: pa.ChunkedArray) -> Array:
+    numbers: Array = column.to_numpy()
+    return numbers

@@ -1,0 +1,149 @@
+"""Plain PyTorch training, the same for both models: seeded items in, fitted weights out, resumable at any step."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+Batch = Any
+Losses = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the arithmetic runs and in which precision (torch's autocast)."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    @classmethod
+    def choose(cls, gpu: bool, precision: str) -> "Place":
+        """precision `auto`: bfloat16 on a GPU or a CPU with AMX tiles, where it is faster; else float32."""
+        device = torch.device("cuda" if gpu and torch.cuda.is_available() else "cpu")
+        if precision == "auto":
+            fast = device.type == "cuda" or torch.cpu._is_amx_tile_supported()
+            precision = "bfloat16" if fast else "float32"
+        return cls(device, torch.bfloat16 if precision == "bfloat16" else torch.float32)
+
+    def autocast(self) -> torch.autocast:
+        """The context for forward passes and losses."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not torch.float32)
+
+    def settle(self, model: nn.Module) -> nn.Module:
+        """The model on the device with channels last, the layout convolutions are fastest in."""
+        return model.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how fast to learn: one-cycle schedule, AdamW, gradients clipped at norm 10."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    checkpoint_every: int = 50
+    log_every: int = 25
+
+
+def fit(
+    model: nn.Module,
+    items: Dataset[Batch],
+    losses_of: Callable[[nn.Module, Batch], Losses],
+    plan: Plan,
+    place: Place,
+    checkpoint: Path,
+    average: Callable[[nn.Module], None] | None = None,
+    rank: int = 0,
+    world: int = 1,
+    log: Callable[[str], None] = lambda line: None,
+) -> list[dict[str, float]]:
+    """Fit in place and return the losses (weighted terms) of every step.
+
+    `items` must hold steps x batch_size x world items; this rank takes every world-th batch. `average`
+    averages gradients over the ranks that share a model. `checkpoint` is written on the way and read first,
+    so that a fit that was killed goes on where it was, on the same items.
+    """
+    place.settle(model).train()
+    optimizer = torch.optim.AdamW(model.parameters(), plan.learning_rate, weight_decay=plan.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, plan.learning_rate, total_steps=plan.steps + 1, pct_start=0.1
+    )
+    start, history = _restore(checkpoint, model, optimizer, schedule)
+    began = time.monotonic()
+    for step, batch in enumerate(_batches(items, plan, start, rank, world), start):
+        with place.autocast():
+            losses = losses_of(model, _moved(batch, place.device))
+            total = torch.stack(list(losses.values())).sum()
+        optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        if average is not None:
+            average(model)
+        nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+        optimizer.step()
+        schedule.step()
+        history.append({name: float(value.detach()) for name, value in losses.items()})
+        if (step + 1) % plan.log_every == 0 or step + 1 == plan.steps:
+            rate = (step + 1 - start) / (time.monotonic() - began)
+            log(f"step {step + 1}/{plan.steps}, {_recent(history, plan.log_every)}, {rate:.1f} steps/s")
+        if (step + 1) % plan.checkpoint_every == 0 and rank == 0:
+            _save(checkpoint, step + 1, model, optimizer, schedule, history)
+    return history
+
+
+def _batches(items: Dataset[Batch], plan: Plan, start: int, rank: int, world: int) -> Iterator[Batch]:
+    """Batches from step `start` on; order is the items' own, which is already random."""
+    size = plan.batch_size
+    indices = [
+        [(step * world + rank) * size + place for place in range(size)] for step in range(start, plan.steps)
+    ]
+    # Decoding overlaps with the device; a machine with few cores has none to spare for it.
+    workers = min(8, (os.cpu_count() or 1) // 4) if torch.cuda.is_available() else 0
+    return iter(
+        DataLoader(items, batch_sampler=indices, num_workers=workers, pin_memory=workers > 0)  # type: ignore[arg-type]
+    )
+
+
+def _moved(batch: Batch, device: torch.device) -> Batch:
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, dict):
+        return {name: _moved(value, device) for name, value in batch.items()}
+    return [_moved(value, device) for value in batch]
+
+
+def _recent(history: list[dict[str, float]], count: int) -> str:
+    recent = history[-count:]
+    return ", ".join(f"{name} {sum(row[name] for row in recent) / len(recent):.3f}" for name in recent[0])
+
+
+def _save(path: Path, step: int, model: nn.Module, optimizer: Any, schedule: Any, history: Any) -> None:
+    state = {
+        "step": step,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "schedule": schedule.state_dict(),
+        "history": json.dumps(history),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".part")
+    torch.save(state, aside)
+    aside.replace(path)
+
+
+def _restore(path: Path, model: nn.Module, optimizer: Any, schedule: Any) -> tuple[int, list[dict[str, float]]]:
+    if not path.is_file():
+        return 0, []
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    schedule.load_state_dict(state["schedule"])
+    history: list[dict[str, float]] = json.loads(state["history"])
+    return int(state["step"]), history

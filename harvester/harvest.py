@@ -1,0 +1,162 @@
+"""The method of Lesion Harvester (Cai et al., IEEE TMI 2021), one call a step. Start reading here.
+
+V_M: volumes in which every lesion is marked. V_H: volumes in which one or two are. LPG: lesion proposal generator.
+LPC: lesion proposal classifier. Every model comes in folds by patient, and no volume is ever scored by a model
+that saw its patient: what is measured on V_M then holds for V_H.
+"""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from harvester import mining
+from harvester.config import settings_hash
+from harvester.distributed.inference import InferenceJob, Proposer, Scorer, run_over_volumes
+from harvester.distributed.training import FitJob, train_folds
+from harvester.distributed.tuning import Rehearsal, Solved, as_json, from_json, search
+from harvester.history import History
+from harvester.labels import ledger as ledgers
+from harvester.records import SCORED, TUBELETS
+from harvester.run import Output, Run, table_hash, weights_hash
+from harvester.scoring import outside_ignored
+from harvester.tracking import Tracker
+
+logger = logging.getLogger(__name__)
+
+PARTLY_MARKED = ("vh", "vh_test")
+
+
+def harvest(run: Run, tracker: Tracker) -> dict[str, Any]:
+    """Mine until a round finds next to nothing. Returns the summary; tables and models lie in the run's folder."""
+    ledger = ledgers.from_marks(run.store.marks())
+    rehearsed = ACCEPTED.empty_table()
+    history = History(run, PARTLY_MARKED)
+    lpg: Output | None = None
+    for k in range(run.settings.rounds):
+        lpg = train_generator(run, k, ledger, lpg)
+        tubelets = propose(run, k, lpg)
+        lpc = train_classifier(run, k, tubelets, ledger)
+        scored = classify(run, k, tubelets, lpc)
+        point = choose_operating_point(run, k, scored, ledger, rehearsed)
+        found = mine(run, scored, ledger, point, rehearsed)
+        ledger = record(run, k, ledger, found, (lpg, lpc))
+        rehearsed = pa.concat_tables([rehearsed, found.rehearsed])
+        history.add(k, scored, ledger, point, found, model_hash(lpg, lpc))
+        tracker.log_round(k, history.params(), history.metrics())
+        if history.gain() <= run.settings.min_gain:
+            break
+    return history.finish(ledger)
+
+
+def train_generator(run: Run, k: int, ledger: pa.Table, before: Output | None) -> Output:
+    """LPG on all labels so far; from round 1 on finetuned with the suppression loss."""
+    settings = run.settings
+    key = settings_hash(
+        settings.generator, settings.grid, settings.folds, settings.seed, run.data_hash, settings.compute.precision,
+        table_hash(ledger), before.key if before else "",
+    )  # fmt: skip
+    table = run.table("labels", k, key, lambda: ledger)
+    start = before.path if before else None
+    return run.weights("generator", k, key, lambda out: train_folds(_job(run, "generator", k, out, table, start)))
+
+
+def propose(run: Run, k: int, lpg: Output) -> Output:
+    """Every volume through the LPG that never saw its patient; boxes linked to tubelets."""
+    key = settings_hash(lpg.key, run.settings.linking)
+
+    def make() -> pa.Table:
+        job = InferenceJob(run.settings, run.store.path, lpg.path, run.folds)
+        table = run_over_volumes(Proposer, job, run.rows, TUBELETS)
+        return outside_ignored(table, run.store.ignore())
+
+    return run.table("tubelets", k, key, make)
+
+
+def train_classifier(run: Run, k: int, tubelets: Output, ledger: pa.Table) -> Output:
+    """LPC on tubelets: lesions against what surely is none."""
+    key = settings_hash(tubelets.key, run.settings.classifier, table_hash(ledger), run.settings.seed)
+
+    def label() -> pa.Table:
+        table = pq.read_table(tubelets.path)
+        complete = run.store.manifest.filter(pa.compute.equal(run.store.manifest["split"], "vm"))["volume_id"]
+        lesion, other = mining.classifier_examples(table, ledger, complete, run.settings.classifier.match_iou)
+        kept = np.flatnonzero(lesion | other)
+        return table.take(kept).append_column("label", pa.array(lesion[kept].astype(np.int32)))
+
+    table = run.table("examples", k, key, label)
+    return run.weights("classifier", k, key, lambda out: train_folds(_job(run, "classifier", k, out, table, None)))
+
+
+def classify(run: Run, k: int, tubelets: Output, lpc: Output) -> pa.Table:
+    """Every tubelet through the LPC that never saw its patient."""
+    key = settings_hash(tubelets.key, lpc.key)
+
+    def make() -> pa.Table:
+        job = InferenceJob(run.settings, run.store.path, lpc.path, run.folds, tubelets.path)
+        return run_over_volumes(Scorer, job, run.rows, SCORED)
+
+    return pq.read_table(run.table("scored", k, key, make).path)
+
+
+def choose_operating_point(run: Run, k: int, scored: pa.Table, ledger: pa.Table, rehearsed: pa.Table) -> Solved:
+    """The lowest threshold whose precision is proven on V_M, with the settings that find the most there."""
+    settings = run.settings.operating_point
+    free = mining.rehearsal_candidates(scored, run.store.manifest, ledger, rehearsed, run.settings.mining)
+    lesions = mining.rehearsal_lesions(run.store.marks(), run.store.manifest)
+    key = settings_hash(settings, table_hash(free), table_hash(lesions), table_hash(rehearsed))
+    tables = {"candidates": free, "lesions": lesions, "rehearsed": rehearsed}
+    files = {name: run.table(name, k, key, lambda table=table: table).path for name, table in tables.items()}  # type: ignore[misc]
+    rehearsal = Rehearsal(files["candidates"], files["lesions"], files["rehearsed"])
+    storage = run.folder / f"round-{k}" / "tune"
+    point = run.values("operating-point", k, key, lambda: as_json(search(rehearsal, settings, storage)))
+    return from_json(json.loads(point.path.read_text()))
+
+
+def mine(run: Run, scored: pa.Table, ledger: pa.Table, solved: Solved, rehearsed: pa.Table) -> mining.Found:
+    """Harvested lesions of V_H, the same rule's answer on V_M, hard negatives of both."""
+    settings, manifest = run.settings.mining, run.store.manifest
+    partly = mining.split_of(scored, manifest, *PARTLY_MARKED)
+    free = mining.candidates(partly, ledgers.with_role(ledger, "lesion"), settings)
+    lesions = mining.select(free, solved.choice, solved.point.threshold)
+    practice = mining.rehearsal_candidates(scored, manifest, ledger, rehearsed, settings)
+    accepted = mining.select(practice, solved.choice, solved.point.threshold)
+    targets = mining.rehearsal_lesions(run.store.marks(), manifest)
+    correct, _ = mining.judge(accepted, targets, run.settings.operating_point.match_iou)
+    with_lesions = ledgers.extend(ledger, ledgers.from_tubelets(lesions, "lesion", "harvested", 0, "", ""))
+    return mining.Found(
+        lesions,
+        accepted.append_column("correct", pa.array(correct)),
+        mining.sure_hard_negatives(mining.split_of(scored, manifest, "vm"), ledger, settings),
+        mining.possible_hard_negatives(partly, with_lesions, settings),
+    )
+
+
+def record(run: Run, k: int, ledger: pa.Table, found: mining.Found, models: tuple[Output, Output]) -> pa.Table:
+    """The ledger with this round's lesions, and with its hard negatives in place of the last round's."""
+    origin = (k, model_hash(*models), run.id)
+    return ledgers.extend(
+        ledgers.with_role(ledger, "lesion"),
+        ledgers.from_tubelets(found.lesions, "lesion", "harvested", *origin),
+        ledgers.from_tubelets(found.sure_negatives, "hard_negative", "hard_negative_vm", *origin),
+        ledgers.from_tubelets(found.possible_negatives, "hard_negative", "hard_negative_vh", *origin),
+    )
+
+
+def model_hash(lpg: Output, lpc: Output) -> str:
+    """Names the weights of both models."""
+    return settings_hash(weights_hash(lpg.path), weights_hash(lpc.path))
+
+
+def _job(run: Run, model: str, k: int, out: Path, table: Output, start: Path | None) -> FitJob:
+    seed = run.settings.seed * 100 + k
+    return FitJob(
+        model, run.settings, run.store.path, out, run.rows, run.folds, table.path, start, seed
+    )
+
+
+ACCEPTED = SCORED.append(pa.field("score", pa.float64())).append(pa.field("correct", pa.bool_()))

@@ -1,0 +1,83 @@
+"""The ledger: every label with its origin, and the folds that keep patients apart."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from harvester.records import LEDGER
+
+BOX: Final = ("x1", "y1", "x2", "y2")
+
+
+def from_marks(marks: pa.Table) -> pa.Table:
+    """The archive's own marks (records.MARKS) as the ledger's first rows: one slice each, round -1."""
+    rows = [
+        {
+            "volume_id": mark["volume_id"],
+            "label_id": mark["mark_id"],
+            "role": "lesion",
+            "source": "clinical" if mark["clinical"] else "annotated",
+            "round": -1,
+            "z": [mark["z"]],
+            **{side: [mark[side]] for side in BOX},
+        }
+        for mark in marks.to_pylist()
+    ]
+    return pa.Table.from_pylist(rows, LEDGER)
+
+
+def from_tubelets(
+    tubelets: pa.Table, role: str, source: str, round_index: int, model_hash: str, run_id: str
+) -> pa.Table:
+    """Mined tubelets (with a `score` column) as ledger rows, one each, with their origin."""
+    rows = [
+        {
+            "volume_id": row["volume_id"],
+            "label_id": f"{source}-{round_index}-{row['tubelet_id']}",
+            "role": role,
+            "source": source,
+            "round": round_index,
+            "score": row["score"],
+            "model_hash": model_hash,
+            "run_id": run_id,
+            **{name: row[name] for name in ("z", *BOX)},
+        }
+        for row in tubelets.to_pylist()
+    ]
+    return pa.Table.from_pylist(rows, LEDGER)
+
+
+def extend(ledger: pa.Table, *found: pa.Table) -> pa.Table:
+    """The ledger with new rows, sorted so that the same labels make the same table."""
+    keys: list[tuple[str, Any]] = [(name, "ascending") for name in ("volume_id", "role", "source", "label_id")]
+    return pa.concat_tables([ledger, *found]).sort_by(keys).combine_chunks()
+
+
+def with_role(ledger: pa.Table, role: str) -> pa.Table:
+    """The ledger's rows of one role."""
+    return ledger.filter(pc.equal(ledger["role"], role))
+
+
+def by_volume(table: pa.Table) -> dict[str, list[dict[str, Any]]]:
+    """Rows of any table that has a volume_id, grouped by it."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in table.to_pylist():
+        groups.setdefault(row["volume_id"], []).append(row)
+    return groups
+
+
+def patient_folds(manifest_rows: Iterable[Mapping[str, Any]], folds: int, seed: int) -> dict[str, int]:
+    """patient_id -> fold. Patients of each split are dealt out in turn, after a seeded shuffle."""
+    splits: dict[str, set[str]] = {}
+    for row in manifest_rows:
+        splits.setdefault(row["split"], set()).add(row["patient_id"])
+    rng = np.random.default_rng(seed)
+    dealt: dict[str, int] = {}
+    for split in sorted(splits):
+        patients = sorted(splits[split] - dealt.keys())
+        order = rng.permutation(len(patients))
+        dealt |= {patients[int(i)]: place % folds for place, i in enumerate(order)}
+    return dealt

@@ -1,0 +1,114 @@
+"""A stored volume to tubelets: one pass, features once a slice, then peaks, boxes and links."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from harvester.config import GridSettings, Settings
+from harvester.fitting import Place
+from harvester.linking import Tubelet, link, suppress
+from harvester.proposals.decoding import decode
+from harvester.proposals.network import CONTEXT, GROUP_STEP, Generator, slice_groups, stack_groups
+from harvester.volumes.body import body_mask
+from harvester.volumes.slab import GridFrame, read_slab
+from harvester.volumes.window import windowed
+
+Array = NDArray[Any]
+
+
+def load_generators(weights: list[Path], settings: Settings, place: Place) -> list[Generator]:
+    """Fitted generators from their safetensors files, ready to propose."""
+    from safetensors.torch import load_file
+
+    models = []
+    for file in weights:
+        bare = settings.generator.model_copy(update={"weights": ""})
+        model = Generator(bare, settings.grid)
+        model.load_state_dict(load_file(file))
+        place.settle(model).eval()
+        models.append(model)
+    return models
+
+
+def propose_volume(
+    models: list[Generator], store: Path, frame: GridFrame, settings: Settings, place: Place
+) -> list[dict[str, Any]]:
+    """Rows of records.TUBELETS without ids of the patient: boxes in the volume's own pixels, best first.
+
+    With several models their answers are averaged: for volumes that none of them has seen.
+    """
+    depth = frame.shape_zyx[0]
+    hu = read_slab(store, frame, -CONTEXT, depth + CONTEXT)
+    maps = [volume_maps(model, hu, settings.grid, place) for model in models]
+    z, boxes, scores = decode(_averaged(maps), settings.generator.top_k, settings.generator.score_floor)
+    slices, found, best = z.cpu().numpy(), boxes.cpu().double().numpy(), scores.cpu().double().numpy()
+    inside = _inside_body(hu[CONTEXT:-CONTEXT], slices, found) if settings.generator.body_mask else slices >= 0
+    tubelets = link(slices[inside], found[inside], best[inside], settings.linking)
+    kept = suppress(tubelets, settings.linking.suppress_iou)
+    return [_row(index, tubelet, frame) for index, tubelet in enumerate(kept)]
+
+
+@torch.inference_mode()
+def volume_maps(
+    model: Generator, hu_zyx: Array, grid: GridSettings, place: Place, chunk: int = 16
+) -> dict[str, Tensor]:
+    """The heads' maps of every slice, (depth, channels, rows, columns), for HU with CONTEXT slices at both ends.
+
+    Each slice group goes through the backbone once; `chunk` bounds the memory of a step, not the result.
+    """
+    slab = torch.from_numpy(windowed(hu_zyx, grid.windows_hu))[None]
+    groups = slice_groups(slab)[0]
+    with place.autocast():
+        parts = [
+            model.features(part.to(place.device).contiguous(memory_format=torch.channels_last))
+            for part in groups.split(chunk)
+        ]
+        maps = [torch.cat(level) for level in zip(*parts, strict=True)]
+        depth = len(groups) - 2 * GROUP_STEP
+        outputs = []
+        for start in range(0, depth, chunk):
+            end = min(depth, start + chunk) + 2 * GROUP_STEP
+            outputs.append(model.fuse([stack_groups(level[None, start:end])[0] for level in maps]))
+    return {name: torch.cat([part[name].float() for part in outputs]) for name in outputs[0]}
+
+
+def _averaged(maps: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    if len(maps) == 1:
+        return maps[0]
+    mean = {name: torch.stack([part[name] for part in maps]).mean(0) for name in ("size", "offset")}
+    heat = torch.stack([torch.sigmoid(part["heat"]) for part in maps]).mean(0)
+    return {"heat": torch.logit(heat, eps=1e-6), **mean}
+
+
+def _inside_body(hu_zyx: Array, z: Array, boxes_xyxy: Array) -> Array:
+    """Whether each box's centre lies in the body: leads, wires and the table are not tissue."""
+    mask = body_mask(hu_zyx)
+    column = np.clip((boxes_xyxy[:, 0] + boxes_xyxy[:, 2]) / 2, 0, mask.shape[2] - 1).astype(np.int64)
+    row = np.clip((boxes_xyxy[:, 1] + boxes_xyxy[:, 3]) / 2, 0, mask.shape[1] - 1).astype(np.int64)
+    inside: Array = mask[z, row, column]
+    return inside
+
+
+def _row(index: int, tubelet: Tubelet, frame: GridFrame) -> dict[str, Any]:
+    """The tubelet on the volume's own slices: each takes the box of its nearest grid slice."""
+    nearest = frame.slices_of_px()
+    z_px = np.flatnonzero(np.isin(nearest, tubelet.z))
+    if len(z_px) == 0:
+        z_px = np.abs(nearest - tubelet.z[0]).argmin(keepdims=True)
+    at = np.abs(tubelet.z[None, :] - nearest[z_px][:, None]).argmin(1)
+    boxes = frame.boxes_to_px(tubelet.boxes_xyxy[at])
+    best = tubelet.boxes_xyxy[tubelet.scores.argmax()]
+    sides_mm = (best[2:] - best[:2] + 1) * frame.spacing_zyx_mm[2]
+    return {
+        "volume_id": frame.volume_id,
+        "tubelet_id": index,
+        "lpg_score": float(tubelet.scores.max()),
+        "width_mm": float(sides_mm.min()),
+        "z": z_px.tolist(),
+        **{side: boxes[:, i].tolist() for i, side in enumerate(("x1", "y1", "x2", "y2"))},
+        "slice_score": tubelet.scores[at].tolist(),
+    }

@@ -1,0 +1,84 @@
+"""LPG: CenterNet with 3D context (paper.md, "LPG").
+
+A slice group is three adjacent slices as channels. Its 2D features are computed once, however many outputs
+use them: the output for slice z fuses the features of the groups centred at z - 3, z and z + 3, which is the
+nine-slice window of the paper, without recomputing eight ninths of it for the next slice.
+"""
+
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from harvester.backbones import build_backbone
+from harvester.config import GeneratorSettings, GridSettings
+
+STRIDE: Final = 4
+GROUP_STEP: Final = 3
+"""Slices between the centres of the fused groups."""
+CONTEXT: Final = GROUP_STEP + 1
+"""Slices that an output needs on each side of its own."""
+HEADS: Final = {"heat": 1, "size": 2, "offset": 2}
+
+
+class Generator(nn.Module):
+    """Windowed slabs in; per slice a centre heat map (logits), box sizes and sub-pixel offsets out.
+
+    Sizes (width, height) and offsets (x, y) are in cells of the stride-4 map.
+    """
+
+    def __init__(self, settings: GeneratorSettings, grid: GridSettings) -> None:
+        super().__init__()
+        channels_in = 3 * len(grid.windows_hu)
+        self.backbone = build_backbone(settings.backbone, channels_in, settings.channels // 2, settings.weights)
+        self.laterals = nn.ModuleList(
+            [nn.Conv2d(3 * channels, settings.channels, 1) for channels in self.backbone.out_channels]
+        )
+        self.smooth = nn.Sequential(
+            nn.Conv2d(settings.channels, settings.channels, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(settings.channels),
+            nn.ReLU(inplace=True),
+        )
+        self.heads = nn.ModuleDict(
+            {name: _head(settings.channels, settings.head_channels, out) for name, out in HEADS.items()}
+        )
+        # A rare foreground: start near p = 0.1, as focal losses need (CenterNet).
+        nn.init.constant_(self.heads["heat"][-1].bias, -2.19)  # type: ignore[index, arg-type]
+
+    def forward(self, slab: Tensor) -> dict[str, Tensor]:
+        """(batch, windows, depth + 2 CONTEXT, y, x) to maps of (batch, depth, channels, y / 4, x / 4)."""
+        batch, _, padded_depth = slab.shape[:3]
+        groups = slice_groups(slab).flatten(0, 1)
+        maps = [features.unflatten(0, (batch, padded_depth - 2)) for features in self.features(groups)]
+        outputs = self.fuse([stack_groups(features).flatten(0, 1) for features in maps])
+        return {name: out.unflatten(0, (batch, -1)) for name, out in outputs.items()}
+
+    def features(self, groups: Tensor) -> list[Tensor]:
+        """2D features of (n, 3 windows, y, x) slice groups at strides 4, 8, 16: the part done once a slice."""
+        maps: list[Tensor] = self.backbone(groups)
+        return maps
+
+    def fuse(self, stacked: list[Tensor]) -> dict[str, Tensor]:
+        """Features of three groups side by side, (n, 3 channels, ...) a stride, to the heads' maps of n slices."""
+        top = self.laterals[-1](stacked[-1])
+        for lateral, features in zip(reversed(self.laterals[:-1]), reversed(stacked[:-1]), strict=True):
+            top = lateral(features) + functional.interpolate(top, size=features.shape[-2:], mode="nearest")
+        shared = self.smooth(top)
+        return {name: head(shared) for name, head in self.heads.items()}
+
+
+def slice_groups(slab: Tensor) -> Tensor:
+    """(batch, windows, depth, y, x) to (batch, depth - 2, 3 windows, y, x): each slice with both neighbours."""
+    groups = torch.cat([slab[:, :, :-2], slab[:, :, 1:-1], slab[:, :, 2:]], dim=1)
+    return groups.transpose(1, 2)
+
+
+def stack_groups(features: Tensor) -> Tensor:
+    """(batch, depth + 6, channels, y, x) to (batch, depth, 3 channels, y, x): groups at z - 3, z, z + 3."""
+    depth = features.shape[1] - 2 * GROUP_STEP
+    return torch.cat([features[:, step : step + depth] for step in (0, GROUP_STEP, 2 * GROUP_STEP)], dim=2)
+
+
+def _head(channels: int, hidden: int, out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(channels, hidden, 3, 1, 1), nn.ReLU(inplace=True), nn.Conv2d(hidden, out, 1))

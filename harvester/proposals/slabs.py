@@ -1,0 +1,147 @@
+"""Training slabs: a seeded draw of places, the crop and its augmentation, and the targets that belong to it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from harvester.config import GeneratorSettings, GridSettings
+from harvester.proposals.labels import VolumeLabels
+from harvester.proposals.network import CONTEXT, STRIDE
+from harvester.proposals.pasting import Bank, paste
+from harvester.proposals.targets import SlabLabels, build_targets
+from harvester.volumes.slab import SIDE_MULTIPLE, GridFrame, interpolate, read_slab
+from harvester.volumes.window import windowed
+
+Array = NDArray[Any]
+
+SCALE_RANGE: Final = (0.8, 1.2)
+HU_SHIFT: Final = 20.0
+NOISE_HU: Final = 15.0
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Where a crop of side (rows, columns) looks: its centre in slab corner coordinates, scale and mirror."""
+
+    centre_xy: tuple[float, float]
+    side_yx: tuple[int, int]
+    scale: float = 1.0
+    flip: bool = False
+
+    def cut(self, slab_zyx: Array) -> Array:
+        """The crop's pixels, linearly interpolated; beyond the slab its edge repeats."""
+        x, y = (self._source(axis, count) for axis, count in ((0, self.side_yx[1]), (1, self.side_yx[0])))
+        return interpolate(interpolate(slab_zyx, 1, y), 2, x)
+
+    def boxes(self, boxes_xyxy: Array) -> Array:
+        """(n, 4) inclusive slab boxes in the crop's pixels; they may lie outside it."""
+        sign = -self.scale if self.flip else self.scale
+        x = (boxes_xyxy[:, [0, 2]] + (0, 1) - self.centre_xy[0]) * sign + self.side_yx[1] / 2
+        y = (boxes_xyxy[:, [1, 3]] + (0, 1) - self.centre_xy[1]) * self.scale + self.side_yx[0] / 2
+        return np.stack([x.min(1), y.min(1), x.max(1) - 1, y.max(1) - 1], axis=1)
+
+    def _source(self, axis: int, count: int) -> Array:
+        sign = -1 if self.flip and axis == 0 else 1
+        return self.centre_xy[axis] + sign * (np.arange(count) + 0.5 - count / 2) / self.scale - 0.5
+
+
+class Slabs(Dataset[tuple[Tensor, dict[str, Tensor]]]):
+    """Item i is a slab and its targets, the same for the same (seed, i): resumed training sees the same items.
+
+    Volumes that the fold holds out must not be among `frames`. An item is (windows, depth + 2 CONTEXT, y, x)
+    float32 and the maps of build_targets as tensors.
+    """
+
+    def __init__(
+        self,
+        store: Path,
+        frames: Sequence[GridFrame],
+        labels: Mapping[str, VolumeLabels],
+        settings: GeneratorSettings,
+        grid: GridSettings,
+        items: int,
+        seed: int,
+    ) -> None:
+        self.store, self.frames, self.labels = store, {f.volume_id: f for f in frames}, labels
+        self.settings, self.grid, self.items, self.seed = settings, grid, items, seed
+        self.anchors = [
+            (f.volume_id, int(z), box)
+            for f in frames
+            for kind in ("", "negative_")
+            for z, box in _placed(labels[f.volume_id], kind)
+        ]
+        complete = [f.volume_id for f in frames if labels[f.volume_id].complete]
+        self.background = complete or [f.volume_id for f in frames]
+        self.bank = Bank(store, [(self.frames[v], labels[v]) for v in complete])
+        self.side = settings.crop_px or _common_side([f.shape_zyx for f in frames])
+
+    def __len__(self) -> int:
+        return self.items
+
+    def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Tensor]]:
+        rng = np.random.default_rng((self.seed, index))
+        volume_id, z_start, crop = self._draw(rng)
+        depth = self.settings.slab_depth
+        slab = read_slab(self.store, self.frames[volume_id], z_start - CONTEXT, z_start + depth + CONTEXT)
+        known = self.labels[volume_id].slab(z_start, depth, self.settings.unmarked_slice_weight)
+        if rng.random() < self.settings.paste_lesions:
+            slab, known = paste(slab, known, self.bank, crop.centre_xy, rng)
+        hu = self._jitter(crop.cut(slab), rng)
+        images = torch.from_numpy(windowed(hu, self.grid.windows_hu))
+        targets = build_targets(_cropped(known, crop), *crop.side_yx)
+        return images, {name: torch.from_numpy(values) for name, values in targets.items()}
+
+    def _draw(self, rng: np.random.Generator) -> tuple[str, int, Crop]:
+        """A label to look at, or a place in a completely marked volume; the crop does not centre on either."""
+        anchored = bool(self.anchors) and rng.random() < self.settings.marked_slab_share
+        if anchored:
+            volume_id, z, box = self.anchors[rng.integers(len(self.anchors))]
+            centre = ((box[0] + box[2] + 1) / 2, (box[1] + box[3] + 1) / 2)
+            spread = 0.35 * self.side
+        else:
+            volume_id = self.background[rng.integers(len(self.background))]
+            depth, rows, columns = self.frames[volume_id].shape_zyx
+            z, centre, spread = int(rng.integers(depth)), (columns / 2, rows / 2), 0.3 * max(rows, columns)
+        centre_x, centre_y = rng.uniform(-spread, spread, 2) + centre
+        if not self.settings.crop_px:
+            _, rows, columns = self.frames[volume_id].shape_zyx
+            centre_x, centre_y = columns / 2, rows / 2
+        z_start = max(0, z - int(rng.integers(self.settings.slab_depth)))
+        scale, flip = 1.0, False
+        if self.settings.augment:
+            scale, flip = float(rng.uniform(*SCALE_RANGE)), bool(rng.random() < 0.5)
+        return volume_id, z_start, Crop((centre_x, centre_y), (self.side, self.side), scale, flip)
+
+    def _jitter(self, hu_zyx: Array, rng: np.random.Generator) -> Array:
+        if not self.settings.augment:
+            return hu_zyx
+        noise = rng.standard_normal(hu_zyx.shape, dtype=np.float32) * rng.uniform(0, NOISE_HU)
+        return hu_zyx + noise + np.float32(rng.normal(0, HU_SHIFT))
+
+
+def _placed(labels: VolumeLabels, kind: str) -> list[tuple[int, Array]]:
+    return list(zip(getattr(labels, f"{kind}z"), getattr(labels, f"{kind}boxes_xyxy"), strict=True))
+
+
+def _cropped(known: SlabLabels, crop: Crop) -> SlabLabels:
+    return SlabLabels(
+        known.z,
+        crop.boxes(known.boxes_xyxy),
+        known.negative_z,
+        crop.boxes(known.negative_boxes_xyxy),
+        known.ignored_z,
+        crop.boxes(known.ignored_boxes_xyxy),
+        known.slice_weight,
+    )
+
+
+def _common_side(shapes_zyx: Sequence[tuple[int, int, int]]) -> int:
+    longest = max(max(shape[1:]) for shape in shapes_zyx)
+    return -(-longest // SIDE_MULTIPLE) * SIDE_MULTIPLE if longest >= STRIDE else SIDE_MULTIPLE

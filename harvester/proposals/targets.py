@@ -1,0 +1,106 @@
+"""What the generator should answer on one slab: heat maps, sizes, offsets, and where the answer counts."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harvester.proposals.network import STRIDE
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class SlabLabels:
+    """Boxes on a slab of `depth` slices, in slab pixels (inclusive ends).
+
+    z, boxes_xyxy     lesions, one row a slice and box
+    negative_*        hard negatives, likewise
+    ignored_*         regions where nothing is known
+    slice_weight      (depth,): 1 where what is not a lesion is background, less where that is not sure
+    """
+
+    z: Array
+    boxes_xyxy: Array
+    negative_z: Array
+    negative_boxes_xyxy: Array
+    ignored_z: Array
+    ignored_boxes_xyxy: Array
+    slice_weight: Array
+
+
+def build_targets(labels: SlabLabels, height: int, width: int) -> dict[str, Array]:
+    """Maps of (depth, channels, height / 4, width / 4), float32.
+
+    heat      Y+: a Gaussian a lesion, 1 at its centre's cell, the maximum where they overlap
+    negative  Y-: the same for hard negatives, 0 wherever Y+ > 0
+    size, offset  in cells; centre is 1 where a lesion has its centre, else 0
+    weight    weight of each cell in the heat loss
+    """
+    depth, rows, columns = len(labels.slice_weight), height // STRIDE, width // STRIDE
+    maps = {name: np.zeros((depth, n, rows, columns), np.float32) for name, n in (("heat", 1), ("negative", 1))}
+    maps |= {name: np.zeros((depth, n, rows, columns), np.float32) for name, n in (("size", 2), ("offset", 2))}
+    maps["centre"] = np.zeros((depth, 1, rows, columns), np.float32)
+    maps["weight"] = np.ones((depth, 1, rows, columns), np.float32) * labels.slice_weight[:, None, None, None]
+    for z, box in zip(labels.ignored_z, labels.ignored_boxes_xyxy, strict=True):
+        _clear(maps["weight"][z, 0], box)
+    for z, box in zip(labels.z, labels.boxes_xyxy, strict=True):
+        _place(maps, int(z), box)
+    for z, box in zip(labels.negative_z, labels.negative_boxes_xyxy, strict=True):
+        splat(maps["negative"][z, 0], box)
+    maps["negative"][maps["heat"] > 0] = 0
+    # A label is knowledge wherever it lies: its own cells count even on a slice that is otherwise unknown.
+    maps["weight"] = np.maximum(maps["weight"], np.maximum(maps["heat"] > 0, maps["negative"] > 0))
+    return maps
+
+
+def centre_cell(box_xyxy: Array) -> tuple[int, int, float, float]:
+    """Column, row, and sub-cell offsets (x, y) of a box's centre on the stride-4 map."""
+    x = (box_xyxy[0] + box_xyxy[2] + 1) / 2 / STRIDE
+    y = (box_xyxy[1] + box_xyxy[3] + 1) / 2 / STRIDE
+    return int(np.floor(x)), int(np.floor(y)), float(x % 1), float(y % 1)
+
+
+def gaussian_radius(width: float, height: float, min_iou: float = 0.7) -> float:
+    """Largest r such that a box shifted by (r, r) keeps `min_iou` with itself, in the unit of the sides.
+
+    (w - r)(h - r) = 2 iou / (1 + iou) w h, solved for the smaller root.
+    """
+    share = 2 * min_iou / (1 + min_iou)
+    total = width + height
+    return float((total - np.sqrt(total**2 - 4 * (1 - share) * width * height)) / 2)
+
+
+def splat(heat_yx: Array, box_xyxy: Array) -> None:
+    """Write the box's Gaussian into (rows, columns), keeping the maximum; a centre outside writes nothing."""
+    column, row, _, _ = centre_cell(box_xyxy)
+    rows, columns = heat_yx.shape
+    if not (0 <= column < columns and 0 <= row < rows):
+        return
+    sides = (np.array([box_xyxy[2] - box_xyxy[0], box_xyxy[3] - box_xyxy[1]]) + 1) / STRIDE
+    reach = int(max(0, gaussian_radius(*sides)))
+    sigma = (2 * reach + 1) / 6
+    top, bottom = max(0, row - reach), min(rows, row + reach + 1)
+    left, right = max(0, column - reach), min(columns, column + reach + 1)
+    dy, dx = np.ogrid[top - row : bottom - row, left - column : right - column]
+    bump = np.exp(-(dx**2 + dy**2) / (2 * sigma**2)).astype(np.float32)
+    np.maximum(heat_yx[top:bottom, left:right], bump, out=heat_yx[top:bottom, left:right])
+
+
+def _place(maps: dict[str, Array], z: int, box_xyxy: Array) -> None:
+    column, row, offset_x, offset_y = centre_cell(box_xyxy)
+    rows, columns = maps["heat"].shape[-2:]
+    if not (0 <= column < columns and 0 <= row < rows):
+        return
+    splat(maps["heat"][z, 0], box_xyxy)
+    sides = (np.array([box_xyxy[2] - box_xyxy[0], box_xyxy[3] - box_xyxy[1]]) + 1) / STRIDE
+    maps["size"][z, :, row, column] = sides
+    maps["offset"][z, :, row, column] = offset_x, offset_y
+    maps["centre"][z, 0, row, column] = 1
+
+
+def _clear(weight_yx: Array, box_xyxy: Array) -> None:
+    left, top = np.floor(box_xyxy[:2] / STRIDE).astype(int).clip(0)
+    right, bottom = np.ceil((box_xyxy[2:] + 1) / STRIDE).astype(int).clip(0)
+    weight_yx[top:bottom, left:right] = 0

@@ -1,0 +1,131 @@
+"""A run's folder: each step's output is named by the hash of its inputs and is never made twice.
+
+    run/
+      settings.yaml                    the resolved settings; settings.hash their hash
+      round-<k>/<step>-<hash>.parquet  a table, <step>-<hash>/ a folder of weights, <step>-<hash>.json small values
+      round-<k>/<step>-<hash>.step.json  how long it took and how much it did
+      harvest.parquet, harvest.csv, ledger.parquet, summary.json, report.html
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from harvester.config import Settings, dump, settings_hash
+from harvester.errors import StoreError
+from harvester.labels.ledger import patient_folds
+from harvester.volumes.store import Store
+
+logger = logging.getLogger(__name__)
+
+ROW_GROUP = 4096
+"""Rows a row group of a step's table: sorted by volume, so that reading one volume reads little else."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """A finished step: where its result lies, the hash that names it, and what it took."""
+
+    path: Path
+    key: str
+    seconds: float
+    counts: dict[str, float] = field(default_factory=dict)
+
+
+class Run:
+    """Settings, store and folder of one harvest. Opening it writes the settings; another run's folder is refused."""
+
+    def __init__(self, folder: Path, settings: Settings, store: Store) -> None:
+        self.folder, self.settings, self.store = folder, settings, store
+        self.rows: list[dict[str, Any]] = store.manifest.to_pylist()
+        self.folds = patient_folds(self.rows, settings.folds, settings.seed)
+        self.data_hash = store.data_hash()
+        self.id = settings_hash(settings, self.data_hash)
+        self.steps: list[dict[str, Any]] = []
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "settings.yaml", dump(settings))
+        write_text(folder / "settings.hash", settings_hash(settings) + "\n")
+
+    def table(self, step: str, round_index: int, key: str, make: Callable[[], pa.Table]) -> Output:
+        """The table of a step, made if it is not there: written aside, then renamed."""
+
+        def write(aside: Path) -> dict[str, float]:
+            table = make()
+            pq.write_table(table, aside, row_group_size=ROW_GROUP)
+            return {"rows": len(table)}
+
+        return self._once(step, round_index, key, ".parquet", write)
+
+    def values(self, step: str, round_index: int, key: str, make: Callable[[], dict[str, Any]]) -> Output:
+        """Small values of a step as JSON."""
+
+        def write(aside: Path) -> dict[str, float]:
+            aside.write_text(json.dumps(make(), indent=1, sort_keys=True))
+            return {}
+
+        return self._once(step, round_index, key, ".json", write)
+
+    def weights(self, step: str, round_index: int, key: str, make: Callable[[Path], None]) -> Output:
+        """A folder of weights. It is filled in place beside its name, so that a killed fit can go on there."""
+
+        def write(aside: Path) -> dict[str, float]:
+            make(aside)
+            for leftover in aside.glob("ray-train-*"):
+                shutil.rmtree(leftover)
+            return {}
+
+        return self._once(step, round_index, key, "", write)
+
+    def _once(
+        self, step: str, round_index: int, key: str, suffix: str, write: Callable[[Path], dict[str, float]]
+    ) -> Output:
+        path = self.folder / f"round-{round_index}" / f"{step}-{key}{suffix}"
+        note = path.with_name(f"{step}-{key}.step.json")
+        if path.exists() and note.exists():
+            told = json.loads(note.read_text())
+            logger.info("round %d %s: done before", round_index, step)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            aside = path.with_name(f".{path.name}.part")
+            logger.info("round %d %s ...", round_index, step)
+            began = time.monotonic()
+            counts = write(aside)
+            told = {"round": round_index, "step": step, "seconds": time.monotonic() - began, "counts": counts}
+            write_text(note, json.dumps(told))
+            aside.replace(path)
+            shown = "".join(f", {name} {value:g}" for name, value in counts.items())
+            logger.info("round %d %s: %.1f s%s", round_index, step, told["seconds"], shown)
+        self.steps.append(told)
+        return Output(path, key, told["seconds"], told["counts"])
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write aside, then rename: a reader never sees half a file."""
+    aside = path.with_name(f".{path.name}.part")
+    aside.write_text(text)
+    aside.replace(path)
+
+
+def table_hash(table: pa.Table) -> str:
+    """Names a table's content, however its rows are chunked."""
+    return settings_hash(table.to_pylist())
+
+
+def weights_hash(folder: Path) -> str:
+    """Names the weights in a folder. Raises StoreError where there are none."""
+    files = sorted(folder.glob("fold-*.safetensors"))
+    if not files:
+        raise StoreError(f"{folder}: no weights (fold-*.safetensors); was the run finished?")
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,199 @@
+"""What a harvest is worth, against the hidden truth of V_H^test. Truth comes in here and nowhere else.
+
+Also the controls that every run carries: the generator alone at the same precision target, and the loop with the
+classifier's scores shuffled, of which the certificate should leave next to nothing.
+"""
+
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from harvester import mining
+from harvester.config import Settings
+from harvester.evaluation.curves import average_precision, froc, precision_recall, sensitivity_at
+from harvester.evaluation.matching import Hits, hits, overlaps
+from harvester.evaluation.operating_point import OperatingPoint, naive, solve
+from harvester.mining import Choice
+from harvester.volumes.store import Store
+
+Array = NDArray[Any]
+
+FP_RATES: Final = (1.0, 4.0, 16.0)
+
+
+def hidden_lesions(store: Store) -> pa.Table:
+    """The lesions of V_H^test that the archive does not show (records.MARKS); empty where no truth is known."""
+    truth = store.truth()
+    return mining.split_of(truth.filter(pc.invert(truth["clinical"])), store.manifest, "vh_test").combine_chunks()
+
+
+def outside_ignored(tubelets: pa.Table, ignored: pa.Table) -> pa.Table:
+    """Without the tubelets whose best slice has its centre in a region that is left out (records.IGNORE)."""
+    if not len(ignored) or not len(tubelets):
+        return tubelets
+    regions: dict[str, list[dict[str, Any]]] = {}
+    for region in ignored.to_pylist():
+        regions.setdefault(region["volume_id"], []).append(region)
+    kept = [not _inside(row, regions.get(row["volume_id"], [])) for row in tubelets.to_pylist()]
+    return tubelets.filter(pa.array(kept))
+
+
+def _inside(row: dict[str, Any], regions: list[dict[str, Any]]) -> bool:
+    best = int(np.argmax(row["slice_score"]))
+    z, x, y = row["z"][best], (row["x1"][best] + row["x2"][best]) / 2, (row["y1"][best] + row["y2"][best]) / 2
+    return any(
+        r["z1"] <= z <= r["z2"] and r["x1"] <= x <= r["x2"] and r["y1"] <= y <= r["y2"] for r in regions
+    )
+
+
+class Judge:
+    """The hidden truth of a store, and what it says of tubelets. Without truth every answer is None."""
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self.store, self.settings = store, settings
+        self.lesions = hidden_lesions(store)
+        self.clinical = store.marks().filter(store.marks()["clinical"])
+        self.volumes = int(pc.sum(pc.equal(store.manifest["split"], "vh_test")).as_py() or 0)
+
+    @property
+    def known(self) -> bool:
+        """Whether there is a truth to score against."""
+        return len(self.lesions) > 0
+
+    def harvest(self, lesions: pa.Table) -> dict[str, Any]:
+        """Counts, precision and recall_unmarked of harvested tubelets (with score and round) on V_H^test."""
+        mine = mining.split_of(lesions, self.store.manifest, "vh_test")
+        if not self.known:
+            return {"test_harvested": len(mine), "test_correct": None, "precision": None, "recall_unmarked": None}
+        found = self._hits(mine, _by_round(mine))
+        correct = int(found.correct.sum())
+        return {
+            "test_harvested": len(mine),
+            "test_correct": correct,
+            "precision": correct / len(mine) if len(mine) else None,
+            "recall_unmarked": float((found.first >= 0).mean()),
+        }
+
+    def correct(self, lesions: pa.Table) -> list[bool | None]:
+        """Whether each harvested tubelet is right: None outside V_H^test."""
+        test = set(mining.split_of(lesions, self.store.manifest, "vh_test")["volume_id"].to_pylist())
+        found = self._hits(lesions, _by_round(lesions)).correct.tolist()
+        ids = lesions["volume_id"].to_pylist()
+        return [right if self.known and i in test else None for i, right in zip(ids, found, strict=True)]
+
+    def missed(self, lesions: pa.Table) -> pa.Table:
+        """The hidden lesions that no harvested tubelet finds (records.MARKS)."""
+        return self.lesions.filter(pa.array(self._hits(lesions, _by_round(lesions)).first < 0))
+
+    def proposals(self, scored: pa.Table, score: str) -> dict[str, Any]:
+        """Sensitivity on unmarked lesions at FP_RATES, AP and curves of V_H^test's tubelets by a score column.
+
+        Tubelets on a clinical mark are neither found nor false: the archive knows them.
+        """
+        if not self.known:
+            return {"sensitivity": None, "ap": None, "froc": None, "precision_recall": None}
+        mine = mining.split_of(scored, self.store.manifest, "vh_test")
+        mine = self._without_clinical(mine)
+        found = self._hits(mine, mine[score].to_numpy())
+        values = sensitivity_at(found, FP_RATES, self.volumes).clip(0, 1)
+        curve, pr = froc(found, self.volumes), precision_recall(found)
+        return {
+            "sensitivity": {f"{rate:g}": float(value) for rate, value in zip(FP_RATES, values, strict=True)},
+            "ap": average_precision(found),
+            "froc": (curve.fp_per_volume, curve.sensitivity),
+            "precision_recall": (pr.recall, pr.precision),
+        }
+
+    def on_lesions(self, tubelets: pa.Table) -> float | None:
+        """Share of tubelets that overlap a hidden lesion by P3D IoU >= clear_iou: how unclean negatives are."""
+        mine = mining.split_of(tubelets, self.store.manifest, "vh_test")
+        if not self.known or not len(mine):
+            return None
+        found = overlaps(mine, self.lesions)
+        touching = np.unique(found.tubelet[found.iou >= self.settings.mining.clear_iou])
+        return len(touching) / len(mine)
+
+    def _without_clinical(self, tubelets: pa.Table) -> pa.Table:
+        found = overlaps(tubelets, self.clinical)
+        touching = found.tubelet[found.iou >= self.settings.mining.clear_iou]
+        keep = np.ones(len(tubelets), bool)
+        keep[touching] = False
+        return tubelets.filter(pa.array(keep))
+
+    def _hits(self, tubelets: pa.Table, score: Array) -> Hits:
+        iou = self.settings.operating_point.match_iou
+        return hits(overlaps(tubelets, self.lesions), score, len(self.lesions), iou)
+
+
+def control(
+    vm: pa.Table, lesions: pa.Table, vh: pa.Table, tried: list[Choice], judge: Judge
+) -> dict[str, Any]:
+    """One round's harvest from given score columns, certified over `tried` choices as the loop's own is."""
+    best: tuple[Choice, OperatingPoint] | None = None
+    for choice in tried:
+        point = certified(vm, lesions, choice, judge.settings, len(tried))
+        if best is None or point.recall_estimate > best[1].recall_estimate:
+            best = choice, point
+    if best is None:
+        return {"harvested": 0, "threshold": None}
+    choice, point = best
+    found = with_round(mining.select(vh, choice, point.threshold), 0)
+    return {
+        "harvested": len(found),
+        "threshold": finite(point.threshold),
+        "reason": point.reason,
+        **judge.harvest(found),
+    }
+
+
+def certified(
+    vm: pa.Table, lesions: pa.Table, choice: Choice, settings: Settings, trials: int
+) -> OperatingPoint:
+    """The operating point of one choice on V_M candidates without earlier rounds."""
+    own = settings.operating_point
+    scores, correct, patients = ranked(vm, lesions, choice, own.match_iou)
+    confidence = 1 - (1 - own.confidence) / trials
+    point = solve(
+        scores, correct, patients, len(lesions), own.target_precision, confidence, min_patients=own.min_patients
+    )
+    return point if np.isfinite(point.threshold) else replace(point, recall_estimate=0.0)
+
+
+def point_estimate(vm: pa.Table, lesions: pa.Table, choice: Choice, settings: Settings) -> OperatingPoint:
+    """What the plain precision on V_M would have chosen: no bound, no correction."""
+    own = settings.operating_point
+    return naive(*ranked(vm, lesions, choice, own.match_iou), len(lesions), own.target_precision)
+
+
+def ranked(vm: pa.Table, lesions: pa.Table, choice: Choice, match_iou: float) -> tuple[Array, Array, Array]:
+    """Scores, correctness and patients of the V_M candidates that a choice keeps."""
+    score = mining.fuse(vm, choice)
+    kept = np.flatnonzero(np.isfinite(score))
+    table = vm.take(kept).append_column("score", pa.array(score[kept]))
+    correct, _ = mining.judge(table, lesions, match_iou)
+    return score[kept], correct, table["patient_id"].to_numpy(zero_copy_only=False).astype(str)
+
+
+def shuffled(scored: pa.Table, seed: int) -> pa.Table:
+    """The table with its classifier scores dealt out at random."""
+    scores = np.random.default_rng(seed).permutation(scored["lpc_score"].to_numpy())
+    return scored.set_column(scored.column_names.index("lpc_score"), "lpc_score", pa.array(scores))
+
+
+def with_round(tubelets: pa.Table, round_index: int) -> pa.Table:
+    """The table with the round as a column."""
+    return tubelets.append_column("round", pa.array(np.full(len(tubelets), round_index, np.int32)))
+
+
+def finite(value: float) -> float | None:
+    """The value, or None where JSON has no word for it."""
+    return float(value) if np.isfinite(value) else None
+
+
+def _by_round(lesions: pa.Table) -> Array:
+    """Scores in which every earlier round comes before every later one."""
+    return lesions["score"].to_numpy() - 10.0 * lesions["round"].to_numpy()

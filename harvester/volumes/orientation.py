@@ -1,0 +1,77 @@
+"""Turning scans into the one stored order: (z, y, x) with z to the head, y to the back, x to the patient's left."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from nibabel.orientations import io_orientation
+from numpy.typing import NDArray
+
+from harvester.errors import VolumeError
+
+Array = NDArray[Any]
+
+HU_RANGE: Final = (-1024, 3071)
+"""Values are clipped to the 12 bits of a common scanner: padding becomes air, metal becomes 3071."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """How a file's axes (i, j, k) become the stored (x, y, z).
+
+    axes    which file axis gives x, y and z
+    flips   whether each of x, y and z runs against its file axis
+    shape   voxels along i, j and k
+    """
+
+    axes: tuple[int, int, int]
+    flips: tuple[bool, bool, bool]
+    shape: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, affine_ras: Array, shape: tuple[int, int, int]) -> "Turn":
+        """From a NIfTI affine (voxel index to RAS+ mm): each stored axis takes the file axis closest to it."""
+        ornt = io_orientation(affine_ras)
+        axes = [int(np.flatnonzero(ornt[:, 0] == axis)[0]) for axis in range(3)]
+        # Stored x and y run to the left and the back, RAS+ to the right and the front.
+        flips = [bool(ornt[axis, 1] == want) for axis, want in zip(axes, (1, 1, -1), strict=True)]
+        return cls((axes[0], axes[1], axes[2]), (flips[0], flips[1], flips[2]), shape)
+
+    def array(self, values_ijk: Array) -> Array:
+        """The (z, y, x) view of an (i, j, k) array."""
+        values = values_ijk.transpose(self.axes[::-1])
+        return values[tuple(slice(None, None, -1 if flip else 1) for flip in self.flips[::-1])]
+
+    def spacing_zyx_mm(self, spacing_ijk_mm: tuple[float, ...]) -> tuple[float, float, float]:
+        """Spacing in the stored order."""
+        x, y, z = (float(spacing_ijk_mm[axis]) for axis in self.axes)
+        return z, y, x
+
+    def box(
+        self, k: int, box_ij: tuple[float, float, float, float]
+    ) -> tuple[int, float, float, float, float]:
+        """(z, x1, y1, x2, y2) of the inclusive box (i1, j1, i2, j2) drawn on the file's slice k.
+
+        Raises VolumeError where the file's slices are not axial: such a box is no box on a stored slice.
+        """
+        if self.axes[2] != 2:
+            raise VolumeError(
+                "not_axial", "marks need axial slices as the file's last axis; reorder the file"
+            )
+        low, high = self._ends(0, box_ij), self._ends(1, box_ij)
+        z = self.shape[2] - 1 - k if self.flips[2] else k
+        return z, low[0], high[0], low[1], high[1]
+
+    def _ends(self, axis: int, box_ij: tuple[float, float, float, float]) -> tuple[float, float]:
+        source = self.axes[axis]
+        first, last = sorted((box_ij[source], box_ij[source + 2]))
+        if not self.flips[axis]:
+            return first, last
+        return self.shape[source] - 1 - last, self.shape[source] - 1 - first
+
+
+def to_hu(values: Array) -> NDArray[np.int16]:
+    """Rounded int16 clipped to HU_RANGE; what is not a number becomes air."""
+    if np.issubdtype(values.dtype, np.floating):
+        values = np.rint(np.nan_to_num(values, nan=HU_RANGE[0]))
+    return np.ascontiguousarray(np.clip(values, *HU_RANGE), dtype=np.int16)

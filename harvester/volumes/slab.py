@@ -1,0 +1,115 @@
+"""Slabs of a stored volume on the network's grid, and the way of boxes between the two frames."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harvester.config import GridSettings
+from harvester.geometry import scale_boxes, scale_slices
+from harvester.volumes.store import read_volume
+
+Array = NDArray[Any]
+
+SIDE_MULTIPLE: Final = 16
+"""Grid sides are padded to multiples of this, the deepest stride, with air."""
+AIR_HU: Final = -1024
+SAME_SPACING: Final = 0.01
+"""Spacings that differ by less than this share are taken as equal: no resampling."""
+
+
+@dataclass(frozen=True)
+class GridFrame:
+    """The grid that the network sees of one volume: spacing and unpadded shape, sharing the outer corner."""
+
+    volume_id: str
+    shape_px_zyx: tuple[int, int, int]
+    spacing_px_zyx_mm: tuple[float, float, float]
+    spacing_zyx_mm: tuple[float, float, float]
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any], grid: GridSettings) -> "GridFrame":
+        """The frame for a manifest row; in-plane spacing grows where the longest side would pass max_side_px."""
+        shape = (row["depth"], row["height"], row["width"])
+        spacing = (row["spacing_z_mm"], row["spacing_y_mm"], row["spacing_x_mm"])
+        z, y, x = grid.spacing_zyx_mm
+        shrink = max(1.0, shape[1] * spacing[1] / y / grid.max_side_px, shape[2] * spacing[2] / x / grid.max_side_px)
+        target = tuple(
+            own if abs(own / want - 1) < SAME_SPACING else want
+            for own, want in zip(spacing, (z, y * shrink, x * shrink), strict=True)
+        )
+        return cls(row["volume_id"], shape, spacing, (target[0], target[1], target[2]))
+
+    @property
+    def ratios_zyx(self) -> tuple[float, float, float]:
+        """Grid spacing / pixel spacing."""
+        (a, b, c), (d, e, f) = self.spacing_zyx_mm, self.spacing_px_zyx_mm
+        return a / d, b / e, c / f
+
+    @property
+    def shape_zyx(self) -> tuple[int, int, int]:
+        """Slices, rows and columns of the grid before padding."""
+        z, y, x = (
+            max(1, round(count / ratio)) for count, ratio in zip(self.shape_px_zyx, self.ratios_zyx, strict=True)
+        )
+        return z, y, x
+
+    def boxes_to_px(self, boxes_xyxy: Array) -> Array:
+        """Grid boxes (..., 4) to the volume's pixels."""
+        return scale_boxes(boxes_xyxy, self.ratios_zyx[2], self.ratios_zyx[1])
+
+    def boxes_to_grid(self, boxes_xyxy_px: Array) -> Array:
+        """The volume's boxes (..., 4) to grid pixels."""
+        return scale_boxes(boxes_xyxy_px, 1 / self.ratios_zyx[2], 1 / self.ratios_zyx[1])
+
+    def slices_to_grid(self, z_px: Array) -> Array:
+        """The nearest grid slice of each of the volume's slices."""
+        nearest = np.rint(scale_slices(z_px, 1 / self.ratios_zyx[0])).astype(np.int64)
+        return np.clip(nearest, 0, self.shape_zyx[0] - 1)
+
+    def slices_of_px(self) -> Array:
+        """For each of the volume's slices its nearest grid slice, (depth,)."""
+        return self.slices_to_grid(np.arange(self.shape_px_zyx[0]))
+
+
+def read_slab(store: Path, frame: GridFrame, z_start: int, z_end: int) -> Array:
+    """Grid slices [z_start, z_end) as int16 HU (z, y, x), decoding only what they need.
+
+    Slices beyond the volume repeat its first or last one; sides are padded with air to SIDE_MULTIPLE.
+    """
+    depth = frame.shape_zyx[0]
+    wanted = np.clip(np.arange(z_start, z_end), 0, depth - 1)
+    positions = np.clip(scale_slices(wanted, frame.ratios_zyx[0]), 0, frame.shape_px_zyx[0] - 1)
+    first, last = int(np.floor(positions[0])), int(np.ceil(positions[-1])) + 1
+    hu = read_volume(store, frame.volume_id, first, last).hu_zyx
+    slab = interpolate(hu, 0, positions - first)
+    for axis in (1, 2):
+        count = frame.shape_zyx[axis]
+        slab = interpolate(slab, axis, scale_slices(np.arange(count), frame.ratios_zyx[axis]))
+    return pad_sides(slab)
+
+
+def interpolate(values: Array, axis: int, positions: Array) -> Array:
+    """Linear interpolation at fractional indices along an axis, ends repeated; whole indices are just taken."""
+    last = values.shape[axis] - 1
+    positions = np.clip(positions, 0, last)
+    low = np.floor(positions).astype(np.int64)
+    share = positions - low
+    if not share.any():
+        return values if np.array_equal(low, np.arange(last + 1)) else values.take(low, axis)
+    shape = [1] * values.ndim
+    shape[axis] = -1
+    share = share.astype(np.float32).reshape(shape)
+    mixed = values.take(low, axis) * (1 - share) + values.take(np.minimum(low + 1, last), axis) * share
+    return np.rint(mixed).astype(values.dtype)
+
+
+def pad_sides(slab_zyx: Array) -> Array:
+    """Pad rows and columns at their ends with air to multiples of SIDE_MULTIPLE."""
+    short = [-side % SIDE_MULTIPLE for side in slab_zyx.shape[1:]]
+    if not any(short):
+        return slab_zyx
+    return np.pad(slab_zyx, ((0, 0), (0, short[0]), (0, short[1])), constant_values=AIR_HU)

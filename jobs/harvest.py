@@ -1,0 +1,97 @@
+"""Harvest the unmarked lesions of an archive: the whole loop, resumable, on this machine or on a Ray cluster.
+
+    python jobs/harvest.py --config configs/quickstart.yaml
+    python jobs/harvest.py --config configs/deeplesion.yaml --store STORE --run runs/night1 --set rounds=4
+    ray job submit --working-dir . -- python jobs/harvest.py --config configs/quickstart.yaml
+
+Starting the same command again goes on where it stopped: finished steps are never done twice.
+Exit codes: 0 done, 1 the harvest failed (one line says why), 2 a setting is wrong.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+
+import ray
+import ray.data
+
+from harvester.config import Settings, resolve
+from harvester.distributed.preparation import prepare
+from harvester.errors import HarvesterError, SettingsError
+from harvester.harvest import harvest
+from harvester.report import closing_table, write_report
+from harvester.run import Run
+from harvester.tracking import Tracker
+from harvester.volumes.store import Store
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse, start Ray, harvest, write the report."""
+    options = parse(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
+    try:
+        settings = resolve(options.config, options.set)
+        run(settings, options.store, options.run or Path("runs") / settings.name)
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except HarvesterError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--config", type=Path, help="YAML file of settings; without it, the defaults")
+    parser.add_argument("--store", type=Path, help="a store made by jobs/prepare.py; without it, data.kind says")
+    parser.add_argument("--run", type=Path, help="run folder (default: runs/<config name>/)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="a.b=c", help="override one setting; may be repeated"
+    )
+    return parser.parse_args(arguments)
+
+
+def run(settings: Settings, store_path: Path | None, folder: Path) -> None:
+    """One harvest from a made or given store to its report."""
+    folder = folder.absolute()
+    start_ray()
+    store = open_store(settings, store_path, folder)
+    opened = Run(folder, settings, store)
+    tracker = Tracker.open(folder, settings, os.environ.get("MLFLOW_TRACKING_URI"))
+    try:
+        history = harvest(opened, tracker)
+        summary = history.summary
+        report = write_report(history.report_inputs())
+        for artifact in (report, folder / "summary.json", folder / "harvest.parquet", folder / "settings.yaml"):
+            tracker.log_artifact(artifact)
+    except BaseException:
+        tracker.finish("FAILED")
+        raise
+    tracker.finish("FINISHED")
+    print(closing_table(summary))
+    print(f"report: {report}")
+
+
+def open_store(settings: Settings, given: Path | None, folder: Path) -> Store:
+    """The given store, or the one that the settings name, or a made one in the run folder."""
+    if given is None and settings.data.kind == "store":
+        if not settings.data.store:
+            raise SettingsError("setting data.kind = 'store': name the store with --store or data.store")
+        given = Path(os.path.expandvars(settings.data.store))
+    return Store(given.absolute()) if given else prepare(settings, None, folder / "store")
+
+
+def start_ray() -> None:
+    """Join the cluster that the job was submitted to, or start one on this machine."""
+    ray.init(logging_level=logging.WARNING, log_to_driver=True)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+
+
+if __name__ == "__main__":
+    sys.exit(main())
