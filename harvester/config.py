@@ -42,7 +42,12 @@ class PhantomSettings(Part):
         gt=0,
         description="scales lesions' HU contrast against organs; below 1 is harder, costs recall first",
     )
-    noise_hu: float = Field(18.0, ge=0, description="mean standard deviation of the noise")
+    lesion_size: float = Field(
+        1.0,
+        gt=0,
+        description="scales lesions' median diameters within their kinds' limits; below 1 is harder",
+    )
+    noise_hu: float = Field(14.0, ge=0, description="mean standard deviation of the noise")
 
 
 class InsertionSettings(Part):
@@ -55,6 +60,19 @@ class InsertionSettings(Part):
     depth: int = Field(20, ge=6)
     lesions_per_volume: float = Field(4.0, gt=0)
     marked_share: float = Field(0.37, gt=0, le=1)
+    nodule_mm: tuple[float, float] = (6.0, 30.0)
+    organ_mm: tuple[float, float] = (12.0, 40.0)
+    node_mm: tuple[float, float] = (10.0, 25.0)
+    contrast_hu: tuple[float, float] = Field((35.0, 80.0), description="of organ lesions, both ways")
+    kind_weights: dict[Literal["nodule", "hypodense", "hyperdense", "node"], float] = {
+        "nodule": 0.4,
+        "hypodense": 0.2,
+        "hyperdense": 0.15,
+        "node": 0.25,
+    }
+    scale_jitter: float = Field(0.05, ge=0, lt=0.5, description="in-plane, so that no two volumes are equal")
+    shift_mm: float = Field(6.0, ge=0)
+    noise_jitter: float = Field(0.5, ge=0, description="most added noise as a share of the scan's own")
 
 
 class DataSettings(Part):

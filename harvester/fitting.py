@@ -38,7 +38,7 @@ class Place:
 
     def settle(self, model: nn.Module) -> nn.Module:
         """The model on the device with channels last, the layout convolutions are fastest in."""
-        return model.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return model.to(self.device).to(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def fit(
             losses = losses_of(model, _moved(batch, place.device))
             total = torch.stack(list(losses.values())).sum()
         optimizer.zero_grad(set_to_none=True)
-        total.backward()
+        total.backward()  # type: ignore[no-untyped-call]
         if average is not None:
             average(model)
         nn.utils.clip_grad_norm_(model.parameters(), 10.0)
@@ -107,7 +107,7 @@ def _batches(items: Dataset[Batch], plan: Plan, start: int, rank: int, world: in
     # Decoding overlaps with the device; a machine with few cores has none to spare for it.
     workers = min(8, (os.cpu_count() or 1) // 4) if torch.cuda.is_available() else 0
     return iter(
-        DataLoader(items, batch_sampler=indices, num_workers=workers, pin_memory=workers > 0)  # type: ignore[arg-type]
+        DataLoader(items, batch_sampler=indices, num_workers=workers, pin_memory=workers > 0)
     )
 
 

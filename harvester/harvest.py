@@ -8,7 +8,6 @@ that saw its patient: what is measured on V_M then holds for V_H.
 import json
 import logging
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,8 +30,8 @@ logger = logging.getLogger(__name__)
 PARTLY_MARKED = ("vh", "vh_test")
 
 
-def harvest(run: Run, tracker: Tracker) -> dict[str, Any]:
-    """Mine until a round finds next to nothing. Returns the summary; tables and models lie in the run's folder."""
+def harvest(run: Run, tracker: Tracker) -> History:
+    """Mine until a round finds next to nothing. Tables, models and the summary lie in the run's folder."""
     ledger = ledgers.from_marks(run.store.marks())
     rehearsed = ACCEPTED.empty_table()
     history = History(run, PARTLY_MARKED)
@@ -40,7 +39,7 @@ def harvest(run: Run, tracker: Tracker) -> dict[str, Any]:
     for k in range(run.settings.rounds):
         lpg = train_generator(run, k, ledger, lpg)
         tubelets = propose(run, k, lpg)
-        lpc = train_classifier(run, k, tubelets, ledger)
+        lpc = train_classifier(run, k, tubelets, ledger, lpg)
         scored = classify(run, k, tubelets, lpc)
         point = choose_operating_point(run, k, scored, ledger, rehearsed)
         found = mine(run, scored, ledger, point, rehearsed)
@@ -50,7 +49,8 @@ def harvest(run: Run, tracker: Tracker) -> dict[str, Any]:
         tracker.log_round(k, history.params(), history.metrics())
         if history.gain() <= run.settings.min_gain:
             break
-    return history.finish(ledger)
+    history.finish(ledger)
+    return history
 
 
 def train_generator(run: Run, k: int, ledger: pa.Table, before: Output | None) -> Output:
@@ -77,7 +77,7 @@ def propose(run: Run, k: int, lpg: Output) -> Output:
     return run.table("tubelets", k, key, make)
 
 
-def train_classifier(run: Run, k: int, tubelets: Output, ledger: pa.Table) -> Output:
+def train_classifier(run: Run, k: int, tubelets: Output, ledger: pa.Table, lpg: Output) -> Output:
     """LPC on tubelets: lesions against what surely is none."""
     key = settings_hash(tubelets.key, run.settings.classifier, table_hash(ledger), run.settings.seed)
 
@@ -89,7 +89,7 @@ def train_classifier(run: Run, k: int, tubelets: Output, ledger: pa.Table) -> Ou
         return table.take(kept).append_column("label", pa.array(lesion[kept].astype(np.int32)))
 
     table = run.table("examples", k, key, label)
-    return run.weights("classifier", k, key, lambda out: train_folds(_job(run, "classifier", k, out, table, None)))
+    return run.weights("classifier", k, key, lambda out: train_folds(_job(run, "classifier", k, out, table, lpg.path)))
 
 
 def classify(run: Run, k: int, tubelets: Output, lpc: Output) -> pa.Table:

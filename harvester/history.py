@@ -16,7 +16,8 @@ from harvester.distributed.tuning import Solved
 from harvester.geometry import boxes_to_mm
 from harvester.labels.ledger import BOX, with_role
 from harvester.mining import Choice, Found, choices
-from harvester.records import HARVEST, SCORED
+from harvester.records import HARVEST, LEDGER, SCORED
+from harvester.report import ReportInputs
 from harvester.run import Run, write_text
 from harvester.scoring import Judge, control, finite, shuffled, with_round
 
@@ -43,6 +44,8 @@ class History:
         self.origins: list[tuple[Solved, str]] = []
         columns = SCORED.append(pa.field("score", pa.float64())).append(pa.field("round", pa.int32()))
         self.lesions = columns.empty_table()
+        self.harvest, self.ledger = HARVEST.empty_table(), LEDGER.empty_table()
+        self.told: dict[str, Any] = {}
         self.began = time.monotonic()
 
     def add(self, k: int, scored: pa.Table, ledger: pa.Table, solved: Solved, found: Found, models: str) -> None:
@@ -98,16 +101,32 @@ class History:
                     flat[f"slices_per_second_{step['step']}"] = step["counts"]["slices"] / step["seconds"]
         return {name: float(value) for name, value in flat.items()}
 
-    def finish(self, ledger: pa.Table) -> dict[str, Any]:
-        """Write harvest.parquet, harvest.csv, ledger.parquet and summary.json; the summary."""
+    def finish(self, ledger: pa.Table) -> None:
+        """Write harvest.parquet, harvest.csv, ledger.parquet and summary.json."""
         folder = self.run.folder
-        table = self.table()
-        pq.write_table(table, folder / "harvest.parquet")
-        pcsv.write_csv(_flat(table), folder / "harvest.csv")
+        self.harvest, self.ledger, self.told = self.table(), ledger, self.summary()
+        pq.write_table(self.harvest, folder / "harvest.parquet")
+        pcsv.write_csv(_flat(self.harvest), folder / "harvest.csv")
         pq.write_table(ledger, folder / "ledger.parquet")
-        summary = self.summary()
-        write_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
-        return summary
+        write_text(folder / "summary.json", json.dumps(self.told, indent=1) + "\n")
+
+    def report_inputs(self) -> ReportInputs:
+        """What the report shows, after finish."""
+        ids = [
+            (row["volume_id"], f"harvested-{row['round']}-{row['tubelet_id']}")
+            for row in self.lesions.select(["volume_id", "round", "tubelet_id"]).to_pylist()
+        ]
+        return ReportInputs(
+            folder=self.run.folder,
+            store=self.run.store,
+            settings=self.run.settings,
+            summary=self.told,
+            harvest=self.harvest,
+            ledger=self.ledger,
+            correct=dict(zip(ids, self.judge.correct(self.lesions), strict=True)),
+            missed=self.judge.missed(self.lesions),
+            curves=self.curves,
+        )
 
     def summary(self) -> dict[str, Any]:
         """The run in numbers: see README, "What comes out"."""

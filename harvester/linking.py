@@ -57,6 +57,8 @@ def link(z: Array, boxes_xyxy: Array, scores: Array, settings: LinkingSettings) 
     if not (z.shape == scores.shape == boxes_xyxy.shape[:1] and boxes_xyxy.shape[1:] == (4,)):
         shapes = f"{z.shape}, {boxes_xyxy.shape}, {scores.shape}"
         raise LabelError(f"boxes to link: z, boxes and scores have shapes {shapes}; want (n,), (n, 4), (n,)")
+    if not len(z):
+        return []
     order = np.lexsort((-scores, z))
     z, boxes_xyxy, scores = z[order].astype(np.int64), boxes_xyxy[order].astype(np.float64), scores[order]
     return _tubelets(_track_of(z, boxes_xyxy, settings), z, boxes_xyxy, scores.astype(np.float64), settings)
@@ -178,14 +180,12 @@ def _tubelets(
 ) -> list[Tubelet]:
     """Boxes (ascending in z) gathered by track, best score first, then lowest slice."""
     order = np.argsort(track, kind="stable")
+    z, boxes_xyxy, scores = z[order], boxes_xyxy[order], scores[order]
     _, starts, lengths = np.unique(track[order], return_index=True, return_counts=True)
-    long_enough = lengths >= settings.min_length
-    if not long_enough.any():
-        return []
-    best = np.maximum.reduceat(scores[order], starts)
-    ranked = np.lexsort((starts, z[order[starts]], -best))
-    chains = [order[starts[i] : starts[i] + lengths[i]] for i in ranked[long_enough[ranked]]]
-    return [Tubelet(z[chain], boxes_xyxy[chain], scores[chain]) for chain in chains]
+    ranked = np.lexsort((starts, z[starts], -np.maximum.reduceat(scores, starts)))
+    ranked = ranked[lengths[ranked] >= settings.min_length]
+    spans = [slice(start, end) for start, end in zip(starts[ranked], (starts + lengths)[ranked], strict=True)]
+    return [Tubelet(z[span], boxes_xyxy[span], scores[span]) for span in spans]
 
 
 def _rivals(ranked: Sequence[Tubelet], iou: float) -> tuple[Array, Array]:

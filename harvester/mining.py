@@ -168,9 +168,10 @@ def best_of_each_volume(tubelets: pa.Table, count: int) -> pa.Table:
 def judge(accepted: pa.Table, lesions: pa.Table, match_iou: float) -> tuple[Array, int]:
     """Whether each accepted tubelet (with `score`) finds a lesion no better one found, and how many are found."""
     found = hits(overlaps(accepted, lesions), accepted["score"].to_numpy(), len(lesions), match_iou)
-    return found.correct, int((found.first >= 0).sum())
+    return found.correct, int((found.mark_hit_by >= 0).sum())
 
 
 def _logit(p: Array) -> Array:
     p = np.clip(p, LOGIT_CLIP, 1 - LOGIT_CLIP)
-    return np.log(p / (1 - p))
+    logit: Array = np.log(p / (1 - p))
+    return logit

@@ -99,6 +99,13 @@ MARKS: Final = pa.schema(
 """One row a lesion: the fields of Mark. marks.parquet: all lesions of vm, the clinical ones of vh and vh_test.
 truth.parquet: every lesion of vh_test and vd_test, for scoring alone."""
 
+IGNORE: Final = pa.schema(
+    [("volume_id", pa.string())]
+    + [(name, pa.int32()) for name in ("z1", "z2")]
+    + [(name, pa.float64()) for name in ("x1", "y1", "x2", "y2")]
+)
+"""One row a region that is left out of harvest and scoring, inclusive ends: disease that nobody annotated."""
+
 TUBELETS: Final = pa.schema(
     [
         ("volume_id", pa.string()),

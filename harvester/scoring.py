@@ -75,7 +75,7 @@ class Judge:
             "test_harvested": len(mine),
             "test_correct": correct,
             "precision": correct / len(mine) if len(mine) else None,
-            "recall_unmarked": float((found.first >= 0).mean()),
+            "recall_unmarked": float((found.mark_hit_by >= 0).mean()),
         }
 
     def correct(self, lesions: pa.Table) -> list[bool | None]:
@@ -87,7 +87,7 @@ class Judge:
 
     def missed(self, lesions: pa.Table) -> pa.Table:
         """The hidden lesions that no harvested tubelet finds (records.MARKS)."""
-        return self.lesions.filter(pa.array(self._hits(lesions, _by_round(lesions)).first < 0))
+        return self.lesions.filter(pa.array(self._hits(lesions, _by_round(lesions)).mark_hit_by < 0))
 
     def proposals(self, scored: pa.Table, score: str) -> dict[str, Any]:
         """Sensitivity on unmarked lesions at FP_RATES, AP and curves of V_H^test's tubelets by a score column.
@@ -196,4 +196,5 @@ def finite(value: float) -> float | None:
 
 def _by_round(lesions: pa.Table) -> Array:
     """Scores in which every earlier round comes before every later one."""
-    return lesions["score"].to_numpy() - 10.0 * lesions["round"].to_numpy()
+    score: Array = lesions["score"].to_numpy() - 10.0 * lesions["round"].to_numpy()
+    return score

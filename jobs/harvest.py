@@ -21,7 +21,8 @@ from harvester.config import Settings, resolve
 from harvester.distributed.preparation import prepare
 from harvester.errors import HarvesterError, SettingsError
 from harvester.harvest import harvest
-from harvester.report import closing_table, write_report
+from harvester.report import write_report
+from harvester.report_sections import closing_table
 from harvester.run import Run
 from harvester.tracking import Tracker
 from harvester.volumes.store import Store
@@ -66,7 +67,6 @@ def run(settings: Settings, store_path: Path | None, folder: Path) -> None:
     tracker = Tracker.open(folder, settings, os.environ.get("MLFLOW_TRACKING_URI"))
     try:
         history = harvest(opened, tracker)
-        summary = history.summary
         report = write_report(history.report_inputs())
         for artifact in (report, folder / "summary.json", folder / "harvest.parquet", folder / "settings.yaml"):
             tracker.log_artifact(artifact)
@@ -74,7 +74,7 @@ def run(settings: Settings, store_path: Path | None, folder: Path) -> None:
         tracker.finish("FAILED")
         raise
     tracker.finish("FINISHED")
-    print(closing_table(summary))
+    print(closing_table(history.told))
     print(f"report: {report}")
 
 
@@ -84,7 +84,13 @@ def open_store(settings: Settings, given: Path | None, folder: Path) -> Store:
         if not settings.data.store:
             raise SettingsError("setting data.kind = 'store': name the store with --store or data.store")
         given = Path(os.path.expandvars(settings.data.store))
-    return Store(given.absolute()) if given else prepare(settings, None, folder / "store")
+    return Store(given.absolute()) if given else prepare(settings, data_root(), folder / "store")
+
+
+def data_root() -> Path | None:
+    """What $HARVESTER_DATA names, for data that is read from files."""
+    root = os.environ.get("HARVESTER_DATA")
+    return Path(root).absolute() if root else None
 
 
 def start_ray() -> None:

@@ -22,6 +22,8 @@ class Examples(Dataset[tuple[dict[str, Tensor], Tensor]]):
     """Item i is one tubelet's crops and its label, half of them lesions; the same for the same (seed, i).
 
     `examples` maps 1 to tubelets that match a known lesion and 0 to those of completely marked volumes that match none.
+    The latter are drawn in proportion to their squared generator score: what the generator likes is what the
+    classifier is asked about.
     """
 
     def __init__(
@@ -35,6 +37,8 @@ class Examples(Dataset[tuple[dict[str, Tensor], Tensor]]):
     ) -> None:
         self.store, self.examples, self.settings, self.grid = store, examples, settings, grid
         self.items, self.seed = items, seed
+        liked = np.array([row["lpg_score"] for _, row in examples[0]]) ** 2
+        self.shares = {1: None, 0: liked / liked.sum()}
 
     def __len__(self) -> int:
         return self.items
@@ -42,7 +46,7 @@ class Examples(Dataset[tuple[dict[str, Tensor], Tensor]]):
     def __getitem__(self, index: int) -> tuple[dict[str, Tensor], Tensor]:
         rng = np.random.default_rng((self.seed, index))
         label = index % 2
-        frame, row = self.examples[label][rng.integers(len(self.examples[label]))]
+        frame, row = self.examples[label][int(rng.choice(len(self.examples[label]), p=self.shares[label]))]
         jitter = (0.0, 0.0, 1.0)
         if self.settings.augment:
             jitter = (rng.uniform(-0.1, 0.1), rng.uniform(-0.1, 0.1), rng.uniform(0.85, 1.2))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,10 +19,15 @@ from harvester.fitting import Place, Plan, fit
 
 @dataclass(frozen=True)
 class FoldTask:
-    """What a fit of one fold needs. examples: 1 -> tubelets that are lesions, 0 -> tubelets that are not."""
+    """What a fit of one fold needs.
+
+    examples    1 -> tubelets that are lesions, 0 -> tubelets that are not
+    start       the same fold's generator, whose backbone both streams start from where it fits; or None
+    """
 
     store: Path
     examples: Mapping[int, Sequence[Example]]
+    start: Path | None
     seed: int
     checkpoint: Path
     gpu: bool
@@ -42,6 +48,8 @@ def fit_classifier(task: FoldTask, settings: Settings) -> tuple[Classifier, list
     own = settings.classifier
     torch.manual_seed(task.seed)
     model = Classifier(own, settings.grid)
+    if task.start is not None:
+        start_from_generator(model, task.start)
     plan = Plan(own.steps, own.batch_size, own.learning_rate, own.weight_decay)
     items = Examples(
         task.store, task.examples, own, settings.grid, plan.steps * plan.batch_size * task.world, task.seed
@@ -56,3 +64,20 @@ def fit_classifier(task: FoldTask, settings: Settings) -> tuple[Classifier, list
         model, items, losses_of, plan, place, task.checkpoint, task.average, task.rank, task.world, task.log
     )
     return model, history
+
+
+def start_from_generator(model: Classifier, weights: Path) -> bool:
+    """Both streams start from the generator's backbone, where it is of the same kind and width; whether it was.
+
+    The generator has learnt what lesions look like from every voxel; the classifier sees a few hundred crops. It is
+    the same fold's, so no patient gets to see itself.
+    """
+    prefix = "backbone."
+    state = {name[len(prefix) :]: value for name, value in load_file(weights).items() if name.startswith(prefix)}
+    for stream in model.streams.values():
+        own = stream.state_dict()
+        if own.keys() != state.keys() or any(own[name].shape != state[name].shape for name in own):
+            return False
+    for stream in model.streams.values():
+        stream.load_state_dict(state)
+    return True

@@ -93,7 +93,7 @@ def _aligned(hu: Tensor, z: Array, corners: Array, pixels: int) -> Tensor:
     count, views = z.shape
     index = (z[..., None] + np.array([-1, 0, 1])).reshape(-1, 1)
     rois = np.concatenate([index, np.repeat(corners.reshape(-1, 4), 3, axis=0)], axis=1).astype(np.float32)
-    cut = roi_align(hu, torch.from_numpy(rois).to(hu.device), pixels, sampling_ratio=1, aligned=True)
+    cut: Tensor = roi_align(hu, torch.from_numpy(rois).to(hu.device), pixels, sampling_ratio=1, aligned=True)
     return cut.reshape(count, views, 3, pixels, pixels)
 
 

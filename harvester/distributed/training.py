@@ -38,7 +38,7 @@ class FitJob:
     model       generator or classifier
     out         folder that receives fold-<k>.safetensors and losses
     table       ledger (generator) or labelled tubelets (classifier) as parquet
-    start       folder with the weights of the round before, or None
+    start       folder of weights to start from (the generator's last round; the classifier's generator), or None
     """
 
     model: str
@@ -107,14 +107,14 @@ def _fit_fold(
     }
     table = pq.read_table(job.table)
     model: nn.Module
+    start = job.start / f"fold-{fold}.safetensors" if job.start else None
     if job.model == "generator":
-        start = job.start / f"fold-{fold}.safetensors" if job.start else None
         task = generator_training.FoldTask(rows=rows, start=start, **common)
         model, history = generator_training.fit_generator(task, job.settings, table)
     else:
         chosen = examples_of(table, rows, job.settings)
         model, history = classifier_training.fit_classifier(
-            classifier_training.FoldTask(examples=chosen, **common), job.settings
+            classifier_training.FoldTask(examples=chosen, start=start, **common), job.settings
         )
     if rank == 0:
         _publish(model, history, job.out / f"fold-{fold}.safetensors")

@@ -67,13 +67,14 @@ def search(rehearsal: Rehearsal, settings: OperatingPointSettings, storage: Path
     if results.errors:
         raise StepError(f"{len(results.errors)} of {len(tried)} operating-point trials failed: {results.errors[0]}")
 
-    def merit(result: Any) -> tuple[float, float, float, int]:
-        # Ties and refusals fall to the better bound, then to the order of the settings: the same every time.
-        place = tried.index(Choice(**result.config["choice"]))
-        return (result.metrics["recall"], result.metrics["bound"], result.metrics["naive_recall"], -place)
-
-    best = max(results, key=merit)
+    best = max((results[i] for i in range(len(results))), key=lambda result: _merit(result, tried))
     return evaluate(rehearsal, Choice(**best.config["choice"]), settings, len(tried))
+
+
+def _merit(result: Any, tried: list[Choice]) -> tuple[float, float, float, int]:
+    """Recall; ties and refusals fall to the better bound, then to the order of the settings: the same every time."""
+    place = tried.index(Choice(**result.config["choice"]))
+    return result.metrics["recall"], result.metrics["bound"], result.metrics["naive_recall"], -place
 
 
 def evaluate(rehearsal: Rehearsal, choice: Choice, settings: OperatingPointSettings, trials: int) -> Solved:
@@ -98,18 +99,19 @@ def solve_choice(
     patients = table["patient_id"].to_numpy(zero_copy_only=False).astype(str)
     earlier = _counts(accepted)
     confidence = 1 - (1 - settings.confidence) / trials
-    args = (score[kept], correct, patients, len(lesions), settings.target_precision)
-    point = solve(*args, confidence, **earlier, min_patients=settings.min_patients)
-    return Solved(choice, point, naive(*args, **earlier), trials)
+    given = (score[kept], correct, patients, len(lesions), settings.target_precision)
+    point = solve(*given, confidence, *earlier, min_patients=settings.min_patients)
+    return Solved(choice, point, naive(*given, *earlier), trials)
 
 
-def _counts(accepted: pa.Table) -> dict[str, dict[str, int]]:
+def _counts(accepted: pa.Table) -> tuple[dict[str, int], dict[str, int]]:
+    """Correct and all tubelets accepted in earlier rounds, by patient."""
     correct: dict[str, int] = {}
     total: dict[str, int] = {}
     for row in accepted.select(["patient_id", "correct"]).to_pylist():
         total[row["patient_id"]] = total.get(row["patient_id"], 0) + 1
         correct[row["patient_id"]] = correct.get(row["patient_id"], 0) + int(row["correct"])
-    return {"prior_correct_by_patient": correct, "prior_accepted_by_patient": total}
+    return correct, total
 
 
 def as_json(solved: Solved) -> dict[str, Any]:

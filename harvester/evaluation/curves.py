@@ -103,4 +103,4 @@ def _interpolate(at: Floats, x: Floats, y: Floats) -> Floats:
     low = np.maximum(high - 1, 0)
     width = x[high] - x[low]
     slope = np.divide(y[high] - y[low], width, out=np.zeros_like(at), where=width > 0)
-    return np.where((width == 0) & (at >= x[high]), y[high], y[low] + slope * (at - x[low]))
+    return np.where((width == 0) & (at > x[high]), y[high], y[low] + slope * (at - x[low]))

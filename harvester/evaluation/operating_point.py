@@ -11,8 +11,11 @@ What it takes for granted:
   independent.
 - The spread over fewer than a handful of patients is poorly known; `min_patients` refuses below a set
   number. The tubelets of a single patient count as one draw.
-- The lowest threshold is chosen among many that are tested on the same tubelets: for that choice nothing is
-  taken off.
+- The lowest threshold is chosen among many tested on the same tubelets: nothing is taken off for that.
+
+Measured on made scores whose errors repeat in their patient, target 0.90, confidence 95 %: with 45 patients
+about 3 % of the runs certified falsely; with 12 patients 2, 5 and 17 % for errors that show once, twice and
+four times: a cluster of errors that the accepted tubelets have not met yet is not foreseen.
 """
 
 from collections.abc import Mapping

@@ -65,7 +65,7 @@ def volume_maps(
     with place.autocast():
         parts = [
             model.features(part.to(place.device).contiguous(memory_format=torch.channels_last))
-            for part in groups.split(chunk)
+            for part in torch.split(groups, chunk)
         ]
         maps = [torch.cat(level) for level in zip(*parts, strict=True)]
         depth = len(groups) - 2 * GROUP_STEP

@@ -44,15 +44,15 @@ class Generator(nn.Module):
             {name: _head(settings.channels, settings.head_channels, out) for name, out in HEADS.items()}
         )
         # A rare foreground: start near p = 0.1, as focal losses need (CenterNet).
-        nn.init.constant_(self.heads["heat"][-1].bias, -2.19)  # type: ignore[index, arg-type]
+        nn.init.constant_(self.heads["heat"][-1].bias, -2.19)  # type: ignore[index]
 
     def forward(self, slab: Tensor) -> dict[str, Tensor]:
         """(batch, windows, depth + 2 CONTEXT, y, x) to maps of (batch, depth, channels, y / 4, x / 4)."""
         batch, _, padded_depth = slab.shape[:3]
         groups = slice_groups(slab).flatten(0, 1)
-        maps = [features.unflatten(0, (batch, padded_depth - 2)) for features in self.features(groups)]
+        maps = [torch.unflatten(features, 0, (batch, padded_depth - 2)) for features in self.features(groups)]
         outputs = self.fuse([stack_groups(features).flatten(0, 1) for features in maps])
-        return {name: out.unflatten(0, (batch, -1)) for name, out in outputs.items()}
+        return {name: torch.unflatten(out, 0, (batch, -1)) for name, out in outputs.items()}
 
     def features(self, groups: Tensor) -> list[Tensor]:
         """2D features of (n, 3 windows, y, x) slice groups at strides 4, 8, 16: the part done once a slice."""

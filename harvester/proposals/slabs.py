@@ -123,7 +123,8 @@ class Slabs(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         if not self.settings.augment:
             return hu_zyx
         noise = rng.standard_normal(hu_zyx.shape, dtype=np.float32) * rng.uniform(0, NOISE_HU)
-        return hu_zyx + noise + np.float32(rng.normal(0, HU_SHIFT))
+        jittered: Array = hu_zyx + noise + np.float32(rng.normal(0, HU_SHIFT))
+        return jittered
 
 
 def _placed(labels: VolumeLabels, kind: str) -> list[tuple[int, Array]]:

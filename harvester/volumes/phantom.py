@@ -19,7 +19,7 @@ from harvester.volumes.phantom_bones import paint_bones
 from harvester.volumes.phantom_canvas import SUB_SLICES, Array, Canvas, empty_canvas
 from harvester.volumes.phantom_distractors import paint_distractors
 from harvester.volumes.phantom_findings import Finding, Scene, paint_lesions
-from harvester.volumes.phantom_tubes import paint_gut, paint_vessels
+from harvester.volumes.phantom_tubes import paint_gut, paint_vessels, paint_wires
 
 Split = Literal["vm", "vh_test"]
 PAD_MM = 4.0
@@ -70,7 +70,7 @@ def make(
     rng = np.random.default_rng([seed, case.patient_index, 1 + case.volume_index])
     z_start = rng.uniform(*Z_START_MM) * patient.scale_xyz[2]
     canvas = empty_canvas(grid_spacing_zyx_mm, settings.depth, z_start)
-    scene = _draw_scene(canvas, patient, settings.lesion_contrast, rng)
+    scene = _draw_scene(canvas, patient, settings, rng)
     distractors = paint_distractors(scene, int(rng.poisson(settings.distractors_per_volume)))
     lesions = paint_lesions(scene, int(rng.poisson(settings.lesions_per_volume)))
     hu = _scan(canvas, settings.noise_hu, rng)
@@ -79,7 +79,7 @@ def make(
 
 
 def _draw_scene(
-    canvas: Canvas, patient: anatomy.Patient, lesion_contrast: float, rng: np.random.Generator
+    canvas: Canvas, patient: anatomy.Patient, settings: PhantomSettings, rng: np.random.Generator
 ) -> Scene:
     body = anatomy.lay_body(canvas, patient, rng)
     anatomy.paint_wall(canvas, patient, body, rng)
@@ -89,7 +89,8 @@ def _draw_scene(
     paint_vessels(canvas, patient, body, rng)
     paint_gut(canvas, patient, body, rng)
     paint_bones(canvas, body, rng)
-    return Scene(canvas, patient, body, rng, lesion_contrast)
+    paint_wires(canvas, rng)
+    return Scene(canvas, patient, body, rng, settings.lesion_contrast, settings.lesion_size)
 
 
 def _scan(canvas: Canvas, noise_hu: float, rng: np.random.Generator) -> NDArray[np.int16]:

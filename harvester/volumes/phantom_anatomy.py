@@ -164,8 +164,8 @@ def paint_wall(canvas: Canvas, patient: Patient, body: Body, rng: np.random.Gene
     outer = body.wall_mm - muscle - fat
     # The table presses the back flat.
     back_y = canvas.y[:, None][(outer < 0).any((0, 2))].max(initial=-1000)
-    outer = np.maximum(outer, canvas.y[None, :, None] - (back_y - 9))
-    _paint_table(canvas, back_y - 6, rng)
+    outer = np.maximum(outer, canvas.y[None, :, None] - (back_y - 7))
+    _paint_table(canvas, back_y - 4, rng)
     canvas.paint(cover_of(outer), 10.0, code=FAT_SKIN)
     canvas.paint(cover_of(outer + 2.2), -106 + 5 * body.coarse + 9 * np.clip(body.fine - 0.8, 0, None))
     inside = cover_of(np.maximum(body.wall_mm - muscle, outer + 4))
@@ -176,7 +176,7 @@ def paint_wall(canvas: Canvas, patient: Patient, body: Body, rng: np.random.Gene
 
 
 def _paint_table(canvas: Canvas, back_y: float, rng: np.random.Generator) -> None:
-    """The table's curved shell under the body, and a wire or two above it."""
+    """The table: a thin curved shell filled with foam."""
     bend = rng.uniform(0.0002, 0.0008)
     sag = canvas.y[:, None] + np.float32(bend) * canvas.x[None, :] ** 2 - np.float32(back_y)
     shell = cover_of(np.abs(sag) - 1.5)[None]

@@ -3,7 +3,7 @@
 import numpy as np
 
 from harvester.volumes.phantom_anatomy import Body
-from harvester.volumes.phantom_canvas import OTHER, Array, Box, Canvas, cover_of
+from harvester.volumes.phantom_canvas import FAT_SKIN, OTHER, OUTSIDE, Array, Box, Canvas, cover_of
 
 
 def paint_bones(canvas: Canvas, body: Body, rng: np.random.Generator) -> None:
@@ -30,8 +30,12 @@ def _paint_spine(canvas: Canvas, near: Body, box: Box, marrow: float) -> None:
     canal = np.sqrt(near.x**2 + (near.y - 87) ** 2) - 9
     spinous = np.maximum(np.abs(near.x) - 3.5 - 2 * disc, np.abs(near.y - 106) - 11 * (1 - 0.5 * disc))
     side = np.maximum(np.abs(near.y - 84 - 0.25 * np.abs(near.x)) - 4, np.abs(near.x) - 33) + 12 * disc
+    # Processes end under the skin, however flat the back is pressed.
+    outside = np.where(np.isin(canvas.tissue[box], (OUTSIDE, FAT_SKIN)), np.float32(9), np.float32(-9))
     processes = np.minimum(np.minimum(np.abs(canal - 3) - 3 + 2.5 * disc, spinous), side)
-    _paint_bone(canvas, np.maximum(processes, -canal), marrow + 60 + 60 * near.fine, 380.0, box)
+    _paint_bone(
+        canvas, np.maximum(np.maximum(processes, -canal), outside), marrow + 60 + 60 * near.fine, 380.0, box
+    )
     canvas.paint(cover_of(canal), 28.0, box, OTHER)
 
 

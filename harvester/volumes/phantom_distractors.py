@@ -91,28 +91,28 @@ def _tube(
 
 
 def _lung_vessel(scene: Scene) -> Finding | None:
-    return _tube(scene, "lung_vessel", (LUNG,), scene.rng.uniform(3, 7), tissue_level(scene), LUNG)
+    return _tube(scene, "lung_vessel", (LUNG,), scene.rng.uniform(2.8, 6), tissue_level(scene), LUNG)
 
 
 def _liver_tube(scene: Scene) -> Finding | None:
     """A vein or a wide bile duct, as far below the liver as a lesion is."""
     step = scene.lesion_contrast * scene.rng.uniform(25, 60)
     level = scene.patient.phase_levels["liver"] - step
-    return _tube(scene, "liver_tube", (LIVER,), scene.rng.uniform(4, 7.5), level, LIVER)
+    return _tube(scene, "liver_tube", (LIVER,), scene.rng.uniform(3.5, 7), level, LIVER)
 
 
 def _soft_vessel(scene: Scene) -> Finding | None:
     """A vein or a tendon in muscle, in the fat of the skin or of the mediastinum."""
-    level = scene.patient.phase_levels["muscle"] + scene.lesion_contrast * scene.rng.uniform(22, 60)
+    level = scene.patient.phase_levels["muscle"] + scene.lesion_contrast * scene.rng.uniform(30, 80)
     codes = choose(scene.rng, {"muscle": 0.4, "skin": 0.3, "chest": 0.3})
     code = {"muscle": MUSCLE, "skin": FAT_SKIN, "chest": FAT_CHEST}[codes]
-    return _tube(scene, "soft_vessel", (code,), scene.rng.uniform(4, 7), level, None)
+    return _tube(scene, "soft_vessel", (code,), scene.rng.uniform(3, 6), level, None)
 
 
 def _bowel_loop(scene: Scene) -> Finding | None:
     """A collapsed or fluid-filled loop that crosses the slice; a third have a wall and gas."""
     if scene.rng.random() < 0.7:
-        radius = scene.rng.uniform(6, 11)
+        radius = scene.rng.uniform(5, 9)
         return _tube(scene, "bowel_loop", (FAT_BELLY,), radius, tissue_level(scene), None)
     radius = scene.rng.uniform(8, 12)
     point = scene.place((FAT_BELLY,), radius, (0.75, 1.0))

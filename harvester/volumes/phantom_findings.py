@@ -56,6 +56,7 @@ class Scene:
     body: Body
     rng: np.random.Generator
     lesion_contrast: float
+    lesion_size: float
     taken: list[tuple[float, float, float, float]] = field(default_factory=list)
     _spots: dict[tuple[int, ...], NDArray[np.intp]] = field(default_factory=dict)
 
@@ -119,12 +120,12 @@ SPHERE: Final = _sphere(24)
 
 LESIONS: Final = {
     # kind: weight, tissues, smallest, median and largest diameter in mm
-    "nodule": (0.32, (LUNG,), 8.0, 13.0, 30.0),
-    "hypodense": (0.3, (LIVER,), 10.0, 17.0, 40.0),
-    "renal": (0.1, (KIDNEY,), 10.0, 15.0, 28.0),
-    "splenic": (0.06, (SPLEEN,), 10.0, 15.0, 30.0),
-    "node": (0.2, (FAT_CHEST, FAT_BELLY), 12.0, 15.0, 28.0),
-    "mass": (0.12, (MUSCLE, FAT_SKIN), 10.0, 15.0, 30.0),
+    "nodule": (0.36, (LUNG,), 8.0, 17.0, 30.0),
+    "hypodense": (0.3, (LIVER,), 12.0, 23.0, 40.0),
+    "renal": (0.08, (KIDNEY,), 12.0, 19.0, 32.0),
+    "splenic": (0.06, (SPLEEN,), 12.0, 20.0, 32.0),
+    "node": (0.22, (FAT_CHEST, FAT_BELLY), 12.0, 18.0, 30.0),
+    "mass": (0.1, (MUSCLE, FAT_SKIN), 12.0, 20.0, 34.0),
 }
 
 
@@ -148,13 +149,14 @@ def choose(rng: np.random.Generator, weights: dict[str, float]) -> str:
 def _paint_lesion(scene: Scene, kind: str) -> Finding | None:
     _, codes, least, median, most = LESIONS[kind]
     rng = scene.rng
-    radius = float(np.clip(median * np.exp(rng.normal(0, 0.38)), least, most)) / 2
+    diameter = scene.lesion_size * median * np.exp(rng.normal(0, 0.35))
+    radius = float(np.clip(diameter, least, most)) / 2
     share = (0.55, 1.0) if kind in ("nodule", "renal") else (0.85, 1.0)
     centre = scene.place(codes, radius, share)
     if centre is None:
         return None
     stretch = np.exp(rng.normal(0, 0.13, 3))
-    roughness = rng.uniform(0.06, 0.24)
+    roughness = rng.uniform(0.08, 0.26)
     sdf, box = blob_sdf(scene.canvas, rng, centre, radius * stretch / stretch.min(), roughness)
     edge = rng.uniform(2, 4) if kind != "hypodense" else rng.uniform(2.5, 5.5)
     cover = cover_of(sdf, edge)
@@ -162,7 +164,7 @@ def _paint_lesion(scene: Scene, kind: str) -> Finding | None:
         cover = cover * scene.canvas.clips[codes[0]][box]
     finding = extent_of(scene, kind, cover, box)
     if finding is not None:
-        level = _lesion_level(scene, kind, radius, box) + rng.uniform(2, 9) * scene.body.coarse[box]
+        level = _lesion_level(scene, kind, box) + _texture(scene, sdf / radius, box)
         scene.canvas.paint(cover, level.astype(np.float32), box, OTHER)
         scene.take(np.array([centre]), radius * float((stretch / stretch.min()).max()) * 1.1)
         if kind == "nodule" and rng.random() < 0.4:
@@ -170,7 +172,14 @@ def _paint_lesion(scene: Scene, kind: str) -> Finding | None:
     return finding
 
 
-def _lesion_level(scene: Scene, kind: str, radius_mm: float, box: Box) -> Array:
+def _texture(scene: Scene, sdf_radii: Array, box: Box) -> Array:
+    """HU to add inside a lesion: a core darker than the rim and a grain, which vessels and gut lack."""
+    core = scene.lesion_contrast * scene.rng.uniform(0, 55) * np.clip(-0.35 - sdf_radii, 0, 0.4) / 0.4
+    grain = scene.rng.uniform(3, 13) * scene.body.fine[box] + scene.rng.uniform(0, 8) * scene.body.coarse[box]
+    return np.asarray(grain - core)
+
+
+def _lesion_level(scene: Scene, kind: str, box: Box) -> Array:
     """HU of a lesion in the voxels of its box; against its organ where it has to stand out from one."""
     rng, hu, contrast = scene.rng, scene.patient.phase_levels, scene.lesion_contrast
     here = scene.canvas.hu[box]
@@ -179,7 +188,7 @@ def _lesion_level(scene: Scene, kind: str, radius_mm: float, box: Box) -> Array:
         part = min(1.0, contrast * (rng.uniform(0.4, 0.85) if rng.random() < 0.3 else 1.0))
         return np.asarray(here + np.float32(part) * (np.float32(solid) - here))
     if kind in ("hypodense", "splenic"):
-        step = contrast * rng.uniform(25, 60)
+        step = contrast * rng.uniform(30, 70)
         return np.full_like(here, hu["liver" if kind == "hypodense" else "spleen"] - step)
     if kind == "renal":
         step = contrast * rng.uniform(30, min(90.0, hu["kidney"] + 10 if hu["kidney"] > 90 else 45))
@@ -187,8 +196,8 @@ def _lesion_level(scene: Scene, kind: str, radius_mm: float, box: Box) -> Array:
             here, hu["kidney"] - step * (1 if hu["kidney"] > 90 or rng.random() < 0.5 else -1)
         )
     if kind == "mass":
-        return np.full_like(here, hu["muscle"] + contrast * rng.uniform(22, 60))
-    return np.full_like(here, tissue_level(scene) - 4 * max(0.0, radius_mm - 10))
+        return np.full_like(here, hu["muscle"] + contrast * rng.uniform(35, 80))
+    return np.full_like(here, tissue_level(scene))
 
 
 def tissue_level(scene: Scene) -> float:

@@ -14,6 +14,7 @@ from harvester.volumes.phantom_canvas import (
     LIVER,
     LUNG,
     OTHER,
+    OUTSIDE,
     Array,
     Box,
     Canvas,
@@ -163,6 +164,19 @@ def paint_tube(canvas: Canvas, points: Points, radii: NDArray[np.float64], level
     if found is not None:
         sdf, box = found
         canvas.paint(cover_of(sdf) * canvas.clips[clip][box], level, box)
+
+
+def paint_wires(canvas: Canvas, rng: np.random.Generator) -> None:
+    """Up to three leads on the chest's skin, outside the body."""
+    middle = len(canvas.z) // 2
+    for column in rng.integers(len(canvas.x) // 4, 3 * len(canvas.x) // 4, rng.integers(0, 4)):
+        skin_y = canvas.y[(canvas.tissue[middle, :, column] != OUTSIDE).argmax()]
+        start = np.array([canvas.x[column], skin_y - rng.uniform(0, 12), canvas.z[0]], float)
+        line = wander(rng, start, np.array([rng.normal(0, 0.6), 0, 1]), 8, 14.0, 0.3)
+        found = tube_sdf(canvas, line, np.full(len(line), rng.uniform(1, 2.2)))
+        if found is not None:
+            outside = canvas.tissue[found[1]] == OUTSIDE
+            canvas.paint(cover_of(found[0]) * outside, rng.uniform(100, 1600), found[1])
 
 
 def paint_gut(canvas: Canvas, patient: Patient, body: Body, rng: np.random.Generator) -> None:

@@ -37,9 +37,13 @@ class GridFrame:
         spacing = (row["spacing_z_mm"], row["spacing_y_mm"], row["spacing_x_mm"])
         z, y, x = grid.spacing_zyx_mm
         shrink = max(1.0, shape[1] * spacing[1] / y / grid.max_side_px, shape[2] * spacing[2] / x / grid.max_side_px)
+        # A side at its limit is resampled, however little it is too long.
+        in_plane = SAME_SPACING if shrink == 1 else 0.0
         target = tuple(
-            own if abs(own / want - 1) < SAME_SPACING else want
-            for own, want in zip(spacing, (z, y * shrink, x * shrink), strict=True)
+            own if abs(own / want - 1) < same else want
+            for own, want, same in zip(
+                spacing, (z, y * shrink, x * shrink), (SAME_SPACING, in_plane, in_plane), strict=True
+            )
         )
         return cls(row["volume_id"], shape, spacing, (target[0], target[1], target[2]))
 
@@ -102,8 +106,8 @@ def interpolate(values: Array, axis: int, positions: Array) -> Array:
         return values if np.array_equal(low, np.arange(last + 1)) else values.take(low, axis)
     shape = [1] * values.ndim
     shape[axis] = -1
-    share = share.astype(np.float32).reshape(shape)
-    mixed = values.take(low, axis) * (1 - share) + values.take(np.minimum(low + 1, last), axis) * share
+    weight = share.astype(np.float32).reshape(shape)
+    mixed: Array = values.take(low, axis) * (1 - weight) + values.take(np.minimum(low + 1, last), axis) * weight
     return np.rint(mixed).astype(values.dtype)
 
 

@@ -10,9 +10,10 @@ store/
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +22,7 @@ import pyarrow.parquet as pq
 
 from harvester.config import settings_hash
 from harvester.errors import StoreError
-from harvester.records import MANIFEST, MARKS, REJECTS, Mark, Volume
+from harvester.records import IGNORE, MANIFEST, MARKS, REJECTS, Mark, Volume
 
 SLICE = pa.schema([("hu", pa.int16())])
 
@@ -48,6 +49,11 @@ class Store:
         file = self.path / "truth.parquet"
         return pq.read_table(file, schema=MARKS) if file.is_file() else MARKS.empty_table()
 
+    def ignore(self) -> pa.Table:
+        """Regions left out of harvest and scoring (records.IGNORE)."""
+        file = self.path / "ignore.parquet"
+        return pq.read_table(file, schema=IGNORE) if file.is_file() else IGNORE.empty_table()
+
     def data_hash(self) -> str:
         """Names what the store holds: the manifest's rows and the marks."""
         rows = sorted(self.manifest.to_pylist(), key=lambda row: row["volume_id"])
@@ -55,8 +61,29 @@ class Store:
         return settings_hash(rows, marks)
 
 
+CACHED_BYTES: Final = 4 << 20
+CACHED_VOLUMES: Final = 128
+"""Small volumes stay decoded in the process that read them: at most half a gigabyte, for training's random reads."""
+
+
 def read_volume(store: Path, volume_id: str, z_start: int = 0, z_end: int | None = None) -> Volume:
-    """Slices [z_start, z_end) of a stored volume, decoding only those."""
+    """Slices [z_start, z_end) of a stored volume, decoding only those; a small volume is decoded whole, once."""
+    file = store / "volumes" / f"{volume_id}.arrow"
+    if file.is_file() and file.stat().st_size <= CACHED_BYTES // 4:
+        whole = _read_whole(store, volume_id)
+        if whole.hu_zyx.nbytes <= CACHED_BYTES and 0 <= z_start < (z_end or len(whole.hu_zyx)) <= len(whole.hu_zyx):
+            return replace(whole, hu_zyx=whole.hu_zyx[z_start:z_end])
+    return _read_slices(store, volume_id, z_start, z_end)
+
+
+@lru_cache(maxsize=CACHED_VOLUMES)
+def _read_whole(store: Path, volume_id: str) -> Volume:
+    volume = _read_slices(store, volume_id, 0, None)
+    volume.hu_zyx.setflags(write=False)
+    return volume
+
+
+def _read_slices(store: Path, volume_id: str, z_start: int, z_end: int | None) -> Volume:
     file = store / "volumes" / f"{volume_id}.arrow"
     try:
         with pa.memory_map(str(file)) as source, pa.ipc.open_file(source) as reader:
@@ -111,11 +138,13 @@ def finish_store(
     marks: Iterable[Mark],
     truth: Iterable[Mark],
     rejects: Iterable[dict[str, Any]] = (),
+    ignore: Iterable[dict[str, Any]] = (),
 ) -> Store:
     """Write the tables, the manifest last: a folder without one is not a store yet."""
     tables = {
         "marks": pa.Table.from_pylist([asdict(mark) for mark in marks], MARKS),
         "truth": pa.Table.from_pylist([asdict(mark) for mark in truth], MARKS),
+        "ignore": pa.Table.from_pylist(list(ignore), IGNORE),
         "rejects": pa.Table.from_pylist(list(rejects), REJECTS),
         "manifest": pa.Table.from_pylist(sorted(manifest_rows, key=lambda row: row["volume_id"]), MANIFEST),
     }

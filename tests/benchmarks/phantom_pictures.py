@@ -11,14 +11,13 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-import numpy as np
-from numpy.typing import NDArray
 
 from harvester.config import GridSettings, PhantomSettings
 from harvester.records import Volume
 from harvester.volumes.phantom import make, plan
 
 HALF_PX = 40
+IN_LUNG = ("nodule", "lung_vessel", "rib_end", "dome")
 LUNG_WINDOW, SOFT_WINDOW = (-1350, 150), (-160, 240)
 
 
@@ -53,7 +52,7 @@ def collect(
 
 
 def contact_sheet(found: list[tuple[Volume, dict[str, Any]]], file: Path, colour: str) -> None:
-    """Five findings a row, the slice below, the key slice and the slice above side by side."""
+    """Four findings a row, the slice below, the key slice and the slice above side by side."""
     rows = -(-len(found) // 4)
     figure, axes = plt.subplots(rows, 12, figsize=(24, 2.1 * rows), squeeze=False)
     for axis in axes.ravel():
@@ -69,23 +68,16 @@ def contact_sheet(found: list[tuple[Volume, dict[str, Any]]], file: Path, colour
 
 
 def draw(axis: Any, volume: Volume, one: dict[str, Any], step: int, colour: str | None) -> None:
-    """One slice around a finding, in the window of what surrounds it."""
+    """One slice around a finding, in the window for its kind."""
     z = min(max(one["z"] + step, 0), volume.hu_zyx.shape[0] - 1)
     x, y = int((one["x1"] + one["x2"]) / 2), int((one["y1"] + one["y2"]) / 2)
-    low, high = window_of(volume.hu_zyx[one["z"]], x, y)
+    low, high = LUNG_WINDOW if one["kind"] in IN_LUNG else SOFT_WINDOW
     axis.imshow(volume.hu_zyx[z], cmap="gray", vmin=low, vmax=high, interpolation="nearest")
     axis.set_xlim(x - HALF_PX, x + HALF_PX)
     axis.set_ylim(y + HALF_PX, y - HALF_PX)
     if colour:
         corner, width, height = (one["x1"], one["y1"]), one["x2"] - one["x1"], one["y2"] - one["y1"]
         axis.add_patch(plt.Rectangle(corner, width, height, fill=False, ec=colour, lw=0.8))
-
-
-def window_of(plane_hu: NDArray[np.int16], x: int, y: int) -> tuple[int, int]:
-    """The lung's window where a fifth of the neighbourhood is lung."""
-    near = plane_hu[max(0, y - 16) : y + 17, max(0, x - 16) : x + 17]
-    lung = ((near > -950) & (near < -650)).mean() > 0.2
-    return LUNG_WINDOW if lung else SOFT_WINDOW
 
 
 def whole_slices(found: list[tuple[Volume, dict[str, Any]]], file: Path) -> None:

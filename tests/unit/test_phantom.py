@@ -12,7 +12,7 @@ from harvester.records import Mark, Volume
 from harvester.volumes.phantom import choose_clinical, make, plan
 
 SPACING = (4.0, 3.2, 3.2)
-SETTINGS = PhantomSettings(vm_volumes=7, vh_test_volumes=4, volumes_per_patient=2, depth=12)
+SETTINGS = PhantomSettings(vm_volumes=7, vh_test_volumes=4, volumes_per_patient=2, depth=10)
 Drawn = tuple[Volume, list[Mark], list[dict[str, Any]]]
 
 
@@ -48,7 +48,7 @@ def test_same_seed_and_case_give_the_same_bytes() -> None:
 def test_volumes_are_on_the_grid_and_hold_air_fat_and_bone() -> None:
     for index in range(3):
         hu = _drawn(index)[0].hu_zyx
-        assert hu.shape == (12, 96, 112)
+        assert hu.shape == (10, 96, 112)
         assert hu.min() >= -1024 and hu.max() <= 3071
         assert np.median(hu[:, :3]) < -900
         assert (hu > 250).mean() > 0.002
@@ -56,8 +56,8 @@ def test_volumes_are_on_the_grid_and_hold_air_fat_and_bone() -> None:
 
 
 def test_marks_lie_inside_and_carry_their_volume() -> None:
-    marks = [(_drawn(i)[0], mark) for i in range(8) for mark in _drawn(i)[1]]
-    assert len(marks) > 12
+    marks = [(_drawn(i)[0], mark) for i in range(6) for mark in _drawn(i)[1]]
+    assert len(marks) > 9
     for volume, mark in marks:
         depth, height, width = volume.hu_zyx.shape
         assert mark.volume_id == volume.volume_id and 0 <= mark.z < depth
@@ -67,14 +67,14 @@ def test_marks_lie_inside_and_carry_their_volume() -> None:
 
 
 def test_no_lesion_overlaps_another() -> None:
-    for index in range(8):
+    for index in range(6):
         for a, b in combinations(_drawn(index)[1], 2):
             apart = max(a.x1, b.x1) > min(a.x2, b.x2) or max(a.y1, b.y1) > min(a.y2, b.y2)
             assert apart or abs(a.z - b.z) >= 2
 
 
 def test_a_volume_with_lesions_has_a_clinical_mark() -> None:
-    for index in range(8):
+    for index in range(6):
         marks = _drawn(index)[1]
         assert any(mark.clinical for mark in marks) or not marks
 
@@ -91,7 +91,7 @@ def test_a_lesion_shows_against_what_was_there() -> None:
     """Without noise a lesion's centre differs from the rim of its padded box."""
     quiet = SETTINGS.model_copy(update={"noise_hu": 0.0})
     steps = []
-    for case in plan(quiet)[:4]:
+    for case in plan(quiet)[:3]:
         volume, marks, _ = make(quiet, SPACING, case, seed=3)
         for mark in marks:
             x, y = round((mark.x1 + mark.x2) / 2), round((mark.y1 + mark.y2) / 2)

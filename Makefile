@@ -1,0 +1,54 @@
+# One word a chore. Each sets up .venv when pyproject.toml is newer than it, and only then.
+.DEFAULT_GOAL := help
+.PHONY: help harvest test check format clean
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+# Ray's workers bring the parallelism; threads beyond them fight over the same cores.
+export OMP_NUM_THREADS ?= 1
+export MPLBACKEND := Agg
+export PYTHONUNBUFFERED := 1
+export RAY_USAGE_STATS_ENABLED := 0
+
+help:  ## What there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1\t/' | expand -t 12
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' \
+	  || { echo "harvester needs Python 3.11 or 3.12, found $$($(PYTHON) --version); set PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+harvest: $(READY)  ## The quickstart: phantoms to a report in runs/quickstart/
+	$(BIN)/python jobs/harvest.py --config configs/quickstart.yaml
+
+# Rings, cheapest first; a ring that breaks its budget (seconds) fails. RINGS="unit model" runs some of them.
+RINGS ?= unit model cluster golden
+budget_unit := 60
+budget_model := 180
+budget_cluster := 540
+budget_golden := 180
+
+test: $(READY)  ## All tests: unit, model, cluster (local Ray), golden
+	@for ring in $(RINGS); do $(MAKE) --no-print-directory ring-$$ring || exit 1; done
+
+ring-%: $(READY)
+	@echo "== $* (budget $(budget_$*) s)"
+	@timeout --kill-after=20 $(budget_$*) $(BIN)/python -m pytest tests/$* -q --durations=5
+
+check: $(READY)  ## Format, lint, types, import directions
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)  ## Format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## Remove caches; runs/ and .venv stay
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build *.egg-info

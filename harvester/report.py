@@ -1,0 +1,140 @@
+"""The report: one self-contained page from a run's saved results. It decides nothing and measures nothing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from harvester.config import Settings
+from harvester.report_gallery import Gallery, legend
+from harvester.report_page import Html, page, paragraph, section, tag
+from harvester.report_plots import froc_plot, precision_recall_plot, yield_plot
+from harvester.report_sections import (
+    archive,
+    certificate,
+    closing_table,
+    controls,
+    opening,
+    resolved,
+    rounds,
+    steps,
+)
+from harvester.volumes.store import Store
+
+__all__ = ["ReportInputs", "closing_table", "write_report"]
+
+
+@dataclass(frozen=True, eq=False)
+class ReportInputs:
+    """What a run leaves, and what the truth says of it where there is one.
+
+    folder    the run's folder; report.html goes there
+    summary   the tree of summary.json
+    harvest   records.HARVEST
+    ledger    records.LEDGER
+    correct   (volume_id, lesion_id) of a harvested lesion -> right or wrong; None or absent where unknown
+    missed    hidden lesions that were not harvested (records.MARKS); empty where there is no truth
+    curves    {"name", "froc": (fp_per_volume, sensitivity), "precision_recall": (recall, precision)} each;
+              names like "round 0: LPG + LPC"; none without truth
+    """
+
+    folder: Path
+    store: Store
+    settings: Settings
+    summary: Mapping[str, Any]
+    harvest: pa.Table
+    ledger: pa.Table
+    correct: Mapping[tuple[str, str], bool | None]
+    missed: pa.Table
+    curves: Sequence[Mapping[str, Any]]
+
+
+def write_report(inputs: ReportInputs) -> Path:
+    """Write folder/report.html and return its path; a run without lesions or truth has a report too."""
+    target = inputs.folder / "report.html"
+    aside = inputs.folder / ".report.html.part"
+    aside.write_text(build(inputs), encoding="utf-8")
+    aside.replace(target)
+    return target
+
+
+def build(inputs: ReportInputs) -> str:
+    """The page; the same inputs give the same bytes."""
+    summary, settings = inputs.summary, inputs.settings
+    volumes = len(set(inputs.harvest["volume_id"].to_pylist()))
+    return page(
+        f"harvester: {summary['config']}",
+        opening(summary, settings.operating_point, volumes),
+        rounds(summary),
+        _plots(inputs),
+        *_galleries(inputs),
+        certificate(summary, settings.operating_point),
+        controls(summary),
+        archive(inputs.store),
+        steps(summary),
+        resolved(settings, summary),
+    )
+
+
+def _plots(inputs: ReportInputs) -> Html:
+    figures = [yield_plot(_yields(inputs))]
+    if inputs.curves:
+        target = inputs.settings.operating_point.target_precision
+        figures += [froc_plot(inputs.curves), precision_recall_plot(inputs.curves, target)]
+    return section("Yield and curves", tag("div", *figures, class_="plots"), wide=True)
+
+
+def _yields(inputs: ReportInputs) -> dict[int, dict[str, int]]:
+    names = {True: "right", False: "wrong", None: "unknown"}
+    by_round: dict[int, dict[str, int]] = {int(row["round"]): {} for row in inputs.summary["rounds"]}
+    columns = (inputs.harvest[name].to_pylist() for name in ("round", "volume_id", "lesion_id"))
+    for k, volume_id, lesion_id in zip(*columns, strict=True):
+        parts, name = by_round.setdefault(k, {}), names[inputs.correct.get((volume_id, lesion_id))]
+        parts[name] = parts.get(name, 0) + 1
+    return by_round
+
+
+def _galleries(inputs: ReportInputs) -> list[Html]:
+    gallery = Gallery(inputs.store, inputs.settings.report, inputs.harvest)
+    rows = inputs.harvest.to_pylist()
+    chapters = [
+        section(
+            "Harvested lesions",
+            paragraph(
+                "A fair sample: from the best score to the last one above the threshold, in even steps. "
+                "Each row of slices is one lesion with about 100 mm around it, in a lung or a "
+                "soft-tissue window."
+            ),
+            legend("harvested", "clinical mark"),
+            gallery.harvested(rows, inputs.correct),
+            wide=True,
+        )
+    ]
+    if inputs.summary["final"]["precision"] is not None:
+        words = "Harvested, and not on a hidden lesion by a P3D IoU of at least 0.5. Best-scored first."
+        keys = legend("harvested", "clinical mark", "hidden truth")
+        chapters.append(
+            section("Wrong ones", paragraph(words), keys, gallery.wrong(rows, inputs.correct), wide=True)
+        )
+    return [*chapters, _negatives(inputs, gallery), *_misses(inputs, gallery)]
+
+
+def _negatives(inputs: ReportInputs, gallery: Gallery) -> Html:
+    words = (
+        "Sure hard negatives: the generator’s best-scored proposals in V_M that are no lesion, one a "
+        "volume. From round 1 on the generator learns to leave them alone."
+    )
+    keys = legend("hard negative", "clinical mark")
+    return section(
+        "Hardest negatives", paragraph(words), keys, gallery.hard_negatives(inputs.ledger), wide=True
+    )
+
+
+def _misses(inputs: ReportInputs, gallery: Gallery) -> list[Html]:
+    if not inputs.curves and not len(inputs.missed):
+        return []
+    words = f"{len(inputs.missed):,} unmarked lesions of V_H test were not harvested; some of them:"
+    keys = legend("hidden truth", "harvested", "clinical mark")
+    return [section("Misses", paragraph(words), keys, gallery.misses(inputs.missed), wide=True)]

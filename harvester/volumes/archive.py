@@ -1,0 +1,1 @@
+"""A user own archive (being written)."""

@@ -1,0 +1,176 @@
+"""Lesion models: irregular blobs with partial volume, and the two ways they change an image.
+
+A blob is an ellipsoid whose radius is a random smooth function of direction (plus sharp rays where it is
+spiculated). It is sampled finely, blurred as the scanner would and averaged into voxels, which gives the
+share of every voxel that the lesion covers. `paint` lays a soft-tissue lesion into something darker (a nodule
+into lung, a node into fat); `shade` makes tissue darker or brighter and keeps its noise.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+Floats = NDArray[np.floating[Any]]
+Mask = NDArray[np.bool_]
+Spacing = tuple[float, float, float]
+
+FINE_MM: Final = 0.8
+"""A blob is sampled at about this step before it is averaged into voxels."""
+
+IN_PLANE_BLUR_MM: Final = 0.8
+"""Standard deviation of a soft to medium reconstruction kernel, resampling included."""
+
+SLICE_BLUR: Final = 0.35
+"""Standard deviation along z as a share of the scan's slice distance (a slice's profile is about a box)."""
+
+FADE_HU: Final = 120.0
+"""`paint` fades out where the image comes this close to the lesion's own value: walls stay as they are."""
+
+STRUCTURE_LEFT: Final = 0.3
+"""Share of vessels and edges that still shows inside a lesion made by `shade`."""
+
+
+@dataclass(frozen=True)
+class Blob:
+    """One lesion's shape.
+
+    radii_zyx_mm   semi-axes before the surface is made uneven
+    turn           rotation about z in radians
+    margin_mm      standard deviation of what makes the margin ill-defined, 0 for a sharp one
+    waves          (n, 5): direction of a wave (x, y, z), phase, amplitude; bumps of the surface
+    rays           (n, 4): direction of a spicule (x, y, z), length as a share of the radius
+    """
+
+    radii_zyx_mm: Spacing
+    turn: float
+    margin_mm: float
+    waves: NDArray[np.float64]
+    rays: NDArray[np.float64]
+
+    @property
+    def reach_mm(self) -> float:
+        """No part of the blob is farther from its centre."""
+        bumps = 1 + float(np.abs(self.waves[:, 4]).sum()) + float(self.rays[:, 3].max(initial=0.0))
+        return max(self.radii_zyx_mm) * bumps
+
+
+def draw_blob(
+    rng: np.random.Generator,
+    diameter_mm: float,
+    *,
+    flatness: float,
+    bumps: float,
+    spicules: int = 0,
+    margin_mm: float = 0.0,
+) -> Blob:
+    """A random blob whose largest in-plane diameter is about `diameter_mm`.
+
+    flatness is the smallest ratio of an axis to the longest; bumps the unevenness as a share of the radius
+    (0 is an ellipsoid); spicules the number of rays.
+    """
+    radius = diameter_mm / 2
+    radii = (radius * rng.uniform(flatness, 1.15), radius * rng.uniform(flatness, 1.0), radius)
+    directions = rng.normal(size=(6, 3)) * rng.uniform(1.0, 2.6, size=(6, 1))
+    amplitudes = bumps * rng.uniform(0.3, 1.0, size=(6, 1)) / 2
+    waves = np.hstack([directions, rng.uniform(0, 2 * np.pi, size=(6, 1)), amplitudes])
+    rays = rng.normal(size=(spicules, 3))
+    rays /= np.linalg.norm(rays, axis=1, keepdims=True)
+    lengths = rng.uniform(0.2, 0.7, size=(spicules, 1))
+    return Blob(radii, float(rng.uniform(0, np.pi)), margin_mm, waves, np.hstack([rays, lengths]))
+
+
+def coverage(blob: Blob, offset_zyx: Floats, spacing_zyx_mm: Spacing, slice_mm: float) -> NDArray[np.float32]:
+    """Share of every voxel that the blob covers, in a block of odd sides whose middle voxel holds the centre.
+
+    offset_zyx shifts the centre from the middle of that voxel, in voxels; slice_mm is the scan's own slice
+    distance, which blurs along z.
+    """
+    spacing = np.asarray(spacing_zyx_mm)
+    sigma_mm = np.hypot([SLICE_BLUR * slice_mm, IN_PLANE_BLUR_MM, IN_PLANE_BLUR_MM], blob.margin_mm)
+    half = np.ceil((blob.reach_mm + 2.5 * sigma_mm) / spacing + 0.5).astype(int)
+    steps = np.maximum(1, np.rint(spacing / FINE_MM)).astype(int)
+    axes = [
+        ((np.arange((2 * n + 1) * k) + 0.5) / k - n - 0.5 - shift) * size
+        for n, k, shift, size in zip(half, steps, offset_zyx, spacing, strict=True)
+    ]
+    fine = _filled(blob, axes)
+    return _averaged(
+        ndimage.gaussian_filter(fine, sigma_mm * steps / spacing, mode="constant", truncate=3), steps
+    )
+
+
+def _filled(blob: Blob, axes_zyx_mm: Sequence[Floats]) -> NDArray[np.float32]:
+    z, y, x = np.meshgrid(*[axis.astype(np.float32) for axis in axes_zyx_mm], indexing="ij", sparse=True)
+    cos, sin = np.float32(np.cos(blob.turn)), np.float32(np.sin(blob.turn))
+    x, y = cos * x + sin * y, cos * y - sin * x
+    rz, ry, rx = (np.float32(radius) for radius in blob.radii_zyx_mm)
+    z, y, x = z / rz, y / ry, x / rx
+    distance = np.sqrt(x * x + y * y + z * z) + np.float32(1e-6)
+    inside = np.clip((_surface(blob, x, y, z, distance) - distance) * rx / FINE_MM + 0.5, 0, 1)
+    return np.asarray(inside, dtype=np.float32)
+
+
+def _surface(blob: Blob, x: Floats, y: Floats, z: Floats, distance: Floats) -> Floats:
+    """Radius of the surface in each voxel's direction, 1 for the bare ellipsoid."""
+    radius: Floats = np.ones_like(distance)
+    for wx, wy, wz, phase, amplitude in blob.waves.astype(np.float32):
+        radius += amplitude * np.cos((wx * x + wy * y + wz * z) / distance + phase)
+    for ux, uy, uz, length in blob.rays.astype(np.float32):
+        along = np.maximum((ux * x + uy * y + uz * z) / distance, 0)
+        for _ in range(4):  # to the 16th power: a narrow cone
+            along *= along
+        radius += length * along
+    return radius
+
+
+def _averaged(fine: Floats, steps: NDArray[np.int_]) -> NDArray[np.float32]:
+    (kz, ky, kx), (nz, ny, nx) = steps, fine.shape
+    blocks = fine.reshape(nz // kz, kz, ny // ky, ky, nx // kx, kx)
+    return np.asarray(blocks.mean(axis=(1, 3, 5)), dtype=np.float32)
+
+
+def smooth(hu_zyx: NDArray[Any]) -> NDArray[np.float32]:
+    """The image without its noise: a Gaussian of 1.5 pixels in each slice."""
+    return np.asarray(ndimage.gaussian_filter(hu_zyx.astype(np.float32), (0, 1.5, 1.5)), dtype=np.float32)
+
+
+def paint(
+    hu_zyx: Floats, cover: Floats, target_hu: float, noise_hu: Floats, least_hu: float
+) -> tuple[Floats, Mask]:
+    """A lesion of `target_hu` laid into darker surroundings; what is as bright already (a wall) stays.
+
+    `noise_hu` (the block's shape) is the scan's own noise, which the lesion shows instead of what it covers.
+    Returns the changed block and the voxels of the lesion that were darker by `least_hu` or more.
+    """
+    darker = target_hu - smooth(hu_zyx)
+    changed = hu_zyx + cover * np.clip(darker / FADE_HU, 0, 1) * (target_hu + noise_hu - hu_zyx)
+    return changed, half_covered(cover) & (darker >= least_hu)
+
+
+def shade(hu_zyx: Floats, cover: Floats, contrast_hu: float, texture: Floats) -> tuple[Floats, Mask]:
+    """Tissue made `contrast_hu` brighter (darker where negative) inside a lesion, its noise kept.
+
+    Where the lesion fills no voxel, its best covered one still gets the whole contrast. Vessels inside are
+    faded; `texture` (the block's shape, mean about 0) varies the contrast by its share. Returns the changed
+    block and the voxels of the lesion.
+    """
+    base, inside, cover = smooth(hu_zyx), half_covered(cover), cover / cover.max()
+    structure = base - np.median(base[inside])
+    changed = hu_zyx + cover * (contrast_hu * (1 + texture) - (1 - STRUCTURE_LEFT) * structure)
+    return changed, inside
+
+
+def half_covered(cover: Floats) -> Mask:
+    """The voxels of a lesion: covered by half of what its best covered voxel is."""
+    return np.asarray(cover >= 0.5 * cover.max())
+
+
+def draw_texture(rng: np.random.Generator, shape_zyx: tuple[int, ...], share: float) -> NDArray[np.float32]:
+    """Slow random variation with mean 0 and standard deviation `share`."""
+    field = ndimage.gaussian_filter(rng.normal(size=shape_zyx).astype(np.float32), (0.8, 2.5, 2.5))
+    field -= field.mean()
+    return np.asarray(field * (share / max(float(field.std()), 1e-6)), dtype=np.float32)

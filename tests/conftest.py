@@ -1,0 +1,14 @@
+"""Rings: every test carries the name of its folder as a marker, so `-m "unit or model"` picks rings too."""
+
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test with its ring."""
+    for item in items:
+        ring = item.path.relative_to(TESTS).parts[0]
+        item.add_marker(ring)

@@ -1,0 +1,49 @@
+"""One thread, and small stores of made volumes: noise with bright or dark boxes where the test wants them."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from harvester.config import GridSettings
+from harvester.records import Mark, Volume
+from harvester.volumes.slab import GridFrame
+from harvester.volumes.store import Store, finish_store, write_volume
+
+MakeStore = Callable[..., Store]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture()
+def make_store(tmp_path: Path) -> MakeStore:
+    """(volumes: id -> (split, HU), marks, spacing) to a store; each volume is its own patient."""
+
+    def make(
+        volumes: dict[str, tuple[str, Any]],
+        marks: Iterable[Mark] = (),
+        spacing_zyx_mm: tuple[float, float, float] = (4.0, 1.6, 1.6),
+    ) -> Store:
+        rows = [
+            write_volume(tmp_path, Volume(name, f"p-{name}", hu.astype(np.int16), spacing_zyx_mm), split, name)
+            for name, (split, hu) in volumes.items()
+        ]
+        return finish_store(tmp_path, rows, marks, [])
+
+    return make
+
+
+@pytest.fixture()
+def frames_of() -> Callable[[Store, GridSettings], dict[str, GridFrame]]:
+    """The grid frame of every volume of a store."""
+
+    def frames(store: Store, grid: GridSettings) -> dict[str, GridFrame]:
+        return {row["volume_id"]: GridFrame.of(row, grid) for row in store.manifest.to_pylist()}
+
+    return frames

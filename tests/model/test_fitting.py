@@ -1,0 +1,241 @@
+"""Fitting: the same twice, the same when killed and resumed, and it learns."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from harvester.classifier import training as classifier_training
+from harvester.config import ClassifierSettings, ComputeSettings, GeneratorSettings, GridSettings, Settings
+from harvester.errors import StepError
+from harvester.fitting import Place, Plan, fit
+from harvester.labels.ledger import from_marks
+from harvester.proposals import training as generator_training
+from harvester.records import LEDGER, Mark
+from harvester.volumes.slab import GridFrame
+from harvester.volumes.store import Store
+
+FLOAT = Place(torch.device("cpu"), torch.float32)
+PLAN = Plan(steps=12, batch_size=4, learning_rate=1e-2, weight_decay=1e-3, checkpoint_every=5, log_every=4)
+
+
+class Killed(BaseException):
+    """Not an Exception: nothing may catch it and go on."""
+
+
+class Bright(Dataset[Any]):
+    """Item i is an image and whether it is bright, the same for the same i."""
+
+    def __len__(self) -> int:
+        return 10_000
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        rng = np.random.default_rng(index)
+        label = float(index % 2)
+        return torch.from_numpy(rng.normal(label, 1, (3, 8, 8)).astype(np.float32)), torch.tensor(label)
+
+
+def model(dropout: float = 0.0) -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Dropout(dropout), nn.Linear(8 * 36, 1)
+    )
+
+
+def losses_of(network: nn.Module, batch: Any) -> dict[str, Tensor]:
+    images, labels = batch
+    logits = network(images).squeeze(1)
+    return {"classify": nn.functional.binary_cross_entropy_with_logits(logits, labels), "small": 1e-3 * logits.square().mean()}
+
+
+def killed_at(step: int) -> Callable[[nn.Module, Any], dict[str, Tensor]]:
+    done = [0]
+
+    def losses(network: nn.Module, batch: Any) -> dict[str, Tensor]:
+        if done[0] == step:
+            raise Killed
+        done[0] += 1
+        return losses_of(network, batch)
+
+    return losses
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def fitted(folder: Path, dropout: float = 0.0, kill: int | None = None) -> tuple[nn.Module, list[dict[str, float]]]:
+    """A fit; with `kill`, one that dies before that step and is started again from nothing but its checkpoint."""
+    if kill is not None:
+        with pytest.raises(Killed):
+            fit(model(dropout), Bright(), killed_at(kill), PLAN, FLOAT, folder / "c.pt")
+        # Another process: its random state is another one.
+        torch.manual_seed(99)
+    network = model(dropout)
+    return network, fit(network, Bright(), losses_of, PLAN, FLOAT, folder / "c.pt")
+
+
+def test_two_fits_are_equal(tmp_path: Path) -> None:
+    (one, history), (two, again) = fitted(tmp_path / "a"), fitted(tmp_path / "b")
+    assert same(one, two)
+    assert history == again
+    assert len(history) == PLAN.steps
+    assert set(history[0]) == {"classify", "small"}
+    assert not same(one, model())
+
+
+@pytest.mark.parametrize("kill", [3, 5, 7, 11])
+def test_a_killed_fit_goes_on_to_the_same_weights(tmp_path: Path, kill: int) -> None:
+    undisturbed, history = fitted(tmp_path / "a")
+    resumed, after = fitted(tmp_path / "b", kill=kill)
+    assert same(undisturbed, resumed)
+    assert after == history
+
+
+@pytest.mark.xfail(reason="the checkpoint holds no random state: dropout after a restart is another one", strict=True)
+def test_a_killed_fit_with_dropout_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    undisturbed, _ = fitted(tmp_path / "a", dropout=0.3)
+    resumed, _ = fitted(tmp_path / "b", dropout=0.3, kill=7)
+    assert same(undisturbed, resumed)
+
+
+def test_a_finished_checkpoint_is_not_fitted_again(tmp_path: Path) -> None:
+    plan = Plan(10, 4, 1e-2, 0.0, checkpoint_every=5)
+    one, two = model(), model()
+    history = fit(one, Bright(), losses_of, plan, FLOAT, tmp_path / "c.pt")
+    assert fit(two, Bright(), killed_at(0), plan, FLOAT, tmp_path / "c.pt") == history
+    assert same(one, two)
+
+
+def test_ranks_that_share_a_model_see_every_item_once(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    class Told(Bright):
+        def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+            seen.append(index)
+            return super().__getitem__(index)
+
+    averaged = []
+    for rank in range(3):
+        fit(
+            model(), Told(), losses_of, PLAN, FLOAT, tmp_path / f"{rank}.pt", averaged.append, rank=rank, world=3
+        )  # fmt: skip
+    assert sorted(seen) == list(range(PLAN.steps * PLAN.batch_size * 3))
+    assert len(averaged) == 3 * PLAN.steps
+    assert (tmp_path / "0.pt").exists()
+    assert not (tmp_path / "1.pt").exists()
+
+
+def test_it_learns_and_tells(tmp_path: Path) -> None:
+    lines: list[str] = []
+    plan = Plan(60, 8, 1e-2, 1e-3, log_every=20)
+    history = fit(model(), Bright(), losses_of, plan, FLOAT, tmp_path / "c.pt", log=lines.append)
+    first, last = (np.mean([row["classify"] for row in part]) for part in (history[:5], history[-5:]))
+    assert last < 0.3 * first
+    assert len(lines) == 3
+    assert lines[-1].startswith("step 60/60, classify ")
+
+
+@pytest.mark.parametrize("steps", [1, 2, 8, pytest.param(9, marks=pytest.mark.xfail(
+    reason="OneCycleLR divides by zero where pct_start * total_steps is 1", raises=ZeroDivisionError, strict=True)), 10, 19])  # fmt: skip
+def test_any_number_of_steps_will_do(tmp_path: Path, steps: int) -> None:
+    plan = Plan(steps, 2, 1e-2, 0.0)
+    assert len(fit(model(), Bright(), losses_of, plan, FLOAT, tmp_path / "c.pt")) == steps
+
+
+def test_precision_is_chosen_by_name() -> None:
+    assert Place.choose(False, "float32") == FLOAT
+    assert Place.choose(False, "bfloat16").dtype is torch.bfloat16
+    assert Place.choose(False, "auto").device.type == "cpu"
+    with Place.choose(False, "bfloat16").autocast():
+        assert nn.functional.linear(torch.ones(2, 2), torch.ones(2, 2)).dtype is torch.bfloat16
+    with FLOAT.autocast():
+        assert nn.functional.linear(torch.ones(2, 2), torch.ones(2, 2)).dtype is torch.float32
+
+
+# The two models
+
+SETTINGS = Settings(
+    grid=GridSettings(windows_hu=((-1024.0, 1024.0),)),
+    generator=GeneratorSettings(
+        channels=16,
+        head_channels=8,
+        slab_depth=2,
+        crop_px=48,
+        batch_slabs=2,
+        steps=60,
+        finetune_steps=3,
+        learning_rate=1e-2,
+        marked_slab_share=1.0,
+        paste_lesions=0.25,
+    ),
+    classifier=ClassifierSettings(
+        channels=8, views=2, local_px=16, global_px=16, global_mm=60.0, steps=25, batch_size=8
+    ),
+    compute=ComputeSettings(precision="float32"),
+)
+MARK = Mark("v", "m", 4, 20, 24, 33, 39, clinical=True)
+
+
+@pytest.fixture()
+def store(make_store: Callable[..., Store]) -> Store:
+    hu = np.random.default_rng(0).normal(0, 20, (8, 64, 64))
+    hu[3:6, 24:40, 20:34] = 900
+    return make_store({"v": ("vm", hu)}, [MARK])
+
+
+def generator_task(store: Store, folder: Path, **more: Any) -> generator_training.FoldTask:
+    rows = store.manifest.to_pylist()
+    return generator_training.FoldTask(store.path, rows, 5, more.pop("start", None), folder / "c.pt", False, log=lambda _: None)
+
+
+def test_a_generator_learns_a_bright_box(store: Store, tmp_path: Path) -> None:
+    _, history = generator_training.fit_generator(generator_task(store, tmp_path), SETTINGS, from_marks(store.marks()))
+    assert set(history[0]) == {"heat", "size", "offset"}
+    totals = [sum(row.values()) for row in history]
+    assert np.mean(totals[-10:]) < 0.6 * np.mean(totals[:10])
+
+
+def test_a_finetuned_generator_starts_from_the_last_rounds(store: Store, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    own = SETTINGS.model_copy(update={"generator": SETTINGS.generator.model_copy(update={"steps": 2})})
+    first, _ = generator_training.fit_generator(generator_task(store, tmp_path), own, from_marks(store.marks()))
+    save_file({name: value.contiguous().float() for name, value in first.state_dict().items()}, tmp_path / "w.safetensors")
+    task = generator_task(store, tmp_path / "b", start=tmp_path / "w.safetensors")
+    tuned, history = generator_training.fit_generator(task, own, from_marks(store.marks()))
+    assert len(history) == own.generator.finetune_steps
+    pairs = zip(first.parameters(), tuned.parameters(), strict=True)
+    gap = max(float((a - b).detach().abs().max()) for a, b in pairs)
+    assert 0 < gap < 20 * own.generator.finetune_learning_rate
+
+
+def test_a_generator_without_a_lesion_is_an_error_that_says_so(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(StepError, match="no marked lesion in its 1 training volumes"):
+        generator_training.fit_generator(generator_task(store, tmp_path), SETTINGS, LEDGER.empty_table())
+
+
+def tubelet(z: int, x: float) -> dict[str, Any]:
+    return {"z": [z], "x1": [x], "y1": [24.0], "x2": [x + 13], "y2": [39.0]}
+
+
+def classifier_task(store: Store, folder: Path, others: int = 4) -> classifier_training.FoldTask:
+    frame = GridFrame.of(store.manifest.to_pylist()[0], SETTINGS.grid)
+    examples = {1: [(frame, tubelet(4, 20.0))], 0: [(frame, tubelet(1, 40.0 + i)) for i in range(others)]}
+    return classifier_training.FoldTask(store.path, examples, 5, folder / "c.pt", False, log=lambda _: None)
+
+
+def test_a_classifier_learns_a_bright_box(store: Store, tmp_path: Path) -> None:
+    _, history = classifier_training.fit_classifier(classifier_task(store, tmp_path), SETTINGS)
+    assert np.mean([row["classify"] for row in history[-5:]]) < 0.5 * history[0]["classify"]
+
+
+def test_a_classifier_without_a_class_is_an_error_that_says_so(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(StepError, match="no example of class 0"):
+        classifier_training.fit_classifier(classifier_task(store, tmp_path, others=0), SETTINGS)

@@ -1,0 +1,105 @@
+"""The settings tree: precedence, one-line errors, dump and hash."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from harvester.config import GridSettings, Settings, dump, resolve, settings_hash
+from harvester.errors import SettingsError
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.yaml"
+    path.write_text("rounds: 5\nmining:\n  clear_iou: 0.2\n")
+    return path
+
+
+def refusal(file: Path | None, *overrides: str) -> str:
+    with pytest.raises(SettingsError) as caught:
+        resolve(file, overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_defaults_then_file_then_set(file: Path) -> None:
+    settings = resolve(file, ["mining.clear_iou=0.3", "seed=7"])
+    assert settings.rounds == 5
+    assert settings.mining.clear_iou == 0.3
+    assert settings.seed == 7
+    assert settings.folds == Settings().folds
+    assert settings.name == "mine"
+
+
+def test_the_last_set_wins_and_lists_are_yaml() -> None:
+    settings = resolve(None, ["seed=1", "seed=2", "grid.spacing_zyx_mm=[5, 1, 1]", "name=night"])
+    assert (settings.seed, settings.grid.spacing_zyx_mm, settings.name) == (2, (5.0, 1.0, 1.0), "night")
+
+
+def test_empty_file_is_the_defaults(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.yaml"
+    empty.write_text("# nothing\n")
+    assert resolve(empty) == Settings()
+
+
+def test_unknown_key_is_named_with_what_is_allowed(file: Path) -> None:
+    message = refusal(file, "mining.claer_iou=0.2")
+    assert "mining.claer_iou" in message
+    assert "unknown" in message
+    assert "clear_iou" in message
+    assert "rounds" in refusal(file, "round=3")
+
+
+def test_bad_value_is_named_with_what_came_and_what_is_wanted(file: Path) -> None:
+    message = refusal(file, "mining.clear_iou=2")
+    assert "mining.clear_iou = 2" in message
+    assert "less than or equal to 1" in message
+    assert "'tiny'" in refusal(file, "generator.backbone=tiny")
+    assert "'densenet121'" in refusal(file, "generator.backbone=tiny")
+
+
+def test_several_bad_values_are_counted() -> None:
+    assert "(and 1 more)" in refusal(None, "rounds=0", "folds=1")
+
+
+@pytest.mark.parametrize("override", ["seed", "=3", "seed=[", "rounds.deep=1"])
+def test_malformed_set(file: Path, override: str) -> None:
+    assert f"--set {override}" in refusal(file, override)
+
+
+@pytest.mark.parametrize(("text", "told"), [("- a\n- b\n", "list"), ("a: [", "not valid YAML")])
+def test_malformed_file(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    message = refusal(path)
+    assert str(path) in message
+    assert told in message
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    assert "cannot be read" in refusal(tmp_path / "none.yaml")
+
+
+def test_dump_reads_back_equal(file: Path, tmp_path: Path) -> None:
+    settings = resolve(file, ["grid.windows_hu=[[-1000, 1000]]", "generator.loss.size=0.2"])
+    again = tmp_path / "again.yaml"
+    again.write_text(dump(settings))
+    assert resolve(again) == settings
+    assert settings_hash(resolve(again)) == settings_hash(settings)
+
+
+def test_hash_follows_values_and_nothing_else(file: Path) -> None:
+    base = settings_hash(Settings())
+    assert len(base) == 12
+    assert base == settings_hash(resolve(None))
+    assert base != settings_hash(resolve(None, ["generator.loss.size=0.2"]))
+    assert settings_hash(Settings().grid) == settings_hash(GridSettings())
+    assert settings_hash({"a": 1, "b": 2}) == settings_hash({"b": 2, "a": 1})
+    assert settings_hash("a", "b") != settings_hash("b", "a")
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().seed = 3  # type: ignore[misc]

@@ -1,0 +1,92 @@
+"""The ledger keeps every label with its origin; folds keep patients apart."""
+
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow as pa
+
+from harvester.labels import ledger as ledgers
+from harvester.records import LEDGER, MARKS, SCORED, Mark
+
+
+def marks(*given: Mark) -> pa.Table:
+    return pa.Table.from_pylist([asdict(mark) for mark in given], MARKS)
+
+
+def tubelets(*rows: dict[str, Any]) -> pa.Table:
+    plain = {"volume_id": "a", "patient_id": "p", "lpg_score": 0.5, "lpc_score": 0.5, "width_mm": 9.0}
+    plain |= {"z": [3, 4], **{side: [1.5, 2.5] for side in ledgers.BOX}, "slice_score": [0.1, 0.5], "score": 0.7}
+    schema = SCORED.append(pa.field("score", pa.float64()))
+    return pa.Table.from_pylist([plain | row for row in rows], schema)
+
+
+FOUND = tubelets({"tubelet_id": 4}, {"tubelet_id": 1, "volume_id": "b"})
+
+
+def test_marks_become_rows_of_one_slice_without_a_model() -> None:
+    ledger = ledgers.from_marks(
+        marks(Mark("a", "m1", 3, 1.0, 2.0, 3.0, 4.0, clinical=True), Mark("b", "m2", 5, 1, 2, 3, 4, clinical=False))
+    )
+    assert ledger.schema == LEDGER
+    first, second = ledger.to_pylist()
+    assert (first["source"], second["source"]) == ("clinical", "annotated")
+    assert first["z"] == [3]
+    assert [first[side] for side in ledgers.BOX] == [[1.0], [2.0], [3.0], [4.0]]
+    for row in (first, second):
+        assert (row["role"], row["round"]) == ("lesion", -1)
+        assert row["score"] is row["model_hash"] is row["run_id"] is None
+
+
+def test_a_harvested_row_tells_its_origin() -> None:
+    row = ledgers.from_tubelets(FOUND, "lesion", "harvested", 2, "cafe", "run9").to_pylist()[0]
+    assert (row["volume_id"], row["label_id"]) == ("a", "harvested-2-4")
+    assert (row["source"], row["round"], row["score"]) == ("harvested", 2, 0.7)
+    assert (row["model_hash"], row["run_id"], row["z"]) == ("cafe", "run9", [3, 4])
+
+
+def test_empty_tables_have_the_schema() -> None:
+    assert ledgers.from_marks(MARKS.empty_table()).schema == LEDGER
+    nothing = ledgers.from_tubelets(FOUND.slice(0, 0), "lesion", "harvested", 0, "", "")
+    assert nothing.schema == LEDGER
+    assert len(ledgers.extend(LEDGER.empty_table(), nothing)) == 0
+    assert len(ledgers.with_role(LEDGER.empty_table(), "lesion")) == 0
+    assert ledgers.by_volume(LEDGER.empty_table()) == {}
+
+
+def test_the_same_labels_make_the_same_table_in_any_order() -> None:
+    base = ledgers.from_marks(marks(Mark("b", "m2", 5, 1, 2, 3, 4, clinical=True)))
+    lesions = ledgers.from_tubelets(FOUND, "lesion", "harvested", 0, "h", "r")
+    negatives = ledgers.from_tubelets(FOUND, "hard_negative", "hard_negative_vm", 0, "h", "r")
+    one = ledgers.extend(base, lesions, negatives)
+    other = ledgers.extend(negatives, base, lesions.take([1, 0]))
+    assert one.equals(other)
+    assert len(one) == 5
+    assert [chunk.num_chunks for chunk in one.columns] == [1] * len(LEDGER)
+    assert ledgers.with_role(one, "hard_negative")["source"].to_pylist() == ["hard_negative_vm"] * 2
+
+
+def test_rows_by_volume() -> None:
+    groups = ledgers.by_volume(tubelets({"tubelet_id": 0}, {"tubelet_id": 0, "volume_id": "b"}, {"tubelet_id": 1}))
+    assert {name: [row["tubelet_id"] for row in rows] for name, rows in groups.items()} == {"a": [0, 1], "b": [0]}
+
+
+def manifest(patients: dict[str, int]) -> list[dict[str, Any]]:
+    """Patients p0 .. of each split with two volumes each; one patient in two splits."""
+    rows = [
+        {"patient_id": f"{split}-{i // 2}", "split": split} for split, count in patients.items() for i in range(2 * count)
+    ]
+    return [*rows, {"patient_id": "vm-0", "split": "vh"}]
+
+
+def test_folds_split_each_set_evenly_and_by_patient() -> None:
+    rows = manifest({"vm": 7, "vh": 10, "vh_test": 5})
+    folds = ledgers.patient_folds(rows, 3, seed=5)
+    assert set(folds) == {row["patient_id"] for row in rows}
+    assert set(folds.values()) == {0, 1, 2}
+    for split, count in (("vm", 7), ("vh", 10), ("vh_test", 5)):
+        sizes = [sum(f == k for p, f in folds.items() if p.startswith(f"{split}-")) for k in range(3)]
+        assert sum(sizes) == count
+        assert max(sizes) - min(sizes) <= 1
+    assert folds == ledgers.patient_folds(rows[::-1], 3, seed=5)
+    assert folds != ledgers.patient_folds(rows, 3, seed=6)
+    assert ledgers.patient_folds([], 2, 0) == {}

@@ -1,0 +1,263 @@
+"""The report on a tiny made run: whole, without truth, without lesions; pictures in the right place."""
+
+import base64
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from harvester.config import ReportSettings, Settings
+from harvester.records import HARVEST, LEDGER, MARKS, Mark, Volume
+from harvester.report import ReportInputs, build, closing_table, write_report
+from harvester.report_gallery import outline, spread
+from harvester.report_page import Html, duration, tag
+from harvester.report_pictures import Outline, slices_to_show, strip, window_for
+from harvester.volumes.store import Store, finish_store, write_volume
+
+SPACING = (4.0, 2.0, 2.0)
+BOX = (30.0, 20.0, 37.0, 29.0)
+SIDES = ("x1", "y1", "x2", "y2")
+SENTENCE = "2 unmarked lesions harvested in 2 volumes at a precision certified to be at least 0.912"
+
+
+def volume(name: str, around_hu: int = 40) -> Volume:
+    hu = np.full((9, 64, 72), around_hu, np.int16)
+    hu[3:6, 20:30, 30:38] = 60
+    return Volume(name, f"patient-{name}", hu, SPACING)
+
+
+def mark(name: str, mark_id: str, clinical: bool) -> Mark:
+    return Mark(name, mark_id, 4, *BOX, clinical, "node")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    folder = tmp_path_factory.mktemp("store")
+    splits = {"v-m": "vm", "v-a": "vh_test", "v-b": "vh_test"}
+    rows = [write_volume(folder, volume(name), split, name) for name, split in splits.items()]
+    hidden = [mark("v-a", "t1", False), mark("v-b", "t2", False)]
+    clinical = [mark("v-m", "m1", True), mark("v-m", "m2", False), mark("v-a", "c1", True)]
+    return finish_store(folder, rows, clinical, [*hidden, clinical[2]])
+
+
+def lesion(name: str, lesion_id: str, score: float) -> dict[str, Any]:
+    boxes = {f"{side}_px": [value] * 3 for side, value in zip(SIDES, BOX, strict=True)}
+    origin = {"round": 0, "threshold": 0.8, "precision_bound": 0.912, "lpg_score": 0.5, "lpc_score": 0.9}
+    return {"volume_id": name, "lesion_id": lesion_id, "score": score, "z": [3, 4, 5], **boxes, **origin}
+
+
+def row(k: int, harvested: int, known: bool) -> dict[str, Any]:
+    return {
+        "round": k,
+        "threshold": 0.8 if harvested else None,
+        "precision_bound": 0.912 if harvested else 0.71,
+        "harvested": harvested,
+        "hard_negatives": 3,
+        "precision": 0.5 if known and harvested else None,
+        "recall_unmarked": 0.25 if known else None,
+        "lpg_sensitivity": {"1": 0.1, "4": 0.2, "16": 0.3} if known else None,
+        "refused": "" if harvested else "target 0.900 not reached",
+    }
+
+
+def inputs(store: Store, folder: Path, lesions: int, known: bool) -> ReportInputs:
+    found = [lesion("v-a", "l<1>", 0.95), lesion("v-b", "l2", 0.85)][:lesions]
+    negative = {"role": "hard_negative", "source": "hard_negative_vm", "round": 0, "score": 0.7, "z": [2]}
+    boxes = {side: [value] for side, value in zip(SIDES, BOX, strict=True)}
+    ledger = [{"volume_id": "v-m", "label_id": f"n{i}", **negative, **boxes} for i in range(3)]
+    steps = [{"round": 0, "step": "tubelets", "seconds": 2.0, "counts": {"slices": 27}}]
+    summary = {
+        "config": "tiny <&>",
+        "config_hash": "cafe",
+        "seconds": 65.0,
+        "rounds": [row(0, lesions, known)],
+        "final": row(0, lesions, known),
+        "stopped_because": "the limit of 1 rounds was reached",
+        "controls": {"lpg_alone": {"harvested": 0, "precision": None, "recall_unmarked": 0.0}},
+        "steps": steps,
+    }
+    line = (np.array([0.0, 1.0, 4.0]), np.array([0.0, 0.4, 0.6]))
+    curves = [{"name": "round 0: LPG + LPC", "froc": line, "precision_recall": line}] if known else []
+    missed = [row for row in store.truth().to_pylist() if row["mark_id"] == "t2"] if known else []
+    return ReportInputs(
+        folder=folder,
+        store=store,
+        settings=Settings(name="tiny", report=ReportSettings(gallery=4)),
+        summary=summary,
+        harvest=pa.Table.from_pylist(found, HARVEST),
+        ledger=pa.Table.from_pylist(ledger, LEDGER),
+        correct={("v-a", "l<1>"): True, ("v-b", "l2"): False} if known else {},
+        missed=pa.Table.from_pylist(missed, MARKS),
+        curves=curves,
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(store: Store, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = write_report(inputs(store, tmp_path_factory.mktemp("run"), 2, known=True))
+    assert path.name == "report.html"
+    assert [file.name for file in path.parent.iterdir()] == ["report.html"]
+    return path.read_text()
+
+
+def headings(html: str) -> list[str]:
+    return re.findall("<h2>(.*?)</h2>", html)
+
+
+def test_page_says_what_was_done(whole: str) -> None:
+    assert SENTENCE in whole
+    assert headings(whole) == [
+        "Round by round",
+        "Yield and curves",
+        "Harvested lesions",
+        "Wrong ones",
+        "Hardest negatives",
+        "Misses",
+        "What the certificate means",
+        "Controls",
+        "The archive",
+        "Time",
+        "Settings",
+    ]
+    assert '<b class="right">right</b>' in whole
+    assert '<b class="wrong">wrong</b>' in whole
+    assert "13.5" in whole  # slices a second
+    assert "precision_bound" not in whole
+
+
+def test_page_stands_alone_and_is_escaped(whole: str) -> None:
+    assert "tiny &lt;&amp;&gt;" in whole
+    assert "tiny <&>" not in whole
+    links = re.findall('(?:src|href)="(.{5})', whole)
+    assert links
+    assert set(links) == {"data:"}
+    assert "<script" not in whole
+
+
+def test_every_tag_is_closed(whole: str) -> None:
+    for name in (
+        "main",
+        "section",
+        "table",
+        "tr",
+        "figure",
+        "svg",
+        "image",
+        "rect",
+        "div",
+        "span",
+        "details",
+    ):
+        assert len(re.findall(f"<{name}[ >]", whole)) == whole.count(f"</{name}>"), name
+
+
+def test_one_hard_negative_a_volume(whole: str) -> None:
+    assert whole.count('aria-label="hard negative in v-m, slice 2"') == 1
+
+
+def test_same_inputs_same_bytes(store: Store, tmp_path: Path, whole: str) -> None:
+    assert build(inputs(store, tmp_path, 2, known=True)) == whole
+
+
+def test_nothing_harvested_and_no_truth(store: Store, tmp_path: Path) -> None:
+    html = build(inputs(store, tmp_path, 0, known=False))
+    assert "Nothing was harvested" in html
+    assert "target 0.900 not reached" in html
+    assert "Misses" not in headings(html)
+    assert "Wrong ones" not in headings(html)
+    assert '<p class="soft">None.</p>' in html
+    assert "nan" not in re.sub('"data:[^"]*"', "", html)
+
+
+def test_harvest_without_truth(store: Store, tmp_path: Path) -> None:
+    html = build(inputs(store, tmp_path, 2, known=False))
+    assert "there is no hidden truth here" in html
+    assert '<b class="right">' not in html
+
+
+def test_closing_table_lines_up(store: Store, tmp_path: Path) -> None:
+    lines = closing_table(inputs(store, tmp_path, 2, known=True).summary).splitlines()
+    assert len({len(line) for line in lines[:5]}) == 1
+    assert lines[0].split()[:4] == ["round", "LPG", "@1", "@4"]
+    assert lines[2].split() == ["0", "0.10", "0.20", "0.30", "0.8000", "0.912", "2", "3", "0.500", "0.250"]
+    assert "the limit of 1 rounds was reached; 1 min 5 s" in lines[-1]
+
+
+def picture(html: str, index: int) -> Any:
+    found = re.findall('href="data:image/png;base64,([^"]*)"', html)
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(found[index]))))
+
+
+def test_picture_shows_the_lesion_in_the_middle_where_the_box_is() -> None:
+    slab = volume("v")
+    subject = Outline(dict.fromkeys((3, 4, 5), BOX), "#00f")
+    html = strip(slab, range(9), subject, [], "lesion")
+    assert html.count("<svg") == 9
+    assert html.count("<rect") == 3
+    grey = picture(html, 4)
+    # 100 mm over 200 px of half a mm; the lesion is 16 by 20 mm: 32 by 40 px around the centre.
+    bright = np.argwhere(grey > 135)
+    assert np.abs(bright.mean(axis=0) - 99.5).max() < 1
+    assert np.abs(np.ptp(bright, axis=0) + 1 - (40, 32)).max() <= 3
+    assert 'x="60.00" y="40.00" width="16.00" height="20.00"' in html
+
+
+def test_picture_at_the_corner_is_filled_with_air() -> None:
+    subject = Outline({0: (0.0, 0.0, 4.0, 4.0)}, "#00f")
+    grey = picture(strip(volume("v"), [0], subject, [], "lesion"), 0)
+    assert grey[:80, :80].max() == 0
+    assert grey[120:, 120:].min() > 100
+
+
+@pytest.mark.parametrize(("around_hu", "window"), [(-850, "lung"), (40, "soft tissue")])
+def test_window_follows_the_surroundings(around_hu: int, window: str) -> None:
+    assert window_for(volume("v", around_hu), 0, Outline({4: BOX}, "#00f")) == window
+
+
+@pytest.mark.parametrize(
+    ("z", "depth", "wanted", "shown"),
+    [
+        ([4], 9, 3, [3, 4, 5]),
+        ([0], 9, 3, [0, 1, 2]),
+        ([8], 9, 3, [6, 7, 8]),
+        ([2, 3, 4, 5, 6], 9, 3, [2, 4, 6]),
+        ([2, 6], 9, 1, [2]),
+        ([0, 1], 2, 5, [0, 1]),
+    ],
+)
+def test_slices_to_show(z: list[int], depth: int, wanted: int, shown: list[int]) -> None:
+    assert slices_to_show(z, depth, wanted) == shown
+
+
+def test_outline_reads_all_three_kinds_of_row() -> None:
+    single = {"z": 4, "x1": 1.0, "y1": 2.0, "x2": 3.0, "y2": 4.0}
+    lists = {name: [value] for name, value in single.items()}
+    pixels = {name if name == "z" else f"{name}_px": value for name, value in lists.items()}
+    for kind in (single, lists, pixels):
+        assert outline(kind, "#00f").boxes_xyxy_px == {4: (1.0, 2.0, 3.0, 4.0)}
+
+
+def test_spread_keeps_both_ends() -> None:
+    rows: list[dict[str, Any]] = [{"n": n} for n in range(10)]
+    assert [row["n"] for row in spread(rows, 4)] == [0, 3, 6, 9]
+    assert spread(rows, 0) == []
+    assert spread(rows[:2], 5) == rows[:2]
+    assert spread([], 5) == []
+
+
+def test_text_is_escaped_unless_built_by_tag() -> None:
+    assert tag("p", "a < b", tag("b", "&")) == "<p>a &lt; b<b>&amp;</b></p>"
+    assert tag("p", "x", title='"<') == '<p title="&quot;&lt;">x</p>'
+    assert isinstance(tag("p"), Html)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(None, "–"), (3.21, "3.2 s"), (59.97, "1 min 0 s"), (3700, "1 h 1 min")]
+)
+def test_duration(seconds: float | None, said: str) -> None:
+    assert duration(seconds) == said
