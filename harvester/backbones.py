@@ -91,7 +91,9 @@ def _resnet18(channels_in: int, weights: str) -> Backbone:
 def _densenet121(channels_in: int, weights: str) -> Backbone:
     net = densenet121(weights=DenseNet121_Weights.IMAGENET1K_V1 if weights == "imagenet" else None)
     part = cast(Any, net.features)
-    stem = nn.Sequential(_widened(part.conv0, channels_in), part.norm0, part.relu0, part.pool0, part.denseblock1)
+    stem = nn.Sequential(
+        _widened(part.conv0, channels_in), part.norm0, part.relu0, part.pool0, part.denseblock1
+    )
     middle = nn.Sequential(part.transition1, part.denseblock2)
     deep = nn.Sequential(part.transition2, part.denseblock3)
     return Backbone([stem, middle, deep], (256, 512, 1024))
@@ -108,7 +110,9 @@ def _widened(conv: nn.Conv2d, channels_in: int) -> nn.Conv2d:
 
 def _load_file(backbone: Backbone, path: Path) -> None:
     if not path.is_file():
-        raise SettingsError(f"weights {str(path)!r}: no such file; want '', 'imagenet' or a .safetensors/.pt file")
+        raise SettingsError(
+            f"weights {str(path)!r}: no such file; want '', 'imagenet' or a .safetensors/.pt file"
+        )
     if path.suffix == ".safetensors":
         state = load_file(path)
     else:

@@ -47,6 +47,9 @@ class PhantomSettings(Part):
         gt=0,
         description="scales lesions' median diameters within their kinds' limits; below 1 is harder",
     )
+    lesion_texture: float = Field(
+        1.0, ge=0, description="scales lesions' dark core and grain, which vessels and gut lack; 0 is hardest"
+    )
     noise_hu: float = Field(14.0, ge=0, description="mean standard deviation of the noise")
 
 
@@ -75,14 +78,24 @@ class InsertionSettings(Part):
     noise_jitter: float = Field(0.5, ge=0, description="most added noise as a share of the scan's own")
 
 
+class ArchiveSettings(Part):
+    """Somebody's own scans (volumes/archive.py)."""
+
+    format: Literal["auto", "nifti", "dicom"] = Field("auto", description="auto takes both")
+    vh_test_share: float = Field(
+        0.0, ge=0, le=1, description="share of the completely marked patients kept to measure on (vh_test)"
+    )
+
+
 class DataSettings(Part):
     """Where the volumes come from. `store` reads what jobs/prepare.py (or --store) names; the others are made."""
 
-    kind: Literal["store", "phantom", "insertion"] = "phantom"
+    kind: Literal["store", "phantom", "insertion", "archive"] = "phantom"
     store: str = ""
     max_reject_share: float = Field(0.1, ge=0, le=1)
     phantom: PhantomSettings = PhantomSettings()
     insertion: InsertionSettings = InsertionSettings()
+    archive: ArchiveSettings = ArchiveSettings()
 
 
 class GridSettings(Part):

@@ -74,7 +74,7 @@ def fit(
     place.settle(model).train()
     optimizer = torch.optim.AdamW(model.parameters(), plan.learning_rate, weight_decay=plan.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, plan.learning_rate, total_steps=plan.steps + 1, pct_start=0.1
+        optimizer, plan.learning_rate, total_steps=plan.steps + 1, pct_start=max(0.1, 2 / (plan.steps + 1))
     )
     start, history = _restore(checkpoint, model, optimizer, schedule)
     began = time.monotonic()
@@ -106,8 +106,10 @@ def _batches(items: Dataset[Batch], plan: Plan, start: int, rank: int, world: in
     ]
     # Decoding overlaps with the device; a machine with few cores has none to spare for it.
     workers = min(8, (os.cpu_count() or 1) // 4) if torch.cuda.is_available() else 0
+    # A generator of its own: making the loader must not draw from the one that dropout draws from.
+    own = torch.Generator()
     return iter(
-        DataLoader(items, batch_sampler=indices, num_workers=workers, pin_memory=workers > 0)
+        DataLoader(items, batch_sampler=indices, num_workers=workers, pin_memory=workers > 0, generator=own)
     )
 
 
@@ -131,6 +133,8 @@ def _save(path: Path, step: int, model: nn.Module, optimizer: Any, schedule: Any
         "optimizer": optimizer.state_dict(),
         "schedule": schedule.state_dict(),
         "history": json.dumps(history),
+        "random": torch.get_rng_state(),
+        "random_gpu": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(".part")
@@ -138,12 +142,17 @@ def _save(path: Path, step: int, model: nn.Module, optimizer: Any, schedule: Any
     aside.replace(path)
 
 
-def _restore(path: Path, model: nn.Module, optimizer: Any, schedule: Any) -> tuple[int, list[dict[str, float]]]:
+def _restore(
+    path: Path, model: nn.Module, optimizer: Any, schedule: Any
+) -> tuple[int, list[dict[str, float]]]:
     if not path.is_file():
         return 0, []
     state = torch.load(path, map_location="cpu", weights_only=True)
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     schedule.load_state_dict(state["schedule"])
+    torch.set_rng_state(state["random"])
+    if state["random_gpu"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["random_gpu"])
     history: list[dict[str, float]] = json.loads(state["history"])
     return int(state["step"]), history

@@ -60,9 +60,13 @@ def train_generator(run: Run, k: int, ledger: pa.Table, before: Output | None) -
         settings.generator, settings.grid, settings.folds, settings.seed, run.data_hash, settings.compute.precision,
         table_hash(ledger), before.key if before else "",
     )  # fmt: skip
-    table = run.table("labels", k, key, lambda: ledger)
+    table = run.table(
+        "labels", k, key, lambda: ledgers.extend(ledger, ledgers.from_ignored(run.store.ignore()))
+    )
     start = before.path if before else None
-    return run.weights("generator", k, key, lambda out: train_folds(_job(run, "generator", k, out, table, start)))
+    return run.weights(
+        "generator", k, key, lambda out: train_folds(_job(run, "generator", k, out, table, start))
+    )
 
 
 def propose(run: Run, k: int, lpg: Output) -> Output:
@@ -83,13 +87,16 @@ def train_classifier(run: Run, k: int, tubelets: Output, ledger: pa.Table, lpg: 
 
     def label() -> pa.Table:
         table = pq.read_table(tubelets.path)
-        complete = run.store.manifest.filter(pa.compute.equal(run.store.manifest["split"], "vm"))["volume_id"]
-        lesion, other = mining.classifier_examples(table, ledger, complete, run.settings.classifier.match_iou)
+        lesion, other = mining.classifier_examples(
+            table, ledger, run.store.manifest, run.settings.classifier.match_iou
+        )
         kept = np.flatnonzero(lesion | other)
         return table.take(kept).append_column("label", pa.array(lesion[kept].astype(np.int32)))
 
     table = run.table("examples", k, key, label)
-    return run.weights("classifier", k, key, lambda out: train_folds(_job(run, "classifier", k, out, table, lpg.path)))
+    return run.weights(
+        "classifier", k, key, lambda out: train_folds(_job(run, "classifier", k, out, table, lpg.path))
+    )
 
 
 def classify(run: Run, k: int, tubelets: Output, lpc: Output) -> pa.Table:
@@ -103,10 +110,13 @@ def classify(run: Run, k: int, tubelets: Output, lpc: Output) -> pa.Table:
     return pq.read_table(run.table("scored", k, key, make).path)
 
 
-def choose_operating_point(run: Run, k: int, scored: pa.Table, ledger: pa.Table, rehearsed: pa.Table) -> Solved:
+def choose_operating_point(
+    run: Run, k: int, scored: pa.Table, ledger: pa.Table, rehearsed: pa.Table
+) -> Solved:
     """The lowest threshold whose precision is proven on V_M, with the settings that find the most there."""
     settings = run.settings.operating_point
-    free = mining.rehearsal_candidates(scored, run.store.manifest, ledger, rehearsed, run.settings.mining)
+    known = ledgers.spread(ledger, run.store.manifest)
+    free = mining.rehearsal_candidates(scored, run.store.manifest, known, rehearsed, run.settings.mining)
     lesions = mining.rehearsal_lesions(run.store.marks(), run.store.manifest)
     key = settings_hash(settings, table_hash(free), table_hash(lesions), table_hash(rehearsed))
     tables = {"candidates": free, "lesions": lesions, "rehearsed": rehearsed}
@@ -120,23 +130,26 @@ def choose_operating_point(run: Run, k: int, scored: pa.Table, ledger: pa.Table,
 def mine(run: Run, scored: pa.Table, ledger: pa.Table, solved: Solved, rehearsed: pa.Table) -> mining.Found:
     """Harvested lesions of V_H, the same rule's answer on V_M, hard negatives of both."""
     settings, manifest = run.settings.mining, run.store.manifest
+    known = ledgers.spread(ledger, manifest)
     partly = mining.split_of(scored, manifest, *PARTLY_MARKED)
-    free = mining.candidates(partly, ledgers.with_role(ledger, "lesion"), settings)
+    free = mining.candidates(partly, ledgers.with_role(known, "lesion"), settings)
     lesions = mining.select(free, solved.choice, solved.point.threshold)
-    practice = mining.rehearsal_candidates(scored, manifest, ledger, rehearsed, settings)
+    practice = mining.rehearsal_candidates(scored, manifest, known, rehearsed, settings)
     accepted = mining.select(practice, solved.choice, solved.point.threshold)
     targets = mining.rehearsal_lesions(run.store.marks(), manifest)
     correct, _ = mining.judge(accepted, targets, run.settings.operating_point.match_iou)
-    with_lesions = ledgers.extend(ledger, ledgers.from_tubelets(lesions, "lesion", "harvested", 0, "", ""))
+    with_lesions = ledgers.extend(known, ledgers.from_tubelets(lesions, "lesion", "harvested", 0, "", ""))
     return mining.Found(
         lesions,
         accepted.append_column("correct", pa.array(correct)),
-        mining.sure_hard_negatives(mining.split_of(scored, manifest, "vm"), ledger, settings),
+        mining.sure_hard_negatives(mining.split_of(scored, manifest, "vm"), known, settings),
         mining.possible_hard_negatives(partly, with_lesions, settings),
     )
 
 
-def record(run: Run, k: int, ledger: pa.Table, found: mining.Found, models: tuple[Output, Output]) -> pa.Table:
+def record(
+    run: Run, k: int, ledger: pa.Table, found: mining.Found, models: tuple[Output, Output]
+) -> pa.Table:
     """The ledger with this round's lesions, and with its hard negatives in place of the last round's."""
     origin = (k, model_hash(*models), run.id)
     return ledgers.extend(
@@ -154,9 +167,7 @@ def model_hash(lpg: Output, lpc: Output) -> str:
 
 def _job(run: Run, model: str, k: int, out: Path, table: Output, start: Path | None) -> FitJob:
     seed = run.settings.seed * 100 + k
-    return FitJob(
-        model, run.settings, run.store.path, out, run.rows, run.folds, table.path, start, seed
-    )
+    return FitJob(model, run.settings, run.store.path, out, run.rows, run.folds, table.path, start, seed)
 
 
 ACCEPTED = SCORED.append(pa.field("score", pa.float64())).append(pa.field("correct", pa.bool_()))

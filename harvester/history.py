@@ -1,4 +1,4 @@
-"""What a run tells: one row a round, the harvest as a table, the summary. Scored by scoring.Judge, decided by nobody."""
+"""What a run tells: one row a round, the harvest as a table, the summary. Scored by scoring.Judge; decides nothing."""
 
 import json
 import time
@@ -14,7 +14,7 @@ from harvester import mining
 from harvester.config import settings_hash
 from harvester.distributed.tuning import Solved
 from harvester.geometry import boxes_to_mm
-from harvester.labels.ledger import BOX, with_role
+from harvester.labels.ledger import BOX, spread, with_role
 from harvester.mining import Choice, Found, choices
 from harvester.records import HARVEST, LEDGER, SCORED
 from harvester.report import ReportInputs
@@ -46,9 +46,10 @@ class History:
         self.lesions = columns.empty_table()
         self.harvest, self.ledger = HARVEST.empty_table(), LEDGER.empty_table()
         self.told: dict[str, Any] = {}
-        self.began = time.monotonic()
 
-    def add(self, k: int, scored: pa.Table, ledger: pa.Table, solved: Solved, found: Found, models: str) -> None:
+    def add(
+        self, k: int, scored: pa.Table, ledger: pa.Table, solved: Solved, found: Found, models: str
+    ) -> None:
         """Take in a round; `ledger` already holds what it found."""
         self.lesions = pa.concat_tables([self.lesions, with_round(found.lesions, k)])
         self.origins.append((solved, models))
@@ -62,7 +63,7 @@ class History:
                 "precision_bound": finite(point.precision_bound),
                 "harvested": len(found.lesions),
                 "hard_negatives": len(found.sure_negatives) + len(found.possible_negatives),
-                **{name: value for name, value in self.judge.harvest(self.lesions).items()},
+                **self.judge.harvest(self.lesions),
                 "lpg_sensitivity": proposed["sensitivity"],
                 "lpg_ap": proposed["ap"],
                 "lpc_ap": classified["ap"],
@@ -136,7 +137,7 @@ class History:
             "config_hash": settings_hash(settings),
             "data_hash": self.run.data_hash,
             "run_id": self.run.id,
-            "seconds": round(time.monotonic() - self.began, 1),
+            "seconds": round(time.monotonic() - self.run.began, 1),
             "rounds": self.rounds,
             "final": self._final(),
             "controls": self._best_controls(),
@@ -158,7 +159,10 @@ class History:
         boxes_mm = boxes_to_mm(boxes, volume["spacing_x_mm"], volume["spacing_y_mm"])
         z_mm = (np.array(found["z"]) + 0.5) * volume["spacing_z_mm"]
         return {
-            **{name: found[name] for name in ("volume_id", "patient_id", "round", "score", "lpg_score", "lpc_score")},
+            **{
+                name: found[name]
+                for name in ("volume_id", "patient_id", "round", "score", "lpg_score", "lpc_score")
+            },
             "lesion_id": f"harvested-{found['round']}-{found['tubelet_id']}",
             "threshold": solved.point.threshold,
             "precision_bound": solved.point.precision_bound,
@@ -173,6 +177,7 @@ class History:
     def _free(self, scored: pa.Table, ledger: pa.Table) -> tuple[pa.Table, pa.Table, pa.Table]:
         """V_M candidates, V_M lesions and V_H candidates, as if no round had been before."""
         settings, manifest = self.run.settings.mining, self.run.store.manifest
+        ledger = spread(ledger, manifest)
         vm = mining.rehearsal_candidates(scored, manifest, ledger, _none_accepted(), settings)
         marks = with_role(ledger, "lesion")
         marks = marks.filter(pc.less(marks["round"], 0))
@@ -244,7 +249,9 @@ def _none_accepted() -> pa.Table:
 def _flat(table: pa.Table) -> pa.Table:
     """List columns as text, blanks between, for CSV."""
     columns = {
-        name: pa.array([" ".join(f"{value:g}" for value in row) for row in table[name].to_pylist()], pa.string())
+        name: pa.array(
+            [" ".join(f"{value:g}" for value in row) for row in table[name].to_pylist()], pa.string()
+        )
         if pa.types.is_list(table.schema.field(name).type)
         else table[name]
         for name in table.column_names

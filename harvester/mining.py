@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from harvester.config import MiningSettings, OperatingPointSettings
 from harvester.evaluation.matching import hits, overlaps
-from harvester.labels.ledger import BOX, from_tubelets, with_role
+from harvester.labels.ledger import BOX, from_tubelets, spread, with_role
 from harvester.records import MARKS
 
 Array = NDArray[Any]
@@ -110,7 +110,7 @@ def slice_marks(labels: pa.Table) -> pa.Table:
 
 
 def candidates(scored: pa.Table, labels: pa.Table, settings: MiningSettings) -> pa.Table:
-    """The tubelets that touch no label: what a round may still find. `labels`: ledger rows of lesions."""
+    """The tubelets that touch no label: what a round may still find. `labels`: ledger rows of lesions, spread."""
     return scored.filter(pa.array(overlap_with(scored, labels) < settings.clear_iou))
 
 
@@ -128,15 +128,19 @@ def rehearsal_lesions(marks: pa.Table, manifest: pa.Table) -> pa.Table:
     return split_of(marks.filter(pc.invert(marks["clinical"])), manifest, "vm").combine_chunks()
 
 
-def classifier_examples(scored: pa.Table, ledger: pa.Table, complete: pa.Table, match_iou: float) -> tuple[Array, Array]:
+def classifier_examples(
+    scored: pa.Table, ledger: pa.Table, manifest: pa.Table, match_iou: float
+) -> tuple[Array, Array]:
     """Masks (n,) of the tubelets that the classifier learns as lesions and as none.
 
-    Lesions match a known one; the others match nothing even halfway in a completely marked volume. In a partly marked
-    volume a tubelet without a match may be a lesion that nobody marked: it teaches nothing.
+    Lesions match a known one; the others come from completely marked volumes and lie on none even halfway. In a
+    partly marked volume a tubelet without a match may be a lesion that nobody marked: it teaches nothing.
     """
-    highest = overlap_with(scored, with_role(ledger, "lesion"))
-    is_complete = pc.is_in(scored["volume_id"], complete.combine_chunks()).to_numpy(zero_copy_only=False)
-    return highest >= match_iou, is_complete & (highest < match_iou / 2)
+    lesions = with_role(ledger, "lesion")
+    complete = manifest.filter(pc.equal(manifest["split"], "vm"))["volume_id"].combine_chunks()
+    is_complete = pc.is_in(scored["volume_id"], complete).to_numpy(zero_copy_only=False)
+    near = overlap_with(scored, spread(lesions, manifest))
+    return overlap_with(scored, lesions) >= match_iou, is_complete & (near < match_iou / 2)
 
 
 def sure_hard_negatives(scored: pa.Table, ledger: pa.Table, settings: MiningSettings) -> pa.Table:
@@ -158,7 +162,9 @@ def best_of_each_volume(tubelets: pa.Table, count: int) -> pa.Table:
     order = pc.sort_indices(tubelets, sort_keys=[("volume_id", "ascending"), ("lpg_score", "descending")])
     ordered = tubelets.take(order)
     _, first, inverse = np.unique(
-        ordered["volume_id"].to_numpy(zero_copy_only=False).astype(str), return_index=True, return_inverse=True
+        ordered["volume_id"].to_numpy(zero_copy_only=False).astype(str),
+        return_index=True,
+        return_inverse=True,
     )
     rank = np.arange(len(ordered)) - first[inverse] if len(ordered) else np.zeros(0, int)
     best = ordered.filter(pa.array(rank < count))

@@ -127,9 +127,9 @@ def certificate(summary: Row, settings: OperatingPointSettings) -> Html:
         *refusals,
         paragraph(
             "It holds for the other volumes as far as their patients resemble those of V_M: same "
-            "scanners, same kinds of disease. It says nothing of the lesions that were not found. With a "
-            f"confidence of {sure}, at most about {100 * (1 - settings.confidence):.0f} of a hundred "
-            "such promises are broken."
+            "scanners, same kinds of disease. It says nothing of the lesions that were not found. And a "
+            f"confidence of {sure} means that about {100 * (1 - settings.confidence):.0f} of a hundred "
+            "such promises may be broken."
         ),
     )  # fmt: skip
 

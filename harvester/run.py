@@ -1,10 +1,10 @@
 """A run's folder: each step's output is named by the hash of its inputs and is never made twice.
 
-    run/
-      settings.yaml                    the resolved settings; settings.hash their hash
-      round-<k>/<step>-<hash>.parquet  a table, <step>-<hash>/ a folder of weights, <step>-<hash>.json small values
-      round-<k>/<step>-<hash>.step.json  how long it took and how much it did
-      harvest.parquet, harvest.csv, ledger.parquet, summary.json, report.html
+run/
+  settings.yaml                    the resolved settings; settings.hash their hash
+  round-<k>/<step>-<hash>.parquet  a table, <step>-<hash>/ a folder of weights, <step>-<hash>.json small values
+  round-<k>/<step>-<hash>.step.json  how long it took and how much it did
+  harvest.parquet, harvest.csv, ledger.parquet, summary.json, report.html
 """
 
 import hashlib
@@ -42,10 +42,14 @@ class Output:
 
 
 class Run:
-    """Settings, store and folder of one harvest. Opening it writes the settings; another run's folder is refused."""
+    """Settings, store and folder of one harvest. Opening it writes the settings.
 
-    def __init__(self, folder: Path, settings: Settings, store: Store) -> None:
+    Other settings in the same folder redo what depends on them and reuse the rest: steps are named by their inputs.
+    """
+
+    def __init__(self, folder: Path, settings: Settings, store: Store, began: float | None = None) -> None:
         self.folder, self.settings, self.store = folder, settings, store
+        self.began = time.monotonic() if began is None else began
         self.rows: list[dict[str, Any]] = store.manifest.to_pylist()
         self.folds = patient_folds(self.rows, settings.folds, settings.seed)
         self.data_hash = store.data_hash()

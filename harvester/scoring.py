@@ -17,6 +17,7 @@ from harvester.config import Settings
 from harvester.evaluation.curves import average_precision, froc, precision_recall, sensitivity_at
 from harvester.evaluation.matching import Hits, hits, overlaps
 from harvester.evaluation.operating_point import OperatingPoint, naive, solve
+from harvester.labels.ledger import from_marks, spread
 from harvester.mining import Choice
 from harvester.volumes.store import Store
 
@@ -28,7 +29,9 @@ FP_RATES: Final = (1.0, 4.0, 16.0)
 def hidden_lesions(store: Store) -> pa.Table:
     """The lesions of V_H^test that the archive does not show (records.MARKS); empty where no truth is known."""
     truth = store.truth()
-    return mining.split_of(truth.filter(pc.invert(truth["clinical"])), store.manifest, "vh_test").combine_chunks()
+    return mining.split_of(
+        truth.filter(pc.invert(truth["clinical"])), store.manifest, "vh_test"
+    ).combine_chunks()
 
 
 def outside_ignored(tubelets: pa.Table, ignored: pa.Table) -> pa.Table:
@@ -56,7 +59,8 @@ class Judge:
     def __init__(self, store: Store, settings: Settings) -> None:
         self.store, self.settings = store, settings
         self.lesions = hidden_lesions(store)
-        self.clinical = store.marks().filter(store.marks()["clinical"])
+        marks = store.marks()
+        self.clinical = spread(from_marks(marks.filter(marks["clinical"])), store.manifest)
         self.volumes = int(pc.sum(pc.equal(store.manifest["split"], "vh_test")).as_py() or 0)
 
     @property
@@ -68,7 +72,12 @@ class Judge:
         """Counts, precision and recall_unmarked of harvested tubelets (with score and round) on V_H^test."""
         mine = mining.split_of(lesions, self.store.manifest, "vh_test")
         if not self.known:
-            return {"test_harvested": len(mine), "test_correct": None, "precision": None, "recall_unmarked": None}
+            return {
+                "test_harvested": len(mine),
+                "test_correct": None,
+                "precision": None,
+                "recall_unmarked": None,
+            }
         found = self._hits(mine, _by_round(mine))
         correct = int(found.correct.sum())
         return {
@@ -118,11 +127,7 @@ class Judge:
         return len(touching) / len(mine)
 
     def _without_clinical(self, tubelets: pa.Table) -> pa.Table:
-        found = overlaps(tubelets, self.clinical)
-        touching = found.tubelet[found.iou >= self.settings.mining.clear_iou]
-        keep = np.ones(len(tubelets), bool)
-        keep[touching] = False
-        return tubelets.filter(pa.array(keep))
+        return mining.candidates(tubelets, self.clinical, self.settings.mining)
 
     def _hits(self, tubelets: pa.Table, score: Array) -> Hits:
         iou = self.settings.operating_point.match_iou
@@ -158,7 +163,13 @@ def certified(
     scores, correct, patients = ranked(vm, lesions, choice, own.match_iou)
     confidence = 1 - (1 - own.confidence) / trials
     point = solve(
-        scores, correct, patients, len(lesions), own.target_precision, confidence, min_patients=own.min_patients
+        scores,
+        correct,
+        patients,
+        len(lesions),
+        own.target_precision,
+        confidence,
+        min_patients=own.min_patients,
     )
     return point if np.isfinite(point.threshold) else replace(point, recall_estimate=0.0)
 
@@ -180,8 +191,10 @@ def ranked(vm: pa.Table, lesions: pa.Table, choice: Choice, match_iou: float) ->
 
 def shuffled(scored: pa.Table, seed: int) -> pa.Table:
     """The table with its classifier scores dealt out at random."""
-    scores = np.random.default_rng(seed).permutation(scored["lpc_score"].to_numpy())
-    return scored.set_column(scored.column_names.index("lpc_score"), "lpc_score", pa.array(scores))
+    order = np.random.default_rng(seed).permutation(len(scored))
+    return scored.set_column(
+        scored.column_names.index("lpc_score"), "lpc_score", scored["lpc_score"].take(order)
+    )
 
 
 def with_round(tubelets: pa.Table, round_index: int) -> pa.Table:

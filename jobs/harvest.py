@@ -12,13 +12,12 @@ import argparse
 import logging
 import os
 import sys
+import time
 from pathlib import Path
-
-import ray
-import ray.data
 
 from harvester.config import Settings, resolve
 from harvester.distributed.preparation import prepare
+from harvester.distributed.start import start_ray
 from harvester.errors import HarvesterError, SettingsError
 from harvester.harvest import harvest
 from harvester.report import write_report
@@ -31,7 +30,9 @@ from harvester.volumes.store import Store
 def main(arguments: list[str] | None = None) -> int:
     """Parse, start Ray, harvest, write the report."""
     options = parse(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout
+    )
     try:
         settings = resolve(options.config, options.set)
         run(settings, options.store, options.run or Path("runs") / settings.name)
@@ -50,7 +51,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--config", type=Path, help="YAML file of settings; without it, the defaults")
-    parser.add_argument("--store", type=Path, help="a store made by jobs/prepare.py; without it, data.kind says")
+    parser.add_argument(
+        "--store", type=Path, help="a store made by jobs/prepare.py; without it, data.kind says"
+    )
     parser.add_argument("--run", type=Path, help="run folder (default: runs/<config name>/)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="a.b=c", help="override one setting; may be repeated"
@@ -60,15 +63,21 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def run(settings: Settings, store_path: Path | None, folder: Path) -> None:
     """One harvest from a made or given store to its report."""
+    began = time.monotonic()
     folder = folder.absolute()
     start_ray()
     store = open_store(settings, store_path, folder)
-    opened = Run(folder, settings, store)
+    opened = Run(folder, settings, store, began)
     tracker = Tracker.open(folder, settings, os.environ.get("MLFLOW_TRACKING_URI"))
     try:
         history = harvest(opened, tracker)
         report = write_report(history.report_inputs())
-        for artifact in (report, folder / "summary.json", folder / "harvest.parquet", folder / "settings.yaml"):
+        for artifact in (
+            report,
+            folder / "summary.json",
+            folder / "harvest.parquet",
+            folder / "settings.yaml",
+        ):
             tracker.log_artifact(artifact)
     except BaseException:
         tracker.finish("FAILED")
@@ -91,12 +100,6 @@ def data_root() -> Path | None:
     """What $HARVESTER_DATA names, for data that is read from files."""
     root = os.environ.get("HARVESTER_DATA")
     return Path(root).absolute() if root else None
-
-
-def start_ray() -> None:
-    """Join the cluster that the job was submitted to, or start one on this machine."""
-    ray.init(logging_level=logging.WARNING, log_to_driver=True)
-    ray.data.DataContext.get_current().enable_progress_bars = False
 
 
 if __name__ == "__main__":

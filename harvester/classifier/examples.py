@@ -56,13 +56,13 @@ class Examples(Dataset[tuple[dict[str, Tensor], Tensor]]):
         return (self._varied(views, rng) if self.settings.augment else views), torch.tensor(float(label))
 
     def _varied(self, views: dict[str, Tensor], rng: np.random.Generator) -> dict[str, Tensor]:
-        """Mirrored, brightened, noisy, and the views in either order along z."""
+        """Mirrored along any axis, brightened, noisy. Along z each view's own three slices turn."""
         mirror_x, mirror_y, mirror_z = rng.random(3) < 0.5
         shift = float(rng.normal(0, 0.03))
         noise = torch.from_numpy(rng.standard_normal(views["local"].shape, dtype=np.float32))
         varied = {}
         for name, view in views.items():
-            axes = [axis for axis, on in ((0, mirror_z), (-1, mirror_x), (-2, mirror_y)) if on]
-            varied[name] = view.flip(axes) + shift
+            axes = [axis for axis, on in ((2, mirror_z), (-1, mirror_x), (-2, mirror_y)) if on]
+            varied[name] = torch.unflatten(view, 1, (-1, 3)).flip(axes).flatten(1, 2) + shift
         varied["local"] = varied["local"] + noise * float(rng.uniform(0, 0.04))
         return varied

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -73,7 +72,9 @@ def start_from_generator(model: Classifier, weights: Path) -> bool:
     the same fold's, so no patient gets to see itself.
     """
     prefix = "backbone."
-    state = {name[len(prefix) :]: value for name, value in load_file(weights).items() if name.startswith(prefix)}
+    state = {
+        name[len(prefix) :]: value for name, value in load_file(weights).items() if name.startswith(prefix)
+    }
     for stream in model.streams.values():
         own = stream.state_dict()
         if own.keys() != state.keys() or any(own[name].shape != state[name].shape for name in own):

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 from harvester.config import ClassifierSettings, GridSettings
-from harvester.volumes.slab import GridFrame, read_slab
+from harvester.volumes.slab import AIR_HU, GridFrame, read_slab
 
 Array = NDArray[Any]
 
@@ -68,7 +68,7 @@ def cut_views(
     """
     z, boxes = view_places(tubelets, settings.views, frame.shape_zyx[0])
     first, last = int(z.min()) - 1, int(z.max()) + 2
-    hu = torch.from_numpy(read_slab(store, frame, first, last)).to(device).float()[:, None]
+    hu = torch.from_numpy(read_slab(store, frame, first, last).astype(np.float32)).to(device)[:, None]
     centre, sides = _centres(boxes, jitter)
     wide = np.full_like(sides, settings.global_mm / frame.spacing_zyx_mm[2])
     crops = {}
@@ -92,9 +92,12 @@ def _aligned(hu: Tensor, z: Array, corners: Array, pixels: int) -> Tensor:
     """(slices, 1, y, x) HU to (n, views, 3, pixels, pixels): each view's slice between its neighbours."""
     count, views = z.shape
     index = (z[..., None] + np.array([-1, 0, 1])).reshape(-1, 1)
+    # roi_align reads 0 beyond the slice: make that air.
     rois = np.concatenate([index, np.repeat(corners.reshape(-1, 4), 3, axis=0)], axis=1).astype(np.float32)
-    cut: Tensor = roi_align(hu, torch.from_numpy(rois).to(hu.device), pixels, sampling_ratio=1, aligned=True)
-    return cut.reshape(count, views, 3, pixels, pixels)
+    cut: Tensor = roi_align(
+        hu - AIR_HU, torch.from_numpy(rois).to(hu.device), pixels, sampling_ratio=1, aligned=True
+    )
+    return (cut + AIR_HU).reshape(count, views, 3, pixels, pixels)
 
 
 def _windowed(crops: Tensor, grid: GridSettings) -> Tensor:

@@ -103,7 +103,10 @@ class Scorer:
 
 
 def run_over_volumes(
-    actor: type[Proposer] | type[Scorer], job: InferenceJob, rows: Sequence[Mapping[str, Any]], schema: pa.Schema
+    actor: type[Proposer] | type[Scorer],
+    job: InferenceJob,
+    rows: Sequence[Mapping[str, Any]],
+    schema: pa.Schema,
 ) -> pa.Table:
     """Every volume through a pool of actors; the sorted table, logged with its rate on the way."""
     compute = job.settings.compute
@@ -119,7 +122,9 @@ def run_over_volumes(
         num_cpus=compute.cpus_per_replica,
         num_gpus=compute.gpus_per_replica or None,
     )
-    parts = list(_watched(dataset.iter_batches(batch_size=None, batch_format="pyarrow"), len(plain), actor.__name__))
+    parts = list(
+        _watched(dataset.iter_batches(batch_size=None, batch_format="pyarrow"), len(plain), actor.__name__)
+    )
     table = pa.concat_tables(parts)
     _refuse_if_broken(table, len(plain), job.settings.data.max_reject_share)
     whole = table.filter(pa.compute.greater_equal(table["tubelet_id"], 0)).select(schema.names).cast(schema)
@@ -129,7 +134,10 @@ def run_over_volumes(
 def _rows(batch: dict[str, Any]) -> list[dict[str, Any]]:
     names = list(batch)
     return [
-        {name: value.item() if hasattr(value, "item") else value for name, value in zip(names, values, strict=True)}
+        {
+            name: value.item() if hasattr(value, "item") else value
+            for name, value in zip(names, values, strict=True)
+        }
         for values in zip(*batch.values(), strict=True)
     ]
 

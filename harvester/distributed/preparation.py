@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 Made = tuple[Volume, list[Mark], list[dict[str, Any]]]
 SECONDS_BETWEEN_LINES: Final = 15.0
+STAMP: Final = "prepared.json"
 
 
 def prepare(settings: Settings, source: Path | None, store: Path) -> Store:
@@ -33,20 +34,22 @@ def prepare(settings: Settings, source: Path | None, store: Path) -> Store:
 
     `source` is the data root that $HARVESTER_DATA stands for, or the folder of an archive (data.kind archive).
     """
-    stamp, told = store / "prepared.json", _identity(settings, source)
-    if stamp.is_file() and (store / "manifest.parquet").is_file():
-        if json.loads(stamp.read_text()) == told:
-            logger.info("store %s: made before", store)
-            return Store(store)
-        raise StoreError(f"{store}: holds a store made from other settings; give another --out or --run")
-    cases = list_cases(settings, source)
+    # An archive grows, so what it holds now counts; made data follow from the settings alone.
+    cases = list_cases(settings, source, store) if settings.data.kind == "archive" else []
+    told = _identity(settings, cases)
+    if (store / "manifest.parquet").is_file():
+        return _made_before(store, told)
+    cases = cases or list_cases(settings, source, store)
+    if not cases:
+        raise StoreError("no scans found: want .nii, .nii.gz or DICOM CT series under --source")
     store.mkdir(parents=True, exist_ok=True)
     rows = _make_all(settings, source, store, cases)
     made = [row for row in rows if not row["reason"]]
     rejects = [row for row in rows if row["reason"]]
     _refuse_if_broken(rejects, len(rows), settings.data.max_reject_share)
     marks = [(row["split"], Mark(**mark)) for row in made for mark in json.loads(row["marks"])]
-    finished = finish_store(
+    (store / STAMP).write_text(json.dumps(told))
+    return finish_store(
         store,
         [json.loads(row["manifest"]) for row in made],
         [mark for split, mark in marks if split == "vm" or mark.clinical],
@@ -54,11 +57,20 @@ def prepare(settings: Settings, source: Path | None, store: Path) -> Store:
         [{name: row[name] for name in ("source_hash", "reason", "message")} for row in rejects],
         [region for row in made for region in json.loads(row["ignore"])],
     )
-    stamp.write_text(json.dumps(told))
-    return finished
 
 
-def list_cases(settings: Settings, source: Path | None) -> list[dict[str, Any]]:
+def _made_before(store: Path, told: dict[str, str]) -> Store:
+    """The store that is there, if it was made from the same. Raises StoreError."""
+    stamp = store / STAMP
+    if not stamp.is_file() or json.loads(stamp.read_text()) != told:
+        raise StoreError(
+            f"{store}: holds a store made from other settings or scans; give another --store or --run"
+        )
+    logger.info("store %s: made before", store)
+    return Store(store)
+
+
+def list_cases(settings: Settings, source: Path | None, store: Path) -> list[dict[str, Any]]:
     """What there is to make, a small dict each, those that share work side by side."""
     data = settings.data
     if data.kind == "phantom":
@@ -68,7 +80,9 @@ def list_cases(settings: Settings, source: Path | None) -> list[dict[str, Any]]:
         cases = [asdict(case) for case in insertion.plan(data.insertion, listed)]
         return sorted(cases, key=lambda case: case["background_id"])
     if data.kind == "archive":
-        return [asdict(case) for case in archive.scan(_root(source), settings.seed)]
+        salt = archive.salt_of(store)
+        found = archive.scan(_root(source), data.archive, settings.seed, salt)
+        return [asdict(case) for case in found]
     raise SettingsError("setting data.kind = 'store': nothing to prepare; want phantom, insertion or archive")
 
 
@@ -90,7 +104,9 @@ class Maker:
             reason = error.reason if isinstance(error, VolumeError) else type(error).__name__
             return _row(case, source_hash, reason=reason, message=str(error))
         told = {"marks": [asdict(mark) for mark in marks], "manifest": manifest, "ignore": ignored}
-        return _row(case, source_hash, **{name: json.dumps(value, default=_plain) for name, value in told.items()})
+        return _row(
+            case, source_hash, **{name: json.dumps(value, default=_plain) for name, value in told.items()}
+        )
 
     def make(self, case: dict[str, Any]) -> Made:
         """The volume of a case, its marks, and the regions left out of scoring."""
@@ -123,7 +139,7 @@ def _make_all(
     replicas = min(compute.replicas, len(cases))
     items = [{"case": json.dumps(case)} for case in cases]
     dataset = ray.data.from_items(items, override_num_blocks=min(len(items), 8 * replicas)).map(
-        Maker,
+        Maker,  # type: ignore[arg-type]  # Ray's stub knows functions only
         fn_constructor_args=(settings, source, store),
         compute=ActorPoolStrategy(size=replicas),
         num_cpus=compute.cpus_per_replica,
@@ -138,13 +154,21 @@ def _watched(rows: Callable[[], Iterable[dict[str, Any]]], total: int) -> list[d
         done.append(row)
         if time.monotonic() - last > SECONDS_BETWEEN_LINES or len(done) == total:
             last = time.monotonic()
-            logger.info("prepare: %d of %d volumes, %.1f a second", len(done), total, len(done) / (last - began))
+            logger.info(
+                "prepare: %d of %d volumes, %.1f a second", len(done), total, len(done) / (last - began)
+            )
     return sorted(done, key=lambda row: str(row["volume_id"]))
 
 
 def _row(case: dict[str, Any], source_hash: str, **told: str) -> dict[str, Any]:
     blank = {"reason": "", "message": "", "marks": "[]", "manifest": "", "ignore": "[]"}
-    return {"volume_id": case["volume_id"], "split": case["split"], "source_hash": source_hash, **blank, **told}
+    return {
+        "volume_id": case["volume_id"],
+        "split": case["split"],
+        "source_hash": source_hash,
+        **blank,
+        **told,
+    }
 
 
 def _plain(value: Any) -> Any:
@@ -154,14 +178,15 @@ def _plain(value: Any) -> Any:
 
 def _root(source: Path | None) -> Path:
     if source is None:
-        raise SettingsError("this data.kind reads files: give --source, or set $HARVESTER_DATA to the folder of the data")
+        raise SettingsError(
+            "this data.kind reads files: give --source, or set $HARVESTER_DATA to the folder of the data"
+        )
     return source
 
 
-def _identity(settings: Settings, source: Path | None) -> dict[str, str]:
+def _identity(settings: Settings, cases: list[dict[str, Any]]) -> dict[str, str]:
     """What a store is made from. The path does not count: the same data may lie elsewhere tomorrow."""
-    del source
-    return {"settings": settings_hash(settings.data, settings.seed, settings.grid.spacing_zyx_mm)}
+    return {"settings": settings_hash(settings.data, settings.seed, settings.grid.spacing_zyx_mm, cases)}
 
 
 def _refuse_if_broken(rejects: list[dict[str, Any]], total: int, max_share: float) -> None:

@@ -103,7 +103,7 @@ def _fit_fold(
         "rank": rank,
         "world": world,
         "average": average,
-        "log": lambda line: print(f"{job.model} fold {fold}: {line}", flush=True),
+        "log": lambda line: logger.warning("%s fold %d: %s", job.model, fold, line),
     }
     table = pq.read_table(job.table)
     model: nn.Module

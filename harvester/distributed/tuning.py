@@ -65,16 +65,22 @@ def search(rehearsal: Rehearsal, settings: OperatingPointSettings, storage: Path
     )
     results = tuner.fit()
     if results.errors:
-        raise StepError(f"{len(results.errors)} of {len(tried)} operating-point trials failed: {results.errors[0]}")
+        raise StepError(
+            f"{len(results.errors)} of {len(tried)} operating-point trials failed: {results.errors[0]}"
+        )
 
     best = max((results[i] for i in range(len(results))), key=lambda result: _merit(result, tried))
-    return evaluate(rehearsal, Choice(**best.config["choice"]), settings, len(tried))
+    return evaluate(rehearsal, _choice_of(best), settings, len(tried))
 
 
 def _merit(result: Any, tried: list[Choice]) -> tuple[float, float, float, int]:
     """Recall; ties and refusals fall to the better bound, then to the order of the settings: the same every time."""
-    place = tried.index(Choice(**result.config["choice"]))
+    place = tried.index(_choice_of(result))
     return result.metrics["recall"], result.metrics["bound"], result.metrics["naive_recall"], -place
+
+
+def _choice_of(result: Any) -> Choice:
+    return Choice(**result.config["choice"])
 
 
 def evaluate(rehearsal: Rehearsal, choice: Choice, settings: OperatingPointSettings, trials: int) -> Solved:

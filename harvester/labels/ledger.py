@@ -11,6 +11,11 @@ from harvester.records import LEDGER
 
 BOX: Final = ("x1", "y1", "x2", "y2")
 
+NEAR: Final = 0.25
+"""A mark on one slice holds on slices within this share of its short side (paper.md)."""
+UNSURE: Final = 0.75
+"""From there to this share the lesion may or may not still be there: neither lesion nor background."""
+
 
 def from_marks(marks: pa.Table) -> pa.Table:
     """The archive's own marks (records.MARKS) as the ledger's first rows: one slice each, round -1."""
@@ -50,9 +55,50 @@ def from_tubelets(
     return pa.Table.from_pylist(rows, LEDGER)
 
 
+def spread(labels: pa.Table, manifest: pa.Table) -> pa.Table:
+    """The labels with every one-slice box on all slices where its lesion may still show (UNSURE).
+
+    What touches a label is asked of these: a piece of a marked lesion beside its key slice is neither a find nor a
+    false one.
+    """
+    volumes = {row["volume_id"]: row for row in manifest.to_pylist()}
+    return pa.Table.from_pylist(
+        [_spread(row, volumes[row["volume_id"]]) for row in labels.to_pylist()], LEDGER
+    )
+
+
+def _spread(row: dict[str, Any], volume: Mapping[str, Any]) -> dict[str, Any]:
+    if len(row["z"]) != 1:
+        return row
+    width_mm = (row["x2"][0] - row["x1"][0] + 1) * volume["spacing_x_mm"]
+    height_mm = (row["y2"][0] - row["y1"][0] + 1) * volume["spacing_y_mm"]
+    reach = int(np.ceil(UNSURE * min(width_mm, height_mm) / volume["spacing_z_mm"]))
+    z = [at for at in range(row["z"][0] - reach, row["z"][0] + reach + 1) if 0 <= at < volume["depth"]]
+    return row | {"z": z, **{side: row[side] * len(z) for side in BOX}}
+
+
+def from_ignored(regions: pa.Table) -> pa.Table:
+    """Regions left out (records.IGNORE) as rows of role `ignored`, one box a slice: what training must not judge."""
+    rows = [
+        {
+            "volume_id": region["volume_id"],
+            "label_id": f"ignored-{index}",
+            "role": "ignored",
+            "source": "ignored",
+            "round": -1,
+            "z": list(range(region["z1"], region["z2"] + 1)),
+            **{side: [region[side]] * (region["z2"] - region["z1"] + 1) for side in BOX},
+        }
+        for index, region in enumerate(regions.to_pylist())
+    ]
+    return pa.Table.from_pylist(rows, LEDGER)
+
+
 def extend(ledger: pa.Table, *found: pa.Table) -> pa.Table:
     """The ledger with new rows, sorted so that the same labels make the same table."""
-    keys: list[tuple[str, Any]] = [(name, "ascending") for name in ("volume_id", "role", "source", "label_id")]
+    keys: list[tuple[str, Any]] = [
+        (name, "ascending") for name in ("volume_id", "role", "source", "label_id")
+    ]
     return pa.concat_tables([ledger, *found]).sort_by(keys).combine_chunks()
 
 

@@ -16,7 +16,8 @@ def decode(outputs: dict[str, Tensor], top_k: int, score_floor: float) -> tuple[
     and scores (m,), by slice and falling score. Runs on the maps' device; only survivors need leave it.
     """
     scores, cells = _peaks(torch.sigmoid(outputs["heat"].float()).clamp(CLAMP, 1 - CLAMP), top_k)
-    z, rank = torch.nonzero(scores >= score_floor, as_tuple=True)
+    # Cells that are no peak have score 0; a floor of 0 does not let them in.
+    z, rank = torch.nonzero((scores >= score_floor) & (scores > 0), as_tuple=True)
     cell = cells[z, rank]
     columns = outputs["heat"].shape[-1]
     row, column = cell // columns, cell % columns

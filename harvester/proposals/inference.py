@@ -12,7 +12,7 @@ from harvester.config import GridSettings, Settings
 from harvester.fitting import Place
 from harvester.linking import Tubelet, link, suppress
 from harvester.proposals.decoding import decode
-from harvester.proposals.network import CONTEXT, GROUP_STEP, Generator, slice_groups, stack_groups
+from harvester.proposals.network import CONTEXT, GROUPS, Generator, slice_groups, stack_groups
 from harvester.volumes.body import body_mask
 from harvester.volumes.slab import GridFrame, read_slab
 from harvester.volumes.window import windowed
@@ -46,7 +46,9 @@ def propose_volume(
     maps = [volume_maps(model, hu, settings.grid, place) for model in models]
     z, boxes, scores = decode(_averaged(maps), settings.generator.top_k, settings.generator.score_floor)
     slices, found, best = z.cpu().numpy(), boxes.cpu().double().numpy(), scores.cpu().double().numpy()
-    inside = _inside_body(hu[CONTEXT:-CONTEXT], slices, found) if settings.generator.body_mask else slices >= 0
+    inside = (
+        _inside_body(hu[CONTEXT:-CONTEXT], slices, found) if settings.generator.body_mask else slices >= 0
+    )
     tubelets = link(slices[inside], found[inside], best[inside], settings.linking)
     kept = suppress(tubelets, settings.linking.suppress_iou)
     return [_row(index, tubelet, frame) for index, tubelet in enumerate(kept)]
@@ -68,11 +70,12 @@ def volume_maps(
             for part in torch.split(groups, chunk)
         ]
         maps = [torch.cat(level) for level in zip(*parts, strict=True)]
-        depth = len(groups) - 2 * GROUP_STEP
+        depth = len(groups) - GROUPS[-1]
         outputs = []
         for start in range(0, depth, chunk):
-            end = min(depth, start + chunk) + 2 * GROUP_STEP
-            outputs.append(model.fuse([stack_groups(level[None, start:end])[0] for level in maps]))
+            slices = range(start, min(depth, start + chunk))
+            places = [[z + step for z in slices] for step in GROUPS]
+            outputs.append(model.fuse([stack_groups(level[None], places)[0] for level in maps]))
     return {name: torch.cat([part[name].float() for part in outputs]) for name in outputs[0]}
 
 

@@ -1,21 +1,16 @@
 """From the ledger to what a slab of the grid teaches: lesions, hard negatives, and where nothing is known."""
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harvester.labels.ledger import BOX
+from harvester.labels.ledger import BOX, NEAR, UNSURE
 from harvester.proposals.targets import SlabLabels
 from harvester.volumes.slab import GridFrame
 
 Array = NDArray[Any]
-
-NEAR: Final = 0.25
-"""A mark on one slice holds on slices within this share of its short side (paper.md)."""
-UNSURE: Final = 0.75
-"""From there to this share the lesion may or may not still be there: ignored."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +50,9 @@ def volume_labels(rows: list[dict[str, Any]], frame: GridFrame, complete: bool) 
     for row in rows:
         boxes = frame.boxes_to_grid(np.array([row[side] for side in BOX], np.float64).T)
         placed = list(zip(frame.slices_to_grid(np.array(row["z"])).tolist(), boxes, strict=True))
-        if row["role"] == "hard_negative":
+        if row["role"] == "ignored":
+            ignored += placed
+        elif row["role"] == "hard_negative":
             negatives += placed
         elif len(placed) > 1:
             lesions += placed
@@ -66,7 +63,9 @@ def volume_labels(rows: list[dict[str, Any]], frame: GridFrame, complete: bool) 
     return VolumeLabels(*_stack(lesions), *_stack(negatives), *_stack(ignored), complete)
 
 
-def _spread(z: int, box_xyxy: Array, frame: GridFrame) -> tuple[list[tuple[int, Array]], list[tuple[int, Array]]]:
+def _spread(
+    z: int, box_xyxy: Array, frame: GridFrame
+) -> tuple[list[tuple[int, Array]], list[tuple[int, Array]]]:
     """A one-slice mark on the slices near it, and the slices further out where it may still show."""
     spacing_z, _, spacing_x = frame.spacing_zyx_mm
     short_mm = (min(box_xyxy[2] - box_xyxy[0], box_xyxy[3] - box_xyxy[1]) + 1) * spacing_x

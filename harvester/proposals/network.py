@@ -5,6 +5,7 @@ use them: the output for slice z fuses the features of the groups centred at z -
 nine-slice window of the paper, without recomputing eight ninths of it for the next slice.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 import torch
@@ -17,6 +18,8 @@ from harvester.config import GeneratorSettings, GridSettings
 STRIDE: Final = 4
 GROUP_STEP: Final = 3
 """Slices between the centres of the fused groups."""
+GROUPS: Final = (0, GROUP_STEP, 2 * GROUP_STEP)
+"""Where the three groups of output slice 0 lie among the groups of a slab."""
 CONTEXT: Final = GROUP_STEP + 1
 """Slices that an output needs on each side of its own."""
 HEADS: Final = {"heat": 1, "size": 2, "offset": 2}
@@ -31,7 +34,9 @@ class Generator(nn.Module):
     def __init__(self, settings: GeneratorSettings, grid: GridSettings) -> None:
         super().__init__()
         channels_in = 3 * len(grid.windows_hu)
-        self.backbone = build_backbone(settings.backbone, channels_in, settings.channels // 2, settings.weights)
+        self.backbone = build_backbone(
+            settings.backbone, channels_in, settings.channels // 2, settings.weights
+        )
         self.laterals = nn.ModuleList(
             [nn.Conv2d(3 * channels, settings.channels, 1) for channels in self.backbone.out_channels]
         )
@@ -48,11 +53,13 @@ class Generator(nn.Module):
 
     def forward(self, slab: Tensor) -> dict[str, Tensor]:
         """(batch, windows, depth + 2 CONTEXT, y, x) to maps of (batch, depth, channels, y / 4, x / 4)."""
-        batch, _, padded_depth = slab.shape[:3]
-        groups = slice_groups(slab).flatten(0, 1)
-        maps = [torch.unflatten(features, 0, (batch, padded_depth - 2)) for features in self.features(groups)]
-        outputs = self.fuse([stack_groups(features).flatten(0, 1) for features in maps])
-        return {name: torch.unflatten(out, 0, (batch, -1)) for name, out in outputs.items()}
+        depth = slab.shape[2] - 2 * CONTEXT
+        needed = sorted({z + step for z in range(depth) for step in GROUPS})
+        groups = slice_groups(slab)[:, needed]
+        maps = [features.unflatten(0, groups.shape[:2]) for features in self.features(groups.flatten(0, 1))]
+        places = [[needed.index(z + step) for z in range(depth)] for step in GROUPS]
+        outputs = self.fuse([stack_groups(features, places).flatten(0, 1) for features in maps])
+        return {name: out.unflatten(0, (len(slab), depth)) for name, out in outputs.items()}
 
     def features(self, groups: Tensor) -> list[Tensor]:
         """2D features of (n, 3 windows, y, x) slice groups at strides 4, 8, 16: the part done once a slice."""
@@ -74,11 +81,15 @@ def slice_groups(slab: Tensor) -> Tensor:
     return groups.transpose(1, 2)
 
 
-def stack_groups(features: Tensor) -> Tensor:
-    """(batch, depth + 6, channels, y, x) to (batch, depth, 3 channels, y, x): groups at z - 3, z, z + 3."""
-    depth = features.shape[1] - 2 * GROUP_STEP
-    return torch.cat([features[:, step : step + depth] for step in (0, GROUP_STEP, 2 * GROUP_STEP)], dim=2)
+def stack_groups(features: Tensor, places: Sequence[Sequence[int]]) -> Tensor:
+    """(batch, groups, channels, y, x) to (batch, depth, 3 channels, y, x).
+
+    `places` names, for each of the three groups that an output fuses, where they lie for every output slice.
+    """
+    return torch.cat([features[:, list(place)] for place in places], dim=2)
 
 
 def _head(channels: int, hidden: int, out: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(channels, hidden, 3, 1, 1), nn.ReLU(inplace=True), nn.Conv2d(hidden, out, 1))
+    return nn.Sequential(
+        nn.Conv2d(channels, hidden, 3, 1, 1), nn.ReLU(inplace=True), nn.Conv2d(hidden, out, 1)
+    )

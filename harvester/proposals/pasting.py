@@ -63,7 +63,7 @@ def paste(
         z = int(rng.integers(len(known.slice_weight)))
         x, y = (int(c) for c in rng.normal(centre_xy, 20) - (width / 2, height / 2))
         box = np.array([x, y, x + width - 1, y + height - 1], np.float64)
-        inside = 0 <= x and 0 <= y and x + width <= slab_zyx.shape[2] and y + height <= slab_zyx.shape[1]
+        inside = x >= 0 and y >= 0 and x + width <= slab_zyx.shape[2] and y + height <= slab_zyx.shape[1]
         if not inside or _touches(known, box):
             continue
         place = slab_zyx[z + CONTEXT - REACH : z + CONTEXT + REACH + 1, y : y + height, x : x + width]
@@ -74,30 +74,34 @@ def paste(
 
 def _blended(slab_zyx: Array, patch: Array, mask: Array, z: int, x: int, y: int) -> Array:
     slab = slab_zyx.astype(np.float32)
-    place = slab[z + CONTEXT - REACH : z + CONTEXT + REACH + 1, y : y + patch.shape[1], x : x + patch.shape[2]]
+    place = slab[
+        z + CONTEXT - REACH : z + CONTEXT + REACH + 1, y : y + patch.shape[1], x : x + patch.shape[2]
+    ]
     shift = _ring_level(place[REACH]) - _ring_level(patch[REACH])
     place += mask * (patch + shift - place)
     return np.rint(slab).astype(np.int16)
 
 
 def _with_box(known: SlabLabels, z: int, box: Array) -> SlabLabels:
-    """The key slice teaches the box; the neighbours that got a part of it are not known."""
-    weight = known.slice_weight.copy()
-    weight[z] = max(weight[z], weight.max())
-    near = np.array([at for at in range(z - REACH, z + REACH + 1) if at != z and 0 <= at < len(weight)], np.int64)
+    """The key slice teaches the box (the rest of that slice no more than before); its neighbours are not known."""
+    near = np.array(
+        [at for at in range(z - REACH, z + REACH + 1) if at != z and 0 <= at < len(known.slice_weight)],
+        np.int64,
+    )
     return replace(
         known,
         z=np.append(known.z, z),
         boxes_xyxy=np.vstack([known.boxes_xyxy, box]),
         ignored_z=np.append(known.ignored_z, near),
         ignored_boxes_xyxy=np.vstack([known.ignored_boxes_xyxy, np.tile(box, (len(near), 1))]),
-        slice_weight=weight,
     )
 
 
 def _touches(known: SlabLabels, box: Array) -> bool:
     others = np.vstack([known.boxes_xyxy, known.ignored_boxes_xyxy, known.negative_boxes_xyxy])
-    apart = (others[:, 0] > box[2]) | (others[:, 2] < box[0]) | (others[:, 1] > box[3]) | (others[:, 3] < box[1])
+    apart = (
+        (others[:, 0] > box[2]) | (others[:, 2] < box[0]) | (others[:, 1] > box[3]) | (others[:, 3] < box[1])
+    )
     return bool((~apart).any())
 
 

@@ -91,6 +91,8 @@ class Slabs(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         depth = self.settings.slab_depth
         slab = read_slab(self.store, self.frames[volume_id], z_start - CONTEXT, z_start + depth + CONTEXT)
         known = self.labels[volume_id].slab(z_start, depth, self.settings.unmarked_slice_weight)
+        # Beyond the end the last slice repeats, lesions and all, but their labels do not.
+        known.slice_weight[self.frames[volume_id].shape_zyx[0] - z_start :] = 0
         if rng.random() < self.settings.paste_lesions:
             slab, known = paste(slab, known, self.bank, crop.centre_xy, rng)
         hu = self._jitter(crop.cut(slab), rng)
@@ -113,7 +115,8 @@ class Slabs(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         if not self.settings.crop_px:
             _, rows, columns = self.frames[volume_id].shape_zyx
             centre_x, centre_y = columns / 2, rows / 2
-        z_start = max(0, z - int(rng.integers(self.settings.slab_depth)))
+        latest = max(0, self.frames[volume_id].shape_zyx[0] - self.settings.slab_depth)
+        z_start = min(max(0, z - int(rng.integers(self.settings.slab_depth))), latest)
         scale, flip = 1.0, False
         if self.settings.augment:
             scale, flip = float(rng.uniform(*SCALE_RANGE)), bool(rng.random() < 0.5)

@@ -39,19 +39,26 @@ def build_targets(labels: SlabLabels, height: int, width: int) -> dict[str, Arra
     weight    weight of each cell in the heat loss
     """
     depth, rows, columns = len(labels.slice_weight), height // STRIDE, width // STRIDE
-    maps = {name: np.zeros((depth, n, rows, columns), np.float32) for name, n in (("heat", 1), ("negative", 1))}
-    maps |= {name: np.zeros((depth, n, rows, columns), np.float32) for name, n in (("size", 2), ("offset", 2))}
+    maps = {
+        name: np.zeros((depth, n, rows, columns), np.float32) for name, n in (("heat", 1), ("negative", 1))
+    }
+    maps |= {
+        name: np.zeros((depth, n, rows, columns), np.float32) for name, n in (("size", 2), ("offset", 2))
+    }
     maps["centre"] = np.zeros((depth, 1, rows, columns), np.float32)
-    maps["weight"] = np.ones((depth, 1, rows, columns), np.float32) * labels.slice_weight[:, None, None, None]
+    known = np.ones((depth, 1, rows, columns), np.float32)
     for z, box in zip(labels.ignored_z, labels.ignored_boxes_xyxy, strict=True):
-        _clear(maps["weight"][z, 0], box)
+        _clear(known[z, 0], box)
     for z, box in zip(labels.z, labels.boxes_xyxy, strict=True):
         _place(maps, int(z), box)
     for z, box in zip(labels.negative_z, labels.negative_boxes_xyxy, strict=True):
         splat(maps["negative"][z, 0], box)
     maps["negative"][maps["heat"] > 0] = 0
-    # A label is knowledge wherever it lies: its own cells count even on a slice that is otherwise unknown.
-    maps["weight"] = np.maximum(maps["weight"], np.maximum(maps["heat"] > 0, maps["negative"] > 0))
+    # A label is knowledge: its own cells count even on a slice that is otherwise unknown. But a hard negative
+    # where a lesion may still show is none.
+    weight = known * labels.slice_weight[:, None, None, None]
+    own = np.maximum(maps["heat"] > 0, (maps["negative"] > 0) * known)
+    maps["weight"] = np.maximum(weight, own)
     return maps
 
 

@@ -41,7 +41,9 @@ class FoldTask:
     log: Callable[[str], None] = print
 
 
-def fit_generator(task: FoldTask, settings: Settings, ledger: pa.Table) -> tuple[Generator, list[dict[str, float]]]:
+def fit_generator(
+    task: FoldTask, settings: Settings, ledger: pa.Table
+) -> tuple[Generator, list[dict[str, float]]]:
     """A generator fitted to the ledger's labels of the task's volumes, and its losses step by step."""
     generator = settings.generator
     torch.manual_seed(task.seed)

@@ -1,6 +1,6 @@
 """DICOM CT series to Volumes: ordered by position along the slice normal, in HU, turned to the stored order.
 
-Errors name slices by their InstanceNumber and position, never by path or UID: those may tell a patient's name.
+Errors name slices by their InstanceNumber and position, never by path or UID: those may tell who it is.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
+from pydicom.errors import InvalidDicomError
 from pydicom.misc import is_dicom
 
 from harvester.errors import VolumeError
@@ -32,6 +33,7 @@ NEEDED: Final = (
 BROKEN: Final = (
     AttributeError,
     EOFError,
+    InvalidDicomError,
     KeyError,
     NotImplementedError,
     OSError,
@@ -45,21 +47,19 @@ def read_dicom_series(source: Path | Iterable[Path], volume_id: str, patient_id:
     """One CT series, a folder or its files in any order, as (z, y, x): z to the head, y to the back, x to the
     patient's left; HU by each slice's own slope and intercept, clipped as in to_hu; spacing from positions.
 
-    Raises VolumeError with the reason: no_slices, unreadable, not_ct, no_pixel_data, no_geometry, mixed_slices,
+    VolumeError's reasons: no_slices, unreadable, not_ct, no_pixel_data, no_geometry, mixed_slices,
     mixed_orientations, duplicate_slices, missing_slices, tilted.
     """
+    return read_turned_dicom(source, volume_id, patient_id)[0]
+
+
+def read_turned_dicom(source: Path | Iterable[Path], volume_id: str, patient_id: str) -> tuple[Volume, Turn]:
+    """The volume, and how (column, row, slice ascending along the normal) became (x, y, z)."""
     slices = [_load(file, volume_id) for file in series_files(source)]
     ordered, spacing, turn = _arranged(slices, volume_id)
     hu = np.stack([_hu(item, volume_id) for item in ordered])
-    return Volume(
-        volume_id, patient_id, to_hu(turn.array(hu.transpose(2, 1, 0))), turn.spacing_zyx_mm(spacing)
-    )
-
-
-def dicom_turn(source: Path | Iterable[Path], volume_id: str) -> Turn:
-    """How (column, row, slice ascending along the normal) relates to the stored order; reads headers alone."""
-    slices = [_load(file, volume_id, headers_only=True) for file in series_files(source)]
-    return _arranged(slices, volume_id)[2]
+    turned = np.ascontiguousarray(turn.array(hu.transpose(2, 1, 0)))
+    return Volume(volume_id, patient_id, turned, turn.spacing_zyx_mm(spacing)), turn
 
 
 def series_files(source: Path | Iterable[Path]) -> list[Path]:
@@ -70,20 +70,20 @@ def series_files(source: Path | Iterable[Path]) -> list[Path]:
     return sorted(file for file in files if file.suffix.lower() in (".dcm", ".ima") or is_dicom(file))
 
 
-def _load(file: Path, volume_id: str, headers_only: bool = False) -> pydicom.Dataset:
+def _load(file: Path, volume_id: str) -> pydicom.Dataset:
     try:
-        item = pydicom.dcmread(file, stop_before_pixels=headers_only)
+        item = pydicom.dcmread(file)
     except BROKEN as error:
         raise VolumeError(
-            "unreadable", f"volume {volume_id}: a file is not readable DICOM: {error}"
-        ) from error
+            "unreadable", f"volume {volume_id}: a file is not readable DICOM ({type(error).__name__})"
+        ) from None
     if item.get("Modality") != "CT" or "LOCALIZER" in (item.get("ImageType") or ()):
         raise VolumeError(
             "not_ct", f"{_name(item, volume_id)} is {item.get('Modality')}, not an image of a CT series"
         )
     if int(item.get("NumberOfFrames") or 1) != 1:
         raise VolumeError("not_ct", f"{_name(item, volume_id)} has many frames; convert to one file a slice")
-    if not headers_only and "PixelData" not in item:
+    if "PixelData" not in item:
         raise VolumeError(
             "no_pixel_data", f"{_name(item, volume_id)} has no pixel data; is the file cut short?"
         )
@@ -96,7 +96,7 @@ def _load(file: Path, volume_id: str, headers_only: bool = False) -> pydicom.Dat
 def _arranged(
     slices: list[pydicom.Dataset], volume_id: str
 ) -> tuple[list[pydicom.Dataset], tuple[float, float, float], Turn]:
-    """Slices ascending along the normal, spacing (column, row, slice) in mm, and the turn to the stored order."""
+    """Slices ascending along the normal, spacing (column, row, slice) in mm, the turn to the stored order."""
     if not slices:
         raise VolumeError("no_slices", f"volume {volume_id}: no DICOM files; give a folder of one CT series")
     _check_alike(slices, volume_id)
@@ -130,8 +130,8 @@ def _check_alike(slices: Sequence[pydicom.Dataset], volume_id: str) -> None:
             raise VolumeError(
                 "mixed_slices", f"{_name(item, volume_id)} and {_name(first)} differ in PixelSpacing"
             )
-        ways = (np.array(s.ImageOrientationPatient, float) for s in (item, first))
-        if not np.allclose(*ways, atol=1e-3):
+        way, usual = (np.array(s.ImageOrientationPatient, float) for s in (item, first))
+        if not np.allclose(way, usual, atol=1e-3):
             raise VolumeError(
                 "mixed_orientations", f"{_name(item, volume_id)} and {_name(first)} face different ways"
             )
@@ -159,8 +159,8 @@ def _gap_mm(ordered: Sequence[pydicom.Dataset], heights_mm: Array, volume_id: st
         at = uneven[0]
         raise VolumeError(
             "missing_slices",
-            f"{_name(ordered[at], volume_id)} and {_name(ordered[at + 1])} are {gaps[at]:.2f} mm apart, others "
-            f"{usual:.2f} mm ({len(uneven)} uneven gaps); complete the series",
+            f"{_name(ordered[at], volume_id)} and {_name(ordered[at + 1])} are {gaps[at]:.2f} mm apart, "
+            f"others {usual:.2f} mm ({len(uneven)} uneven gaps); complete the series",
         )
     return float(gaps.mean())
 

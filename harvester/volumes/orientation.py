@@ -1,4 +1,4 @@
-"""Turning scans into the one stored order: (z, y, x) with z to the head, y to the back, x to the patient's left."""
+"""Turning scans into the stored order: (z, y, x), z to the head, y to the back, x to the patient's left."""
 
 from dataclasses import dataclass
 from typing import Any, Final
@@ -30,8 +30,8 @@ class Turn:
 
     @classmethod
     def of(cls, affine_ras: Array, shape: tuple[int, int, int]) -> "Turn":
-        """From a NIfTI affine (voxel index to RAS+ mm): each stored axis takes the file axis closest to it."""
-        ornt = io_orientation(affine_ras)
+        """From a NIfTI affine (voxel index to RAS+ mm): a stored axis takes the file axis closest to it."""
+        ornt = io_orientation(affine_ras)  # type: ignore[no-untyped-call]
         axes = [int(np.flatnonzero(ornt[:, 0] == axis)[0]) for axis in range(3)]
         # Stored x and y run to the left and the back, RAS+ to the right and the front.
         flips = [bool(ornt[axis, 1] == want) for axis, want in zip(axes, (1, 1, -1), strict=True)]

@@ -90,7 +90,9 @@ def _draw_scene(
     paint_gut(canvas, patient, body, rng)
     paint_bones(canvas, body, rng)
     paint_wires(canvas, rng)
-    return Scene(canvas, patient, body, rng, settings.lesion_contrast, settings.lesion_size)
+    return Scene(
+        canvas, patient, body, rng, settings.lesion_contrast, settings.lesion_size, settings.lesion_texture
+    )
 
 
 def _scan(canvas: Canvas, noise_hu: float, rng: np.random.Generator) -> NDArray[np.int16]:

@@ -57,6 +57,7 @@ class Scene:
     rng: np.random.Generator
     lesion_contrast: float
     lesion_size: float
+    lesion_texture: float
     taken: list[tuple[float, float, float, float]] = field(default_factory=list)
     _spots: dict[tuple[int, ...], NDArray[np.intp]] = field(default_factory=dict)
 
@@ -174,9 +175,9 @@ def _paint_lesion(scene: Scene, kind: str) -> Finding | None:
 
 def _texture(scene: Scene, sdf_radii: Array, box: Box) -> Array:
     """HU to add inside a lesion: a core darker than the rim and a grain, which vessels and gut lack."""
-    core = scene.lesion_contrast * scene.rng.uniform(0, 55) * np.clip(-0.35 - sdf_radii, 0, 0.4) / 0.4
-    grain = scene.rng.uniform(3, 13) * scene.body.fine[box] + scene.rng.uniform(0, 8) * scene.body.coarse[box]
-    return np.asarray(grain - core)
+    core = scene.rng.uniform(15, 90) * np.clip(-0.25 - sdf_radii, 0, 0.4) / 0.4
+    grain = scene.rng.uniform(6, 20) * scene.body.fine[box] + scene.rng.uniform(0, 8) * scene.body.coarse[box]
+    return np.asarray(scene.lesion_texture * (grain - core))
 
 
 def _lesion_level(scene: Scene, kind: str, box: Box) -> Array:

@@ -1,4 +1,4 @@
-"""Resampling to another spacing. Outer corners coincide, so boxes go back by geometry.scale_boxes / scale_slices."""
+"""Resampling to another spacing; outer corners coincide: geometry.scale_boxes, scale_slices lead back."""
 
 from typing import Any, Final
 

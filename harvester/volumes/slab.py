@@ -36,7 +36,9 @@ class GridFrame:
         shape = (row["depth"], row["height"], row["width"])
         spacing = (row["spacing_z_mm"], row["spacing_y_mm"], row["spacing_x_mm"])
         z, y, x = grid.spacing_zyx_mm
-        shrink = max(1.0, shape[1] * spacing[1] / y / grid.max_side_px, shape[2] * spacing[2] / x / grid.max_side_px)
+        shrink = max(
+            1.0, shape[1] * spacing[1] / y / grid.max_side_px, shape[2] * spacing[2] / x / grid.max_side_px
+        )
         # A side at its limit is resampled, however little it is too long.
         in_plane = SAME_SPACING if shrink == 1 else 0.0
         target = tuple(
@@ -57,7 +59,8 @@ class GridFrame:
     def shape_zyx(self) -> tuple[int, int, int]:
         """Slices, rows and columns of the grid before padding."""
         z, y, x = (
-            max(1, round(count / ratio)) for count, ratio in zip(self.shape_px_zyx, self.ratios_zyx, strict=True)
+            max(1, round(count / ratio))
+            for count, ratio in zip(self.shape_px_zyx, self.ratios_zyx, strict=True)
         )
         return z, y, x
 
@@ -107,7 +110,9 @@ def interpolate(values: Array, axis: int, positions: Array) -> Array:
     shape = [1] * values.ndim
     shape[axis] = -1
     weight = share.astype(np.float32).reshape(shape)
-    mixed: Array = values.take(low, axis) * (1 - weight) + values.take(np.minimum(low + 1, last), axis) * weight
+    mixed: Array = (
+        values.take(low, axis) * (1 - weight) + values.take(np.minimum(low + 1, last), axis) * weight
+    )
     return np.rint(mixed).astype(values.dtype)
 
 

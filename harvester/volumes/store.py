@@ -54,6 +54,11 @@ class Store:
         file = self.path / "ignore.parquet"
         return pq.read_table(file, schema=IGNORE) if file.is_file() else IGNORE.empty_table()
 
+    def rejects(self) -> pa.Table:
+        """What was refused and why (records.REJECTS)."""
+        file = self.path / "rejects.parquet"
+        return pq.read_table(file, schema=REJECTS) if file.is_file() else REJECTS.empty_table()
+
     def data_hash(self) -> str:
         """Names what the store holds: the manifest's rows and the marks."""
         rows = sorted(self.manifest.to_pylist(), key=lambda row: row["volume_id"])
@@ -71,7 +76,9 @@ def read_volume(store: Path, volume_id: str, z_start: int = 0, z_end: int | None
     file = store / "volumes" / f"{volume_id}.arrow"
     if file.is_file() and file.stat().st_size <= CACHED_BYTES // 4:
         whole = _read_whole(store, volume_id)
-        if whole.hu_zyx.nbytes <= CACHED_BYTES and 0 <= z_start < (z_end or len(whole.hu_zyx)) <= len(whole.hu_zyx):
+        if whole.hu_zyx.nbytes <= CACHED_BYTES and 0 <= z_start < (z_end or len(whole.hu_zyx)) <= len(
+            whole.hu_zyx
+        ):
             return replace(whole, hu_zyx=whole.hu_zyx[z_start:z_end])
     return _read_slices(store, volume_id, z_start, z_end)
 

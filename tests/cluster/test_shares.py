@@ -36,6 +36,9 @@ def test_examples_are_those_of_the_given_volumes() -> None:
     }  # fmt: skip
     table = pa.table({"volume_id": ["b", "a", "a"], "tubelet_id": [0, 0, 1], "label": [1, 1, 0]})
     chosen = examples_of(table, [row], Settings())
-    assert {label: [tubelet["tubelet_id"] for _, tubelet in found] for label, found in chosen.items()} == {0: [1], 1: [0]}
+    assert {label: [tubelet["tubelet_id"] for _, tubelet in found] for label, found in chosen.items()} == {
+        0: [1],
+        1: [0],
+    }
     assert chosen[0][0][0].volume_id == "a"
     assert examples_of(table.slice(0, 0), [row], Settings()) == {0: [], 1: []}

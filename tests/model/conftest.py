@@ -21,7 +21,7 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture()
+@pytest.fixture
 def make_store(tmp_path: Path) -> MakeStore:
     """(volumes: id -> (split, HU), marks, spacing) to a store; each volume is its own patient."""
 
@@ -31,7 +31,9 @@ def make_store(tmp_path: Path) -> MakeStore:
         spacing_zyx_mm: tuple[float, float, float] = (4.0, 1.6, 1.6),
     ) -> Store:
         rows = [
-            write_volume(tmp_path, Volume(name, f"p-{name}", hu.astype(np.int16), spacing_zyx_mm), split, name)
+            write_volume(
+                tmp_path, Volume(name, f"p-{name}", hu.astype(np.int16), spacing_zyx_mm), split, name
+            )
             for name, (split, hu) in volumes.items()
         ]
         return finish_store(tmp_path, rows, marks, [])
@@ -39,7 +41,7 @@ def make_store(tmp_path: Path) -> MakeStore:
     return make
 
 
-@pytest.fixture()
+@pytest.fixture
 def frames_of() -> Callable[[Store, GridSettings], dict[str, GridFrame]]:
     """The grid frame of every volume of a store."""
 

@@ -11,12 +11,18 @@ from torch import Tensor
 
 from harvester.backbones import build_backbone
 from harvester.classifier.network import Classifier
-from harvester.config import ClassifierSettings, GeneratorSettings, GridSettings, Settings, SuppressionSettings
+from harvester.config import (
+    ClassifierSettings,
+    GeneratorSettings,
+    GridSettings,
+    Settings,
+    SuppressionSettings,
+)
 from harvester.errors import SettingsError
 from harvester.fitting import Place
 from harvester.proposals.inference import load_generators, volume_maps
 from harvester.proposals.losses import generator_losses
-from harvester.proposals.network import CONTEXT, GROUP_STEP, Generator, slice_groups, stack_groups
+from harvester.proposals.network import CONTEXT, GROUPS, Generator, slice_groups, stack_groups
 from harvester.proposals.targets import SlabLabels, build_targets
 from harvester.volumes.window import windowed
 
@@ -65,9 +71,12 @@ def test_features_once_equal_the_recomputed_window(backbone: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("backbone", "depth", "chunk"), [("small", 1, 16), ("small", 9, 3), ("resnet18", 4, 3), ("densenet121", 3, 2)]
+    ("backbone", "depth", "chunk"),
+    [("small", 1, 16), ("small", 9, 3), ("resnet18", 4, 3), ("densenet121", 3, 2)],
 )
-def test_a_volumes_maps_equal_the_recomputed_window_to_its_ends(backbone: str, depth: int, chunk: int) -> None:
+def test_a_volumes_maps_equal_the_recomputed_window_to_its_ends(
+    backbone: str, depth: int, chunk: int
+) -> None:
     model, hu = generator(backbone), volume(depth)
     beyond = np.concatenate([np.repeat(hu[:1], CONTEXT, 0), hu, np.repeat(hu[-1:], CONTEXT, 0)])
     maps = volume_maps(model, beyond, GRID, FLOAT, chunk)
@@ -97,8 +106,8 @@ def test_groups_are_neighbours_and_stacks_three_apart() -> None:
     groups = slice_groups(slab)
     assert groups.shape == (1, 8, 6, 1, 1)
     assert groups[0, 3, :, 0, 0].tolist() == [3, 13, 4, 14, 5, 15]
-    stacked = stack_groups(groups)
-    assert stacked.shape == (1, 8 - 2 * GROUP_STEP, 18, 1, 1)
+    stacked = stack_groups(groups, [[z + step for z in range(2)] for step in GROUPS])
+    assert stacked.shape == (1, 2, 18, 1, 1)
     assert stacked[0, 1, :, 0, 0].tolist() == [v for at in (1, 4, 7) for v in groups[0, at, :, 0, 0].tolist()]
 
 
@@ -144,7 +153,8 @@ def test_backbones_give_strides_4_8_16_for_any_channels(backbone: str) -> None:
         with torch.inference_mode():
             maps = net(torch.rand(1, channels_in, 64, 96))
         assert [tuple(m.shape[1:]) for m in maps] == [
-            (channels, 64 // stride, 96 // stride) for channels, stride in zip(net.out_channels, (4, 8, 16), strict=True)
+            (channels, 64 // stride, 96 // stride)
+            for channels, stride in zip(net.out_channels, (4, 8, 16), strict=True)
         ]
 
 

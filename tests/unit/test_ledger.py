@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from harvester.labels import ledger as ledgers
-from harvester.records import LEDGER, MARKS, SCORED, Mark
+from harvester.records import IGNORE, LEDGER, MARKS, SCORED, Mark
 
 
 def marks(*given: Mark) -> pa.Table:
@@ -15,7 +15,12 @@ def marks(*given: Mark) -> pa.Table:
 
 def tubelets(*rows: dict[str, Any]) -> pa.Table:
     plain = {"volume_id": "a", "patient_id": "p", "lpg_score": 0.5, "lpc_score": 0.5, "width_mm": 9.0}
-    plain |= {"z": [3, 4], **{side: [1.5, 2.5] for side in ledgers.BOX}, "slice_score": [0.1, 0.5], "score": 0.7}
+    plain |= {
+        "z": [3, 4],
+        **{side: [1.5, 2.5] for side in ledgers.BOX},
+        "slice_score": [0.1, 0.5],
+        "score": 0.7,
+    }
     schema = SCORED.append(pa.field("score", pa.float64()))
     return pa.Table.from_pylist([plain | row for row in rows], schema)
 
@@ -25,7 +30,10 @@ FOUND = tubelets({"tubelet_id": 4}, {"tubelet_id": 1, "volume_id": "b"})
 
 def test_marks_become_rows_of_one_slice_without_a_model() -> None:
     ledger = ledgers.from_marks(
-        marks(Mark("a", "m1", 3, 1.0, 2.0, 3.0, 4.0, clinical=True), Mark("b", "m2", 5, 1, 2, 3, 4, clinical=False))
+        marks(
+            Mark("a", "m1", 3, 1.0, 2.0, 3.0, 4.0, clinical=True),
+            Mark("b", "m2", 5, 1, 2, 3, 4, clinical=False),
+        )
     )
     assert ledger.schema == LEDGER
     first, second = ledger.to_pylist()
@@ -66,14 +74,21 @@ def test_the_same_labels_make_the_same_table_in_any_order() -> None:
 
 
 def test_rows_by_volume() -> None:
-    groups = ledgers.by_volume(tubelets({"tubelet_id": 0}, {"tubelet_id": 0, "volume_id": "b"}, {"tubelet_id": 1}))
-    assert {name: [row["tubelet_id"] for row in rows] for name, rows in groups.items()} == {"a": [0, 1], "b": [0]}
+    groups = ledgers.by_volume(
+        tubelets({"tubelet_id": 0}, {"tubelet_id": 0, "volume_id": "b"}, {"tubelet_id": 1})
+    )
+    assert {name: [row["tubelet_id"] for row in rows] for name, rows in groups.items()} == {
+        "a": [0, 1],
+        "b": [0],
+    }
 
 
 def manifest(patients: dict[str, int]) -> list[dict[str, Any]]:
     """Patients p0 .. of each split with two volumes each; one patient in two splits."""
     rows = [
-        {"patient_id": f"{split}-{i // 2}", "split": split} for split, count in patients.items() for i in range(2 * count)
+        {"patient_id": f"{split}-{i // 2}", "split": split}
+        for split, count in patients.items()
+        for i in range(2 * count)
     ]
     return [*rows, {"patient_id": "vm-0", "split": "vh"}]
 
@@ -90,3 +105,13 @@ def test_folds_split_each_set_evenly_and_by_patient() -> None:
     assert folds == ledgers.patient_folds(rows[::-1], 3, seed=5)
     assert folds != ledgers.patient_folds(rows, 3, seed=6)
     assert ledgers.patient_folds([], 2, 0) == {}
+
+
+def test_regions_left_out_become_one_box_a_slice() -> None:
+    regions = pa.Table.from_pylist(
+        [{"volume_id": "a", "z1": 3, "z2": 5, "x1": 1.0, "y1": 2.0, "x2": 9.0, "y2": 8.0}], IGNORE
+    )
+    (row,) = ledgers.from_ignored(regions).to_pylist()
+    assert (row["role"], row["z"], row["x2"]) == ("ignored", [3, 4, 5], [9.0] * 3)
+    assert len(ledgers.with_role(ledgers.from_ignored(regions), "lesion")) == 0
+    assert ledgers.from_ignored(IGNORE.empty_table()).equals(LEDGER.empty_table())

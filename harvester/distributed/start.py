@@ -1,0 +1,17 @@
+"""Joining or starting Ray, the same for every job."""
+
+import logging
+import os
+
+import ray
+import ray.data
+
+
+def start_ray() -> None:
+    """Join the cluster that the job was submitted to (RAY_ADDRESS), or start one on this machine; quietly."""
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    ray.init(logging_level=logging.WARNING)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    # What our own log lines say already, said again by Ray at length.
+    for name in ("ray.data", "ray.tune", "ray.train"):
+        logging.getLogger(name).setLevel(logging.WARNING)

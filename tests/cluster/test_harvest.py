@@ -1,0 +1,130 @@
+"""The whole loop on a local Ray: small phantoms, small networks, a target low enough that something is harvested."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import ray
+
+from harvester.config import Settings, resolve
+from harvester.distributed.preparation import prepare
+from harvester.harvest import harvest
+from harvester.history import SUMMARY_KEYS, History
+from harvester.labels.ledger import patient_folds
+from harvester.report import write_report
+from harvester.run import Run
+from harvester.tracking import Tracker
+from harvester.volumes.store import Store
+
+SETTINGS = """
+name: tiny
+rounds: 2
+min_gain: 0.0
+data:
+  phantom: {vm_volumes: 10, vh_test_volumes: 6, volumes_per_patient: 1, depth: 8, lesion_contrast: 3,
+            noise_hu: 3, distractors_per_volume: 0}
+generator: {crop_px: 96, slab_depth: 2, batch_slabs: 4, steps: 60, finetune_steps: 5}
+classifier: {steps: 6, batch_size: 8, max_tubelets: 10, match_iou: 0.3}
+operating_point: {target_precision: 0.03, confidence: 0.6, match_iou: 0.2, lpg_weights: [0.5, 1.0], min_slices: [1]}
+compute: {train_workers: 2, cpus_per_train_worker: 0.9}
+"""
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    file = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    file.write_text(SETTINGS)
+    return resolve(file)
+
+
+@pytest.fixture(scope="module")
+def store(local_ray: None, settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return prepare(settings, None, tmp_path_factory.mktemp("data") / "store")
+
+
+def harvested(settings: Settings, store: Store, folder: Path) -> History:
+    run = Run(folder, settings, store)
+    tracker = Tracker.open(folder, settings, None)
+    history = harvest(run, tracker)
+    tracker.finish("FINISHED")
+    write_report(history.report_inputs())
+    return history
+
+
+@pytest.fixture(scope="module")
+def night(settings: Settings, store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "night"
+    harvested(settings, store, folder)
+    return folder
+
+
+def test_a_run_leaves_its_harvest_ledger_summary_report_and_models(night: Path, store: Store) -> None:
+    summary = json.loads((night / "summary.json").read_text())
+    assert [row["round"] for row in summary["rounds"]] == [0, 1]
+    assert set(SUMMARY_KEYS) <= set(summary["final"])
+    found = pq.read_table(night / "harvest.parquet")
+    assert len(found) == summary["final"]["harvested"] > 0
+    splits = {row["volume_id"]: row["split"] for row in store.manifest.to_pylist()}
+    assert {splits[v] for v in found["volume_id"].to_pylist()} == {"vh_test"}
+    ledger = pq.read_table(night / "ledger.parquet")
+    sources = set(ledger["source"].to_pylist())
+    assert {"clinical", "annotated", "harvested", "hard_negative_vm"} <= sources
+    mined = [row for row in ledger.to_pylist() if row["round"] >= 0]
+    assert all(row["model_hash"] and row["run_id"] for row in mined)
+    assert (night / "report.html").stat().st_size > 10_000
+    assert len(list(night.glob("round-*/generator-*/fold-*.safetensors"))) == 4
+
+
+def test_the_truth_of_vh_test_is_in_no_label(night: Path, store: Store) -> None:
+    hidden = {row["mark_id"] for row in store.truth().to_pylist() if not row["clinical"]}
+    labels = {row["label_id"] for row in pq.read_table(night / "ledger.parquet").to_pylist()}
+    assert hidden
+    assert not hidden & labels
+
+
+def test_a_run_broken_off_in_round_1_ends_with_the_same_harvest(
+    night: Path, settings: Settings, store: Store, tmp_path: Path
+) -> None:
+    again = tmp_path / "again"
+    shutil.copytree(night, again)
+    for late in (
+        *again.glob("round-1/classifier-*"),
+        *again.glob("round-1/scored-*"),
+        again / "harvest.parquet",
+    ):
+        shutil.rmtree(late) if late.is_dir() else late.unlink()
+    kept = {p: p.stat().st_mtime_ns for p in again.glob("round-*/*") if p.is_file()}
+    harvested(settings, store, again)
+    assert pq.read_table(again / "harvest.parquet").equals(pq.read_table(night / "harvest.parquet"))
+    assert pq.read_table(again / "ledger.parquet").equals(pq.read_table(night / "ledger.parquet"))
+    assert all(path.stat().st_mtime_ns == then for path, then in kept.items() if path.exists())
+
+
+def test_a_round_that_harvests_nothing_ends_the_run_with_its_reason(
+    night: Path, settings: Settings, store: Store, tmp_path: Path
+) -> None:
+    strict = settings.operating_point.model_copy(update={"target_precision": 0.999, "confidence": 0.99})
+    folder = tmp_path / "strict"
+    shutil.copytree(night, folder)
+    history = harvested(settings.model_copy(update={"operating_point": strict}), store, folder)
+    assert len(history.rounds) == 1
+    assert history.told["final"]["harvested"] == 0
+    assert "target 0.999" in history.told["stopped_because"]
+    assert pq.read_table(folder / "harvest.parquet").num_rows == 0
+    assert (folder / "report.html").exists()
+
+
+def test_no_patient_is_scored_by_a_model_that_saw_it(settings: Settings, store: Store) -> None:
+    rows = store.manifest.to_pylist()
+    folds = patient_folds(rows, settings.folds, settings.seed)
+    assert set(folds) == {row["patient_id"] for row in rows}
+    for split in ("vm", "vh_test"):
+        patients = {row["patient_id"] for row in rows if row["split"] == split}
+        counts = [sum(folds[p] == fold for p in patients) for fold in range(settings.folds)]
+        assert max(counts) - min(counts) <= 1
+
+
+def test_ray_is_the_test_sessions_own(local_ray: None) -> None:
+    assert ray.is_initialized()

@@ -1,0 +1,141 @@
+"""A volume to tubelets in its own pixels, and tubelets to probabilities, with stand-ins for the fitted networks."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from torch import Tensor
+
+from harvester.classifier import inference as classifier_inference
+from harvester.classifier.network import Classifier
+from harvester.config import ClassifierSettings, GeneratorSettings, GridSettings, Settings
+from harvester.fitting import Place
+from harvester.geometry import paired_iou
+from harvester.proposals import inference
+from harvester.proposals.network import CONTEXT
+from harvester.proposals.targets import SlabLabels, build_targets
+from harvester.records import TUBELETS
+from harvester.volumes.slab import GridFrame
+from harvester.volumes.store import Store
+
+FLOAT = Place(torch.device("cpu"), torch.float32)
+GRID = GridSettings(windows_hu=((-1024.0, 1024.0),))
+SETTINGS = Settings(grid=GRID, generator=GeneratorSettings(body_mask=False))
+NETWORK: list[Any] = [None]
+Boxes = dict[int, list[tuple[float, ...]]]
+
+
+def answering(boxes_on_grid: Boxes) -> Callable[..., dict[str, Tensor]]:
+    """In place of volume_maps: what a perfect generator would answer for these boxes of each grid slice."""
+
+    def maps(model: Any, hu: Any, *_: Any) -> dict[str, Tensor]:
+        depth = len(hu) - 2 * CONTEXT
+        pairs = [(z, box) for z, boxes in boxes_on_grid.items() for box in boxes]
+        z, boxes = np.array([z for z, _ in pairs]), np.array([box for _, box in pairs]).reshape(-1, 4)
+        none = np.zeros((0, 4))
+        known = SlabLabels(z, boxes, none[:, 0], none, none[:, 0], none, np.ones(depth, np.float32))
+        targets = {name: torch.from_numpy(v) for name, v in build_targets(known, *hu.shape[1:]).items()}
+        return {
+            "heat": torch.logit(targets["heat"], eps=1e-4),
+            "size": targets["size"],
+            "offset": targets["offset"],
+        }
+
+    return maps
+
+
+@pytest.mark.parametrize(
+    "spacing", [(4.0, 1.6, 1.6), (2.0, 0.8, 0.8), (5.0, 0.9, 0.7), (8.0, 3.0, 3.0), (1.5, 1.0, 1.2)]
+)
+def test_a_box_of_the_volume_comes_back_in_its_pixels(
+    make_store: Callable[..., Store],
+    frames_of: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    spacing: tuple[float, float, float],
+) -> None:
+    shape = tuple(round(mm / step) for mm, step in zip((48.0, 128.0, 112.0), spacing, strict=True))
+    store = make_store({"v": ("vh", np.zeros(shape))}, spacing_zyx_mm=spacing)
+    frame: GridFrame = frames_of(store, GRID)["v"]
+    truth = np.array([40.0 / spacing[2], 56.0 / spacing[1], 64.0 / spacing[2] - 1, 84.0 / spacing[1] - 1])
+    # The lesion covers 16 to 32 mm: these slices of the volume, and of the grid.
+    own = [z for z in range(shape[0]) if 16 <= (z + 0.5) * spacing[0] < 32]
+    z_grid = sorted({int(z) for z in frame.slices_of_px()[own]})
+    monkeypatch.setattr(
+        inference, "volume_maps", answering({z: [tuple(frame.boxes_to_grid(truth))] for z in z_grid})
+    )
+    rows = inference.propose_volume(NETWORK, store.path, frame, SETTINGS, FLOAT)
+    assert len(rows) == 1
+    row = rows[0]
+    assert set(own) <= set(row["z"])
+    # A grid slice stands for all of the volume's slices that are nearest to it.
+    assert set(frame.slices_of_px()[row["z"]]) == set(z_grid)
+    boxes = np.array([row[side] for side in ("x1", "y1", "x2", "y2")]).T
+    assert paired_iou(boxes, truth[None]).min() > 0.999
+    assert row["width_mm"] == pytest.approx(24.0, abs=0.1)
+    assert row["lpg_score"] == max(row["slice_score"])
+    assert row["tubelet_id"] == 0
+    assert pa.Table.from_pylist([row | {"patient_id": "p"}], TUBELETS).num_rows == 1
+
+
+def test_several_models_are_averaged(
+    make_store: Any, frames_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_store({"v": ("vh", np.zeros((4, 64, 64)))})
+    box = (16.0, 16.0, 31.0, 31.0)
+    answers = iter([answering({1: [box]}), answering({1: [box], 3: [(40.0, 40.0, 51.0, 51.0)]})])
+    monkeypatch.setattr(inference, "volume_maps", lambda *given: next(answers)(*given))
+    rows = inference.propose_volume(NETWORK * 2, store.path, frames_of(store, GRID)["v"], SETTINGS, FLOAT)
+    assert [(row["z"], round(row["lpg_score"], 2)) for row in rows] == [([1], 1.0), ([3], 0.5)]
+
+
+def test_a_volume_without_peaks_has_no_tubelets(
+    make_store: Any, frames_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_store({"v": ("vh", np.zeros((3, 32, 32)))})
+    monkeypatch.setattr(inference, "volume_maps", answering({}))
+    assert (
+        inference.propose_volume(NETWORK, store.path, frames_of(store, GRID)["v"], Settings(grid=GRID), FLOAT)
+        == []
+    )
+
+
+def test_what_lies_outside_the_body_is_dropped(
+    make_store: Any, frames_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hu = np.full((5, 128, 128), -1000)
+    hu[:, 30:100, 20:90] = 40
+    hu[:, 50:70, 30:50] = -850
+    hu[:, 110:114, 100:104] = 2000
+    store = make_store({"v": ("vh", hu)})
+    inside, lung, wire = (60.0, 40.0, 71.0, 51.0), (36.0, 56.0, 43.0, 63.0), (98.0, 108.0, 105.0, 115.0)
+    monkeypatch.setattr(inference, "volume_maps", answering({2: [inside, lung, wire]}))
+    frame = frames_of(store, GRID)["v"]
+    for mask, count in ((False, 3), (True, 2)):
+        settings = Settings(grid=GRID, generator=GeneratorSettings(body_mask=mask))
+        rows = inference.propose_volume(NETWORK, store.path, frame, settings, FLOAT)
+        assert len(rows) == count
+        assert (98.0 in [round(row["x1"][0]) for row in rows]) == (not mask)
+
+
+def test_chunks_do_not_change_probabilities(make_store: Any, frames_of: Any) -> None:
+    rng = np.random.default_rng(0)
+    store = make_store({"v": ("vh", rng.normal(0, 100, (6, 64, 64)))})
+    settings = Settings(
+        grid=GRID, classifier=ClassifierSettings(channels=8, views=2, local_px=16, global_px=16)
+    )
+    torch.manual_seed(0)
+    model = Classifier(settings.classifier, GRID).eval()
+    left = rng.uniform(0, 50, 5)
+    rows = [{"z": [z], "x1": [x], "y1": [20.0], "x2": [x + 9], "y2": [29.0]} for z, x in enumerate(left)]
+    given = (model, store.path, frames_of(store, GRID)["v"])
+    whole = classifier_inference.classify_volume(*given, rows, settings, FLOAT)
+    parts = classifier_inference.classify_volume(*given, rows, settings, FLOAT, chunk=2)
+    alone = [classifier_inference.classify_volume(*given, [row], settings, FLOAT)[0] for row in rows]
+    assert all(0 < p < 1 for p in whole)
+    assert whole == pytest.approx(parts, abs=1e-5)
+    assert whole == pytest.approx(alone, abs=1e-5)
+    assert len(set(whole)) == 5
+    assert classifier_inference.classify_volume(*given, [], settings, FLOAT) == []

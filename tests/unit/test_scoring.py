@@ -1,0 +1,188 @@
+"""What a harvest is worth against a hidden truth, and the controls; without a truth nothing is told."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from harvester.config import Settings
+from harvester.labels.ledger import BOX
+from harvester.mining import Choice
+from harvester.records import IGNORE, SCORED, Mark, Volume
+from harvester.scoring import Judge, control, finite, hidden_lesions, outside_ignored, shuffled, with_round
+from harvester.volumes.store import Store, finish_store, write_volume
+
+Box = tuple[float, float, float, float]
+A: Box = (10, 10, 29, 29)
+B: Box = (40, 40, 59, 59)
+NEAR_A: Box = (12, 10, 31, 29)  # IoU 360 / 440
+CLINICAL: Box = (70, 10, 89, 29)
+AWAY: Box = (100, 100, 119, 119)
+
+
+def tubelet(volume: str, box: Box, score: float = 0.5, lpg: float = 0.5, lpc: float = 0.5) -> dict[str, Any]:
+    sides = {side: [float(value)] * 3 for side, value in zip(BOX, box, strict=True)}
+    row = {
+        "volume_id": volume,
+        "patient_id": f"p-{volume}",
+        "lpg_score": lpg,
+        "lpc_score": lpc,
+        "score": score,
+    }
+    return row | {"width_mm": 30.0, "z": [4, 5, 6], "slice_score": [0.1, lpg, 0.2]} | sides
+
+
+def table(*rows: dict[str, Any]) -> pa.Table:
+    schema = SCORED.append(pa.field("score", pa.float64()))
+    return pa.Table.from_pylist([row | {"tubelet_id": i} for i, row in enumerate(rows)], schema)
+
+
+def mark(volume: str, box: Box, clinical: bool) -> Mark:
+    return Mark(volume, f"{volume}-{box[0]}", 5, *box, clinical=clinical)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Two volumes with truth (one of them without a lesion), one of V_H without, one of V_M."""
+    splits = {"t1": "vh_test", "t2": "vh_test", "h1": "vh", "m1": "vm"}
+    rows = [
+        write_volume(tmp_path, Volume(name, f"p-{name}", np.zeros((9, 8, 8), np.int16), (4, 1, 1)), split, "")
+        for name, split in splits.items()
+    ]
+    clinical = mark("t1", CLINICAL, clinical=True)
+    truth = [clinical, mark("t1", A, clinical=False), mark("t1", B, clinical=False)]
+    return finish_store(tmp_path, rows, [clinical, mark("m1", A, clinical=False)], truth)
+
+
+@pytest.fixture
+def judge(store: Store) -> Judge:
+    return Judge(store, Settings())
+
+
+def test_only_unmarked_lesions_of_the_test_set_are_hidden(store: Store, judge: Judge) -> None:
+    assert hidden_lesions(store)["mark_id"].to_pylist() == ["t1-10", "t1-40"]
+    assert judge.known
+    assert judge.volumes == 2
+
+
+def test_a_harvest_is_right_where_it_finds_a_lesion_first(judge: Judge) -> None:
+    found = table(tubelet("t1", A), tubelet("t1", NEAR_A, 0.9), tubelet("t2", A), tubelet("h1", AWAY))
+    told = judge.harvest(with_round(found, 0))
+    assert told == {"test_harvested": 3, "test_correct": 1, "precision": 1 / 3, "recall_unmarked": 1 / 2}
+    assert judge.correct(with_round(found, 0)) == [False, True, False, None]
+    assert judge.missed(with_round(found, 0))["mark_id"].to_pylist() == ["t1-40"]
+
+
+def test_an_earlier_round_comes_first_whatever_its_score(judge: Judge) -> None:
+    early, late = (
+        with_round(table(tubelet("t1", A, 0.1)), 0),
+        with_round(table(tubelet("t1", NEAR_A, 0.9)), 1),
+    )
+    assert judge.correct(pa.concat_tables([late, early])) == [False, True]
+
+
+def test_a_harvest_of_nothing_has_no_precision_and_no_recall(judge: Judge) -> None:
+    nothing = with_round(table(), 0)
+    assert judge.harvest(nothing) == {
+        "test_harvested": 0, "test_correct": 0, "precision": None, "recall_unmarked": 0.0
+    }  # fmt: skip
+    assert judge.correct(nothing) == []
+    assert len(judge.missed(nothing)) == 2
+    assert judge.on_lesions(table()) is None
+    assert judge.proposals(SCORED.empty_table(), "lpg_score")["sensitivity"] == {
+        "1": 0.0,
+        "4": 0.0,
+        "16": 0.0,
+    }
+
+
+def test_without_truth_nothing_is_told(store: Store) -> None:
+    (store.path / "truth.parquet").unlink()
+    judge = Judge(store, Settings())
+    found = with_round(table(tubelet("t1", A)), 0)
+    assert not judge.known
+    assert judge.harvest(found)["precision"] is judge.harvest(found)["recall_unmarked"] is None
+    assert judge.correct(found) == [None]
+    assert judge.proposals(found, "lpg_score")["ap"] is None
+    assert judge.on_lesions(found) is None
+
+
+def test_proposals_on_clinical_marks_are_neither_found_nor_false(judge: Judge) -> None:
+    rows = [tubelet("t1", CLINICAL, lpg=0.9), tubelet("t1", A, lpg=0.8), tubelet("t2", AWAY, lpg=0.7)]
+    told = judge.proposals(
+        table(*rows, tubelet("h1", AWAY, lpg=0.95), tubelet("m1", AWAY, lpg=0.95)), "lpg_score"
+    )
+    # One of two lesions before the first false positive.
+    assert told["sensitivity"]["1"] == pytest.approx(0.5)
+    assert told["ap"] == pytest.approx(0.5)
+    fp, sensitivity = told["froc"]
+    assert fp.tolist() == [0, 0.5]
+    assert sensitivity.tolist() == [0.5, 0.5]
+
+
+def test_unclean_negatives_are_counted(judge: Judge) -> None:
+    assert judge.on_lesions(table(tubelet("t1", NEAR_A), tubelet("t1", AWAY), tubelet("h1", A))) == 0.5
+
+
+def test_regions_left_out_swallow_what_is_centred_in_them() -> None:
+    region = {"volume_id": "t1", "z1": 5, "z2": 8, "x1": 0.0, "y1": 0.0, "x2": 25.0, "y2": 25.0}
+    regions = pa.Table.from_pylist([region], IGNORE)
+    rows = table(tubelet("t1", A), tubelet("t1", B), tubelet("t2", A))
+    assert outside_ignored(rows, regions)["tubelet_id"].to_pylist() == [1, 2]
+    assert outside_ignored(rows, IGNORE.empty_table()) is rows
+    assert len(outside_ignored(table(), regions)) == 0
+    elsewhere = pa.Table.from_pylist([region | {"z1": 6}], IGNORE)
+    # The best slice of each tubelet is 5.
+    assert len(outside_ignored(rows, elsewhere)) == 3
+
+
+# Controls
+
+
+def archive(rng: np.random.Generator, good: float) -> tuple[pa.Table, pa.Table]:
+    """60 patients: a lesion and a false structure each; `good`: how well the classifier tells them apart."""
+    rows, lesions = [], []
+    for i in range(60):
+        for right, box in ((True, A), (False, B)):
+            lpc = float(np.clip(rng.normal(0.9 if right else 0.9 - good, 0.03), 0.01, 0.99))
+            rows.append(tubelet(f"v{i}", box, lpg=float(rng.uniform(0.3, 0.9)), lpc=lpc))
+        lesions.append(vars(mark(f"v{i}", A, clinical=False)))
+    return table(*rows).drop_columns(["score"]), pa.Table.from_pylist(lesions)
+
+
+CHOICES = [Choice(0.0, 0.1, 1, 0.0, 20.0)]
+
+
+def test_shuffled_scores_certify_nothing(judge: Judge) -> None:
+    vm, lesions = archive(np.random.default_rng(0), good=0.7)
+    told = control(vm, lesions, vm, CHOICES, judge)
+    # All 60 lesions; the lowest threshold that holds the bound lets two false structures in.
+    assert told["harvested"] == 62
+    assert 0.2 < told["threshold"] < 0.9
+    dealt = control(shuffled(vm, 1), lesions, shuffled(vm, 2), CHOICES, judge)
+    assert dealt["harvested"] == 0
+    assert dealt["threshold"] is None
+    assert "not reached" in dealt["reason"]
+
+
+def test_shuffling_deals_the_same_scores_out_again() -> None:
+    vm, _ = archive(np.random.default_rng(0), good=0.7)
+    dealt = shuffled(vm, 3)
+    assert dealt.schema.names == vm.schema.names
+    assert sorted(dealt["lpc_score"].to_pylist()) == sorted(vm["lpc_score"].to_pylist())
+    assert dealt["lpc_score"].to_pylist() != vm["lpc_score"].to_pylist()
+    assert dealt.equals(shuffled(vm, 3))
+    assert len(shuffled(SCORED.empty_table(), 0)) == 0
+
+
+def test_a_control_without_candidates_harvests_nothing(judge: Judge) -> None:
+    vm, lesions = archive(np.random.default_rng(0), good=0.7)
+    assert control(vm.slice(0, 0), lesions, vm, CHOICES, judge)["harvested"] == 0
+    assert control(vm, lesions.slice(0, 0), vm, CHOICES, judge)["harvested"] == 0
+    assert control(vm, lesions, vm, [], judge) == {"harvested": 0, "threshold": None}
+
+
+def test_json_has_no_infinity() -> None:
+    assert [finite(value) for value in (0.5, np.inf, -np.inf, np.nan)] == [0.5, None, None, None]
