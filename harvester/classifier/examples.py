@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from harvester.classifier.views import Tubelets, cut_views
+from harvester.classifier.views import DESCRIPTORS, Tubelets, cut_views
 from harvester.config import ClassifierSettings, GridSettings
 from harvester.volumes.slab import GridFrame
 
@@ -60,8 +60,10 @@ class Examples(Dataset[tuple[dict[str, Tensor], Tensor]]):
         mirror_x, mirror_y, mirror_z = rng.random(3) < 0.5
         shift = float(rng.normal(0, 0.03))
         noise = torch.from_numpy(rng.standard_normal(views["local"].shape, dtype=np.float32))
-        varied = {}
-        for name, view in views.items():
+        varied = {
+            "course": views["course"] + torch.from_numpy(rng.normal(0, 0.1, DESCRIPTORS).astype(np.float32))
+        }
+        for name, view in ((name, views[name]) for name in ("local", "global")):
             axes = [axis for axis, on in ((2, mirror_z), (-1, mirror_x), (-2, mirror_y)) if on]
             varied[name] = torch.unflatten(view, 1, (-1, 3)).flip(axes).flatten(1, 2) + shift
         varied["local"] = varied["local"] + noise * float(rng.uniform(0, 0.04))

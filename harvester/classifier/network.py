@@ -4,11 +4,16 @@ import torch
 from torch import Tensor, nn
 
 from harvester.backbones import build_backbone
+from harvester.classifier.views import DESCRIPTORS
 from harvester.config import ClassifierSettings, GridSettings
 
 
 class Classifier(nn.Module):
-    """A stream for the lesion, a stream for its place; features joined, the maximum over views, one logit."""
+    """A stream for the lesion, a stream for its place; features joined, the maximum over views, one logit.
+
+    The maximum over views can't tell how many of them show the same disc: a small branch of its own looks at the
+    tubelet's course (views.describe), and its logit is added (ours).
+    """
 
     def __init__(self, settings: ClassifierSettings, grid: GridSettings) -> None:
         super().__init__()
@@ -20,14 +25,20 @@ class Classifier(nn.Module):
             }
         )
         features = sum(stream.out_channels[-1] for stream in self.streams.values())  # type: ignore[index, misc]
-        self.dropout = nn.Dropout(0.3)
-        self.logit = nn.Linear(features, 1)
+        self.logit = nn.Sequential(nn.Dropout(0.3), nn.Linear(features, 1))
+        self.course = nn.Sequential(
+            nn.Linear(DESCRIPTORS, 32),
+            nn.ReLU(inplace=True),
+            nn.Linear(32, 32),
+            nn.ReLU(inplace=True),
+            nn.Linear(32, 1),
+        )
 
     def forward(self, views: dict[str, Tensor]) -> Tensor:
-        """`local` and `global` crops, (n, views, channels, p, p) each, to logits (n,)."""
+        """`local` and `global` crops, (n, views, channels, p, p) each, and `course` (n, DESCRIPTORS), to logits (n,)."""
         joined = torch.cat([self._stream(name, views[name]) for name in ("local", "global")], dim=-1)
         best = joined.amax(dim=1)
-        logits: Tensor = self.logit(self.dropout(best)).squeeze(-1)
+        logits: Tensor = (self.logit(best) + self.course(views["course"])).squeeze(-1)
         return logits
 
     def _stream(self, name: str, crops: Tensor) -> Tensor:

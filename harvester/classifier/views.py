@@ -20,25 +20,28 @@ from harvester.volumes.slab import AIR_HU, GridFrame, read_slab
 Array = NDArray[Any]
 
 MARGIN: Final = 2
+DESCRIPTORS: Final = 6
 
 
 @dataclass(frozen=True)
 class Tubelets:
-    """Tubelets of one volume on its grid: per tubelet its slices (ascending) and its boxes (inclusive ends)."""
+    """Tubelets of one volume on its grid: per tubelet its slices (ascending), boxes (inclusive ends) and scores."""
 
     z: list[Array]
     boxes_xyxy: list[Array]
+    scores: list[Array]
 
     @classmethod
     def of(cls, rows: list[dict[str, Any]], frame: GridFrame) -> "Tubelets":
         """From rows of records.TUBELETS."""
-        z, boxes = [], []
+        z, boxes, scores = [], [], []
         for row in rows:
             slices, first = np.unique(frame.slices_to_grid(np.array(row["z"])), return_index=True)
             own = np.array([row[side] for side in ("x1", "y1", "x2", "y2")], np.float64).T
             z.append(slices)
             boxes.append(frame.boxes_to_grid(own[first]))
-        return cls(z, boxes)
+            scores.append(np.array(row["slice_score"], np.float64)[first])
+        return cls(z, boxes, scores)
 
 
 def view_places(tubelets: Tubelets, views: int, depth: int) -> tuple[Array, Array]:
@@ -63,6 +66,8 @@ def cut_views(
 ) -> dict[str, Tensor]:
     """Crops of all tubelets at once: `local` (n, views, 3 windows, p, p) and `global` likewise, in [0, 1].
 
+    `course` (n, DESCRIPTORS) comes with them: the tubelet's size, length, and the generator's scores along it.
+
     Only the slices that the views need are decoded; crops are cut on `device`. `jitter` shifts the crops by
     shares of the box's sides (x, y) and scales them. No tubelets: an error of the caller.
     """
@@ -79,7 +84,24 @@ def cut_views(
         reach = extent * (settings.local_scale if name == "local" else 1.0) / 2
         corners = np.concatenate([centre - reach, centre + reach], axis=-1)
         crops[name] = _windowed(_aligned(hu, z - first, corners, pixels), grid)
+    crops["course"] = torch.from_numpy(describe(tubelets, frame)).to(device)
     return crops
+
+
+def describe(tubelets: Tubelets, frame: GridFrame) -> Array:
+    """(n, DESCRIPTORS) float32: what the crops can't show.
+
+    log2 of the widest side over 16 mm; log2 of the length along z over that side; the generator's logit at its
+    highest, on average, and on both end slices. A lesion is about as long as it is wide and fades at its ends; a
+    vessel that runs through the slices is many times longer and does not.
+    """
+    sides = [(boxes[:, 2:] - boxes[:, :2] + 1).max() for boxes in tubelets.boxes_xyxy]
+    width_mm = np.array(sides) * frame.spacing_zyx_mm[2]
+    length_mm = np.array([z[-1] - z[0] + 1 for z in tubelets.z]) * frame.spacing_zyx_mm[0]
+    logits = [np.log(p / (1 - p)) for p in (np.clip(s, 1e-4, 1 - 1e-4) for s in tubelets.scores)]
+    course = np.array([(own.max(), own.mean(), own[0], own[-1]) for own in logits])
+    shape = np.stack([np.log2(width_mm / 16), np.log2(length_mm / width_mm)], axis=1)
+    return np.concatenate([shape, course], axis=1).astype(np.float32)
 
 
 def _centres(boxes_xyxy: Array, jitter: tuple[float, float, float]) -> tuple[Array, Array]:

@@ -56,10 +56,12 @@ class Generator(nn.Module):
         depth = slab.shape[2] - 2 * CONTEXT
         needed = sorted({z + step for z in range(depth) for step in GROUPS})
         groups = slice_groups(slab)[:, needed]
-        maps = [features.unflatten(0, groups.shape[:2]) for features in self.features(groups.flatten(0, 1))]
+        maps = [
+            torch.unflatten(features, 0, groups.shape[:2]) for features in self.features(groups.flatten(0, 1))
+        ]
         places = [[needed.index(z + step) for z in range(depth)] for step in GROUPS]
         outputs = self.fuse([stack_groups(features, places).flatten(0, 1) for features in maps])
-        return {name: out.unflatten(0, (len(slab), depth)) for name, out in outputs.items()}
+        return {name: torch.unflatten(out, 0, (len(slab), depth)) for name, out in outputs.items()}
 
     def features(self, groups: Tensor) -> list[Tensor]:
         """2D features of (n, 3 windows, y, x) slice groups at strides 4, 8, 16: the part done once a slice."""

@@ -80,7 +80,7 @@ def _tube(
     if found is None:
         return None
     sdf, box = found
-    cover = cover_of(sdf, scene.rng.uniform(EDGE_MM, 4))
+    cover = cover_of(sdf)
     if clip is not None:
         cover = cover * scene.canvas.clips[clip][box]
     else:
@@ -91,7 +91,7 @@ def _tube(
 
 
 def _lung_vessel(scene: Scene) -> Finding | None:
-    return _tube(scene, "lung_vessel", (LUNG,), scene.rng.uniform(2.8, 6), tissue_level(scene), LUNG)
+    return _tube(scene, "lung_vessel", (LUNG,), 2.6 + 4.4 * scene.rng.beta(1, 2.5), tissue_level(scene), LUNG)
 
 
 def _liver_tube(scene: Scene) -> Finding | None:
@@ -112,7 +112,7 @@ def _soft_vessel(scene: Scene) -> Finding | None:
 def _bowel_loop(scene: Scene) -> Finding | None:
     """A collapsed or fluid-filled loop that crosses the slice; a third have a wall and gas."""
     if scene.rng.random() < 0.7:
-        radius = scene.rng.uniform(5, 9)
+        radius = 4 + 6 * scene.rng.beta(1, 2)
         return _tube(scene, "bowel_loop", (FAT_BELLY,), radius, tissue_level(scene), None)
     radius = scene.rng.uniform(8, 12)
     point = scene.place((FAT_BELLY,), radius, (0.75, 1.0))

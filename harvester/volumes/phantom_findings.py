@@ -121,11 +121,11 @@ SPHERE: Final = _sphere(24)
 
 LESIONS: Final = {
     # kind: weight, tissues, smallest, median and largest diameter in mm
-    "nodule": (0.36, (LUNG,), 8.0, 17.0, 30.0),
+    "nodule": (0.36, (LUNG,), 8.0, 18.0, 32.0),
     "hypodense": (0.3, (LIVER,), 12.0, 23.0, 40.0),
     "renal": (0.08, (KIDNEY,), 12.0, 19.0, 32.0),
     "splenic": (0.06, (SPLEEN,), 12.0, 20.0, 32.0),
-    "node": (0.22, (FAT_CHEST, FAT_BELLY), 12.0, 18.0, 30.0),
+    "node": (0.22, (FAT_CHEST, FAT_BELLY), 12.0, 20.0, 32.0),
     "mass": (0.1, (MUSCLE, FAT_SKIN), 12.0, 20.0, 34.0),
 }
 
@@ -159,7 +159,7 @@ def _paint_lesion(scene: Scene, kind: str) -> Finding | None:
     stretch = np.exp(rng.normal(0, 0.13, 3))
     roughness = rng.uniform(0.08, 0.26)
     sdf, box = blob_sdf(scene.canvas, rng, centre, radius * stretch / stretch.min(), roughness)
-    edge = rng.uniform(2, 4) if kind != "hypodense" else rng.uniform(2.5, 5.5)
+    edge = rng.uniform(3, 6) if kind == "nodule" else rng.uniform(2, 4.5)
     cover = cover_of(sdf, edge)
     if codes[0] in scene.canvas.clips:
         cover = cover * scene.canvas.clips[codes[0]][box]
@@ -175,8 +175,10 @@ def _paint_lesion(scene: Scene, kind: str) -> Finding | None:
 
 def _texture(scene: Scene, sdf_radii: Array, box: Box) -> Array:
     """HU to add inside a lesion: a core darker than the rim and a grain, which vessels and gut lack."""
-    core = scene.rng.uniform(15, 90) * np.clip(-0.25 - sdf_radii, 0, 0.4) / 0.4
-    grain = scene.rng.uniform(6, 20) * scene.body.fine[box] + scene.rng.uniform(0, 8) * scene.body.coarse[box]
+    core = scene.rng.uniform(30, 110) * np.clip(-0.25 - sdf_radii, 0, 0.4) / 0.4
+    grain = (
+        scene.rng.uniform(10, 26) * scene.body.fine[box] + scene.rng.uniform(0, 8) * scene.body.coarse[box]
+    )
     return np.asarray(scene.lesion_texture * (grain - core))
 
 

@@ -67,18 +67,18 @@ class Store:
 
 
 CACHED_BYTES: Final = 4 << 20
-CACHED_VOLUMES: Final = 128
+CACHED_VOLUMES: Final = 192
 """Small volumes stay decoded in the process that read them: at most half a gigabyte, for training's random reads."""
 
 
 def read_volume(store: Path, volume_id: str, z_start: int = 0, z_end: int | None = None) -> Volume:
     """Slices [z_start, z_end) of a stored volume, decoding only those; a small volume is decoded whole, once."""
     file = store / "volumes" / f"{volume_id}.arrow"
-    if file.is_file() and file.stat().st_size <= CACHED_BYTES // 4:
+    if file.is_file() and file.stat().st_size <= CACHED_BYTES:
         whole = _read_whole(store, volume_id)
-        if whole.hu_zyx.nbytes <= CACHED_BYTES and 0 <= z_start < (z_end or len(whole.hu_zyx)) <= len(
-            whole.hu_zyx
-        ):
+        depth = len(whole.hu_zyx)
+        end = depth if z_end is None else z_end
+        if whole.hu_zyx.nbytes <= CACHED_BYTES and 0 <= z_start < end <= depth:
             return replace(whole, hu_zyx=whole.hu_zyx[z_start:z_end])
     return _read_slices(store, volume_id, z_start, z_end)
 

@@ -240,7 +240,15 @@ def test_a_generator_without_a_lesion_is_an_error_that_says_so(store: Store, tmp
 
 
 def tubelet(z: int, x: float) -> dict[str, Any]:
-    return {"lpg_score": 0.5, "z": [z], "x1": [x], "y1": [24.0], "x2": [x + 13], "y2": [39.0]}
+    return {
+        "lpg_score": 0.5,
+        "slice_score": [0.5],
+        "z": [z],
+        "x1": [x],
+        "y1": [24.0],
+        "x2": [x + 13],
+        "y2": [39.0],
+    }
 
 
 def classifier_task(store: Store, folder: Path, others: int = 4) -> classifier_training.FoldTask:

@@ -187,13 +187,19 @@ def test_a_saved_generator_answers_as_before(tmp_path: Path) -> None:
 def test_the_classifier_takes_the_maximum_over_views() -> None:
     torch.manual_seed(0)
     model = Classifier(ClassifierSettings(channels=8), GRID).eval()
-    views = {"local": torch.rand(3, 4, 9, 32, 32), "global": torch.rand(3, 4, 9, 48, 48)}
+    views = {
+        "local": torch.rand(3, 4, 9, 32, 32),
+        "global": torch.rand(3, 4, 9, 48, 48),
+        "course": torch.rand(3, 6),
+    }
     with torch.inference_mode():
         logits = model(views)
         assert logits.shape == (3,)
+        course = {"course": views.pop("course")}
         turned = {name: view.flip(1) for name, view in views.items()}
-        torch.testing.assert_close(model(turned), logits)
+        torch.testing.assert_close(model(turned | course), logits)
         twice = {name: torch.cat([view, view[:, :1]], dim=1) for name, view in views.items()}
-        torch.testing.assert_close(model(twice), logits)
+        torch.testing.assert_close(model(twice | course), logits)
+        views |= course
         alone = torch.cat([model({name: view[i : i + 1] for name, view in views.items()}) for i in range(3)])
         torch.testing.assert_close(alone, logits)

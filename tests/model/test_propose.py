@@ -59,13 +59,14 @@ def test_a_box_of_the_volume_comes_back_in_its_pixels(
     shape = tuple(round(mm / step) for mm, step in zip((48.0, 128.0, 112.0), spacing, strict=True))
     store = make_store({"v": ("vh", np.zeros(shape))}, spacing_zyx_mm=spacing)
     frame: GridFrame = frames_of(store, GRID)["v"]
-    truth = np.array([40.0 / spacing[2], 56.0 / spacing[1], 64.0 / spacing[2] - 1, 84.0 / spacing[1] - 1])
-    # The lesion covers 16 to 32 mm: these slices of the volume, and of the grid.
+    first = np.array([40.0 / spacing[2], 56.0 / spacing[1], 64.0 / spacing[2] - 1, 84.0 / spacing[1] - 1])
+    # The lesion covers 16 to 32 mm, these slices of the volume and of the grid, and drifts by 2 mm a grid slice.
     own = [z for z in range(shape[0]) if 16 <= (z + 0.5) * spacing[0] < 32]
     z_grid = sorted({int(z) for z in frame.slices_of_px()[own]})
-    monkeypatch.setattr(
-        inference, "volume_maps", answering({z: [tuple(frame.boxes_to_grid(truth))] for z in z_grid})
-    )
+    drift = np.array([2.0 / spacing[2], 0, 2.0 / spacing[2], 0])
+    truth = {z: first + (z - z_grid[0]) * drift for z in z_grid}
+    maps = answering({z: [tuple(frame.boxes_to_grid(box))] for z, box in truth.items()})
+    monkeypatch.setattr(inference, "volume_maps", maps)
     rows = inference.propose_volume(NETWORK, store.path, frame, SETTINGS, FLOAT)
     assert len(rows) == 1
     row = rows[0]
@@ -73,7 +74,8 @@ def test_a_box_of_the_volume_comes_back_in_its_pixels(
     # A grid slice stands for all of the volume's slices that are nearest to it.
     assert set(frame.slices_of_px()[row["z"]]) == set(z_grid)
     boxes = np.array([row[side] for side in ("x1", "y1", "x2", "y2")]).T
-    assert paired_iou(boxes, truth[None]).min() > 0.999
+    expected = np.stack([truth[z] for z in frame.slices_of_px()[row["z"]]])
+    assert paired_iou(boxes, expected).min() > 0.999
     assert row["width_mm"] == pytest.approx(24.0, abs=0.1)
     assert row["lpg_score"] == max(row["slice_score"])
     assert row["tubelet_id"] == 0
@@ -129,7 +131,10 @@ def test_chunks_do_not_change_probabilities(make_store: Any, frames_of: Any) -> 
     torch.manual_seed(0)
     model = Classifier(settings.classifier, GRID).eval()
     left = rng.uniform(0, 50, 5)
-    rows = [{"z": [z], "x1": [x], "y1": [20.0], "x2": [x + 9], "y2": [29.0]} for z, x in enumerate(left)]
+    rows = [
+        {"z": [z], "slice_score": [0.5], "x1": [x], "y1": [20.0], "x2": [x + 9], "y2": [29.0]}
+        for z, x in enumerate(left)
+    ]
     given = (model, store.path, frames_of(store, GRID)["v"])
     whole = classifier_inference.classify_volume(*given, rows, settings, FLOAT)
     parts = classifier_inference.classify_volume(*given, rows, settings, FLOAT, chunk=2)

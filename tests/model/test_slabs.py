@@ -227,19 +227,22 @@ def test_without_anchors_the_complete_volumes_teach_background(make_store: Calla
         assert float(targets["heat"].max()) == 0
 
 
-def test_slices_beyond_a_volumes_end_teach_nothing(make_store: Callable[..., Store]) -> None:
+@pytest.mark.parametrize("depth", [2, 4])
+def test_slices_beyond_a_volumes_end_teach_nothing(make_store: Callable[..., Store], depth: int) -> None:
     # The lesion lies on the last slice; slices past it show it again but carry no label.
-    store = make_store({"m": ("vm", painted(noise(4), BOX_A, slice(3, 4)))})
-    labels = {"m": volume_labels([row([3], BOX_A), row([0], BOX_B)], frame(4), complete=True)}
+    store = make_store({"m": ("vm", painted(noise(depth), BOX_A, slice(depth - 1, depth)))})
+    labels = {"m": volume_labels([row([depth - 1], BOX_A), row([0], BOX_B)], frame(depth), complete=True)}
     items = slabs(store, labels, settings(crop_px=0, marked_slab_share=0.0))
-    taught = 0.0
+    taught, last = 0.0, 0
     for i in range(30):
         images, targets = items[i]
         for z in range(3):
             shown = float(images[0, z + CONTEXT, 22:30, 14:26].mean()) > 0.75
             if shown and not bool(targets["centre"][z].any()):
                 taught += float(targets["weight"][z, 0, 5:8, 4:7].sum())
+            last += shown
     assert taught == 0
+    assert last > 5
 
 
 # Copied-in lesions

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from harvester.classifier.examples import Examples
-from harvester.classifier.views import MARGIN, Tubelets, cut_views, view_places
+from harvester.classifier.views import DESCRIPTORS, MARGIN, Tubelets, cut_views, describe, view_places
 from harvester.config import ClassifierSettings, GridSettings
 from harvester.volumes.slab import AIR_HU, GridFrame, read_slab
 from harvester.volumes.store import Store
@@ -20,7 +20,8 @@ SMALL = ClassifierSettings(views=4, local_px=16, global_px=20, global_mm=48.0)
 
 def row(z: list[int], box: tuple[float, ...], lpg: float = 0.5) -> dict[str, Any]:
     sides = zip(("x1", "y1", "x2", "y2"), box, strict=True)
-    return {"z": z, "lpg_score": lpg, **{side: [value] * len(z) for side, value in sides}}
+    scores = {"lpg_score": lpg, "slice_score": [lpg] * len(z)}
+    return {"z": z, **scores, **{side: [value] * len(z) for side, value in sides}}
 
 
 def smooth(depth: int = 9, side: int = 80) -> Any:
@@ -87,7 +88,8 @@ def test_views_equal_the_slow_reading(opened: Any, jitter: Any) -> None:
 
 def test_views_reach_beyond_the_tubelet_and_stop_at_the_ends() -> None:
     boxes = [np.arange(4.0 * n).reshape(n, 4) for n in (3, 1, 2)]
-    tubelets = Tubelets([np.array([4, 5, 7]), np.array([0]), np.array([10, 11])], boxes)
+    slices = [np.array([4, 5, 7]), np.array([0]), np.array([10, 11])]
+    tubelets = Tubelets(slices, boxes, [np.ones(len(own)) for own in slices])
     z, chosen = view_places(tubelets, 5, 12)
     assert z.tolist() == [[2, 4, 6, 7, 9], [0, 0, 0, 1, 2], [8, 9, 10, 11, 11]]
     # Each view has the box of the tubelet's nearest slice; beyond an end, the end's.
@@ -115,8 +117,31 @@ def test_beyond_the_slice_there_is_air(make_store: Callable[..., Store], frames_
     store = make_store({"v": ("vm", np.full((4, 64, 64), AIR_HU))})
     frame = frames_of(store, GRID)["v"]
     tubelets = Tubelets.of([row([1], (0.0, 0.0, 9.0, 9.0)), row([1], (55.0, 54.0, 63.0, 63.0))], frame)
-    for crops in cut_views(store.path, frame, tubelets, SMALL, GRID, CPU).values():
-        assert float(crops.max()) <= 1e-6
+    crops = cut_views(store.path, frame, tubelets, SMALL, GRID, CPU)
+    assert float(crops["local"].max()) <= 1e-6
+    assert float(crops["global"].max()) <= 1e-6
+
+
+def test_the_course_tells_size_length_and_scores() -> None:
+    # 4 mm slices of 1.6 mm pixels; 20 x 10 px at the widest, slices 2 to 5 with a gap.
+    frame = GridFrame("v", (9, 64, 64), (4.0, 1.6, 1.6), (4.0, 1.6, 1.6))
+    boxes = np.array([[10.0, 10.0, 19.0, 19.0], [5.0, 10.0, 24.0, 19.0], [10.0, 10.0, 17.0, 17.0]])
+    tubelets = Tubelets([np.array([2, 3, 5])], [boxes], [np.array([0.5, 0.8, 0.2])])
+    odds = [1.0, 4.0, 0.25]
+    width, length = 20 * 1.6, 4 * 4.0
+    expected = [
+        np.log2(width / 16),
+        np.log2(length / width),
+        np.log(4.0),
+        np.log(odds).mean(),
+        0.0,
+        np.log(0.25),
+    ]
+    course = describe(tubelets, frame)
+    assert course.shape == (1, DESCRIPTORS)
+    np.testing.assert_allclose(course[0], expected, atol=1e-6)
+    sure = Tubelets(tubelets.z, tubelets.boxes_xyxy, [np.array([0.0, 1.0, 1.0])])
+    assert np.isfinite(describe(sure, frame)).all()
 
 
 # Examples
@@ -136,7 +161,7 @@ def test_examples_are_balanced_and_seeded(opened: Any) -> None:
     assert sum(labels) == 5
     for i in (8, 1):
         (views, _), (again, _), (different, _) = one[i], two[i], other[i]
-        assert set(views) == {"local", "global"}
+        assert set(views) == {"local", "global", "course"}
         assert views["local"].shape == (4, 6, 16, 16)
         assert all(torch.equal(again[name], view) for name, view in views.items())
         assert not all(torch.equal(different[name], view) for name, view in views.items())
@@ -173,14 +198,14 @@ def test_mirroring_along_z_turns_the_slices_of_a_view(opened: Any) -> None:
         def random(self, *_: Any, **__: Any) -> Any:
             return np.array([1.0, 1.0, 0.0])
 
-        def normal(self, *_: Any, **__: Any) -> Any:
-            return 0.0
+        def normal(self, loc: Any = 0, scale: Any = 1, size: Any = ()) -> Any:
+            return np.zeros(size)
 
         def uniform(self, *_: Any, **__: Any) -> Any:
             return 0.0
 
     views, _ = examples(opened, augment=False)[1]
     varied = examples(opened)._varied(views, Mirrored(np.random.PCG64(0)))
-    for name, view in views.items():
+    for name in ("local", "global"):
         # Channels: window by window, each the slice below, the slice and the one above.
-        assert torch.equal(varied[name], view[:, [2, 1, 0, 5, 4, 3]])
+        assert torch.equal(varied[name], views[name][:, [2, 1, 0, 5, 4, 3]])

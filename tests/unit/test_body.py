@@ -1,0 +1,56 @@
+"""The body mask keeps the patient with lungs, and drops table, wires and air."""
+
+import time
+from typing import Any
+
+import numpy as np
+
+from harvester.volumes.body import body_mask
+
+
+def scene(depth: int = 6) -> dict[str, Any]:
+    """An ellipse of tissue with two lungs, a table beneath, a wire above."""
+    y, x = np.mgrid[:192, :224]
+    body = ((x - 112) / 90) ** 2 + ((y - 96) / 62) ** 2 < 1
+    lungs = (((x - 75) / 25) ** 2 + ((y - 90) / 35) ** 2 < 1) | (
+        ((x - 150) / 25) ** 2 + ((y - 90) / 35) ** 2 < 1
+    )
+    table, wire = (y > 166) & (y < 170), (y > 8) & (y < 11) & (x > 60) & (x < 160)
+    hu = np.full((depth, 192, 224), -1000, np.int16)
+    hu[:, body], hu[:, lungs], hu[:, table], hu[:, wire] = 40, -850, 200, 1500
+    return {"hu": hu, "body": body, "lungs": lungs, "table": table, "wire": wire}
+
+
+def test_the_patient_is_kept_and_the_rest_dropped() -> None:
+    made = scene()
+    mask = body_mask(made["hu"])
+    assert mask.shape == made["hu"].shape
+    assert mask.dtype == bool
+    assert mask[:, made["body"]].mean() > 0.995
+    assert mask[:, made["lungs"]].all()
+    assert not mask[:, made["table"] | made["wire"]].any()
+    assert mask[:, ~made["body"]].mean() < 0.15
+
+
+def test_noise_and_a_touching_wire_change_little() -> None:
+    made = scene()
+    hu = made["hu"] + np.random.default_rng(0).normal(0, 40, made["hu"].shape)
+    hu[:, 8:40, 100:102] = 1500
+    mask = body_mask(hu.astype(np.int16))
+    assert mask[:, made["body"]].mean() > 0.99
+    assert not mask[:, :20].any()
+
+
+def test_air_alone_is_nobody() -> None:
+    assert not body_mask(np.full((2, 30, 31), -1000, np.int16)).any()
+
+
+def test_tissue_alone_is_body() -> None:
+    assert body_mask(np.full((2, 31, 33), 40, np.int16))[:, 4:-4, 4:-4].all()
+
+
+def test_a_slice_takes_a_few_milliseconds() -> None:
+    hu = scene(20)["hu"]
+    began = time.perf_counter()
+    body_mask(hu)
+    assert (time.perf_counter() - began) / 20 < 0.015
