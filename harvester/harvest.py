@@ -58,7 +58,7 @@ def train_generator(run: Run, k: int, ledger: pa.Table, before: Output | None) -
     settings = run.settings
     key = settings_hash(
         settings.generator, settings.grid, settings.folds, settings.seed, run.data_hash, settings.compute.precision,
-        table_hash(ledger), before.key if before else "",
+        table_hash(ledger.drop_columns(["run_id"])), before.key if before else "",
     )  # fmt: skip
     table = run.table(
         "labels", k, key, lambda: ledgers.extend(ledger, ledgers.from_ignored(run.store.ignore()))
@@ -78,12 +78,14 @@ def propose(run: Run, k: int, lpg: Output) -> Output:
         table = run_over_volumes(Proposer, job, run.rows, TUBELETS)
         return outside_ignored(table, run.store.ignore())
 
-    return run.table("tubelets", k, key, make)
+    return run.table("tubelets", k, key, make, run.slices)
 
 
 def train_classifier(run: Run, k: int, tubelets: Output, ledger: pa.Table, lpg: Output) -> Output:
     """LPC on tubelets: lesions against what surely is none."""
-    key = settings_hash(tubelets.key, run.settings.classifier, table_hash(ledger), run.settings.seed)
+    key = settings_hash(
+        tubelets.key, run.settings.classifier, table_hash(ledger.drop_columns(["run_id"])), run.settings.seed
+    )
 
     def label() -> pa.Table:
         table = pq.read_table(tubelets.path)
@@ -107,7 +109,7 @@ def classify(run: Run, k: int, tubelets: Output, lpc: Output) -> pa.Table:
         job = InferenceJob(run.settings, run.store.path, lpc.path, run.folds, tubelets.path)
         return run_over_volumes(Scorer, job, run.rows, SCORED)
 
-    return pq.read_table(run.table("scored", k, key, make).path)
+    return pq.read_table(run.table("scored", k, key, make, run.slices).path)
 
 
 def choose_operating_point(

@@ -20,7 +20,7 @@ from harvester.records import MARKS
 
 Array = NDArray[Any]
 
-LOGIT_CLIP: Final = 1e-4
+LOGIT_CLIP: Final = 1e-6
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,8 @@ def rehearsal_candidates(
     """V_M's tubelets as if V_M were to be harvested: those that touch no clinical mark and nothing accepted before."""
     clinical = ledger.filter(pc.equal(ledger["source"], "clinical"))
     free = candidates(split_of(scored, manifest, "vm"), clinical, settings)
-    return candidates(free, from_tubelets(accepted, "lesion", "rehearsed", 0, "", ""), settings)
+    before = spread(from_tubelets(accepted, "lesion", "rehearsed", 0, "", ""), manifest)
+    return candidates(free, before, settings)
 
 
 def rehearsal_lesions(marks: pa.Table, manifest: pa.Table) -> pa.Table:

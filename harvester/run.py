@@ -54,18 +54,21 @@ class Run:
         self.folds = patient_folds(self.rows, settings.folds, settings.seed)
         self.data_hash = store.data_hash()
         self.id = settings_hash(settings, self.data_hash)
+        self.slices = sum(row["depth"] for row in self.rows)
         self.steps: list[dict[str, Any]] = []
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "settings.yaml", dump(settings))
         write_text(folder / "settings.hash", settings_hash(settings) + "\n")
 
-    def table(self, step: str, round_index: int, key: str, make: Callable[[], pa.Table]) -> Output:
-        """The table of a step, made if it is not there: written aside, then renamed."""
+    def table(
+        self, step: str, round_index: int, key: str, make: Callable[[], pa.Table], slices: int = 0
+    ) -> Output:
+        """The table of a step, made if it is not there: written aside, then renamed. `slices` it goes through."""
 
         def write(aside: Path) -> dict[str, float]:
             table = make()
             pq.write_table(table, aside, row_group_size=ROW_GROUP)
-            return {"rows": len(table)}
+            return {"rows": len(table), **({"slices": slices} if slices else {})}
 
         return self._once(step, round_index, key, ".parquet", write)
 

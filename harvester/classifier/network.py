@@ -35,7 +35,7 @@ class Classifier(nn.Module):
         )
 
     def forward(self, views: dict[str, Tensor]) -> Tensor:
-        """`local` and `global` crops, (n, views, channels, p, p) each, and `course` (n, DESCRIPTORS), to logits (n,)."""
+        """`local` and `global` crops (n, views, channels, p, p), and `course` (n, DESCRIPTORS) to logits (n,)."""
         joined = torch.cat([self._stream(name, views[name]) for name in ("local", "global")], dim=-1)
         best = joined.amax(dim=1)
         logits: Tensor = (self.logit(best) + self.course(views["course"])).squeeze(-1)

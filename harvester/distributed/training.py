@@ -17,13 +17,14 @@ import pyarrow.parquet as pq
 import ray.train
 import torch
 import torch.distributed as dist
-from ray.train import RunConfig, ScalingConfig
+from ray.train import RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer
 from safetensors.torch import save_file
 from torch import nn
 
 from harvester.classifier import training as classifier_training
 from harvester.config import Settings
+from harvester.errors import HarvesterError
 from harvester.labels.ledger import by_volume
 from harvester.proposals import training as generator_training
 from harvester.volumes.slab import GridFrame
@@ -68,7 +69,11 @@ def train_folds(job: FitJob) -> None:
         ),
         run_config=RunConfig(name=job.model, storage_path=storage),
     )
-    trainer.fit()
+    try:
+        trainer.fit()
+    except WorkerGroupError as error:
+        ours = [each for each in error.worker_failures.values() if isinstance(each, HarvesterError)]
+        raise (ours[0] if ours else error) from error
 
 
 def _train_worker(config: dict[str, Any]) -> None:

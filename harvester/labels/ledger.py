@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from harvester.errors import LabelError
 from harvester.records import LEDGER
 
 BOX: Final = ("x1", "y1", "x2", "y2")
@@ -62,6 +63,9 @@ def spread(labels: pa.Table, manifest: pa.Table) -> pa.Table:
     false one.
     """
     volumes = {row["volume_id"]: row for row in manifest.to_pylist()}
+    strange = sorted(set(labels["volume_id"].to_pylist()) - volumes.keys())
+    if strange:
+        raise LabelError(f"labels name {len(strange)} volumes that the manifest does not know: {strange[:3]}")
     return pa.Table.from_pylist(
         [_spread(row, volumes[row["volume_id"]]) for row in labels.to_pylist()], LEDGER
     )

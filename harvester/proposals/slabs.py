@@ -24,6 +24,8 @@ Array = NDArray[Any]
 SCALE_RANGE: Final = (0.8, 1.2)
 HU_SHIFT: Final = 20.0
 NOISE_HU: Final = 15.0
+HARD_NEGATIVE_SHARE: Final = 1 / 3
+"""Of the slabs that look at a label, those that look at a hard negative, once there are any."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +73,11 @@ class Slabs(Dataset[tuple[Tensor, dict[str, Tensor]]]):
     ) -> None:
         self.store, self.frames, self.labels = store, {f.volume_id: f for f in frames}, labels
         self.settings, self.grid, self.items, self.seed = settings, grid, items, seed
-        self.anchors = [
-            (f.volume_id, int(z), box)
-            for f in frames
+        lesions, negatives = (
+            [(f.volume_id, int(z), box) for f in frames for z, box in _placed(labels[f.volume_id], kind)]
             for kind in ("", "negative_")
-            for z, box in _placed(labels[f.volume_id], kind)
-        ]
+        )
+        self.anchors = [anchors for anchors in (lesions, negatives) if anchors]
         complete = [f.volume_id for f in frames if labels[f.volume_id].complete]
         self.background = complete or [f.volume_id for f in frames]
         self.bank = Bank(store, [(self.frames[v], labels[v]) for v in complete])
@@ -104,7 +105,9 @@ class Slabs(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         """A label to look at, or a place in a completely marked volume; the crop does not centre on either."""
         anchored = bool(self.anchors) and rng.random() < self.settings.marked_slab_share
         if anchored:
-            volume_id, z, box = self.anchors[rng.integers(len(self.anchors))]
+            # Hard negatives outnumber lesions many times: the kind is drawn first.
+            kind = self.anchors[int(len(self.anchors) > 1 and rng.random() < HARD_NEGATIVE_SHARE)]
+            volume_id, z, box = kind[rng.integers(len(kind))]
             centre = ((box[0] + box[2] + 1) / 2, (box[1] + box[3] + 1) / 2)
             spread = 0.35 * self.side
         else:

@@ -46,7 +46,7 @@ class Canvas:
     def box(self, low: Point, high: Point) -> Box | None:
         """The voxels between two corners (x, y, z) in mm; None where that holds no voxel."""
         axes = ((self.z, low[2], high[2]), (self.y, low[1], high[1]), (self.x, low[0], high[0]))
-        ends = [np.searchsorted(axis, (start, stop)) for axis, start, stop in axes]
+        ends = [np.searchsorted(axis, (start, stop)).tolist() for axis, start, stop in axes]
         if any(start >= stop for start, stop in ends):
             return None
         (z0, z1), (y0, y1), (x0, x1) = ends

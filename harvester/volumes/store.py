@@ -60,15 +60,15 @@ class Store:
         return pq.read_table(file, schema=REJECTS) if file.is_file() else REJECTS.empty_table()
 
     def data_hash(self) -> str:
-        """Names what the store holds: the manifest's rows and the marks."""
+        """Names what the store holds: the manifest's rows, the marks and the regions left out."""
         rows = sorted(self.manifest.to_pylist(), key=lambda row: row["volume_id"])
         marks = sorted(self.marks().to_pylist(), key=lambda row: (row["volume_id"], row["mark_id"]))
-        return settings_hash(rows, marks)
+        return settings_hash(rows, marks, self.ignore().to_pylist())
 
 
 CACHED_BYTES: Final = 4 << 20
 CACHED_VOLUMES: Final = 192
-"""Small volumes stay decoded in the process that read them: at most half a gigabyte, for training's random reads."""
+"""Small volumes stay decoded in the process that read them (192 x 4 MiB at most), for training's random reads."""
 
 
 def read_volume(store: Path, volume_id: str, z_start: int = 0, z_end: int | None = None) -> Volume:

@@ -60,6 +60,7 @@ def test_marks_lie_inside_and_carry_their_volume() -> None:
     assert len(marks) > 9
     for volume, mark in marks:
         depth, height, width = volume.hu_zyx.shape
+        assert type(mark.z) is int and type(mark.x1) is float
         assert mark.volume_id == volume.volume_id and 0 <= mark.z < depth
         assert 0 <= mark.x1 < mark.x2 <= width - 1 and 0 <= mark.y1 < mark.y2 <= height - 1
         assert (mark.x2 - mark.x1) * SPACING[2] < 80
@@ -80,7 +81,7 @@ def test_a_volume_with_lesions_has_a_clinical_mark() -> None:
 
 
 def test_distractors_are_boxes_of_known_kinds_and_can_be_turned_off() -> None:
-    found = [one for index in range(4) for one in _drawn(index)[2]]
+    found = [one for index in range(6) for one in _drawn(index)[2]]
     assert len(found) > 15 and len({one["kind"] for one in found}) > 3
     assert set(found[0]) == {"kind", "z", "x1", "y1", "x2", "y2"}
     none = SETTINGS.model_copy(update={"distractors_per_volume": 0.0})
