@@ -155,6 +155,9 @@ class LinkingSettings(Part):
     iou_floor: float = Field(0.3, ge=0, le=1)
     max_gap: int = Field(1, ge=0)
     min_length: int = Field(1, ge=1)
+    end_share: float = Field(
+        0.4, ge=0, le=1, description="end slices scored below this share of the tubelet's best are cut off"
+    )
     suppress_iou: float = Field(
         0.5, gt=0, le=1, description="of two tubelets that overlap more, the worse goes"
     )

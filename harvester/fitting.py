@@ -43,12 +43,17 @@ class Place:
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how fast to learn: one-cycle schedule, AdamW, gradients clipped at norm 10."""
+    """How long and how fast to learn: one-cycle schedule, AdamW, gradients clipped at norm 10.
+
+    hasty       a part of the model (its attribute's name) that learns `hasty_factor` times as fast, or ""
+    """
 
     steps: int
     batch_size: int
     learning_rate: float
     weight_decay: float
+    hasty: str = ""
+    hasty_factor: float = 1.0
     checkpoint_every: int = 50
     log_every: int = 25
 
@@ -72,9 +77,13 @@ def fit(
     so that a fit that was killed goes on where it was, on the same items.
     """
     place.settle(model).train()
-    optimizer = torch.optim.AdamW(model.parameters(), plan.learning_rate, weight_decay=plan.weight_decay)
+    groups = _groups(model, plan)
+    optimizer = torch.optim.AdamW(groups, weight_decay=plan.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, plan.learning_rate, total_steps=plan.steps + 1, pct_start=max(0.1, 2 / (plan.steps + 1))
+        optimizer,
+        [group["lr"] for group in groups],
+        total_steps=plan.steps + 1,
+        pct_start=max(0.1, 2 / (plan.steps + 1)),
     )
     start, history = _restore(checkpoint, model, optimizer, schedule)
     began = time.monotonic()
@@ -96,6 +105,14 @@ def fit(
         if (step + 1) % plan.checkpoint_every == 0 and rank == 0:
             _save(checkpoint, step + 1, model, optimizer, schedule, history)
     return history
+
+
+def _groups(model: nn.Module, plan: Plan) -> list[dict[str, Any]]:
+    parts: dict[bool, list[nn.Parameter]] = {False: [], True: []}
+    for name, parameter in model.named_parameters():
+        parts[bool(plan.hasty) and name.startswith(f"{plan.hasty}.")].append(parameter)
+    rates = {False: plan.learning_rate, True: plan.learning_rate * plan.hasty_factor}
+    return [{"params": own, "lr": rates[hasty]} for hasty, own in parts.items() if own]
 
 
 def _batches(items: Dataset[Batch], plan: Plan, start: int, rank: int, world: int) -> Iterator[Batch]:

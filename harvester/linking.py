@@ -64,6 +64,16 @@ def link(z: Array, boxes_xyxy: Array, scores: Array, settings: LinkingSettings) 
     return _tubelets(_track_of(z, boxes_xyxy, settings), z, boxes_xyxy, scores.astype(np.float64), settings)
 
 
+def trim(tubelet: Tubelet, end_share: float) -> Tubelet:
+    """The tubelet without its end slices that score less than `end_share` of its best slice.
+
+    The generator still answers weakly where a lesion has ended; boxes there would teach that nothing is a lesion.
+    """
+    strong = np.flatnonzero(tubelet.scores >= end_share * tubelet.scores.max())
+    kept = slice(strong[0], strong[-1] + 1)
+    return Tubelet(tubelet.z[kept], tubelet.boxes_xyxy[kept], tubelet.scores[kept])
+
+
 def suppress(tubelets: Sequence[Tubelet], iou: float) -> list[Tubelet]:
     """Best score first (ties: as given), without those whose 3D IoU with a kept one is >= `iou`, in (0, 1].
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import torch
 from safetensors.torch import load_file
@@ -14,6 +15,8 @@ from harvester.classifier.network import Classifier
 from harvester.config import Settings
 from harvester.errors import StepError
 from harvester.fitting import Place, Plan, fit
+
+COURSE_FACTOR: Final = 8.0
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,8 @@ def fit_classifier(task: FoldTask, settings: Settings) -> tuple[Classifier, list
     model = Classifier(own, settings.grid)
     if task.start is not None:
         start_from_generator(model, task.start)
-    plan = Plan(own.steps, own.batch_size, own.learning_rate, own.weight_decay)
+    # Six numbers into two small layers: at the convolutions' rate they would need thousands of steps.
+    plan = Plan(own.steps, own.batch_size, own.learning_rate, own.weight_decay, "course", COURSE_FACTOR)
     items = Examples(
         task.store, task.examples, own, settings.grid, plan.steps * plan.batch_size * task.world, task.seed
     )

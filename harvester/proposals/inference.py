@@ -10,7 +10,7 @@ from torch import Tensor
 
 from harvester.config import GridSettings, Settings
 from harvester.fitting import Place
-from harvester.linking import Tubelet, link, suppress
+from harvester.linking import Tubelet, link, suppress, trim
 from harvester.proposals.decoding import decode
 from harvester.proposals.network import CONTEXT, GROUPS, Generator, slice_groups, stack_groups
 from harvester.volumes.body import body_mask
@@ -50,7 +50,8 @@ def propose_volume(
         _inside_body(hu[CONTEXT:-CONTEXT], slices, found) if settings.generator.body_mask else slices >= 0
     )
     tubelets = link(slices[inside], found[inside], best[inside], settings.linking)
-    kept = suppress(tubelets, settings.linking.suppress_iou)
+    trimmed = [trim(tubelet, settings.linking.end_share) for tubelet in tubelets]
+    kept = suppress(trimmed, settings.linking.suppress_iou)
     return [_row(index, tubelet, frame) for index, tubelet in enumerate(kept)]
 
 

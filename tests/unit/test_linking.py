@@ -9,7 +9,7 @@ import pytest
 from harvester.config import LinkingSettings
 from harvester.errors import LabelError
 from harvester.geometry import iou_matrix
-from harvester.linking import Tubelet, assign, link, suppress
+from harvester.linking import Tubelet, assign, link, suppress, trim
 
 
 def boxes_at(centres: Any, side: float = 10.0) -> Any:
@@ -190,3 +190,14 @@ def test_a_suppressed_tubelet_suppresses_nothing() -> None:
         Tubelet(np.array([0]), boxes_at([(x, 0)]), np.array([s])) for x, s in ((0, 0.9), (4, 0.8), (8, 0.7))
     ]
     assert suppress(row, 0.4) == [row[0], row[2]]
+
+
+def test_weak_ends_are_cut_off_and_weak_middles_stay() -> None:
+    scores = np.array([0.1, 0.5, 0.2, 0.8, 0.31, 0.1])
+    whole = Tubelet(np.arange(6) + 3, np.arange(24.0).reshape(6, 4), scores)
+    cut = trim(whole, 0.4)
+    assert cut.z.tolist() == [4, 5, 6]
+    assert cut.scores.tolist() == [0.5, 0.2, 0.8]
+    assert cut.boxes_xyxy.tolist() == whole.boxes_xyxy[1:4].tolist()
+    assert trim(whole, 0.0).z.tolist() == whole.z.tolist()
+    assert trim(whole, 1.0).z.tolist() == [6]
