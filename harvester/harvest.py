@@ -115,15 +115,16 @@ def classify(run: Run, k: int, tubelets: Output, lpc: Output) -> pa.Table:
 def choose_operating_point(
     run: Run, k: int, scored: pa.Table, ledger: pa.Table, rehearsed: pa.Table
 ) -> Solved:
-    """The lowest threshold whose precision is proven on V_M, with the settings that find the most there."""
+    """The lowest threshold whose precision is proven on V_M, with the settings that find the most known lesions."""
     settings = run.settings.operating_point
     known = ledgers.spread(ledger, run.store.manifest)
     free = mining.rehearsal_candidates(scored, run.store.manifest, known, rehearsed, run.settings.mining)
     lesions = mining.rehearsal_lesions(run.store.marks(), run.store.manifest)
-    key = settings_hash(settings, table_hash(free), table_hash(lesions), table_hash(rehearsed))
-    tables = {"candidates": free, "lesions": lesions, "rehearsed": rehearsed}
+    finds = mining.clinical_finds(scored, ledger, settings.match_iou)
+    tables = {"candidates": free, "lesions": lesions, "rehearsed": rehearsed, "known": finds}
+    key = settings_hash(settings, *(table_hash(table) for table in tables.values()))
     files = {name: run.table(name, k, key, lambda table=table: table).path for name, table in tables.items()}  # type: ignore[misc]
-    rehearsal = Rehearsal(files["candidates"], files["lesions"], files["rehearsed"])
+    rehearsal = Rehearsal(files["candidates"], files["lesions"], files["rehearsed"], files["known"])
     storage = run.folder / f"round-{k}" / "tune"
     point = run.values("operating-point", k, key, lambda: as_json(search(rehearsal, settings, storage)))
     return from_json(json.loads(point.path.read_text()))

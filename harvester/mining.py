@@ -129,6 +129,12 @@ def rehearsal_lesions(marks: pa.Table, manifest: pa.Table) -> pa.Table:
     return split_of(marks.filter(pc.invert(marks["clinical"])), manifest, "vm").combine_chunks()
 
 
+def clinical_finds(scored: pa.Table, ledger: pa.Table, match_iou: float) -> pa.Table:
+    """The tubelets of any volume that find a clinical mark: what everybody knows to be right."""
+    clinical = ledger.filter(pc.equal(ledger["source"], "clinical"))
+    return scored.filter(pa.array(overlap_with(scored, clinical) >= match_iou))
+
+
 def classifier_examples(
     scored: pa.Table, ledger: pa.Table, manifest: pa.Table, match_iou: float
 ) -> tuple[Array, Array]:

@@ -2,36 +2,55 @@
 
 from collections import Counter
 from dataclasses import astuple
+from math import floor, log
 from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import beta, binom
+from scipy.stats import beta, t
 
 from harvester.errors import LabelError, SettingsError
-from harvester.evaluation.operating_point import naive, precision_lower_bound, solve
+from harvester.evaluation.operating_point import naive, solve
+from harvester.evaluation.precision_bound import precision_lower_bound
 
 
-def made_case(seed: int, size: int = 120, patients: int = 9) -> tuple[Any, Any, Any]:
+def made_case(seed: int, size: int = 400, patients: int = 60) -> tuple[Any, Any, Any]:
     rng = np.random.default_rng(seed)
     correct = rng.random(size) < 0.5
-    scores = np.round(rng.normal(np.where(correct, 1.5, 0.0), 0.5), 1)  # rounded: many ties
+    scores = np.round(rng.normal(np.where(correct, 1.5, 0.0), 0.5), 2)  # rounded: many ties
     return scores, correct, np.array([f"p{i}" for i in rng.integers(0, patients, size)])
 
 
-def slow_bound(correct_by: Counter[str], accepted_by: Counter[str], confidence: float) -> float:
-    """The docstring's formula, term by term."""
+def slow_effect(correct_by: Counter[str], accepted_by: Counter[str]) -> float:
+    """Variance of correct / accepted over patients / binomial variance."""
     n, c = sum(accepted_by.values()), sum(correct_by.values())
-    if c == 0:
-        return 0.0
-    p, m, deff = c / n, len(accepted_by), 1.0
+    p, m = c / n, len(accepted_by)
     if m == 1:
-        deff = n
-    elif c < n:
-        residuals = [(correct_by[who] - p * accepted_by[who]) ** 2 for who in accepted_by]
-        deff = max(1.0, m / (m - 1) * sum(residuals) / n**2 / (p * (1 - p) / n))
-    effective = n / deff
-    return float(beta.ppf(1 - confidence, p * effective, effective - p * effective + 1))
+        return n
+    if c in (0, n):
+        return 1.0
+    residuals = [(correct_by[who] - p * accepted_by[who]) ** 2 for who in accepted_by]
+    return m / (m - 1) * sum(residuals) / n**2 / (p * (1 - p) / n)
+
+
+def slow_worth(
+    correct_by: Counter[str], accepted_by: Counter[str], correlation: float, level: float, own: bool
+) -> float:
+    """How many independent tubelets the accepted ones are worth."""
+    n, m = sum(accepted_by.values()), len(accepted_by)
+    effect = 1 + (sum(k * k for k in accepted_by.values()) / n - 1) * correlation
+    if own:
+        effect = max(effect, slow_effect(correct_by, accepted_by))
+    few = (t.ppf(1 - level, max(n - 1, 1)) / t.ppf(1 - level, max(m - 1, 1))) ** 2
+    return float(n / max(effect, 1) * min(few, 1))
+
+
+def slow_bound(
+    correct_by: Counter[str], accepted_by: Counter[str], correlation: float, level: float
+) -> float:
+    n, c = sum(accepted_by.values()), sum(correct_by.values())
+    worth = slow_worth(correct_by, accepted_by, correlation, level, own=True)
+    return float(beta.ppf(level, c / n * worth, (1 - c / n) * worth + 1)) if c else 0.0
 
 
 def slow_counts(
@@ -45,6 +64,73 @@ def slow_counts(
     return correct_by, accepted_by
 
 
+def slow_correlation(counts: list[tuple[Counter[str], Counter[str]]], target: float) -> float:
+    excess = []
+    for correct_by, accepted_by in counts:
+        n = sum(accepted_by.values())
+        cluster = sum(k * k for k in accepted_by.values()) / n
+        if 1 - 4 * (1 - target) <= sum(correct_by.values()) / n <= target and cluster > 1:
+            excess.append((slow_effect(correct_by, accepted_by) - 1) / (cluster - 1))
+    return min(max(sum(excess) / len(excess), 0.05), 1.0) if excess else 0.05
+
+
+def slow_tested(
+    case: tuple[Any, Any, Any], prior: tuple[dict[str, int], dict[str, int]]
+) -> list[tuple[float, Counter[str], Counter[str]]]:
+    """Threshold, correct and accepted by patient: wherever 5 % more are accepted, and at the last."""
+    tested, folds = [], set()
+    thresholds = sorted(set(case[0].tolist()), reverse=True)
+    for threshold in thresholds:
+        correct_by, accepted_by = slow_counts(case, threshold, prior)
+        fold = floor(log(sum(accepted_by.values())) / log(1.05) + 1e-9)
+        if fold not in folds or threshold == thresholds[-1]:
+            folds.add(fold)
+            tested.append((threshold, correct_by, accepted_by))
+    return tested
+
+
+def slow_begins(tested: list[Any], lesions: int, target: float, level: float, correlation: float) -> Any:
+    """Place in the sequence -> share of the level."""
+    provable = {
+        share: [
+            place
+            for place, (_, correct_by, accepted_by) in enumerate(tested)
+            if target ** slow_worth(correct_by, accepted_by, correlation, level * share, own=False)
+            <= level * share
+        ]
+        for share in (0.25, 1.0)
+    }
+    if not provable[1.0]:
+        return {}
+    third = [place for place in provable[1.0] if sum(tested[place][2].values()) >= lesions / 3]
+    late = (third or provable[1.0])[0]
+    early = provable[0.25][0] if provable[0.25] else late
+    return {early: 0.25, late: 0.75} if early < late else {late: 1.0}
+
+
+def slow_solve(
+    case: tuple[Any, Any, Any],
+    lesions: int,
+    target: float,
+    confidence: float,
+    prior: tuple[dict[str, int], dict[str, int]],
+) -> tuple[float, float]:
+    """Threshold and bound, step by step as the docstring tells it; (inf, 0) if nothing is proven."""
+    everywhere = [slow_counts(case, threshold, prior) for threshold in set(case[0].tolist())]
+    correlation = slow_correlation(everywhere, target)
+    tested = slow_tested(case, prior)
+    begins = slow_begins(tested, lesions, target, 1 - confidence, correlation)
+    share, best = 0.0, (np.inf, 0.0)
+    for place, (threshold, correct_by, accepted_by) in enumerate(tested):
+        share += begins.get(place, 0.0)
+        bound = slow_bound(correct_by, accepted_by, correlation, share * (1 - confidence)) if share else 0.0
+        if bound >= target and len(accepted_by) >= 3:
+            best = threshold, bound
+        else:
+            share = 0.0
+    return best
+
+
 NO_PRIOR: tuple[dict[str, int], dict[str, int]] = ({}, {})
 SOME_PRIOR = (
     {"p1": 9, "p2": 7, "elsewhere-with-a-long-name": 8},
@@ -56,21 +142,49 @@ SOME_PRIOR = (
 @pytest.mark.parametrize("seed", range(4))
 def test_solve_equals_brute_force(seed: int, prior: tuple[dict[str, int], dict[str, int]]) -> None:
     case = made_case(seed)
+    certified = 0
     for target in (0.5, 0.7, 0.8, 0.9):
-        qualified = []
-        for threshold in sorted(set(case[0].tolist())):
+        threshold, bound = slow_solve(case, 240, target, 0.9, prior)
+        point = solve(*case, 240, target, 0.9, *prior)
+        assert point.threshold == threshold
+        assert (point.reason == "") == np.isfinite(threshold)
+        if np.isfinite(threshold):
+            certified += 1
             correct_by, accepted_by = slow_counts(case, threshold, prior)
-            if slow_bound(correct_by, accepted_by, 0.9) >= target and len(accepted_by) >= 3:
-                qualified.append(threshold)
-        point = solve(*case, 80, target, 0.9, *prior)
-        assert point.threshold == min(qualified, default=np.inf)
-        assert (point.reason == "") == bool(qualified)
-        if qualified:
-            correct_by, accepted_by = slow_counts(case, min(qualified), prior)
             n, c = sum(accepted_by.values()), sum(correct_by.values())
-            assert point.precision_bound == pytest.approx(slow_bound(correct_by, accepted_by, 0.9), abs=1e-9)
+            assert point.precision_bound == pytest.approx(bound, abs=1e-9)
             assert (point.accepted, point.patients) == (n, len(accepted_by))
-            assert (point.precision_estimate, point.recall_estimate) == pytest.approx((c / n, c / 80))
+            assert (point.precision_estimate, point.recall_estimate) == pytest.approx((c / n, c / 240))
+    assert certified >= 2
+
+
+def test_a_failure_ends_the_sequence() -> None:
+    """Errors in the middle: what lies below them would be proven again, but is never reached."""
+    correct = np.ones(1200, bool)
+    correct[200:260] = False
+    patients = np.arange(1200)
+    assert precision_lower_bound(correct.astype(int), np.ones(1200, int), 0.95) > 0.9
+    point = solve(-np.arange(1200.0), correct, patients, 360, 0.9, 0.95)
+    assert 190 <= point.accepted <= 215
+
+
+def test_early_errors_are_survived_by_the_second_start() -> None:
+    correct = np.ones(300, bool)
+    correct[[5, 12, 20]] = False  # where 44 errorless ones would be proven, three are wrong
+    point = solve(-np.arange(300.0), correct, np.arange(300), 400, 0.9, 0.95)
+    assert point.accepted == 300
+    assert point.precision_bound >= 0.9
+
+
+def test_what_is_right_has_no_say_in_where_the_sequence_begins() -> None:
+    """Errors beyond the last tested step leave the point as it is, up to the correlation measured there."""
+    correct = np.ones(400, bool)
+    correct[300:] = np.arange(100) % 2 == 0
+    one = solve(-np.arange(400.0), correct, np.arange(400), 300, 0.9, 0.95)
+    correct[350:] = False
+    other = solve(-np.arange(400.0), correct, np.arange(400), 300, 0.9, 0.95)
+    assert one.threshold == other.threshold
+    assert one.accepted > 250
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -82,27 +196,35 @@ def test_naive_equals_brute_force_and_is_never_stricter(seed: int) -> None:
             correct_by, accepted_by = slow_counts(case, threshold, NO_PRIOR)
             if sum(correct_by.values()) / sum(accepted_by.values()) >= target:
                 qualified.append(threshold)
-        plain = naive(*case, 80, target)
+        plain = naive(*case, 240, target)
         assert plain.threshold == min(qualified, default=np.inf)
-        assert plain.threshold <= solve(*case, 80, target, 0.95).threshold
+        assert plain.threshold <= solve(*case, 240, target, 0.95).threshold
         assert plain.reason.startswith("not proven") == (plain.precision_bound < target)
 
 
-def test_the_bound_is_clopper_pearsons_where_patients_do_not_differ() -> None:
-    bound = precision_lower_bound(np.full(10, 9), np.full(10, 10), 0.95)
-    assert bound == pytest.approx(beta.ppf(0.05, 90, 11))
-    assert binom.sf(89, 100, bound) == pytest.approx(0.05)  # Clopper-Pearson's own definition
-    assert precision_lower_bound(np.array([20, 10]), np.array([20, 10]), 0.95) == pytest.approx(
-        0.05 ** (1 / 30)
-    )
+def test_one_tubelet_a_patient_gives_clopper_pearsons_bound() -> None:
+    correct = np.arange(100) >= 10
+    bound = precision_lower_bound(correct.astype(int), np.ones(100, int), 0.95)
+    # The variance over patients divides by m - 1: 100 count as 99.
+    assert bound == pytest.approx(beta.ppf(0.05, 0.9 * 99, 0.1 * 99 + 1), abs=1e-9)
+    assert bound < beta.ppf(0.05, 90, 11)
+    errorless = precision_lower_bound(np.ones(30, int), np.ones(30, int), 0.95)
+    assert errorless == pytest.approx(0.05 ** (1 / 30))
 
 
 def test_errors_of_one_patient_weaken_the_bound() -> None:
     spread = precision_lower_bound(np.full(10, 9), np.full(10, 10), 0.95)
     together = precision_lower_bound(np.array([10] * 9 + [0]), np.full(10, 10), 0.95)
     assert together < spread - 0.15
-    # A hundred tubelets of ten patients, all of one wrong, count as ten less one degree of freedom.
-    assert together == pytest.approx(beta.ppf(0.05, 0.9 * 9, 0.1 * 9 + 1), abs=1e-9)
+
+
+def test_errorless_tubelets_of_few_patients_are_not_taken_as_independent() -> None:
+    many = precision_lower_bound(np.ones(60, int), np.ones(60, int), 0.95)
+    few = precision_lower_bound(np.full(6, 10), np.full(6, 10), 0.95)
+    # Ten a patient: 1 + 9 * 0.05 each, and Student's t on 5 degrees of freedom.
+    worth = 60 / 1.45 * (t.ppf(0.95, 59) / t.ppf(0.95, 5)) ** 2
+    assert few == pytest.approx(0.05 ** (1 / worth))
+    assert few < many - 0.04
 
 
 def test_bounds_of_nothing() -> None:
@@ -117,7 +239,7 @@ def test_patients_without_an_accepted_tubelet_do_not_count() -> None:
 
 
 def test_tubelets_of_a_single_patient_are_one_draw() -> None:
-    assert precision_lower_bound(np.array([500]), np.array([500]), 0.95) == pytest.approx(0.05)
+    assert precision_lower_bound(np.array([500]), np.array([500]), 0.95) < 0.05
     point = solve(np.arange(500.0), np.ones(500, bool), np.full(500, "p"), 500, 0.9, 0.95, min_patients=1)
     assert point.threshold == np.inf
 
@@ -126,7 +248,7 @@ def test_ties_are_accepted_together() -> None:
     # 40 right ones share a score with 40 wrong ones: neither half can be had alone.
     scores = np.array([2.0] * 60 + [1.0] * 80)
     correct = np.array([True] * 100 + [False] * 40)
-    patients = np.arange(140) % 20
+    patients = np.arange(140) % 70
     point = solve(scores, correct, patients, 100, 0.9, 0.95)
     assert (point.threshold, point.accepted, point.precision_estimate) == (2.0, 60, 1.0)
     everything = solve(scores, correct, patients, 100, 0.5, 0.95)
@@ -136,8 +258,10 @@ def test_ties_are_accepted_together() -> None:
 def test_rows_in_any_order_give_the_same_point() -> None:
     case = made_case(5)
     shuffled = np.random.default_rng(0).permutation(len(case[0]))
-    assert astuple(solve(*case, 80, 0.8, 0.95)) == astuple(
-        solve(case[0][shuffled], case[1][shuffled], case[2][shuffled], 80, 0.8, 0.95)
+    point = solve(*case, 240, 0.8, 0.95)
+    assert np.isfinite(point.threshold)
+    assert astuple(point) == astuple(
+        solve(case[0][shuffled], case[1][shuffled], case[2][shuffled], 240, 0.8, 0.95)
     )
 
 
@@ -152,8 +276,8 @@ def test_empty_input_certifies_nothing() -> None:
 def test_all_correct_is_certified_once_there_are_enough() -> None:
     few = solve(np.arange(10.0), np.ones(10, bool), np.arange(10), 10, 0.9, 0.95)
     assert few.threshold == np.inf
-    assert "only one class: all 10 tubelets are correct, too few" in few.reason
-    assert "best bound 0.741 at 10 accepted" in few.reason
+    assert "best bound 0.741 at 10 accepted of 10 patients, worth 10 independent ones" in few.reason
+    assert "the point estimate alone would accept 10 at 1.000" in few.reason
     assert few.precision_bound == pytest.approx(0.05**0.1)
     enough = solve(np.arange(30.0), np.ones(30, bool), np.arange(30), 60, 0.9, 0.95)
     assert (enough.threshold, enough.recall_estimate, enough.reason) == (0.0, 0.5, "")
@@ -165,19 +289,18 @@ def test_all_wrong_certifies_nothing() -> None:
 
 
 def test_too_few_patients_are_named() -> None:
-    scores, correct, patients = np.arange(100.0), np.ones(100, bool), np.arange(100) % 2
-    point = solve(scores, correct, patients, 100, 0.9, 0.95, min_patients=3)
+    scores, correct, patients = np.arange(400.0), np.ones(400, bool), np.arange(400) % 4
+    point = solve(scores, correct, patients, 400, 0.5, 0.8, min_patients=5)
     assert point.threshold == np.inf
-    assert point.reason == "too few patients: the bound reaches 0.900 on 2, at least 3 are asked"
-    assert solve(scores, correct, patients, 100, 0.9, 0.95, min_patients=2).threshold == 0.0
+    assert point.reason == "too few patients: the bound reaches 0.500 on 4, at least 5 are asked"
+    assert solve(scores, correct, patients, 400, 0.5, 0.8, min_patients=4).threshold == 0.0
 
 
 def test_a_refusal_tells_the_best_bound_and_the_point_estimate() -> None:
     correct = np.array([True] * 19 + [False] + [False, True] * 20)
     point = solve(np.arange(60.0)[::-1], correct, np.arange(60) % 12, 40, 0.9, 0.95)
     assert point.threshold == np.inf
-    assert point.precision_bound == pytest.approx(0.05 ** (1 / 19))
-    assert "best bound 0.854 at 19 accepted" in point.reason
+    assert "best bound 0.835 at 19 accepted of 12 patients, worth 17 independent ones" in point.reason
     assert "the point estimate alone would accept 22 at 0.909" in point.reason
 
 
