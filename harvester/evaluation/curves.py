@@ -67,6 +67,18 @@ def sensitivity_at(hits: Hits, rates: Sequence[float], num_volumes: int) -> Floa
     return _interpolate(np.asarray(rates, dtype=np.float64), curve.fp_per_volume, curve.sensitivity)
 
 
+def sensitivity_by_lens(hits: Hits, rates: Sequence[float], num_volumes: int) -> Floats:
+    """(len(rates),) sensitivities at `rates` by the rule of LENS' evaluator.
+
+    That of the last point with at most `rate` false positives a volume: 0 left of the curve, its last value
+    right of its end. A point exactly at the rate counts here, and does not in `sensitivity_at`. nan without marks.
+    """
+    curve = froc(hits, num_volumes)
+    points = np.searchsorted(curve.fp_per_volume, np.asarray(rates, dtype=np.float64), side="right")
+    before = 0.0 if len(hits.mark_hit_by) else np.nan
+    return np.concatenate([[before], curve.sensitivity])[points]
+
+
 def average_precision(hits: Hits) -> float:
     """Area under VOC's envelope of precision over recall; 0 without tubelets, nan without marks."""
     if not len(hits.mark_hit_by):

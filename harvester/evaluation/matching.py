@@ -1,5 +1,7 @@
 """Which tubelet lies on which mark: worked out once, scored by every metric.
 
+The visit by descending score (`hits`) is the same for tubelets and for the 3D boxes of boxes3d.py.
+
 The overlap of a tubelet with a mark is their P3D IoU: the 2D IoU (inclusive ends) of the mark with the
 tubelet's box on the mark's slice, 0 if the tubelet has no box there. Source: the evaluator published with
 Lesion Harvester.
@@ -22,11 +24,11 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Overlaps:
-    """Every pair with P3D IoU > 0, sorted by tubelet row, then mark row.
+    """Every pair that overlaps, sorted by tubelet row, then mark row.
 
     tubelet  (k,) int64 rows of the tubelets table
     mark     (k,) int64 rows of the marks table
-    iou      (k,) float64 in (0, 1]
+    iou      (k,) float64 in (0, 1]: P3D IoU here, the chosen metric for 3D boxes (boxes3d.py)
     """
 
     tubelet: NDArray[np.int64]
@@ -62,22 +64,22 @@ def overlaps(tubelets: pa.Table, marks: pa.Table) -> Overlaps:
     A tubelet has at most one box a slice. Volumes known to one table only have no pairs.
     """
     volume_ids = pc.unique(marks["volume_id"])
-    mark_slice = _slice_key(_codes(marks["volume_id"], volume_ids), _numbers(marks["z"]))
+    mark_slice = _slice_key(codes(marks["volume_id"], volume_ids), numbers(marks["z"]))
     by_slice = np.argsort(mark_slice, kind="stable")
     tubelet, box_slice, box = _boxes(tubelets, volume_ids)
-    pair, place = _join(box_slice, mark_slice[by_slice])
+    pair, place = join(box_slice, mark_slice[by_slice])
     mark = by_slice[place]
     iou = paired_iou(_corners(tubelets, box[pair]), _corners(marks, mark))
-    return _in_order(tubelet[pair], mark, iou)
+    return in_order(tubelet[pair], mark, iou)
 
 
 def hits(found: Overlaps, scores: Array, num_marks: int, threshold: float = 0.5) -> Hits:
-    """Visit n tubelets by descending score, ties by row; a mark is hit at P3D IoU >= `threshold`, in (0, 1].
+    """Visit n tubelets by descending score, ties by row; a mark is hit at an overlap >= `threshold`, in (0, 1].
 
     scores (n,) one a row of the tubelets table; without tubelets every array is empty and no mark is hit.
     """
     if not 0 < threshold <= 1:
-        raise SettingsError(f"match_iou = {threshold}: want a P3D IoU in (0, 1]")
+        raise SettingsError(f"match_iou = {threshold}: want an overlap in (0, 1]")
     order, rank = ranking(scores)
     enough = found.iou >= threshold
     tubelet, mark = found.tubelet[enough], found.mark[enough]
@@ -106,7 +108,8 @@ def ranking(scores: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return order, rank
 
 
-def _in_order(tubelet: Array, mark: Array, iou: Array) -> Overlaps:
+def in_order(tubelet: Array, mark: Array, iou: Array) -> Overlaps:
+    """The pairs that touch (overlap > 0), sorted as Overlaps wants them."""
     touching = np.flatnonzero(iou > 0)
     order = touching[np.lexsort((mark[touching], tubelet[touching]))]
     return Overlaps(tubelet[order], mark[order], iou[order])
@@ -114,16 +117,16 @@ def _in_order(tubelet: Array, mark: Array, iou: Array) -> Overlaps:
 
 def _boxes(tubelets: pa.Table, volume_ids: pa.Array) -> tuple[Array, Array, Array]:
     """Boxes in volumes that have marks: their tubelet's row, slice key and place in the flattened columns."""
-    codes = _codes(tubelets["volume_id"], volume_ids)
-    lengths = _numbers(pc.list_value_length(tubelets["z"]))
+    volume = codes(tubelets["volume_id"], volume_ids)
+    lengths = numbers(pc.list_value_length(tubelets["z"]))
     row = np.repeat(np.arange(len(lengths)), lengths)
-    box = np.flatnonzero(np.repeat(codes >= 0, lengths))
+    box = np.flatnonzero(np.repeat(volume >= 0, lengths))
     row = row[box]
-    return row, _slice_key(codes[row], _flat(tubelets["z"])[box]), box
+    return row, _slice_key(volume[row], _flat(tubelets["z"])[box]), box
 
 
-def _join(keys: Array, sorted_keys: Array) -> tuple[Array, Array]:
-    """All (i, j) with keys[i] == sorted_keys[j], i ascending."""
+def join(keys: Array, sorted_keys: Array) -> tuple[Array, Array]:
+    """All pairs (i, j) with keys[i] == sorted_keys[j] as two (k,) arrays, i ascending; none without keys."""
     values, start, size = np.unique(sorted_keys, return_index=True, return_counts=True)
     if not len(values):
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
@@ -135,14 +138,14 @@ def _join(keys: Array, sorted_keys: Array) -> tuple[Array, Array]:
     return np.repeat(known, count), place
 
 
-def _slice_key(codes: Array, z: Array) -> Array:
+def _slice_key(volume: Array, z: Array) -> Array:
     """One int64 a (volume, slice)."""
-    return (codes.astype(np.int64) << 32) + z
+    return (volume.astype(np.int64) << 32) + z
 
 
-def _codes(column: pa.ChunkedArray, volume_ids: pa.Array) -> Array:
-    """Place of each id in `volume_ids`, -1 where it is not there."""
-    return _numbers(pc.fill_null(pc.index_in(column, value_set=volume_ids), -1))
+def codes(column: pa.ChunkedArray, volume_ids: pa.Array) -> Array:
+    """(n,) place of each id in `volume_ids`, -1 where it is not there."""
+    return numbers(pc.fill_null(pc.index_in(column, value_set=volume_ids), -1))
 
 
 def _corners(table: pa.Table, rows: Array) -> Array:
@@ -151,9 +154,10 @@ def _corners(table: pa.Table, rows: Array) -> Array:
 
 
 def _flat(column: pa.ChunkedArray) -> Array:
-    return _numbers(pc.list_flatten(column) if pa.types.is_list(column.type) else column)
+    return numbers(pc.list_flatten(column) if pa.types.is_list(column.type) else column)
 
 
-def _numbers(column: pa.ChunkedArray) -> Array:
+def numbers(column: pa.ChunkedArray) -> Array:
+    """An Arrow column of numbers as numpy's."""
     numbers: Array = column.to_numpy()
     return numbers

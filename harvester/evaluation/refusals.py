@@ -1,0 +1,70 @@
+"""Refusals: tables with rows at fault end in one error that names the first few, never in a silent number."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from harvester.errors import LabelError
+
+Array = NDArray[Any]
+NAMED: Final = 3
+"""How many of the rows or ids at fault an error names."""
+
+
+def refuse_rows(wrong: Array, told: pa.Table, fault: str, file: Path, wanted: str = "") -> None:
+    """Raise LabelError if any of the (n,) rows of `told` is wrong, naming the first few with their values."""
+    rows = np.flatnonzero(wrong)
+    if not len(rows):
+        return
+    first = told.take(pa.array(rows[:NAMED])).to_pylist()
+    named = "; ".join(f"row {row + 1} ({_words(values)})" for row, values in zip(rows, first, strict=False))
+    more = ", ..." if len(rows) > NAMED else ""
+    plural = "row" if len(rows) == 1 else "rows"
+    raise LabelError(f"{file.name}: {len(rows)} {plural} {fault}: {named}{more}{wanted and '; ' + wanted}")
+
+
+def refuse_boxes(
+    lows_highs: Sequence[tuple[str, str]], columns: dict[str, Array], told: pa.Table, file: Path
+) -> None:
+    """Raise LabelError where a box has an end that is no finite number, or a high end below its low end."""
+    wrong = np.zeros(len(told), dtype=bool)
+    for names in lows_highs:
+        for name in names:
+            wrong |= ~np.isfinite(columns[name])
+    refuse_rows(wrong, told, "have a box end that is no finite number", file)
+    for low, high in lows_highs:
+        refuse_rows(
+            columns[high] < columns[low], told, f"have {high} < {low}", file, "ends are inclusive, low first"
+        )
+
+
+def refuse_duplicates(told: pa.Table, file: Path) -> None:
+    """Raise LabelError where two rows of `told` are equal in every column."""
+    plain = pa.table(
+        {name: _countable(column) for name, column in zip(told.column_names, told.columns, strict=True)}
+    )
+    names = plain.column_names
+    if plain.group_by(names, use_threads=False).aggregate([]).num_rows == len(plain):
+        return
+    numbered = plain.append_column("row", pa.array(np.arange(len(plain))))
+    firsts = numbered.group_by(names, use_threads=False).aggregate([("row", "min")])["row_min"].to_numpy()
+    wrong = np.ones(len(plain), dtype=bool)
+    wrong[firsts] = False
+    refuse_rows(wrong, told, "repeat an earlier one", file, "each may appear once")
+
+
+def first_few(names: Sequence[str]) -> str:
+    """The first few names and, if there are more, three dots."""
+    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
+
+
+def _countable(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column
+
+
+def _words(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
