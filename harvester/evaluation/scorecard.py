@@ -1,0 +1,168 @@
+"""The figures of one run on one set of marks: matched once, then counted, cut into strata and resampled."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harvester.evaluation.annotations import Annotations
+from harvester.evaluation.bootstrap import Asked, Patients, interval, resample
+from harvester.evaluation.boxes3d import overlaps_3d
+from harvester.evaluation.curves import (
+    FROC_RATES,
+    average_precision,
+    false_positives,
+    sensitivity_at,
+    sensitivity_by_lens,
+)
+from harvester.evaluation.detections import Detections
+from harvester.evaluation.matching import Hits, Overlaps, hits, overlaps
+from harvester.evaluation.strata import within
+
+Array = NDArray[Any]
+Figures = dict[str, NDArray[np.float64]]
+P3D_IOU: Final = "p3d_iou"
+MEAN_RATES: Final = 7
+"""The average sensitivity is over the first rates: 1/8 to 8."""
+CURVE_RATES: Final = np.geomspace(1 / 16, 32, 73)
+CURVE_RECALLS: Final = np.linspace(0.0, 1.0, 101)
+"""Where the intervals of the plotted curves are worked out."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Whose rules: metric p3d_iou is Lesion Harvester's evaluator; iobb, iou and iogt LENS', for 3D boxes."""
+
+    metric: str
+    threshold: float
+
+    @property
+    def boxes3d(self) -> bool:
+        """Whether 3D boxes are scored, by LENS' rules."""
+        return self.metric != P3D_IOU
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """False positives a volume at which the evaluator tells the sensitivity."""
+        return FROC_RATES[:MEAN_RATES] if self.boxes3d else FROC_RATES
+
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    """One run laid on the marks: what its n detections overlap, their scores and patients, (n,) each."""
+
+    found: Overlaps
+    scores: NDArray[np.float64]
+    patients: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Scorecard:
+    """Counts and figures, and the figures of each bootstrap resample on the first axis (empty without resamples).
+
+    counts      num_marks, num_tubelets, tp, fp_froc, fp_ap; with a harvest also accepted, correct, found
+    figures     ap (), sensitivity (rates,), mean (); with a harvest also precision, recall (); nan where undefined
+    replicates  the same names, and curve_sensitivity at CURVE_RATES, curve_precision at CURVE_RECALLS
+    """
+
+    hits: Hits
+    counts: dict[str, int]
+    figures: Figures
+    replicates: Figures
+
+    def interval(self, name: str) -> NDArray[np.float64] | None:
+        """(2, ...) ends of a figure's percentile interval, None without resamples."""
+        return interval(self.replicates[name]) if name in self.replicates else None
+
+
+def match(run: Detections, truth: Annotations, protocol: Protocol) -> Match:
+    """Lay a run on the marks: the dear part, done once for all figures, strata and resamples."""
+    table, marks = run.table, truth.marks
+    found = overlaps_3d(table, marks, protocol.metric) if protocol.boxes3d else overlaps(table, marks)
+    return Match(found, run.scores, truth.patients_of(table["volume_id"]))
+
+
+def score(
+    run: Match,
+    truth: Annotations,
+    protocol: Protocol,
+    draws: Array,
+    accept: float | None = None,
+    stratum: Array | None = None,
+) -> Scorecard:
+    """The figures on all marks, or on the (m,) bool marks of one `stratum` (strata.py says what that leaves out).
+
+    draws   (resamples, patients) of bootstrap.draw_patients, with 0 resamples for no intervals
+    accept  score from which detections count as harvested; None for no harvest
+    """
+    chosen = np.ones(len(truth.marks), dtype=bool) if stratum is None else stratum
+    found, rows = within(run.found, chosen, len(run.scores), protocol.threshold)
+    seen = hits(found, run.scores[rows], int(chosen.sum()), protocol.threshold)
+    of_mark = truth.patients_of(truth.marks["volume_id"])[chosen]
+    patients = Patients(run.patients[rows], of_mark, truth.patients, truth.num_patients)
+    counts, figures = _figures(seen, protocol, len(truth.volume_ids))
+    if accept is not None:
+        accepted, harvest = _harvest(seen, accept)
+        counts, figures = counts | accepted, figures | harvest
+    replicates = _replicates(seen, patients, draws, protocol, accept) if len(draws) else {}
+    return Scorecard(seen, counts, figures, replicates)
+
+
+def difference(run: Scorecard, baseline: Scorecard, name: str) -> Figures:
+    """run - baseline: value (...); with resamples also interval (2, ...) and share_at_most_0 (...).
+
+    The resamples of both must come from the same draws: the difference is taken patient by patient.
+    """
+    value = run.figures[name] - baseline.figures[name]
+    if name not in run.replicates:
+        return {"value": value}
+    moved = run.replicates[name] - baseline.replicates[name]
+    known = np.maximum((~np.isnan(moved)).sum(axis=0), 1)
+    return {"value": value, "interval": interval(moved), "share_at_most_0": (moved <= 0).sum(axis=0) / known}
+
+
+def _figures(seen: Hits, protocol: Protocol, num_volumes: int) -> tuple[dict[str, int], Figures]:
+    read = sensitivity_by_lens if protocol.boxes3d else sensitivity_at
+    sensitivity = read(seen, protocol.rates, num_volumes)
+    counts = {
+        "num_marks": len(seen.mark_hit_by),
+        "num_tubelets": len(seen.scores),
+        "tp": int((seen.mark_hit_by >= 0).sum()),
+        "fp_froc": int(false_positives(seen, repeats=False)[-1:].sum()),
+        "fp_ap": int(false_positives(seen, repeats=True)[-1:].sum()),
+    }
+    figures = {
+        "ap": np.asarray(average_precision(seen)),
+        "sensitivity": sensitivity,
+        "mean": np.asarray(sensitivity[:MEAN_RATES].mean()),
+    }
+    return counts, figures
+
+
+def _harvest(seen: Hits, accept: float) -> tuple[dict[str, int], Figures]:
+    accepted = seen.scores >= accept
+    chosen, correct = int(accepted.sum()), int((accepted & seen.correct).sum())
+    found = int(accepted[seen.mark_hit_by[seen.mark_hit_by >= 0]].sum())
+    marks = len(seen.mark_hit_by)
+    figures = {
+        "precision": np.asarray(correct / chosen if chosen else np.nan),
+        "recall": np.asarray(found / marks if marks else np.nan),
+    }
+    return {"accepted": chosen, "correct": correct, "found": found}, figures
+
+
+def _replicates(
+    seen: Hits, patients: Patients, draws: Array, protocol: Protocol, accept: float | None
+) -> Figures:
+    rates = np.concatenate([protocol.rates, CURVE_RATES])
+    made = resample(seen, patients, draws, Asked(rates, protocol.boxes3d, CURVE_RECALLS, accept))
+    told, curve = np.split(made.pop("sensitivity"), [len(protocol.rates)], axis=1)
+    mean = told[:, :MEAN_RATES].mean(axis=1)
+    precision = made.pop("envelope")
+    return made | {
+        "sensitivity": told,
+        "mean": mean,
+        "curve_sensitivity": curve,
+        "curve_precision": precision,
+    }
