@@ -148,6 +148,21 @@ HARVEST: Final = pa.schema(
 )
 """One row a harvested lesion, with its origin."""
 
+MISSING: Final = pa.schema(
+    [
+        ("volume_id", pa.string()),
+        ("patient_id", pa.string()),
+        ("split", pa.string()),
+        ("marked", pa.int64()),
+        ("harvested", pa.int64()),
+        ("expected_more", pa.float64()),
+        ("expected_missing", pa.float64()),
+        ("best_left", pa.float64()),
+    ]
+)
+"""One row a volume of V_H: marks of the archive, lesions harvested, lesions expected among what was left (a sum of
+probabilities), both together, and the probability of the best tubelet left (null if none)."""
+
 LEDGER: Final = pa.schema(
     [
         ("volume_id", pa.string()),

@@ -116,9 +116,10 @@ def certificate(summary: Row, settings: OperatingPointSettings) -> Html:
         paragraph(
             f"The threshold is the lowest one at which the precision on V_M is at least {target}: not as "
             f"counted, but by a one-sided lower confidence bound at {sure}, taken over patients rather "
-            "than lesions, because the errors of one patient repeat. The confidence is shared out over "
-            "all the settings that were tried, and later rounds are held to it together with the earlier "
-            "ones."
+            "than lesions, because the errors of one patient repeat. Thresholds are tried from the "
+            "highest down and the first that fails ends the search, so that trying many costs no "
+            "confidence; how the scores are combined is chosen by the clinical marks alone. Later rounds "
+            "are held to it together with the earlier ones."
         ),
         table(
             ("round", "accepted on V_M", "threshold", "lower bound", "recall on V_M"), tests,

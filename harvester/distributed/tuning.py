@@ -52,6 +52,23 @@ class Solved:
 
 def search(rehearsal: Rehearsal, settings: OperatingPointSettings, storage: Path) -> Solved:
     """The choice that finds the most of what is known, with its exact threshold."""
+    best = sweep(rehearsal, settings, storage)[0]
+    return evaluate(rehearsal, best.choice, settings, len(choices(settings)))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One choice: how high it ranks what is known, and what its operating point gives on V_M."""
+
+    choice: Choice
+    known_recall: float
+    recall: float
+    bound: float
+    naive_recall: float
+
+
+def sweep(rehearsal: Rehearsal, settings: OperatingPointSettings, storage: Path) -> list[Trial]:
+    """Every choice that the settings name, the best first; ties fall to the order of the settings."""
     tried = choices(settings)
 
     def trial(config: dict[str, Any]) -> None:
@@ -77,18 +94,13 @@ def search(rehearsal: Rehearsal, settings: OperatingPointSettings, storage: Path
         raise StepError(
             f"{len(results.errors)} of {len(tried)} operating-point trials failed: {results.errors[0]}"
         )
-
-    best = max((results[i] for i in range(len(results))), key=lambda result: _merit(result, tried))
-    return evaluate(rehearsal, _choice_of(best), settings, len(tried))
-
-
-def _merit(result: Any, tried: list[Choice]) -> tuple[float, int]:
-    """Ties fall to the order of the settings: the same every time."""
-    return result.metrics["known_recall"], -tried.index(_choice_of(result))
+    trials = [_trial(results[i]) for i in range(len(results))]
+    return sorted(trials, key=lambda one: (-one.known_recall, tried.index(one.choice)))
 
 
-def _choice_of(result: Any) -> Choice:
-    return Choice(**result.config["choice"])
+def _trial(result: Any) -> Trial:
+    told = {name: result.metrics[name] for name in ("known_recall", "recall", "bound", "naive_recall")}
+    return Trial(Choice(**result.config["choice"]), **told)
 
 
 def known_recall(rehearsal: Rehearsal, choice: Choice) -> float:

@@ -1,0 +1,60 @@
+"""The volumes that miss the most annotations."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from harvester.missing import probabilities, rank_volumes
+from harvester.records import MARKS, MISSING
+
+
+def table(**columns: Any) -> pa.Table:
+    return pa.table(columns)
+
+
+def manifest() -> pa.Table:
+    return table(
+        volume_id=["a", "b", "c", "m"], patient_id=["p", "p", "q", "r"], split=["vh", "vh_test", "vh", "vm"]
+    )
+
+
+def marks(*volumes: str) -> pa.Table:
+    box = {"z": 0, "x1": 0.0, "y1": 0.0, "x2": 1.0, "y2": 1.0, "clinical": True, "kind": ""}
+    hidden = [{"volume_id": "c", "mark_id": "hidden", **box, "clinical": False}]
+    rows = [{"volume_id": volume, "mark_id": str(i), **box} for i, volume in enumerate(volumes)]
+    return pa.Table.from_pylist(rows + hidden, MARKS)
+
+
+def test_probabilities_are_monotone_and_calibrated() -> None:
+    rng = np.random.default_rng(0)
+    score = rng.random(4000)
+    practice = table(score=score, correct=rng.random(4000) < score**2)
+    found = probabilities(practice, table(score=np.linspace(0, 1, 101)))
+    assert np.all(np.diff(found) >= 0)
+    np.testing.assert_allclose(found[10:95], np.linspace(0, 1, 101)[10:95] ** 2, atol=0.12)
+    # On the scores it was learned from, the sum of the probabilities is the number of lesions.
+    assert probabilities(practice, practice).sum() == pytest.approx(practice["correct"].to_numpy(False).sum())
+
+
+def test_probabilities_of_ties_and_of_nothing() -> None:
+    practice = table(score=[0.5, 0.5, 0.5, 0.5], correct=[True, False, False, False])
+    assert probabilities(practice, table(score=[0.4, 0.5, 0.9])).tolist() == [0.0, 0.25, 0.25]
+    nothing = practice.slice(0, 0)
+    assert probabilities(nothing, table(score=[0.4, 0.9])).tolist() == [0.0, 0.0]
+
+
+def test_volumes_are_ranked_by_what_is_harvested_and_expected() -> None:
+    practice = table(score=[0.2, 0.2, 0.8, 0.8], correct=[False, False, True, False])
+    left = table(volume_id=["a", "a", "c", "m"], score=[0.8, 0.9, 0.2, 0.9])
+    ranked = rank_volumes(
+        manifest(), marks("a", "b", "b"), table(volume_id=["b", "b"]), left, practice, ("vh", "vh_test")
+    )
+    assert ranked.schema == MISSING
+    assert ranked["volume_id"].to_pylist() == ["b", "a", "c"]
+    assert ranked["expected_missing"].to_pylist() == [2.0, 1.0, 0.0]
+    assert ranked["expected_more"].to_pylist() == [0.0, 1.0, 0.0]
+    assert ranked["harvested"].to_pylist() == [2, 0, 0]
+    assert ranked["marked"].to_pylist() == [2, 1, 0]
+    assert ranked["best_left"].to_pylist() == [None, 0.5, 0.0]
