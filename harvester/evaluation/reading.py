@@ -1,6 +1,8 @@
 """Tables that people bring: Parquet or CSV, read with the columns that are needed, as numpy's numbers and strings."""
 
+import importlib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +14,11 @@ from numpy.typing import NDArray
 
 from harvester.errors import LabelError
 from harvester.evaluation.refusals import NAMED
+
+# pyarrow imports pandas, where there is one, at its first conversion: a quarter of a second that belongs here,
+# with the other imports, and not into the time of the first table.
+with suppress(ImportError):
+    importlib.import_module("pandas")
 
 Array = NDArray[Any]
 TEXT: Final = ("volume_id", "patient_id", "mark_id", "lesion_id", "kind")

@@ -16,15 +16,15 @@ NAMED: Final = 3
 
 
 def refuse_rows(wrong: Array, told: pa.Table, fault: str, file: Path, wanted: str = "") -> None:
-    """Raise LabelError if any of the (n,) rows of `told` is wrong, naming the first few with their values."""
+    """Raise LabelError if any of the (n,) rows of `told` is wrong: the fault and the first few with their values."""
     rows = np.flatnonzero(wrong)
     if not len(rows):
         return
     first = told.take(pa.array(rows[:NAMED])).to_pylist()
     named = "; ".join(f"row {row + 1} ({_words(values)})" for row, values in zip(rows, first, strict=False))
     more = ", ..." if len(rows) > NAMED else ""
-    plural = "row" if len(rows) == 1 else "rows"
-    raise LabelError(f"{file.name}: {len(rows)} {plural} {fault}: {named}{more}{wanted and '; ' + wanted}")
+    where = "1 row" if len(rows) == 1 else f"{len(rows)} rows"
+    raise LabelError(f"{file.name}: {fault} in {where}: {named}{more}{wanted and '; ' + wanted}")
 
 
 def refuse_boxes(
@@ -35,10 +35,10 @@ def refuse_boxes(
     for names in lows_highs:
         for name in names:
             wrong |= ~np.isfinite(columns[name])
-    refuse_rows(wrong, told, "have a box end that is no finite number", file)
+    refuse_rows(wrong, told, "a box end that is no finite number", file)
     for low, high in lows_highs:
         refuse_rows(
-            columns[high] < columns[low], told, f"have {high} < {low}", file, "ends are inclusive, low first"
+            columns[high] < columns[low], told, f"{high} < {low}", file, "ends are inclusive, low first"
         )
 
 
@@ -54,7 +54,7 @@ def refuse_duplicates(told: pa.Table, file: Path) -> None:
     firsts = numbered.group_by(names, use_threads=False).aggregate([("row", "min")])["row_min"].to_numpy()
     wrong = np.ones(len(plain), dtype=bool)
     wrong[firsts] = False
-    refuse_rows(wrong, told, "repeat an earlier one", file, "each may appear once")
+    refuse_rows(wrong, told, "a repeat of an earlier row", file, "each may appear once")
 
 
 def first_few(names: Sequence[str]) -> str:

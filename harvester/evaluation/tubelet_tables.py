@@ -33,7 +33,7 @@ def from_slices(table: pa.Table, volume: pa.DictionaryArray, score: str | None, 
     slice_score = floats(table[score or "score"], score or "score", file)
     told = pa.table({name: table[name] for name in ("volume_id", "tubelet_id", "z", *SIDES)})
     refuse_boxes(IN_PLANE, sides, told, file)
-    refuse_rows(np.isnan(slice_score), told, "have no score", file)
+    refuse_rows(np.isnan(slice_score), told, "no score", file)
     key = _tubelet_keys(volume.indices.to_numpy(), table["tubelet_id"], file)
     order, start = _grouped(key, z)
     _refuse_repeated_slices(key, z, order, told, file)
@@ -102,7 +102,7 @@ def _refuse_repeated_slices(key: Array, z: Array, order: Array, told: pa.Table, 
     again = (np.diff(key[order]) == 0) & (np.diff(z[order]) == 0)
     wrong = np.zeros(len(order), dtype=bool)
     wrong[order[1:][again]] = True
-    refuse_rows(wrong, told, "repeat a slice of their tubelet", file, "a tubelet has one box a slice")
+    refuse_rows(wrong, told, "a slice that its tubelet already has", file, "a tubelet has one box a slice")
 
 
 def _lengths(table: pa.Table, file: Path) -> Array:
@@ -110,9 +110,9 @@ def _lengths(table: pa.Table, file: Path) -> Array:
     told = table.select([name for name in ("volume_id", "tubelet_id") if name in table.column_names])
     columns = [name for name in ("z", *SIDES, "slice_score") if name in table.column_names]
     counts = [numbers(pc.fill_null(pc.list_value_length(table[name]), -1)) for name in columns]
-    refuse_rows(counts[0] < 1, told, "have no slice", file)
+    refuse_rows(counts[0] < 1, told, "no slice", file)
     for count in counts[1:]:
-        refuse_rows(count != counts[0], told, "have lists of different lengths", file)
+        refuse_rows(count != counts[0], told, "lists of different lengths", file)
     return counts[0].astype(np.int64)
 
 
@@ -139,5 +139,5 @@ def _list_scores(table: pa.Table, lengths: Array, score: str | None, file: Path)
     else:
         require(table, (score or "score",), file, "slice_score or a score column")
         scores = floats(table[score or "score"], score or "score", file)
-    refuse_rows(np.isnan(scores), table.select(["volume_id"]), "have no score", file)
+    refuse_rows(np.isnan(scores), table.select(["volume_id"]), "no score", file)
     return scores.astype(np.float64)
