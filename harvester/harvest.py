@@ -20,14 +20,12 @@ from harvester.distributed.training import FitJob, train_folds
 from harvester.distributed.tuning import Rehearsal, Solved, as_json, from_json, search
 from harvester.history import History
 from harvester.labels import ledger as ledgers
-from harvester.records import SCORED, TUBELETS
+from harvester.records import ACCEPTED, PARTLY_MARKED, SCORED, TUBELETS
 from harvester.run import Output, Run, table_hash, weights_hash
 from harvester.scoring import outside_ignored
 from harvester.tracking import Tracker
 
 logger = logging.getLogger(__name__)
-
-PARTLY_MARKED = ("vh", "vh_test")
 
 
 def harvest(run: Run, tracker: Tracker) -> History:
@@ -171,6 +169,3 @@ def model_hash(lpg: Output, lpc: Output) -> str:
 def _job(run: Run, model: str, k: int, out: Path, table: Output, start: Path | None) -> FitJob:
     seed = run.settings.seed * 100 + k
     return FitJob(model, run.settings, run.store.path, out, run.rows, run.folds, table.path, start, seed)
-
-
-ACCEPTED = SCORED.append(pa.field("score", pa.float64())).append(pa.field("correct", pa.bool_()))

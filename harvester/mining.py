@@ -135,6 +135,23 @@ def clinical_finds(scored: pa.Table, ledger: pa.Table, match_iou: float) -> pa.T
     return scored.filter(pa.array(overlap_with(scored, clinical) >= match_iou))
 
 
+def known_recall(candidates: pa.Table, known: pa.Table, num_lesions: int, choice: Choice) -> float:
+    """Share of the tubelets on clinical marks that outscore V_M's candidates, 0 to 1.
+
+    The mean over thresholds that accept from a sixth to two thirds as many candidates as there are lesions to
+    find: where operating points lie.
+    """
+    ranked = np.sort(fuse(candidates, choice))[::-1]
+    counts = np.arange(num_lesions // 6, 2 * num_lesions // 3)
+    thresholds = ranked[counts[counts < len(ranked)]]
+    found = np.sort(fuse(known, choice))
+    if not len(found) or not len(thresholds):
+        return 0.0
+    # A threshold of -inf (fewer candidates kept than counted) finds all that the choice itself keeps.
+    first = np.searchsorted(found, np.maximum(thresholds, np.finfo(np.float64).min))
+    return float(1 - first.mean() / len(found))
+
+
 def classifier_examples(
     scored: pa.Table, ledger: pa.Table, manifest: pa.Table, match_iou: float
 ) -> tuple[Array, Array]:

@@ -12,6 +12,8 @@ from harvester.errors import VolumeError
 SPLITS: Final = ("vm", "vh", "vh_test", "vd_test")
 """vm: every lesion marked (mining set). vh: partly marked, to be harvested. vh_test: the same, with a hidden
 truth used for nothing but scoring. vd_test: fully annotated, never seen while harvesting."""
+PARTLY_MARKED: Final = ("vh", "vh_test")
+"""What is harvested."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +128,9 @@ in each volume. lpg_score is the highest slice score, width_mm the shorter side 
 
 SCORED: Final = TUBELETS.append(pa.field("lpc_score", pa.float64()))
 """Tubelets with the classifier's probability."""
+
+ACCEPTED: Final = SCORED.append(pa.field("score", pa.float64())).append(pa.field("correct", pa.bool_()))
+"""One row a tubelet of V_M that the rehearsal accepted: its fused score, and whether it found a lesion."""
 
 HARVEST: Final = pa.schema(
     [

@@ -19,7 +19,7 @@ from ray import tune
 from harvester.config import OperatingPointSettings
 from harvester.errors import StepError
 from harvester.evaluation.operating_point import OperatingPoint, naive, solve
-from harvester.mining import Choice, choices, fuse, judge
+from harvester.mining import Choice, choices, fuse, judge, known_recall
 
 Array = NDArray[Any]
 
@@ -76,7 +76,7 @@ def sweep(rehearsal: Rehearsal, settings: OperatingPointSettings, storage: Path)
         solved = evaluate(rehearsal, choice, settings, len(tried))
         tune.report(
             {
-                "known_recall": known_recall(rehearsal, choice),
+                "known_recall": known_recall(*_what_is_known(rehearsal), choice),
                 "recall": solved.point.recall_estimate,
                 "bound": solved.point.precision_bound,
                 "naive_recall": solved.naive.recall_estimate,
@@ -98,28 +98,14 @@ def sweep(rehearsal: Rehearsal, settings: OperatingPointSettings, storage: Path)
     return sorted(trials, key=lambda one: (-one.known_recall, tried.index(one.choice)))
 
 
+def _what_is_known(rehearsal: Rehearsal) -> tuple[pa.Table, pa.Table, int]:
+    candidates, known = pq.read_table(rehearsal.candidates), pq.read_table(rehearsal.known)
+    return candidates, known, pq.read_metadata(rehearsal.lesions).num_rows
+
+
 def _trial(result: Any) -> Trial:
     told = {name: result.metrics[name] for name in ("known_recall", "recall", "bound", "naive_recall")}
     return Trial(Choice(**result.config["choice"]), **told)
-
-
-def known_recall(rehearsal: Rehearsal, choice: Choice) -> float:
-    """Share of the tubelets on clinical marks that outscore V_M's candidates, 0 to 1.
-
-    The mean over thresholds that accept from a sixth to two thirds as many candidates as there are lesions to
-    find: where operating points lie.
-    """
-    files = (rehearsal.candidates, rehearsal.known, rehearsal.lesions)
-    candidates, known, lesions = (pq.read_table(file) for file in files)
-    ranked = np.sort(fuse(candidates, choice))[::-1]
-    counts = np.arange(len(lesions) // 6, 2 * len(lesions) // 3)
-    thresholds = ranked[counts[counts < len(ranked)]]
-    found = np.sort(fuse(known, choice))
-    if not len(found) or not len(thresholds):
-        return 0.0
-    # A threshold of -inf (fewer candidates kept than counted) finds all that the choice itself keeps.
-    first = np.searchsorted(found, np.maximum(thresholds, np.finfo(np.float64).min))
-    return float(1 - first.mean() / len(found))
 
 
 def evaluate(rehearsal: Rehearsal, choice: Choice, settings: OperatingPointSettings, trials: int) -> Solved:

@@ -1,0 +1,58 @@
+"""What Ray Tune's trials compare: the rank of known lesions, and nothing hidden."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from harvester.mining import Choice, clinical_finds, known_recall
+
+
+def scored(lpg: Any, lpc: Any) -> pa.Table:
+    size = len(lpg)
+    return pa.table(
+        {"lpg_score": lpg, "lpc_score": lpc, "width_mm": np.full(size, 30.0), "z": [[0]] * size, "mark_id": [""] * size}
+    )  # fmt: skip
+
+
+def test_known_recall_is_the_mean_share_above_the_candidates() -> None:
+    candidates, known = np.linspace(0.2, 0.9, 30), np.array([0.95, 0.86, 0.85, 0.3])
+    given = (scored(candidates, candidates), scored(known, known), 12)
+    ranked = np.sort(candidates)[::-1]
+    slow = np.mean([np.mean(known >= ranked[count]) for count in range(2, 8)])
+    assert known_recall(*given, Choice(1.0, 0.1, 1, 0.0, 20.0)) == pytest.approx(slow)
+    assert 0.25 < slow < 0.75
+
+
+def test_known_recall_prefers_the_score_that_ranks_known_lesions_higher() -> None:
+    rng = np.random.default_rng(0)
+    noise = scored(rng.random(60), rng.uniform(0.0, 0.5, 60))
+    lesions = scored(rng.random(40), rng.uniform(0.4, 0.9, 40))
+    given = (noise, lesions, 45)
+    by_lpg, by_lpc = (known_recall(*given, Choice(weight, 0.0, 1, 0.0, 20.0)) for weight in (1.0, 0.0))
+    assert by_lpc > by_lpg + 0.3
+
+
+def test_known_recall_where_the_choice_keeps_little() -> None:
+    low = np.full(20, 0.2)
+    given = (scored(low, low), scored(np.array([0.2, 0.8]), np.array([0.5, 0.5])), 12)
+    # The floor drops every candidate and one of the two known: nothing is above the other.
+    assert known_recall(*given, Choice(1.0, 0.5, 1, 0.0, 20.0)) == 0.5
+    nothing = (scored(low, low), scored(low, low).slice(0, 0), 12)
+    assert known_recall(*nothing, Choice(1.0, 0.5, 1, 0.0, 20.0)) == 0.0
+
+
+def test_clinical_finds_are_of_clinical_marks_only() -> None:
+    box = {"x1": 10.0, "y1": 10.0, "x2": 30.0, "y2": 30.0}
+    lists = {side: [[value]] * 2 for side, value in box.items()}
+    table = pa.table({"volume_id": ["v", "w"], "z": [[3], [3]], **lists})
+    labels = {
+        "volume_id": ["v", "w"],
+        "source": ["clinical", "annotated"],
+        "label_id": ["a", "b"],
+        **lists,
+        "z": [[3], [3]],
+    }
+    found = clinical_finds(table, pa.table(labels), 0.5)
+    assert found["volume_id"].to_pylist() == ["v"]
