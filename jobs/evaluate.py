@@ -86,7 +86,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--by", nargs="+", default=[], metavar="COLUMN", help="strata: size, or columns of the marks")
     add("--accept", type=float, metavar="SCORE", help="precision and recall of what scores at least this")
     add("--baseline", type=Path, metavar="FILE", help="detections of another run, to compare with")
-    add("--baseline-score", metavar="COLUMN", help="its score column (default: --score)")
+    add(
+        "--baseline-score",
+        metavar="COLUMN",
+        help="its score column (default: as --score); --accept holds for both",
+    )
     add(
         "--resamples",
         type=int,

@@ -67,4 +67,4 @@ def _countable(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _words(values: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in values.items())
+    return ", ".join(f"{name} {'missing' if value is None else value}" for name, value in values.items())

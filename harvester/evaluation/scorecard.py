@@ -118,8 +118,9 @@ def difference(run: Scorecard, baseline: Scorecard, name: str) -> Figures:
     if name not in run.replicates:
         return {"value": value}
     moved = run.replicates[name] - baseline.replicates[name]
-    known = np.maximum((~np.isnan(moved)).sum(axis=0), 1)
-    return {"value": value, "interval": interval(moved), "share_at_most_0": (moved <= 0).sum(axis=0) / known}
+    known = (~np.isnan(moved)).sum(axis=0)
+    share = np.where(known > 0, (moved <= 0).sum(axis=0) / np.maximum(known, 1), np.nan)
+    return {"value": value, "interval": interval(moved), "share_at_most_0": share}
 
 
 def _figures(seen: Hits, protocol: Protocol, num_volumes: int) -> tuple[dict[str, int], Figures]:

@@ -140,7 +140,7 @@ def _cells(card: Scorecard, name: str, place: tuple[int, ...] = ()) -> list[str]
 
 def _difference_cells(run: Scorecard, baseline: Scorecard, name: str, place: tuple[int, ...]) -> list[str]:
     told = difference(run, baseline, name)
-    share = f"{told['share_at_most_0'][place]:.3f}" if "share_at_most_0" in told else ""
+    share = f"{told['share_at_most_0'][place]:.3f}".replace("nan", "-") if "share_at_most_0" in told else ""
     return [_number(told["value"][place], "+"), _span(told.get("interval"), place, "+"), share]
 
 
@@ -178,7 +178,7 @@ def _span(ends: Array | None, place: tuple[int, ...], sign: str = "") -> str:
     if ends is None:
         return ""
     low, high = ends[(0, *place)], ends[(1, *place)]
-    return f"{_number(low, sign)} to {_number(high, sign)}"
+    return "-" if np.isnan(low) else f"{_number(low, sign)} to {_number(high, sign)}"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
