@@ -1,9 +1,9 @@
 """The annotation pickles published with Lesion Harvester, read without running anything they name.
 
 Such a file is `{volume_id: {z: [[x1, y1, x2, y2, z, z], ...]}}`; the fully annotated ones append ".annot"
-to their ids. Its numbers are numpy float scalars, for which a pickle names three globals. Each is replaced
-here by a function that only reads a number, so that no code of a file's choosing is ever imported or
-called.
+to their ids. Its numbers are numpy scalars, for which a pickle names three globals; boxes may be numpy
+arrays too, for which it names two more. Each is replaced here by a function that only reads numbers, so that
+no code of a file's choosing is ever imported or called.
 """
 
 import io
@@ -11,7 +11,7 @@ import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -21,8 +21,8 @@ from harvester.records import MARKS
 
 SUFFIX: Final = ".annot"
 """What the fully annotated files append to a volume's id."""
-FLOATS: Final = {"f8": "<f8", "f4": "<f4"}
-"""Codes of the scalars that may appear, with the byte order they are read in."""
+NUMBERS: Final = {"f8": "<f8", "f4": "<f4", "i8": "<i8", "i4": "<i4"}
+"""Codes of the numbers that may appear, with the byte order they are read in."""
 BROKEN: Final = (
     pickle.UnpicklingError,
     EOFError,
@@ -78,7 +78,7 @@ def _unpickle(content: bytes, name: str) -> Any:
 
 
 class _NumbersOnly(pickle.Unpickler):
-    """Unpickler for which three globals exist, all of them methods of its own that only read numbers.
+    """Unpickler for which a few globals exist, all of them methods of its own that only read numbers.
 
     Bound methods, because a pickle can set attributes on a plain function or class it is handed.
     """
@@ -92,29 +92,48 @@ class _NumbersOnly(pickle.Unpickler):
             ("numpy.core.multiarray", "scalar"): self.scalar,
             ("numpy._core.multiarray", "scalar"): self.scalar,
             ("numpy", "dtype"): self.dtype,
+            ("numpy", "ndarray"): self.ndarray,
+            ("numpy.core.multiarray", "_reconstruct"): self.reconstruct,
+            ("numpy._core.multiarray", "_reconstruct"): self.reconstruct,
+            ("numpy.core.numeric", "_frombuffer"): self.frombuffer,
+            ("numpy._core.numeric", "_frombuffer"): self.frombuffer,
             ("_codecs", "encode"): self.latin1,
         }
         if (module, name) not in known:
-            raise LabelError(f"{self.name}: names {module}.{name}; only numpy float scalars are read from it")
+            raise LabelError(
+                f"{self.name}: names {module}.{name}; only numpy scalars and arrays of numbers are read from it"
+            )
         return known[module, name]
 
-    def dtype(self, code: str, *_flags: object) -> "_Float":
-        if code not in FLOATS:
-            raise LabelError(f"{self.name}: a scalar of dtype {code!r}; want one of {', '.join(FLOATS)}")
-        return _Float(FLOATS[code])
+    def dtype(self, code: str, *_flags: object) -> "_Number":
+        if code not in NUMBERS:
+            raise LabelError(f"{self.name}: numbers of dtype {code!r}; want one of {', '.join(NUMBERS)}")
+        return _Number(NUMBERS[code])
+
+    def ndarray(self) -> None:
+        """Named by an array's pickle, and only handed to `reconstruct`."""
+        raise LabelError(f"{self.name}: calls numpy.ndarray; want an array as numpy pickles it")
+
+    def reconstruct(self, *_kind: object) -> "_Array":
+        return _Array()
+
+    def frombuffer(self, raw: bytes, dtype: "_Number", shape: tuple[int, ...], order: str) -> "_Array":
+        array = _Array()
+        array.__setstate__((1, shape, dtype, order == "F", bytes(raw)))
+        return array
 
     def latin1(self, text: str, encoding: str) -> bytes:
         if encoding != "latin1":
             raise LabelError(f"{self.name}: bytes encoded as {encoding!r}; want latin1")
         return text.encode("latin1")
 
-    def scalar(self, code: "_Float", raw: bytes) -> float:
-        if not isinstance(code, _Float) or not isinstance(raw, bytes):
+    def scalar(self, code: "_Number", raw: bytes) -> Any:
+        if not isinstance(code, _Number) or not isinstance(raw, bytes):
             raise LabelError(f"{self.name}: a scalar that is not a dtype and its bytes")
         return code.read(raw)
 
 
-class _Float:
+class _Number:
     """Stands for a numpy dtype: keeps the byte order a pickle gives it and nothing else."""
 
     __slots__ = ("_dtype",)
@@ -127,10 +146,35 @@ class _Float:
             raise ValueError(f"byte order {state[1]!r}")
         self._dtype = self._dtype.newbyteorder(state[1])
 
-    def read(self, raw: bytes) -> float:
+    def read(self, raw: bytes) -> Any:
         if len(raw) != self._dtype.itemsize:
             raise ValueError(f"{len(raw)} bytes for one {self._dtype}")
-        return float(np.frombuffer(raw, self._dtype)[0])
+        return np.frombuffer(raw, self._dtype)[0].item()
+
+    def read_all(self, raw: bytes, shape: tuple[int, ...], order: Literal["C", "F"]) -> Any:
+        return np.frombuffer(raw, self._dtype).reshape(shape, order=order).tolist()
+
+
+class _Array:
+    """Stands for a numpy array of numbers: keeps its values as nested lists and nothing else."""
+
+    __slots__ = ("values",)
+
+    def __init__(self) -> None:
+        self.values: Any = None
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, fortran, raw = state
+        if not isinstance(dtype, _Number) or not isinstance(raw, bytes) or not isinstance(shape, tuple):
+            raise ValueError("an array of anything but numbers")
+        self.values = dtype.read_all(raw, shape, "F" if fortran else "C")
+
+
+def _lists(boxes: object) -> list[Any]:
+    """Boxes as lists of lists, from a list of lists or arrays or from one array."""
+    inner = boxes.values if isinstance(boxes, _Array) else boxes
+    rows = inner if isinstance(inner, list) else [inner]
+    return [row.values if isinstance(row, _Array) else row for row in rows]
 
 
 def _rows(volume_id: object, slices: object, name: str) -> Iterator[dict[str, Any]]:
@@ -138,7 +182,7 @@ def _rows(volume_id: object, slices: object, name: str) -> Iterator[dict[str, An
         raise LabelError(f"{name}: volume {volume_id!r} holds a {type(slices).__name__}; want {{z: boxes}}")
     plain, index = _plain_id(volume_id), 0
     for z, boxes in slices.items():
-        for box in boxes if isinstance(boxes, list) else [boxes]:
+        for box in _lists(boxes):
             _check(z, box, f"{name}: volume {plain}")
             mark = {"volume_id": plain, "mark_id": f"{plain}-{index}", "z": z, "clinical": False, "kind": ""}
             yield mark | dict(zip(("x1", "y1", "x2", "y2"), map(float, box[:4]), strict=True))
