@@ -11,15 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from harvester import mining
+from harvester.choosing import Solved, as_json, from_json
 from harvester.config import settings_hash
 from harvester.distributed.inference import InferenceJob, Proposer, Scorer, run_over_volumes
 from harvester.distributed.training import FitJob, train_folds
-from harvester.distributed.tuning import Rehearsal, Solved, as_json, from_json, search
+from harvester.distributed.tuning import Rehearsal, search
 from harvester.history import History
 from harvester.labels import ledger as ledgers
+from harvester.missing import rank_volumes
 from harvester.records import ACCEPTED, PARTLY_MARKED, SCORED, TUBELETS
 from harvester.run import Output, Run, table_hash, weights_hash
 from harvester.scoring import outside_ignored
@@ -32,7 +35,7 @@ def harvest(run: Run, tracker: Tracker) -> History:
     """Mine until a round finds next to nothing. Tables, models and the summary lie in the run's folder."""
     ledger = ledgers.from_marks(run.store.marks())
     rehearsed = ACCEPTED.empty_table()
-    history = History(run, PARTLY_MARKED)
+    history = History(run)
     lpg: Output | None = None
     for k in range(run.settings.rounds):
         lpg = train_generator(run, k, ledger, lpg)
@@ -43,11 +46,11 @@ def harvest(run: Run, tracker: Tracker) -> History:
         found = mine(run, scored, ledger, point, rehearsed)
         ledger = record(run, k, ledger, found, (lpg, lpc))
         rehearsed = pa.concat_tables([rehearsed, found.rehearsed])
-        history.add(k, scored, ledger, point, found, model_hash(lpg, lpc))
+        history.add(k, scored, point, found, model_hash(lpg, lpc))
         tracker.log_round(k, history.params(), history.metrics())
         if history.gain() <= run.settings.min_gain:
             break
-    history.finish(ledger)
+    history.finish(ledger, rank_missing(run, scored, ledger, point, rehearsed))
     return history
 
 
@@ -159,6 +162,23 @@ def record(
         ledgers.from_tubelets(found.sure_negatives, "hard_negative", "hard_negative_vm", *origin),
         ledgers.from_tubelets(found.possible_negatives, "hard_negative", "hard_negative_vh", *origin),
     )
+
+
+def rank_missing(
+    run: Run, scored: pa.Table, ledger: pa.Table, solved: Solved, rehearsed: pa.Table
+) -> pa.Table:
+    """V_H's volumes by how many lesions they miss: those harvested and those that the last round left unproven."""
+    settings, manifest = run.settings, run.store.manifest
+    known = ledgers.spread(ledger, manifest)
+    partly = mining.split_of(scored, manifest, *PARTLY_MARKED)
+    free = mining.candidates(partly, ledgers.with_role(known, "lesion"), settings.mining)
+    practice = mining.rehearsal_candidates(scored, manifest, known, rehearsed, settings.mining)
+    left, practice = (mining.select(table, solved.choice, 0.0) for table in (free, practice))
+    targets = mining.rehearsal_lesions(run.store.marks(), manifest)
+    correct, _ = mining.judge(practice, targets, settings.operating_point.match_iou)
+    harvested = ledger.filter(pc.equal(ledger["source"], "harvested"))
+    practice = practice.append_column("correct", pa.array(correct))
+    return rank_volumes(manifest, run.store.marks(), harvested, left, practice, PARTLY_MARKED)
 
 
 def model_hash(lpg: Output, lpc: Output) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 
@@ -16,12 +16,15 @@ from harvester.report_sections import (
     certificate,
     closing_table,
     controls,
+    missing,
     opening,
     resolved,
     rounds,
     steps,
 )
 from harvester.volumes.store import Store
+
+MISSING_SHOWN: Final = 15
 
 __all__ = ["ReportInputs", "closing_table", "write_report"]
 
@@ -36,6 +39,7 @@ class ReportInputs:
     ledger    records.LEDGER
     correct   (volume_id, lesion_id) of a harvested lesion -> right or wrong; None or absent where unknown
     missed    hidden lesions that were not harvested (records.MARKS); empty where there is no truth
+    missing   records.MISSING, the volumes that miss the most first
     curves    {"name", "froc": (fp_per_volume, sensitivity), "precision_recall": (recall, precision)} each;
               names like "round 0: LPG + LPC"; none without truth
     """
@@ -48,6 +52,7 @@ class ReportInputs:
     ledger: pa.Table
     correct: Mapping[tuple[str, str], bool | None]
     missed: pa.Table
+    missing: pa.Table
     curves: Sequence[Mapping[str, Any]]
 
 
@@ -72,6 +77,7 @@ def build(inputs: ReportInputs) -> str:
         *_galleries(inputs),
         certificate(summary, settings.operating_point),
         controls(summary),
+        *([missing(inputs.missing.slice(0, MISSING_SHOWN).to_pylist())] if len(inputs.missing) else []),
         archive(inputs.store),
         steps(summary),
         resolved(settings, summary),

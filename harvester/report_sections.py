@@ -1,6 +1,6 @@
 """The report's chapters in words and tables; summary.json says it, these say it to people."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import pyarrow as pa
@@ -140,15 +140,40 @@ def controls(summary: Row) -> Html:
     known = summary.get("controls") or {}
     named = {"lpg_alone": "LPG alone, same target", "lpc_shuffled": "LPC scores shuffled"}
     rows = [_control("full loop", summary["final"])]
-    rows += [_control(name, known[key]) for key, name in named.items() if key in known]
+    for key, name in named.items():
+        by_round = [row["controls"][key] for row in summary["rounds"] if key in row.get("controls", {})]
+        rows += [_control(f"{name}, round {k}", row) for k, row in enumerate(by_round[:-1])]
+        rows += [_control(f"{name}, all rounds", known[key])] if key in known else []
     return section(
         "Controls",
         paragraph(
             "The same target and the same certificate, with less: the proposals of the generator alone, "
             "and the full loop with the classifier’s scores dealt out at random, of which next to "
-            "nothing should be left. Each control is shown for the round in which it harvested the most."
+            "nothing should be left. Both harvest round by round and certify what they have so far, as the "
+            "loop does. From round 1 on the generator is the one that learnt from the full loop’s harvest: "
+            "only its first round owes the classifier nothing."
         ),
         table(("", "harvested", "precision", "recall of unmarked lesions"), rows),
+    )
+
+
+def missing(rows: Sequence[Row]) -> Html:
+    """The volumes that miss the most annotations, as the engine believes."""
+    head = ("volume", "marked", "harvested", "expected besides", "missing in all")
+    shown = [
+        [
+            row["volume_id"], count(row["marked"], "lesion"), number(row["harvested"]),
+            number(row["expected_more"], 1), number(row["expected_missing"], 1),
+        ]
+        for row in rows
+    ]  # fmt: skip
+    return section(
+        "Volumes that miss the most",
+        paragraph(
+            "Marked: by the archive. Expected besides: what the proposals that were not harvested add up to, "
+            "each weighed by how often proposals of its score are lesions in V_M. All volumes are in missing.csv."
+        ),
+        table(head, shown),
     )
 
 

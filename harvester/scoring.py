@@ -1,10 +1,5 @@
-"""What a harvest is worth, against the hidden truth of V_H^test. Truth comes in here and nowhere else.
+"""What a harvest is worth, against the hidden truth of V_H^test. Truth comes in here and nowhere else."""
 
-Also the controls that every run carries: the generator alone at the same precision target, and the loop with the
-classifier's scores shuffled, of which the certificate should leave next to nothing.
-"""
-
-from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -16,9 +11,8 @@ from harvester import mining
 from harvester.config import Settings
 from harvester.evaluation.curves import average_precision, froc, precision_recall, sensitivity_at
 from harvester.evaluation.matching import Hits, hits, overlaps
-from harvester.evaluation.operating_point import OperatingPoint, naive, solve
 from harvester.labels.ledger import from_marks, spread
-from harvester.mining import Choice
+from harvester.records import SCORED
 from harvester.volumes.store import Store
 
 Array = NDArray[Any]
@@ -134,67 +128,10 @@ class Judge:
         return hits(overlaps(tubelets, self.lesions), score, len(self.lesions), iou)
 
 
-def control(
-    vm: pa.Table, lesions: pa.Table, vh: pa.Table, tried: list[Choice], judge: Judge
-) -> dict[str, Any]:
-    """One round's harvest from given score columns, certified over `tried` choices as the loop's own is."""
-    best: tuple[Choice, OperatingPoint] | None = None
-    for choice in tried:
-        point = certified(vm, lesions, choice, judge.settings, len(tried))
-        if best is None or point.recall_estimate > best[1].recall_estimate:
-            best = choice, point
-    if best is None:
-        return {"harvested": 0, "threshold": None}
-    choice, point = best
-    found = with_round(mining.select(vh, choice, point.threshold), 0)
-    return {
-        "harvested": len(found),
-        "threshold": finite(point.threshold),
-        "reason": point.reason,
-        **judge.harvest(found),
-    }
-
-
-def certified(
-    vm: pa.Table, lesions: pa.Table, choice: Choice, settings: Settings, trials: int
-) -> OperatingPoint:
-    """The operating point of one choice on V_M candidates without earlier rounds."""
-    own = settings.operating_point
-    scores, correct, patients = ranked(vm, lesions, choice, own.match_iou)
-    confidence = 1 - (1 - own.confidence) / trials
-    point = solve(
-        scores,
-        correct,
-        patients,
-        len(lesions),
-        own.target_precision,
-        confidence,
-        min_patients=own.min_patients,
-    )
-    return point if np.isfinite(point.threshold) else replace(point, recall_estimate=0.0)
-
-
-def point_estimate(vm: pa.Table, lesions: pa.Table, choice: Choice, settings: Settings) -> OperatingPoint:
-    """What the plain precision on V_M would have chosen: no bound, no correction."""
-    own = settings.operating_point
-    return naive(*ranked(vm, lesions, choice, own.match_iou), len(lesions), own.target_precision)
-
-
-def ranked(vm: pa.Table, lesions: pa.Table, choice: Choice, match_iou: float) -> tuple[Array, Array, Array]:
-    """Scores, correctness and patients of the V_M candidates that a choice keeps."""
-    score = mining.fuse(vm, choice)
-    kept = np.flatnonzero(np.isfinite(score))
-    table = vm.take(kept).append_column("score", pa.array(score[kept]))
-    correct, _ = mining.judge(table, lesions, match_iou)
-    return score[kept], correct, table["patient_id"].to_numpy(zero_copy_only=False).astype(str)
-
-
-def shuffled(scored: pa.Table, seed: int) -> pa.Table:
-    """The table with its classifier scores dealt out at random."""
-    order = np.random.default_rng(seed).permutation(len(scored))
-    return scored.set_column(
-        scored.column_names.index("lpc_score"), "lpc_score", scored["lpc_score"].take(order)
-    )
+def harvested_table() -> pa.Table:
+    """No harvested tubelets yet: SCORED with `score` and `round`."""
+    columns = SCORED.append(pa.field("score", pa.float64())).append(pa.field("round", pa.int32()))
+    return columns.empty_table()
 
 
 def with_round(tubelets: pa.Table, round_index: int) -> pa.Table:

@@ -9,16 +9,16 @@ Exit codes: 0 done, 1 the harvest failed (one line says why), 2 a setting is wro
 """
 
 import argparse
-import logging
 import os
 import sys
 import time
 from pathlib import Path
 
+from harvester.cli import job_parser, run_job
 from harvester.config import Settings, resolve
 from harvester.distributed.preparation import prepare
 from harvester.distributed.start import start_ray
-from harvester.errors import HarvesterError, SettingsError
+from harvester.errors import SettingsError
 from harvester.harvest import harvest
 from harvester.report import write_report
 from harvester.report_sections import closing_table
@@ -30,26 +30,12 @@ from harvester.volumes.store import Store
 def main(arguments: list[str] | None = None) -> int:
     """Parse, start Ray, harvest, write the report."""
     options = parse(arguments)
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout
-    )
-    try:
-        settings = resolve(options.config, options.set)
-        run(settings, options.store, options.run or Path("runs") / settings.name)
-    except SettingsError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except HarvesterError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_job(lambda: run(resolve(options.config, options.set), options.store, options.run))
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = job_parser(__doc__)
     parser.add_argument("--config", type=Path, help="YAML file of settings; without it, the defaults")
     parser.add_argument(
         "--store", type=Path, help="a store made by jobs/prepare.py; without it, data.kind says"
@@ -61,10 +47,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def run(settings: Settings, store_path: Path | None, folder: Path) -> None:
+def run(settings: Settings, store_path: Path | None, run_folder: Path | None) -> None:
     """One harvest from a made or given store to its report."""
     began = time.monotonic()
-    folder = folder.absolute()
+    folder = (run_folder or Path("runs") / settings.name).absolute()
     start_ray()
     store = open_store(settings, store_path, folder)
     opened = Run(folder, settings, store, began)

@@ -20,7 +20,6 @@ Exit codes: 0 done, 1 the store could not be made (one line says why), 2 a setti
 """
 
 import argparse
-import logging
 import os
 import sys
 from collections import Counter
@@ -28,10 +27,11 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
+from harvester.cli import job_parser, run_job
 from harvester.config import Settings, resolve
 from harvester.distributed.preparation import prepare
 from harvester.distributed.start import start_ray
-from harvester.errors import HarvesterError, SettingsError
+from harvester.errors import SettingsError
 from harvester.records import SPLITS
 from harvester.volumes.store import Store
 
@@ -39,28 +39,19 @@ from harvester.volumes.store import Store
 def main(arguments: list[str] | None = None) -> int:
     """Parse, start Ray, prepare, tell what the store holds."""
     options = parse(arguments)
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout
-    )
-    try:
-        settings, source = settings_of(options), source_of(options.source)
-        start_ray()
-        store = prepare(settings, source, options.store.absolute())
-    except SettingsError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except HarvesterError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 1
-    print(closing_table(store))
-    return 0
+    return run_job(lambda: run(options))
+
+
+def run(options: argparse.Namespace) -> None:
+    """Make the store and tell what it holds."""
+    settings, source = settings_of(options), source_of(options.source)
+    start_ray()
+    print(closing_table(prepare(settings, source, options.store.absolute())))
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = job_parser(__doc__)
     add = parser.add_argument
     add("--store", "--out", type=Path, required=True, help="folder of the store to be made")
     add("--source", type=Path, help="folder of the scans (default: $HARVESTER_DATA)")

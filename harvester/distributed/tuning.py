@@ -6,22 +6,18 @@ certificate rests on, the hidden annotations of V_M, has no say in the choice, s
 the chosen threshold keeps its full confidence.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 from ray import tune
 
+from harvester.choosing import Solved, solve_choice
 from harvester.config import OperatingPointSettings
 from harvester.errors import StepError
-from harvester.evaluation.operating_point import OperatingPoint, naive, solve
-from harvester.mining import Choice, choices, fuse, judge, known_recall
-
-Array = NDArray[Any]
+from harvester.mining import Choice, choices, known_recall
 
 
 @dataclass(frozen=True)
@@ -38,16 +34,6 @@ class Rehearsal:
     lesions: Path
     accepted: Path
     known: Path
-
-
-@dataclass(frozen=True)
-class Solved:
-    """The chosen settings and their operating point; `naive` is what the point estimate would have chosen."""
-
-    choice: Choice
-    point: OperatingPoint
-    naive: OperatingPoint
-    trials: int
 
 
 def search(rehearsal: Rehearsal, settings: OperatingPointSettings, storage: Path) -> Solved:
@@ -111,51 +97,4 @@ def _trial(result: Any) -> Trial:
 def evaluate(rehearsal: Rehearsal, choice: Choice, settings: OperatingPointSettings, trials: int) -> Solved:
     """The exact threshold of one choice, certified and naive."""
     tables = [pq.read_table(path) for path in (rehearsal.candidates, rehearsal.lesions, rehearsal.accepted)]
-    return replace(solve_choice(tables[0], tables[1], tables[2], choice, settings, 1), trials=trials)
-
-
-def solve_choice(
-    candidates: pa.Table,
-    lesions: pa.Table,
-    accepted: pa.Table,
-    choice: Choice,
-    settings: OperatingPointSettings,
-    trials: int,
-) -> Solved:
-    """The same on tables; `trials` choices among which the certificate's own tubelets chose share the level."""
-    score = fuse(candidates, choice)
-    kept = np.flatnonzero(np.isfinite(score))
-    table = candidates.take(kept).append_column("score", pa.array(score[kept]))
-    correct, _ = judge(table, lesions, settings.match_iou)
-    patients = table["patient_id"].to_numpy(zero_copy_only=False).astype(str)
-    earlier = _counts(accepted)
-    confidence = 1 - (1 - settings.confidence) / trials
-    given = (score[kept], correct, patients, len(lesions), settings.target_precision)
-    point = solve(*given, confidence, *earlier, min_patients=settings.min_patients)
-    return Solved(choice, point, naive(*given, *earlier), trials)
-
-
-def _counts(accepted: pa.Table) -> tuple[dict[str, int], dict[str, int]]:
-    """Correct and all tubelets accepted in earlier rounds, by patient."""
-    correct: dict[str, int] = {}
-    total: dict[str, int] = {}
-    for row in accepted.select(["patient_id", "correct"]).to_pylist():
-        total[row["patient_id"]] = total.get(row["patient_id"], 0) + 1
-        correct[row["patient_id"]] = correct.get(row["patient_id"], 0) + int(row["correct"])
-    return correct, total
-
-
-def as_json(solved: Solved) -> dict[str, Any]:
-    """The result as plain values."""
-    return {
-        "choice": solved.choice.as_dict(),
-        "point": asdict(solved.point),
-        "naive": asdict(solved.naive),
-        "trials": solved.trials,
-    }
-
-
-def from_json(tree: dict[str, Any]) -> Solved:
-    """What as_json wrote."""
-    point, plain = OperatingPoint(**tree["point"]), OperatingPoint(**tree["naive"])
-    return Solved(Choice(**tree["choice"]), point, plain, tree["trials"])
+    return solve_choice(tables[0], tables[1], tables[2], choice, settings, trials)

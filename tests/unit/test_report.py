@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from harvester.config import ReportSettings, Settings
-from harvester.records import HARVEST, LEDGER, MARKS, Mark, Volume
+from harvester.records import HARVEST, LEDGER, MARKS, MISSING, Mark, Volume
 from harvester.report import ReportInputs, build, closing_table, write_report
 from harvester.report_gallery import outline, spread
 from harvester.report_page import Html, duration, tag
@@ -84,6 +84,18 @@ def inputs(store: Store, folder: Path, lesions: int, known: bool) -> ReportInput
     line = (np.array([0.0, 1.0, 4.0]), np.array([0.0, 0.4, 0.6]))
     curves = [{"name": "round 0: LPG + LPC", "froc": line, "precision_recall": line}] if known else []
     missed = [row for row in store.truth().to_pylist() if row["mark_id"] == "t2"] if known else []
+    less = [
+        {
+            "volume_id": name,
+            "patient_id": "p",
+            "split": "vh",
+            "marked": 1,
+            "harvested": 1,
+            "expected_more": more,
+        }
+        | {"expected_missing": 1 + more, "best_left": more}
+        for name, more in (("v-a", 0.75), ("v-b", 0.25))
+    ]
     return ReportInputs(
         folder=folder,
         store=store,
@@ -93,6 +105,7 @@ def inputs(store: Store, folder: Path, lesions: int, known: bool) -> ReportInput
         ledger=pa.Table.from_pylist(ledger, LEDGER),
         correct={("v-a", "l<1>"): True, ("v-b", "l2"): False} if known else {},
         missed=pa.Table.from_pylist(missed, MARKS),
+        missing=pa.Table.from_pylist(less, MISSING),
         curves=curves,
     )
 
@@ -120,6 +133,7 @@ def test_page_says_what_was_done(whole: str) -> None:
         "Misses",
         "What the certificate means",
         "Controls",
+        "Volumes that miss the most",
         "The archive",
         "Time",
         "Settings",

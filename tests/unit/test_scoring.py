@@ -1,4 +1,4 @@
-"""What a harvest is worth against a hidden truth, and the controls; without a truth nothing is told."""
+"""What a harvest is worth against a hidden truth; without a truth nothing is told."""
 
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,8 @@ import pytest
 
 from harvester.config import Settings
 from harvester.labels.ledger import BOX
-from harvester.mining import Choice
 from harvester.records import IGNORE, SCORED, Mark, Volume
-from harvester.scoring import Judge, control, finite, hidden_lesions, outside_ignored, shuffled, with_round
+from harvester.scoring import Judge, finite, hidden_lesions, outside_ignored, with_round
 from harvester.volumes.store import Store, finish_store, write_volume
 
 Box = tuple[float, float, float, float]
@@ -136,52 +135,6 @@ def test_regions_left_out_swallow_what_is_centred_in_them() -> None:
     elsewhere = pa.Table.from_pylist([region | {"z1": 6}], IGNORE)
     # The best slice of each tubelet is 5.
     assert len(outside_ignored(rows, elsewhere)) == 3
-
-
-# Controls
-
-
-def archive(rng: np.random.Generator, good: float) -> tuple[pa.Table, pa.Table]:
-    """60 patients: a lesion and a false structure each; `good`: how well the classifier tells them apart."""
-    rows, lesions = [], []
-    for i in range(60):
-        for right, box in ((True, A), (False, B)):
-            lpc = float(np.clip(rng.normal(0.9 if right else 0.9 - good, 0.03), 0.01, 0.99))
-            rows.append(tubelet(f"v{i}", box, lpg=float(rng.uniform(0.3, 0.9)), lpc=lpc))
-        lesions.append(vars(mark(f"v{i}", A, clinical=False)))
-    return table(*rows).drop_columns(["score"]), pa.Table.from_pylist(lesions)
-
-
-CHOICES = [Choice(0.0, 0.1, 1, 0.0, 20.0)]
-
-
-def test_shuffled_scores_certify_nothing(judge: Judge) -> None:
-    vm, lesions = archive(np.random.default_rng(0), good=0.7)
-    told = control(vm, lesions, vm, CHOICES, judge)
-    # All 60 lesions; the lowest threshold that holds the bound lets two false structures in.
-    assert told["harvested"] == 62
-    assert 0.2 < told["threshold"] < 0.9
-    dealt = control(shuffled(vm, 1), lesions, shuffled(vm, 2), CHOICES, judge)
-    assert dealt["harvested"] == 0
-    assert dealt["threshold"] is None
-    assert "not reached" in dealt["reason"]
-
-
-def test_shuffling_deals_the_same_scores_out_again() -> None:
-    vm, _ = archive(np.random.default_rng(0), good=0.7)
-    dealt = shuffled(vm, 3)
-    assert dealt.schema.names == vm.schema.names
-    assert sorted(dealt["lpc_score"].to_pylist()) == sorted(vm["lpc_score"].to_pylist())
-    assert dealt["lpc_score"].to_pylist() != vm["lpc_score"].to_pylist()
-    assert dealt.equals(shuffled(vm, 3))
-    assert len(shuffled(SCORED.empty_table(), 0)) == 0
-
-
-def test_a_control_without_candidates_harvests_nothing(judge: Judge) -> None:
-    vm, lesions = archive(np.random.default_rng(0), good=0.7)
-    assert control(vm.slice(0, 0), lesions, vm, CHOICES, judge)["harvested"] == 0
-    assert control(vm, lesions.slice(0, 0), vm, CHOICES, judge)["harvested"] == 0
-    assert control(vm, lesions, vm, [], judge) == {"harvested": 0, "threshold": None}
 
 
 def test_json_has_no_infinity() -> None:

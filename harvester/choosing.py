@@ -1,0 +1,75 @@
+"""One choice of how to cut, solved exactly on V_M's rehearsal: what a trial of the search does."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from harvester.config import OperatingPointSettings
+from harvester.evaluation.operating_point import OperatingPoint, naive, solve
+from harvester.mining import Choice, fuse, judge
+
+
+@dataclass(frozen=True)
+class Solved:
+    """The chosen settings and their operating point; `naive` is what the point estimate would have chosen.
+
+    trials    how many choices were compared (by what the archive shows: see mining.known_recall)
+    """
+
+    choice: Choice
+    point: OperatingPoint
+    naive: OperatingPoint
+    trials: int
+
+
+def solve_choice(
+    candidates: pa.Table,
+    lesions: pa.Table,
+    accepted: pa.Table,
+    choice: Choice,
+    settings: OperatingPointSettings,
+    trials: int,
+) -> Solved:
+    """The exact threshold of one choice, certified and naive.
+
+    candidates   SCORED tubelets of V_M that touch no clinical mark and nothing accepted before
+    lesions      the annotated lesions that they should find (records.MARKS)
+    accepted     tubelets accepted in earlier rounds (records.ACCEPTED): the promise is on the union
+    """
+    score = fuse(candidates, choice)
+    kept = np.flatnonzero(np.isfinite(score))
+    table = candidates.take(kept).append_column("score", pa.array(score[kept]))
+    correct, _ = judge(table, lesions, settings.match_iou)
+    patients = table["patient_id"].to_numpy(zero_copy_only=False).astype(str)
+    earlier = _counts(accepted)
+    given = (score[kept], correct, patients, len(lesions), settings.target_precision)
+    point = solve(*given, settings.confidence, *earlier, min_patients=settings.min_patients)
+    return Solved(choice, point, naive(*given, *earlier, settings.confidence), trials)
+
+
+def as_json(solved: Solved) -> dict[str, Any]:
+    """The result as plain values."""
+    return {
+        "choice": solved.choice.as_dict(),
+        "point": asdict(solved.point),
+        "naive": asdict(solved.naive),
+        "trials": solved.trials,
+    }
+
+
+def from_json(tree: dict[str, Any]) -> Solved:
+    """What as_json wrote."""
+    point, plain = OperatingPoint(**tree["point"]), OperatingPoint(**tree["naive"])
+    return Solved(Choice(**tree["choice"]), point, plain, tree["trials"])
+
+
+def _counts(accepted: pa.Table) -> tuple[dict[str, int], dict[str, int]]:
+    """Correct and all tubelets accepted in earlier rounds, by patient."""
+    correct: dict[str, int] = {}
+    total: dict[str, int] = {}
+    for row in accepted.select(["patient_id", "correct"]).to_pylist():
+        total[row["patient_id"]] = total.get(row["patient_id"], 0) + 1
+        correct[row["patient_id"]] = correct.get(row["patient_id"], 0) + int(row["correct"])
+    return correct, total

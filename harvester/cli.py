@@ -1,0 +1,31 @@
+"""What every job does alike: its help, its log lines, and how it ends when something is wrong."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable
+
+from harvester.errors import HarvesterError, SettingsError
+
+
+def job_parser(help_text: str | None) -> argparse.ArgumentParser:
+    """A parser that prints the job's docstring as it stands and takes no abbreviated options."""
+    return argparse.ArgumentParser(
+        description=help_text, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+
+
+def run_job(work: Callable[[], None]) -> int:
+    """Do the work; its exit code: 0 done, 1 failed, 2 a setting is wrong. Our own errors are one line each."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout
+    )
+    try:
+        work()
+    except SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    except HarvesterError as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        return 1
+    return 0

@@ -1,0 +1,160 @@
+"""Operating points for other precision targets, from a finished run's tables: recall against precision.
+
+The models and their scores stay; only the cut is chosen anew, as if no round had harvested before. So the frontier
+shows what one round with the run's last models gives at each target, certified and by the point estimate alone.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from harvester import mining
+from harvester.choosing import Solved
+from harvester.config import OperatingPointSettings, Settings
+from harvester.distributed.tuning import Rehearsal, Trial, evaluate, sweep
+from harvester.errors import StoreError
+from harvester.evaluation.operating_point import OperatingPoint
+from harvester.labels import ledger as ledgers
+from harvester.records import ACCEPTED, PARTLY_MARKED
+from harvester.scoring import Judge, with_round
+from harvester.volumes.store import Store
+
+
+@dataclass(frozen=True)
+class Row:
+    """One target and one way to meet it ("certified" or "point estimate").
+
+    threshold is None where nothing is harvested; *_vm are counted on V_M's rehearsal; harvested counts V_H;
+    precision and recall_unmarked are measured on V_H^test, None where no truth is known.
+    """
+
+    target: float
+    way: str
+    threshold: float | None
+    bound: float
+    accepted_vm: int
+    precision_vm: float
+    recall_vm: float
+    harvested: int
+    precision: float | None
+    recall_unmarked: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """What was tried, what was chosen, and what each target gives."""
+
+    round: int
+    trials: list[Trial]
+    rows: list[Row]
+
+
+def last_round(run: Path) -> int:
+    """The last round whose tubelets are scored. Raises StoreError where there is none."""
+    rounds = [
+        int(folder.name.split("-")[1])
+        for folder in run.glob("round-*")
+        if any(folder.glob("scored-*.parquet"))
+    ]
+    if not rounds:
+        raise StoreError(
+            f"{run}: no scored tubelets (round-*/scored-*.parquet); give the folder of a finished run"
+        )
+    return max(rounds)
+
+
+def scored_table(run: Path, round_index: int) -> pa.Table:
+    """The scored tubelets of a round; of several (settings were changed) those made last."""
+    files = sorted(
+        (run / f"round-{round_index}").glob("scored-*.parquet"), key=lambda file: file.stat().st_mtime
+    )
+    if not files:
+        raise StoreError(f"{run}: round {round_index} has no scored tubelets; the last is {last_round(run)}")
+    return pq.read_table(files[-1])
+
+
+def trace(
+    scored: pa.Table, store: Store, settings: Settings, targets: list[float], folder: Path, round_index: int
+) -> Frontier:
+    """Sweep the settings' choices with Ray Tune, then solve every target with the best one."""
+    rehearsal = _rehearsal(scored, store, settings, folder)
+    trials = sweep(rehearsal, settings.operating_point, folder / "tune")
+    judge = Judge(store, settings)
+    free = _candidates(scored, store, settings)
+    rows = []
+    for target in sorted(targets):
+        own = settings.operating_point.model_copy(update={"target_precision": target})
+        solved = evaluate(rehearsal, trials[0].choice, own, len(trials))
+        for way, point in (("certified", solved.point), ("point estimate", solved.naive)):
+            rows.append(_row(target, way, point, solved, free, judge))
+    return Frontier(round_index, trials, rows)
+
+
+def narrowed(settings: Settings, frontier: Frontier, target: float) -> Settings:
+    """The run's settings with the target and the one choice that the sweep found best."""
+    choice = frontier.trials[0].choice
+    own: OperatingPointSettings = settings.operating_point.model_copy(
+        update={
+            "target_precision": target,
+            "lpg_weights": (choice.lpg_weight,),
+            "lpg_floors": (choice.lpg_floor,),
+            "min_slices": (choice.min_slices,),
+            "small_bonuses": (choice.small_bonus,),
+        }
+    )
+    return settings.model_copy(update={"operating_point": own})
+
+
+def as_table(frontier: Frontier) -> pa.Table:
+    """The rows as a table."""
+    return pa.Table.from_pylist([asdict(row) for row in frontier.rows])
+
+
+def _rehearsal(scored: pa.Table, store: Store, settings: Settings, folder: Path) -> Rehearsal:
+    marks = ledgers.from_marks(store.marks())
+    known = ledgers.spread(marks, store.manifest)
+    own = settings.operating_point
+    tables = {
+        "candidates": mining.rehearsal_candidates(
+            scored, store.manifest, known, ACCEPTED.empty_table(), settings.mining
+        ),
+        "lesions": mining.rehearsal_lesions(store.marks(), store.manifest),
+        "accepted": ACCEPTED.empty_table(),
+        "known": mining.clinical_finds(scored, marks, own.match_iou),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, table in tables.items():
+        pq.write_table(table, folder / f"{name}.parquet")
+    return Rehearsal(**{name: folder / f"{name}.parquet" for name in tables})
+
+
+def _candidates(scored: pa.Table, store: Store, settings: Settings) -> pa.Table:
+    """V_H's tubelets that touch no clinical mark."""
+    known = ledgers.spread(ledgers.from_marks(store.marks()), store.manifest)
+    clinical = known.filter(pc.equal(known["source"], "clinical"))
+    return mining.candidates(
+        mining.split_of(scored, store.manifest, *PARTLY_MARKED), clinical, settings.mining
+    )
+
+
+def _row(target: float, way: str, point: OperatingPoint, solved: Solved, free: pa.Table, judge: Judge) -> Row:
+    found = with_round(mining.select(free, solved.choice, point.threshold), 0)
+    measured: dict[str, Any] = judge.harvest(found)
+    return Row(
+        target=target,
+        way=way,
+        threshold=point.threshold if point.threshold < float("inf") else None,
+        bound=point.precision_bound,
+        accepted_vm=point.accepted,
+        precision_vm=point.precision_estimate,
+        recall_vm=point.recall_estimate,
+        harvested=len(found),
+        precision=measured["precision"],
+        recall_unmarked=measured["recall_unmarked"],
+        reason=point.reason,
+    )

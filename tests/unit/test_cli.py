@@ -1,0 +1,38 @@
+"""How a job ends: one line and an exit code for our own errors, a traceback for our own mistakes."""
+
+import pytest
+
+from harvester.cli import job_parser, run_job
+from harvester.errors import LabelError, SettingsError
+
+
+def fails_with(error: Exception) -> int:
+    def work() -> None:
+        raise error
+
+    return run_job(work)
+
+
+def test_done_is_zero() -> None:
+    did = []
+    assert run_job(lambda: did.append(1)) == 0
+    assert did == [1]
+
+
+def test_our_own_errors_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert fails_with(SettingsError("setting seed = 'x': want a number")) == 2
+    assert capsys.readouterr().err == "setting seed = 'x': want a number\n"
+    assert fails_with(LabelError("marks.csv: no column z")) == 1
+    assert capsys.readouterr().err == "LabelError: marks.csv: no column z\n"
+
+
+def test_other_errors_are_not_hidden() -> None:
+    with pytest.raises(ZeroDivisionError):
+        fails_with(ZeroDivisionError("ours"))
+
+
+def test_options_are_not_abbreviated() -> None:
+    parser = job_parser("what it does")
+    parser.add_argument("--config")
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--conf", "x"])
