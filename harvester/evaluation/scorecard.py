@@ -12,7 +12,6 @@ from harvester.evaluation.boxes3d import overlaps_3d
 from harvester.evaluation.curves import (
     FROC_RATES,
     average_precision,
-    false_positives,
     sensitivity_at,
     sensitivity_by_lens,
 )
@@ -126,12 +125,13 @@ def difference(run: Scorecard, baseline: Scorecard, name: str) -> Figures:
 def _figures(seen: Hits, protocol: Protocol, num_volumes: int) -> tuple[dict[str, int], Figures]:
     read = sensitivity_by_lens if protocol.boxes3d else sensitivity_at
     sensitivity = read(seen, protocol.rates, num_volumes)
+    missed, repeats = int((seen.new_hits + seen.repeat_hits == 0).sum()), int(seen.repeat_hits.sum())
     counts = {
         "num_marks": len(seen.mark_hit_by),
         "num_tubelets": len(seen.scores),
         "tp": int((seen.mark_hit_by >= 0).sum()),
-        "fp_froc": int(false_positives(seen, repeats=False)[-1:].sum()),
-        "fp_ap": int(false_positives(seen, repeats=True)[-1:].sum()),
+        "fp_froc": missed,
+        "fp_ap": missed + repeats,
     }
     figures = {
         "ap": np.asarray(average_precision(seen)),

@@ -35,13 +35,17 @@ def from_slices(table: pa.Table, volume: pa.DictionaryArray, score: str | None, 
     refuse_boxes(IN_PLANE, sides, told, file)
     refuse_rows(np.isnan(slice_score), told, "no score", file)
     key = _tubelet_keys(volume.indices.to_numpy(), table["tubelet_id"], file)
-    order, start = _grouped(key, z)
-    _refuse_repeated_slices(key, z, order, told, file)
+    if not _stands_together(key, z):
+        order = _grouped(key, z)
+        _refuse_repeated_slices(key, z, order, told, file)
+        volume, key, z, slice_score = volume.take(pa.array(order)), key[order], z[order], slice_score[order]
+        sides = {side: values[order] for side, values in sides.items()}
+    start = _starts(key)
     ends = pa.array(np.append(start, len(z)), pa.int32())
-    flat = {"z": z[order].astype(np.int32)} | {side: sides[side][order] for side in SIDES}
+    flat = {"z": z.astype(np.int32)} | sides
     lists = {name: pa.ListArray.from_arrays(ends, pa.array(values)) for name, values in flat.items()}
-    best = np.maximum.reduceat(slice_score[order], start) if len(start) else slice_score
-    names = volume.dictionary.take(volume.indices.take(pa.array(order[start])))
+    best = np.maximum.reduceat(slice_score, start) if len(start) else slice_score
+    names = volume.dictionary.take(volume.indices.take(pa.array(start)))
     return pa.table({"volume_id": names, **lists}), best.astype(np.float64)
 
 
@@ -80,21 +84,24 @@ def _tubelet_keys(volume: Array, tubelet_id: pa.ChunkedArray, file: Path) -> Arr
     return volume.astype(np.int64) * span + (number - low)
 
 
-def _grouped(key: Array, z: Array) -> tuple[Array, Array]:
-    """Order of rows in which a tubelet's slices stand together, z ascending, and each tubelet's first place in it.
+def _starts(key: Array) -> Array:
+    """(n,) places at which another tubelet begins."""
+    return np.flatnonzero(np.append(True, key[1:] != key[:-1])[: len(key)])
 
-    Tubelets keep the order of their first rows. Files mostly are in such an order already: then nothing is sorted.
-    """
-    rows = np.arange(len(key))
-    changes = np.flatnonzero(np.append(True, np.diff(key) != 0)[: len(key)])
-    rising = np.append(True, np.diff(z) > 0)[: len(key)]
-    rising[changes] = True
-    if rising.all() and (np.diff(np.sort(key[changes], kind="stable")) > 0).all():
-        return rows, changes
+
+def _stands_together(key: Array, z: Array) -> bool:
+    """Whether each tubelet's slices already follow each other, z ascending: most files, and nothing to sort."""
+    same_tubelet = key[1:] == key[:-1]
+    if np.any(same_tubelet & (z[1:] <= z[:-1])):
+        return False
+    begun = np.sort(key[_starts(key)], kind="stable")
+    return not np.any(begun[1:] == begun[:-1])
+
+
+def _grouped(key: Array, z: Array) -> Array:
+    """Order of rows in which they do; tubelets keep the order of their first rows."""
     _, first, group = np.unique(key, return_index=True, return_inverse=True)
-    order = np.lexsort((z, first[group]))
-    in_order = key[order]
-    return order, np.flatnonzero(np.append(True, in_order[1:] != in_order[:-1]))
+    return np.lexsort((z, first[group]))
 
 
 def _refuse_repeated_slices(key: Array, z: Array, order: Array, told: pa.Table, file: Path) -> None:
