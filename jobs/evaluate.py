@@ -51,17 +51,18 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     try:
         done = run(options)
-        print(as_text(done))
         if options.json:
             write_json(done, options)
-        if options.plots:
-            print("plots:", *write_plots(done, options.plots))
+        plots = write_plots(done, options.plots) if options.plots else []
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
     except HarvesterError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
+    print(as_text(done))
+    if plots:
+        print("plots:", *plots)
     return 0
 
 
