@@ -43,7 +43,7 @@ def _froc(axes: Any, done: Evaluation) -> None:
         curve = froc(card.hits, volumes)
         _band(axes, CURVE_RATES, card, "curve_sensitivity", COLOURS[name])
         # Carried to the right edge: beyond its last tubelet a run finds no more.
-        fp = np.append(curve.fp_per_volume, [CURVE_RATES[-1]] * bool(len(curve.sensitivity)))
+        fp = np.append(curve.fp_per_volume, np.maximum(curve.fp_per_volume[-1:], CURVE_RATES[-1]))
         found = np.append(curve.sensitivity, curve.sensitivity[-1:])
         axes.plot(fp, found, color=COLOURS[name], linewidth=1.8, label=f"{name}, mean {_told(card, 'mean')}")
         axes.plot(rates, card.figures["sensitivity"], "o", color=COLOURS[name], markersize=3.5)
