@@ -130,7 +130,9 @@ class GeneratorSettings(Part):
     head_channels: int = Field(64, ge=8)
     slab_depth: int = Field(8, ge=1)
     batch_slabs: int = Field(4, ge=1)
-    crop_px: int = Field(0, ge=0, description="side of the training crop on the grid; 0 is the whole slice")
+    crop_px: int = Field(
+        0, ge=0, multiple_of=16, description="side of the training crop on the grid; 0 is the whole slice"
+    )
     steps: int = Field(200, ge=1)
     finetune_steps: int = Field(80, ge=1)
     learning_rate: float = Field(2e-3, gt=0)
@@ -177,8 +179,12 @@ class ClassifierSettings(Part):
     max_tubelets: int = Field(40, ge=1, description="best-scored tubelets of a volume that are classified")
     match_iou: float = Field(0.5, gt=0, le=1)
     steps: int = Field(200, ge=1)
+    finetune_steps: int = Field(
+        100, ge=1, description="from round 1 on, starting from the last round's classifier"
+    )
     batch_size: int = Field(64, ge=2)
     learning_rate: float = Field(2e-3, gt=0)
+    finetune_learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-3, ge=0)
     augment: bool = True
 

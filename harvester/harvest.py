@@ -37,10 +37,11 @@ def harvest(run: Run, tracker: Tracker) -> History:
     rehearsed = ACCEPTED.empty_table()
     history = History(run)
     lpg: Output | None = None
+    lpc: Output | None = None
     for k in range(run.settings.rounds):
         lpg = train_generator(run, k, ledger, lpg)
         tubelets = propose(run, k, lpg)
-        lpc = train_classifier(run, k, tubelets, ledger, lpg)
+        lpc = train_classifier(run, k, tubelets, ledger, lpg, lpc)
         scored = classify(run, k, tubelets, lpc)
         point = choose_operating_point(run, k, scored, ledger, rehearsed)
         found = mine(run, scored, ledger, point, rehearsed)
@@ -59,7 +60,7 @@ def train_generator(run: Run, k: int, ledger: pa.Table, before: Output | None) -
     settings = run.settings
     key = settings_hash(
         settings.generator, settings.grid, settings.folds, settings.seed, run.data_hash, settings.compute.precision,
-        table_hash(ledger.drop_columns(["run_id"])), before.key if before else "",
+        table_hash(ledger.drop_columns(["run_id"])), before.key if before else "", peers(run),
     )  # fmt: skip
     table = run.table(
         "labels", k, key, lambda: ledgers.extend(ledger, ledgers.from_ignored(run.store.ignore()))
@@ -76,29 +77,41 @@ def propose(run: Run, k: int, lpg: Output) -> Output:
 
     def make() -> pa.Table:
         job = InferenceJob(run.settings, run.store.path, lpg.path, run.folds)
-        table = run_over_volumes(Proposer, job, run.rows, TUBELETS)
+        table = run_over_volumes(Proposer, job, run.mined, TUBELETS)
         return outside_ignored(table, run.store.ignore())
 
     return run.table("tubelets", k, key, make, run.slices)
 
 
-def train_classifier(run: Run, k: int, tubelets: Output, ledger: pa.Table, lpg: Output) -> Output:
-    """LPC on tubelets: lesions against what surely is none."""
+def train_classifier(
+    run: Run, k: int, tubelets: Output, ledger: pa.Table, lpg: Output, before: Output | None
+) -> Output:
+    """LPC on tubelets: lesions against what surely is none; from round 1 on finetuned."""
+    own = run.settings.classifier
     key = settings_hash(
-        tubelets.key, run.settings.classifier, table_hash(ledger.drop_columns(["run_id"])), run.settings.seed
+        tubelets.key,
+        own,
+        table_hash(ledger.drop_columns(["run_id"])),
+        run.settings.seed,
+        peers(run),
+        before.key if before else "",
     )
 
     def label() -> pa.Table:
         table = pq.read_table(tubelets.path)
-        lesion, other = mining.classifier_examples(
-            table, ledger, run.store.manifest, run.settings.classifier.match_iou
-        )
+        table = table.filter(
+            pc.less(table["tubelet_id"], own.max_tubelets)
+        )  # those that it will be asked about
+        lesion, other = mining.classifier_examples(table, ledger, run.store.manifest, own.match_iou)
         kept = np.flatnonzero(lesion | other)
         return table.take(kept).append_column("label", pa.array(lesion[kept].astype(np.int32)))
 
     table = run.table("examples", k, key, label)
     return run.weights(
-        "classifier", k, key, lambda out: train_folds(_job(run, "classifier", k, out, table, lpg.path))
+        "classifier",
+        k,
+        key,
+        lambda out: train_folds(_job(run, "classifier", k, out, table, (before or lpg).path)),
     )
 
 
@@ -108,7 +121,7 @@ def classify(run: Run, k: int, tubelets: Output, lpc: Output) -> pa.Table:
 
     def make() -> pa.Table:
         job = InferenceJob(run.settings, run.store.path, lpc.path, run.folds, tubelets.path)
-        return run_over_volumes(Scorer, job, run.rows, SCORED)
+        return run_over_volumes(Scorer, job, run.mined, SCORED)
 
     return pq.read_table(run.table("scored", k, key, make, run.slices).path)
 
@@ -181,6 +194,11 @@ def rank_missing(
     return rank_volumes(manifest, run.store.marks(), harvested, left, practice, PARTLY_MARKED)
 
 
+def peers(run: Run) -> int:
+    """Training workers as far as they change a model: more of them than folds average their gradients."""
+    return max(run.settings.compute.train_workers, run.settings.folds)
+
+
 def model_hash(lpg: Output, lpc: Output) -> str:
     """Names the weights of both models."""
     return settings_hash(weights_hash(lpg.path), weights_hash(lpc.path))
@@ -188,4 +206,4 @@ def model_hash(lpg: Output, lpc: Output) -> str:
 
 def _job(run: Run, model: str, k: int, out: Path, table: Output, start: Path | None) -> FitJob:
     seed = run.settings.seed * 100 + k
-    return FitJob(model, run.settings, run.store.path, out, run.rows, run.folds, table.path, start, seed)
+    return FitJob(model, run.settings, run.store.path, out, run.mined, run.folds, table.path, start, seed)

@@ -54,7 +54,9 @@ class Run:
         self.folds = patient_folds(self.rows, settings.folds, settings.seed)
         self.data_hash = store.data_hash()
         self.id = settings_hash(settings, self.data_hash)
-        self.slices = sum(row["depth"] for row in self.rows)
+        # V_D^test is for detectors trained on the harvest: nothing here may look at it, let alone learn from it.
+        self.mined = [row for row in self.rows if row["split"] != "vd_test"]
+        self.slices = sum(row["depth"] for row in self.mined)
         self.steps: list[dict[str, Any]] = []
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "settings.yaml", dump(settings))

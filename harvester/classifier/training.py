@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -24,7 +25,8 @@ class FoldTask:
     """What a fit of one fold needs.
 
     examples    1 -> tubelets that are lesions, 0 -> tubelets that are not
-    start       the same fold's generator, whose backbone both streams start from where it fits; or None
+    start       the same fold's classifier of the last round, which is finetuned, or its generator, whose backbone
+                both streams start from where it fits; or None
     """
 
     store: Path
@@ -50,10 +52,14 @@ def fit_classifier(task: FoldTask, settings: Settings) -> tuple[Classifier, list
     own = settings.classifier
     torch.manual_seed(task.seed)
     model = Classifier(own, settings.grid)
-    if task.start is not None:
+    steps, rate = own.steps, own.learning_rate
+    if task.start is not None and _is_classifier(task.start):
+        model.load_state_dict(load_file(task.start))
+        steps, rate = own.finetune_steps, own.finetune_learning_rate
+    elif task.start is not None:
         start_from_generator(model, task.start)
     # Six numbers into two small layers: at the convolutions' rate they would need thousands of steps.
-    plan = Plan(own.steps, own.batch_size, own.learning_rate, own.weight_decay, "course", COURSE_FACTOR)
+    plan = Plan(steps, own.batch_size, rate, own.weight_decay, "course", COURSE_FACTOR)
     items = Examples(
         task.store, task.examples, own, settings.grid, plan.steps * plan.batch_size * task.world, task.seed
     )
@@ -67,6 +73,12 @@ def fit_classifier(task: FoldTask, settings: Settings) -> tuple[Classifier, list
         model, items, losses_of, plan, place, task.checkpoint, task.average, task.rank, task.world, task.log
     )
     return model, history
+
+
+def _is_classifier(weights: Path) -> bool:
+    with safe_open(weights, "pt") as file:
+        names = file.keys()
+    return any(name.startswith("streams.") for name in names)
 
 
 def start_from_generator(model: Classifier, weights: Path) -> bool:

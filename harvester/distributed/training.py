@@ -39,7 +39,7 @@ class FitJob:
     model       generator or classifier
     out         folder that receives fold-<k>.safetensors and losses
     table       ledger (generator) or labelled tubelets (classifier) as parquet
-    start       folder of weights to start from (the generator's last round; the classifier's generator), or None
+    start       folder of weights to start from (the last round's; a first classifier's: the generator's), or None
     """
 
     model: str

@@ -104,13 +104,15 @@ def _row(index: int, tubelet: Tubelet, frame: GridFrame) -> dict[str, Any]:
     if len(z_px) == 0:
         z_px = np.abs(nearest - tubelet.z[0]).argmin(keepdims=True)
     at = np.abs(tubelet.z[None, :] - nearest[z_px][:, None]).argmin(1)
+    _, height, width = frame.shape_px_zyx
     boxes = frame.boxes_to_px(tubelet.boxes_xyxy[at])
+    boxes = np.clip(boxes, 0, [width - 1, height - 1, width - 1, height - 1])
     best = tubelet.boxes_xyxy[tubelet.scores.argmax()]
     sides_mm = (best[2:] - best[:2] + 1) * frame.spacing_zyx_mm[2]
     return {
         "volume_id": frame.volume_id,
         "tubelet_id": index,
-        "lpg_score": float(tubelet.scores.max()),
+        "lpg_score": float(tubelet.scores[at].max()),
         "width_mm": float(sides_mm.min()),
         "z": z_px.tolist(),
         **{side: boxes[:, i].tolist() for i, side in enumerate(("x1", "y1", "x2", "y2"))},

@@ -1,6 +1,7 @@
 """Fitting: the same twice, the same when killed and resumed, and it learns."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -278,3 +279,24 @@ def test_both_streams_start_from_a_generator_of_their_width(tmp_path: Path, widt
     # The generator's base width is half its channels.
     assert fits == (SETTINGS.classifier.channels == width // 2)
     assert all(same(stream, generator.backbone) == fits for stream in classifier.streams.values())
+
+
+def test_a_later_round_finetunes_the_classifier_before(store: Store, tmp_path: Path) -> None:
+    own = SETTINGS.model_copy(
+        update={"classifier": SETTINGS.classifier.model_copy(update={"finetune_steps": 2})}
+    )
+    first, _ = classifier_training.fit_classifier(classifier_task(store, tmp_path), own)
+    save_file(
+        {name: value.contiguous() for name, value in first.state_dict().items()}, tmp_path / "w.safetensors"
+    )
+    again = replace(
+        classifier_task(store, tmp_path), start=tmp_path / "w.safetensors", checkpoint=tmp_path / "d.pt"
+    )
+    tuned, history = classifier_training.fit_classifier(again, own)
+    assert len(history) == 2
+    gap = max(
+        float((a - b).detach().abs().max())
+        for (name, a), b in zip(first.named_parameters(), tuned.parameters(), strict=True)
+        if not name.startswith("course")
+    )
+    assert 0 < gap < 10 * own.classifier.finetune_learning_rate

@@ -103,3 +103,8 @@ def test_hash_follows_values_and_nothing_else(file: Path) -> None:
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Settings().seed = 3  # type: ignore[misc]
+
+
+def test_a_crop_that_the_network_cannot_halve_four_times_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"generator.crop_px = 100: .*multiple of 16"):
+        resolve(None, ["generator.crop_px=100"])

@@ -192,3 +192,14 @@ def test_text_is_never_seen_half_written(tmp_path: Path) -> None:
     write_text(tmp_path / "a.json", "one")
     write_text(tmp_path / "a.json", "two")
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a.json", "two")]
+
+
+def test_detector_test_volumes_are_neither_mined_nor_learned_from(tmp_path: Path) -> None:
+    volume = np.zeros((3, 4, 4), np.int16)
+    rows = [
+        write_volume(tmp_path, Volume(split, f"p-{split}", volume, (4, 1, 1)), split, "")
+        for split in ("vm", "vh", "vd_test")
+    ]
+    run = Run(tmp_path / "run", Settings(), finish_store(tmp_path, rows, [], []))
+    assert [row["split"] for row in run.rows if row not in run.mined] == ["vd_test"]
+    assert run.slices == 6
