@@ -33,7 +33,8 @@ import json
 import sys
 from pathlib import Path
 
-from harvester.errors import HarvesterError, SettingsError, StoreError
+from harvester.cli import job_parser, run_job
+from harvester.errors import StoreError
 from harvester.evaluation.annotations import read_annotations
 from harvester.evaluation.boxes3d import METRICS
 from harvester.evaluation.detections import read_detections
@@ -49,28 +50,23 @@ VOLUMES = (
 def main(arguments: list[str] | None = None) -> int:
     """Parse, score, print; write JSON and plots where asked."""
     options = parse(arguments)
-    try:
-        done = run(options)
-        if options.json:
-            write_json(done, options)
-        plots = write_plots(done, options.plots) if options.plots else []
-    except SettingsError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except HarvesterError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 1
+    return run_job(lambda: score(options))
+
+
+def score(options: argparse.Namespace) -> None:
+    """Everything is written before the table is printed: a closed pipe does not cost it."""
+    done = run(options)
+    if options.json:
+        write_json(done, options)
+    plots = write_plots(done, options.plots) if options.plots else []
     print(as_text(done))
     if plots:
         print("plots:", *plots)
-    return 0
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = job_parser(__doc__)
     add = parser.add_argument
     add("--marks", type=Path, required=True, metavar="FILE", help="the truth: .pkl, .parquet or .csv")
     add("--tubelets", type=Path, required=True, metavar="FILE", help="the detections: .parquet or .csv")
