@@ -58,6 +58,26 @@ class Plan:
     log_every: int = 25
 
 
+@dataclass(frozen=True)
+class FoldTask:
+    """What a fit of one fold needs beside its examples: where things lie, and its part of the work.
+
+    start       weights to start from, or None
+    checkpoint  file that a killed fit goes on from
+    rank, world, average   its place among the ranks that share the fold
+    """
+
+    store: Path
+    seed: int
+    start: Path | None
+    checkpoint: Path
+    gpu: bool
+    rank: int = 0
+    world: int = 1
+    average: Callable[[nn.Module], None] | None = None
+    log: Callable[[str], None] = print
+
+
 def fit(
     model: nn.Module,
     items: Dataset[Batch],

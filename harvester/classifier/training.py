@@ -1,7 +1,6 @@
 """Fit one fold's classifier: plain PyTorch, no Ray."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -15,36 +14,22 @@ from harvester.classifier.examples import Example, Examples
 from harvester.classifier.network import Classifier
 from harvester.config import Settings
 from harvester.errors import StepError
-from harvester.fitting import Place, Plan, fit
+from harvester.fitting import FoldTask, Place, Plan, fit
 
 COURSE_FACTOR: Final = 8.0
 
 
-@dataclass(frozen=True)
-class FoldTask:
-    """What a fit of one fold needs.
+def fit_classifier(
+    task: FoldTask, settings: Settings, examples: Mapping[int, Sequence[Example]]
+) -> tuple[Classifier, list[dict[str, float]]]:
+    """A classifier fitted on half lesions, half others, and its losses; StepError where a class is empty.
 
     examples    1 -> tubelets that are lesions, 0 -> tubelets that are not
-    start       the same fold's classifier of the last round, which is finetuned, or its generator, whose backbone
+    task.start  the same fold's classifier of the last round, which is finetuned, or its generator, whose backbone
                 both streams start from where it fits; or None
     """
-
-    store: Path
-    examples: Mapping[int, Sequence[Example]]
-    start: Path | None
-    seed: int
-    checkpoint: Path
-    gpu: bool
-    rank: int = 0
-    world: int = 1
-    average: Callable[[nn.Module], None] | None = None
-    log: Callable[[str], None] = print
-
-
-def fit_classifier(task: FoldTask, settings: Settings) -> tuple[Classifier, list[dict[str, float]]]:
-    """A classifier fitted on half lesions, half others, and its losses; StepError where a class is empty."""
     for label, name in ((1, "matches a known lesion"), (0, "of a completely marked volume matches none")):
-        if not task.examples[label]:
+        if not examples[label]:
             raise StepError(
                 f"the classifier has no example of class {label}: no tubelet {name}; train the generator "
                 "longer (generator.steps) or lower generator.score_floor"
@@ -61,7 +46,7 @@ def fit_classifier(task: FoldTask, settings: Settings) -> tuple[Classifier, list
     # Six numbers into two small layers: at the convolutions' rate they would need thousands of steps.
     plan = Plan(steps, own.batch_size, rate, own.weight_decay, "course", COURSE_FACTOR)
     items = Examples(
-        task.store, task.examples, own, settings.grid, plan.steps * plan.batch_size * task.world, task.seed
+        task.store, examples, own, settings.grid, plan.steps * plan.batch_size * task.world, task.seed
     )
 
     def losses_of(network: nn.Module, batch: tuple[dict[str, Tensor], Tensor]) -> dict[str, Tensor]:

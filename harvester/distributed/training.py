@@ -22,11 +22,12 @@ from ray.train.torch import TorchTrainer
 from safetensors.torch import save_file
 from torch import nn
 
-from harvester.classifier import training as classifier_training
+from harvester.classifier.training import fit_classifier
 from harvester.config import Settings
 from harvester.errors import HarvesterError
+from harvester.fitting import FoldTask
 from harvester.labels.ledger import by_volume
-from harvester.proposals import training as generator_training
+from harvester.proposals.training import fit_generator
 from harvester.volumes.slab import GridFrame
 
 logger = logging.getLogger(__name__)
@@ -100,30 +101,26 @@ def _fit_fold(
     job: FitJob, fold: int, rank: int, world: int, average: Callable[[nn.Module], None] | None
 ) -> None:
     rows = [row for row in job.rows if job.folds[row["patient_id"]] != fold]
-    common: dict[str, Any] = {
-        "store": job.store,
-        "seed": job.seed * 1000 + fold,
-        "checkpoint": job.out / f"fold-{fold}.checkpoint.pt",
-        "gpu": job.settings.compute.train_gpu,
-        "rank": rank,
-        "world": world,
-        "average": average,
-        "log": lambda line: logger.warning("%s fold %d: %s", job.model, fold, line),
-    }
+    task = FoldTask(
+        job.store,
+        job.seed * 1000 + fold,
+        job.start / f"fold-{fold}.safetensors" if job.start else None,
+        job.out / f"fold-{fold}.checkpoint.pt",
+        job.settings.compute.train_gpu,
+        rank,
+        world,
+        average,
+        lambda line: logger.warning("%s fold %d: %s", job.model, fold, line),
+    )
     table = pq.read_table(job.table)
     model: nn.Module
-    start = job.start / f"fold-{fold}.safetensors" if job.start else None
     if job.model == "generator":
-        task = generator_training.FoldTask(rows=rows, start=start, **common)
-        model, history = generator_training.fit_generator(task, job.settings, table)
+        model, history = fit_generator(task, job.settings, rows, table)
     else:
-        chosen = examples_of(table, rows, job.settings)
-        model, history = classifier_training.fit_classifier(
-            classifier_training.FoldTask(examples=chosen, start=start, **common), job.settings
-        )
+        model, history = fit_classifier(task, job.settings, examples_of(table, rows, job.settings))
     if rank == 0:
         _publish(model, history, job.out / f"fold-{fold}.safetensors")
-        common["checkpoint"].unlink(missing_ok=True)
+        task.checkpoint.unlink(missing_ok=True)
 
 
 def examples_of(

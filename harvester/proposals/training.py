@@ -1,8 +1,6 @@
 """Fit one fold's generator: plain PyTorch, no Ray."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -12,7 +10,7 @@ from torch import Tensor, nn
 
 from harvester.config import Settings
 from harvester.errors import StepError
-from harvester.fitting import Place, Plan, fit
+from harvester.fitting import FoldTask, Place, Plan, fit
 from harvester.labels.ledger import by_volume
 from harvester.proposals.labels import volume_labels
 from harvester.proposals.losses import generator_losses
@@ -20,31 +18,16 @@ from harvester.proposals.network import Generator
 from harvester.proposals.slabs import Slabs
 from harvester.volumes.slab import GridFrame
 
-
-@dataclass(frozen=True)
-class FoldTask:
-    """What a fit of one fold needs: the rows of the manifest it may learn from, and where things lie.
-
-    start       weights of the round before, or None to start from the settings' own
-    rank, world, average   its place among the ranks that share the fold
-    """
-
-    store: Path
-    rows: Sequence[Mapping[str, Any]]
-    seed: int
-    start: Path | None
-    checkpoint: Path
-    gpu: bool
-    rank: int = 0
-    world: int = 1
-    average: Callable[[nn.Module], None] | None = None
-    log: Callable[[str], None] = print
+Rows = Sequence[Mapping[str, Any]]
 
 
 def fit_generator(
-    task: FoldTask, settings: Settings, ledger: pa.Table
+    task: FoldTask, settings: Settings, rows: Rows, ledger: pa.Table
 ) -> tuple[Generator, list[dict[str, float]]]:
-    """A generator fitted to the ledger's labels of the task's volumes, and its losses step by step."""
+    """A generator fitted to the ledger's labels of these manifest rows' volumes, and its losses step by step.
+
+    With task.start, the weights of the round before, it is finetuned.
+    """
     generator = settings.generator
     torch.manual_seed(task.seed)
     bare = task.start is not None
@@ -54,7 +37,7 @@ def fit_generator(
     steps = generator.finetune_steps if bare else generator.steps
     rate = generator.finetune_learning_rate if bare else generator.learning_rate
     plan = Plan(steps, generator.batch_slabs, rate, generator.weight_decay)
-    items = slabs(task, settings, ledger, plan.steps * plan.batch_size * task.world)
+    items = slabs(task, settings, rows, ledger, plan.steps * plan.batch_size * task.world)
     place = Place.choose(task.gpu, settings.compute.precision)
 
     def losses_of(network: nn.Module, batch: tuple[Tensor, dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -69,13 +52,13 @@ def fit_generator(
     return model, history
 
 
-def slabs(task: FoldTask, settings: Settings, ledger: pa.Table, items: int) -> Slabs:
+def slabs(task: FoldTask, settings: Settings, rows: Rows, ledger: pa.Table, items: int) -> Slabs:
     """The training items of a fold; a StepError where its volumes carry no lesion."""
     labelled = by_volume(ledger)
-    frames = [GridFrame.of(row, settings.grid) for row in task.rows]
+    frames = [GridFrame.of(row, settings.grid) for row in rows]
     labels = {
         frame.volume_id: volume_labels(labelled.get(frame.volume_id, []), frame, row["split"] == "vm")
-        for frame, row in zip(frames, task.rows, strict=True)
+        for frame, row in zip(frames, rows, strict=True)
     }
     if not any(len(own.z) for own in labels.values()):
         raise StepError(

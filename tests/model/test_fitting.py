@@ -12,14 +12,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from harvester.classifier import training as classifier_training
 from harvester.classifier.network import Classifier
+from harvester.classifier.training import fit_classifier, start_from_generator
 from harvester.config import ClassifierSettings, ComputeSettings, GeneratorSettings, GridSettings, Settings
 from harvester.errors import StepError
-from harvester.fitting import Place, Plan, fit
+from harvester.fitting import FoldTask, Place, Plan, fit
 from harvester.labels.ledger import from_marks
-from harvester.proposals import training as generator_training
 from harvester.proposals.network import Generator
+from harvester.proposals.training import fit_generator
 from harvester.records import LEDGER, Mark
 from harvester.volumes.slab import GridFrame
 from harvester.volumes.store import Store
@@ -202,17 +202,16 @@ def store(make_store: Callable[..., Store]) -> Store:
     return make_store({"v": ("vm", hu)}, [MARK])
 
 
-def generator_task(store: Store, folder: Path, **more: Any) -> generator_training.FoldTask:
-    rows = store.manifest.to_pylist()
-    return generator_training.FoldTask(
-        store.path, rows, 5, more.pop("start", None), folder / "c.pt", False, log=lambda _: None
-    )
+def task_in(store: Store, folder: Path, start: Path | None = None) -> FoldTask:
+    return FoldTask(store.path, 5, start, folder / "c.pt", False, log=lambda _: None)
+
+
+def fitted_generator(store: Store, task: FoldTask, own: Settings = SETTINGS) -> Any:
+    return fit_generator(task, own, store.manifest.to_pylist(), from_marks(store.marks()))
 
 
 def test_a_generator_learns_a_bright_box(store: Store, tmp_path: Path) -> None:
-    _, history = generator_training.fit_generator(
-        generator_task(store, tmp_path), SETTINGS, from_marks(store.marks())
-    )
+    _, history = fitted_generator(store, task_in(store, tmp_path))
     assert set(history[0]) == {"heat", "size", "offset"}
     totals = [sum(row.values()) for row in history]
     assert np.mean(totals[-10:]) < 0.6 * np.mean(totals[:10])
@@ -220,15 +219,13 @@ def test_a_generator_learns_a_bright_box(store: Store, tmp_path: Path) -> None:
 
 def test_a_finetuned_generator_starts_from_the_last_rounds(store: Store, tmp_path: Path) -> None:
     own = SETTINGS.model_copy(update={"generator": SETTINGS.generator.model_copy(update={"steps": 2})})
-    first, _ = generator_training.fit_generator(
-        generator_task(store, tmp_path), own, from_marks(store.marks())
-    )
+    first, _ = fitted_generator(store, task_in(store, tmp_path), own)
     save_file(
         {name: value.contiguous().float() for name, value in first.state_dict().items()},
         tmp_path / "w.safetensors",
     )
-    task = generator_task(store, tmp_path / "b", start=tmp_path / "w.safetensors")
-    tuned, history = generator_training.fit_generator(task, own, from_marks(store.marks()))
+    task = task_in(store, tmp_path / "b", start=tmp_path / "w.safetensors")
+    tuned, history = fitted_generator(store, task, own)
     assert len(history) == own.generator.finetune_steps
     pairs = zip(first.parameters(), tuned.parameters(), strict=True)
     gap = max(float((a - b).detach().abs().max()) for a, b in pairs)
@@ -237,7 +234,7 @@ def test_a_finetuned_generator_starts_from_the_last_rounds(store: Store, tmp_pat
 
 def test_a_generator_without_a_lesion_is_an_error_that_says_so(store: Store, tmp_path: Path) -> None:
     with pytest.raises(StepError, match="no marked lesion in its 1 training volumes"):
-        generator_training.fit_generator(generator_task(store, tmp_path), SETTINGS, LEDGER.empty_table())
+        fit_generator(task_in(store, tmp_path), SETTINGS, store.manifest.to_pylist(), LEDGER.empty_table())
 
 
 def tubelet(z: int, x: float) -> dict[str, Any]:
@@ -252,22 +249,19 @@ def tubelet(z: int, x: float) -> dict[str, Any]:
     }
 
 
-def classifier_task(store: Store, folder: Path, others: int = 4) -> classifier_training.FoldTask:
+def examples(store: Store, others: int = 4) -> Any:
     frame = GridFrame.of(store.manifest.to_pylist()[0], SETTINGS.grid)
-    examples = {1: [(frame, tubelet(4, 20.0))], 0: [(frame, tubelet(1, 40.0 + i)) for i in range(others)]}
-    return classifier_training.FoldTask(
-        store.path, examples, None, 5, folder / "c.pt", False, log=lambda _: None
-    )
+    return {1: [(frame, tubelet(4, 20.0))], 0: [(frame, tubelet(1, 40.0 + i)) for i in range(others)]}
 
 
 def test_a_classifier_learns_a_bright_box(store: Store, tmp_path: Path) -> None:
-    _, history = classifier_training.fit_classifier(classifier_task(store, tmp_path), SETTINGS)
+    _, history = fit_classifier(task_in(store, tmp_path), SETTINGS, examples(store))
     assert np.mean([row["classify"] for row in history[-5:]]) < 0.5 * history[0]["classify"]
 
 
 def test_a_classifier_without_a_class_is_an_error_that_says_so(store: Store, tmp_path: Path) -> None:
     with pytest.raises(StepError, match="no example of class 0"):
-        classifier_training.fit_classifier(classifier_task(store, tmp_path, others=0), SETTINGS)
+        fit_classifier(task_in(store, tmp_path), SETTINGS, examples(store, others=0))
 
 
 @pytest.mark.parametrize("width", [16, 32])
@@ -275,7 +269,7 @@ def test_both_streams_start_from_a_generator_of_their_width(tmp_path: Path, widt
     generator = Generator(SETTINGS.generator.model_copy(update={"channels": width}), SETTINGS.grid)
     save_file(generator.state_dict(), tmp_path / "fold-0.safetensors")
     classifier = Classifier(SETTINGS.classifier, SETTINGS.grid)
-    fits = classifier_training.start_from_generator(classifier, tmp_path / "fold-0.safetensors")
+    fits = start_from_generator(classifier, tmp_path / "fold-0.safetensors")
     # The generator's base width is half its channels.
     assert fits == (SETTINGS.classifier.channels == width // 2)
     assert all(same(stream, generator.backbone) == fits for stream in classifier.streams.values())
@@ -285,14 +279,12 @@ def test_a_later_round_finetunes_the_classifier_before(store: Store, tmp_path: P
     own = SETTINGS.model_copy(
         update={"classifier": SETTINGS.classifier.model_copy(update={"finetune_steps": 2})}
     )
-    first, _ = classifier_training.fit_classifier(classifier_task(store, tmp_path), own)
+    first, _ = fit_classifier(task_in(store, tmp_path), own, examples(store))
     save_file(
         {name: value.contiguous() for name, value in first.state_dict().items()}, tmp_path / "w.safetensors"
     )
-    again = replace(
-        classifier_task(store, tmp_path), start=tmp_path / "w.safetensors", checkpoint=tmp_path / "d.pt"
-    )
-    tuned, history = classifier_training.fit_classifier(again, own)
+    again = replace(task_in(store, tmp_path), start=tmp_path / "w.safetensors", checkpoint=tmp_path / "d.pt")
+    tuned, history = fit_classifier(again, own, examples(store))
     assert len(history) == 2
     gap = max(
         float((a - b).detach().abs().max())
