@@ -4,15 +4,20 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
 
-from harvester.config import Settings, resolve
+from harvester.config import Settings, dump, resolve
 from harvester.distributed.preparation import prepare
+from harvester.distributed.training import FitJob, train_folds
+from harvester.errors import StepError
+from harvester.frontier import last_round, narrowed, scored_table, trace
 from harvester.harvest import harvest
 from harvester.history import SUMMARY_KEYS, History
 from harvester.labels.ledger import patient_folds
+from harvester.mining import choices
 from harvester.report import write_report
 from harvester.run import Run
 from harvester.tracking import Tracker
@@ -77,6 +82,10 @@ def test_a_run_leaves_its_harvest_ledger_summary_report_and_models(night: Path, 
     mined = [row for row in ledger.to_pylist() if row["round"] >= 0]
     assert all(row["model_hash"] and row["run_id"] for row in mined)
     assert (night / "report.html").stat().st_size > 10_000
+    ranked = pq.read_table(night / "missing.parquet")
+    assert set(ranked["volume_id"].to_pylist()) == {v for v, split in splits.items() if split == "vh_test"}
+    assert sum(ranked["harvested"].to_pylist()) == len(found)
+    assert set(summary["controls"]) == {"lpg_alone", "lpc_shuffled"}
     assert len(list(night.glob("round-*/generator-*/fold-*.safetensors"))) == 4
 
 
@@ -117,6 +126,42 @@ def test_a_round_that_harvests_nothing_ends_the_run_with_its_reason(
     assert "target 0.999" in history.told["stopped_because"]
     assert pq.read_table(folder / "harvest.parquet").num_rows == 0
     assert (folder / "report.html").exists()
+
+
+def test_other_targets_of_a_finished_run(
+    night: Path, settings: Settings, store: Store, tmp_path: Path
+) -> None:
+    assert last_round(night) == 1
+    own = settings.operating_point.model_copy(update={"min_slices": (1, 2)})
+    both = settings.model_copy(update={"operating_point": own})
+    frontier = trace(scored_table(night, 1), store, both, [0.9, 0.03], tmp_path / "work", 1)
+    assert len(frontier.trials) == 4
+    recalls = [trial.known_recall for trial in frontier.trials]
+    assert recalls == sorted(recalls, reverse=True)
+    assert [(row.target, row.way) for row in frontier.rows] == [
+        (0.03, "certified"), (0.03, "point estimate"), (0.9, "certified"), (0.9, "point estimate"),
+    ]  # fmt: skip
+    assert frontier.rows[1].recall_vm >= frontier.rows[0].recall_vm
+    assert frontier.rows[0].harvested >= frontier.rows[2].harvested
+    file = tmp_path / "target.yaml"
+    file.write_text(dump(narrowed(both, frontier, 0.9)))
+    assert resolve(file).operating_point.target_precision == 0.9
+    assert choices(resolve(file).operating_point) == [frontier.trials[0].choice]
+
+
+def test_an_error_of_ours_in_a_training_worker_stays_one(
+    store: Store, settings: Settings, tmp_path: Path
+) -> None:
+    rows = store.manifest.to_pylist()
+    pq.write_table(
+        pa.table({"volume_id": ["nowhere"], "tubelet_id": [0], "label": [1]}), tmp_path / "none.parquet"
+    )
+    folds = patient_folds(rows, settings.folds, settings.seed)
+    job = FitJob(
+        "classifier", settings, store.path, tmp_path / "out", rows, folds, tmp_path / "none.parquet", None, 0
+    )
+    with pytest.raises(StepError, match="the classifier has no example of class 1"):
+        train_folds(job)
 
 
 def test_no_patient_is_scored_by_a_model_that_saw_it(settings: Settings, store: Store) -> None:
