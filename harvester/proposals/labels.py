@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harvester.labels.ledger import BOX, NEAR, UNSURE
+from harvester.proposals.boxes import SliceBoxes
 from harvester.proposals.targets import SlabLabels
 from harvester.volumes.slab import GridFrame
 
@@ -15,17 +16,14 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class VolumeLabels:
-    """All labels of one volume on its grid: (n,) slices and (n, 4) boxes, inclusive ends.
+    """All labels of one volume on its grid; the three kinds of boxes as in SlabLabels.
 
     complete        True where every lesion is marked, so that the rest is background
     """
 
-    z: Array
-    boxes_xyxy: Array
-    negative_z: Array
-    negative_boxes_xyxy: Array
-    ignored_z: Array
-    ignored_boxes_xyxy: Array
+    lesions: SliceBoxes
+    negatives: SliceBoxes
+    ignored: SliceBoxes
     complete: bool
 
     def slab(self, z_start: int, depth: int, unmarked_weight: float) -> SlabLabels:
@@ -35,11 +33,11 @@ class VolumeLabels:
         may be a lesion that nobody marked.
         """
         weight = np.full(depth, 1.0 if self.complete else unmarked_weight, np.float32)
-        z, boxes = _between(self.z, self.boxes_xyxy, z_start, depth)
-        weight[z] = 1.0
-        negative = _between(self.negative_z, self.negative_boxes_xyxy, z_start, depth)
-        ignored = _between(self.ignored_z, self.ignored_boxes_xyxy, z_start, depth)
-        return SlabLabels(z, boxes, *negative, *ignored, weight)
+        lesions, negatives, ignored = (
+            kind.between(z_start, depth) for kind in (self.lesions, self.negatives, self.ignored)
+        )
+        weight[lesions.z] = 1.0
+        return SlabLabels(lesions, negatives, ignored, weight)
 
 
 def volume_labels(rows: list[dict[str, Any]], frame: GridFrame, complete: bool) -> VolumeLabels:
@@ -60,7 +58,7 @@ def volume_labels(rows: list[dict[str, Any]], frame: GridFrame, complete: bool) 
             near, unsure = _spread(*placed[0], frame)
             lesions += near
             ignored += unsure
-    return VolumeLabels(*_stack(lesions), *_stack(negatives), *_stack(ignored), complete)
+    return VolumeLabels(SliceBoxes.of(lesions), SliceBoxes.of(negatives), SliceBoxes.of(ignored), complete)
 
 
 def _spread(
@@ -73,14 +71,3 @@ def _spread(
     inside = range(max(0, z - unsure), min(frame.shape_zyx[0], z + unsure + 1))
     holds = [(at, box_xyxy) for at in inside if abs(at - z) <= near]
     return holds, [(at, box_xyxy) for at in inside if abs(at - z) > near]
-
-
-def _stack(placed: list[tuple[int, Array]]) -> tuple[Array, Array]:
-    if not placed:
-        return np.zeros(0, np.int64), np.zeros((0, 4))
-    return np.array([z for z, _ in placed]), np.stack([box for _, box in placed])
-
-
-def _between(z: Array, boxes: Array, z_start: int, depth: int) -> tuple[Array, Array]:
-    inside = (z >= z_start) & (z < z_start + depth)
-    return z[inside] - z_start, boxes[inside]

@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from harvester.proposals.boxes import SliceBoxes
 from harvester.proposals.labels import VolumeLabels
 from harvester.proposals.network import CONTEXT
 from harvester.proposals.targets import SlabLabels
@@ -31,11 +32,7 @@ class Bank:
 
     def __init__(self, store: Path, volumes: Sequence[tuple[GridFrame, VolumeLabels]]) -> None:
         self.store = store
-        self.entries = [
-            (frame, int(z), box)
-            for frame, labels in volumes
-            for z, box in zip(labels.z, labels.boxes_xyxy, strict=True)
-        ]
+        self.entries = [(frame, z, box) for frame, labels in volumes for z, box in labels.lesions]
 
     def draw(self, rng: np.random.Generator) -> tuple[Array, Array]:
         """A lesion's voxels with its surroundings, (2 REACH + 1, h, w) int16 HU, and its contrast mask in [0, 1]."""
@@ -84,21 +81,16 @@ def _blended(slab_zyx: Array, patch: Array, mask: Array, z: int, x: int, y: int)
 
 def _with_box(known: SlabLabels, z: int, box: Array) -> SlabLabels:
     """The key slice teaches the box (the rest of that slice no more than before); its neighbours are not known."""
-    near = np.array(
-        [at for at in range(z - REACH, z + REACH + 1) if at != z and 0 <= at < len(known.slice_weight)],
-        np.int64,
-    )
+    near = [at for at in range(z - REACH, z + REACH + 1) if at != z and 0 <= at < len(known.slice_weight)]
     return replace(
         known,
-        z=np.append(known.z, z),
-        boxes_xyxy=np.vstack([known.boxes_xyxy, box]),
-        ignored_z=np.append(known.ignored_z, near),
-        ignored_boxes_xyxy=np.vstack([known.ignored_boxes_xyxy, np.tile(box, (len(near), 1))]),
+        lesions=known.lesions.joined(SliceBoxes.of([(z, box)])),
+        ignored=known.ignored.joined(SliceBoxes.of((at, box) for at in near)),
     )
 
 
 def _touches(known: SlabLabels, box: Array) -> bool:
-    others = np.vstack([known.boxes_xyxy, known.ignored_boxes_xyxy, known.negative_boxes_xyxy])
+    others = known.lesions.joined(known.ignored, known.negatives).boxes_xyxy
     apart = (
         (others[:, 0] > box[2]) | (others[:, 2] < box[0]) | (others[:, 1] > box[3]) | (others[:, 3] < box[1])
     )

@@ -74,8 +74,8 @@ class Slabs(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         self.store, self.frames, self.labels = store, {f.volume_id: f for f in frames}, labels
         self.settings, self.grid, self.items, self.seed = settings, grid, items, seed
         lesions, negatives = (
-            [(f.volume_id, int(z), box) for f in frames for z, box in _placed(labels[f.volume_id], kind)]
-            for kind in ("", "negative_")
+            [(f.volume_id, z, box) for f in frames for z, box in getattr(labels[f.volume_id], kind)]
+            for kind in ("lesions", "negatives")
         )
         self.anchors = [anchors for anchors in (lesions, negatives) if anchors]
         complete = [f.volume_id for f in frames if labels[f.volume_id].complete]
@@ -133,20 +133,11 @@ class Slabs(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         return jittered
 
 
-def _placed(labels: VolumeLabels, kind: str) -> list[tuple[int, Array]]:
-    return list(zip(getattr(labels, f"{kind}z"), getattr(labels, f"{kind}boxes_xyxy"), strict=True))
-
-
 def _cropped(known: SlabLabels, crop: Crop) -> SlabLabels:
-    return SlabLabels(
-        known.z,
-        crop.boxes(known.boxes_xyxy),
-        known.negative_z,
-        crop.boxes(known.negative_boxes_xyxy),
-        known.ignored_z,
-        crop.boxes(known.ignored_boxes_xyxy),
-        known.slice_weight,
+    lesions, negatives, ignored = (
+        kind.moved(crop.boxes) for kind in (known.lesions, known.negatives, known.ignored)
     )
+    return SlabLabels(lesions, negatives, ignored, known.slice_weight)
 
 
 def _common_side(shapes_zyx: Sequence[tuple[int, int, int]]) -> int:

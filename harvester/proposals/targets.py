@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harvester.proposals.boxes import SliceBoxes
 from harvester.proposals.network import STRIDE
 
 Array = NDArray[Any]
@@ -13,20 +14,16 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class SlabLabels:
-    """Boxes on a slab of `depth` slices, in slab pixels (inclusive ends).
+    """Boxes on a slab of `depth` slices, in slab pixels.
 
-    z, boxes_xyxy     lesions, one row a slice and box
-    negative_*        hard negatives, likewise
-    ignored_*         regions where nothing is known
-    slice_weight      (depth,): 1 where what is not a lesion is background, less where that is not sure
+    lesions, negatives  what is one, what is surely none (hard negatives)
+    ignored             regions where nothing is known
+    slice_weight        (depth,): 1 where what is not a lesion is background, less where that is not sure
     """
 
-    z: Array
-    boxes_xyxy: Array
-    negative_z: Array
-    negative_boxes_xyxy: Array
-    ignored_z: Array
-    ignored_boxes_xyxy: Array
+    lesions: SliceBoxes
+    negatives: SliceBoxes
+    ignored: SliceBoxes
     slice_weight: Array
 
 
@@ -47,11 +44,11 @@ def build_targets(labels: SlabLabels, height: int, width: int) -> dict[str, Arra
     }
     maps["centre"] = np.zeros((depth, 1, rows, columns), np.float32)
     known = np.ones((depth, 1, rows, columns), np.float32)
-    for z, box in zip(labels.ignored_z, labels.ignored_boxes_xyxy, strict=True):
+    for z, box in labels.ignored:
         _clear(known[z, 0], box)
-    for z, box in zip(labels.z, labels.boxes_xyxy, strict=True):
-        _place(maps, int(z), box)
-    for z, box in zip(labels.negative_z, labels.negative_boxes_xyxy, strict=True):
+    for z, box in labels.lesions:
+        _place(maps, z, box)
+    for z, box in labels.negatives:
         splat(maps["negative"][z, 0], box)
     maps["negative"][maps["heat"] > 0] = 0
     # A label is knowledge: its own cells count even on a slice that is otherwise unknown. But a hard negative

@@ -60,7 +60,7 @@ def slabs(task: FoldTask, settings: Settings, rows: Rows, ledger: pa.Table, item
         frame.volume_id: volume_labels(labelled.get(frame.volume_id, []), frame, row["split"] == "vm")
         for frame, row in zip(frames, rows, strict=True)
     }
-    if not any(len(own.z) for own in labels.values()):
+    if not any(len(own.lesions) for own in labels.values()):
         raise StepError(
             f"the generator has no marked lesion in its {len(frames)} training volumes; "
             "give marks, or fewer folds (setting folds)"

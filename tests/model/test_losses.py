@@ -9,23 +9,18 @@ import torch
 from torch import Tensor
 
 from harvester.config import SuppressionSettings
+from harvester.proposals.boxes import SliceBoxes
 from harvester.proposals.losses import CLAMP, background_weight, generator_losses
 from harvester.proposals.targets import SlabLabels, build_targets
 
 Mode = Literal["off", "signed", "additive"]
 MODES: tuple[Mode, ...] = ("off", "signed", "additive")
-NO_Z, NO_BOXES = np.zeros(0, np.int64), np.zeros((0, 4))
 
 
 def labels(lesions: Any = (), negatives: Any = (), ignored: Any = (), weight: Any = (1.0, 1.0)) -> SlabLabels:
     """Each of the three: (z, box) pairs."""
-    placed = []
-    for pairs in (lesions, negatives, ignored):
-        placed += [
-            np.array([z for z, _ in pairs], np.int64),
-            np.array([box for _, box in pairs]).reshape(-1, 4),
-        ]
-    return SlabLabels(*placed, np.array(weight, np.float32))
+    taught, against, unknown = (SliceBoxes.of(pairs) for pairs in (lesions, negatives, ignored))
+    return SlabLabels(taught, against, unknown, np.array(weight, np.float32))
 
 
 def targets_of(known: SlabLabels) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ from harvester.config import (
 )
 from harvester.errors import SettingsError
 from harvester.fitting import Place
+from harvester.proposals.boxes import SliceBoxes
 from harvester.proposals.inference import load_generators, volume_maps
 from harvester.proposals.losses import generator_losses
 from harvester.proposals.network import CONTEXT, GROUPS, Generator, slice_groups, stack_groups
@@ -116,9 +117,9 @@ def losses(seed: int) -> dict[str, float]:
     model = Generator(GeneratorSettings(), GRID).train()
     rng = np.random.default_rng(seed)
     images = torch.from_numpy(rng.random((2, 3, 3 + 2 * CONTEXT, 64, 64), dtype=np.float32))
-    z, none = np.array([1, 2]), np.zeros((0, 4))
     boxes = np.array([[10.0, 12.0, 25.0, 30.0], [33.0, 20.0, 50.0, 41.0]])
-    known = SlabLabels(z, boxes, z[:1], boxes[1:], none[:, 0], none, np.ones(3, np.float32))
+    lesions, negatives = SliceBoxes.of(zip((1, 2), boxes, strict=True)), SliceBoxes.of([(1, boxes[1])])
+    known = SlabLabels(lesions, negatives, SliceBoxes.of(), np.ones(3, np.float32))
     maps = build_targets(known, 64, 64)
     targets = {name: torch.from_numpy(np.stack([values, values])) for name, values in maps.items()}
     terms = generator_losses(model(images), targets, SuppressionSettings())

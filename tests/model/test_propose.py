@@ -15,6 +15,7 @@ from harvester.config import ClassifierSettings, GeneratorSettings, GridSettings
 from harvester.fitting import Place
 from harvester.geometry import paired_iou
 from harvester.proposals import inference
+from harvester.proposals.boxes import SliceBoxes
 from harvester.proposals.network import CONTEXT
 from harvester.proposals.targets import SlabLabels, build_targets
 from harvester.records import TUBELETS
@@ -34,9 +35,8 @@ def answering(boxes_on_grid: Boxes) -> Callable[..., dict[str, Tensor]]:
     def maps(model: Any, hu: Any, *_: Any) -> dict[str, Tensor]:
         depth = len(hu) - 2 * CONTEXT
         pairs = [(z, box) for z, boxes in boxes_on_grid.items() for box in boxes]
-        z, boxes = np.array([z for z, _ in pairs]), np.array([box for _, box in pairs]).reshape(-1, 4)
-        none = np.zeros((0, 4))
-        known = SlabLabels(z, boxes, none[:, 0], none, none[:, 0], none, np.ones(depth, np.float32))
+        none = SliceBoxes.of()
+        known = SlabLabels(SliceBoxes.of(pairs), none, none, np.ones(depth, np.float32))
         targets = {name: torch.from_numpy(v) for name, v in build_targets(known, *hu.shape[1:]).items()}
         return {
             "heat": torch.logit(targets["heat"], eps=1e-4),

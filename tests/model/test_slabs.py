@@ -10,6 +10,7 @@ import torch
 
 from harvester.config import GeneratorSettings, GridSettings
 from harvester.labels.ledger import BOX
+from harvester.proposals.boxes import SliceBoxes
 from harvester.proposals.labels import VolumeLabels, volume_labels
 from harvester.proposals.network import CONTEXT, STRIDE
 from harvester.proposals.pasting import REACH, Bank, paste
@@ -20,7 +21,7 @@ from harvester.volumes.slab import GridFrame
 from harvester.volumes.store import Store
 
 WIDE = GridSettings(windows_hu=((-1024.0, 1024.0),))
-NO_Z, NO_BOXES = np.zeros(0, np.int64), np.zeros((0, 4))
+NO_BOXES = np.zeros((0, 4))
 BOX_A = (12.0, 20.0, 27.0, 31.0)
 BOX_B = (44.0, 40.0, 59.0, 55.0)
 
@@ -70,6 +71,24 @@ def test_boxes_are_cut_as_slowly_as_one_likes() -> None:
     assert crop.boxes(NO_BOXES).shape == (0, 4)
 
 
+# Boxes on slices
+
+
+def test_boxes_on_slices_are_cut_out_moved_and_joined() -> None:
+    three = SliceBoxes.of([(2, np.array(BOX_A)), (4, np.array(BOX_B)), (2, np.array(BOX_B))])
+    assert (len(three), [z for z, _ in three]) == (3, [2, 4, 2])
+    part = three.between(1, 3)
+    assert part.z.tolist() == [1, 1]
+    np.testing.assert_array_equal(part.boxes_xyxy, [BOX_A, BOX_B])
+    assert [len(three.between(*span)) for span in ((0, 2), (2, 1), (4, 9), (5, 2))] == [0, 2, 1, 0]
+    moved = three.moved(lambda boxes: boxes + 1)
+    assert moved.z.tolist() == three.z.tolist()
+    np.testing.assert_array_equal(moved.boxes_xyxy, three.boxes_xyxy + 1)
+    joined = part.joined(SliceBoxes.of(), three)
+    assert joined.z.tolist() == [1, 1, 2, 4, 2]
+    assert joined.boxes_xyxy.shape == (5, 4)
+
+
 # Labels of a volume
 
 
@@ -84,29 +103,29 @@ def row(z: list[int], box: tuple[float, ...], role: str = "lesion") -> dict[str,
 def test_a_mark_holds_near_its_slice_and_is_unsure_further_out() -> None:
     # 16 px of 1.6 mm is 25.6 mm: a quarter is 6.4 mm (1 slice), three quarters 19.2 mm (4.8 slices).
     labels = volume_labels([row([5], BOX_B)], frame(), complete=True)
-    assert sorted(labels.z) == [4, 5, 6]
-    assert sorted(labels.ignored_z) == [0, 1, 2, 3, 7, 8, 9, 10]
-    np.testing.assert_allclose(labels.boxes_xyxy, np.tile(BOX_B, (3, 1)))
+    assert sorted(labels.lesions.z) == [4, 5, 6]
+    assert sorted(labels.ignored.z) == [0, 1, 2, 3, 7, 8, 9, 10]
+    np.testing.assert_allclose(labels.lesions.boxes_xyxy, np.tile(BOX_B, (3, 1)))
     slab = labels.slab(3, 3, 0.0)
-    assert (slab.z.tolist(), sorted(slab.ignored_z)) == ([1, 2], [0])
+    assert (slab.lesions.z.tolist(), sorted(slab.ignored.z)) == ([1, 2], [0])
     assert slab.slice_weight.tolist() == [1, 1, 1]
 
 
 def test_a_tubelet_holds_on_its_own_slices_alone() -> None:
     rows = [row([4, 5], BOX_A), row([7, 8], BOX_B, "hard_negative")]
     labels = volume_labels(rows, frame(), complete=False)
-    assert (sorted(labels.z), sorted(labels.negative_z), len(labels.ignored_z)) == ([4, 5], [7, 8], 0)
-    np.testing.assert_allclose(labels.negative_boxes_xyxy, np.tile(BOX_B, (2, 1)))
+    assert (sorted(labels.lesions.z), sorted(labels.negatives.z), len(labels.ignored)) == ([4, 5], [7, 8], 0)
+    np.testing.assert_allclose(labels.negatives.boxes_xyxy, np.tile(BOX_B, (2, 1)))
 
 
 def test_regions_left_out_are_ignored_and_no_lesions() -> None:
     labels = volume_labels([row([2, 3, 4], BOX_A, "ignored")], frame(), complete=True)
-    assert (labels.ignored_z.tolist(), len(labels.z), len(labels.negative_z)) == ([2, 3, 4], 0, 0)
+    assert (labels.ignored.z.tolist(), len(labels.lesions), len(labels.negatives)) == ([2, 3, 4], 0, 0)
 
 
 def test_a_mark_at_the_end_of_a_volume_stays_inside() -> None:
     labels = volume_labels([row([0], BOX_B)], frame(3), complete=True)
-    assert (sorted(labels.z), sorted(labels.ignored_z)) == ([0, 1], [2])
+    assert (sorted(labels.lesions.z), sorted(labels.ignored.z)) == ([0, 1], [2])
 
 
 def test_a_partly_marked_volume_is_silent_where_no_lesion_is_labelled() -> None:
@@ -118,8 +137,8 @@ def test_a_partly_marked_volume_is_silent_where_no_lesion_is_labelled() -> None:
 def test_no_rows_no_labels() -> None:
     for complete in (False, True):
         labels = volume_labels([], frame(), complete)
-        assert labels.z.shape == labels.negative_z.shape == labels.ignored_z.shape == (0,)
-        assert labels.boxes_xyxy.shape == (0, 4)
+        for kind in (labels.lesions, labels.negatives, labels.ignored):
+            assert (kind.z.shape, kind.boxes_xyxy.shape) == ((0,), (0, 4))
         assert (labels.slab(0, 4, 0.0).slice_weight == float(complete)).all()
 
 
@@ -252,14 +271,9 @@ def bank_of(store: Path, depth: int = 10) -> Bank:
     return Bank(store, [(frame(depth), volume_labels([row([5], BOX_A)], frame(depth), complete=True))])
 
 
-def slab_labels(
-    z: Any = NO_Z, boxes: Any = NO_BOXES, weight: Any = (1.0, 1.0, 1.0), **more: Any
-) -> SlabLabels:
-    empty = (NO_Z, NO_BOXES, NO_Z, NO_BOXES)
-    given = SlabLabels(
-        np.asarray(z), np.asarray(boxes, np.float64).reshape(-1, 4), *empty, np.array(weight, np.float32)
-    )
-    return SlabLabels(**(vars(given) | more))
+def slab_labels(weight: Any = (1.0, 1.0, 1.0), **more: SliceBoxes) -> SlabLabels:
+    kinds = {name: SliceBoxes.of() for name in ("lesions", "negatives", "ignored")}
+    return SlabLabels(**(kinds | more), slice_weight=np.array(weight, np.float32))
 
 
 @pytest.fixture
@@ -277,10 +291,10 @@ def test_a_pasted_lesion_shows_where_its_label_is(bank: Bank) -> None:
     for seed in range(20):
         slab, known = paste(FLAT, slab_labels(), bank, (48.0, 48.0), np.random.default_rng(seed))
         assert (FLAT == 20).all()
-        if not len(known.z):
+        if not len(known.lesions):
             continue
         pasted += 1
-        (z,), (box,) = known.z, known.boxes_xyxy
+        ((z, box),) = known.lesions
         x1, y1, x2, y2 = (int(v) for v in box)
         changed = np.argwhere(slab != FLAT)
         assert changed[:, 1].min() >= y1
@@ -291,22 +305,22 @@ def test_a_pasted_lesion_shows_where_its_label_is(bank: Bank) -> None:
         assert slab[z + CONTEXT, (y1 + y2) // 2, (x1 + x2) // 2] == pytest.approx(320, abs=2)
         # Neighbours that show a part of it are unknown there, not background.
         shown = {at - CONTEXT for at in changed[:, 0]} & {0, 1, 2}
-        assert shown - {z} == set(known.ignored_z.tolist()) & shown
-        assert all((ignored == box).all() for ignored in known.ignored_boxes_xyxy)
+        assert shown - {z} == set(known.ignored.z.tolist()) & shown
+        assert all((ignored == box).all() for _, ignored in known.ignored)
     assert pasted >= 15
 
 
-@pytest.mark.parametrize("kind", ["", "negative_", "ignored_"])
+@pytest.mark.parametrize("kind", ["lesions", "negatives", "ignored"])
 def test_nothing_is_pasted_over_a_label(bank: Bank, kind: str) -> None:
     taken = np.array([[30.0, 0.0, 95.0, 95.0]])
-    known = slab_labels(**{f"{kind}z": np.array([1]), f"{kind}boxes_xyxy": taken})
+    known = slab_labels(**{kind: SliceBoxes(np.array([1]), taken)})
     moved = 0
     for seed in range(40):
         slab, after = paste(FLAT, known, bank, (28.0, 48.0), np.random.default_rng(seed))
         assert (slab[:, :, 30:] == 20).all()
-        if len(after.z) > len(known.z):
+        if len(after.lesions) > len(known.lesions):
             moved += 1
-            assert after.boxes_xyxy[-1][2] < 30
+            assert after.lesions.boxes_xyxy[-1][2] < 30
     assert moved > 5
 
 
@@ -327,7 +341,8 @@ def test_an_empty_bank_pastes_nothing(tmp_path: Path) -> None:
 
 def test_a_pasted_lesion_does_not_make_the_rest_of_its_slice_known(bank: Bank) -> None:
     # Slice 0 carries a clinical mark; slices 1 and 2 may hold lesions that nobody marked.
-    known = slab_labels([0], [70.0, 70.0, 80.0, 80.0], (1.0, 0.0, 0.0))
+    marked = SliceBoxes.of([(0, np.array([70.0, 70.0, 80.0, 80.0]))])
+    known = slab_labels((1.0, 0.0, 0.0), lesions=marked)
     for seed in range(20):
         _, after = paste(FLAT, known, bank, (40.0, 40.0), np.random.default_rng(seed))
         assert after.slice_weight.tolist() == [1.0, 0.0, 0.0]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from harvester.geometry import paired_iou
+from harvester.proposals.boxes import SliceBoxes
 from harvester.proposals.decoding import decode
 from harvester.proposals.losses import CLAMP
 from harvester.proposals.network import STRIDE
@@ -17,10 +18,9 @@ SIDE = 128
 
 
 def labels(z: Any, boxes: Any, depth: int, **more: Any) -> SlabLabels:
-    empty: dict[str, Any] = {f"{kind}_z": np.zeros(0, np.int64) for kind in ("negative", "ignored")}
-    empty |= {f"{kind}_boxes_xyxy": np.zeros((0, 4)) for kind in ("negative", "ignored")}
-    given = {"z": np.asarray(z, np.int64), "boxes_xyxy": np.asarray(boxes, np.float64).reshape(-1, 4)}
-    return SlabLabels(**(given | empty | {"slice_weight": np.ones(depth, np.float32)} | more))
+    lesions = SliceBoxes(np.asarray(z, np.int64), np.asarray(boxes, np.float64).reshape(-1, 4))
+    given: dict[str, Any] = {"lesions": lesions, "slice_weight": np.ones(depth, np.float32)}
+    return SlabLabels(**({"negatives": SliceBoxes.of(), "ignored": SliceBoxes.of()} | given | more))
 
 
 def scattered(rng: np.random.Generator, depth: int) -> tuple[Any, Any]:
@@ -145,30 +145,21 @@ def test_ignored_regions_weigh_nothing_except_where_a_label_is() -> None:
         [0],
         (40.0, 40.0, 70.0, 70.0),
         2,
-        ignored_z=np.array([0, 1]),
-        ignored_boxes_xyxy=np.array([[36.0, 36, 99, 83]] * 2),
+        ignored=SliceBoxes(np.array([0, 1]), np.array([[36.0, 36, 99, 83]] * 2)),
     )
     maps = build_targets(known, SIDE, SIDE)
     inside = np.zeros((32, 32), bool)
     inside[9:21, 9:25] = True
     np.testing.assert_array_equal(maps["weight"][1, 0], ~inside)
     np.testing.assert_array_equal(maps["weight"][0, 0], ~inside | (maps["heat"][0, 0] > 0))
-    beyond = labels([], [], 1, ignored_z=np.array([0]), ignored_boxes_xyxy=np.array([[-90.0, -90, -5, -5]]))
+    beyond = labels([], [], 1, ignored=SliceBoxes.of([(0, np.array([-90.0, -90, -5, -5]))]))
     assert (build_targets(beyond, SIDE, SIDE)["weight"] == 1).all()
 
 
 def test_a_hard_negative_does_not_make_an_unknown_region_known() -> None:
     # The region: where a marked lesion of a neighbouring slice may still show (labels.UNSURE).
-    box = np.array([[40.0, 40, 70, 70]])
-    known = labels(
-        [],
-        [],
-        1,
-        ignored_z=np.array([0]),
-        ignored_boxes_xyxy=box,
-        negative_z=np.array([0]),
-        negative_boxes_xyxy=box,
-    )
+    there = SliceBoxes.of([(0, np.array([40.0, 40, 70, 70]))])
+    known = labels([], [], 1, ignored=there, negatives=there)
     weight = build_targets(known, SIDE, SIDE)["weight"][0, 0]
     assert weight[10:17, 10:17].max() == 0
 

@@ -1,0 +1,52 @@
+"""Boxes on slices of a grid: the form in which every kind of label comes."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class SliceBoxes:
+    """n boxes, each on one slice.
+
+    z           (n,) int slice indices; a slice may occur more than once
+    boxes_xyxy  (n, 4) in grid pixels, inclusive ends
+    """
+
+    z: Array
+    boxes_xyxy: Array
+
+    @classmethod
+    def of(cls, placed: Iterable[tuple[int, Array]] = ()) -> "SliceBoxes":
+        """From (slice, box) pairs; none give arrays of shapes (0,) and (0, 4)."""
+        pairs = list(placed)
+        z = np.array([z for z, _ in pairs], np.int64)
+        return cls(z, np.array([box for _, box in pairs], np.float64).reshape(-1, 4))
+
+    def __len__(self) -> int:
+        return len(self.z)
+
+    def __iter__(self) -> Iterator[tuple[int, Array]]:
+        """(slice, box) pairs."""
+        return zip(self.z.tolist(), self.boxes_xyxy, strict=True)
+
+    def between(self, z_start: int, depth: int) -> "SliceBoxes":
+        """Those on slices [z_start, z_start + depth), counted from z_start."""
+        inside = (self.z >= z_start) & (self.z < z_start + depth)
+        return SliceBoxes(self.z[inside] - z_start, self.boxes_xyxy[inside])
+
+    def moved(self, move: Callable[[Array], Array]) -> "SliceBoxes":
+        """The same slices, the boxes (n, 4) through `move`."""
+        return SliceBoxes(self.z, move(self.boxes_xyxy))
+
+    def joined(self, *others: "SliceBoxes") -> "SliceBoxes":
+        """These, then the others."""
+        parts = (self, *others)
+        return SliceBoxes(
+            np.concatenate([part.z for part in parts]), np.concatenate([part.boxes_xyxy for part in parts])
+        )
