@@ -98,10 +98,7 @@ def train_classifier(
     )
 
     def label() -> pa.Table:
-        table = pq.read_table(tubelets.path)
-        table = table.filter(
-            pc.less(table["tubelet_id"], own.max_tubelets)
-        )  # those that it will be asked about
+        table = mining.to_classify(pq.read_table(tubelets.path), own.max_tubelets)
         lesion, other = mining.classifier_examples(table, ledger, run.store.manifest, own.match_iou)
         kept = np.flatnonzero(lesion | other)
         return table.take(kept).append_column("label", pa.array(lesion[kept].astype(np.int32)))

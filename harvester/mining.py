@@ -183,16 +183,27 @@ def possible_hard_negatives(scored: pa.Table, ledger: pa.Table, settings: Mining
 
 def best_of_each_volume(tubelets: pa.Table, count: int) -> pa.Table:
     """The `count` tubelets of each volume with the highest generator score, with it as their `score`."""
-    order = pc.sort_indices(tubelets, sort_keys=[("volume_id", "ascending"), ("lpg_score", "descending")])
-    ordered = tubelets.take(order)
+    best = _head_of_each_volume(tubelets, ("lpg_score", "descending"), count)
+    return best.append_column("score", best["lpg_score"])
+
+
+def to_classify(tubelets: pa.Table, count: int) -> pa.Table:
+    """The first `count` tubelets of each volume by id, which is best first: what the classifier learns and answers.
+
+    Ids may have gaps, where tubelets in regions that are left out were.
+    """
+    return _head_of_each_volume(tubelets, ("tubelet_id", "ascending"), count)
+
+
+def _head_of_each_volume(tubelets: pa.Table, key: tuple[str, str], count: int) -> pa.Table:
+    ordered = tubelets.take(pc.sort_indices(tubelets, sort_keys=[("volume_id", "ascending"), key]))
     _, first, inverse = np.unique(
         ordered["volume_id"].to_numpy(zero_copy_only=False).astype(str),
         return_index=True,
         return_inverse=True,
     )
     rank = np.arange(len(ordered)) - first[inverse] if len(ordered) else np.zeros(0, int)
-    best = ordered.filter(pa.array(rank < count))
-    return best.append_column("score", best["lpg_score"])
+    return ordered.filter(pa.array(rank < count))
 
 
 def judge(accepted: pa.Table, lesions: pa.Table, match_iou: float) -> tuple[Array, int]:

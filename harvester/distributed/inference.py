@@ -18,6 +18,7 @@ import ray.data
 import torch
 from ray.data import ActorPoolStrategy
 
+from harvester import mining
 from harvester.classifier.inference import classify_volume, load_classifier
 from harvester.config import Settings
 from harvester.errors import HarvesterError, StepError
@@ -90,7 +91,7 @@ class Scorer:
     def score(self, row: dict[str, Any]) -> list[dict[str, Any]]:
         """The best tubelets of one volume with their probabilities, averaged over the folds that apply."""
         mine = pq.read_table(self.job.tubelets, filters=[("volume_id", "==", row["volume_id"])])
-        rows = mine.sort_by("tubelet_id").to_pylist()[: self.job.settings.classifier.max_tubelets]
+        rows = mining.to_classify(mine, self.job.settings.classifier.max_tubelets).to_pylist()
         frame = GridFrame.of(row, self.job.settings.grid)
         answers = []
         for file in self.job.weights(row["patient_id"]):

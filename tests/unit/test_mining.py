@@ -161,6 +161,18 @@ def test_a_lesion_is_learnt_anywhere_but_its_absence_only_where_all_are_marked()
     assert other.tolist() == [False, False, False, True, True, False, False]
 
 
+def test_what_is_classified_is_counted_in_tubelets_not_in_ids() -> None:
+    rows = [tubelet(volume, HERE) for volume in ("m1", "h1", "m1", "m1", "m1", "h1")]
+    table = scored(*rows)
+    # A region that is left out has swallowed tubelets 0 and 2 of m1.
+    left = table.take([5, 4, 3, 1])
+    assert ids(mining.to_classify(left, 1)) == [1, 3]
+    assert ids(mining.to_classify(left, 2)) == [1, 5, 3, 4]
+    assert ids(mining.to_classify(left, 9)) == [1, 5, 3, 4]
+    assert mining.to_classify(left, 2).schema == SCORED
+    assert len(mining.to_classify(scored(), 2)) == 0
+
+
 def test_sure_hard_negatives_are_the_best_scored_that_touch_nothing() -> None:
     rows = [tubelet("m1", AWAY, lpg=0.01 * i) for i in range(30)]
     rows += [tubelet("m1", HERE, lpg=0.99), tubelet("m2", AWAY, lpg=0.2)]
