@@ -46,13 +46,14 @@ def propose_volume(
     maps = [volume_maps(model, hu, settings.grid, place) for model in models]
     z, boxes, scores = decode(_averaged(maps), settings.generator.top_k, settings.generator.score_floor)
     slices, found, best = z.cpu().numpy(), boxes.cpu().double().numpy(), scores.cpu().double().numpy()
-    inside = (
-        _inside_body(hu[CONTEXT:-CONTEXT], slices, found) if settings.generator.body_mask else slices >= 0
-    )
+    inside = _inside_image(found, frame)
+    if settings.generator.body_mask:
+        inside = np.logical_and(inside, _inside_body(hu[CONTEXT:-CONTEXT], slices, found))
     tubelets = link(slices[inside], found[inside], best[inside], settings.linking)
     trimmed = [trim(tubelet, settings.linking.end_share) for tubelet in tubelets]
     kept = suppress(trimmed, settings.linking.suppress_iou)
-    return [_row(index, tubelet, frame) for index, tubelet in enumerate(kept)]
+    rows = sorted((_row(tubelet, frame) for tubelet in kept), key=lambda row: -row["lpg_score"])
+    return [row | {"tubelet_id": index} for index, row in enumerate(rows)]
 
 
 @torch.inference_mode()
@@ -88,6 +89,14 @@ def _averaged(maps: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {"heat": torch.logit(heat, eps=1e-6), **mean}
 
 
+def _inside_image(boxes_xyxy: Array, frame: GridFrame) -> Array:
+    """Whether each box's centre lies in the volume's slices: the grid is padded beyond them."""
+    centre = (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:] + 1) / 2
+    _, rows, columns = frame.shape_zyx
+    inside: Array = np.all((centre >= 0) & (centre <= (columns, rows)), axis=1)
+    return inside
+
+
 def _inside_body(hu_zyx: Array, z: Array, boxes_xyxy: Array) -> Array:
     """Whether each box's centre lies in the body: leads, wires and the table are not tissue."""
     mask = body_mask(hu_zyx)
@@ -97,24 +106,27 @@ def _inside_body(hu_zyx: Array, z: Array, boxes_xyxy: Array) -> Array:
     return inside
 
 
-def _row(index: int, tubelet: Tubelet, frame: GridFrame) -> dict[str, Any]:
-    """The tubelet on the volume's own slices: each takes the box of its nearest grid slice."""
+def _row(tubelet: Tubelet, frame: GridFrame) -> dict[str, Any]:
+    """The tubelet on the volume's own slices: each takes the box of its nearest grid slice, cut at the image.
+
+    Where the grid's slices are thinner than the volume's, some are nobody's nearest: their scores do not count.
+    """
     nearest = frame.slices_of_px()
     z_px = np.flatnonzero(np.isin(nearest, tubelet.z))
     if len(z_px) == 0:
         z_px = np.abs(nearest - tubelet.z[0]).argmin(keepdims=True)
     at = np.abs(tubelet.z[None, :] - nearest[z_px][:, None]).argmin(1)
+    scores = tubelet.scores[at]
     _, height, width = frame.shape_px_zyx
     boxes = frame.boxes_to_px(tubelet.boxes_xyxy[at])
     boxes = np.clip(boxes, 0, [width - 1, height - 1, width - 1, height - 1])
-    best = tubelet.boxes_xyxy[tubelet.scores.argmax()]
-    sides_mm = (best[2:] - best[:2] + 1) * frame.spacing_zyx_mm[2]
+    best = boxes[scores.argmax()]
+    sides_mm = (best[2:] - best[:2] + 1) * frame.spacing_px_zyx_mm[:0:-1]
     return {
         "volume_id": frame.volume_id,
-        "tubelet_id": index,
-        "lpg_score": float(tubelet.scores[at].max()),
+        "lpg_score": float(scores.max()),
         "width_mm": float(sides_mm.min()),
         "z": z_px.tolist(),
         **{side: boxes[:, i].tolist() for i, side in enumerate(("x1", "y1", "x2", "y2"))},
-        "slice_score": tubelet.scores[at].tolist(),
+        "slice_score": scores.tolist(),
     }

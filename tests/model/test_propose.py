@@ -29,8 +29,13 @@ NETWORK: list[Any] = [None]
 Boxes = dict[int, list[tuple[float, ...]]]
 
 
-def answering(boxes_on_grid: Boxes) -> Callable[..., dict[str, Tensor]]:
-    """In place of volume_maps: what a perfect generator would answer for these boxes of each grid slice."""
+def answering(
+    boxes_on_grid: Boxes, heat_of_slice: dict[int, float] | None = None
+) -> Callable[..., dict[str, Tensor]]:
+    """In place of volume_maps: what a perfect generator would answer for these boxes of each grid slice.
+
+    `heat_of_slice`: how sure it is there (1 elsewhere).
+    """
 
     def maps(model: Any, hu: Any, *_: Any) -> dict[str, Tensor]:
         depth = len(hu) - 2 * CONTEXT
@@ -38,6 +43,8 @@ def answering(boxes_on_grid: Boxes) -> Callable[..., dict[str, Tensor]]:
         none = SliceBoxes.of()
         known = SlabLabels(SliceBoxes.of(pairs), none, none, np.ones(depth, np.float32))
         targets = {name: torch.from_numpy(v) for name, v in build_targets(known, *hu.shape[1:]).items()}
+        for at, heat in (heat_of_slice or {}).items():
+            targets["heat"][at] *= heat
         return {
             "heat": torch.logit(targets["heat"], eps=1e-4),
             "size": targets["size"],
@@ -80,6 +87,39 @@ def test_a_box_of_the_volume_comes_back_in_its_pixels(
     assert row["lpg_score"] == max(row["slice_score"])
     assert row["tubelet_id"] == 0
     assert pa.Table.from_pylist([row | {"patient_id": "p"}], TUBELETS).num_rows == 1
+
+
+def test_a_tubelet_is_worth_what_its_kept_slices_are(
+    make_store: Any, frames_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Slices of 12 mm on a grid of 4 mm: grid slices 1, 4, 7 are some slice's nearest, the others are nobody's.
+    store = make_store({"v": ("vh", np.zeros((3, 64, 64)))}, spacing_zyx_mm=(12.0, 1.6, 1.6))
+    frame: GridFrame = frames_of(store, GRID)["v"]
+    assert frame.slices_of_px().tolist() == [1, 4, 7]
+    one, wide, other = (8.0, 8.0, 23.0, 23.0), (6.0, 8.0, 25.0, 23.0), (40.0, 40.0, 51.0, 51.0)
+    boxes: Boxes = {3: [wide], 4: [one], 5: [wide], 7: [other]}
+    monkeypatch.setattr(inference, "volume_maps", answering(boxes, {3: 0.9, 4: 0.5, 5: 0.8, 7: 0.7}))
+    rows = inference.propose_volume(NETWORK, store.path, frame, SETTINGS, FLOAT)
+    told = [(row["tubelet_id"], row["z"], round(row["lpg_score"], 3)) for row in rows]
+    # The first one's best grid slice is lost: best first is by what is left of it.
+    assert told == [(0, [2], 0.7), (1, [1], 0.5)]
+    assert all(row["lpg_score"] == max(row["slice_score"]) for row in rows)
+    assert [row["width_mm"] for row in rows] == pytest.approx([12 * 1.6, 16 * 1.6], abs=0.01)
+
+
+def test_boxes_end_at_the_image_and_peaks_beyond_it_are_none(
+    make_store: Any, frames_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 50 x 60 pixels on a grid padded to 64 x 64: the last box's centre lies in the padding.
+    store = make_store({"v": ("vh", np.zeros((2, 50, 60)))})
+    frame: GridFrame = frames_of(store, GRID)["v"]
+    corner, edge, beyond = (-6.0, -4.0, 9.0, 11.0), (46.0, 40.0, 65.0, 55.0), (20.0, 48.0, 31.0, 59.0)
+    monkeypatch.setattr(inference, "volume_maps", answering({0: [corner, edge, beyond]}))
+    rows = inference.propose_volume(NETWORK, store.path, frame, SETTINGS, FLOAT)
+    got = sorted(tuple(round(row[side][0], 3) for side in ("x1", "y1", "x2", "y2")) for row in rows)
+    # The last pixel of the image is column 59, row 49 (geometry.py: inclusive ends).
+    assert got == [(0.0, 0.0, 9.0, 11.0), (46.0, 40.0, 59.0, 49.0)]
+    assert sorted(row["width_mm"] for row in rows) == pytest.approx([10 * 1.6, 10 * 1.6])
 
 
 def test_several_models_are_averaged(
