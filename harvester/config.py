@@ -219,7 +219,12 @@ class ComputeSettings(Part):
     replicas: int = Field(2, ge=1)
     cpus_per_replica: float = Field(0.9, gt=0)
     gpus_per_replica: float = Field(0.0, ge=0)
-    train_workers: int = Field(1, ge=1)
+    train_workers: int = Field(
+        1,
+        ge=1,
+        description="up to `folds` of them fit whole folds, with the same result; more share a fold's batches, "
+        "which grow with them and change the models",
+    )
     cpus_per_train_worker: float = Field(2.0, gt=0)
     train_gpu: bool = False
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

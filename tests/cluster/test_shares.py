@@ -1,10 +1,15 @@
 """Who fits which fold, without starting Ray."""
 
+from types import SimpleNamespace
+from typing import cast
+
 import pyarrow as pa
 import pytest
 
 from harvester.config import Settings
 from harvester.distributed.training import examples_of, shares
+from harvester.harvest import peers
+from harvester.run import Run
 
 
 @pytest.mark.parametrize("folds", [2, 3, 5])
@@ -27,6 +32,17 @@ def test_every_fold_is_fitted_and_the_load_is_even(folds: int, world: int) -> No
         assert set(load.values()) == {1}
         sizes = [len(ranks) for _, ranks in plan]
         assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_step_is_named_by_its_workers_only_where_they_change_the_models() -> None:
+    def named(workers: int, folds: int = 2) -> int:
+        settings = Settings.model_validate({"folds": folds, "compute": {"train_workers": workers}})
+        return peers(cast(Run, SimpleNamespace(settings=settings)))
+
+    # A fold fitted alone does not know how many others are being fitted.
+    assert named(1) == named(2)
+    assert named(1, folds=5) == named(5, folds=5)
+    assert len({named(workers) for workers in (2, 3, 4, 5)}) == 4
 
 
 def test_examples_are_those_of_the_given_volumes() -> None:
