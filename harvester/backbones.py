@@ -10,7 +10,6 @@ from typing import Any, cast
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torchvision.models import DenseNet121_Weights, ResNet18_Weights, densenet121, resnet18
 
 from harvester.errors import SettingsError
 
@@ -83,12 +82,17 @@ def _small(channels_in: int, width: int) -> Backbone:
 
 
 def _resnet18(channels_in: int, weights: str) -> Backbone:
+    # torchvision takes two seconds to import, in every process: only its own backbones pay.
+    from torchvision.models import ResNet18_Weights, resnet18
+
     net = resnet18(weights=ResNet18_Weights.IMAGENET1K_V1 if weights == "imagenet" else None)
     stem = nn.Sequential(_widened(net.conv1, channels_in), net.bn1, net.relu, net.maxpool, net.layer1)
     return Backbone([stem, net.layer2, net.layer3], (64, 128, 256))
 
 
 def _densenet121(channels_in: int, weights: str) -> Backbone:
+    from torchvision.models import DenseNet121_Weights, densenet121
+
     net = densenet121(weights=DenseNet121_Weights.IMAGENET1K_V1 if weights == "imagenet" else None)
     part = cast(Any, net.features)
     stem = nn.Sequential(

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.ops import roi_align
 
 from harvester.config import ClassifierSettings, GridSettings
 from harvester.volumes.slab import AIR_HU, GridFrame, read_slab
@@ -112,6 +111,9 @@ def _centres(boxes_xyxy: Array, jitter: tuple[float, float, float]) -> tuple[Arr
 
 def _aligned(hu: Tensor, z: Array, corners: Array, pixels: int) -> Tensor:
     """(slices, 1, y, x) HU to (n, views, 3, pixels, pixels): each view's slice between its neighbours."""
+    # torchvision takes two seconds to import, in every process: only those that cut views pay.
+    from torchvision.ops import roi_align
+
     count, views = z.shape
     index = (z[..., None] + np.array([-1, 0, 1])).reshape(-1, 1)
     # roi_align reads 0 beyond the slice: make that air.

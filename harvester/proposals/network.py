@@ -55,7 +55,7 @@ class Generator(nn.Module):
         """(batch, windows, depth + 2 CONTEXT, y, x) to maps of (batch, depth, channels, y / 4, x / 4)."""
         depth = slab.shape[2] - 2 * CONTEXT
         needed = sorted({z + step for z in range(depth) for step in GROUPS})
-        groups = slice_groups(slab)[:, needed]
+        groups = slice_groups(slab, needed)
         maps = [
             torch.unflatten(features, 0, groups.shape[:2]) for features in self.features(groups.flatten(0, 1))
         ]
@@ -77,10 +77,14 @@ class Generator(nn.Module):
         return {name: head(shared) for name, head in self.heads.items()}
 
 
-def slice_groups(slab: Tensor) -> Tensor:
-    """(batch, windows, depth, y, x) to (batch, depth - 2, 3 windows, y, x): each slice with both neighbours."""
-    groups = torch.cat([slab[:, :, :-2], slab[:, :, 1:-1], slab[:, :, 2:]], dim=1)
-    return groups.transpose(1, 2)
+def slice_groups(slab: Tensor, places: Sequence[int] | None = None) -> Tensor:
+    """(batch, windows, depth, y, x) to (batch, groups, 3 windows, y, x): each slice with both neighbours.
+
+    All depth - 2 groups, or those at `places`, counted from the first.
+    """
+    chosen = list(range(slab.shape[2] - 2) if places is None else places)
+    parts = [slab[:, :, [place + step for place in chosen]] for step in range(3)]
+    return torch.cat(parts, dim=1).transpose(1, 2)
 
 
 def stack_groups(features: Tensor, places: Sequence[Sequence[int]]) -> Tensor:
