@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from harvester.config import OperatingPointSettings
 from harvester.evaluation.operating_point import OperatingPoint, naive, solve
-from harvester.mining import Choice, fuse, judge
+from harvester.mining import Choice, choices, fuse, judge
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,12 @@ def solve_choice(
     given = (score[kept], correct, patients, len(lesions), settings.target_precision)
     point = solve(*given, settings.confidence, *earlier, min_patients=settings.min_patients)
     return Solved(choice, point, naive(*given, *earlier, settings.confidence), trials)
+
+
+def nothing_scored(settings: OperatingPointSettings, reason: str) -> Solved:
+    """In place of an operating point where no tubelet was scored: no threshold, and the reason."""
+    none = OperatingPoint(np.inf, 0.0, 0.0, 0.0, 0, 0, reason)
+    return Solved(choices(settings)[0], none, none, 0)
 
 
 def as_json(solved: Solved) -> dict[str, Any]:

@@ -6,6 +6,7 @@ HarvesterError
 |- LabelError       marks or tubelets are malformed or do not belong to the volumes
 |- StoreError       a store or a run folder is missing, broken or of another version
 `- StepError        a step of the loop cannot produce its table
+   `- NoExamplesError  a fold of a model has no example; the loop ends with a round that harvests nothing
 """
 
 
@@ -38,3 +39,7 @@ class StoreError(HarvesterError):
 
 class StepError(HarvesterError):
     """A step of the loop cannot produce its table."""
+
+
+class NoExamplesError(StepError):
+    """A fold of a model has no example to learn from."""

@@ -15,15 +15,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from harvester import mining
-from harvester.choosing import Solved, as_json, from_json
+from harvester.choosing import Solved, as_json, from_json, nothing_scored
 from harvester.config import settings_hash
 from harvester.distributed.inference import InferenceJob, Proposer, Scorer, run_over_volumes
 from harvester.distributed.training import FitJob, train_folds
 from harvester.distributed.tuning import Rehearsal, search
+from harvester.errors import NoExamplesError
 from harvester.history import History
 from harvester.labels import ledger as ledgers
 from harvester.missing import rank_volumes
-from harvester.records import ACCEPTED, PARTLY_MARKED, SCORED, TUBELETS
+from harvester.records import ACCEPTED, LEDGER, PARTLY_MARKED, SCORED, TUBELETS
 from harvester.run import Output, Run, table_hash, weights_hash
 from harvester.scoring import outside_ignored
 from harvester.tracking import Tracker
@@ -32,16 +33,24 @@ logger = logging.getLogger(__name__)
 
 
 def harvest(run: Run, tracker: Tracker) -> History:
-    """Mine until a round finds next to nothing. Tables, models and the summary lie in the run's folder."""
+    """Mine until a round finds next to nothing. Tables, models and the summary lie in the run's folder.
+
+    A round whose models have nothing to learn from harvests nothing and is the last; the summary says why.
+    """
     ledger = ledgers.from_marks(run.store.marks())
     rehearsed = ACCEPTED.empty_table()
     history = History(run)
     lpg: Output | None = None
     lpc: Output | None = None
+    scored, point = SCORED.empty_table(), nothing_scored(run.settings.operating_point, "no round was scored")
     for k in range(run.settings.rounds):
-        lpg = train_generator(run, k, ledger, lpg)
-        tubelets = propose(run, k, lpg)
-        lpc = train_classifier(run, k, tubelets, ledger, lpg, lpc)
+        try:
+            lpg = train_generator(run, k, ledger, lpg)
+            tubelets = propose(run, k, lpg)
+            lpc = train_classifier(run, k, tubelets, ledger, lpg, lpc)
+        except NoExamplesError as error:
+            give_up(run, k, history, tracker, str(error))
+            break
         scored = classify(run, k, tubelets, lpc)
         point = choose_operating_point(run, k, scored, ledger, rehearsed)
         found = mine(run, scored, ledger, point, rehearsed)
@@ -53,6 +62,15 @@ def harvest(run: Run, tracker: Tracker) -> History:
             break
     history.finish(ledger, rank_missing(run, scored, ledger, point, rehearsed))
     return history
+
+
+def give_up(run: Run, k: int, history: History, tracker: Tracker, reason: str) -> None:
+    """Tell a round that could not learn: nothing harvested, and why. Labels and rehearsal stay as they were."""
+    logger.warning("round %d harvests nothing: %s", k, reason)
+    point = nothing_scored(run.settings.operating_point, reason)
+    found = mine(run, SCORED.empty_table(), LEDGER.empty_table(), point, ACCEPTED.empty_table())
+    history.add(k, SCORED.empty_table(), point, found, "")
+    tracker.log_round(k, history.params(), history.metrics())
 
 
 def train_generator(run: Run, k: int, ledger: pa.Table, before: Output | None) -> Output:

@@ -48,11 +48,10 @@ class History:
         self.told: dict[str, Any] = {}
 
     def add(self, k: int, scored: pa.Table, solved: Solved, found: Found, models: str) -> None:
-        """Take in a round."""
+        """Take in a round. What is measured on proposals is None where none was scored."""
         self.lesions = pa.concat_tables([self.lesions, with_round(found.lesions, k)])
         self.origins.append((solved, models))
-        proposed = self.judge.proposals(scored, "lpg_score")
-        classified = self.judge.proposals(scored, "lpc_score")
+        proposed, classified = self._measured(scored, "lpg_score"), self._measured(scored, "lpc_score")
         point = solved.point
         self.rounds.append(
             {
@@ -80,7 +79,7 @@ class History:
         fused = scored.append_column("score", pa.array(mining.fuse(scored, solved.choice)))
         kept = fused.filter(pc.is_finite(fused["score"]))
         self._draw(f"round {k}: LPG", proposed)
-        self._draw(f"round {k}: LPG + LPC", self.judge.proposals(kept, "score"))
+        self._draw(f"round {k}: LPG + LPC", self._measured(kept, "score"))
 
     def gain(self) -> float:
         """Share of all harvested lesions that the last round added; 0 where there are none."""
@@ -146,6 +145,10 @@ class History:
             "truth": {"unmarked_lesions": len(self.judge.lesions), "volumes": self.judge.volumes},
             "steps": self.run.steps,
         }
+
+    def _measured(self, scored: pa.Table, score: str) -> dict[str, Any]:
+        told = self.judge.proposals(scored, score)
+        return told if len(scored) else dict.fromkeys(told)
 
     def _point_estimate(self, k: int, scored: pa.Table, solved: Solved) -> dict[str, Any]:
         """What the plain precision on V_M would have harvested in this round alone."""

@@ -13,7 +13,7 @@ from torch.nn import functional
 from harvester.classifier.examples import Example, Examples
 from harvester.classifier.network import Classifier
 from harvester.config import Settings
-from harvester.errors import StepError
+from harvester.errors import NoExamplesError
 from harvester.fitting import FoldTask, Place, Plan, fit
 
 COURSE_FACTOR: Final = 8.0
@@ -22,7 +22,7 @@ COURSE_FACTOR: Final = 8.0
 def fit_classifier(
     task: FoldTask, settings: Settings, examples: Mapping[int, Sequence[Example]]
 ) -> tuple[Classifier, list[dict[str, float]]]:
-    """A classifier fitted on half lesions, half others, and its losses; StepError where a class is empty.
+    """A classifier fitted on half lesions, half others, and its losses; NoExamplesError where a class is empty.
 
     examples    1 -> tubelets that are lesions, 0 -> tubelets that are not
     task.start  the same fold's classifier of the last round, which is finetuned, or its generator, whose backbone
@@ -30,7 +30,7 @@ def fit_classifier(
     """
     for label, name in ((1, "matches a known lesion"), (0, "of a completely marked volume matches none")):
         if not examples[label]:
-            raise StepError(
+            raise NoExamplesError(
                 f"the classifier has no example of class {label}: no tubelet {name}; train the generator "
                 "longer (generator.steps) or lower generator.score_floor"
             )

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from harvester.config import Settings
-from harvester.errors import StepError
+from harvester.errors import NoExamplesError
 from harvester.fitting import FoldTask, Place, Plan, fit
 from harvester.labels.ledger import by_volume
 from harvester.proposals.labels import volume_labels
@@ -53,7 +53,7 @@ def fit_generator(
 
 
 def slabs(task: FoldTask, settings: Settings, rows: Rows, ledger: pa.Table, items: int) -> Slabs:
-    """The training items of a fold; a StepError where its volumes carry no lesion."""
+    """The training items of a fold; NoExamplesError where its volumes carry no lesion."""
     labelled = by_volume(ledger)
     frames = [GridFrame.of(row, settings.grid) for row in rows]
     labels = {
@@ -61,7 +61,7 @@ def slabs(task: FoldTask, settings: Settings, rows: Rows, ledger: pa.Table, item
         for frame, row in zip(frames, rows, strict=True)
     }
     if not any(len(own.lesions) for own in labels.values()):
-        raise StepError(
+        raise NoExamplesError(
             f"the generator has no marked lesion in its {len(frames)} training volumes; "
             "give marks, or fewer folds (setting folds)"
         )

@@ -1,0 +1,144 @@
+"""The loop where a model has nothing to learn from, with stand-ins for what runs on Ray (which is not started)."""
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from harvester import harvest as loop
+from harvester.config import OperatingPointSettings, Settings
+from harvester.distributed.training import FitJob
+from harvester.distributed.tuning import Rehearsal, evaluate
+from harvester.errors import NoExamplesError, StepError
+from harvester.history import SUMMARY_KEYS, History
+from harvester.labels.ledger import BOX
+from harvester.mining import choices
+from harvester.records import SCORED, Mark, Volume
+from harvester.report import write_report
+from harvester.run import Run
+from harvester.tracking import Tracker
+from harvester.volumes.store import Store, finish_store, write_volume
+
+HIDDEN, CLINICAL, FALSE = (8.0, 8.0, 23.0, 23.0), (32.0, 8.0, 47.0, 23.0), (8.0, 40.0, 23.0, 55.0)
+REASON = "the classifier has no example of class 1: no tubelet matches a known lesion"
+SETTINGS = Settings.model_validate(
+    {"rounds": 3, "operating_point": {"lpg_weights": [0.0], "min_slices": [1], "target_precision": 0.5}}
+)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Ten volumes of V_M and six of V_H^test, a patient each, with a clinical mark and a lesion without one."""
+    rows, known, truth = [], [], []
+    for split, count in (("vm", 10), ("vh_test", 6)):
+        for i in range(count):
+            name = f"{split}-{i}"
+            volume = Volume(name, f"p-{name}", np.zeros((9, 64, 64), np.int16), (4, 1, 1))
+            rows.append(write_volume(tmp_path / "store", volume, split, name))
+            clinical = Mark(name, f"{name}-c", 5, *CLINICAL, clinical=True)
+            hidden = Mark(name, f"{name}-h", 5, *HIDDEN, clinical=False)
+            known += [clinical, hidden] if split == "vm" else [clinical]
+            truth += [clinical, hidden] if split == "vh_test" else []
+    return finish_store(tmp_path / "store", rows, known, truth)
+
+
+def proposed(rows: list[dict[str, Any]]) -> pa.Table:
+    """Tubelets on each volume's two lesions and on nothing; the classifier knows which."""
+    found = []
+    for volume in rows:
+        for i, (box, lpc) in enumerate(((HIDDEN, 0.9), (CLINICAL, 0.8), (FALSE, 0.01))):
+            sides = {side: [value] * 3 for side, value in zip(BOX, box, strict=True)}
+            row = {name: volume[name] for name in ("volume_id", "patient_id")} | {"tubelet_id": i}
+            row |= {"lpg_score": 0.6, "lpc_score": lpc, "width_mm": 16.0, "z": [4, 5, 6]}
+            found.append(row | {"slice_score": [0.6] * 3} | sides)
+    return pa.Table.from_pylist(found, SCORED)
+
+
+@pytest.fixture
+def harvested(monkeypatch: pytest.MonkeyPatch, store: Store, tmp_path: Path) -> Callable[..., History]:
+    """One run of the loop in which fitting `model` in `round_index` finds no examples."""
+
+    def run(model: str, round_index: int) -> History:
+        def fit(job: FitJob) -> None:
+            if job.model == model and job.seed % 100 == round_index:
+                raise NoExamplesError(REASON)
+            job.out.mkdir(parents=True, exist_ok=True)
+            for fold in range(job.settings.folds):
+                (job.out / f"fold-{fold}.safetensors").write_bytes(f"{job.model} {job.seed}".encode())
+
+        def solved(rehearsal: Rehearsal, settings: OperatingPointSettings, _: Path) -> Any:
+            return evaluate(rehearsal, choices(settings)[0], settings, 1)
+
+        def over_volumes(_: Any, __: Any, rows: Any, schema: pa.Schema) -> pa.Table:
+            return proposed(rows).select(schema.names)
+
+        monkeypatch.setattr(loop, "train_folds", fit)
+        monkeypatch.setattr(loop, "run_over_volumes", over_volumes)
+        monkeypatch.setattr(loop, "search", solved)
+        history = loop.harvest(Run(tmp_path / "run", SETTINGS, store), Tracker())
+        write_report(history.report_inputs())
+        return history
+
+    return run
+
+
+@pytest.mark.parametrize("model", ["generator", "classifier"])
+def test_a_first_round_without_examples_harvests_nothing(
+    model: str, harvested: Callable[..., History], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        told = harvested(model, 0).told
+    assert f"round 0 harvests nothing: {REASON}" in caplog.messages
+    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == told
+    assert told["stopped_because"] == f"round 0 harvested nothing: {REASON}"
+    (row,) = told["rounds"]
+    assert set(SUMMARY_KEYS) <= row.keys()
+    assert (row["refused"], row["harvested"], row["threshold"]) == (REASON, 0, None)
+    # Nothing was scored, so nothing is said of the proposals.
+    assert row["lpg_sensitivity"] is row["lpg_ap"] is row["lpc_ap"] is None
+    assert told["final"]["harvested"] == 0
+    assert all(control["harvested"] == 0 for control in told["controls"].values())
+    assert pq.read_table(tmp_path / "run" / "harvest.parquet").num_rows == 0
+    missing = pq.read_table(tmp_path / "run" / "missing.parquet")
+    assert (len(missing), set(missing["harvested"].to_pylist())) == (6, {0})
+    assert REASON in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_later_round_without_examples_leaves_what_was_found(
+    harvested: Callable[..., History], tmp_path: Path
+) -> None:
+    history = harvested("classifier", 1)
+    told, folder = history.told, tmp_path / "run"
+    assert [row["harvested"] for row in told["rounds"]] == [6, 0]
+    assert [row["refused"] for row in told["rounds"]] == ["", REASON]
+    assert (told["final"]["harvested"], told["final"]["precision"], told["final"]["recall_unmarked"]) == (
+        6,
+        1,
+        1,
+    )
+    assert told["final"]["threshold"] == told["rounds"][0]["threshold"]
+    assert [curve["name"] for curve in history.curves] == ["round 0: LPG", "round 0: LPG + LPC"]
+    # The labels are those that round 1 would have learnt from, hard negatives too.
+    sources = pq.read_table(folder / "ledger.parquet")["source"].to_pylist()
+    assert sources.count("harvested") == 6
+    assert sources.count("hard_negative_vm") == 10
+    assert pq.read_table(folder / "missing.parquet")["best_left"].null_count == 0
+
+
+def test_such_a_run_goes_on_where_it_stopped(harvested: Callable[..., History], tmp_path: Path) -> None:
+    harvested("classifier", 1)
+    table = (tmp_path / "run" / "harvest.parquet").read_bytes()
+    steps = {p: p.stat().st_mtime_ns for p in tmp_path.glob("run/round-*/*") if p.is_file()}
+    again = harvested("classifier", 1).told
+    assert [row["refused"] for row in again["rounds"]] == ["", REASON]
+    assert (tmp_path / "run" / "harvest.parquet").read_bytes() == table
+    assert {p: p.stat().st_mtime_ns for p in steps} == steps
+    # With examples after all (other settings, say) the same folder gets its later rounds.
+    assert len(harvested("none", 9).rounds) == 2
+    assert issubclass(NoExamplesError, StepError)
