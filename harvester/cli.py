@@ -23,9 +23,14 @@ def run_job(work: Callable[[], None]) -> int:
     try:
         work()
     except SettingsError as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{_one_line(error)}\n")
         return 2
     except HarvesterError as error:
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        sys.stderr.write(f"{type(error).__name__}: {_one_line(error)}\n")
         return 1
     return 0
+
+
+def _one_line(error: HarvesterError) -> str:
+    """What a library said on several lines may be quoted in a message of ours."""
+    return " ".join(str(error).split())

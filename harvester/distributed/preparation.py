@@ -17,7 +17,7 @@ import ray.data
 from ray.data import ActorPoolStrategy
 
 from harvester.config import Settings, settings_hash
-from harvester.errors import SettingsError, StoreError, VolumeError
+from harvester.errors import HarvesterError, SettingsError, StoreError, VolumeError
 from harvester.records import Mark, Volume
 from harvester.volumes import archive, backgrounds, insertion, phantom
 from harvester.volumes.store import Store, finish_store, write_volume
@@ -100,7 +100,7 @@ class Maker:
         try:
             volume, marks, ignored = self.make(case)
             manifest = write_volume(self.store, volume, case["split"], source_hash)
-        except (VolumeError, OSError, ValueError) as error:
+        except (HarvesterError, OSError, ValueError) as error:
             reason = error.reason if isinstance(error, VolumeError) else type(error).__name__
             return _row(case, source_hash, reason=reason, message=str(error))
         told = {"marks": [asdict(mark) for mark in marks], "manifest": manifest, "ignore": ignored}

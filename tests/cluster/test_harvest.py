@@ -12,7 +12,7 @@ import ray
 from harvester.config import Settings, dump, resolve
 from harvester.distributed.preparation import prepare
 from harvester.distributed.training import FitJob, train_folds
-from harvester.errors import StepError
+from harvester.errors import NoExamplesError
 from harvester.frontier import last_round, narrowed, scored_table, trace
 from harvester.harvest import harvest
 from harvester.history import SUMMARY_KEYS, History
@@ -160,8 +160,9 @@ def test_an_error_of_ours_in_a_training_worker_stays_one(
     job = FitJob(
         "classifier", settings, store.path, tmp_path / "out", rows, folds, tmp_path / "none.parquet", None, 0
     )
-    with pytest.raises(StepError, match="the classifier has no example of class 1"):
+    with pytest.raises(NoExamplesError, match="the classifier has no example of class 1") as caught:
         train_folds(job)
+    assert "\n" not in str(caught.value)
 
 
 def test_no_patient_is_scored_by_a_model_that_saw_it(settings: Settings, store: Store) -> None:

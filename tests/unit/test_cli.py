@@ -3,7 +3,7 @@
 import pytest
 
 from harvester.cli import job_parser, run_job
-from harvester.errors import LabelError, SettingsError
+from harvester.errors import LabelError, SettingsError, StepError
 
 
 def fails_with(error: Exception) -> int:
@@ -24,6 +24,11 @@ def test_our_own_errors_are_one_line(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().err == "setting seed = 'x': want a number\n"
     assert fails_with(LabelError("marks.csv: no column z")) == 1
     assert capsys.readouterr().err == "LabelError: marks.csv: no column z\n"
+
+
+def test_what_is_quoted_on_several_lines_is_told_on_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert fails_with(StepError("2 trials failed: Traceback:\n  File x\n    y = z\nValueError: no")) == 1
+    assert capsys.readouterr().err == ("StepError: 2 trials failed: Traceback: File x y = z ValueError: no\n")
 
 
 def test_other_errors_are_not_hidden() -> None:

@@ -1,0 +1,54 @@
+"""Errors of ours that are raised on a worker of Ray Data end a job as one line. Ray Train's: test_harvest.py."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harvester.cli import run_job
+from harvester.config import Settings
+from harvester.distributed.inference import InferenceJob, Proposer, run_over_volumes
+from harvester.distributed.preparation import Maker
+from harvester.errors import LabelError, StepError
+from harvester.records import TUBELETS
+
+ROWS = [{"volume_id": f"v{i}", "patient_id": f"p{i}"} for i in range(2)]
+
+
+def test_an_error_in_an_actor_of_ray_data_is_one_line(
+    local_ray: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # Local, so that it travels to the worker by value.
+    class Broken(Proposer):
+        def propose(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+            raise StepError(f"{row['patient_id']} is broken\non purpose")
+
+    settings = Settings.model_validate({"compute": {"replicas": 1}})
+    job = InferenceJob(settings, tmp_path, tmp_path, {})
+    caught: list[StepError] = []
+
+    def work() -> None:
+        try:
+            run_over_volumes(Broken, job, ROWS, TUBELETS)
+        except StepError as error:
+            caught.append(error)
+            raise
+
+    assert run_job(work) == 1
+    assert type(caught[0]) is StepError
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "broken" in line]
+    assert line.startswith("StepError: 2 of 2 volumes failed, more than data.max_reject_share = 0.1 allows")
+    assert line.endswith("is broken on purpose")
+
+
+def test_an_error_while_a_volume_is_made_is_a_refused_volume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Maker, case: dict[str, Any]) -> Any:
+        raise LabelError(f"{case['volume_id']}: box outside the image")
+
+    monkeypatch.setattr(Maker, "make", broken)
+    row = Maker(Settings(), None, tmp_path)({"case": json.dumps({"volume_id": "v", "split": "vh"})})
+    assert (row["reason"], row["message"]) == ("LabelError", "v: box outside the image")
+    assert row["manifest"] == ""
