@@ -56,9 +56,7 @@ def sentence(summary: Row, settings: OperatingPointSettings, volumes: int) -> st
     final = summary["final"]
     if not final["harvested"]:
         why = next((row["refused"] for row in summary["rounds"] if row.get("refused")), "")
-        return "Nothing was harvested: no threshold could be proven precise enough" + (
-            f" ({why})." if why else "."
-        )
+        return "Nothing was harvested" + (f": {why}." if why else ".")
     said = (
         f"{count(final['harvested'], 'unmarked lesion')} harvested in {count(volumes, 'volume')} at a "
         f"precision certified to be at least {number(final['precision_bound'], 3)} "

@@ -18,8 +18,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow.csv as pcsv
-from harvester.cli import job_parser, run_job
 
+from harvester.cli import job_parser, run_job
 from harvester.config import Settings, dump, resolve
 from harvester.distributed.start import start_ray
 from harvester.errors import SettingsError, StoreError
