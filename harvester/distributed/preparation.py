@@ -20,6 +20,7 @@ from harvester.config import Settings, settings_hash
 from harvester.errors import HarvesterError, SettingsError, StoreError, VolumeError
 from harvester.records import Mark, Volume
 from harvester.volumes import archive, backgrounds, insertion, phantom
+from harvester.volumes.found import Found
 from harvester.volumes.store import Store, finish_store, write_volume
 
 logger = logging.getLogger(__name__)
@@ -35,15 +36,15 @@ def prepare(settings: Settings, source: Path | None, store: Path) -> Store:
     `source` is the data root that $HARVESTER_DATA stands for, or the folder of an archive (data.kind archive).
     """
     # An archive grows, so what it holds now counts; made data follow from the settings alone.
-    cases = list_cases(settings, source, store) if settings.data.kind == "archive" else []
-    told = _identity(settings, cases)
+    found = list_cases(settings, source, store) if settings.data.kind == "archive" else Found([])
+    told = _identity(settings, [asdict(case) for case in found.cases])
     if (store / "manifest.parquet").is_file():
         return _made_before(store, told)
-    cases = cases or list_cases(settings, source, store)
-    if not cases:
+    found = found if found.cases else list_cases(settings, source, store)
+    if not found.cases:
         raise StoreError("no scans found: want .nii, .nii.gz or DICOM CT series under --source")
     store.mkdir(parents=True, exist_ok=True)
-    rows = _make_all(settings, source, store, cases)
+    rows = _make_all(settings, source, store, [asdict(case) for case in found.cases])
     made = [row for row in rows if not row["reason"]]
     rejects = [row for row in rows if row["reason"]]
     _refuse_if_broken(rejects, len(rows), settings.data.max_reject_share)
@@ -54,7 +55,8 @@ def prepare(settings: Settings, source: Path | None, store: Path) -> Store:
         [json.loads(row["manifest"]) for row in made],
         [mark for split, mark in marks if split == "vm" or mark.clinical],
         [mark for split, mark in marks if split in ("vh_test", "vd_test")],
-        [{name: row[name] for name in ("source_hash", "reason", "message")} for row in rejects],
+        [asdict(each) for each in found.refused]
+        + [{name: row[name] for name in ("source_hash", "reason", "message")} for row in rejects],
         [region for row in made for region in json.loads(row["ignore"])],
     )
 
@@ -70,19 +72,16 @@ def _made_before(store: Path, told: dict[str, str]) -> Store:
     return Store(store)
 
 
-def list_cases(settings: Settings, source: Path | None, store: Path) -> list[dict[str, Any]]:
-    """What there is to make, a small dict each, those that share work side by side."""
+def list_cases(settings: Settings, source: Path | None, store: Path) -> Found:
+    """What there is to make, a small dataclass each, those that share work side by side; and what is refused."""
     data = settings.data
     if data.kind == "phantom":
-        return [asdict(case) for case in phantom.plan(data.phantom)]
+        return Found(phantom.plan(data.phantom))
     if data.kind == "insertion":
         listed = backgrounds.load_backgrounds(data.insertion, _root(source))
-        cases = [asdict(case) for case in insertion.plan(data.insertion, listed)]
-        return sorted(cases, key=lambda case: case["background_id"])
+        return Found(sorted(insertion.plan(data.insertion, listed), key=lambda case: case.background_id))
     if data.kind == "archive":
-        salt = archive.salt_of(store)
-        found = archive.scan(_root(source), data.archive, settings.seed, salt)
-        return [asdict(case) for case in found]
+        return archive.scan(_root(source), data.archive, settings.seed, archive.salt_of(store))
     raise SettingsError("setting data.kind = 'store': nothing to prepare; want phantom, insertion or archive")
 
 

@@ -27,6 +27,7 @@ from harvester.config import ArchiveSettings
 from harvester.errors import LabelError, VolumeError
 from harvester.records import Mark, Volume
 from harvester.volumes.archive_tables import Known, MarkRow, read_tables
+from harvester.volumes.found import Found, salted_hash
 from harvester.volumes.io_dicom import read_turned_dicom
 from harvester.volumes.io_nifti import read_turned_nifti
 from harvester.volumes.orientation import Turn
@@ -56,8 +57,8 @@ class Scan:
     names: set[str]
 
 
-def scan(root: Path, settings: ArchiveSettings, seed: int, salt: str) -> list[Case]:
-    """Every scan under `root`, sorted by id; [] for an empty folder. Raises LabelError for broken tables.
+def scan(root: Path, settings: ArchiveSettings, seed: int, salt: str) -> Found:
+    """Every scan under `root` as a Case; none for an empty folder. Raises LabelError for broken tables.
 
     The same archive, seed and salt give the same cases; a further patient moves nobody's split.
     """
@@ -67,7 +68,7 @@ def scan(root: Path, settings: ArchiveSettings, seed: int, salt: str) -> list[Ca
     patients = {each.key: known.get(each.key, Known()).patient or each.patient for each in kept}
     splits = _splits(kept, patients, known, settings.vh_test_share, seed)
     cases = (_case(root, each, patients[each.key], splits, known, salt) for each in kept)
-    return sorted(cases, key=lambda case: case.volume_id)
+    return Found(sorted(cases, key=lambda case: case.volume_id))
 
 
 def read(case: Case, root: Path) -> tuple[Volume, list[Mark]]:
@@ -185,17 +186,13 @@ def _case(
     root: Path, each: Scan, patient: str, splits: Mapping[str, str], known: Mapping[str, Known], salt: str
 ) -> Case:
     return Case(
-        volume_id="v" + _hashed(each.key, salt),
-        patient_id="p" + _hashed(f"patient:{patient}", salt),
+        volume_id="v" + salted_hash(each.key, salt),
+        patient_id="p" + salted_hash(f"patient:{patient}", salt),
         split=splits[patient],
         files=[file.relative_to(root).as_posix() for file in each.files],
         bytes=sum(file.stat().st_size for file in each.files),
         marks=known[each.key].marks if each.key in known else [],
     )
-
-
-def _hashed(name: str, salt: str) -> str:
-    return hashlib.sha256(f"{salt}:{name}".encode()).hexdigest()[:12]
 
 
 def _mark(volume: Volume, turn: Turn, number: int, row: MarkRow) -> Mark:

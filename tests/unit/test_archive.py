@@ -29,7 +29,7 @@ def put_nifti(path: Path, sign_xy: int = -1) -> Path:
 
 
 def scanned(root: Path, seed: int = 0, salt: str = "s", **settings: Any) -> list[Case]:
-    return scan(root, ArchiveSettings(**settings), seed, salt)
+    return list(scan(root, ArchiveSettings(**settings), seed, salt).cases)
 
 
 def of_file(cases: list[Case], name: str) -> Case:

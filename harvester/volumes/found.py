@@ -1,0 +1,33 @@
+"""What a look through an archive finds: the scans to be stored, and what is refused, each with its reason."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A row of rejects.parquet (records.REJECTS), known before a pixel was read.
+
+    source_hash  salted hash of what names the file or series in the archive (salted_hash)
+    reason       one word, as of VolumeError
+    message      what is wrong and what to do, without path, UID or any text of the file
+    """
+
+    source_hash: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """Cases (dataclasses of plain values, each with volume_id, patient_id and split), sorted by id; and refusals."""
+
+    cases: Sequence[Any]
+    refused: Sequence[Refused] = ()
+
+
+def salted_hash(name: str, salt: str) -> str:
+    """What stands for a UID, a path or a patient outside the hospital: 12 hex digits, nothing without the salt."""
+    return hashlib.sha256(f"{salt}:{name}".encode()).hexdigest()[:12]
