@@ -1,6 +1,6 @@
 """Contact sheets of phantom lesions and of distractors: three slices each, the box on the key slice.
 
-python tests/benchmarks/phantom_pictures.py --out DIR [--seed N] [--count 20]
+python tests/benchmarks/phantom_pictures.py --out DIR [--config configs/quickstart.yaml] [--seed N] [--count 20]
 """
 
 import argparse
@@ -12,7 +12,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from harvester.config import GridSettings, PhantomSettings
+from harvester.config import Settings, resolve
 from harvester.records import Volume
 from harvester.volumes.phantom import make, plan
 
@@ -25,21 +25,23 @@ def main() -> None:
     """Draw volumes until there are enough of both, at most three of each from one volume."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--config", type=Path, help="whose phantoms; without it, the defaults")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=20)
     options = parser.parse_args()
+    settings = resolve(options.config, [])
     options.out.mkdir(parents=True, exist_ok=True)
-    lesions, distractors = collect(options.count, options.seed)
+    lesions, distractors = collect(settings, options.count, options.seed)
     contact_sheet(lesions, options.out / "lesions.png", "lime")
     contact_sheet(distractors, options.out / "distractors.png", "orange")
     whole_slices(lesions, options.out / "slices.png")
 
 
 def collect(
-    count: int, seed: int
+    chosen: Settings, count: int, seed: int
 ) -> tuple[list[tuple[Volume, dict[str, Any]]], list[tuple[Volume, dict[str, Any]]]]:
     """`count` lesions and `count` distractors, each with its volume."""
-    settings, spacing = PhantomSettings(), GridSettings().spacing_zyx_mm
+    settings, spacing = chosen.data.phantom, chosen.grid.spacing_zyx_mm
     lesions: list[tuple[Volume, dict[str, Any]]] = []
     distractors: list[tuple[Volume, dict[str, Any]]] = []
     for case in plan(settings)[:: settings.volumes_per_patient]:
