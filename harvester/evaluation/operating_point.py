@@ -91,8 +91,8 @@ def solve(
             share = 0.0
     if proven:
         return _point(steps, proven[1], proven[0], num_lesions, "")
-    plain = bounds[1.0]
-    why = _why_not(steps, plain, correlation, target, confidence, min_patients)
+    plain = bounds[1.0][rows]
+    why = _why_not(steps, rows, plain, correlation, target, confidence, min_patients)
     return _refused(float(plain.max(initial=0.0)), why)
 
 
@@ -166,25 +166,34 @@ def _refused(best_bound: float, reason: str) -> OperatingPoint:
 
 
 def _why_not(
-    steps: Steps, bounds: Array, correlation: float, target: float, confidence: float, min_patients: int
+    steps: Steps,
+    rows: list[int],
+    bounds: Array,
+    correlation: float,
+    target: float,
+    confidence: float,
+    min_patients: int,
 ) -> str:
-    if not len(bounds):
+    """In words; `bounds` are those of the tested rows, at the full confidence."""
+    if not rows:
         return "no tubelets to choose from"
-    tried, right = int(steps.accepted[-1]), int(steps.correct[-1])
+    tried, right, patients = int(steps.accepted[-1]), int(steps.correct[-1]), steps.patients[rows]
     if right == 0:
         return f"only one class: all {tried} tubelets are wrong"
-    if np.any(bounds >= target) and not np.any((bounds >= target) & (steps.patients >= min_patients)):
-        most = int(steps.patients[bounds >= target].max())
+    reached = bounds >= target
+    if reached.any() and not (reached & (patients >= min_patients)).any():
+        most = int(patients[reached].max())
         return (
             f"too few patients: the bound reaches {target:.3f} on {most}, at least {min_patients} are asked"
         )
-    best = int(bounds.argmax())
+    best = rows[int(bounds.argmax())]
     worth = effective_counts(steps, correlation, confidence)[best]
-    reached = (
-        f"best bound {bounds[best]:.3f} at {int(steps.accepted[best])} accepted of {int(steps.patients[best])} "
+    told = (
+        f"best bound {bounds.max():.3f} at {int(steps.accepted[best])} accepted of {int(steps.patients[best])} "
         f"patients, worth {worth:.0f} independent ones ({confidence:.1%} confidence)"
     )
-    return f"target {target:.3f} not reached: {reached}; {_point_estimate(steps, target)}"
+    where = "not reached where the sequence begins" if reached.any() else "not reached"
+    return f"target {target:.3f} {where}: {told}; {_point_estimate(steps, target)}"
 
 
 def _point_estimate(steps: Steps, target: float) -> str:
