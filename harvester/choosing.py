@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from harvester.config import OperatingPointSettings
-from harvester.evaluation.operating_point import OperatingPoint, naive, solve
+from harvester.evaluation.operating_point import STEP, OperatingPoint, naive, solve
 from harvester.mining import Choice, choices, fuse, judge
 
 
@@ -31,8 +31,12 @@ def solve_choice(
     choice: Choice,
     settings: OperatingPointSettings,
     trials: int,
+    last: bool = True,
 ) -> Solved:
     """The exact threshold of one choice, certified and naive.
+
+    A round that is not the last is asked for the early target, so that it leaves the doubtful ones to better models;
+    where that would add less than one step of the sequence, for the target itself.
 
     candidates   SCORED tubelets of V_M that touch no clinical mark and nothing accepted before
     lesions      the annotated lesions that they should find (records.MARKS)
@@ -44,9 +48,16 @@ def solve_choice(
     correct, _ = judge(table, lesions, settings.match_iou)
     patients = table["patient_id"].to_numpy(zero_copy_only=False).astype(str)
     earlier = _counts(accepted)
-    given = (score[kept], correct, patients, len(lesions), settings.target_precision)
-    point = solve(*given, settings.confidence, *earlier, min_patients=settings.min_patients)
-    return Solved(choice, point, naive(*given, *earlier, settings.confidence), trials)
+    given = (score[kept], correct, patients, len(lesions))
+
+    def at(target: float) -> OperatingPoint:
+        return solve(*given, target, settings.confidence, *earlier, min_patients=settings.min_patients)
+
+    target, early = settings.target_precision, settings.early_target_precision
+    point = at(target if last else max(early, target))
+    if point.accepted < max(STEP * len(accepted), 1):
+        point = max(at(target), point, key=lambda each: each.accepted)
+    return Solved(choice, point, naive(*given, target, *earlier, settings.confidence), trials)
 
 
 def nothing_scored(settings: OperatingPointSettings, reason: str) -> Solved:

@@ -193,6 +193,13 @@ class OperatingPointSettings(Part):
     """The precision target and what Ray Tune searches for the most recall under it."""
 
     target_precision: float = Field(0.90, gt=0, lt=1)
+    early_target_precision: float = Field(
+        0.95,
+        gt=0,
+        lt=1,
+        description="asked of every round but the last, where it can be met: what an early round harvests wrongly "
+        "burdens all later ones, whose models are better",
+    )
     confidence: float = Field(0.95, gt=0.5, lt=1)
     match_iou: float = Field(0.5, gt=0, le=1)
     min_patients: int = Field(3, ge=1, description="refuse to certify on accepted tubelets of fewer patients")

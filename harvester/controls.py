@@ -42,7 +42,8 @@ class Control:
         targets = mining.rehearsal_lesions(store.marks(), manifest)
         finds = mining.clinical_finds(scored, marks, own.match_iou)
         choice = max(self.tried, key=lambda each: mining.known_recall(practice, finds, len(targets), each))
-        point = solve_choice(practice, targets, self.rehearsed, choice, own, 1).point
+        last = k + 1 == judge.settings.rounds
+        point = solve_choice(practice, targets, self.rehearsed, choice, own, 1, last).point
         accepted = mining.select(practice, choice, point.threshold)
         correct, _ = mining.judge(accepted, targets, own.match_iou)
         self.rehearsed = pa.concat_tables(

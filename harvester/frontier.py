@@ -130,7 +130,8 @@ def _rehearsal(scored: pa.Table, store: Store, settings: Settings, folder: Path)
     folder.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
         pq.write_table(table, folder / f"{name}.parquet")
-    return Rehearsal(**{name: folder / f"{name}.parquet" for name in tables})
+    files = {name: folder / f"{name}.parquet" for name in tables}
+    return Rehearsal(files["candidates"], files["lesions"], files["accepted"], files["known"])
 
 
 def _candidates(scored: pa.Table, store: Store, settings: Settings) -> pa.Table:

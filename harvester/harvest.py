@@ -151,9 +151,10 @@ def choose_operating_point(
     lesions = mining.rehearsal_lesions(run.store.marks(), run.store.manifest)
     finds = mining.clinical_finds(scored, ledger, settings.match_iou)
     tables = {"candidates": free, "lesions": lesions, "rehearsed": rehearsed, "known": finds}
-    key = settings_hash(settings, *(table_hash(table) for table in tables.values()))
+    last = k + 1 == run.settings.rounds
+    key = settings_hash(settings, last, *(table_hash(table) for table in tables.values()))
     files = {name: run.table(name, k, key, lambda table=table: table).path for name, table in tables.items()}  # type: ignore[misc]
-    rehearsal = Rehearsal(files["candidates"], files["lesions"], files["rehearsed"], files["known"])
+    rehearsal = Rehearsal(files["candidates"], files["lesions"], files["rehearsed"], files["known"], last)
     storage = run.folder / f"round-{k}" / "tune"
     point = run.values("operating-point", k, key, lambda: as_json(search(rehearsal, settings, storage)))
     return from_json(json.loads(point.path.read_text()))

@@ -28,12 +28,14 @@ class Rehearsal:
     lesions      the annotated lesions that they should find (records.MARKS)
     accepted     tubelets accepted in earlier rounds, with `correct` and `patient_id`
     known        SCORED tubelets that find a clinical mark, of V_M and V_H
+    last         whether no round follows: the early target is not asked for
     """
 
     candidates: Path
     lesions: Path
     accepted: Path
     known: Path
+    last: bool = True
 
 
 def search(rehearsal: Rehearsal, settings: OperatingPointSettings, storage: Path) -> Solved:
@@ -97,4 +99,4 @@ def _trial(result: Any) -> Trial:
 def evaluate(rehearsal: Rehearsal, choice: Choice, settings: OperatingPointSettings, trials: int) -> Solved:
     """The exact threshold of one choice, certified and naive."""
     tables = [pq.read_table(path) for path in (rehearsal.candidates, rehearsal.lesions, rehearsal.accepted)]
-    return solve_choice(tables[0], tables[1], tables[2], choice, settings, trials)
+    return solve_choice(tables[0], tables[1], tables[2], choice, settings, trials, rehearsal.last)

@@ -10,7 +10,8 @@ precision is below 0.90 (with its 95 % interval), the recall it harvests, how of
 
 Rules: `naive`, the lowest threshold whose plain precision on V_M is 0.90 (what the paper's choice amounts to);
 `binomial`, the lowest whose Clopper-Pearson bound holds, tubelets taken as independent and the search as free;
-`certified`, the engine's. `two rounds` adds a second round with better scores: certified on the union.
+`certified`, the engine's last round. `two rounds` adds a second round with better scores, certified on the union,
+the first one being asked for 0.95 where that can be met; `greedy` asks both for 0.90.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from harvester.evaluation.operating_point import naive, solve
 from harvester.evaluation.precision_bound import steps_of
 
 Array = NDArray[Any]
-TARGET, CONFIDENCE = 0.90, 0.95
+TARGET, EARLY_TARGET, CONFIDENCE = 0.90, 0.95, 0.95
 
 
 @dataclass(frozen=True)
@@ -98,22 +99,17 @@ def binomial_threshold(drawn: Drawn) -> float:
     return float(steps.scores[proven[-1]]) if len(proven) else np.inf
 
 
-def two_rounds(drawn: Drawn) -> tuple[float, float]:
-    """The engine's thresholds of a first round and, on the union, of a second."""
-    first = solve(drawn.first, drawn.correct, drawn.patients, drawn.lesions, TARGET, CONFIDENCE).threshold
+def two_rounds(drawn: Drawn, early_target: float) -> tuple[float, float]:
+    """The engine's thresholds: of a first round, at the early target where it can be met, and of a second."""
+    given = (drawn.first, drawn.correct, drawn.patients, drawn.lesions)
+    first = solve(*given, early_target, CONFIDENCE).threshold
+    if not np.isfinite(first):
+        first = solve(*given, TARGET, CONFIDENCE).threshold
     taken = drawn.first >= first
     counts = [_by_patient(drawn.patients[rows]) for rows in (taken & drawn.correct, taken)]
     rest = ~taken
-    later = solve(
-        drawn.second[rest],
-        drawn.correct[rest],
-        drawn.patients[rest],
-        drawn.lesions,
-        TARGET,
-        CONFIDENCE,
-        *counts,
-    )
-    return first, later.threshold
+    later = (drawn.second[rest], drawn.correct[rest], drawn.patients[rest], drawn.lesions)
+    return first, solve(*later, TARGET, CONFIDENCE, *counts).threshold
 
 
 def _by_patient(patients: Array) -> dict[int, int]:
@@ -138,12 +134,13 @@ def simulate(archive: Archive, archives: int, seed: int) -> dict[str, Any]:
     for _ in range(archives):
         drawn = draw(rng, archive, 0.0)
         given = (drawn.first, drawn.correct, drawn.patients, drawn.lesions, TARGET)
-        first, second = two_rounds(drawn)
+        greedy, patient = two_rounds(drawn, TARGET), two_rounds(drawn, EARLY_TARGET)
         thresholds = {
             "naive": (naive(*given).threshold,),
             "binomial": (binomial_threshold(drawn),),
-            "certified": (first,),
-            "two rounds": (first, second),
+            "certified": (greedy[0],),
+            "two rounds, greedy": greedy,
+            "two rounds": patient,
         }
         for rule, cut in thresholds.items():
             found.setdefault(rule, []).append(realised(target, *cut))
@@ -192,14 +189,14 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     told = {}
-    print(f"{'':34s}{'rule':12s}{'below 0.90':>12s}{'95 % interval':>18s}{'recall':>8s}{'nothing':>9s}")
+    print(f"{'':34s}{'rule':20s}{'below 0.90':>12s}{'95 % interval':>18s}{'recall':>8s}{'nothing':>9s}")
     for name, archive in SCENARIOS.items():
         began = time.monotonic()
         told[name] = simulate(archive, options.archives, options.seed)
         for rule, row in told[name]["rules"].items():
             low, high = row["violations_interval"]
             print(
-                f"{name if rule == 'naive' else '':34s}{rule:12s}{row['violations']:12.1%}"
+                f"{name if rule == 'naive' else '':34s}{rule:20s}{row['violations']:12.1%}"
                 f"{f'{low:.1%} to {high:.1%}':>18s}{row['recall']:8.3f}{row['harvests_nothing']:9.1%}"
             )
         print(f"{'':34s}({time.monotonic() - began:.0f} s)", flush=True)

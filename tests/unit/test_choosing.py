@@ -1,0 +1,66 @@
+"""A round's threshold: the early target for all rounds but the last, the target itself where that adds too little."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from harvester.choosing import solve_choice
+from harvester.config import OperatingPointSettings
+from harvester.mining import Choice
+from harvester.records import ACCEPTED, MARKS, SCORED
+
+CHOICE = Choice(lpg_weight=0.0, lpg_floor=0.0, min_slices=1, small_bonus=0.0, small_mm=20.0)
+LESIONS = 400
+
+
+def candidates(precision_below: float) -> pa.Table:
+    """One tubelet a patient and volume: 300 right ones on top, then 200 of which a share is right."""
+    right = np.arange(500) < 300
+    right[300:] = np.arange(200) % 10 < round(10 * precision_below)
+    top = np.where(right, 10.0, 50.0)
+    rows = [
+        {
+            "volume_id": f"v{i:03d}", "patient_id": f"p{i:03d}", "tubelet_id": 0, "lpg_score": 0.5, "width_mm": 9.0,
+            "z": [3], "x1": [10.0], "x2": [19.0], "y1": [top[i]], "y2": [top[i] + 9],
+            "slice_score": [0.5], "lpc_score": 1 - (i + 1) / 1000,
+        }
+        for i in range(500)
+    ]  # fmt: skip
+    return pa.Table.from_pylist(rows, SCORED)
+
+
+def lesions() -> pa.Table:
+    box = {"z": 3, "x1": 10.0, "y1": 10.0, "x2": 19.0, "y2": 19.0, "clinical": False, "kind": ""}
+    return pa.Table.from_pylist(
+        [{"volume_id": f"v{i:03d}", "mark_id": f"m{i}", **box} for i in range(500)], MARKS
+    )
+
+
+def accepted(last: bool, precision_below: float = 0.7, earlier: int = 0, **changed: float) -> int:
+    settings = OperatingPointSettings(**changed)
+    table = candidates(precision_below)
+    prior = table.slice(0, earlier).append_column("score", table["lpc_score"].slice(0, earlier))
+    right = [row["y1"] == [10.0] for row in prior.to_pylist()]
+    prior = prior.append_column("correct", pa.array(right, pa.bool_())).cast(ACCEPTED)
+    given = (table.slice(earlier), lesions(), prior, CHOICE, settings, 1)
+    return solve_choice(*given, last=last).point.accepted
+
+
+def test_an_early_round_accepts_less_than_the_last_one() -> None:
+    early, last = accepted(last=False), accepted(last=True)
+    assert 300 < early < last
+    assert early == accepted(last=True, target_precision=0.95)
+
+
+def test_an_early_target_that_cannot_be_met_gives_way_to_the_target() -> None:
+    assert accepted(last=False, early_target_precision=0.999) == accepted(last=True)
+
+
+def test_an_early_target_that_adds_next_to_nothing_gives_way_too() -> None:
+    reach = accepted(last=False)
+    assert accepted(last=False, earlier=reach - 2) == accepted(last=True, earlier=reach - 2) > reach
+
+
+@pytest.mark.parametrize("early", [0.5, 0.9])
+def test_an_early_target_not_above_the_target_changes_nothing(early: float) -> None:
+    assert accepted(last=False, early_target_precision=early) == accepted(last=True)
