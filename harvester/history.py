@@ -42,7 +42,7 @@ class History:
         self.curves: list[dict[str, Any]] = []
         self.origins: list[tuple[Solved, str]] = []
         self.controls = controls(run.settings.operating_point, run.settings.seed)
-        self.lesions = harvested_table()
+        self.lesions, self.unproven = harvested_table(), harvested_table()
         self.harvest, self.ledger = HARVEST.empty_table(), LEDGER.empty_table()
         self.missing = MISSING.empty_table()
         self.told: dict[str, Any] = {}
@@ -114,7 +114,8 @@ class History:
 
     def report_inputs(self) -> ReportInputs:
         """What the report shows, after finish."""
-        rows = self.lesions.select(["volume_id", "round", "tubelet_id"]).to_pylist()
+        shown = self.lesions if len(self.lesions) else self.unproven
+        rows = shown.select(["volume_id", "round", "tubelet_id"]).to_pylist()
         ids = [(row["volume_id"], lesion_id(row)) for row in rows]
         return ReportInputs(
             folder=self.run.folder,
@@ -122,8 +123,9 @@ class History:
             settings=self.run.settings,
             summary=self.told,
             harvest=self.harvest,
+            unproven=harvest_table(self.unproven, self.run.rows, self.origins, self.run.id),
             ledger=self.ledger,
-            correct=dict(zip(ids, self.judge.correct(self.lesions), strict=True)),
+            correct=dict(zip(ids, self.judge.correct(shown), strict=True)),
             missed=self.judge.missed(self.lesions),
             missing=self.missing,
             curves=self.curves,
@@ -156,6 +158,7 @@ class History:
         partly = mining.split_of(scored, self.run.store.manifest, *PARTLY_MARKED)
         free = mining.candidates(partly, with_role(known, "lesion"), self.run.settings.mining)
         found = with_round(mining.select(free, solved.choice, solved.naive.threshold), k)
+        self.unproven = found
         return {
             "threshold": finite(solved.naive.threshold),
             "harvested": len(found),

@@ -36,6 +36,8 @@ class ReportInputs:
     folder    the run's folder; report.html goes there
     summary   the tree of summary.json
     harvest   records.HARVEST
+    unproven  what the point estimate alone would have taken in the last round (records.HARVEST); shown where nothing
+              was harvested, and nowhere else
     ledger    records.LEDGER
     correct   (volume_id, lesion_id) of a harvested lesion -> right or wrong; None or absent where unknown
     missed    hidden lesions that were not harvested (records.MARKS); empty where there is no truth
@@ -49,6 +51,7 @@ class ReportInputs:
     settings: Settings
     summary: Mapping[str, Any]
     harvest: pa.Table
+    unproven: pa.Table
     ledger: pa.Table
     correct: Mapping[tuple[str, str], bool | None]
     missed: pa.Table
@@ -118,6 +121,16 @@ def _galleries(inputs: ReportInputs) -> list[Html]:
             wide=True,
         )
     ]
+    if not rows and len(inputs.unproven):
+        words = (
+            "Not harvested, and in no table: too little backs them. The precision as counted on V_M would have "
+            "taken these; the best, the last and evenly between by score."
+        )
+        keys = legend("not proven", "clinical mark")
+        shown = gallery.unproven(inputs.unproven.to_pylist(), inputs.correct)
+        chapters.append(
+            section("What the point estimate would have taken", paragraph(words), keys, shown, wide=True)
+        )
     if inputs.summary["final"]["precision"] is not None:
         words = "Harvested, and not on a hidden lesion by a P3D IoU of at least 0.5. Best-scored first."
         keys = legend("harvested", "clinical mark", "hidden truth")

@@ -16,6 +16,8 @@ BLUE: Final = "#3d94ff"
 GREEN: Final = "#2fd06a"
 AMBER: Final = "#ffb02e"
 RED: Final = "#ff5a5a"
+VIOLET: Final = "#c77dff"
+NAMED: Final = {BLUE: "harvested lesion", VIOLET: "proposal that is not proven"}
 SIDES: Final = ("x1", "y1", "x2", "y2")
 Row = Mapping[str, Any]
 Correct = Mapping[tuple[str, str], bool | None]
@@ -39,6 +41,11 @@ class Gallery:
         chosen = spread(sorted(rows, key=_worst_last), self._settings.gallery)
         return _grid([self._found(row, correct, with_truth=False) for row in chosen])
 
+    def unproven(self, rows: Sequence[Row], correct: Correct) -> Html:
+        """As harvested, in the colour of what is not."""
+        chosen = spread(sorted(rows, key=_worst_last), self._settings.gallery)
+        return _grid([self._found(row, correct, with_truth=False, colour=VIOLET) for row in chosen])
+
     def wrong(self, rows: Sequence[Row], correct: Correct) -> Html:
         """Harvested ones that the truth calls wrong, best-scored first, the truth drawn beside them."""
         wrong = [row for row in sorted(rows, key=_worst_last) if correct.get(_key(row)) is False]
@@ -59,14 +66,14 @@ class Gallery:
         rows = sorted(missed.to_pylist(), key=lambda row: (row["volume_id"], row["mark_id"]))
         return _grid([self._miss(row) for row in spread(rows, self._settings.gallery // 2)])
 
-    def _found(self, row: Row, correct: Correct, with_truth: bool) -> Html:
+    def _found(self, row: Row, correct: Correct, with_truth: bool, colour: str = BLUE) -> Html:
         told = {True: "right", False: "wrong", None: ""}[correct.get(_key(row))]
-        subject = outline(row, BLUE)
+        subject = outline(row, colour)
         known = self._truth if with_truth else {}
         facts = [f"score {number(row['score'])}", f"round {row['round']}"]
         verdict = [tag("b", told, class_=told)] if told else []
         others = [*self._around(row, subject), *known.get(row["volume_id"], [])]
-        return self._figure(row, subject, others, "harvested lesion", facts, verdict)
+        return self._figure(row, subject, others, NAMED[colour], facts, verdict)
 
     def _negative(self, row: Row) -> Html:
         facts = [f"LPG score {number(row['score'])}", f"round {row['round']}"]
@@ -115,7 +122,13 @@ def spread(rows: Sequence[Row], wanted: int) -> list[Row]:
 
 def legend(*names: str) -> Html:
     """What the colours of the boxes mean, of those named."""
-    colours = {"harvested": BLUE, "clinical mark": GREEN, "hidden truth": AMBER, "hard negative": RED}
+    colours = {
+        "harvested": BLUE,
+        "not proven": VIOLET,
+        "clinical mark": GREEN,
+        "hidden truth": AMBER,
+        "hard negative": RED,
+    }
     keys = [
         tag("li", tag("span", class_="key", style=f"border-color:{colours[name]};background:#333"), name)
         for name in names

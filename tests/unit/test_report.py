@@ -102,6 +102,7 @@ def inputs(store: Store, folder: Path, lesions: int, known: bool) -> ReportInput
         settings=Settings(name="tiny", report=ReportSettings(gallery=4)),
         summary=summary,
         harvest=pa.Table.from_pylist(found, HARVEST),
+        unproven=pa.Table.from_pylist([lesion("v-a", "l<1>", 0.75)], HARVEST),
         ledger=pa.Table.from_pylist(ledger, LEDGER),
         correct={("v-a", "l<1>"): True, ("v-b", "l2"): False} if known else {},
         missed=pa.Table.from_pylist(missed, MARKS),
@@ -124,6 +125,7 @@ def headings(html: str) -> list[str]:
 
 def test_page_says_what_was_done(whole: str) -> None:
     assert SENTENCE in whole
+    assert "not proven" not in whole
     assert headings(whole) == [
         "Round by round",
         "Yield and curves",
@@ -185,6 +187,7 @@ def test_nothing_harvested_and_no_truth(store: Store, tmp_path: Path) -> None:
     assert "Misses" not in headings(html)
     assert "Wrong ones" not in headings(html)
     assert '<p class="soft">None.</p>' in html
+    assert "proposal that is not proven in v-a" in html
     assert "nan" not in re.sub('"data:[^"]*"', "", html)
 
 
