@@ -1,5 +1,6 @@
 """One choice of how to cut, solved exactly on V_M's rehearsal: what a trial of the search does."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -35,8 +36,8 @@ def solve_choice(
 ) -> Solved:
     """The exact threshold of one choice, certified and naive.
 
-    A round that is not the last is asked for the early target, so that it leaves the doubtful ones to better models;
-    where that would add less than one step of the sequence, for the target itself.
+    A round that is not the last is asked for the early targets in turn, so that it leaves the doubtful ones to better
+    models; where none adds as much as one step of the sequence, for the target itself.
 
     candidates   SCORED tubelets of V_M that touch no clinical mark and nothing accepted before
     lesions      the annotated lesions that they should find (records.MARKS)
@@ -53,11 +54,21 @@ def solve_choice(
     def at(target: float) -> OperatingPoint:
         return solve(*given, target, settings.confidence, *earlier, min_patients=settings.min_patients)
 
-    target, early = settings.target_precision, settings.early_target_precision
-    point = at(target if last else max(early, target))
-    if point.accepted < max(STEP * len(accepted), 1):
-        point = max(at(target), point, key=lambda each: each.accepted)
+    target = settings.target_precision
+    early = () if last else settings.early_target_precisions
+    points = (at(each) for each in (*(higher for higher in early if higher > target), target))
+    point = _first_worth_it(points, max(STEP * len(accepted), 1))
     return Solved(choice, point, naive(*given, target, *earlier, settings.confidence), trials)
+
+
+def _first_worth_it(points: Iterable[OperatingPoint], wanted: float) -> OperatingPoint:
+    """The first that accepts as many as wanted; else the one that accepts the most, the last of those that tie."""
+    tried = []
+    for point in points:
+        if point.accepted >= wanted:
+            return point
+        tried.append(point)
+    return max(reversed(tried), key=lambda each: each.accepted)
 
 
 def nothing_scored(settings: OperatingPointSettings, reason: str) -> Solved:

@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -23,6 +23,7 @@ class Part(BaseModel):
 
 
 Spacing = tuple[float, float, float]
+Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class PhantomSettings(Part):
@@ -193,12 +194,10 @@ class OperatingPointSettings(Part):
     """The precision target and what Ray Tune searches for the most recall under it."""
 
     target_precision: float = Field(0.90, gt=0, lt=1)
-    early_target_precision: float = Field(
-        0.95,
-        gt=0,
-        lt=1,
-        description="asked of every round but the last, where it can be met: what an early round harvests wrongly "
-        "burdens all later ones, whose models are better",
+    early_target_precisions: tuple[Share, ...] = Field(
+        (0.95, 0.93),
+        description="asked of every round but the last, in turn until one can be met: what an early round harvests "
+        "wrongly burdens all later ones, whose models are better",
     )
     confidence: float = Field(0.95, gt=0.5, lt=1)
     match_iou: float = Field(0.5, gt=0, le=1)

@@ -118,7 +118,7 @@ def certificate(summary: Row, settings: OperatingPointSettings) -> Html:
             "highest down and the first that fails ends the search, so that trying many costs no "
             "confidence; how the scores are combined is chosen by the clinical marks alone. Later rounds "
             "are held to it together with the earlier ones; so every round but the last is asked for "
-            f"{max(settings.early_target_precision, settings.target_precision):g}, where that can be met."
+            "more, where that can be met: what it harvests wrongly would burden them."
         ),
         table(
             ("round", "accepted on V_M", "threshold", "lower bound", "recall on V_M"), tests,

@@ -36,7 +36,9 @@ def lesions() -> pa.Table:
     )
 
 
-def accepted(last: bool, precision_below: float = 0.7, earlier: int = 0, **changed: float) -> int:
+def accepted(
+    last: bool, precision_below: float = 0.7, earlier: int = 0, **changed: float | tuple[float, ...]
+) -> int:
     settings = OperatingPointSettings(**changed)
     table = candidates(precision_below)
     prior = table.slice(0, earlier).append_column("score", table["lpc_score"].slice(0, earlier))
@@ -53,14 +55,21 @@ def test_an_early_round_accepts_less_than_the_last_one() -> None:
 
 
 def test_an_early_target_that_cannot_be_met_gives_way_to_the_target() -> None:
-    assert accepted(last=False, early_target_precision=0.999) == accepted(last=True)
+    assert accepted(last=False, early_target_precisions=(0.9999, 0.999)) == accepted(last=True)
+
+
+def test_the_first_early_target_that_can_be_met_is_kept() -> None:
+    assert accepted(last=False, early_target_precisions=(0.999, 0.93)) == accepted(
+        last=True, target_precision=0.93
+    )
 
 
 def test_an_early_target_that_adds_next_to_nothing_gives_way_too() -> None:
-    reach = accepted(last=False)
-    assert accepted(last=False, earlier=reach - 2) == accepted(last=True, earlier=reach - 2) > reach
+    reach = accepted(last=False, early_target_precisions=(0.95,))
+    again = accepted(last=False, early_target_precisions=(0.95,), earlier=reach - 2)
+    assert again == accepted(last=True, earlier=reach - 2) > reach
 
 
 @pytest.mark.parametrize("early", [0.5, 0.9])
 def test_an_early_target_not_above_the_target_changes_nothing(early: float) -> None:
-    assert accepted(last=False, early_target_precision=early) == accepted(last=True)
+    assert accepted(last=False, early_target_precisions=(early,)) == accepted(last=True)
