@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 
 from harvester.config import GridSettings
 from harvester.geometry import scale_boxes, scale_slices
+from harvester.volumes.locations import Where
 from harvester.volumes.store import read_volume
 
 Array = NDArray[Any]
@@ -82,7 +82,7 @@ class GridFrame:
         return self.slices_to_grid(np.arange(self.shape_px_zyx[0]))
 
 
-def read_slab(store: Path, frame: GridFrame, z_start: int, z_end: int) -> Array:
+def read_slab(store: Where, frame: GridFrame, z_start: int, z_end: int) -> Array:
     """Grid slices [z_start, z_end) as int16 HU (z, y, x), decoding only what they need.
 
     Slices beyond the volume repeat its first or last one; sides are padded with air to SIDE_MULTIPLE.
