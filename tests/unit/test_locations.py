@@ -70,9 +70,14 @@ def test_tables(tmp_path: Path) -> None:
 def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
     file = Location.of(tmp_path / "a")
     file.write_bytes(b"before")
-    with pytest.raises(KeyError), file.publish() as sink:
-        sink.write(b"half of wh")
-        raise KeyError
+
+    def broken_off() -> None:
+        with file.publish() as sink:
+            sink.write(b"half of wh")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        broken_off()
     assert file.read_bytes() == b"before"
     assert [each.name for each in tmp_path.iterdir()] == ["a"]
 
