@@ -5,6 +5,7 @@ is for pyarrow's filesystem: s3://bucket/folder?region=eu-central-1&endpoint_ove
 Keys are not part of a URI, which is logged; they come from the environment (AWS_ACCESS_KEY_ID, ...) or the machine.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
-from harvester.errors import SettingsError
+from harvester.errors import SettingsError, StoreError
 
 OBJECT_STORES: Final = ("s3", "gs")
 PART: Final = ".part"
@@ -75,8 +76,14 @@ class Location:
         return _connected(bucket, self.options)
 
     def is_file(self) -> bool:
-        """Whether there is such a file. Raises OSError where the store cannot be asked."""
-        return bool(self._filesystem.get_file_info(self._key).is_file)
+        """Whether there is such a file. Raises StoreError where the disk or object store does not say."""
+        try:
+            return bool(self._filesystem.get_file_info(self._key).is_file)
+        except OSError as error:
+            raise StoreError(
+                f"{self.parent}: cannot be asked ({' '.join(str(error).split())}); see to the path or URI, the keys "
+                "in the environment and the network"
+            ) from error
 
     def files(self) -> list[str]:
         """Names of the files in the folder, sorted; none where there is no such folder."""
@@ -141,6 +148,19 @@ class Location:
 
 Where = Location | Path | str
 """What a location can be made of."""
+
+
+@contextmanager
+def writing(folder: Location) -> Iterator[None]:
+    """An OSError in the block as a StoreError that says what to do about a full disk or a refusal."""
+    try:
+        yield
+    except OSError as error:
+        cause = os.strerror(error.errno) if error.errno else " ".join(str(error).split())
+        raise StoreError(
+            f"{folder}: the store cannot be written ({cause}); make room or give another --store, then start "
+            "again: finished shards are kept"
+        ) from error
 
 
 def forget() -> None:

@@ -10,7 +10,6 @@ A manifest row says where a volume lies: shard (the file's name), offset and byt
 
 import hashlib
 import json
-import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 from harvester.errors import StoreError
 from harvester.records import Volume
 from harvester.volumes.encoding import HU, decode_slice, encode_slice
-from harvester.volumes.locations import Location
+from harvester.volumes.locations import Location, writing
 
 MAGIC: Final = b"HVSHARD1"
 PREFIX: Final = struct.Struct("<8sII")
@@ -75,14 +74,8 @@ class ShardWriter:
 @contextmanager
 def open_shard(file: Location) -> Iterator[ShardWriter]:
     """A writer whose shard appears when the block ends well. Raises StoreError where it cannot be written."""
-    try:
-        with file.publish() as sink:
-            yield ShardWriter(file.name, sink)
-    except OSError as error:
-        raise StoreError(
-            f"{file.parent}: the store cannot be written ({_cause(error)}); make room or give another --store, "
-            "then start again: finished shards are kept"
-        ) from error
+    with writing(file.parent), file.publish() as sink:
+        yield ShardWriter(file.name, sink)
 
 
 def read_header(file: Location, volume_id: str, span: Span) -> Header:
@@ -149,10 +142,6 @@ def _manifest_row(volume: Volume, split: str, source_hash: str, span: Span) -> d
         "bytes": span.bytes,
         "checksum": span.checksum,
     }
-
-
-def _cause(error: OSError) -> str:
-    return os.strerror(error.errno) if error.errno else " ".join(str(error).split())
 
 
 def _broken(volume_id: str) -> StoreError:

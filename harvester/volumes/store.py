@@ -23,7 +23,7 @@ from harvester.config import settings_hash
 from harvester.errors import StoreError
 from harvester.records import IGNORE, MANIFEST, MARKS, REJECTS, Mark, Volume
 from harvester.volumes import locations
-from harvester.volumes.locations import Location, Where
+from harvester.volumes.locations import Location, Where, writing
 from harvester.volumes.shard import Header, Span, open_shard, read_header, read_slices
 
 SHARD_NAME: Final = re.compile(r"[A-Za-z0-9_-]+\.shard")
@@ -121,9 +121,10 @@ def finish_store(
         "manifest": pa.Table.from_pylist(sorted(manifest_rows, key=lambda row: row["volume_id"]), MANIFEST),
     }
     folder = Location.of(store)
-    (folder / "manifest.parquet").delete()  # tables of two makings are never seen together
-    for name, table in tables.items():
-        (folder / f"{name}.parquet").write_table(table)
+    with writing(folder):
+        (folder / "manifest.parquet").delete()  # tables of two makings are never seen together
+        for name, table in tables.items():
+            (folder / f"{name}.parquet").write_table(table)
     return Store(folder)
 
 

@@ -10,6 +10,7 @@ import pytest
 from harvester.errors import SettingsError, StoreError
 from harvester.volumes.locations import Location
 from harvester.volumes.shard import open_shard
+from harvester.volumes.store import Store
 
 
 def test_paths_and_uris(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,3 +108,15 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing(
         shard.sink.write(b"0" * (1 << 20))
     assert "\n" not in str(caught.value)
     assert not list((tmp_path / "shards").iterdir())
+
+
+def test_a_server_that_does_not_answer_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Silent:
+        def get_file_info(self, key: str) -> Any:
+            raise OSError("AWS Error NETWORK_CONNECTION:\n curlCode: 7")
+
+    monkeypatch.setattr(Location, "_filesystem", Silent())
+    with pytest.raises(
+        StoreError, match=r"^s3://bucket/one: cannot be asked \(AWS .* curlCode: 7\); .* network$"
+    ):
+        Store("s3://bucket/one")
