@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from harvester.volumes.locations import Where
+
 Batch = Any
 Losses = dict[str, Tensor]
 
@@ -67,7 +69,7 @@ class FoldTask:
     rank, world, average   its place among the ranks that share the fold
     """
 
-    store: Path
+    store: Where
     seed: int
     start: Path | None
     checkpoint: Path

@@ -78,9 +78,14 @@ MANIFEST: Final = pa.schema(
         ("height", pa.int32()),
         ("width", pa.int32()),
         ("source_hash", pa.string()),
+        ("voxel_hash", pa.string()),
+        ("shard", pa.string()),
+        ("offset", pa.int64()),
+        ("bytes", pa.int64()),
+        ("checksum", pa.int64()),
     ]
 )
-"""One row a stored volume."""
+"""One row a stored volume. voxel_hash is of its HU; shard, offset, bytes and checksum say where it lies (shard.py)."""
 
 REJECTS: Final = pa.schema([("source_hash", pa.string()), ("reason", pa.string()), ("message", pa.string())])
 """One row a scan that was refused, and why."""

@@ -38,7 +38,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = job_parser(__doc__)
     parser.add_argument("--config", type=Path, help="YAML file of settings; without it, the defaults")
     parser.add_argument(
-        "--store", type=Path, help="a store made by jobs/prepare.py; without it, data.kind says"
+        "--store", help="a store made by jobs/prepare.py, a folder or its URI; without it, data.kind says"
     )
     parser.add_argument("--run", type=Path, help="run folder (default: runs/<config name>/)")
     parser.add_argument(
@@ -47,7 +47,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def run(settings: Settings, store_path: Path | None, run_folder: Path | None) -> None:
+def run(settings: Settings, store_path: str | None, run_folder: Path | None) -> None:
     """One harvest from a made or given store to its report."""
     began = time.monotonic()
     folder = (run_folder or Path("runs") / settings.name).absolute()
@@ -73,13 +73,13 @@ def run(settings: Settings, store_path: Path | None, run_folder: Path | None) ->
     print(f"report: {report}")
 
 
-def open_store(settings: Settings, given: Path | None, folder: Path) -> Store:
+def open_store(settings: Settings, given: str | None, folder: Path) -> Store:
     """The given store, or the one that the settings name, or a made one in the run folder."""
     if given is None and settings.data.kind == "store":
         if not settings.data.store:
             raise SettingsError("setting data.kind = 'store': name the store with --store or data.store")
-        given = Path(os.path.expandvars(settings.data.store))
-    return Store(given.absolute()) if given else prepare(settings, data_root(), folder / "store")
+        given = os.path.expandvars(settings.data.store)
+    return Store(given) if given else prepare(settings, data_root(), folder / "store")
 
 
 def data_root() -> Path | None:

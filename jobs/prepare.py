@@ -46,14 +46,19 @@ def run(options: argparse.Namespace) -> None:
     """Make the store and tell what it holds."""
     settings, source = settings_of(options), source_of(options.source)
     start_ray()
-    print(closing_table(prepare(settings, source, options.store.absolute())))
+    print(closing_table(prepare(settings, source, options.store)))
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = job_parser(__doc__)
     add = parser.add_argument
-    add("--store", "--out", type=Path, required=True, help="folder of the store to be made")
+    add(
+        "--store",
+        "--out",
+        required=True,
+        help="where the store is to be made: a folder, or s3://bucket/folder or gs://bucket/folder",
+    )
     add("--source", type=Path, help="folder of the scans (default: $HARVESTER_DATA)")
     add(
         "--format",

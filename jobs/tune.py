@@ -25,6 +25,7 @@ from harvester.distributed.start import start_ray
 from harvester.errors import SettingsError, StoreError
 from harvester.frontier import Frontier, as_table, last_round, narrowed, scored_table, trace
 from harvester.report_frontier import plot
+from harvester.volumes.locations import Where
 from harvester.volumes.store import Store
 
 TARGETS = [0.80, 0.85, 0.90, 0.95]
@@ -42,7 +43,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--run", type=Path, required=True, help="folder of a finished run")
     parser.add_argument("--round", type=int, help="use the models of this round (default: the last)")
     parser.add_argument(
-        "--store", type=Path, help="the run's store (default: RUN/store, or as its settings say)"
+        "--store", help="the run's store, a folder or its URI (default: RUN/store, or as its settings say)"
     )
     parser.add_argument(
         "--targets", type=float, nargs="+", default=TARGETS, help="precision targets (default: %(default)s)"
@@ -115,8 +116,8 @@ def _settings(run: Path, overrides: list[str]) -> Settings:
     return resolve(file, overrides)
 
 
-def _store_path(run: Path, settings: Settings, given: Path | None) -> Path:
-    return given or (run / "store" if (run / "store").is_dir() else Path(settings.data.store))
+def _store_path(run: Path, settings: Settings, given: str | None) -> Where:
+    return given or (run / "store" if (run / "store").is_dir() else settings.data.store)
 
 
 if __name__ == "__main__":

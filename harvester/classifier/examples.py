@@ -1,7 +1,6 @@
 """What the classifier learns from: tubelets that are lesions, tubelets that surely are not."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch.utils.data import Dataset
 
 from harvester.classifier.views import DESCRIPTORS, Tubelets, cut_views
 from harvester.config import ClassifierSettings, GridSettings
+from harvester.volumes.locations import Where
 from harvester.volumes.slab import GridFrame
 
 Array = NDArray[Any]
@@ -28,7 +28,7 @@ class Examples(Dataset[tuple[dict[str, Tensor], Tensor]]):
 
     def __init__(
         self,
-        store: Path,
+        store: Where,
         examples: Mapping[int, Sequence[Example]],
         settings: ClassifierSettings,
         grid: GridSettings,

@@ -9,6 +9,7 @@ from harvester.classifier.network import Classifier
 from harvester.classifier.views import Tubelets, cut_views
 from harvester.config import Settings
 from harvester.fitting import Place
+from harvester.volumes.locations import Where
 from harvester.volumes.slab import GridFrame
 
 
@@ -25,7 +26,7 @@ def load_classifier(weights: Path, settings: Settings, place: Place) -> Classifi
 @torch.inference_mode()
 def classify_volume(
     model: Classifier,
-    store: Path,
+    store: Where,
     frame: GridFrame,
     rows: list[dict[str, Any]],
     settings: Settings,

@@ -5,7 +5,6 @@ vessel goes on. A view shows its slice with both neighbours, in every window.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from harvester.config import ClassifierSettings, GridSettings
+from harvester.volumes.locations import Where
 from harvester.volumes.slab import AIR_HU, GridFrame, read_slab
 
 Array = NDArray[Any]
@@ -55,7 +55,7 @@ def view_places(tubelets: Tubelets, views: int, depth: int) -> tuple[Array, Arra
 
 
 def cut_views(
-    store: Path,
+    store: Where,
     frame: GridFrame,
     tubelets: Tubelets,
     settings: ClassifierSettings,

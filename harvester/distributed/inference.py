@@ -25,6 +25,7 @@ from harvester.errors import HarvesterError, StepError
 from harvester.fitting import Place
 from harvester.proposals.inference import load_generators, propose_volume
 from harvester.records import SCORED, TUBELETS
+from harvester.volumes.locations import Where
 from harvester.volumes.slab import GridFrame
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ class InferenceJob:
     """What every actor gets. models: folder of fold-<k>.safetensors; tubelets: parquet to classify."""
 
     settings: Settings
-    store: Path
+    store: Where
     models: Path
     folds: Mapping[str, int]
     tubelets: Path | None = None

@@ -1,14 +1,15 @@
-"""Ray Data: an archive, made or given, to a store. Voxels go from the maker to the disk; only rows come back.
+"""Ray Data: an archive, made or given, to a store. Voxels go from the maker to the store; only rows come back.
 
-A case is one volume to be: a phantom, a sub-volume with inserted lesions, or a scan of somebody's archive. What
-fails becomes a row of rejects.parquet with its reason; past data.max_reject_share the job fails.
+A case is one volume to be: a phantom, a sub-volume with inserted lesions, or a scan of somebody's archive. An actor
+makes a shard at a time, volume after volume. What fails becomes a row of rejects.parquet with its reason; past
+data.max_reject_share the job fails. Started again, it makes the shards that are missing.
 """
 
 import json
 import logging
 import math
-import time
-from collections.abc import Callable, Iterable
+import traceback
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -17,62 +18,71 @@ import ray.data
 from ray.data import ActorPoolStrategy
 
 from harvester.config import Settings, settings_hash
+from harvester.distributed.gathering import gathered
 from harvester.errors import HarvesterError, SettingsError, StoreError, VolumeError
 from harvester.records import Mark, Volume
 from harvester.volumes import archive, backgrounds, insertion, phantom
-from harvester.volumes.found import Found
-from harvester.volumes.store import Store, finish_store, write_volume
+from harvester.volumes.finishing import finish, told_before
+from harvester.volumes.found import Found, Refused
+from harvester.volumes.locations import Location, Where, writing
+from harvester.volumes.shard import ShardWriter, open_shard
+from harvester.volumes.shard_plan import (
+    SHARD_BYTES,
+    Case,
+    ShardNote,
+    plan_shards,
+    shard_name,
+    shards_made,
+    sweep,
+)
+from harvester.volumes.store import Store
 
 logger = logging.getLogger(__name__)
 
 Made = tuple[Volume, list[Mark], list[dict[str, Any]]]
-SECONDS_BETWEEN_LINES: Final = 15.0
-STAMP: Final = "prepared.json"
+FROM_SETTINGS: Final = ("phantom", "insertion")
+"""Kinds of data whose cases follow from the settings; what an archive holds is to be looked up."""
 
 
-def prepare(settings: Settings, source: Path | None, store: Path) -> Store:
-    """The finished store for `settings.data`; one that was finished before from the same settings is reused.
+def prepare(settings: Settings, source: Path | None, store: Where, shard_bytes: int = SHARD_BYTES) -> Store:
+    """The finished store for `settings.data`; one that was finished before from the same is reused.
 
     `source` is the data root that $HARVESTER_DATA stands for, or the folder of an archive (data.kind archive).
+    Of an archive that has changed only the shards are made that have to be. Raises StoreError.
     """
-    # An archive grows, so what it holds now counts; made data follow from the settings alone.
-    found = list_cases(settings, source, store) if settings.data.kind == "archive" else Found([])
-    told = _identity(settings, [asdict(case) for case in found.cases])
-    if (store / "manifest.parquet").is_file():
-        return _made_before(store, told)
-    found = found if found.cases else list_cases(settings, source, store)
-    if not found.cases:
-        raise StoreError("no scans found: want .nii, .nii.gz or DICOM CT series under --source")
-    store.mkdir(parents=True, exist_ok=True)
-    rows = _make_all(settings, source, store, [asdict(case) for case in found.cases])
-    made = [row for row in rows if not row["reason"]]
-    rejects = [row for row in rows if row["reason"]]
-    _refuse_if_broken(rejects, len(rows), settings.data.max_reject_share)
-    marks = [(row["split"], Mark(**mark)) for row in made for mark in json.loads(row["marks"])]
-    (store / STAMP).write_text(json.dumps(told))
-    return finish_store(
-        store,
-        [json.loads(row["manifest"]) for row in made],
-        [mark for split, mark in marks if split == "vm" or mark.clinical],
-        [mark for split, mark in marks if split in ("vh_test", "vd_test")],
-        [asdict(each) for each in found.refused]
-        + [{name: row[name] for name in ("source_hash", "reason", "message")} for row in rejects],
-        [region for row in made for region in json.loads(row["ignore"])],
-    )
+    folder, identity = Location.of(store), _identity(settings)
+    before = told_before(folder, identity)
+    if before and settings.data.kind in FROM_SETTINGS:
+        return _as_it_is(folder)
+    found = list_cases(settings, source, folder)
+    cases = [asdict(case) for case in found.cases]
+    source_hashes = _source_hashes(identity, cases, found.refused)
+    told = {"settings": identity, "cases": settings_hash(sorted(source_hashes.items()))}
+    if before == told:
+        return _as_it_is(folder)
+    shards = folder / "shards"
+    sweep(shards)
+    kept = shards_made(shards, source_hashes)
+    done = {volume_id for note in kept for volume_id in note.cases}
+    if done:
+        logger.info("prepare: %d of %d volumes were made before", len(done), len(cases))
+    missing = [case for case in cases if case["volume_id"] not in done]
+    try:
+        made, rejects = _make_all(settings, source, folder, source_hashes, missing, len(cases), shard_bytes)
+    except StoreError:
+        sweep(shards)
+        raise
+    finished = finish(folder, [*kept, *made], [*found.refused, *rejects], told)
+    sweep(shards, [*kept, *made])
+    return finished
 
 
-def _made_before(store: Path, told: dict[str, str]) -> Store:
-    """The store that is there, if it was made from the same. Raises StoreError."""
-    stamp = store / STAMP
-    if not stamp.is_file() or json.loads(stamp.read_text()) != told:
-        raise StoreError(
-            f"{store}: holds a store made from other settings or scans; give another --store or --run"
-        )
-    logger.info("store %s: made before", store)
-    return Store(store)
+def _as_it_is(folder: Location) -> Store:
+    logger.info("store %s: made before", folder)
+    return Store(folder)
 
 
-def list_cases(settings: Settings, source: Path | None, store: Path) -> Found:
+def list_cases(settings: Settings, source: Path | None, store: Location) -> Found:
     """What there is to make, a small dataclass each, those that share work side by side; and what is refused."""
     data = settings.data
     if data.kind == "phantom":
@@ -86,26 +96,48 @@ def list_cases(settings: Settings, source: Path | None, store: Path) -> Found:
 
 
 class Maker:
-    """Actor: cases to stored volumes. What several cases share is read once an actor."""
+    """Actor: cases to shards of stored volumes. What several cases share is read once an actor."""
 
-    def __init__(self, settings: Settings, source: Path | None, store: Path) -> None:
-        self.settings, self.source, self.store = settings, source, store
+    def __init__(self, settings: Settings, source: Path | None, store: Where) -> None:
+        self.settings, self.source, self.store = settings, source, Location.of(store)
         self.shared: dict[str, Any] = {}
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """One case: the volume to the store, a row of plain values back."""
-        case = json.loads(row["case"])
-        source_hash = settings_hash(self.settings.data, self.settings.seed, case)
+        """One shard: its volumes to the store, a row of plain values back. `error` ends the job."""
+        try:
+            note, rejects = self.write(row["name"], json.loads(row["cases"]), json.loads(row["sources"]))
+        except StoreError as error:
+            return {"note": "", "rejects": "[]", "error": str(error)}
+        return {"note": note.to_json(), "rejects": json.dumps(rejects), "error": ""}
+
+    def write(
+        self, name: str, cases: list[Case], sources: dict[str, str]
+    ) -> tuple[ShardNote, list[dict[str, str]]]:
+        """The shard of these cases, with its note, and rows of records.REJECTS. Raises StoreError for a full disk."""
+        note, rejects = ShardNote(name, {}, [], [], []), []
+        shards = self.store / "shards"
+        with open_shard(shards / f"{name}.shard") as shard:
+            for case in cases:
+                refused = self._add(case, sources[case["volume_id"]], shard, note)
+                rejects += [asdict(refused)] if refused else []
+        with writing(self.store):
+            if note.cases:
+                note.save(shards)
+            else:
+                (shards / f"{name}.shard").delete()
+        return note, rejects
+
+    def _add(self, case: Case, source: str, shard: ShardWriter, note: ShardNote) -> Refused | None:
+        """One volume into the shard, forgotten afterwards; or why not."""
         try:
             volume, marks, ignored = self.make(case)
-            manifest = write_volume(self.store, volume, case["split"], source_hash)
-        except (HarvesterError, OSError, ValueError) as error:
-            reason = error.reason if isinstance(error, VolumeError) else type(error).__name__
-            return _row(case, source_hash, reason=reason, message=str(error))
-        told = {"marks": [asdict(mark) for mark in marks], "manifest": manifest, "ignore": ignored}
-        return _row(
-            case, source_hash, **{name: json.dumps(value, default=_plain) for name, value in told.items()}
-        )
+        except Exception as error:  # noqa: BLE001  a reader may raise anything on a broken file
+            return _refused(case, source, error)
+        note.manifest.append(shard.add(volume, case["split"], source))
+        note.marks.extend(_plain(asdict(mark)) for mark in marks)
+        note.ignore.extend(_plain(region) for region in ignored)
+        note.cases[case["volume_id"]] = source
+        return None
 
     def make(self, case: dict[str, Any]) -> Made:
         """The volume of a case, its marks, and the regions left out of scoring."""
@@ -132,47 +164,58 @@ class Maker:
 
 
 def _make_all(
-    settings: Settings, source: Path | None, store: Path, cases: list[dict[str, Any]]
-) -> list[dict[str, Any]]:
+    settings: Settings,
+    source: Path | None,
+    folder: Location,
+    source_hashes: dict[str, str],
+    missing: list[Case],
+    total: int,
+    shard_bytes: int,
+) -> tuple[list[ShardNote], list[Refused]]:
+    """The shards of the missing cases, and what was refused. Raises StoreError: no room, too many refused."""
     compute = settings.compute
-    replicas = min(compute.replicas, len(cases))
-    items = [{"case": json.dumps(case)} for case in cases]
-    dataset = ray.data.from_items(items, override_num_blocks=min(len(items), 8 * replicas)).map(
+    shards = plan_shards(missing, shard_bytes)
+    if not shards:
+        return [], []
+    dataset = ray.data.from_items(
+        [_item(cases, source_hashes) for cases in shards], override_num_blocks=len(shards)
+    ).map(
         Maker,  # type: ignore[arg-type]  # Ray's stub knows functions only
-        fn_constructor_args=(settings, source, store),
-        compute=ActorPoolStrategy(size=replicas),
+        fn_constructor_args=(settings, source, folder),
+        compute=ActorPoolStrategy(size=min(compute.replicas, len(shards))),
         num_cpus=compute.cpus_per_replica,
     )
-    return _watched(dataset.iter_rows, len(cases))
+    return gathered(dataset.iter_rows, len(missing), math.floor(settings.data.max_reject_share * total))
 
 
-def _watched(rows: Callable[[], Iterable[dict[str, Any]]], total: int) -> list[dict[str, Any]]:
-    began = last = time.monotonic()
-    done = []
-    for row in rows():
-        done.append(row)
-        if time.monotonic() - last > SECONDS_BETWEEN_LINES or len(done) == total:
-            last = time.monotonic()
-            logger.info(
-                "prepare: %d of %d volumes, %.1f a second", len(done), total, len(done) / (last - began)
-            )
-    return sorted(done, key=lambda row: str(row["volume_id"]))
-
-
-def _row(case: dict[str, Any], source_hash: str, **told: str) -> dict[str, Any]:
-    blank = {"reason": "", "message": "", "marks": "[]", "manifest": "", "ignore": "[]"}
+def _item(cases: list[Case], source_hashes: dict[str, str]) -> dict[str, str]:
+    sources = {case["volume_id"]: source_hashes[case["volume_id"]] for case in cases}
     return {
-        "volume_id": case["volume_id"],
-        "split": case["split"],
-        "source_hash": source_hash,
-        **blank,
-        **told,
+        "name": shard_name(cases, sources),
+        "cases": json.dumps(cases),
+        "sources": json.dumps(sources),
     }
 
 
-def _plain(value: Any) -> Any:
+def _refused(case: Case, source_hash: str, error: Exception) -> Refused:
+    """Why a case could not be made. Only our own messages are known to hold no path and no text of the file."""
+    if isinstance(error, HarvesterError):
+        reason = error.reason if isinstance(error, VolumeError) else type(error).__name__
+        return Refused(source_hash, reason, str(error))
+    cause = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(frame.filename).name}:{frame.lineno}"
+    return Refused(
+        source_hash,
+        type(error).__name__,
+        f"volume {case['volume_id']}: cannot be read ({cause}, {where}); see whether another program opens "
+        "it, and export it again or leave it out",
+    )
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
     """numpy's numbers as Python's, for JSON."""
-    return value.item()
+    return {name: value.item() if hasattr(value, "item") else value for name, value in row.items()}
 
 
 def _root(source: Path | None) -> Path:
@@ -183,16 +226,17 @@ def _root(source: Path | None) -> Path:
     return source
 
 
-def _identity(settings: Settings, cases: list[dict[str, Any]]) -> dict[str, str]:
-    """What a store is made from. The path does not count: the same data may lie elsewhere tomorrow."""
-    return {"settings": settings_hash(settings.data, settings.seed, settings.grid.spacing_zyx_mm, cases)}
+def _identity(settings: Settings) -> str:
+    """What a store is made from, but for the cases. The path does not count: data may lie elsewhere tomorrow."""
+    return settings_hash(settings.data, settings.seed, settings.grid.spacing_zyx_mm)
 
 
-def _refuse_if_broken(rejects: list[dict[str, Any]], total: int, max_share: float) -> None:
-    for row in rejects[:5]:
-        logger.warning("refused %s: %s", row["volume_id"], row["message"])
-    if len(rejects) > math.floor(max_share * total):
-        raise StoreError(
-            f"{len(rejects)} of {total} volumes were refused, more than data.max_reject_share = {max_share} "
-            f"allows; the first: {rejects[0]['message']}"
-        )
+def _source_hashes(identity: str, cases: Sequence[Case], refused: Sequence[Refused]) -> dict[str, str]:
+    """volume_id: what the volume is to be made from, hashed. Raises StoreError for no cases and for two of one id."""
+    if not cases:
+        first = f"; {len(refused)} were refused, the first: {refused[0].message}" if refused else ""
+        raise StoreError(f"no scans found: want .nii, .nii.gz or DICOM CT series under --source{first}")
+    hashes = {case["volume_id"]: settings_hash(identity, case) for case in cases}
+    if len(hashes) < len(cases):
+        raise StoreError(f"{len(cases) - len(hashes)} scans have the volume_id of another; want one a scan")
+    return hashes

@@ -28,6 +28,7 @@ from harvester.errors import HarvesterError
 from harvester.fitting import FoldTask
 from harvester.labels.ledger import by_volume
 from harvester.proposals.training import fit_generator
+from harvester.volumes.locations import Where
 from harvester.volumes.slab import GridFrame
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class FitJob:
 
     model: str
     settings: Settings
-    store: Path
+    store: Where
     out: Path
     rows: Sequence[Mapping[str, Any]]
     folds: Mapping[str, int]

@@ -14,6 +14,7 @@ from harvester.linking import Tubelet, link, suppress, trim
 from harvester.proposals.decoding import decode
 from harvester.proposals.network import CONTEXT, GROUPS, Generator, slice_groups, stack_groups
 from harvester.volumes.body import body_mask
+from harvester.volumes.locations import Where
 from harvester.volumes.slab import GridFrame, read_slab
 from harvester.volumes.window import windowed
 
@@ -35,7 +36,7 @@ def load_generators(weights: list[Path], settings: Settings, place: Place) -> li
 
 
 def propose_volume(
-    models: list[Generator], store: Path, frame: GridFrame, settings: Settings, place: Place
+    models: list[Generator], store: Where, frame: GridFrame, settings: Settings, place: Place
 ) -> list[dict[str, Any]]:
     """Rows of records.TUBELETS without ids of the patient: boxes in the volume's own pixels, best first.
 

@@ -6,7 +6,6 @@ contrast of a lesion (not its grey values) to where the tissue around has the sa
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -16,6 +15,7 @@ from harvester.proposals.boxes import SliceBoxes
 from harvester.proposals.labels import VolumeLabels
 from harvester.proposals.network import CONTEXT
 from harvester.proposals.targets import SlabLabels
+from harvester.volumes.locations import Where
 from harvester.volumes.slab import GridFrame, read_slab
 
 Array = NDArray[Any]
@@ -30,7 +30,7 @@ REACH: Final = 2
 class Bank:
     """Lesions that may be copied: where they lie; their voxels are read when drawn."""
 
-    def __init__(self, store: Path, volumes: Sequence[tuple[GridFrame, VolumeLabels]]) -> None:
+    def __init__(self, store: Where, volumes: Sequence[tuple[GridFrame, VolumeLabels]]) -> None:
         self.store = store
         self.entries = [(frame, z, box) for frame, labels in volumes for z, box in labels.lesions]
 

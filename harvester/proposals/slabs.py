@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -16,6 +15,7 @@ from harvester.proposals.labels import VolumeLabels
 from harvester.proposals.network import CONTEXT, STRIDE
 from harvester.proposals.pasting import Bank, paste
 from harvester.proposals.targets import SlabLabels, build_targets
+from harvester.volumes.locations import Where
 from harvester.volumes.slab import SIDE_MULTIPLE, GridFrame, interpolate, read_slab
 from harvester.volumes.window import windowed
 
@@ -64,7 +64,7 @@ class Slabs(Dataset[tuple[Tensor, dict[str, Tensor]]]):
 
     def __init__(
         self,
-        store: Path,
+        store: Where,
         frames: Sequence[GridFrame],
         labels: Mapping[str, VolumeLabels],
         settings: GeneratorSettings,

@@ -30,6 +30,7 @@ from harvester.volumes.archive_tables import Known, MarkRow, read_tables
 from harvester.volumes.found import Found, salted_hash
 from harvester.volumes.io_dicom import read_turned_dicom
 from harvester.volumes.io_nifti import read_turned_nifti
+from harvester.volumes.locations import Location, Where
 from harvester.volumes.orientation import Turn
 
 HEADER: Final = ("SeriesInstanceUID", "PatientID", "Modality")
@@ -81,14 +82,18 @@ def read(case: Case, root: Path) -> tuple[Volume, list[Mark]]:
     return volume, [_mark(volume, turn, number, row) for number, row in enumerate(case.marks)]
 
 
-def salt_of(store: Path) -> str:
+def salt_of(store: Where) -> str:
     """The secret that makes ids meaningless outside: made once, kept in a file beside the store, not in it."""
-    file = store.with_name(f"{store.name}.salt")
+    folder = Location.of(store)
+    file = folder.parent / f"{folder.name}.salt"
     if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch(mode=0o600)
-        file.write_text(secrets.token_hex(16))
-    return file.read_text().strip()
+        if file.on_disk:  # for nobody else's eyes, from its first byte
+            Path(str(folder.parent)).mkdir(parents=True, exist_ok=True)
+            Path(str(file)).touch(mode=0o600)
+            Path(str(file)).write_text(secrets.token_hex(16))
+        else:
+            file.write_bytes(secrets.token_hex(16).encode())
+    return file.read_bytes().decode().strip()
 
 
 def _nifti_scans(root: Path) -> list[Scan]:

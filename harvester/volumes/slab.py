@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 
 from harvester.config import GridSettings
 from harvester.geometry import scale_boxes, scale_slices
+from harvester.volumes.locations import Where
 from harvester.volumes.store import read_volume
 
 Array = NDArray[Any]
@@ -82,7 +82,7 @@ class GridFrame:
         return self.slices_to_grid(np.arange(self.shape_px_zyx[0]))
 
 
-def read_slab(store: Path, frame: GridFrame, z_start: int, z_end: int) -> Array:
+def read_slab(store: Where, frame: GridFrame, z_start: int, z_end: int) -> Array:
     """Grid slices [z_start, z_end) as int16 HU (z, y, x), decoding only what they need.
 
     Slices beyond the volume repeat its first or last one; sides are padded with air to SIDE_MULTIPLE.
@@ -92,28 +92,56 @@ def read_slab(store: Path, frame: GridFrame, z_start: int, z_end: int) -> Array:
     positions = np.clip(scale_slices(wanted, frame.ratios_zyx[0]), 0, frame.shape_px_zyx[0] - 1)
     first, last = int(np.floor(positions[0])), int(np.ceil(positions[-1])) + 1
     hu = read_volume(store, frame.volume_id, first, last).hu_zyx
-    slab = interpolate(hu, 0, positions - first)
-    for axis in (1, 2):
-        count = frame.shape_zyx[axis]
-        slab = interpolate(slab, axis, scale_slices(np.arange(count), frame.ratios_zyx[axis]))
-    return pad_sides(slab)
+    return pad_sides(_in_plane(interpolate(hu, 0, positions - first), frame))
+
+
+def _in_plane(slab_zyx: Array, frame: GridFrame) -> Array:
+    """Each slice's rows and columns on the grid, as `interpolate` would do them one after the other.
+
+    Slice by slice, in place: all that a slice needs stays in the processor's cache.
+    """
+    _, height, width = slab_zyx.shape
+    if frame.ratios_zyx[1:] == (1.0, 1.0):
+        return slab_zyx
+    (low_y, high_y, share_y), (low_x, high_x, share_x) = (
+        _taps(scale_slices(np.arange(frame.shape_zyx[axis]), frame.ratios_zyx[axis]), side - 1)
+        for axis, side in ((1, height), (2, width))
+    )
+    share_y = share_y[:, None]
+    grid = np.empty((len(slab_zyx), len(low_y), len(low_x)), slab_zyx.dtype)
+    for plane, out in zip(slab_zyx, grid, strict=True):
+        values = plane.astype(np.float32)
+        rows = _mixed(values.take(low_y, 0), values.take(high_y, 0), share_y)
+        out[...] = _mixed(rows.take(low_x, 1), rows.take(high_x, 1), share_x)
+    return grid
+
+
+def _mixed(low: Array, high: Array, share: Array) -> Array:
+    """low (1 - share) + high share, rounded to whole HU; overwrites both."""
+    low *= 1 - share
+    high *= share
+    low += high
+    return np.rint(low, out=low)
 
 
 def interpolate(values: Array, axis: int, positions: Array) -> Array:
     """Linear interpolation at fractional indices along an axis, ends repeated; whole indices are just taken."""
     last = values.shape[axis] - 1
-    positions = np.clip(positions, 0, last)
-    low = np.floor(positions).astype(np.int64)
-    share = positions - low
+    low, high, share = _taps(positions, last)
     if not share.any():
         return values if np.array_equal(low, np.arange(last + 1)) else values.take(low, axis)
     shape = [1] * values.ndim
     shape[axis] = -1
-    weight = share.astype(np.float32).reshape(shape)
-    mixed: Array = (
-        values.take(low, axis) * (1 - weight) + values.take(np.minimum(low + 1, last), axis) * weight
-    )
+    weight = share.reshape(shape)
+    mixed: Array = values.take(low, axis) * (1 - weight) + values.take(high, axis) * weight
     return np.rint(mixed).astype(values.dtype)
+
+
+def _taps(positions: Array, last: int) -> tuple[Array, Array, Array]:
+    """The two indices between which each position lies, and its share of the second one; ends repeated."""
+    positions = np.clip(positions, 0, last)
+    low = np.floor(positions).astype(np.int64)
+    return low, np.minimum(low + 1, last), (positions - low).astype(np.float32)
 
 
 def pad_sides(slab_zyx: Array) -> Array:

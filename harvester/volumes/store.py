@@ -1,40 +1,46 @@
-"""The store: volumes decoded once, kept lz4-compressed, read by slice range without decoding the rest.
+"""The store: volumes decoded once, kept compressed slice by slice, read by slice range without decoding the rest.
 
-store/
-  volumes/<volume_id>.arrow   Arrow IPC file, one record batch a slice, metadata: id, patient, spacing, shape
-  manifest.parquet            one row a volume (records.MANIFEST)
-  marks.parquet               what the archive knows (records.MARKS)
-  truth.parquet               hidden truth of vh_test and vd_test, for scoring alone
-  rejects.parquet             what was refused and why (records.REJECTS)
+store/                        a folder on a disk or in an object store (locations.py)
+  shards/<name>.shard   volumes, one after another (shard.py)
+  shards/<name>.json    what jobs/prepare.py made it from, to go on after a stop (shard_plan.py)
+  manifest.parquet      one row a volume (records.MANIFEST), and where it lies
+  marks.parquet         what the archive knows (records.MARKS)
+  truth.parquet         hidden truth of vh_test and vd_test, for scoring alone
+  ignore.parquet        regions left out of harvest and scoring (records.IGNORE)
+  rejects.parquet       what was refused and why (records.REJECTS)
 """
 
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.ipc
-import pyarrow.parquet as pq
 
 from harvester.config import settings_hash
 from harvester.errors import StoreError
 from harvester.records import IGNORE, MANIFEST, MARKS, REJECTS, Mark, Volume
+from harvester.volumes import locations
+from harvester.volumes.locations import Location, Where, writing
+from harvester.volumes.shard import Header, Span, open_shard, read_header, read_slices
 
-SLICE = pa.schema([("hu", pa.int16())])
+SHARD_NAME: Final = re.compile(r"[A-Za-z0-9_-]+\.shard")
+WHERE_IT_LIES: Final = ("shard", "offset", "bytes", "checksum")
+"""Columns of the manifest that say where a volume lies; the same data may lie otherwise."""
 
 
 class Store:
-    """A finished store, opened for reading. Raises StoreError where the folder is no store."""
+    """A finished store, opened for reading: a folder's path, or the URI of one. Raises StoreError for no store."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        if not (path / "manifest.parquet").is_file():
-            raise StoreError(f"{path}: no manifest.parquet; make a store with jobs/prepare.py")
-        self.manifest: pa.Table = pq.read_table(path / "manifest.parquet", schema=MANIFEST)
+    def __init__(self, where: Where) -> None:
+        self.path = Location.of(where)
+        _forget()
+        file = self.path / "manifest.parquet"
+        if not file.is_file():
+            raise StoreError(f"{self.path}: no manifest.parquet; make a store with jobs/prepare.py")
+        self.manifest: pa.Table = _checked(self.path, file.read_table())
 
     def read(self, volume_id: str, z_start: int = 0, z_end: int | None = None) -> Volume:
         """Slices [z_start, z_end) of a volume, decoding only those."""
@@ -42,28 +48,32 @@ class Store:
 
     def marks(self) -> pa.Table:
         """What the archive knows (records.MARKS)."""
-        return pq.read_table(self.path / "marks.parquet", schema=MARKS)
+        return (self.path / "marks.parquet").read_table(MARKS)
 
     def truth(self) -> pa.Table:
         """The hidden truth, for scoring alone (records.MARKS); empty where there is none."""
-        file = self.path / "truth.parquet"
-        return pq.read_table(file, schema=MARKS) if file.is_file() else MARKS.empty_table()
+        return self._table("truth", MARKS)
 
     def ignore(self) -> pa.Table:
         """Regions left out of harvest and scoring (records.IGNORE)."""
-        file = self.path / "ignore.parquet"
-        return pq.read_table(file, schema=IGNORE) if file.is_file() else IGNORE.empty_table()
+        return self._table("ignore", IGNORE)
 
     def rejects(self) -> pa.Table:
         """What was refused and why (records.REJECTS)."""
-        file = self.path / "rejects.parquet"
-        return pq.read_table(file, schema=REJECTS) if file.is_file() else REJECTS.empty_table()
+        return self._table("rejects", REJECTS)
 
     def data_hash(self) -> str:
-        """Names what the store holds: the manifest's rows, the marks and the regions left out."""
-        rows = sorted(self.manifest.to_pylist(), key=lambda row: row["volume_id"])
-        marks = sorted(self.marks().to_pylist(), key=lambda row: (row["volume_id"], row["mark_id"]))
-        return settings_hash(rows, marks, self.ignore().to_pylist())
+        """Names what the store holds: voxels, spacings, splits, marks and the regions left out; not where it lies."""
+        rows = [
+            {name: value for name, value in row.items() if name not in WHERE_IT_LIES}
+            for row in self.manifest.to_pylist()
+        ]
+        tables = (rows, self.marks().to_pylist(), self.ignore().to_pylist())
+        return settings_hash(*[sorted(json.dumps(row, sort_keys=True) for row in table) for table in tables])
+
+    def _table(self, name: str, schema: pa.Schema) -> pa.Table:
+        file = self.path / f"{name}.parquet"
+        return file.read_table(schema) if file.is_file() else schema.empty_table()
 
 
 CACHED_BYTES: Final = 4 << 20
@@ -71,81 +81,36 @@ CACHED_VOLUMES: Final = 192
 """Small volumes stay decoded in the process that read them (192 x 4 MiB at most), for training's random reads."""
 
 
-def read_volume(store: Path, volume_id: str, z_start: int = 0, z_end: int | None = None) -> Volume:
+def read_volume(store: Where, volume_id: str, z_start: int = 0, z_end: int | None = None) -> Volume:
     """Slices [z_start, z_end) of a stored volume, decoding only those; a small volume is decoded whole, once."""
-    file = store / "volumes" / f"{volume_id}.arrow"
-    if file.is_file() and file.stat().st_size <= CACHED_BYTES:
-        whole = _read_whole(store, volume_id)
-        depth = len(whole.hu_zyx)
-        end = depth if z_end is None else z_end
-        if whole.hu_zyx.nbytes <= CACHED_BYTES and 0 <= z_start < end <= depth:
-            return replace(whole, hu_zyx=whole.hu_zyx[z_start:z_end])
-    return _read_slices(store, volume_id, z_start, z_end)
+    path = Location.of(store)
+    header = _header(path, volume_id)
+    depth, height, width = header.shape_zyx
+    z_end = depth if z_end is None else z_end
+    if not 0 <= z_start < z_end <= depth:
+        raise StoreError(f"volume {volume_id}: slices {z_start} to {z_end} asked of {depth}")
+    if depth * height * width * 2 <= CACHED_BYTES:
+        whole = _read_whole(path, volume_id)
+        return replace(whole, hu_zyx=whole.hu_zyx[z_start:z_end])
+    return _read_slices(path, volume_id, z_start, z_end)
 
 
-@lru_cache(maxsize=CACHED_VOLUMES)
-def _read_whole(store: Path, volume_id: str) -> Volume:
-    volume = _read_slices(store, volume_id, 0, None)
-    volume.hu_zyx.setflags(write=False)
-    return volume
-
-
-def _read_slices(store: Path, volume_id: str, z_start: int, z_end: int | None) -> Volume:
-    file = store / "volumes" / f"{volume_id}.arrow"
-    try:
-        with pa.memory_map(str(file)) as source, pa.ipc.open_file(source) as reader:
-            meta = json.loads((reader.schema.metadata or {})[b"harvester"])
-            depth, height, width = meta["shape"]
-            z_end = depth if z_end is None else z_end
-            if not 0 <= z_start < z_end <= depth:
-                raise StoreError(f"volume {volume_id}: slices {z_start} to {z_end} asked of {depth}")
-            slices = [np.asarray(reader.get_batch(z).column(0)) for z in range(z_start, z_end)]
-    except (OSError, pa.ArrowInvalid, KeyError, ValueError) as error:
-        raise StoreError(f"volume {volume_id}: cannot be read from the store: {error}") from error
-    hu = np.stack(slices).reshape(z_end - z_start, height, width)
-    z, y, x = meta["spacing_zyx_mm"]
-    return Volume(volume_id, meta["patient_id"], hu, (z, y, x))
-
-
-def write_volume(store: Path, volume: Volume, split: str, source_hash: str) -> dict[str, Any]:
-    """Write one volume (aside, then renamed) and return its manifest row."""
-    folder = store / "volumes"
-    folder.mkdir(parents=True, exist_ok=True)
-    file, aside = folder / f"{volume.volume_id}.arrow", folder / f".{volume.volume_id}.part"
-    meta = {
-        "patient_id": volume.patient_id,
-        "shape": volume.hu_zyx.shape,
-        "spacing_zyx_mm": volume.spacing_zyx_mm,
-    }
-    schema = SLICE.with_metadata({"harvester": json.dumps(meta)})
-    options = pa.ipc.IpcWriteOptions(compression="lz4")
-    with pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, schema, options=options) as writer:
-        for plane in volume.hu_zyx:
-            writer.write_batch(pa.record_batch([pa.array(plane.ravel())], schema=schema))
-    aside.replace(file)
-    z, y, x = volume.spacing_zyx_mm
-    depth, height, width = volume.hu_zyx.shape
-    return {
-        "volume_id": volume.volume_id,
-        "patient_id": volume.patient_id,
-        "split": split,
-        "spacing_z_mm": z,
-        "spacing_y_mm": y,
-        "spacing_x_mm": x,
-        "depth": depth,
-        "height": height,
-        "width": width,
-        "source_hash": source_hash,
-    }
+def write_volume(store: Where, volume: Volume, split: str, source_hash: str) -> dict[str, Any]:
+    """Write one volume as a shard of its own and return its manifest row. Raises StoreError."""
+    name = f"v{settings_hash(volume.volume_id)}.shard"
+    with open_shard(Location.of(store) / "shards" / name) as shard:
+        row = shard.add(volume, split, source_hash)
+    _forget()
+    return row
 
 
 def finish_store(
-    store: Path,
-    manifest_rows: Iterable[dict[str, Any]],
+    store: Where,
+    manifest_rows: Iterable[Mapping[str, Any]],
     marks: Iterable[Mark],
     truth: Iterable[Mark],
-    rejects: Iterable[dict[str, Any]] = (),
-    ignore: Iterable[dict[str, Any]] = (),
+    rejects: Iterable[Mapping[str, Any]] = (),
+    ignore: Iterable[Mapping[str, Any]] = (),
 ) -> Store:
     """Write the tables, the manifest last: a folder without one is not a store yet."""
     tables = {
@@ -155,8 +120,75 @@ def finish_store(
         "rejects": pa.Table.from_pylist(list(rejects), REJECTS),
         "manifest": pa.Table.from_pylist(sorted(manifest_rows, key=lambda row: row["volume_id"]), MANIFEST),
     }
-    for name, table in tables.items():
-        aside = store / f".{name}.part"
-        pq.write_table(table, aside)
-        aside.replace(store / f"{name}.parquet")
-    return Store(store)
+    folder = Location.of(store)
+    with writing(folder):
+        (folder / "manifest.parquet").delete()  # tables of two makings are never seen together
+        for name, table in tables.items():
+            (folder / f"{name}.parquet").write_table(table)
+    return Store(folder)
+
+
+def _checked(path: Location, manifest: pa.Table) -> pa.Table:
+    """The manifest as records.MANIFEST. Raises StoreError for another version and for names that lead out."""
+    if missing := set(MANIFEST.names) - set(manifest.schema.names):
+        raise StoreError(
+            f"{path}: a store of another version (manifest.parquet lacks {', '.join(sorted(missing))}); "
+            "make it again with jobs/prepare.py"
+        )
+    if any(not SHARD_NAME.fullmatch(name or "") for name in manifest["shard"].unique().to_pylist()):
+        raise StoreError(f"{path}: manifest.parquet names shards outside the store; make it again")
+    return manifest.select(MANIFEST.names).cast(MANIFEST)
+
+
+@lru_cache(maxsize=4)
+def _spans(store: Location) -> dict[str, Span]:
+    """Where each volume lies, once a process."""
+    try:
+        table = _checked(store, (store / "manifest.parquet").read_table())
+    except (OSError, pa.ArrowInvalid) as error:
+        raise StoreError(f"{store}: no manifest.parquet that can be read; make a store first") from error
+    columns = (table[name].to_pylist() for name in WHERE_IT_LIES)
+    return dict(zip(table["volume_id"].to_pylist(), map(Span, *columns), strict=True))
+
+
+def _span(store: Location, volume_id: str) -> Span:
+    span = _spans(store).get(volume_id)
+    if span is None:
+        raise StoreError(f"volume {volume_id}: not in the store")
+    return span
+
+
+@lru_cache(maxsize=4096)
+def _header(store: Location, volume_id: str) -> Header:
+    span = _span(store, volume_id)
+    try:
+        return read_header(store / "shards" / span.shard, volume_id, span)
+    except (OSError, KeyError, ValueError) as error:
+        raise _unreadable(volume_id, error) from error
+
+
+@lru_cache(maxsize=CACHED_VOLUMES)
+def _read_whole(store: Location, volume_id: str) -> Volume:
+    volume = _read_slices(store, volume_id, 0, _header(store, volume_id).shape_zyx[0])
+    volume.hu_zyx.setflags(write=False)
+    return volume
+
+
+def _read_slices(store: Location, volume_id: str, z_start: int, z_end: int) -> Volume:
+    span, header = _span(store, volume_id), _header(store, volume_id)
+    try:
+        hu_zyx = read_slices(store / "shards" / span.shard, volume_id, span, header, z_start, z_end)
+    except (OSError, ValueError) as error:
+        raise _unreadable(volume_id, error) from error
+    return Volume(volume_id, header.patient_id, hu_zyx, header.spacing_zyx_mm)
+
+
+def _unreadable(volume_id: str, error: Exception) -> StoreError:
+    return StoreError(f"volume {volume_id}: cannot be read from the store: {error}; prepare the store again")
+
+
+def _forget() -> None:
+    """What this process remembers of stores: one may have been made anew."""
+    for cached in (_spans, _header, _read_whole):
+        cached.cache_clear()
+    locations.forget()

@@ -49,6 +49,8 @@ def test_an_error_while_a_volume_is_made_is_a_refused_volume(
         raise LabelError(f"{case['volume_id']}: box outside the image")
 
     monkeypatch.setattr(Maker, "make", broken)
-    row = Maker(Settings(), None, tmp_path)({"case": json.dumps({"volume_id": "v", "split": "vh"})})
-    assert (row["reason"], row["message"]) == ("LabelError", "v: box outside the image")
-    assert row["manifest"] == ""
+    given = {"name": "s", "cases": json.dumps([{"volume_id": "v", "split": "vh"}]), "sources": '{"v": "h"}'}
+    told = Maker(Settings(), None, tmp_path)(given)
+    (row,) = json.loads(told["rejects"])
+    assert row == {"source_hash": "h", "reason": "LabelError", "message": "v: box outside the image"}
+    assert (json.loads(told["note"])["manifest"], told["error"]) == ([], "")

@@ -98,7 +98,7 @@ def test_a_harvest_of_nothing_has_no_precision_and_no_recall(judge: Judge) -> No
 
 
 def test_without_truth_nothing_is_told(store: Store) -> None:
-    (store.path / "truth.parquet").unlink()
+    (store.path / "truth.parquet").delete()
     judge = Judge(store, Settings())
     found = with_round(table(tubelet("t1", A)), 0)
     assert not judge.known

@@ -8,7 +8,7 @@ import pytest
 from scipy.ndimage import map_coordinates
 
 from harvester.config import GridSettings
-from harvester.geometry import boxes_to_mm
+from harvester.geometry import boxes_to_mm, scale_slices
 from harvester.records import Volume
 from harvester.volumes.slab import AIR_HU, SIDE_MULTIPLE, GridFrame, interpolate, pad_sides, read_slab
 from harvester.volumes.store import finish_store, write_volume
@@ -69,6 +69,17 @@ def test_a_slab_equals_the_slow_reading(tmp_path: Path, shape: Any, spacing: Any
     assert slab.shape[1] % SIDE_MULTIPLE == slab.shape[2] % SIDE_MULTIPLE == 0
     for start, end in ((0, 1), (depth - 1, depth + 2), (-3, 1), (depth // 2, depth)):
         np.testing.assert_array_equal(read_slab(store, frame, start, end), slab[start + 4 : end + 4])
+
+
+@pytest.mark.parametrize("spacing", [(4.0, 0.7, 0.9), (4.0, 1.6, 2.9), (4.0, 3.1, 1.6), (4.0, 1.5, 1.7)])
+def test_slice_by_slice_gives_the_same_bits_as_axis_by_axis(tmp_path: Path, spacing: Any) -> None:
+    hu = np.random.default_rng(5).integers(-32768, 32767, (3, 33, 41)).astype(np.int16)
+    frame = frame_of(hu.shape, spacing)
+    slow = hu
+    for axis in (1, 2):
+        centres = scale_slices(np.arange(frame.shape_zyx[axis]), frame.ratios_zyx[axis])
+        slow = interpolate(slow, axis, centres)
+    np.testing.assert_array_equal(read_slab(stored(tmp_path, hu, spacing), frame, 0, 3), pad_sides(slow))
 
 
 def test_slices_beyond_the_ends_repeat_them(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """The store: slice ranges, tables, and what a broken one answers."""
 
+import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,9 +10,10 @@ import pytest
 from harvester.errors import StoreError
 from harvester.records import IGNORE, MARKS, REJECTS, Mark, Volume
 from harvester.volumes import store as store_module
+from harvester.volumes.locations import Location
+from harvester.volumes.shard import open_shard
 from harvester.volumes.store import Store, finish_store, read_volume, write_volume
 
-LZ4_FRAME = bytes.fromhex("04224d18")
 SPACING = (4.0, 1.6, 1.5)
 HU = np.random.default_rng(0).integers(-1024, 3071, (7, 5, 6)).astype(np.int16)
 MARK = Mark("a", "a-0", 3, 1, 1, 4, 3.5, clinical=True, kind="nodule")
@@ -45,19 +48,66 @@ def test_a_range_beyond_the_volume_is_an_error(made: Store, z_start: int, z_end:
         made.read("a", z_start, z_end)
 
 
-def test_only_the_slices_asked_for_are_decoded(made: Store) -> None:
-    """A broken last slice does no harm to those before it (where the volume is not small)."""
-    file = made.path / "volumes" / "a.arrow"
-    big = np.zeros((4, 1200, 1200), np.int16)
-    big[:] = np.random.default_rng(1).integers(0, 3000, (1200, 1200))
-    write_volume(made.path, Volume("a", "pa", big, SPACING), "vh", "h")
+def shard_of(store: Store, volume_id: str) -> tuple[Path, int, int]:
+    """The file of a volume, and its first and last byte there."""
+    (row,) = [row for row in store.manifest.to_pylist() if row["volume_id"] == volume_id]
+    return Path(str(store.path / "shards" / row["shard"])), row["offset"], row["offset"] + row["bytes"] - 1
+
+
+def flip(file: Path, at: int) -> None:
     data = bytearray(file.read_bytes())
-    at = data.rindex(LZ4_FRAME)
-    data[at : at + 4] = b"junk"
+    data[at] ^= 4
     file.write_bytes(data)
-    np.testing.assert_array_equal(read_volume(made.path, "a", 0, 2).hu_zyx, big[:2])
-    with pytest.raises(StoreError, match="volume a"):
-        read_volume(made.path, "a", 3, 4)
+
+
+def in_one_shard(folder: Path, volumes: dict[str, Any]) -> Store:
+    with open_shard(Location.of(folder) / "shards" / "one.shard") as shard:
+        rows = [shard.add(Volume(name, f"p{name}", hu, SPACING), "vh", "h") for name, hu in volumes.items()]
+    return finish_store(folder, rows, [], [])
+
+
+def test_a_broken_slice_harms_no_other(tmp_path: Path) -> None:
+    """Where a volume is not small, only what is asked for is read, and what is read is checked."""
+    big = np.random.default_rng(1).integers(-1024, 3071, (4, 900, 900)).astype(np.int16)
+    store = in_one_shard(tmp_path, {"a": HU, "b": big, "c": HU})
+    file, _, last = shard_of(store, "b")
+    flip(file, last - 9)
+    np.testing.assert_array_equal(read_volume(store.path, "b", 0, 3).hu_zyx, big[:3])
+    for name in "ac":
+        np.testing.assert_array_equal(store.read(name).hu_zyx, HU)
+    with pytest.raises(StoreError, match="volume b"):
+        store.read("b", 3, 4)
+
+
+@pytest.mark.parametrize("place", [0, 5, 9, 13, 30, 200, -200, -1])
+def test_no_flipped_bit_gives_wrong_pixels(made: Store, place: int) -> None:
+    file, first, last = shard_of(made, "b")
+    flip(file, first + place if place >= 0 else last + 1 + place)
+    with pytest.raises(StoreError, match="volume b"):
+        Store(made.path).read("b")
+    np.testing.assert_array_equal(made.read("a").hu_zyx, HU)
+
+
+def test_volumes_of_one_shard_come_back_each(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    sides = [(1, 1, 1), (3, 5, 7), (2, 16, 9), (40, 3, 2)]
+    volumes = {f"v{i}": rng.integers(-32768, 32768, side).astype(np.int16) for i, side in enumerate(sides)}
+    store = in_one_shard(tmp_path, volumes)
+    assert store.manifest["shard"].unique().to_pylist() == ["one.shard"]
+    for name, hu in volumes.items():
+        np.testing.assert_array_equal(store.read(name).hu_zyx, hu)
+        np.testing.assert_array_equal(store.read(name, len(hu) // 2).hu_zyx, hu[len(hu) // 2 :])
+
+
+def test_a_volume_of_many_slices_has_a_long_header(tmp_path: Path) -> None:
+    hu = np.arange(2000, dtype=np.int16).reshape(2000, 1, 1)
+    store = in_one_shard(tmp_path, {"long": hu})
+    np.testing.assert_array_equal(store.read("long", 1500, 1503).hu_zyx, hu[1500:1503])
+
+
+def test_what_is_remembered_is_dropped_with_a_new_store(tmp_path: Path) -> None:
+    assert in_one_shard(tmp_path, {"a": HU}).read("a").hu_zyx[0, 0, 0] == HU[0, 0, 0]
+    assert in_one_shard(tmp_path, {"a": HU - 1}).read("a").hu_zyx[0, 0, 0] == HU[0, 0, 0] - 1
 
 
 def test_the_tables(made: Store) -> None:
@@ -72,7 +122,7 @@ def test_the_tables(made: Store) -> None:
 
 
 def test_no_leftovers(made: Store) -> None:
-    assert not [file for file in made.path.rglob(".*") if file.is_file()]
+    assert not [file for file in Path(str(made.path)).rglob(".*") if file.is_file()]
 
 
 def test_empty_tables_have_their_columns(tmp_path: Path) -> None:
@@ -86,7 +136,7 @@ def test_empty_tables_have_their_columns(tmp_path: Path) -> None:
 
 def test_a_store_without_its_side_tables_opens(made: Store) -> None:
     for name in ("truth", "ignore", "rejects"):
-        (made.path / f"{name}.parquet").unlink()
+        (made.path / f"{name}.parquet").delete()
     opened = Store(made.path)
     assert [len(table) for table in (opened.truth(), opened.ignore(), opened.rejects())] == [0, 0, 0]
 
@@ -101,19 +151,53 @@ def test_the_data_hash_follows_rows_and_marks(made: Store, tmp_path: Path) -> No
     assert finish_store(tmp_path, rows[:1], [MARK], []).data_hash() != first
 
 
-@pytest.mark.parametrize("data", [b"", b"ARROW1 but no more", b"\0" * 5000])
+def test_the_data_hash_follows_voxels_and_not_where_they_lie(tmp_path: Path) -> None:
+    volumes = {name: Volume(name, f"p{name}", HU, SPACING) for name in "ab"}
+    alone = [write_volume(tmp_path / "alone", volume, "vh", "h") for volume in volumes.values()]
+    first = finish_store(tmp_path / "alone", alone, [], []).data_hash()
+    assert in_one_shard(tmp_path / "one", {"b": HU, "a": HU}).data_hash() == first
+    other = HU.copy()
+    other[3, 2, 1] += 1
+    assert in_one_shard(tmp_path / "other", {"a": HU, "b": other}).data_hash() != first
+
+
+@pytest.mark.parametrize("data", [b"", b"HVSHARD1 but no more", b"\0" * 5000])
 def test_a_broken_file_is_an_error_that_names_the_volume(made: Store, data: bytes) -> None:
-    (made.path / "volumes" / "b.arrow").write_bytes(data)
+    shard_of(made, "b")[0].write_bytes(data)
     with pytest.raises(StoreError, match="volume b"):
         made.read("b")
 
 
 def test_a_file_cut_short_and_a_missing_one(made: Store) -> None:
-    file = made.path / "volumes" / "b.arrow"
-    file.write_bytes(file.read_bytes()[:-300])
+    file, _, _ = shard_of(made, "b")
+    file.write_bytes(file.read_bytes()[:-100])
     for name in ("b", "c"):
         with pytest.raises(StoreError, match=f"volume {name}"):
             made.read(name)
+    file.unlink()
+    with pytest.raises(StoreError, match="volume b"):
+        Store(made.path).read("b")
+
+
+@pytest.mark.parametrize("name", ["../a.shard", "/etc/passwd", "a/b.shard", "..", "a.txt", None])
+def test_a_manifest_that_leads_out_of_the_store_is_refused(made: Store, name: str | None) -> None:
+    rows = [{**row, "shard": name} for row in made.manifest.to_pylist()]
+    with pytest.raises(StoreError, match="outside the store"):
+        finish_store(made.path, rows, [], [])
+    with pytest.raises(StoreError, match="outside the store"):
+        read_volume(made.path, "a")
+
+
+def test_a_store_of_an_earlier_version_is_to_be_made_again(made: Store) -> None:
+    file = made.path / "manifest.parquet"
+    file.write_table(made.manifest.drop_columns(["shard", "offset"]))
+    for opening in (lambda: Store(made.path), lambda: read_volume(made.path, "a")):
+        with pytest.raises(StoreError, match=r"lacks offset, shard.*jobs/prepare.py"):
+            opening()
+
+
+def test_a_stores_place_travels_to_workers(made: Store) -> None:
+    assert pickle.loads(pickle.dumps(made.path)) == made.path  # noqa: S301  our own bytes
 
 
 def test_a_folder_without_a_manifest_is_no_store(tmp_path: Path) -> None:

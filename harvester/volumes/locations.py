@@ -1,0 +1,202 @@
+"""Where a store lies: a folder on a disk or in an object store, read and written by the same code.
+
+A path is a disk's, as is file:///path; s3://bucket/folder and gs://bucket/folder are object stores. What follows a ?
+is for pyarrow's filesystem: s3://bucket/folder?region=eu-central-1&endpoint_override=minio.local:9000&scheme=http.
+Keys are not part of a URI, which is logged; they come from the environment (AWS_ACCESS_KEY_ID, ...) or the machine.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+
+import pyarrow as pa
+import pyarrow.fs
+import pyarrow.parquet as pq
+
+from harvester.errors import SettingsError, StoreError
+
+OBJECT_STORES: Final = ("s3", "gs")
+PART: Final = ".part"
+"""How the name of a file ends that is still being written; it begins with a dot."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """A folder or file: small, hashable, and the same for every worker that it travels to.
+
+    base     absolute path on a disk, or scheme://bucket/key
+    options  the URI's query, for the filesystem
+    """
+
+    base: str
+    options: str = ""
+
+    @classmethod
+    def of(cls, where: "Where") -> "Location":
+        """The location of a path, relative ones made absolute, or of a URI. Raises SettingsError."""
+        if isinstance(where, Location):
+            return where
+        if isinstance(where, str) and "://" in where:
+            return _from_uri(where)
+        return cls(str(Path(where).absolute()))
+
+    def __truediv__(self, name: str) -> "Location":
+        return Location(f"{self.base.rstrip('/')}/{name}", self.options)
+
+    def __str__(self) -> str:
+        return self.base
+
+    @property
+    def name(self) -> str:
+        """The last part: of a file its name."""
+        return self.base.rstrip("/").rpartition("/")[2]
+
+    @property
+    def parent(self) -> "Location":
+        """The folder that holds it."""
+        return Location(self.base.rstrip("/").rpartition("/")[0] or "/", self.options)
+
+    @property
+    def on_disk(self) -> bool:
+        """False in an object store, where every request costs and a file appears whole when it is closed."""
+        return "://" not in self.base
+
+    @property
+    def _key(self) -> str:
+        return self.base if self.on_disk else self.base.partition("://")[2]
+
+    @property
+    def _filesystem(self) -> Any:
+        bucket = "" if self.on_disk else "/".join(self.base.split("/")[:3])
+        return _connected(bucket, self.options)
+
+    def is_file(self) -> bool:
+        """Whether there is such a file. Raises StoreError where the disk or object store does not say."""
+        try:
+            return bool(self._filesystem.get_file_info(self._key).is_file)
+        except OSError as error:
+            raise StoreError(
+                f"{self.parent}: cannot be asked ({' '.join(str(error).split())}); see to the path or URI, the keys "
+                "in the environment and the network"
+            ) from error
+
+    def files(self) -> list[str]:
+        """Names of the files in the folder, sorted; none where there is no such folder."""
+        selector = pa.fs.FileSelector(self._key, allow_not_found=True)
+        return sorted(info.base_name for info in self._filesystem.get_file_info(selector) if info.is_file)
+
+    def read(self, start: int, count: int) -> bytes:
+        """`count` bytes of the file from `start`, fewer at its end. Raises OSError."""
+        if not self.on_disk:
+            return _opened(self).read_at(count, start)
+        with self._filesystem.open_input_file(self._key) as file:
+            return file.read_at(count, start)
+
+    def read_bytes(self) -> bytes:
+        """The whole file. Raises OSError."""
+        with self._filesystem.open_input_file(self._key) as file:
+            return file.read()
+
+    def write_bytes(self, data: bytes) -> None:
+        """Write the file so that a reader sees all of it or nothing."""
+        with self.publish() as sink:
+            sink.write(data)
+
+    def read_table(self, schema: pa.Schema | None = None, columns: list[str] | None = None) -> pa.Table:
+        """A parquet file as a table."""
+        return pq.read_table(self._key, schema=schema, columns=columns, filesystem=self._filesystem)
+
+    def write_table(self, table: pa.Table) -> None:
+        """A table as a parquet file, all of it or nothing."""
+        with self.publish() as sink:
+            pq.write_table(table, sink)
+
+    def delete(self) -> None:
+        """Remove the file; nothing happens where there is none."""
+        with suppress(FileNotFoundError):
+            self._filesystem.delete_file(self._key)
+
+    @contextmanager
+    def publish(self) -> Iterator[Any]:
+        """A stream whose bytes become the file when the block ends well; else nothing is left. Raises OSError.
+
+        On a disk it is written aside and renamed. An object appears when its upload is complete, so a writer
+        that is killed leaves nothing; one that fails has to remove what closing it uploaded.
+        """
+        aside, filesystem = self, self._filesystem
+        if self.on_disk:
+            filesystem.create_dir(self.parent._key, recursive=True)
+            aside = self.parent / f".{self.name}{PART}"
+        stream = filesystem.open_output_stream(aside._key)
+        try:
+            yield stream
+            stream.close()
+        except BaseException:
+            with suppress(OSError):
+                stream.close()
+            with suppress(OSError):
+                aside.delete()
+            raise
+        if self.on_disk:
+            filesystem.move(aside._key, self._key)
+
+
+Where = Location | Path | str
+"""What a location can be made of."""
+
+
+@contextmanager
+def writing(folder: Location) -> Iterator[None]:
+    """An OSError in the block as a StoreError that says what to do about a full disk or a refusal."""
+    try:
+        yield
+    except OSError as error:
+        cause = os.strerror(error.errno) if error.errno else " ".join(str(error).split())
+        raise StoreError(
+            f"{folder}: the store cannot be written ({cause}); make room or give another --store, then start "
+            "again: finished shards are kept"
+        ) from error
+
+
+def forget() -> None:
+    """Ask object stores anew for the files that are open: they may have been replaced."""
+    _opened.cache_clear()
+
+
+def _from_uri(uri: str) -> Location:
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        raise SettingsError("the store's URI cannot be read; want s3://bucket/folder or gs://...") from None
+    if "@" in parts.netloc:
+        raise SettingsError(
+            "a store's URI must not hold keys, for it is logged; give them in the environment "
+            "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS)"
+        )
+    if parts.scheme == "file":
+        return Location(str(Path(unquote(parts.path)).absolute()))
+    if parts.scheme not in OBJECT_STORES or not parts.netloc:
+        raise SettingsError(f"{uri}: want a path, file:///path, s3://bucket/folder or gs://bucket/folder")
+    return Location(f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/"), parts.query)
+
+
+@lru_cache(maxsize=16)
+def _connected(bucket: str, options: str) -> Any:
+    """The filesystem of a bucket, or of this machine for ""."""
+    if not bucket:
+        return pa.fs.LocalFileSystem()
+    try:
+        return pa.fs.FileSystem.from_uri(f"{bucket}?{options}" if options else bucket)[0]
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise SettingsError(f"{bucket}: {error}; correct what follows the ? of the store's URI") from None
+
+
+@lru_cache(maxsize=32)
+def _opened(file: Location) -> Any:
+    """An object's reader is kept: opening one asks for its size, which takes as long as reading."""
+    return file._filesystem.open_input_file(file._key)

@@ -1,0 +1,221 @@
+"""Archives to shards on a local Ray: the same data however they are cut, what is made again, what stops a job."""
+
+import errno
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+
+from harvester.config import Settings
+from harvester.distributed import preparation
+from harvester.distributed.preparation import Maker, prepare
+from harvester.errors import StoreError
+from harvester.volumes.locations import Location
+from harvester.volumes.store import Store
+
+SHAPE = (16, 12, 5)
+FEW = 5 * 16 * 12 * 2 * 3
+"""Decoded bytes of three scans, less than the least shard: only a smaller target cuts them finer."""
+
+
+def settings(replicas: int = 2, **data: Any) -> Settings:
+    return Settings.model_validate({"compute": {"replicas": replicas}, "data": {"kind": "archive", **data}})
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    for number in range(9):
+        add_scan(folder, number)
+    rows = [f"s{number}.nii,{number % 5},2,3,6,7.5,1" for number in range(0, 9, 2)]
+    (folder / "marks.csv").write_text("\n".join(["file,z,x1,y1,x2,y2,complete", *rows]) + "\n")
+    return folder
+
+
+def add_scan(folder: Path, number: int) -> None:
+    hu = np.random.default_rng(number).integers(-1024, 3071, SHAPE).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(hu, np.diag([0.8, 0.8, 2.5, 1])), folder / f"s{number}.nii")
+
+
+def shards(store: Store) -> dict[str, int]:
+    folder = Path(str(store.path)) / "shards"
+    return {file.name: file.stat().st_mtime_ns for file in folder.glob("*.shard")}
+
+
+def voxels(store: Store) -> dict[str, bytes]:
+    return {name: store.read(name).hu_zyx.tobytes() for name in store.manifest["volume_id"].to_pylist()}
+
+
+def test_the_same_data_come_out_for_any_actors_and_any_shards(
+    local_ray: None, archive: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "b.salt").write_text("salt")
+    (tmp_path / "a.salt").write_text("salt")
+    one = prepare(settings(1), archive, tmp_path / "a")
+    many = prepare(settings(2), archive, f"file://{tmp_path}/b", shard_bytes=FEW)
+    assert (len(shards(one)), len(shards(many))) == (1, 9)
+    assert one.data_hash() == many.data_hash()
+    assert voxels(one) == voxels(many)
+    for table in (Store.marks, Store.truth, Store.ignore):
+        assert table(one).equals(table(many))
+    assert len(one.marks()) == 5
+    assert len(set(voxels(one).values())) == 9
+
+
+def test_a_changed_archive_remakes_what_changed(
+    local_ray: None, archive: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = prepare(settings(), archive, tmp_path / "a", shard_bytes=FEW)
+    before, kept = shards(first), voxels(first)
+    with caplog.at_level(logging.INFO):
+        assert shards(prepare(settings(), archive, tmp_path / "a")) == before
+    assert "made before" in caplog.text
+    add_scan(archive, 9)
+    (archive / "s1.nii").unlink()
+    marks = archive / "marks.csv"
+    marks.write_text(marks.read_text().replace("7.5", "8.5", 1))
+    again = prepare(settings(), archive, tmp_path / "a", shard_bytes=FEW)
+    after = shards(again)
+    assert sum(before.get(name) == made for name, made in after.items()) == 7
+    assert len(after) == 9
+    assert len(kept.keys() & voxels(again).keys()) == 8
+    fresh = tmp_path / "fresh"
+    (tmp_path / "fresh.salt").write_text((tmp_path / "a.salt").read_text())
+    assert prepare(settings(), archive, fresh).data_hash() == again.data_hash()
+    with pytest.raises(StoreError, match="other settings"):
+        prepare(settings(max_reject_share=0.2), archive, tmp_path / "a")
+
+
+def test_a_killed_preparation_makes_only_what_is_missing(
+    local_ray: None, archive: Path, tmp_path: Path
+) -> None:
+    """Killed: no tables, one shard half written, one without its note."""
+    whole = prepare(settings(), archive, tmp_path / "a", shard_bytes=FEW)
+    before, data_hash = shards(whole), whole.data_hash()
+    for name in ("manifest", "marks", "truth", "ignore", "rejects"):
+        (whole.path / f"{name}.parquet").delete()
+    half, bare = sorted(before)[:2]
+    folder = tmp_path / "a" / "shards"
+    (folder / half).rename(folder / f".{half}.part")
+    (folder / half).with_suffix(".json").unlink()
+    (folder / bare).with_suffix(".json").unlink()
+    again = prepare(settings(), archive, tmp_path / "a", shard_bytes=FEW)
+    after = shards(again)
+    assert again.data_hash() == data_hash
+    assert {name for name in before if after.get(name) == before[name]} == set(before) - {half, bare}
+    assert not list(folder.glob(".*"))
+
+
+def test_broken_scans_are_rejects_and_read_again_next_time(
+    local_ray: None, archive: Path, tmp_path: Path
+) -> None:
+    good = (archive / "s3.nii").read_bytes()
+    (archive / "s3.nii").write_bytes(good[:-100])
+    store = prepare(settings(max_reject_share=0.2), archive, tmp_path / "a")
+    (reject,) = store.rejects().to_pylist()
+    assert len(store.manifest) == 8
+    assert "s3" not in reject["message"] and str(tmp_path) not in reject["message"]
+    with pytest.raises(StoreError, match=r"1 of 9 volumes were refused, more than data.max_reject_share"):
+        prepare(settings(max_reject_share=0.05), archive, tmp_path / "b", shard_bytes=FEW)
+    (archive / "s3.nii").write_bytes(good)
+    assert len(prepare(settings(max_reject_share=0.05), archive, tmp_path / "b").manifest) == 9
+
+
+def case(name: str) -> dict[str, Any]:
+    return {
+        "volume_id": name,
+        "patient_id": f"p-{name}",
+        "split": "vh",
+        "patient_index": 1,
+        "volume_index": 0,
+    }
+
+
+def row(*names: str) -> dict[str, Any]:
+    return {
+        "name": "one",
+        "cases": json.dumps([case(name) for name in names]),
+        "sources": json.dumps({name: f"h-{name}" for name in names}),
+    }
+
+
+def phantoms(tmp_path: Path) -> Maker:
+    return Maker(Settings.model_validate({"data": {"phantom": {"depth": 6}}}), None, tmp_path)
+
+
+def test_what_a_reader_raises_is_a_refusal_without_its_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it is: the volumes beside it are stored, and neither path nor text of a file gets into the row."""
+    errors = [
+        FileNotFoundError(errno.ENOENT, "No such file", "/archive/DOE^JANE/1.dcm"),
+        ValueError("PatientName DOE^JANE"), KeyError("DOE^JANE"), MemoryError(), RecursionError("DOE^JANE"),
+    ]  # fmt: skip
+    make = Maker.make
+
+    def broken(self: Maker, given: dict[str, Any]) -> Any:
+        if given["volume_id"].startswith("bad"):
+            raise errors[int(given["volume_id"][3:])]
+        return make(self, given)
+
+    monkeypatch.setattr(Maker, "make", broken)
+    told = phantoms(tmp_path)(row("bad0", "v1", "bad1", "bad2", "v2", "bad3", "bad4"))
+    assert told["error"] == ""
+    assert list(json.loads(told["note"])["cases"]) == ["v1", "v2"]
+    rejects = json.loads(told["rejects"])
+    assert [each["reason"] for each in rejects] == [type(error).__name__ for error in errors]
+    assert all(f"volume bad{i}: cannot be read" in each["message"] for i, each in enumerate(rejects))
+    assert "DOE" not in told["rejects"] and "archive" not in told["rejects"]
+
+
+def test_a_shard_of_refusals_alone_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Maker, given: dict[str, Any]) -> Any:
+        raise ValueError
+
+    monkeypatch.setattr(Maker, "make", broken)
+    told = phantoms(tmp_path)(row("v1"))
+    assert (told["error"], len(json.loads(told["rejects"]))) == ("", 1)
+    assert Location.of(tmp_path / "shards").files() == []
+
+
+def test_a_full_disk_ends_the_job_with_one_error_and_no_half_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second volume of the second shard does not fit any more; what was finished stays."""
+    maker, written = phantoms(tmp_path), []
+    add = preparation.ShardWriter.add
+
+    def full(self: Any, *given: Any) -> Any:
+        written.append(given)
+        if len(written) == 4:
+            self.sink.write(b"half a volume")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return add(self, *given)
+
+    monkeypatch.setattr(preparation.ShardWriter, "add", full)
+    assert maker(row("v1", "v2"))["error"] == ""
+    told = maker({**row("v3", "v4", "v5"), "name": "two"})
+    assert "No space left on device); make room or give another --store, then start again" in told["error"]
+    assert (told["note"], told["rejects"]) == ("", "[]")
+    assert len(written) == 4
+    assert Location.of(tmp_path / "shards").files() == ["one.json", "one.shard"]
+
+
+def test_an_actors_full_disk_is_the_jobs_error(
+    local_ray: None, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Local, so that it travels to the worker by value.
+    class FullMaker(Maker):
+        def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+            return {"note": "", "rejects": "[]", "error": "no room left"}
+
+    monkeypatch.setattr(preparation, "Maker", FullMaker)
+    with pytest.raises(StoreError, match=r"^no room left$"):
+        prepare(settings(), archive, tmp_path / "a", shard_bytes=FEW)
+    assert not (tmp_path / "a" / "manifest.parquet").exists()

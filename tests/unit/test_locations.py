@@ -1,0 +1,122 @@
+"""Paths and URIs as places of a store; files that appear whole or not at all."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from harvester.errors import SettingsError, StoreError
+from harvester.volumes.locations import Location
+from harvester.volumes.shard import open_shard
+from harvester.volumes.store import Store
+
+
+def test_paths_and_uris(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    here = Location.of("a b")
+    assert (
+        here == Location.of(tmp_path / "a b") == Location.of(f"file://{tmp_path}/a%20b") == Location.of(here)
+    )
+    assert (str(here), here.name, str(here.parent), here.on_disk) == (
+        f"{tmp_path}/a b",
+        "a b",
+        str(tmp_path),
+        True,
+    )
+    far = Location.of("s3://bucket/stores/one/?region=eu-central-1")
+    assert (str(far / "x"), far.name, far.on_disk) == ("s3://bucket/stores/one/x", "one", False)
+    assert (far / "x").options == "region=eu-central-1"
+    assert pickle.loads(pickle.dumps(far)) == far  # noqa: S301  our own bytes
+    assert str(Location.of("gs://bucket").parent / "x") != str(Location.of("gs://bucket") / "x")
+
+
+@pytest.mark.parametrize("uri", ["ftp://host/x", "http://host/x", "s3://", "s3:///key", "s3://[x/y"])
+def test_other_uris_are_refused(uri: str) -> None:
+    with pytest.raises(SettingsError, match="want"):
+        Location.of(uri)
+
+
+def test_keys_in_a_uri_are_refused_and_not_repeated() -> None:
+    with pytest.raises(SettingsError, match="AWS_ACCESS_KEY_ID") as caught:
+        Location.of("s3://AKIAX:hush@bucket/store")
+    assert "hush" not in str(caught.value)
+
+
+def test_files(tmp_path: Path) -> None:
+    folder = Location.of(tmp_path / "new" / "folder")
+    assert folder.files() == []
+    assert not (folder / "a").is_file()
+    (folder / "b").write_bytes(b"0123456789")
+    (folder / "a").write_bytes(b"")
+    assert folder.files() == ["a", "b"]
+    assert (folder / "b").read(2, 3) == b"234"
+    assert (folder / "b").read(8, 9) == b"89"
+    assert (folder / "b").read_bytes() == b"0123456789"
+    (folder / "b").delete()
+    (folder / "b").delete()
+    assert folder.files() == ["a"]
+    with pytest.raises(OSError, match="b"):
+        (folder / "b").read(0, 1)
+
+
+def test_tables(tmp_path: Path) -> None:
+    file, table = Location.of(tmp_path / "t.parquet"), pa.table({"a": [1, 2], "b": ["x", "y"]})
+    file.write_table(table)
+    assert file.read_table().equals(table)
+    assert file.read_table(columns=["b"]).column_names == ["b"]
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
+    file = Location.of(tmp_path / "a")
+    file.write_bytes(b"before")
+
+    def broken_off() -> None:
+        with file.publish() as sink:
+            sink.write(b"half of wh")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        broken_off()
+    assert file.read_bytes() == b"before"
+    assert [each.name for each in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_is_one_clear_error_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the device that is always full."""
+    file = Location.of(tmp_path / "shards" / "one.shard")
+    opened = pa.fs.LocalFileSystem()
+
+    def device(self: Location) -> Any:
+        class Disk:
+            create_dir, delete_file = opened.create_dir, opened.delete_file
+
+            def open_output_stream(self, path: str) -> Any:
+                return opened.open_output_stream("/dev/full")
+
+        return Disk()
+
+    monkeypatch.setattr(Location, "_filesystem", property(device))
+    with (
+        pytest.raises(StoreError, match=r"No space left on device\); make room .* start again") as caught,
+        open_shard(file) as shard,
+    ):
+        shard.sink.write(b"0" * (1 << 20))
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "shards").iterdir())
+
+
+def test_a_server_that_does_not_answer_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Silent:
+        def get_file_info(self, key: str) -> Any:
+            raise OSError("AWS Error NETWORK_CONNECTION:\n curlCode: 7")
+
+    monkeypatch.setattr(Location, "_filesystem", Silent())
+    with pytest.raises(
+        StoreError, match=r"^s3://bucket/one: cannot be asked \(AWS .* curlCode: 7\); .* network$"
+    ):
+        Store("s3://bucket/one")
