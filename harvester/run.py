@@ -5,6 +5,7 @@ run/
   round-<k>/<step>-<hash>.parquet  a table, <step>-<hash>/ a folder of weights, <step>-<hash>.json small values
   round-<k>/<step>-<hash>.step.json  how long it took and how much it did
   harvest.parquet, harvest.csv, ledger.parquet, summary.json, report.html
+  rehearsed.parquet                what all rounds accepted in V_M (records.ACCEPTED)
 """
 
 import hashlib

@@ -113,7 +113,9 @@ def store_path(run_folder: Path, settings: Settings, given: Path | None) -> Path
     if given or (run_folder / "store").is_dir():
         return given or run_folder / "store"
     if not settings.data.store:
-        raise SettingsError(f"{run_folder}: holds no store and names none; give the harvested store with --store")
+        raise SettingsError(
+            f"{run_folder}: holds no store and names none; give the harvested store with --store"
+        )
     return Path(settings.data.store)
 
 

@@ -1,12 +1,14 @@
 """What DICOM objects of ours say of themselves alike: the algorithm, the device, the UIDs. Needs highdicom."""
 
 import uuid
+from collections.abc import Iterable
 from typing import Any, Final
 
+from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
 from harvester import __version__
-from harvester.export.labels import Row
+from harvester.export.labels import Case, Row
 
 NAME: Final = "harvester"
 NAMESPACE: Final = uuid.UUID("0b0dbd5e-9f0c-4d0e-8d0b-5f1c2f3e7a11")
@@ -20,6 +22,18 @@ DESCRIPTION: Final = "Machine-made findings, UNVERIFIED"
 def uid(*parts: object) -> str:
     """A UID (2.25...) that follows from the parts."""
     return f"2.25.{uuid.uuid5(NAMESPACE, '/'.join(map(str, parts))).int}"
+
+
+def evidence(case: Case, slices: Iterable[int]) -> list[Dataset]:
+    """The headers of these slices, for highdicom to copy patient and study from.
+
+    References to a study that name none, which de-identification leaves behind, would make our objects invalid too.
+    """
+    headers = [case.grid.headers[k] for k in slices]
+    for header in headers:
+        if any("ReferencedSOPClassUID" not in item for item in header.get("ReferencedStudySequence") or ()):
+            del header.ReferencedStudySequence
+    return headers
 
 
 def tracking_uid(label: Row) -> str:

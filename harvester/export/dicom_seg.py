@@ -18,6 +18,7 @@ from harvester.export.dicom_origin import (
     NAME,
     VERSION,
     document,
+    evidence,
     parameters,
     tracking_uid,
     uid,
@@ -33,14 +34,16 @@ def write(case: Case, folder: Path, made_by: Row) -> list[Row]:
     """Write <volume_id>.seg.dcm; a row a segment of it. ValueError and the like where highdicom refuses the series."""
     file = folder / f"{case.volume['volume_id']}.seg.dcm"
     segmentation(case, made_by).save_as(file)
-    return [{"file": file.name, "number": place, "label": label} for place, label in enumerate(case.labels, 1)]
+    return [
+        {"file": file.name, "number": place, "label": label} for place, label in enumerate(case.labels, 1)
+    ]
 
 
 def segmentation(case: Case, made_by: Row) -> seg.Segmentation:
     """The segmentation of a case with at least one label, and the headers of its series."""
     labels = list(case.labels)
     slices, planes = _planes(case)
-    images = [case.grid.headers[k] for k in slices]
+    images = evidence(case, slices)
     return seg.Segmentation(
         source_images=images,
         pixel_array=planes,

@@ -19,6 +19,7 @@ from harvester.export.dicom_origin import (
     NAME,
     VERSION,
     document,
+    evidence,
     parameters,
     tracking_uid,
     uid,
@@ -33,17 +34,17 @@ def write(case: Case, folder: Path, made_by: Row) -> list[Row]:
     """Write <volume_id>.sr.dcm; a row a lesion of it. ValueError and the like where highdicom refuses the series."""
     file = folder / f"{case.volume['volume_id']}.sr.dcm"
     report(case, made_by).save_as(file)
-    return [{"file": file.name, "number": place, "label": label} for place, label in enumerate(case.labels, 1)]
+    return [
+        {"file": file.name, "number": place, "label": label} for place, label in enumerate(case.labels, 1)
+    ]
 
 
 def report(case: Case, made_by: Row) -> sr.ComprehensiveSR:
     """The document of a case with at least one label, and the headers of its series."""
     labels = list(case.labels)
     drawn = [_key_box(case, label) for label in labels]
-    evidence = [case.grid.headers[k] for k in sorted({k for k, _ in drawn})]
-    groups = [
-        _group(label, case.grid.headers[k], box) for label, (k, box) in zip(labels, drawn, strict=True)
-    ]
+    images = evidence(case, sorted({k for k, _ in drawn}))
+    groups = [_group(label, case.grid.headers[k], box) for label, (k, box) in zip(labels, drawn, strict=True)]
     content = sr.MeasurementReport(
         observation_context=sr.ObservationContext(_device(labels[0])),
         procedure_reported=codes.cid100.CTUnspecifiedBodyRegion,
@@ -51,10 +52,10 @@ def report(case: Case, made_by: Row) -> sr.ComprehensiveSR:
         title=codes.DCM.ImagingMeasurementReport,
     )
     return sr.ComprehensiveSR(
-        evidence=evidence,
+        evidence=images,
         content=content[0],
         is_complete=not made_by["capped"],
-        **document("sr", labels, str(evidence[0].SeriesInstanceUID), made_by["made"]),
+        **document("sr", labels, str(images[0].SeriesInstanceUID), made_by["made"]),
     )
 
 

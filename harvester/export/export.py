@@ -4,6 +4,7 @@ import csv
 import importlib
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -87,7 +88,9 @@ def check(request: Request, has_source: bool) -> None:
     if request.most is not None and request.most < 1:
         raise SettingsError(f"--max-per-report {request.most}: want at least 1")
     if request.out.is_file() or (request.out.is_dir() and any(request.out.iterdir()) and not request.force):
-        raise SettingsError(f"--out {request.out}: is not an empty folder; give another, or --force to write into it")
+        raise SettingsError(
+            f"--out {request.out}: is not an empty folder; give another, or --force to write into it"
+        )
 
 
 def export(run: Path, store: Store, source: Source | None, request: Request) -> Told:
@@ -100,7 +103,8 @@ def export(run: Path, store: Store, source: Source | None, request: Request) -> 
         source.require(volume["volume_id"] for volume, _ in groups)
     told = Told()
     aside = request.out.with_name(f".{request.out.name}.part")
-    aside.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(aside, ignore_errors=True)  # what an export that was stopped left
+    aside.mkdir(parents=True)
     cases = _watched(_cases(groups, source, request, told), len(groups))
     with unheard():
         _write(cases, aside, request, told)
@@ -120,6 +124,7 @@ def _write(cases: Iterable[Case], folder: Path, request: Request, told: Told) ->
         try:
             rows += write(case, folder, made_by | {"capped": len(case.labels) == request.most})
         except REFUSED as error:
+            told.volumes, told.labels = told.volumes - 1, told.labels - len(case.labels)
             _leave_out(
                 VolumeError(
                     "unwritable",
@@ -178,9 +183,7 @@ def _grid(volume: Row, source: Source | None, request: Request) -> Grid:
 def _leave_out(error: VolumeError, volume: Row, request: Request, told: Told) -> None:
     if not request.skip_missing:
         raise error
-    told.left_out.append(
-        {"volume_id": volume["volume_id"], "reason": error.reason, "message": str(error)}
-    )
+    told.left_out.append({"volume_id": volume["volume_id"], "reason": error.reason, "message": str(error)})
 
 
 def _watched(cases: Iterable[Case], total: int) -> Iterator[Case]:
@@ -190,7 +193,11 @@ def _watched(cases: Iterable[Case], total: int) -> Iterator[Case]:
         if now - last > SECONDS_BETWEEN_LINES:
             last, rate = now, done / (now - began)
             logger.info(
-                "export: %d of %d volumes, %.1f a second, %.0f s left", done, total, rate, (total - done) / rate
+                "export: %d of %d volumes, %.1f a second, %.0f s left",
+                done,
+                total,
+                rate,
+                (total - done) / rate,
             )
         yield case
 

@@ -96,7 +96,7 @@ def turn_of(text: str) -> Turn:
     """The turn that `turn_text` wrote. Raises LabelError."""
     found = TEXT.fullmatch(text.strip())
     if not found or sorted(found.group(2, 4, 6)) != ["0", "1", "2"]:
-        raise LabelError(f"turn {text[:40]!r}: want the cell as exported, such as +0+1+2 512x512x64")
+        raise LabelError("`turn` is not as it was exported; want such as +0+1+2 512x512x64")
     a, b, c, i, j, k = (int(found.group(at)) for at in (2, 4, 6, 7, 8, 9))
     signs = [found.group(at) == "-" for at in (1, 3, 5)]
     return Turn((a, b, c), (signs[0], signs[1], signs[2]), (i, j, k))
@@ -106,7 +106,7 @@ def _as_stored(width: int, height: int, depth: int) -> Turn:
     return Turn((0, 1, 2), (False, False, False), (width, height, depth))
 
 
-def _arranged(headers: list[pydicom.Dataset]) -> Grid:
+def _arranged(headers: Sequence[pydicom.Dataset]) -> Grid:
     right, down = np.array(headers[0].ImageOrientationPatient, np.float64).reshape(2, 3)
     normal = np.cross(right, down)
     places = np.array([header.ImagePositionPatient for header in headers], np.float64)

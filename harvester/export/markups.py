@@ -25,7 +25,9 @@ def write(case: Case, folder: Path, _made_by: Row) -> list[Row]:
     file = folder / f"{case.volume['volume_id']}.mrk.json"
     markups = [_roi(label, case.grid) for label in case.labels]
     file.write_text(json.dumps({"@schema": SCHEMA, "markups": markups}, indent=1) + "\n", encoding="utf-8")
-    return [{"file": file.name, "number": place + 1, "label": label} for place, label in enumerate(case.labels)]
+    return [
+        {"file": file.name, "number": place + 1, "label": label} for place, label in enumerate(case.labels)
+    ]
 
 
 def _roi(label: Row, grid: Grid) -> dict[str, Any]:

@@ -70,7 +70,9 @@ class Turn:
         Raises VolumeError where the file's slices are not axial.
         """
         if self.axes[2] != 2:
-            raise VolumeError("not_axial", "the file's slices are not axial: a stored box is no box on one of them")
+            raise VolumeError(
+                "not_axial", "the file's slices are not axial: a stored box is no box on one of them"
+            )
         ends: dict[int, tuple[float, float]] = {}
         for axis in (0, 1):
             last = self.shape[self.axes[axis]] - 1

@@ -6,6 +6,7 @@ store/
   marks.parquet               what the archive knows (records.MARKS)
   truth.parquet               hidden truth of vh_test and vd_test, for scoring alone
   rejects.parquet             what was refused and why (records.REJECTS)
+  reviewed.parquet            what people said of exported labels (records.REVIEWED); absent before the first review
 """
 
 import json
@@ -22,7 +23,7 @@ import pyarrow.parquet as pq
 
 from harvester.config import settings_hash
 from harvester.errors import StoreError
-from harvester.records import IGNORE, MANIFEST, MARKS, REJECTS, Mark, Volume
+from harvester.records import IGNORE, MANIFEST, MARKS, REJECTS, REVIEWED, Mark, Volume
 
 SLICE = pa.schema([("hu", pa.int16())])
 
@@ -59,11 +60,18 @@ class Store:
         file = self.path / "rejects.parquet"
         return pq.read_table(file, schema=REJECTS) if file.is_file() else REJECTS.empty_table()
 
+    def reviewed(self) -> pa.Table:
+        """What people said of labels that were exported (records.REVIEWED); empty before the first review."""
+        file = self.path / "reviewed.parquet"
+        return pq.read_table(file, schema=REVIEWED) if file.is_file() else REVIEWED.empty_table()
+
     def data_hash(self) -> str:
-        """Names what the store holds: the manifest's rows, the marks and the regions left out."""
+        """Names what the store holds: the manifest's rows, the marks, the regions left out, what was reviewed."""
         rows = sorted(self.manifest.to_pylist(), key=lambda row: row["volume_id"])
         marks = sorted(self.marks().to_pylist(), key=lambda row: (row["volume_id"], row["mark_id"]))
-        return settings_hash(rows, marks, self.ignore().to_pylist())
+        reviewed = self.reviewed().to_pylist()
+        # A store that nobody reviewed keeps the name that it had before there were reviews.
+        return settings_hash(rows, marks, self.ignore().to_pylist(), *([reviewed] if reviewed else []))
 
 
 CACHED_BYTES: Final = 4 << 20
@@ -137,6 +145,14 @@ def write_volume(store: Path, volume: Volume, split: str, source_hash: str) -> d
         "width": width,
         "source_hash": source_hash,
     }
+
+
+def write_reviewed(store: Path, reviewed: pa.Table) -> None:
+    """Put what people said (records.REVIEWED) into a store, in place of what was there."""
+    keys: list[tuple[str, Any]] = [(name, "ascending") for name in ("volume_id", "label_id", "role")]
+    aside = store / ".reviewed.part"
+    pq.write_table(reviewed.cast(REVIEWED).sort_by(keys), aside)
+    aside.replace(store / "reviewed.parquet")
 
 
 def finish_store(
