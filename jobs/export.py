@@ -32,7 +32,8 @@ from pathlib import Path
 from harvester.cli import job_parser, run_job
 from harvester.config import Settings, resolve
 from harvester.errors import SettingsError, StoreError
-from harvester.export.export import DICOM, FORMATS, Request, check, closing_table, export
+from harvester.export.export import export
+from harvester.export.request import DICOM, FORMATS, Request, check, closing_table
 from harvester.export.sources import Source, salt_beside
 from harvester.volumes.store import Store
 

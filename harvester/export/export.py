@@ -7,90 +7,32 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from harvester import __version__
 from harvester.errors import SettingsError, VolumeError
 from harvester.export import coco, dl_info, markups, nifti
 from harvester.export.grids import Grid, stored_grid
 from harvester.export.labels import ORIGIN, Case, Row, by_volume, labels_of_run
+from harvester.export.request import DICOM, Request, Told
 from harvester.export.sources import Source
 from harvester.export.unheard import unheard
 from harvester.volumes.store import Store
 
 logger = logging.getLogger(__name__)
 
-WHOLE: Final[dict[str, Callable[[Iterable[Case], Path, Row], None]]] = {
-    "coco": coco.write,
-    "csv": dl_info.write,
-}
-"""One file for all volumes."""
-FOR_EACH: Final[dict[str, Callable[[Case, Path, Row], list[Row]]]] = {
-    "markups": markups.write,
-    "nifti": nifti.write,
-}
-"""A file a volume."""
-DICOM: Final = {"dicom-sr": "harvester.export.dicom_sr", "dicom-seg": "harvester.export.dicom_seg"}
-"""A file a volume, by highdicom, which is loaded only here: it is an extra."""
-FORMATS: Final = (*WHOLE, *FOR_EACH, *DICOM)
+WriteAll = Callable[[Iterable[Case], Path, Row], None]
+WriteOne = Callable[[Case, Path, Row], list[Row]]
+
+WHOLE: Final[dict[str, WriteAll]] = {"coco": coco.write, "csv": dl_info.write}
+FOR_EACH: Final[dict[str, WriteOne]] = {"markups": markups.write, "nifti": nifti.write}
+LAZY: Final = {"dicom-sr": "harvester.export.dicom_sr", "dicom-seg": "harvester.export.dicom_seg"}
+"""Modules that load highdicom, and only when they are asked for: it is an extra."""
 REFUSED: Final = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 """What highdicom and pydicom raise for a series that breaks the standard; their texts may quote it."""
 SECONDS_BETWEEN_LINES: Final = 15.0
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is asked for.
-
-    to              one of FORMATS
-    made            when, as text: told in the files
-    merge           lesions of every source, not the harvested ones alone
-    hard_negatives  those too
-    most            labels a volume at most, the best scored; None for all
-    skip_missing    leave out volumes whose scan is missing or has changed, instead of failing
-    """
-
-    to: str
-    out: Path
-    made: str
-    merge: bool = False
-    hard_negatives: bool = False
-    most: int | None = None
-    skip_missing: bool = False
-    force: bool = False
-
-
-@dataclass
-class Told:
-    """What was exported, and what was left out (volume_id, reason, message)."""
-
-    volumes: int = 0
-    labels: int = 0
-    capped: int = 0
-    left_out: list[Row] = field(default_factory=list)
-
-
-def check(request: Request, has_source: bool) -> None:
-    """Raise SettingsError for requests that contradict themselves, before anything is read."""
-    if request.to not in FORMATS:
-        raise SettingsError(f"--to {request.to}: want one of {', '.join(FORMATS)}")
-    if request.to in DICOM and not has_source:
-        raise SettingsError(
-            f"--to {request.to} refers to the original series: give --source, the folder of the scans"
-        )
-    if request.to in DICOM and (request.merge or request.hard_negatives):
-        raise SettingsError(
-            f"--to {request.to} takes neither --merge nor --hard-negatives: whoever opens it takes every entry "
-            "for a finding of this device"
-        )
-    if request.most is not None and request.most < 1:
-        raise SettingsError(f"--max-per-report {request.most}: want at least 1")
-    if request.out.is_file() or (request.out.is_dir() and any(request.out.iterdir()) and not request.force):
-        raise SettingsError(
-            f"--out {request.out}: is not an empty folder; give another, or --force to write into it"
-        )
 
 
 def export(run: Path, store: Store, source: Source | None, request: Request) -> Told:
@@ -138,11 +80,11 @@ def _write(cases: Iterable[Case], folder: Path, request: Request, told: Told) ->
     _index(rows, folder / "index.csv")
 
 
-def _writer(to: str) -> Callable[[Case, Path, Row], list[Row]]:
+def _writer(to: str) -> WriteOne:
     if to in FOR_EACH:
         return FOR_EACH[to]
     try:
-        write: Callable[[Case, Path, Row], list[Row]] = importlib.import_module(DICOM[to]).write
+        write: WriteOne = importlib.import_module(LAZY[to]).write
     except ModuleNotFoundError as error:
         if error.name != "highdicom":
             raise
@@ -239,15 +181,3 @@ def _publish(aside: Path, out: Path) -> None:
     for file in sorted(aside.iterdir()):
         file.replace(out / file.name)
     aside.rmdir()
-
-
-def closing_table(request: Request, told: Told) -> str:
-    """What was exported, for the terminal."""
-    lines = [f"{told.labels} labels of {told.volumes} volumes as {request.to}"]
-    if told.capped:
-        lines.append(f"left out: {told.capped} labels beyond --max-per-report {request.most}")
-    reasons: dict[str, Any] = {}
-    for row in told.left_out:
-        reasons[row["reason"]] = reasons.get(row["reason"], 0) + 1
-    lines += [f"left out: {count} volumes, {reason}" for reason, count in sorted(reasons.items())]
-    return "\n".join([*lines, f"written to {request.out}"])

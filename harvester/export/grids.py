@@ -20,6 +20,19 @@ Box = tuple[float, float, float, float]
 RAS_TO_LPS: Final = np.diag([-1.0, -1.0, 1.0, 1.0])
 SAME_SPACING: Final = 0.01
 """Share by which a file's spacing may differ from the stored one."""
+BROKEN: Final = (
+    AttributeError,
+    EOFError,
+    IndexError,
+    InvalidDicomError,
+    KeyError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What pydicom raises for files that are cut short or nested too deep."""
 TEXT: Final = re.compile(r"([+-])([012])([+-])([012])([+-])([012]) (\d+)x(\d+)x(\d+)")
 
 
@@ -82,7 +95,7 @@ def dicom_grid(files: Sequence[Path], volume: Mapping[str, Any]) -> Grid:
     try:
         headers = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
         return _checked(_arranged(headers), volume)
-    except (AttributeError, EOFError, InvalidDicomError, OSError, TypeError, ValueError) as error:
+    except BROKEN as error:
         raise _unreadable(volume, error) from None
 
 

@@ -166,6 +166,8 @@ def _coco_box(turn: Turn, k: Any, bbox: Iterable[Any], where: str) -> Placed:
 def _stored(turn: Turn, k: float, box: list[float], where: str) -> Placed:
     if k != int(k):
         raise LabelError(f"{where}: the slice must be a whole number")
+    if box[0] > box[2] or box[1] > box[3]:
+        raise LabelError(f"{where}: the ends of a box are out of order; want x1 <= x2 and y1 <= y2")
     try:
         z, x1, y1, x2, y2 = turn.box(int(k), (box[0], box[1], box[2], box[3]))
     except VolumeError as error:
