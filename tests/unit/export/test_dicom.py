@@ -31,6 +31,16 @@ def exported(finished: Any, to: str, *more: str) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def written(made_once: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Both kinds of objects, to be looked at."""
+    folder = tmp_path_factory.mktemp("written")
+    for to in ("dicom-sr", "dicom-seg"):
+        given = ["--run", str(made_once.run), "--to", to, "--out", str(folder / to), "--skip-missing"]
+        assert main([*given, "--source", str(made_once.source)]) == 0
+    return {to: folder / to for to in ("dicom-sr", "dicom-seg")}
+
+
 def turned(box: tuple[float, ...]) -> tuple[float, ...]:
     x1, y1, x2, y2 = box
     return COLUMNS - 1 - x2, ROWS - 1 - y2, COLUMNS - 1 - x1, ROWS - 1 - y1
@@ -55,17 +65,17 @@ def sr_boxes(report: Any, slices: dict[str, int]) -> dict[str, tuple[int, list[f
     return found
 
 
-def test_sr_boxes_come_back_on_their_key_slice(finished: Any) -> None:
-    out = exported(finished, "dicom-sr")
-    for volume, folder, way in ((finished.supine, "ZEBRA/ct", tuple), (finished.turned, "other", turned)):
-        found = sr_boxes(hd.sr.srread(out / f"{volume}.sr.dcm"), slices_of(finished, folder))
+def test_sr_boxes_come_back_on_their_key_slice(made_once: Any, written: dict[str, Path]) -> None:
+    out = written["dicom-sr"]
+    for volume, folder, way in ((made_once.supine, "ZEBRA/ct", tuple), (made_once.turned, "other", turned)):
+        found = sr_boxes(hd.sr.srread(out / f"{volume}.sr.dcm"), slices_of(made_once, folder))
         assert {name: z for name, (z, _) in found.items()} == {"harvested-0-1": 3, "harvested-0-2": 6}
         np.testing.assert_allclose(found["harvested-0-1"][1], way(FIRST[3]), atol=1e-4)
         np.testing.assert_allclose(found["harvested-0-2"][1], way(SECOND[6]), atol=1e-4)
 
 
-def test_sr_says_who_found_it_and_that_nobody_checked(finished: Any) -> None:
-    file = exported(finished, "dicom-sr") / f"{finished.supine}.sr.dcm"
+def test_sr_says_who_found_it_and_that_nobody_checked(made_once: Any, written: dict[str, Path]) -> None:
+    file = written["dicom-sr"] / f"{made_once.supine}.sr.dcm"
     report = hd.sr.srread(file)
     assert report.VerificationFlag == "UNVERIFIED"
     assert (report.PreliminaryFlag, report.CompletionFlag) == ("PRELIMINARY", "COMPLETE")
@@ -113,11 +123,13 @@ def seg_boxes(segmentation: Any, slices: dict[str, int], number: int) -> dict[in
     return found
 
 
-def test_seg_boxes_come_back_on_every_slice_although_they_overlap(finished: Any) -> None:
-    out = exported(finished, "dicom-seg")
-    for volume, folder, way in ((finished.supine, "ZEBRA/ct", tuple), (finished.turned, "other", turned)):
+def test_seg_boxes_come_back_on_every_slice_although_they_overlap(
+    made_once: Any, written: dict[str, Path]
+) -> None:
+    out = written["dicom-seg"]
+    for volume, folder, way in ((made_once.supine, "ZEBRA/ct", tuple), (made_once.turned, "other", turned)):
         segmentation = hd.seg.segread(out / f"{volume}.seg.dcm")
-        slices = slices_of(finished, folder)
+        slices = slices_of(made_once, folder)
         for number, want in ((1, FIRST), (2, SECOND)):
             found = seg_boxes(segmentation, slices, number)
             assert found.keys() == want.keys()
@@ -125,22 +137,22 @@ def test_seg_boxes_come_back_on_every_slice_although_they_overlap(finished: Any)
                 np.testing.assert_allclose(box, way(want[z]), atol=0.5)
 
 
-def test_segments_are_automatic_and_name_their_models(finished: Any) -> None:
-    segmentation = hd.seg.segread(exported(finished, "dicom-seg") / f"{finished.supine}.seg.dcm")
+def test_segments_are_automatic_and_name_their_models(made_once: Any, written: dict[str, Path]) -> None:
+    segmentation = hd.seg.segread(written["dicom-seg"] / f"{made_once.supine}.seg.dcm")
     assert "UNVERIFIED" in segmentation.SeriesDescription
     for segment in segmentation.SegmentSequence:
         assert segment.SegmentAlgorithmType == "AUTOMATIC"
         algorithm = segment.SegmentationAlgorithmIdentificationSequence[0]
         assert algorithm.AlgorithmName == "harvester"
         assert "model=ba9876543210" in algorithm.AlgorithmParameters
-    sr = hd.sr.srread(exported(finished, "dicom-sr") / f"{finished.supine}.sr.dcm")
+    sr = hd.sr.srread(written["dicom-sr"] / f"{made_once.supine}.sr.dcm")
     tracked = {group.tracking_uid for group in sr.content.get_planar_roi_measurement_groups()}
     assert tracked == {segment.TrackingUID for segment in segmentation.SegmentSequence}
 
 
-def test_what_is_no_dicom_is_left_out_and_told(finished: Any) -> None:
-    out = exported(finished, "dicom-sr")
-    assert finished.nifti in (out / "left_out.csv").read_text()
+def test_what_is_no_dicom_is_left_out_and_told(made_once: Any, written: dict[str, Path]) -> None:
+    out = written["dicom-sr"]
+    assert made_once.nifti in (out / "left_out.csv").read_text()
     assert "not_dicom" in (out / "left_out.csv").read_text()
     assert json.loads((out / "about.json").read_text())["volumes"] == 2
 
@@ -181,13 +193,15 @@ def errors_of(file: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(("to", "suffix"), [("dicom-sr", "sr"), ("dicom-seg", "seg")])
-def test_dciodvfy_finds_no_error(finished: Any, to: str, suffix: str) -> None:
-    out = exported(finished, to)
-    assert errors_of(out / f"{finished.supine}.{suffix}.dcm") == []
-    broken = pydicom.dcmread(out / f"{finished.supine}.{suffix}.dcm")
+def test_dciodvfy_finds_no_error(
+    made_once: Any, written: dict[str, Path], tmp_path: Path, to: str, suffix: str
+) -> None:
+    out = written[to]
+    assert errors_of(out / f"{made_once.supine}.{suffix}.dcm") == []
+    broken = pydicom.dcmread(out / f"{made_once.supine}.{suffix}.dcm")
     del broken.SOPInstanceUID
-    broken.save_as(out / "broken.dcm")
-    assert errors_of(out / "broken.dcm") != []
+    broken.save_as(tmp_path / "broken.dcm")
+    assert errors_of(tmp_path / "broken.dcm") != []
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -357,3 +358,13 @@ def test_a_turn_survives_its_text() -> None:
     for text in ("", "+0+1 4x4x4", "+0+0+2 4x4x4", "zebra"):
         with pytest.raises(LabelError, match="as it was exported"):
             turn_of(text)
+
+
+def test_without_highdicom_one_line_says_how_to_get_it(
+    finished: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "highdicom", None)
+    for name in ("dicom_sr", "dicom_seg"):
+        monkeypatch.delitem(sys.modules, f"harvester.export.{name}", raising=False)
+    said = failed(finished, capsys, 2, "--to", "dicom-sr", "--source", str(finished.source))
+    assert "pip install 'harvester[dicom]'" in said

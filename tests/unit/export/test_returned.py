@@ -3,6 +3,7 @@
 import csv
 import json
 import runpy
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,25 @@ RUN_ID = "0123456789ab"
 Edit = Callable[[dict[str, Any]], None]
 
 
+@pytest.fixture(scope="module")
+def exports(made_once: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both formats, in the files' own voxels, so that the way back has to turn them."""
+    folder = tmp_path_factory.mktemp("exports")
+    for to in ("csv", "coco"):
+        given = ["--run", str(made_once.run), "--to", to, "--out", str(folder / to)]
+        assert export([*given, "--source", str(made_once.source), "--merge", "--hard-negatives"]) == 0
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _to_review(finished: Any, exports: Path) -> None:
+    shutil.copytree(exports, finished.run.parent / "exports")
+
+
 def exported(finished: Any, to: str) -> Path:
-    """In the files' own voxels, so that the way back has to turn them."""
-    out: Path = finished.run.parent / f"out-{to}"
-    given = ["--run", str(finished.run), "--to", to, "--out", str(out), "--source", str(finished.source)]
-    assert export([*given, "--merge", "--hard-negatives", "--force"]) == 0
-    return out / {"csv": "DL_info.csv", "coco": "annotations.json"}[to]
+    """A copy of the export that a test may edit."""
+    name = {"csv": "DL_info.csv", "coco": "annotations.json"}[to]
+    return Path(finished.run.parent / "exports" / to / name)
 
 
 def edit_csv(file: Path, edit: Edit) -> None:
