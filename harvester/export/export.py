@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from harvester import __version__
-from harvester.errors import SettingsError, VolumeError
+from harvester.errors import SettingsError, StoreError, VolumeError
 from harvester.export import coco, dl_info, markups, nifti
 from harvester.export.grids import Grid, stored_grid
 from harvester.export.labels import ORIGIN, Case, Row, by_volume, labels_of_run
@@ -45,13 +45,20 @@ def export(run: Path, store: Store, source: Source | None, request: Request) -> 
         source.require(volume["volume_id"] for volume, _ in groups)
     told = Told()
     aside = request.out.with_name(f".{request.out.name}.part")
-    shutil.rmtree(aside, ignore_errors=True)  # what an export that was stopped left
-    aside.mkdir(parents=True)
+    shutil.rmtree(aside, ignore_errors=True)  # what an export that was killed left
     cases = _watched(_cases(groups, source, request, told), len(groups))
-    with unheard():
-        _write(cases, aside, request, told)
-    _tell(aside, request, told)
-    _publish(aside, request.out)
+    try:
+        aside.mkdir(parents=True)
+        with unheard():
+            _write(cases, aside, request, told)
+        _tell(aside, request, told)
+        _publish(aside, request.out)
+    except OSError as error:
+        raise StoreError(
+            f"{request.out}: cannot be written ({error.strerror}); make room or give another --out"
+        ) from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
     return told
 
 
@@ -180,4 +187,3 @@ def _publish(aside: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for file in sorted(aside.iterdir()):
         file.replace(out / file.name)
-    aside.rmdir()

@@ -279,6 +279,7 @@ def failed(finished: Any, capsys: pytest.CaptureFixture[str], code: int, *argume
     given = ["--run", str(finished.run), "--out", str(finished.run.parent / "out"), *arguments]
     assert main(given) == code
     assert not (finished.run.parent / "out" / "about.json").exists()
+    assert not list(finished.run.parent.glob(".out*"))
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     return said
@@ -325,6 +326,18 @@ def test_a_scan_that_changed_is_refused(finished: Any, capsys: pytest.CaptureFix
     said = failed(finished, capsys, 1, "--to", "nifti", "--source", str(finished.source))
     assert "VolumeError" in said
     assert finished.nifti in said
+
+
+def test_a_full_disk_leaves_nothing_behind(
+    finished: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harvester.export import nifti
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(nifti.nibabel, "save", full)
+    assert "No space left" in failed(finished, capsys, 1, "--to", "nifti")
 
 
 def test_the_salt_is_needed_and_never_made(finished: Any, capsys: pytest.CaptureFixture[str]) -> None:
