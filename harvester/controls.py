@@ -36,7 +36,7 @@ class Control:
         """Harvest a round; counts, precision and recall of all so far, and the round's own threshold."""
         own, rules, manifest = judge.settings.operating_point, judge.settings.mining, store.manifest
         scored = self.change(scored, k)
-        marks = ledgers.from_marks(store.marks())
+        marks = ledgers.known_before(store.marks(), store.reviewed())
         known = ledgers.spread(marks, manifest)
         practice = mining.rehearsal_candidates(scored, manifest, known, self.rehearsed, rules)
         targets = mining.rehearsal_lesions(store.marks(), manifest)
@@ -62,7 +62,7 @@ class Control:
     def _free(self, scored: pa.Table, known: pa.Table, store: Store, judge: Judge) -> pa.Table:
         """V_H's tubelets that touch no mark and nothing that this control found before."""
         before = ledgers.from_tubelets(self.lesions, "lesion", "harvested", 0, "", "")
-        taken = ledgers.extend(ledgers.with_role(known, "lesion"), ledgers.spread(before, store.manifest))
+        taken = ledgers.extend(ledgers.settled(known), ledgers.spread(before, store.manifest))
         partly = mining.split_of(scored, store.manifest, *PARTLY_MARKED)
         return mining.candidates(partly, taken, judge.settings.mining)
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from harvester import mining
@@ -116,7 +115,7 @@ def as_table(frontier: Frontier) -> pa.Table:
 
 
 def _rehearsal(scored: pa.Table, store: Store, settings: Settings, folder: Path) -> Rehearsal:
-    marks = ledgers.from_marks(store.marks())
+    marks = ledgers.known_before(store.marks(), store.reviewed())
     known = ledgers.spread(marks, store.manifest)
     own = settings.operating_point
     tables = {
@@ -135,12 +134,10 @@ def _rehearsal(scored: pa.Table, store: Store, settings: Settings, folder: Path)
 
 
 def _candidates(scored: pa.Table, store: Store, settings: Settings) -> pa.Table:
-    """V_H's tubelets that touch no clinical mark."""
-    known = ledgers.spread(ledgers.from_marks(store.marks()), store.manifest)
-    clinical = known.filter(pc.equal(known["source"], "clinical"))
-    return mining.candidates(
-        mining.split_of(scored, store.manifest, *PARTLY_MARKED), clinical, settings.mining
-    )
+    """V_H's tubelets that touch neither a clinical mark nor what was reviewed."""
+    known = ledgers.spread(ledgers.known_before(store.marks(), store.reviewed()), store.manifest)
+    partly = mining.split_of(scored, store.manifest, *PARTLY_MARKED)
+    return mining.candidates(partly, ledgers.settled(known), settings.mining)
 
 
 def _row(target: float, way: str, point: OperatingPoint, solved: Solved, free: pa.Table, judge: Judge) -> Row:

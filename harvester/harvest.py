@@ -37,7 +37,7 @@ def harvest(run: Run, tracker: Tracker) -> History:
 
     A round whose models have nothing to learn from harvests nothing and is the last; the summary says why.
     """
-    ledger = ledgers.from_marks(run.store.marks())
+    ledger = ledgers.known_before(run.store.marks(), run.store.reviewed())
     rehearsed = ACCEPTED.empty_table()
     history = History(run)
     lpg: Output | None = None
@@ -60,6 +60,7 @@ def harvest(run: Run, tracker: Tracker) -> History:
         tracker.log_round(k, history.params(), history.metrics())
         if history.gain() <= run.settings.min_gain:
             break
+    pq.write_table(rehearsed, run.folder / "rehearsed.parquet")
     history.finish(ledger, rank_missing(run, scored, ledger, point, rehearsed))
     return history
 
@@ -165,7 +166,7 @@ def mine(run: Run, scored: pa.Table, ledger: pa.Table, solved: Solved, rehearsed
     settings, manifest = run.settings.mining, run.store.manifest
     known = ledgers.spread(ledger, manifest)
     partly = mining.split_of(scored, manifest, *PARTLY_MARKED)
-    free = mining.candidates(partly, ledgers.with_role(known, "lesion"), settings)
+    free = mining.candidates(partly, ledgers.settled(known), settings)
     lesions = mining.select(free, solved.choice, solved.point.threshold)
     practice = mining.rehearsal_candidates(scored, manifest, known, rehearsed, settings)
     accepted = mining.select(practice, solved.choice, solved.point.threshold)
@@ -183,10 +184,10 @@ def mine(run: Run, scored: pa.Table, ledger: pa.Table, solved: Solved, rehearsed
 def record(
     run: Run, k: int, ledger: pa.Table, found: mining.Found, models: tuple[Output, Output]
 ) -> pa.Table:
-    """The ledger with this round's lesions, and with its hard negatives in place of the last round's."""
+    """The ledger with this round's lesions, and with its hard negatives in place of the last round's mined ones."""
     origin = (k, model_hash(*models), run.id)
     return ledgers.extend(
-        ledgers.with_role(ledger, "lesion"),
+        ledgers.lasting(ledger),
         ledgers.from_tubelets(found.lesions, "lesion", "harvested", *origin),
         ledgers.from_tubelets(found.sure_negatives, "hard_negative", "hard_negative_vm", *origin),
         ledgers.from_tubelets(found.possible_negatives, "hard_negative", "hard_negative_vh", *origin),
@@ -200,7 +201,7 @@ def rank_missing(
     settings, manifest = run.settings, run.store.manifest
     known = ledgers.spread(ledger, manifest)
     partly = mining.split_of(scored, manifest, *PARTLY_MARKED)
-    free = mining.candidates(partly, ledgers.with_role(known, "lesion"), settings.mining)
+    free = mining.candidates(partly, ledgers.settled(known), settings.mining)
     practice = mining.rehearsal_candidates(scored, manifest, known, rehearsed, settings.mining)
     left, practice = (mining.select(table, solved.choice, 0.0) for table in (free, practice))
     targets = mining.rehearsal_lesions(run.store.marks(), manifest)

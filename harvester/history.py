@@ -13,7 +13,7 @@ from harvester.choosing import Solved
 from harvester.config import settings_hash
 from harvester.controls import controls
 from harvester.harvest_table import harvest_table, lesion_id, write
-from harvester.labels.ledger import from_marks, spread, with_role
+from harvester.labels.ledger import known_before, settled, spread
 from harvester.mining import Found
 from harvester.records import HARVEST, LEDGER, MISSING, PARTLY_MARKED
 from harvester.report import ReportInputs
@@ -154,9 +154,10 @@ class History:
 
     def _point_estimate(self, k: int, scored: pa.Table, solved: Solved) -> dict[str, Any]:
         """What the plain precision on V_M would have harvested in this round alone."""
-        known = spread(from_marks(self.run.store.marks()), self.run.store.manifest)
-        partly = mining.split_of(scored, self.run.store.manifest, *PARTLY_MARKED)
-        free = mining.candidates(partly, with_role(known, "lesion"), self.run.settings.mining)
+        store = self.run.store
+        known = spread(known_before(store.marks(), store.reviewed()), store.manifest)
+        partly = mining.split_of(scored, store.manifest, *PARTLY_MARKED)
+        free = mining.candidates(partly, settled(known), self.run.settings.mining)
         found = with_round(mining.select(free, solved.choice, solved.naive.threshold), k)
         self.unproven = found
         return {

@@ -2,7 +2,7 @@
 
 The archive's partly marked volumes (V_H) are harvested; the completely marked ones (V_M) go through the very same
 rule with their annotations hidden. What that rehearsal accepts is what the certificate is computed on: tubelets
-of patients that no model saw, that touch no clinical mark and nothing accepted in an earlier round.
+of patients that no model saw, that touch no clinical mark and nothing accepted in an earlier round or reviewed since.
 """
 
 from dataclasses import asdict, dataclass
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from harvester.config import MiningSettings, OperatingPointSettings
 from harvester.evaluation.matching import hits, overlaps
-from harvester.labels.ledger import BOX, from_tubelets, spread, with_role
+from harvester.labels.ledger import BOX, from_tubelets, settled, spread, with_role
 from harvester.records import MARKS
 
 Array = NDArray[Any]
@@ -117,9 +117,14 @@ def candidates(scored: pa.Table, labels: pa.Table, settings: MiningSettings) -> 
 def rehearsal_candidates(
     scored: pa.Table, manifest: pa.Table, ledger: pa.Table, accepted: pa.Table, settings: MiningSettings
 ) -> pa.Table:
-    """V_M's tubelets as if V_M were to be harvested: those that touch no clinical mark and nothing accepted before."""
-    clinical = ledger.filter(pc.equal(ledger["source"], "clinical"))
-    free = candidates(split_of(scored, manifest, "vm"), clinical, settings)
+    """V_M's tubelets as if V_M were to be harvested: those that touch no clinical mark and nothing accepted before.
+
+    Accepted before: in this run (`accepted`), or in one that was reviewed (the ledger's rows of source reviewed). What
+    is false in V_M stays false and counts, whether or not somebody looked: else V_M would look better than V_H.
+    """
+    reviewed = pc.and_(pc.equal(ledger["source"], "reviewed"), pc.not_equal(ledger["role"], "hard_negative"))
+    known = ledger.filter(pc.or_(pc.equal(ledger["source"], "clinical"), reviewed))
+    free = candidates(split_of(scored, manifest, "vm"), known, settings)
     before = spread(from_tubelets(accepted, "lesion", "rehearsed", 0, "", ""), manifest)
     return candidates(free, before, settings)
 
@@ -158,24 +163,27 @@ def classifier_examples(
     """Masks (n,) of the tubelets that the classifier learns as lesions and as none.
 
     Lesions match a known one; the others come from completely marked volumes and lie on none even halfway. In a
-    partly marked volume a tubelet without a match may be a lesion that nobody marked: it teaches nothing.
+    partly marked volume a tubelet without a match may be a lesion that nobody marked: it teaches nothing, unless it
+    matches what a person rejected.
     """
     lesions = with_role(ledger, "lesion")
+    rejected = with_role(ledger.filter(pc.equal(ledger["source"], "reviewed")), "hard_negative")
     complete = manifest.filter(pc.equal(manifest["split"], "vm"))["volume_id"].combine_chunks()
     is_complete = pc.is_in(scored["volume_id"], complete).to_numpy(zero_copy_only=False)
+    is_rejected = overlap_with(scored, rejected) >= match_iou
     near = overlap_with(scored, spread(lesions, manifest))
-    return overlap_with(scored, lesions) >= match_iou, is_complete & (near < match_iou / 2)
+    return overlap_with(scored, lesions) >= match_iou, (is_complete | is_rejected) & (near < match_iou / 2)
 
 
 def sure_hard_negatives(scored: pa.Table, ledger: pa.Table, settings: MiningSettings) -> pa.Table:
-    """N_M: the best-scored tubelets of each completely marked volume that touch no lesion."""
-    free = candidates(scored, with_role(ledger, "lesion"), settings)
+    """N_M: the best-scored tubelets of each completely marked volume that touch no lesion and nothing reviewed."""
+    free = candidates(scored, settled(ledger), settings)
     return best_of_each_volume(free, settings.hard_negatives_per_volume)
 
 
 def possible_hard_negatives(scored: pa.Table, ledger: pa.Table, settings: MiningSettings) -> pa.Table:
     """N_H: tubelets of partly marked volumes that the generator likes, the classifier refuses, and nothing touches."""
-    free = candidates(scored, with_role(ledger, "lesion"), settings)
+    free = candidates(scored, settled(ledger), settings)
     liked = pc.greater_equal(free["lpg_score"], settings.possible_lpg_above)
     refused = pc.less_equal(free["lpc_score"], settings.possible_lpc_below)
     return best_of_each_volume(free.filter(pc.and_(liked, refused)), settings.possible_max_per_volume)

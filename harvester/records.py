@@ -190,5 +190,15 @@ LEDGER: Final = pa.schema(
         ("y2", _lists(pa.float32())),
     ]
 )
-"""One row a label of any origin. role: lesion or hard_negative. source: clinical, annotated, harvested,
-hard_negative_vm (sure) or hard_negative_vh (possible). Archive marks have round -1 and no score or model."""
+"""One row a label of any origin. role: lesion or hard_negative; of what was reviewed also ignored and rehearsed (see
+REVIEWED). source: clinical, annotated, harvested, reviewed, hard_negative_vm (sure) or hard_negative_vh (possible).
+Archive marks and reviewed labels have round -1; marks have no score or model, reviewed ones those that found them."""
+
+REVIEWED: Final = LEDGER.append(pa.field("verdict", pa.string()))
+"""What people said of exported labels: ledger rows of source reviewed, and their verdict (accepted, rejected, moved).
+
+role        lesion: accepted, or moved to these boxes. hard_negative: rejected. (Of an exported hard negative: lesion if
+            rejected.) ignored: the place that a moved one was moved from. rehearsed: what the reviewed run accepted
+            in V_M, without a verdict; a later run does not count on it again.
+round       of the run that found it; the ledger has -1
+"""

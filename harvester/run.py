@@ -5,6 +5,7 @@ run/
   round-<k>/<step>-<hash>.parquet  a table, <step>-<hash>/ a folder of weights, <step>-<hash>.json small values
   round-<k>/<step>-<hash>.step.json  how long it took and how much it did
   harvest.parquet, harvest.csv, ledger.parquet, summary.json, report.html
+  rehearsed.parquet                what all rounds accepted in V_M (records.ACCEPTED)
 """
 
 import hashlib
@@ -12,7 +13,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harvester.config import Settings, dump, settings_hash
-from harvester.errors import StoreError
+from harvester.config import Settings, dump, resolve, settings_hash
+from harvester.errors import SettingsError, StoreError
 from harvester.labels.ledger import patient_folds
 from harvester.volumes.store import Store
 
@@ -115,6 +116,22 @@ class Run:
             logger.info("round %d %s: %.1f s%s", round_index, step, told["seconds"], shown)
         self.steps.append(told)
         return Output(path, key, told["seconds"], told["counts"])
+
+
+def settings_of(folder: Path, overrides: Sequence[str] = ()) -> Settings:
+    """The settings of a run's folder. Raises StoreError for a folder without."""
+    file = folder / "settings.yaml"
+    if not file.is_file():
+        raise StoreError(f"{folder}: no settings.yaml; give the folder of a finished run with --run")
+    return resolve(file, overrides)
+
+
+def store_of(folder: Path, settings: Settings, given: str | None) -> Store:
+    """The store that is given, or the one in the run's folder, or as its settings say. Raises SettingsError."""
+    where = given or (folder / "store" if (folder / "store").is_dir() else settings.data.store)
+    if not where:
+        raise SettingsError(f"{folder}: holds no store and names none; give the harvested store with --store")
+    return Store(where)
 
 
 def write_text(path: Path, text: str) -> None:

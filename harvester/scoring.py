@@ -11,7 +11,7 @@ from harvester import mining
 from harvester.config import Settings
 from harvester.evaluation.curves import average_precision, froc, precision_recall, sensitivity_at
 from harvester.evaluation.matching import Hits, hits, overlaps
-from harvester.labels.ledger import from_marks, spread
+from harvester.labels.ledger import from_reviewed, known_before, settled, spread, with_role
 from harvester.records import SCORED
 from harvester.volumes.store import Store
 
@@ -26,6 +26,13 @@ def hidden_lesions(store: Store) -> pa.Table:
     return mining.split_of(
         truth.filter(pc.invert(truth["clinical"])), store.manifest, "vh_test"
     ).combine_chunks()
+
+
+def without_reviewed(lesions: pa.Table, reviewed: pa.Table, match_iou: float) -> pa.Table:
+    """The lesions (records.MARKS) that no reviewed one finds: what people accepted is not asked for again."""
+    found = overlaps(with_role(from_reviewed(reviewed), "lesion"), lesions)
+    known = np.isin(np.arange(len(lesions)), found.mark[found.iou >= match_iou])
+    return lesions.filter(pa.array(~known))
 
 
 def outside_ignored(tubelets: pa.Table, ignored: pa.Table) -> pa.Table:
@@ -52,9 +59,10 @@ class Judge:
 
     def __init__(self, store: Store, settings: Settings) -> None:
         self.store, self.settings = store, settings
-        self.lesions = hidden_lesions(store)
-        marks = store.marks()
-        self.clinical = spread(from_marks(marks.filter(marks["clinical"])), store.manifest)
+        marks, reviewed = store.marks(), store.reviewed()
+        self.lesions = without_reviewed(hidden_lesions(store), reviewed, settings.operating_point.match_iou)
+        known = known_before(marks.filter(marks["clinical"]), reviewed)
+        self.known_places = spread(settled(known), store.manifest)
         self.volumes = int(pc.sum(pc.equal(store.manifest["split"], "vh_test")).as_py() or 0)
 
     @property
@@ -95,12 +103,12 @@ class Judge:
     def proposals(self, scored: pa.Table, score: str) -> dict[str, Any]:
         """Sensitivity on unmarked lesions at FP_RATES, AP and curves of V_H^test's tubelets by a score column.
 
-        Tubelets on a clinical mark are neither found nor false: the archive knows them.
+        Tubelets on a clinical mark or on what was reviewed are neither found nor false: people know them.
         """
         if not self.known:
             return {"sensitivity": None, "ap": None, "froc": None, "precision_recall": None}
         mine = mining.split_of(scored, self.store.manifest, "vh_test")
-        mine = self._without_clinical(mine)
+        mine = mining.candidates(mine, self.known_places, self.settings.mining)
         found = self._hits(mine, mine[score].to_numpy())
         values = sensitivity_at(found, FP_RATES, self.volumes).clip(0, 1)
         curve, pr = froc(found, self.volumes), precision_recall(found)
@@ -119,9 +127,6 @@ class Judge:
         found = overlaps(mine, self.lesions)
         touching = np.unique(found.tubelet[found.iou >= self.settings.mining.clear_iou])
         return len(touching) / len(mine)
-
-    def _without_clinical(self, tubelets: pa.Table) -> pa.Table:
-        return mining.candidates(tubelets, self.clinical, self.settings.mining)
 
     def _hits(self, tubelets: pa.Table, score: Array) -> Hits:
         iou = self.settings.operating_point.match_iou

@@ -20,13 +20,12 @@ from pathlib import Path
 import pyarrow.csv as pcsv
 
 from harvester.cli import job_parser, run_job
-from harvester.config import Settings, dump, resolve
+from harvester.config import Settings, dump
 from harvester.distributed.start import start_ray
-from harvester.errors import SettingsError, StoreError
+from harvester.errors import SettingsError
 from harvester.frontier import Frontier, as_table, last_round, narrowed, scored_table, trace
 from harvester.report_frontier import plot
-from harvester.volumes.locations import Where
-from harvester.volumes.store import Store
+from harvester.run import settings_of, store_of
 
 TARGETS = [0.80, 0.85, 0.90, 0.95]
 
@@ -58,11 +57,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def tune(options: argparse.Namespace) -> None:
     """One sweep, from the run's tables to files and a table on the terminal."""
     run, out = options.run.absolute(), (options.out or options.run / "tune").absolute()
-    settings = _settings(run, options.set)
+    settings = settings_of(run, options.set)
     wrong = [target for target in options.targets if not 0 < target < 1]
     if wrong:
         raise SettingsError(f"--targets {wrong[0]:g}: want precisions between 0 and 1")
-    store = Store(_store_path(run, settings, options.store))
+    store = store_of(run, settings, options.store)
     number = last_round(run) if options.round is None else options.round
     scored = scored_table(run, number)
     start_ray()
@@ -107,17 +106,6 @@ def text(frontier: Frontier) -> str:
         )
     refused = [row for row in frontier.rows if row.way == "certified" and row.reason]
     return "\n".join(lines + [f"target {row.target:g}: {row.reason}" for row in refused])
-
-
-def _settings(run: Path, overrides: list[str]) -> Settings:
-    file = run / "settings.yaml"
-    if not file.is_file():
-        raise StoreError(f"{run}: no settings.yaml; give the folder of a finished run with --run")
-    return resolve(file, overrides)
-
-
-def _store_path(run: Path, settings: Settings, given: str | None) -> Where:
-    return given or (run / "store" if (run / "store").is_dir() else settings.data.store)
 
 
 if __name__ == "__main__":

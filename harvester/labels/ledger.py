@@ -35,6 +35,29 @@ def from_marks(marks: pa.Table) -> pa.Table:
     return pa.Table.from_pylist(rows, LEDGER)
 
 
+def from_reviewed(reviewed: pa.Table) -> pa.Table:
+    """What people said of earlier finds (records.REVIEWED) as ledger rows: known before round 0, so round -1."""
+    known = reviewed.select(LEDGER.names).cast(LEDGER)
+    rounds = pa.array(np.full(len(known), -1), pa.int32())
+    return known.set_column(LEDGER.get_field_index("round"), LEDGER.field("round"), rounds)
+
+
+def known_before(marks: pa.Table, reviewed: pa.Table) -> pa.Table:
+    """The ledger that a run begins with: the archive's marks (records.MARKS), then what people reviewed."""
+    return pa.concat_tables([from_marks(marks), from_reviewed(reviewed)]).combine_chunks()
+
+
+def lasting(ledger: pa.Table) -> pa.Table:
+    """What stays from round to round: lesions, and everything that people reviewed. Mined negatives do not."""
+    return ledger.filter(pc.or_(pc.equal(ledger["role"], "lesion"), pc.equal(ledger["source"], "reviewed")))
+
+
+def settled(ledger: pa.Table) -> pa.Table:
+    """Where nothing is mined any more: lesions, and what people reviewed, whatever they said of it."""
+    kept = lasting(ledger)
+    return kept.filter(pc.not_equal(kept["role"], "rehearsed"))
+
+
 def from_tubelets(
     tubelets: pa.Table, role: str, source: str, round_index: int, model_hash: str, run_id: str
 ) -> pa.Table:

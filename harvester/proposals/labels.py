@@ -48,6 +48,8 @@ def volume_labels(rows: list[dict[str, Any]], frame: GridFrame, complete: bool) 
     for row in rows:
         boxes = frame.boxes_to_grid(np.array([row[side] for side in BOX], np.float64).T)
         placed = list(zip(frame.slices_to_grid(np.array(row["z"])).tolist(), boxes, strict=True))
+        if row["role"] == "rehearsed":  # says which tubelets not to count, not what is there
+            continue
         if row["role"] == "ignored":
             ignored += placed
         elif row["role"] == "hard_negative":

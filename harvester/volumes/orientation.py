@@ -62,6 +62,30 @@ class Turn:
         z = self.shape[2] - 1 - k if self.flips[2] else k
         return z, low[0], high[0], low[1], high[1]
 
+    def file_box(
+        self, z: int, box_xyxy: tuple[float, float, float, float]
+    ) -> tuple[int, float, float, float, float]:
+        """(k, i1, j1, i2, j2) in the file of the inclusive box (x1, y1, x2, y2) on the stored slice z: undoes `box`.
+
+        Raises VolumeError where the file's slices are not axial.
+        """
+        if self.axes[2] != 2:
+            raise VolumeError(
+                "not_axial", "the file's slices are not axial: a stored box is no box on one of them"
+            )
+        ends: dict[int, tuple[float, float]] = {}
+        for axis in (0, 1):
+            last = self.shape[self.axes[axis]] - 1
+            low, high = box_xyxy[axis], box_xyxy[axis + 2]
+            ends[self.axes[axis]] = (last - high, last - low) if self.flips[axis] else (low, high)
+        k = self.shape[2] - 1 - z if self.flips[2] else z
+        return k, ends[0][0], ends[1][0], ends[0][1], ends[1][1]
+
+    def file_array(self, values_zyx: Array) -> Array:
+        """The (i, j, k) view of a stored (z, y, x) array: undoes `array`."""
+        unflipped = values_zyx[tuple(slice(None, None, -1 if flip else 1) for flip in self.flips[::-1])]
+        return unflipped.transpose(2, 1, 0).transpose(np.argsort(self.axes))
+
     def _ends(self, axis: int, box_ij: tuple[float, float, float, float]) -> tuple[float, float]:
         source = self.axes[axis]
         first, last = sorted((box_ij[source], box_ij[source + 2]))

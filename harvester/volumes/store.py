@@ -8,6 +8,7 @@ store/                        a folder on a disk or in an object store (location
   truth.parquet         hidden truth of vh_test and vd_test, for scoring alone
   ignore.parquet        regions left out of harvest and scoring (records.IGNORE)
   rejects.parquet       what was refused and why (records.REJECTS)
+  reviewed.parquet      what people said of exported labels (records.REVIEWED); absent before the first review
 """
 
 import json
@@ -21,7 +22,7 @@ import pyarrow as pa
 
 from harvester.config import settings_hash
 from harvester.errors import StoreError
-from harvester.records import IGNORE, MANIFEST, MARKS, REJECTS, Mark, Volume
+from harvester.records import IGNORE, MANIFEST, MARKS, REJECTS, REVIEWED, Mark, Volume
 from harvester.volumes import locations
 from harvester.volumes.locations import Location, Where, writing
 from harvester.volumes.shard import Header, Span, open_shard, read_header, read_slices
@@ -62,13 +63,19 @@ class Store:
         """What was refused and why (records.REJECTS)."""
         return self._table("rejects", REJECTS)
 
+    def reviewed(self) -> pa.Table:
+        """What people said of labels that were exported (records.REVIEWED); empty before the first review."""
+        return self._table("reviewed", REVIEWED)
+
     def data_hash(self) -> str:
-        """Names what the store holds: voxels, spacings, splits, marks and the regions left out; not where it lies."""
+        """Names what the store holds: voxels, spacings, splits, marks, regions left out, reviews; not where it lies."""
         rows = [
             {name: value for name, value in row.items() if name not in WHERE_IT_LIES}
             for row in self.manifest.to_pylist()
         ]
-        tables = (rows, self.marks().to_pylist(), self.ignore().to_pylist())
+        tables = [rows, self.marks().to_pylist(), self.ignore().to_pylist()]
+        # A store that nobody reviewed keeps the name that it had before there were reviews.
+        tables += [table for table in (self.reviewed().to_pylist(),) if table]
         return settings_hash(*[sorted(json.dumps(row, sort_keys=True) for row in table) for table in tables])
 
     def _table(self, name: str, schema: pa.Schema) -> pa.Table:
@@ -102,6 +109,14 @@ def write_volume(store: Where, volume: Volume, split: str, source_hash: str) -> 
         row = shard.add(volume, split, source_hash)
     _forget()
     return row
+
+
+def write_reviewed(store: Where, reviewed: pa.Table) -> None:
+    """Put what people said (records.REVIEWED) into a store, in place of what was there."""
+    keys: list[tuple[str, Any]] = [(name, "ascending") for name in ("volume_id", "label_id", "role")]
+    folder = Location.of(store)
+    with writing(folder):
+        (folder / "reviewed.parquet").write_table(reviewed.cast(REVIEWED).sort_by(keys))
 
 
 def finish_store(

@@ -68,7 +68,7 @@ def threshold_at(settings, store, tubelets, rate):
     """The generator score at which V_H^test's proposals make `rate` false positives a volume."""
     judge = Judge(store, settings)
     mine = mining.split_of(tubelets, store.manifest, "vh_test")
-    mine = mining.candidates(mine, judge.clinical, settings.mining)
+    mine = mining.candidates(mine, judge.known_places, settings.mining)
     scored = hits(overlaps(mine, judge.lesions), mine["lpg_score"].to_numpy(), len(judge.lesions))
     per_volume = false_positives(scored, repeats=False) / judge.volumes
     return scored.scores[scored.order][np.searchsorted(per_volume, rate, side="right") - 1]

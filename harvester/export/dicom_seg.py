@@ -1,0 +1,101 @@
+"""DICOM SEG: a segment a lesion, its boxes filled on the slices of the original series.
+
+Every segment is AUTOMATIC, with the algorithm's name, version and models. A box is drawn by the pixels whose centres
+lie in it, so that it comes back to half a pixel. Segments may overlap. Only slices with a box are stored.
+"""
+
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from highdicom import AlgorithmIdentificationSequence, seg
+from numpy.typing import NDArray
+from pydicom.sr.codedict import codes
+
+from harvester.export.dicom_origin import (
+    ABNORMAL,
+    LESION,
+    NAME,
+    VERSION,
+    document,
+    evidence,
+    parameters,
+    tracking_uid,
+    uid,
+)
+from harvester.export.labels import Case, Row, boxes
+from harvester.export.nifti import pixels
+
+LABEL: Final = "MACHINE_BOXES"
+DESCRIPTION: Final = "Boxes of machine-made findings, not verified"
+
+
+def write(case: Case, folder: Path, made_by: Row) -> list[Row]:
+    """Write <volume_id>.seg.dcm; a row a segment of it. ValueError and the like where highdicom refuses the series."""
+    file = folder / f"{case.volume['volume_id']}.seg.dcm"
+    segmentation(case, made_by).save_as(file)
+    return [
+        {"file": file.name, "number": place, "label": label} for place, label in enumerate(case.labels, 1)
+    ]
+
+
+def segmentation(case: Case, made_by: Row) -> seg.Segmentation:
+    """The segmentation of a case with at least one label, and the headers of its series."""
+    labels = list(case.labels)
+    slices, planes = _planes(case)
+    images = evidence(case, slices)
+    return seg.Segmentation(
+        source_images=images,
+        pixel_array=planes,
+        segmentation_type=seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=[_segment(number, label) for number, label in enumerate(labels, 1)],
+        manufacturer_model_name=NAME,
+        software_versions=VERSION,
+        device_serial_number=uid("device", labels[0]["model_hash"])[-16:],
+        content_label=LABEL,
+        content_description=DESCRIPTION,
+        **document("seg", labels, str(images[0].SeriesInstanceUID), made_by["made"]),
+    )
+
+
+def _planes(case: Case) -> tuple[list[int], NDArray[np.uint8]]:
+    """The file's slices that hold a box, and their pixels: numbers of segments, or a layer each where they overlap."""
+    turn = case.grid.turn
+    placed = [[turn.file_box(z, box) for z, box in boxes(label)] for label in case.labels]
+    slices = sorted({k for boxes_of_one in placed for k, *_ in boxes_of_one})
+    columns, rows, _ = turn.shape
+    numbers = np.zeros((len(slices), rows, columns), np.uint8)
+    filled = [
+        [(slices.index(k), pixels(j1, j2), pixels(i1, i2)) for k, i1, j1, i2, j2 in boxes_of_one]
+        for boxes_of_one in placed
+    ]
+    for number, areas in enumerate(filled, 1):
+        if any(numbers[area].any() for area in areas):
+            return slices, _layers(numbers.shape, filled)
+        for area in areas:
+            numbers[area] = number
+    return slices, numbers
+
+
+def _layers(shape: tuple[int, ...], filled: list[list[Any]]) -> NDArray[np.uint8]:
+    layers = np.zeros((*shape, len(filled)), np.uint8)
+    for place, areas in enumerate(filled):
+        for area in areas:
+            layers[(*area, place)] = 1
+    return layers
+
+
+def _segment(number: int, label: Row) -> seg.SegmentDescription:
+    algorithm = AlgorithmIdentificationSequence(
+        NAME, codes.cid7162.ArtificialIntelligence, VERSION, source=NAME, parameters=parameters(label)
+    )
+    return seg.SegmentDescription(
+        segment_number=number,
+        segment_label=f"{label['label_id']} ({100 * label['score']:.1f} %)",
+        segmented_property_category=ABNORMAL,
+        segmented_property_type=LESION,
+        algorithm_type=seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=algorithm,
+        tracking_uid=tracking_uid(label),
+        tracking_id=label["label_id"],
+    )

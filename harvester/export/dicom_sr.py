@@ -1,0 +1,97 @@
+"""DICOM SR, TID 1500: a measurement group a lesion, its box on its key slice of the original series (TID 1410).
+
+An unverified, preliminary report by a device: VerificationFlag UNVERIFIED, no person named. Only the images that it
+points at are its evidence; highdicom copies patient and study from them. Coordinates are those of DICOM: the outer
+edge of the first pixel is 0, so that an inclusive box is drawn from (x1, y1) to (x2 + 1, y2 + 1).
+"""
+
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from highdicom import sr
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+
+from harvester.export.dicom_origin import (
+    ABNORMAL,
+    LESION,
+    NAME,
+    VERSION,
+    document,
+    evidence,
+    parameters,
+    tracking_uid,
+    uid,
+)
+from harvester.export.grids import Box
+from harvester.export.labels import Case, Row, boxes, key_slice
+
+DEVICE: Final = "lesion proposals and their classifier"
+
+
+def write(case: Case, folder: Path, made_by: Row) -> list[Row]:
+    """Write <volume_id>.sr.dcm; a row a lesion of it. ValueError and the like where highdicom refuses the series."""
+    file = folder / f"{case.volume['volume_id']}.sr.dcm"
+    report(case, made_by).save_as(file)
+    return [
+        {"file": file.name, "number": place, "label": label} for place, label in enumerate(case.labels, 1)
+    ]
+
+
+def report(case: Case, made_by: Row) -> sr.ComprehensiveSR:
+    """The document of a case with at least one label, and the headers of its series."""
+    labels = list(case.labels)
+    drawn = [_key_box(case, label) for label in labels]
+    images = evidence(case, sorted({k for k, _ in drawn}))
+    groups = [_group(label, case.grid.headers[k], box) for label, (k, box) in zip(labels, drawn, strict=True)]
+    content = sr.MeasurementReport(
+        observation_context=sr.ObservationContext(_device(labels[0])),
+        procedure_reported=codes.cid100.CTUnspecifiedBodyRegion,
+        imaging_measurements=groups,
+        title=codes.DCM.ImagingMeasurementReport,
+    )
+    return sr.ComprehensiveSR(
+        evidence=images,
+        content=content[0],
+        is_complete=not made_by["capped"],
+        **document("sr", labels, str(images[0].SeriesInstanceUID), made_by["made"]),
+    )
+
+
+def _key_box(case: Case, label: Row) -> tuple[int, Box]:
+    z, box = boxes(label)[key_slice(label)]
+    k, *sides = case.grid.turn.file_box(z, box)
+    return k, (sides[0], sides[1], sides[2], sides[3])
+
+
+def _group(label: Row, image: Dataset, box: Box) -> sr.PlanarROIMeasurementsAndQualitativeEvaluations:
+    certainty = sr.Measurement(
+        name=codes.DCM.CertaintyOfFinding, value=round(100 * label["score"], 2), unit=codes.UCUM.Percent
+    )
+    algorithm = sr.AlgorithmIdentification(
+        NAME, VERSION, parameters=[f"{name} = {value}" for name, value in parameters(label).items()]
+    )
+    return sr.PlanarROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=sr.TrackingIdentifier(tracking_uid(label), label["label_id"]),
+        referenced_region=_region(image, box),
+        finding_type=LESION,
+        finding_category=ABNORMAL,
+        algorithm_id=algorithm,
+        measurements=[certainty],
+    )
+
+
+def _region(image: Dataset, box: Box) -> sr.ImageRegion:
+    x1, y1, x2, y2 = box[0], box[1], box[2] + 1, box[3] + 1
+    outline = np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2], [x1, y1]])
+    inside = np.clip(outline, 0, [int(image.Columns), int(image.Rows)])
+    source = sr.SourceImageForRegion(image.SOPClassUID, image.SOPInstanceUID)
+    return sr.ImageRegion(sr.GraphicTypeValues.POLYLINE, inside, source)
+
+
+def _device(label: Row) -> sr.ObserverContext:
+    attributes = sr.DeviceObserverIdentifyingAttributes(
+        uid=uid("device", label["model_hash"]), name=NAME, manufacturer_name=NAME, model_name=DEVICE
+    )
+    return sr.ObserverContext(codes.DCM.Device, attributes)

@@ -1,0 +1,111 @@
+"""A table in the columns of DeepLesion's DL_info.csv, one row a lesion on its key slice; then where it comes from.
+
+What nobody measured stays empty: diameters, the lesion's place in the body, its window, and the patient's age and
+sex, which are not kept. `boxes` holds the whole lesion as "slice x1 y1 x2 y2; ...", in the numbers of Key_slice_index;
+`review` is empty: a reviewer puts accepted, rejected or moved there, and jobs/review.py reads it back.
+
+Slices of a DeepLesion volume are numbered as in DeepLesion, those of others from 0 in their file.
+"""
+
+import csv
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+from harvester.export.grids import turn_text
+from harvester.export.labels import ORIGIN, Case, Row, boxes, key_slice
+from harvester.volumes.orientation import Turn
+
+FILE: Final = "DL_info.csv"
+DEEPLESION: Final = re.compile(r"(\d{6})_(\d{2})_(\d{2})_(\d+)-(\d+)")
+"""Ids of DeepLesion's sub-volumes: patient, study, series, first and last slice."""
+PUBLISHED: Final = (
+    "File_name",
+    "Patient_index",
+    "Study_index",
+    "Series_ID",
+    "Key_slice_index",
+    "Measurement_coordinates",
+    "Bounding_boxes",
+    "Lesion_diameters_Pixel_",
+    "Normalized_lesion_location",
+    "Coarse_lesion_type",
+    "Possibly_noisy",
+    "Slice_range",
+    "Spacing_mm_px_",
+    "Image_size",
+    "DICOM_windows",
+    "Patient_gender",
+    "Patient_age",
+    "Train_Val_Test",
+)
+OWN: Final = ("volume_id", "patient_id", "split", "label_id", *ORIGIN, "turn", "boxes", "review")
+UNKNOWN_TYPE: Final = -1
+"""DeepLesion's Coarse_lesion_type of lesions that nobody sorted."""
+
+
+def write(cases: Iterable[Case], folder: Path, _made_by: Row) -> None:
+    """Write DL_info.csv."""
+    with (folder / FILE).open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, [*PUBLISHED, *OWN], restval="", lineterminator="\n")
+        table.writeheader()
+        for case in cases:
+            table.writerows(_row(case, label) for label in case.labels)
+
+
+def first_slice(volume_id: str) -> int:
+    """The number that the table gives to a volume's first slice: DeepLesion's own, else 0."""
+    named = DEEPLESION.fullmatch(volume_id)
+    return int(named.group(4)) if named else 0
+
+
+def _row(case: Case, label: Row) -> Row:
+    volume, turn = case.volume, case.grid.axial().turn
+    first = first_slice(volume["volume_id"])
+    placed = [turn.file_box(z, box) for z, box in boxes(label)]
+    key, *box = placed[key_slice(label)]
+    spacing = _in_file(turn, [volume[f"spacing_{axis}_mm"] for axis in "xyz"])
+    return {
+        **_named(volume, first + key),
+        "Key_slice_index": first + key,
+        "Bounding_boxes": _listed(box),
+        "Coarse_lesion_type": UNKNOWN_TYPE,
+        "Possibly_noisy": 0,
+        "Slice_range": f"{first}, {first + turn.shape[2] - 1}",
+        "Spacing_mm_px_": _listed(spacing),
+        "Image_size": f"{turn.shape[0]}, {turn.shape[1]}",
+        "Train_Val_Test": 3 if volume["split"] == "vd_test" else 1,
+        **{name: volume[name] for name in ("volume_id", "patient_id", "split")},
+        "label_id": label["label_id"],
+        **{name: "" if label[name] is None else label[name] for name in ORIGIN},
+        "turn": turn_text(turn),
+        "boxes": "; ".join(" ".join(map(_number, (first + k, *sides))) for k, *sides in placed),
+    }
+
+
+def _named(volume: Row, number: int) -> Row:
+    """DeepLesion's own names for its volumes; for others the hashed ids."""
+    named = DEEPLESION.fullmatch(volume["volume_id"])
+    if not named:
+        return {"File_name": f"{volume['volume_id']}_{number:03d}.png", "Patient_index": volume["patient_id"]}
+    patient, study, series = named.group(1, 2, 3)
+    return {
+        "File_name": f"{patient}_{study}_{series}_{number:03d}.png",
+        "Patient_index": int(patient),
+        "Study_index": int(study),
+        "Series_ID": int(series),
+    }
+
+
+def _in_file(turn: Turn, stored: list[Any]) -> list[Any]:
+    return [stored[turn.axes.index(axis)] for axis in range(3)]
+
+
+def _listed(values: Iterable[float]) -> str:
+    return ", ".join(map(_number, values))
+
+
+def _number(value: float) -> str:
+    """As many digits as a float32 holds."""
+    return f"{value:.9g}"

@@ -1,0 +1,77 @@
+"""What is asked of an export, what contradicts itself, and what came of it."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from harvester.errors import SettingsError
+
+WHOLE: Final = ("coco", "csv")
+"""One file for all volumes."""
+DICOM: Final = ("dicom-sr", "dicom-seg")
+"""A file a volume, by highdicom, which is an extra."""
+FORMATS: Final = (*WHOLE, "markups", "nifti", *DICOM)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for.
+
+    to              one of FORMATS
+    made            when, as text: told in the files
+    merge           lesions of every source, not the harvested ones alone
+    hard_negatives  those too
+    most            labels a volume at most, the best scored; None for all
+    skip_missing    leave out volumes whose scan is missing or has changed, instead of failing
+    """
+
+    to: str
+    out: Path
+    made: str
+    merge: bool = False
+    hard_negatives: bool = False
+    most: int | None = None
+    skip_missing: bool = False
+    force: bool = False
+
+
+@dataclass
+class Told:
+    """What was exported, and what was left out (volume_id, reason, message)."""
+
+    volumes: int = 0
+    labels: int = 0
+    capped: int = 0
+    left_out: list[dict[str, Any]] = field(default_factory=list)
+
+
+def check(request: Request, has_source: bool) -> None:
+    """Raise SettingsError for requests that contradict themselves, before anything is read."""
+    if request.to not in FORMATS:
+        raise SettingsError(f"--to {request.to}: want one of {', '.join(FORMATS)}")
+    if request.to in DICOM and not has_source:
+        raise SettingsError(
+            f"--to {request.to} refers to the original series: give --source, the folder of the scans"
+        )
+    if request.to in DICOM and (request.merge or request.hard_negatives):
+        raise SettingsError(
+            f"--to {request.to} takes neither --merge nor --hard-negatives: whoever opens it takes every entry "
+            "for a finding of this device"
+        )
+    if request.most is not None and request.most < 1:
+        raise SettingsError(f"--max-per-report {request.most}: want at least 1")
+    if request.out.is_file() or (request.out.is_dir() and any(request.out.iterdir()) and not request.force):
+        raise SettingsError(
+            f"--out {request.out}: is not an empty folder; give another, or --force to write into it"
+        )
+
+
+def closing_table(request: Request, told: Told) -> str:
+    """What was exported, for the terminal."""
+    lines = [f"{told.labels} labels of {told.volumes} volumes as {request.to}"]
+    if told.capped:
+        lines.append(f"left out: {told.capped} labels beyond --max-per-report {request.most}")
+    reasons = Counter(row["reason"] for row in told.left_out)
+    lines += [f"left out: {count} volumes, {reason}" for reason, count in sorted(reasons.items())]
+    return "\n".join([*lines, f"written to {request.out}"])

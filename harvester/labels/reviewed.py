@@ -1,0 +1,156 @@
+"""What people said of exported labels, as labels of their own: accepted, rejected or moved, with source `reviewed`.
+
+An accepted or moved lesion is a lesion of every later run from round 0 on, a rejected one a sure hard negative; where
+one was moved from, nothing is learnt. Nothing that touches them is harvested or mined again.
+
+The best finds of V_H are then known, so those of V_M must not vouch for what is left: as large a share of what the
+reviewed run accepted in V_M, best score first, is left out of later rehearsals (role `rehearsed`).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from harvester.errors import LabelError
+from harvester.labels.ledger import BOX
+from harvester.records import REVIEWED
+
+VERDICTS: Final = ("accepted", "rejected", "moved")
+MACHINE_MADE: Final = ("harvested", "hard_negative_vm", "hard_negative_vh")
+OTHER_ROLE: Final = {"lesion": "hard_negative", "hard_negative": "lesion"}
+BEFORE: Final = "-before"
+"""Ends the id of the place that a label was moved from."""
+
+Placed = tuple[int, tuple[float, float, float, float]]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One label as it came back.
+
+    where    file and row, for errors
+    verdict  one of VERDICTS
+    label    volume_id, label_id, role, source, round, score, model_hash, run_id as exported
+    found    its boxes as exported: (z, (x1, y1, x2, y2)) in the stored order
+    now      its boxes as they came back: other ones if it was moved
+    """
+
+    where: str
+    verdict: str
+    label: Mapping[str, Any]
+    found: Sequence[Placed]
+    now: Sequence[Placed]
+
+
+def reviewed_table(verdicts: Sequence[Verdict], manifest: pa.Table) -> pa.Table:
+    """The verdicts as rows (records.REVIEWED). Raises LabelError for boxes outside their volume and doubles.
+
+    Accepted marks of the archive are passed over: people made them. To reject or move one is an error.
+    """
+    volumes = {row["volume_id"]: row for row in manifest.to_pylist()}
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for verdict in verdicts:
+        if not _machine_made(verdict):
+            continue
+        for row in _rows(verdict):
+            _check(row, volumes, verdict.where)
+            if (row["volume_id"], row["label_id"]) in rows:
+                raise LabelError(f"{verdict.where}: its label_id has a verdict already; want one a label")
+            rows[row["volume_id"], row["label_id"]] = row
+    return pa.Table.from_pylist(list(rows.values()), REVIEWED)
+
+
+def merged(before: pa.Table, new: pa.Table) -> pa.Table:
+    """Earlier verdicts (records.REVIEWED) and new ones; of two on one label the new one."""
+    told = {(row["volume_id"], _base(row["label_id"])) for row in new.to_pylist()}
+    kept = [row for row in before.to_pylist() if (row["volume_id"], _base(row["label_id"])) not in told]
+    return pa.concat_tables([pa.Table.from_pylist(kept, REVIEWED), new])
+
+
+def with_rehearsed(reviewed: pa.Table, rehearsed: pa.Table, harvested: int, run_id: str) -> pa.Table:
+    """With the share of a run's V_M finds that later rehearsals leave out, in place of what the table had of that run.
+
+    rehearsed   what the run accepted in V_M (records.ACCEPTED)
+    harvested   how many lesions it harvested; the share is that of them which have a verdict
+    """
+    prefix = f"rehearsed-{run_id}-"
+    others = reviewed.filter(pc.invert(pc.starts_with(reviewed["label_id"], prefix)))
+    count = math.ceil(len(rehearsed) * share_reviewed(others, harvested, run_id))
+    best = rehearsed.sort_by(
+        [("score", "descending"), ("volume_id", "ascending"), ("tubelet_id", "ascending")]
+    )
+    rows = [
+        {
+            **{name: row[name] for name in ("volume_id", "score", "z", *BOX)},
+            "label_id": f"{prefix}{number}",
+            "role": "rehearsed",
+            "source": "reviewed",
+            "round": -1,
+            "run_id": run_id,
+        }
+        for number, row in enumerate(best.slice(0, count).to_pylist())
+    ]
+    return pa.concat_tables([others, pa.Table.from_pylist(rows, REVIEWED)])
+
+
+def share_reviewed(reviewed: pa.Table, harvested: int, run_id: str) -> float:
+    """Share of a run's harvested lesions that have a verdict, 0 to 1; 0 where it harvested none."""
+    told = {
+        (row["volume_id"], _base(row["label_id"]))
+        for row in reviewed.select(["volume_id", "label_id"]).to_pylist()
+        if row["label_id"].startswith(f"reviewed-{run_id}-harvested-")
+    }
+    return min(1.0, len(told) / harvested) if harvested else 0.0
+
+
+def _machine_made(verdict: Verdict) -> bool:
+    if verdict.label["source"] in (*MACHINE_MADE, "reviewed"):
+        return True
+    if verdict.verdict != "accepted":
+        raise LabelError(
+            f"{verdict.where}: a mark of the archive was {verdict.verdict}; correct it where the archive keeps it and "
+            "prepare again"
+        )
+    return False
+
+
+def _rows(verdict: Verdict) -> list[dict[str, Any]]:
+    label = verdict.label
+    again = label["source"] == "reviewed"
+    label_id = label["label_id"] if again else f"reviewed-{label['run_id']}-{label['label_id']}"
+    role = OTHER_ROLE[label["role"]] if verdict.verdict == "rejected" else label["role"]
+    origin = {name: label[name] for name in ("volume_id", "round", "score", "model_hash", "run_id")}
+    told = origin | {"source": "reviewed", "verdict": verdict.verdict}
+    rows = [told | {"label_id": label_id, "role": role, **_lists(verdict.now)}]
+    if verdict.verdict == "moved":
+        rows.append(told | {"label_id": label_id + BEFORE, "role": "ignored", **_lists(verdict.found)})
+    return rows
+
+
+def _lists(placed: Sequence[Placed]) -> dict[str, Any]:
+    ordered = sorted(placed)
+    sides = {side: [box[at] for _, box in ordered] for at, side in enumerate(BOX)}
+    return {"z": [z for z, _ in ordered], **sides}
+
+
+def _check(row: Mapping[str, Any], volumes: Mapping[str, Mapping[str, Any]], where: str) -> None:
+    volume = volumes.get(row["volume_id"])
+    if volume is None:
+        raise LabelError(f"{where}: its volume is not in the store; give the store that was harvested")
+    if not row["z"] or len(set(row["z"])) < len(row["z"]):
+        raise LabelError(f"{where}: want at least one box, and one a slice")
+    for z, x1, y1, x2, y2 in zip(row["z"], *(row[side] for side in BOX), strict=True):
+        inside = -1 <= x1 <= x2 <= volume["width"] and -1 <= y1 <= y2 <= volume["height"]
+        if not (inside and 0 <= z < volume["depth"]):
+            raise LabelError(
+                f"{where}: a box lies outside its volume of {volume['depth']} slices, {volume['height']} rows and "
+                f"{volume['width']} columns, or its ends are out of order"
+            )
+
+
+def _base(label_id: str) -> str:
+    return label_id.removesuffix(BEFORE)
