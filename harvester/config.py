@@ -83,6 +83,30 @@ class ArchiveSettings(Part):
     """Somebody's own scans (volumes/archive.py)."""
 
     format: Literal["auto", "nifti", "dicom"] = Field("auto", description="auto takes both")
+    marks: Literal["auto", "csv", "coco", "mask"] = Field(
+        "auto", description="auto takes whichever there is; a scan with two kinds of them is refused"
+    )
+    max_voxels: int = Field(
+        1000 * 1024 * 1024, ge=1, description="a scan that claims more is refused before room is made for it"
+    )
+    nan_is_air: bool = Field(
+        False, description="NaN in a NIfTI is padding and becomes air; otherwise the scan is refused"
+    )
+    mask_suffix: str = Field(".mask", min_length=1, description="a.mask.nii.gz is the mask of a.nii.gz")
+    mask_folder: str = Field(
+        "masks",
+        pattern=r"^[^/\\]*$",
+        description="masks/a.nii.gz is the mask of a.nii.gz or images/a.nii.gz; '' for no such folder",
+    )
+    mask_labels: tuple[int, ...] = Field((), description="labels that are lesions; none given: all but 0")
+    mask_merge_labels: bool = Field(
+        False, description="labels that touch are one lesion (counts of readers), else each label its own"
+    )
+    mask_min_mm: float = Field(
+        2.0,
+        ge=0,
+        description="a mask's components whose box is shorter than this both ways are strays, dropped",
+    )
     vh_test_share: float = Field(
         0.0, ge=0, le=1, description="share of the completely marked patients kept to measure on (vh_test)"
     )

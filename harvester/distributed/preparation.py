@@ -147,7 +147,7 @@ class Maker:
             volume, marks, _ = phantom.make(data.phantom, grid, drawn, self.settings.seed)
             return volume, marks, []
         if data.kind == "archive":
-            return *archive.read(archive.Case(**case), _root(self.source)), []
+            return *archive.read(archive.Case(**case), _root(self.source), data.archive), []
         prepared = self._background(case["background_id"])
         cut = insertion.Case(**case)
         volume, marks, regions = insertion.make(data.insertion, prepared, cut, self.settings.seed)

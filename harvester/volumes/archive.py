@@ -12,7 +12,7 @@ Splits go by patient. Where no split is named, a patient all of whose scans are 
 of them, drawn, to vh_test), every other one to vh. Ids are salted hashes; files are named by no message.
 """
 
-import hashlib
+import logging
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,21 +24,31 @@ from pydicom.errors import InvalidDicomError
 from pydicom.misc import is_dicom
 
 from harvester.config import ArchiveSettings
-from harvester.errors import LabelError, VolumeError
 from harvester.records import Mark, Volume
+from harvester.volumes import archive_nifti
+from harvester.volumes.archive_coco import read_coco
+from harvester.volumes.archive_marks import turned_marks
+from harvester.volumes.archive_nifti_checks import WITH_MASKS, check_scans
+from harvester.volumes.archive_splits import Assigned, assign
 from harvester.volumes.archive_tables import Known, MarkRow, read_tables
-from harvester.volumes.found import Found, salted_hash
+from harvester.volumes.found import Found, Scan, salted_hash
 from harvester.volumes.io_dicom import read_turned_dicom
-from harvester.volumes.io_nifti import read_turned_nifti
 from harvester.volumes.locations import Location, Where
-from harvester.volumes.orientation import Turn
+from harvester.volumes.tree import walk
 
+logger = logging.getLogger(__name__)
+
+DEFAULTS: Final = ArchiveSettings()
 HEADER: Final = ("SeriesInstanceUID", "PatientID", "Modality")
 
 
 @dataclass(frozen=True)
 class Case:
-    """One scan to be stored. `files` lie under the archive's root; `marks` are in the files' own voxels."""
+    """One scan to be stored. `files` and `mask` ("" for none) lie under the archive's root.
+
+    marks         in the files' own voxels
+    split_origin  given by the tables, or drawn
+    """
 
     volume_id: str
     patient_id: str
@@ -46,16 +56,8 @@ class Case:
     files: list[str]
     bytes: int
     marks: list[MarkRow]
-
-
-@dataclass
-class Scan:
-    """A scan as found: its files, the names by which a table may call it, and who it is of."""
-
-    key: str
-    patient: str
-    files: list[Path]
-    names: set[str]
+    mask: str = ""
+    split_origin: str = "drawn"
 
 
 def scan(root: Path, settings: ArchiveSettings, seed: int, salt: str) -> Found:
@@ -63,23 +65,54 @@ def scan(root: Path, settings: ArchiveSettings, seed: int, salt: str) -> Found:
 
     The same archive, seed and salt give the same cases; a further patient moves nobody's split.
     """
-    scans = [*_nifti_scans(root), *_dicom_scans(root)]
-    kept = [each for each in scans if settings.format == "auto" or _format(each.files[0]) == settings.format]
-    known = read_tables(root, {name: each.key for each in scans for name in each.names})
-    patients = {each.key: known.get(each.key, Known()).patient or each.patient for each in kept}
-    splits = _splits(kept, patients, known, settings.vh_test_share, seed)
-    cases = (_case(root, each, patients[each.key], splits, known, salt) for each in kept)
-    return Found(sorted(cases, key=lambda case: case.volume_id))
+    nifti, refused = archive_nifti.find_scans(root, walk(root), settings, salt)
+    dicom = _dicom_scans(root)
+    known = _known(root, archive_nifti.names_of([*nifti, *dicom]), settings)
+    if settings.format == "nifti":
+        dicom = []
+    if settings.format == "dicom":
+        nifti, refused = [], []
+    patients = {each.key: known.get(each.key, Known()).patient or each.patient for each in [*nifti, *dicom]}
+    # Before scans are refused: one that is mended later moves nobody's split.
+    splits = assign(patients, known, settings.vh_test_share, seed)
+    _warn_of_patients(nifti, known)
+    checked, bad = check_scans(nifti, known, settings, salt)
+    cases = []
+    for each in [*checked, *dicom]:
+        patient, told = patients[each.key], known.get(each.key, Known())
+        cases.append(_case(root, each, patient, splits[patient], told, settings.marks in WITH_MASKS, salt))
+    # A link, or a folder that may not be read, is met by every format's search.
+    once = {(row.source_hash, row.reason): row for row in [*refused, *bad]}
+    return Found(sorted(cases, key=lambda case: case.volume_id), list(once.values()))
 
 
-def read(case: Case, root: Path) -> tuple[Volume, list[Mark]]:
+def _known(root: Path, names: Mapping[str, str], settings: ArchiveSettings) -> dict[str, Known]:
+    known = read_tables(root, names, settings.marks)
+    if settings.marks in ("auto", "coco"):
+        read_coco(root, names, known)
+    return known
+
+
+def _warn_of_patients(scans: Sequence[Scan], known: Mapping[str, Known]) -> None:
+    untold = sum(1 for each in scans if not known.get(each.key, Known()).patient)
+    if untold > 1:
+        logger.warning(
+            "%d NIfTI scans have no patient in volumes.csv: each counts as a patient of its own, so name those who "
+            "have several scans, or a patient may be in two splits",
+            untold,
+        )
+
+
+def read(case: Case, root: Path, settings: ArchiveSettings = DEFAULTS) -> tuple[Volume, list[Mark]]:
     """The scan of a case and its marks in the stored order. Raises VolumeError (also bad_mark, not_axial)."""
+    if archive_nifti.is_nifti(case.files[0]):
+        mask = root / case.mask if case.mask else None
+        return archive_nifti.read_marked(
+            root / case.files[0], mask, case.marks, case.volume_id, case.patient_id, settings
+        )
     files = [root / file for file in case.files]
-    if _format(files[0]) == "nifti":
-        volume, turn = read_turned_nifti(files[0], case.volume_id, case.patient_id)
-    else:
-        volume, turn = read_turned_dicom(files, case.volume_id, case.patient_id)
-    return volume, [_mark(volume, turn, number, row) for number, row in enumerate(case.marks)]
+    volume, turn = read_turned_dicom(files, case.volume_id, case.patient_id)
+    return volume, turned_marks(volume, turn, case.marks)
 
 
 def salt_of(store: Where) -> str:
@@ -96,24 +129,11 @@ def salt_of(store: Where) -> str:
     return file.read_bytes().decode().strip()
 
 
-def _nifti_scans(root: Path) -> list[Scan]:
-    files = (file for file in sorted(root.rglob("*")) if _format(file) == "nifti" and file.is_file())
-    return [
-        _nifti_scan(root, file) for file in files if not file.name.endswith((".mask.nii.gz", ".mask.nii"))
-    ]
-
-
-def _nifti_scan(root: Path, file: Path) -> Scan:
-    name = file.relative_to(root).as_posix()
-    stem = name.removesuffix(".gz").removesuffix(".nii")
-    return Scan(name, stem, [file], {name, stem})
-
-
 def _dicom_scans(root: Path) -> list[Scan]:
     """Series by their UID; a file whose header cannot be read stands alone, to be refused with its reason."""
     found: dict[str, Scan] = {}
     for file in sorted(root.rglob("*")):
-        if not file.is_file() or file.name == "DICOMDIR" or _format(file) != "dicom":
+        if not file.is_file() or file.name == "DICOMDIR" or not _is_dicom(file):
             continue
         name = file.relative_to(root).as_posix()
         try:
@@ -142,73 +162,26 @@ def _name_by_folder(root: Path, scans: Iterable[Scan]) -> None:
             inside[0].names.add(folder)
 
 
-def _format(file: Path) -> str:
-    if file.name.endswith((".nii", ".nii.gz")):
-        return "nifti"
-    if file.suffix.lower() in (".dcm", ".ima"):
-        return "dicom"
-    return "dicom" if file.is_file() and is_dicom(file) else ""
-
-
-def _splits(
-    scans: Iterable[Scan], patients: Mapping[str, str], known: Mapping[str, Known], share: float, seed: int
-) -> dict[str, str]:
-    """The split of each patient: the named one, else vm or vh_test if all their scans are complete, else vh."""
-    of_patient: dict[str, list[Known]] = {}
-    for each in scans:
-        of_patient.setdefault(patients[each.key], []).append(known.get(each.key, Known()))
-    return {
-        patient: _named_split(told) or _drawn_split(all(scan.complete for scan in told), patient, share, seed)
-        for patient, told in of_patient.items()
-    }
-
-
-def _named_split(told: Sequence[Known]) -> str:
-    """The split that the tables name for the scans of a patient, "" for none. Raises LabelError for two."""
-    named = {scan.split for scan in told if scan.split}
-    if len(named) > 1:
-        raise LabelError(f"a patient's scans are in {' and '.join(sorted(named))}; want one split a patient")
-    if named - {"vh"} and not all(scan.split or scan.complete for scan in told):
-        raise LabelError(
-            f"a patient in split {named.pop()} has scans that are not told to be complete; give each of the "
-            "patient's scans the split or complete = 1"
-        )
-    return named.pop() if named else ""
-
-
-def _drawn_split(complete: bool, patient: str, share: float, seed: int) -> str:
-    if not complete:
-        return "vh"
-    return "vh_test" if _draw(patient, seed) < share else "vm"
-
-
-def _draw(patient: str, seed: int) -> float:
-    """A number in [0, 1) that hangs on this patient and the seed alone."""
-    return int(hashlib.sha256(f"{seed}:{patient}".encode()).hexdigest()[:12], 16) / 16**12
+def _is_dicom(file: Path) -> bool:
+    return file.suffix.lower() in (".dcm", ".ima") or (file.is_file() and is_dicom(file))
 
 
 def _case(
-    root: Path, each: Scan, patient: str, splits: Mapping[str, str], known: Mapping[str, Known], salt: str
+    root: Path,
+    each: Scan,
+    patient: str,
+    assigned: Assigned,
+    known: Known,
+    masks: bool,
+    salt: str,
 ) -> Case:
     return Case(
         volume_id="v" + salted_hash(each.key, salt),
         patient_id="p" + salted_hash(f"patient:{patient}", salt),
-        split=splits[patient],
+        split=assigned.split,
         files=[file.relative_to(root).as_posix() for file in each.files],
         bytes=sum(file.stat().st_size for file in each.files),
-        marks=known[each.key].marks if each.key in known else [],
+        marks=known.marks,
+        mask=each.masks[0].relative_to(root).as_posix() if masks and each.masks else "",
+        split_origin=assigned.origin,
     )
-
-
-def _mark(volume: Volume, turn: Turn, number: int, row: MarkRow) -> Mark:
-    columns, rows, slices = turn.shape
-    x1, y1, x2, y2 = row["box_xyxy"]
-    if not (0 <= row["z"] < slices and 0 <= x1 <= x2 <= columns - 1 and 0 <= y1 <= y2 <= rows - 1):
-        raise VolumeError(
-            "bad_mark",
-            f"volume {volume.volume_id}: the mark in line {row['line']} of marks.csv lies outside the scan of "
-            f"{slices} slices, {rows} rows, {columns} columns (z, y, x from 0, x1 <= x2, y1 <= y2); correct it",
-        )
-    z, x1, y1, x2, y2 = turn.box(row["z"], (x1, y1, x2, y2))
-    mark_id = f"{volume.volume_id}-{number}"
-    return Mark(volume.volume_id, mark_id, z, x1, y1, x2, y2, row["clinical"], row["kind"])

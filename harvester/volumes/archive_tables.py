@@ -1,6 +1,7 @@
 """marks.csv and volumes.csv of somebody's archive (archive.py says what is in them)."""
 
 import csv
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,40 +11,78 @@ from harvester.errors import LabelError
 from harvester.records import SPLITS
 
 SIDES: Final = ("x1", "y1", "x2", "y2")
+KIND: Final = re.compile(r"[\w /+.-]{0,40}")
+"""A kind of lesion is a word or two. More may be somebody's report, and kinds go into the store's tables."""
 TRUTH: Final = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
 class MarkRow(TypedDict):
-    """A box in the file's own voxels, and the line of marks.csv it came from."""
+    """A box in the file's own voxels, ends inclusive.
 
-    line: int
+    where   which row of which table it is, for messages
+    lesion  rows of a scan with the same word here are one lesion on several slices; with "" each is its own
+    """
+
+    where: str
     z: int
     box_xyxy: list[float]
     clinical: bool
     kind: str
+    lesion: str
 
 
 @dataclass
 class Known:
-    """What the tables tell of one scan; "" and False where they do not."""
+    """What the tables tell of one scan; "" and False where they do not.
+
+    told      which rows tell of it
+    complete  None where no row says
+    tables    names of the tables that its marks are from
+    """
 
     patient: str = ""
     split: str = ""
-    complete: bool = False
+    told: list[str] = field(default_factory=list)
+    complete: bool | None = None
     marks: list[MarkRow] = field(default_factory=list)
+    tables: set[str] = field(default_factory=set)
 
 
-def read_tables(root: Path, keys: Mapping[str, str]) -> dict[str, Known]:
-    """What is known of each scan, by its key; `keys` has the key of every name that a row may use.
+def read_tables(root: Path, keys: Mapping[str, str], marks: str = "auto") -> dict[str, Known]:
+    """What is known of each scan, by its key; `keys` has the key of every name that a row may use, "" for several.
 
-    Raises LabelError, naming file and line and never what stands there, which may tell a patient's name.
+    marks.csv is read if `marks` (data.archive.marks) is auto or csv. Raises LabelError, naming file and line and
+    never what stands there, which may tell a patient's name.
     """
     known: dict[str, Known] = {}
     for line, row in _rows(root / "volumes.csv", ("file",)):
         _tell(known, keys, row, f"volumes.csv line {line}")
-    for line, row in _rows(root / "marks.csv", ("file", "z", *SIDES)):
-        _tell(known, keys, row, f"marks.csv line {line}").marks.append(_mark_row(row, line))
+    listed = _rows(root / "marks.csv", ("file", "z", *SIDES)) if marks in ("auto", "csv") else []
+    for line, row in listed:
+        told = _tell(known, keys, row, f"marks.csv line {line}")
+        told.marks.append(_mark_row(row, line))
+        told.tables.add("marks.csv")
     return known
+
+
+def key_of(name: str, keys: Mapping[str, str], where: str) -> str:
+    """The key of the scan that a table calls `name`, which opens no file. Raises LabelError for none or several."""
+    key = keys.get(name.replace("\\", "/").removeprefix("./").rstrip("/"))
+    if key == "":
+        raise LabelError(f"{where}: `file` names several scans of the archive; want the path with its ending")
+    if key is None:
+        raise LabelError(
+            f"{where}: `file` names no scan of the archive; want a path in it, or a SeriesInstanceUID where a "
+            "folder holds several series"
+        )
+    return key
+
+
+def kind_of(text: str, where: str) -> str:
+    """A lesion's kind as it may be stored. Raises LabelError for what is more than a word or two."""
+    if not KIND.fullmatch(text):
+        raise LabelError(f"{where}: a kind has at most 40 letters, digits, spaces and _ / + . -; shorten it")
+    return text
 
 
 def _rows(file: Path, needed: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
@@ -60,24 +99,28 @@ def _rows(file: Path, needed: tuple[str, ...]) -> list[tuple[int, dict[str, str]
             return [(reader.line_num, {k: (v or "").strip() for k, v in row.items() if k}) for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise LabelError(f"{file.name}: not a CSV file in UTF-8 ({type(error).__name__})") from None
+    except OSError as error:
+        raise LabelError(f"{file.name}: cannot be read ({type(error).__name__}); check its rights") from None
 
 
 def _tell(known: dict[str, Known], keys: Mapping[str, str], row: Mapping[str, str], where: str) -> Known:
-    name = row["file"].removeprefix("./").rstrip("/")
-    if name not in keys:
-        raise LabelError(
-            f"{where}: `file` names no scan of the archive; want a path in it, or a SeriesInstanceUID where a "
-            "folder holds several series"
-        )
-    told = known.setdefault(keys[name], Known())
+    told = known.setdefault(key_of(row["file"], keys, where), Known())
+    told.told.append(where)
     split, patient = row.get("split", ""), row.get("patient", "")
     if split and split not in SPLITS:
-        raise LabelError(f"{where}: split {split!r}; want one of {', '.join(SPLITS)}")
+        raise LabelError(f"{where}: no such split; want one of {', '.join(SPLITS)}")
     if told.split not in ("", split or told.split) or told.patient not in ("", patient or told.patient):
         raise LabelError(f"{where}: an earlier row gives this scan another split or patient; want one")
     told.split, told.patient = split or told.split, patient or told.patient
-    told.complete = _truth(row, "complete", told.complete, where)
+    _tell_complete(told, row, where)
     return told
+
+
+def _tell_complete(told: Known, row: Mapping[str, str], where: str) -> None:
+    complete = _truth(row, "complete", where)
+    if told.complete is not None and complete not in (None, told.complete):
+        raise LabelError(f"{where}: an earlier row says otherwise of `complete`; want one")
+    told.complete = told.complete if complete is None else complete
 
 
 def _mark_row(row: Mapping[str, str], line: int) -> MarkRow:
@@ -86,13 +129,14 @@ def _mark_row(row: Mapping[str, str], line: int) -> MarkRow:
         z, box = int(row["z"]), [float(row[side]) for side in SIDES]
     except ValueError:
         raise LabelError(f"{where}: z must be a whole number, {', '.join(SIDES)} numbers") from None
-    return MarkRow(
-        line=line, z=z, box_xyxy=box, clinical=_truth(row, "clinical", True, where), kind=row.get("kind", "")
-    )
+    clinical = _truth(row, "clinical", where) is not False
+    kind = kind_of(row.get("kind", ""), where)
+    return MarkRow(where=where, z=z, box_xyxy=box, clinical=clinical, kind=kind, lesion=row.get("lesion", ""))
 
 
-def _truth(row: Mapping[str, str], column: str, blank: bool, where: str) -> bool:
+def _truth(row: Mapping[str, str], column: str, where: str) -> bool | None:
+    """What a column of 1 and 0 says; None where it is empty or absent."""
     text = row.get(column, "").lower()
     if text and text not in TRUTH:
         raise LabelError(f"{where}: {column} must be 1 or 0")
-    return TRUTH[text] if text else blank
+    return TRUTH.get(text)

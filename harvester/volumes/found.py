@@ -2,8 +2,23 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+
+@dataclass
+class Scan:
+    """A scan as found: its files, the names by which a table may call it, and who it is of.
+
+    masks  label masks of its lesions
+    """
+
+    key: str
+    patient: str
+    files: list[Path]
+    names: set[str]
+    masks: list[Path] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -1,60 +1,51 @@
 """NIfTI files to Volumes, turned to the stored order by their affine."""
 
-import zlib
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-import nibabel
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
+from numpy.typing import NDArray
 
 from harvester.errors import VolumeError
 from harvester.records import Volume
+from harvester.volumes.nifti_file import MAX_VOXELS, Header, read_header, read_stored
 from harvester.volumes.orientation import Turn, to_hu
-
-BROKEN: Final = (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError)
 
 
 def read_nifti(path: Path, volume_id: str, patient_id: str) -> Volume:
     """A 3D NIfTI as (z, y, x), z to the head, y to the back, x to the patient's left; HU as in to_hu.
 
-    Masks may be read with it too: they come out in the same order. Raises VolumeError: unreadable, not_3d,
-    no_orientation.
+    Masks may be read with it too: they come out in the same order. Raises VolumeError: not_finite, and as
+    nifti_file.read_header does.
     """
     return read_turned_nifti(path, volume_id, patient_id)[0]
 
 
-def read_turned_nifti(path: Path, volume_id: str, patient_id: str) -> tuple[Volume, Turn]:
+def read_turned_nifti(
+    path: Path, volume_id: str, patient_id: str, max_voxels: int = MAX_VOXELS, nan_is_air: bool = False
+) -> tuple[Volume, Turn]:
     """The volume, and how the file's voxel order became (x, y, z)."""
-    image, turn = _open(path, volume_id)
-    try:
-        values = np.asarray(image.dataobj).reshape(turn.shape)
-    except BROKEN as error:
-        raise VolumeError("unreadable", f"volume {volume_id}: NIfTI data broken ({_kind(error)})") from None
-    spacing = turn.spacing_zyx_mm(np.linalg.norm(image.affine[:3, :3], axis=0).tolist())
-    return Volume(volume_id, patient_id, to_hu(turn.array(values)), spacing), turn
-
-
-def _open(path: Path, volume_id: str) -> tuple[Any, Turn]:
-    try:
-        image: Any = nibabel.load(path)
-    except BROKEN as error:
-        raise VolumeError("unreadable", f"volume {volume_id}: not a NIfTI file ({_kind(error)})") from None
-    shape = image.shape
-    if len(shape) < 3 or any(side != 1 for side in shape[3:]) or 0 in shape:
+    header = read_header(path, volume_id, max_voxels)
+    stored, turn = read_stored(path, header, volume_id), header.turn()
+    hu = np.empty(header.shape, np.int16, order="F")
+    # Slice by slice: a whole scan as float64 takes four times its room in the store.
+    lost = sum(_slice_hu(stored[..., k], header, hu[..., k], nan_is_air) for k in range(header.shape[2]))
+    if lost:
         raise VolumeError(
-            "not_3d", f"volume {volume_id}: want a 3D NIfTI, got shape {shape}; split the series"
+            "not_finite",
+            f"volume {volume_id}: {lost} voxels are NaN or infinite; write -1024 (air) there, or set "
+            "data.archive.nan_is_air=true if they are NaN as padding",
         )
-    codes = [int(image.header[code]) for code in ("sform_code", "qform_code") if code in image.header]
-    if not any(codes) or not np.isfinite(image.affine).all() or not np.linalg.det(image.affine):
-        raise VolumeError(
-            "no_orientation",
-            f"volume {volume_id}: the NIfTI has no sform or qform; write one with its affine",
-        )
-    return image, Turn.of(image.affine, (int(shape[0]), int(shape[1]), int(shape[2])))
+    return Volume(volume_id, patient_id, np.ascontiguousarray(turn.array(hu)), header.spacing_zyx_mm()), turn
 
 
-def _kind(error: Exception) -> str:
-    """The error's class alone: its text names the path, and paths may tell a patient's name."""
-    return type(error).__name__
+def _slice_hu(stored: NDArray[Any], header: Header, hu: NDArray[np.int16], nan_is_air: bool) -> int:
+    """One slice in HU into `hu`; how many of its values are no number."""
+    values = stored
+    if (header.slope, header.inter) != (1.0, 0.0):
+        with np.errstate(over="ignore"):  # becomes infinite, which is counted
+            values = stored * np.float64(header.slope) + np.float64(header.inter)
+    hu[...] = to_hu(values)
+    if values.dtype.kind != "f":
+        return 0
+    return int(np.count_nonzero(np.isinf(values) if nan_is_air else ~np.isfinite(values)))

@@ -1,5 +1,6 @@
 """Somebody's own archive: scans found, tables read, splits by patient, marks turned with their scan."""
 
+import zlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,11 @@ HEADER = "file,z,x1,y1,x2,y2,clinical,kind\n"
 
 
 def put_nifti(path: Path, sign_xy: int = -1) -> Path:
-    """A scan whose brightest voxels are the box i 2..5, j 3..4 of its slice 6; LPS for -1, RAS for 1."""
-    values = np.zeros(SHAPE_IJK, np.int16)
+    """A scan whose brightest voxels are the box i 2..5, j 3..4 of its slice 6; LPS for -1, RAS for 1.
+
+    The rest hangs on its name: no two are alike.
+    """
+    values = np.random.default_rng(zlib.crc32(path.name.encode())).integers(0, 99, SHAPE_IJK).astype(np.int16)
     values[2:6, 3:5, 6] = 1000
     path.parent.mkdir(parents=True, exist_ok=True)
     nibabel.save(nibabel.Nifti1Image(values, np.diag([0.8 * sign_xy, 0.8 * sign_xy, 5, 1.0])), path)
@@ -53,7 +57,7 @@ def test_an_empty_folder_has_no_scans(tmp_path: Path) -> None:
 def test_scans_are_found_at_any_depth_and_masks_left_out(root: Path) -> None:
     put_nifti(root / "doe_jane.mask.nii.gz")
     (root / "readme.txt").write_text("hello")
-    cases = scanned(root)
+    cases = scanned(root, marks="csv")
     assert sorted(case.files for case in cases) == [["deep/er/b.nii"], ["doe_jane.nii.gz"]]
     assert {case.split for case in cases} == {"vh"}
     assert scanned(root, format="dicom") == []
@@ -85,7 +89,7 @@ def test_marks_are_turned_with_their_scan(root: Path, name: str) -> None:
 @pytest.mark.parametrize("box", ["8,2,3,5,4", "-1,2,3,5,4", "6,5,3,2,4", "6,2,3,12,4", "6,2,-1,5,4"])
 def test_a_mark_outside_its_scan_refuses_the_scan(root: Path, box: str) -> None:
     (root / "marks.csv").write_text(f"{HEADER}doe_jane,{box},1,\n")
-    with pytest.raises(VolumeError, match=r"line 2 of marks.csv") as caught:
+    with pytest.raises(VolumeError, match=r"marks.csv line 2") as caught:
         read(of_file(scanned(root), "doe_jane.nii.gz"), root)
     assert caught.value.reason == "bad_mark"
     assert "jane" not in str(caught.value)
@@ -106,13 +110,13 @@ def test_complete_patients_are_vm_and_all_others_vh(root: Path) -> None:
 def test_a_drawn_share_of_the_complete_is_kept_to_measure_on(tmp_path: Path) -> None:
     names = [f"s{i}" for i in range(40)]
     for name in names:
-        (tmp_path / f"{name}.nii").touch()
+        put_nifti(tmp_path / f"{name}.nii")
     (tmp_path / "volumes.csv").write_text("file,complete\n" + "".join(f"{name},1\n" for name in names))
     drawn = {case.files[0]: case.split for case in scanned(tmp_path, vh_test_share=0.5)}
     assert 8 < sum(split == "vh_test" for split in drawn.values()) < 32
     assert set(drawn.values()) == {"vm", "vh_test"}
     assert drawn != {case.files[0]: case.split for case in scanned(tmp_path, 1, vh_test_share=0.5)}
-    (tmp_path / "new.nii").touch()
+    put_nifti(tmp_path / "new.nii")
     assert {case.files[0]: case.split for case in scanned(tmp_path, salt="t", vh_test_share=0.5)} == {
         **drawn, "new.nii": "vh"
     }  # fmt: skip

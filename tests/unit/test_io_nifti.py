@@ -1,5 +1,6 @@
 """NIfTI files of any axis order come out alike."""
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +57,38 @@ def test_a_box_on_slices_that_are_not_axial_is_refused(tmp_path: Path) -> None:
     assert caught.value.reason == "not_axial"
 
 
-def test_scaled_and_missing_values(tmp_path: Path) -> None:
+def test_scaled_values_are_rounded_and_clipped(tmp_path: Path) -> None:
     values = np.full((2, 2, 2), 40.6, np.float32)
-    values[0, 0] = [np.nan, 9000]
+    values[0, 0] = [-3000, 9000]
     hu = read_nifti(write(tmp_path / "a.nii", "LPS", values), "v", "p").hu_zyx
     np.testing.assert_array_equal(hu, [[[-1024, 3071], [41, 41]], [[41, 41], [41, 41]]])
+
+
+def test_slope_and_intercept_of_the_header_are_used(tmp_path: Path) -> None:
+    """As nibabel itself scales, of either byte order."""
+    image = nibabel.Nifti1Image(BODY_ZYX.astype(">i2"), np.diag([-1.0, -1, 1, 1]))
+    image.header.set_slope_inter(2.5, 20)
+    nibabel.save(image, tmp_path / "a.nii.gz")
+    hu = read_nifti(tmp_path / "a.nii.gz", "v", "p").hu_zyx
+    np.testing.assert_array_equal(
+        hu.transpose(2, 1, 0), np.rint(nibabel.load(tmp_path / "a.nii.gz").get_fdata())
+    )
+    assert hu.max() > 0 > hu.min()
+
+
+@pytest.mark.parametrize("lost", [np.nan, np.inf, -np.inf])
+def test_values_that_are_no_number_refuse_the_scan_but_nan_may_be_told_to_be_air(
+    tmp_path: Path, lost: float
+) -> None:
+    values = np.full((2, 2, 2), 40, np.float32)
+    values[0, 0, 0] = lost
+    path = write(tmp_path / "a.nii", "LPS", values)
+    assert refused(path) == "not_finite"
+    if np.isnan(lost):
+        assert read_turned_nifti(path, "v", "p", nan_is_air=True)[0].hu_zyx[0, 0].tolist() == [-1024, 40]
+    else:
+        with pytest.raises(VolumeError, match="1 voxels"):
+            read_turned_nifti(path, "v", "p", nan_is_air=True)
 
 
 def test_a_trailing_axis_of_one_is_dropped(tmp_path: Path) -> None:
@@ -94,3 +122,90 @@ def test_a_file_cut_short_is_refused(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / name, "LPS", noise)
     path.write_bytes(path.read_bytes()[:8000])
     assert refused(path) == "unreadable"
+
+
+def spoil(path: Path, **fields: Any) -> Path:
+    """The body's file with raw header fields overwritten, unchecked."""
+    content = bytearray(write(path, "LPS").read_bytes())
+    raw = nibabel.Nifti1Header(bytes(content[:348]), check=False)
+    for name, value in fields.items():
+        raw[name] = value
+    content[:348] = raw.binaryblock
+    path.write_bytes(content)
+    return path
+
+
+ROW = {"srow_x": [-0.7, 0, 0, 0], "srow_y": [0, -0.8, 0, 0], "srow_z": [0, 0, 2.5, 0]}
+QFORM = {"sform_code": 0, "qform_code": 1}
+BROKEN: dict[str, tuple[str, dict[str, Any]]] = {
+    "affine of zeros": ("bad_spacing", {"srow_x": 0, "srow_y": 0, "srow_z": 0}),
+    "affine with a column of zeros": ("bad_spacing", {"srow_z": [0, 0, 0, 0]}),
+    "affine with NaN": ("bad_affine", {"srow_x": np.nan}),
+    "affine with an infinite shift": ("bad_affine", {"srow_z": [0, 0, 2.5, np.inf]}),
+    "two axes alike": ("sheared", {"srow_x": [0, 0, 0, 0], "srow_y": [-0.8, -0.8, 0, 0]}),
+    "axes that lean": ("sheared", {"srow_y": [0, -0.8, 0.5, 0]}),
+    "voxels in metres": ("bad_spacing", {"srow_x": [-7e-4, 0, 0, 0]}),
+    "voxels as wide as a house": ("bad_spacing", {"srow_x": [-7e3, 0, 0, 0]}),
+    "spacing 0 beside a quaternion": ("bad_spacing", {**QFORM, "pixdim": [1, 1, 0, 1, 0, 0, 0, 0]}),
+    "spacing below 0 beside a quaternion": ("bad_affine", {**QFORM, "pixdim": [1, 1, -1, 1, 0, 0, 0, 0]}),
+    "a quaternion that is no rotation": ("bad_affine", {**QFORM, "quatern_b": 3}),
+    "a picture": ("not_grey", {"datatype": 128, "bitpix": 24}),
+    "complex numbers": ("not_grey", {"datatype": 32, "bitpix": 64}),
+    "a type that NIfTI does not have": ("unreadable", {"datatype": 999}),
+    "two dimensions": ("not_3d", {"dim": [2, 6, 5, 4, 1, 1, 1, 1]}),
+    "four dimensions": ("not_3d", {"dim": [4, 6, 5, 2, 2, 1, 1, 1]}),
+    "no voxels": ("not_3d", {"dim": [3, 6, 0, 4, 1, 1, 1, 1]}),
+    "sides below 0": ("not_3d", {"dim": [3, -6, -5, 4, 1, 1, 1, 1]}),
+    "forty dimensions": ("unreadable", {"dim": [40, 6, 5, 4, 1, 1, 1, 1]}),
+    "an enormous shape": ("too_large", {"dim": [3, 32767, 32767, 32767, 1, 1, 1, 1]}),
+    "more than the file holds": ("unreadable", {"dim": [3, 600, 500, 400, 1, 1, 1, 1]}),
+    "voxels inside the header": ("unreadable", {"vox_offset": 100}),
+    "voxels far behind the end": ("unreadable", {"vox_offset": 1e30}),
+    "voxels nowhere": ("unreadable", {"vox_offset": np.nan}),
+    "a header in another file": ("unreadable", {"magic": b"ni1"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_header_that_cannot_be_is_refused(tmp_path: Path, case: str) -> None:
+    reason, fields = BROKEN[case]
+    assert refused(spoil(tmp_path / "a.nii", **fields)) == reason
+
+
+def test_what_is_spoilt_is_sound_before(tmp_path: Path) -> None:
+    np.testing.assert_array_equal(read_nifti(spoil(tmp_path / "a.nii", **ROW), "v", "p").hu_zyx, BODY_ZYX)
+
+
+def test_no_room_is_made_for_what_a_small_file_claims(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = spoil(tmp_path / "a.nii", dim=[3, 1024, 1024, 1000, 1, 1, 1, 1])
+    packed = tmp_path / "a.nii.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    monkeypatch.setattr(np, "empty", lambda *_: pytest.fail("made room"))
+    assert refused(path) == refused(packed) == "unreadable"
+
+
+def test_a_limit_on_voxels_may_be_set(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.nii", "LPS")
+    read_turned_nifti(path, "v", "p", max_voxels=BODY_ZYX.size)
+    with pytest.raises(VolumeError, match=r"data.archive.max_voxels = 119") as caught:
+        read_turned_nifti(path, "v", "p", max_voxels=BODY_ZYX.size - 1)
+    assert caught.value.reason == "too_large"
+
+
+def test_a_file_that_may_not_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a.nii", "LPS")
+    monkeypatch.setattr(Path, "open", denied)
+    assert refused(path) == "unreadable"
+
+
+def denied(path: Path, *_: Any) -> None:
+    """What the disk answers to somebody without rights; tests may run as root, who has them all."""
+    raise PermissionError(13, "Permission denied", str(path))
+
+
+def test_nifti_2_is_read_too(tmp_path: Path) -> None:
+    values = BODY_ZYX.transpose(2, 1, 0)
+    nibabel.save(nibabel.Nifti2Image(values, np.diag([-1.0, -1, 1, 1])), tmp_path / "a.nii.gz")
+    np.testing.assert_array_equal(read_nifti(tmp_path / "a.nii.gz", "v", "p").hu_zyx, BODY_ZYX)

@@ -1,0 +1,54 @@
+"""Boxes drawn on a file's slices to Marks in the stored order, one a lesion."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Final
+
+from harvester.errors import VolumeError
+from harvester.records import Mark, Volume
+from harvester.volumes.archive_tables import MarkRow
+from harvester.volumes.orientation import Turn
+
+ROUNDING_PX: Final = 0.01
+"""A box that ends this far outside the image ends at its edge: x + width is rounded."""
+
+
+def turned_marks(volume: Volume, turn: Turn, rows: Sequence[MarkRow]) -> list[Mark]:
+    """A Mark a lesion: rows of one lesion give their largest box; a row told twice counts once.
+
+    Raises VolumeError: bad_mark (outside the scan, or less than a voxel), not_axial.
+    """
+    lesions: dict[object, list[Mark]] = {}
+    for number, row in enumerate(rows):
+        mark = _mark(volume, turn, number, row)
+        lesions.setdefault(("lesion", row["lesion"]) if row["lesion"] else _told(mark), []).append(mark)
+    return [_largest(marks) for marks in lesions.values()]
+
+
+def _told(mark: Mark) -> Mark:
+    return replace(mark, mark_id="")
+
+
+def _largest(marks: Iterable[Mark]) -> Mark:
+    """The lesion's mark: its largest box, the lowest of equals; clinical if any is."""
+    listed = list(marks)
+    found = max(listed, key=lambda mark: ((mark.x2 - mark.x1 + 1) * (mark.y2 - mark.y1 + 1), -mark.z))
+    return replace(found, clinical=any(mark.clinical for mark in listed))
+
+
+def _mark(volume: Volume, turn: Turn, number: int, row: MarkRow) -> Mark:
+    columns, rows, slices = turn.shape
+    x1, y1, x2, y2 = row["box_xyxy"]
+    inside = -ROUNDING_PX <= x1 <= x2 <= columns - 1 + ROUNDING_PX
+    inside = inside and -ROUNDING_PX <= y1 <= y2 <= rows - 1 + ROUNDING_PX
+    if not (inside and 0 <= row["z"] < slices):
+        raise VolumeError(
+            "bad_mark",
+            f"volume {volume.volume_id}: the mark of {row['where']} lies outside the scan of {slices} slices, "
+            f"{rows} rows, {columns} columns, or is less than a voxel (z, y, x from 0, x1 <= x2, y1 <= y2); "
+            "correct it",
+        )
+    box = (max(x1, 0.0), max(y1, 0.0), min(x2, columns - 1.0), min(y2, rows - 1.0))
+    z, x1, y1, x2, y2 = turn.box(row["z"], box)
+    mark_id = f"{volume.volume_id}-{number}"
+    return Mark(volume.volume_id, mark_id, z, x1, y1, x2, y2, row["clinical"], row["kind"])
