@@ -11,7 +11,7 @@ from harvester.volumes.found import Found, Refused
 
 SPLIT_COLUMNS: Final = ("patient_id", "split", "origin")
 VM_HINT: Final = (
-    "vm is empty: nothing can be learnt or certified; tell in volumes.csv whose lesions are all marked (complete = 1)"
+    "vm is empty, nothing can be learnt; tell in volumes.csv whose lesions are all marked (complete = 1)"
 )
 VH_HINT: Final = "vh and vh_test are empty: there is nothing to harvest"
 
@@ -36,9 +36,7 @@ def dry_run_table(found: Found) -> str:
 def split_rows(found: Found) -> list[dict[str, str]]:
     """SPLIT_COLUMNS of each patient, sorted: pseudonym, split, and whether the split was given or drawn."""
     rows = {case.patient_id: (case.split, getattr(case, "split_origin", "given")) for case in found.cases}
-    return [
-        dict(zip(SPLIT_COLUMNS, (patient, *told), strict=True)) for patient, told in sorted(rows.items())
-    ]
+    return [dict(zip(SPLIT_COLUMNS, (patient, *told), strict=True)) for patient, told in sorted(rows.items())]
 
 
 def splits_csv(rows: Iterable[Mapping[str, str]]) -> str:

@@ -27,6 +27,8 @@ MAX_VOXELS: Final = 1000 * 1024 * 1024
 """A thousand slices of 1024 x 1024: 2 GiB as int16. More is a broken header, or not for one worker's memory."""
 MOST_DEFLATED: Final = 1032
 """Bytes that one byte of a gzip file can become at most."""
+MOST_HEADER_BYTES: Final = 16 << 20
+"""Header and extensions; those of a real file take some KiB."""
 HEADERS: Final = {348: (Nifti1Header, b"n+1"), 540: (Nifti2Header, b"n+2")}
 """Header class and magic word by the header's size, which is a file's first number."""
 
@@ -83,9 +85,10 @@ def read_header(path: Path, volume_id: str, max_voxels: int = MAX_VOXELS) -> Hea
         )
     affine = checked_affine(raw, volume_id)
     header = Header(sides, dtype, offset, 1.0 if slope is None else slope, inter or 0.0, affine)
-    if offset < int(raw["sizeof_hdr"]) or header.data_bytes > room - offset:
+    if not raw["sizeof_hdr"] <= offset <= MOST_HEADER_BYTES or header.data_bytes > room - offset:
         raise VolumeError(
-            "unreadable", f"volume {volume_id}: the file is too short for shape {sides}; copy it anew"
+            "unreadable",
+            f"volume {volume_id}: the file is too short for shape {sides} from byte {offset} on; copy it anew",
         )
     return header
 

@@ -1,0 +1,422 @@
+"""An archive of NIfTI files: scans and masks told apart, bad files refused one by one, no scan in two splits."""
+
+import gzip
+import json
+import logging
+import os
+import shutil
+import zlib
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+
+from harvester.config import ArchiveSettings
+from harvester.errors import LabelError, VolumeError
+from harvester.records import Mark, Volume
+from harvester.volumes.archive import read, scan
+from harvester.volumes.found import Found, Refused, salted_hash
+
+LPS = np.diag([-0.8, -0.8, 5, 1.0])
+SHAPE_IJK = (12, 10, 8)
+BOX_MARK = (6, 2.0, 3.0, 5.0, 4.0)
+MARKS = "file,z,x1,y1,x2,y2\n"
+
+
+def put(path: Path, values_ijk: Any = None, affine: Any = LPS, seed: int | None = None) -> Path:
+    """A NIfTI file; without values, noise that hangs on the file's name or the seed."""
+    if values_ijk is None:
+        rng = np.random.default_rng(zlib.crc32(path.name.encode()) if seed is None else seed)
+        values_ijk = rng.integers(0, 99, SHAPE_IJK).astype(np.int16)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(values_ijk, affine), path)
+    return path
+
+
+def mask_values(dtype: Any = np.uint8) -> Any:
+    """One lesion: i 2..5, j 3..4 on slice 6, and less of it on slice 5."""
+    values = np.zeros(SHAPE_IJK, dtype)
+    values[2:6, 3:5, 6] = 1
+    values[3, 3, 5] = 1
+    return values
+
+
+def look(root: Path, seed: int = 0, **settings: Any) -> Found:
+    return scan(root, ArchiveSettings(**settings), seed, "s")
+
+
+def files(found: Found) -> list[str]:
+    return sorted(case.files[0] for case in found.cases)
+
+
+def reasons(found: Found) -> dict[str, str]:
+    """Reason by the file's hash, made readable again."""
+    return {row.source_hash: row.reason for row in found.refused}
+
+
+def of(name: str) -> str:
+    return salted_hash(name, "s")
+
+
+def read_one(root: Path, **settings: Any) -> tuple[Volume, list[Mark]]:
+    chosen = ArchiveSettings(**settings)
+    return read(scan(root, chosen, 0, "s").cases[0], root, chosen)
+
+
+def told(mark: Mark) -> tuple[float, ...]:
+    return mark.z, mark.x1, mark.y1, mark.x2, mark.y2
+
+
+@pytest.mark.parametrize(
+    ("scan_name", "mask_name", "settings"),
+    [
+        ("a.nii.gz", "a.mask.nii.gz", {}),
+        ("deep/a.nii", "deep/a.mask.nii.gz", {}),
+        ("a.nii.gz", "masks/a.nii.gz", {}),
+        ("deep/a.nii.gz", "deep/masks/a.nii.gz", {}),
+        ("deep/a.nii.gz", "masks/deep/a.mask.nii.gz", {}),
+        ("images/a.nii.gz", "masks/a.nii.gz", {}),
+        ("a.nii.gz", "a_seg.nii.gz", {"mask_suffix": "_seg"}),
+        ("a.nii.gz", "labels/a.nii", {"mask_folder": "labels"}),
+    ],
+)
+def test_masks_are_found_by_suffix_or_folder(
+    tmp_path: Path, scan_name: str, mask_name: str, settings: dict[str, str]
+) -> None:
+    put(tmp_path / scan_name, seed=1)
+    put(tmp_path / mask_name, mask_values())
+    found = look(tmp_path, **settings)
+    assert files(found) == [scan_name]
+    assert not found.refused
+    _, marks = read_one(tmp_path, **settings)
+    assert [told(mark) for mark in marks] == [BOX_MARK]
+    assert (marks[0].clinical, marks[0].kind) == (True, "")
+
+
+def test_a_mask_without_its_scan_is_refused_and_not_taken_for_a_scan(tmp_path: Path) -> None:
+    put(tmp_path / "a.nii.gz")
+    put(tmp_path / "b.mask.nii.gz", mask_values())
+    found = look(tmp_path)
+    assert files(found) == ["a.nii.gz"]
+    assert reasons(found) == {of("b.mask.nii.gz"): "mask_without_scan"}
+    assert not look(tmp_path, marks="csv").refused
+
+
+def test_two_kinds_of_marks_refuse_the_scan_until_one_is_chosen(tmp_path: Path) -> None:
+    put(tmp_path / "a.nii.gz")
+    put(tmp_path / "b.nii.gz")
+    put(tmp_path / "a.mask.nii.gz", mask_values())
+    (tmp_path / "marks.csv").write_text(f"{MARKS}a,0,0,0,1,1\nb,0,0,0,1,1\n")
+    write_coco(tmp_path / "marks.json", [("b.nii.gz#1", [0, 0, 3, 3])])
+    found = look(tmp_path)
+    assert reasons(found) == {of("a.nii.gz"): "marks_twice", of("b.nii.gz"): "marks_twice"}
+    assert "marks.csv and in a label mask" in found.refused[0].message + found.refused[1].message
+    for marks, boxes in {
+        "csv": [(0, 0, 0, 1, 1), (0, 0, 0, 1, 1)],
+        "coco": [(1, 0, 0, 2, 2)],
+        "mask": [BOX_MARK],
+    }.items():
+        settings = ArchiveSettings(marks=marks)
+        chosen = scan(tmp_path, settings, 0, "s")
+        assert not chosen.refused
+        assert [told(mark) for case in chosen.cases for mark in read(case, tmp_path, settings)[1]] == boxes
+
+
+def write_coco(path: Path, boxes: list[tuple[str, list[float]]]) -> None:
+    images = [{"id": number, "file_name": name} for number, (name, _) in enumerate(boxes)]
+    annotations = [{"id": n, "image_id": n, "bbox": box} for n, (_, box) in enumerate(boxes)]
+    path.write_text(json.dumps({"images": images, "annotations": annotations}))
+
+
+def test_two_masks_refuse_the_scan(tmp_path: Path) -> None:
+    put(tmp_path / "a.nii.gz")
+    put(tmp_path / "a.mask.nii.gz", mask_values())
+    put(tmp_path / "masks" / "a.nii.gz", mask_values())
+    assert reasons(look(tmp_path)) == {of("a.nii.gz"): "two_masks"}
+    assert not look(tmp_path, marks="csv").refused
+
+
+MASKS: dict[str, tuple[Any, Any, str, str]] = {
+    "another shape": (np.zeros((12, 10, 7), np.uint8), LPS, "mask_differs", "(12, 10, 7)"),
+    "another place": (mask_values(), LPS + np.eye(4, k=3) * 4, "mask_differs", "-0.8 0 0 4"),
+    "other voxels": (mask_values(), np.diag([-0.9, -0.8, 5, 1.0]), "mask_differs", "-0.9 0 0"),
+    "another way": (mask_values(), np.diag([0.8, -0.8, 5, 1.0]), "mask_differs", "affine"),
+    "four dimensions": (np.zeros((12, 10, 8, 3), np.uint8), LPS, "bad_mask", "label mask"),
+}
+
+
+@pytest.mark.parametrize("case", MASKS)
+def test_a_mask_that_does_not_fit_refuses_its_scan_before_a_voxel_is_read(tmp_path: Path, case: str) -> None:
+    values, affine, reason, message = MASKS[case]
+    put(tmp_path / "a.nii.gz")
+    put(tmp_path / "a.mask.nii.gz", values, affine)
+    (row,) = look(tmp_path).refused
+    assert (row.source_hash, row.reason) == (of("a.nii.gz"), reason)
+    assert message in row.message
+
+
+def test_a_mask_saved_with_rounded_affine_fits(tmp_path: Path) -> None:
+    put(tmp_path / "a.nii.gz")
+    put(tmp_path / "a.mask.nii.gz", mask_values(), LPS + np.random.default_rng(0).normal(0, 1e-4, (4, 4)))
+    assert not look(tmp_path).refused
+
+
+@pytest.mark.parametrize("values", [mask_values(np.float32) * 0.5, mask_values(np.int16) * -1])
+def test_a_mask_whose_values_are_no_labels_refuses_its_scan(tmp_path: Path, values: Any) -> None:
+    put(tmp_path / "a.nii.gz")
+    put(tmp_path / "a.mask.nii.gz", values)
+    with pytest.raises(VolumeError) as caught:
+        read_one(tmp_path)
+    assert caught.value.reason == "bad_mask"
+
+
+def test_a_mask_cut_short_refuses_its_scan(tmp_path: Path) -> None:
+    put(tmp_path / "a.nii.gz")
+    noise = np.random.default_rng(0).integers(0, 2, SHAPE_IJK).astype(np.uint8)
+    mask = put(tmp_path / "a.mask.nii.gz", noise)
+    mask.write_bytes(mask.read_bytes()[:-60])
+    with pytest.raises(VolumeError, match="label mask") as caught:
+        read_one(tmp_path)
+    assert caught.value.reason == "bad_mask"
+
+
+def test_one_bad_file_stops_nothing(tmp_path: Path) -> None:
+    put(tmp_path / "good.nii.gz")
+    put(tmp_path / "empty.nii").write_bytes(b"")
+    put(tmp_path / "junk.nii.gz").write_bytes(b"junk")
+    put(tmp_path / "cut.nii.gz").write_bytes(put(tmp_path / "cut.nii.gz").read_bytes()[:40])
+    put(tmp_path / "time.nii", np.zeros((3, 4, 5, 2), np.int16))
+    put(tmp_path / "lean.nii", affine=LPS + np.eye(4, k=1))
+    put(tmp_path / "big.nii.gz", np.zeros((100, 100, 2), np.int16))
+    found = look(tmp_path, max_voxels=19_999)
+    assert files(found) == ["good.nii.gz"]
+    assert reasons(found) == {
+        of("empty.nii"): "unreadable",
+        of("junk.nii.gz"): "unreadable",
+        of("cut.nii.gz"): "unreadable",
+        of("time.nii"): "not_3d",
+        of("lean.nii"): "sheared",
+        of("big.nii.gz"): "too_large",
+    }
+    assert not any(
+        name in row.message for row in found.refused for name in ("junk", "cut", "big", str(tmp_path))
+    )
+
+
+def test_what_grows_after_the_search_is_refused_when_read(tmp_path: Path) -> None:
+    """The limit holds for the file that is read, whatever it was when it was found."""
+    settings = ArchiveSettings(max_voxels=1000)
+    put(tmp_path / "a.nii.gz")
+    (case,) = scan(tmp_path, settings, 0, "s").cases
+    put(tmp_path / "a.nii.gz", np.zeros((11, 10, 10), np.int16))
+    with pytest.raises(VolumeError) as caught:
+        read(case, tmp_path, settings)
+    assert caught.value.reason == "too_large"
+
+
+def test_links_end_nowhere_and_lead_nowhere(tmp_path: Path) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    put(root / "deep" / "a.nii.gz")
+    put(outside / "b.nii.gz")
+    (root / "deep" / "loop").symlink_to(root, target_is_directory=True)
+    (root / "out").symlink_to(outside, target_is_directory=True)
+    (root / "c.nii.gz").symlink_to(outside / "b.nii.gz")
+    (root / "d.nii").symlink_to(root / "d.nii")
+    found = look(root)
+    assert files(found) == ["deep/a.nii.gz"]
+    assert reasons(found) == {of("c.nii.gz"): "link", of("d.nii"): "link"}
+
+
+def test_folders_without_rights_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / "a.nii.gz")
+    put(tmp_path / "shut" / "b.nii.gz")
+    listed = os.scandir
+
+    def scandir(folder: Any) -> Any:
+        if str(folder).endswith("shut"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return listed(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    found = look(tmp_path)
+    assert files(found) == ["a.nii.gz"]
+    assert reasons(found) == {of("shut"): "no_permission"}
+
+
+def test_hidden_files_and_pipes_are_left_alone(tmp_path: Path) -> None:
+    put(tmp_path / ".git" / "a.nii.gz")
+    put(tmp_path / "._b.nii.gz")
+    os.mkfifo(tmp_path / "c.nii.gz")
+    assert look(tmp_path) == Found([], [])
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "deep/../../x", "..\\..\\x", ""])
+@pytest.mark.parametrize("table", ["volumes.csv", "marks.csv", "marks.json"])
+def test_a_table_leads_out_of_the_archive_nowhere(tmp_path: Path, name: str, table: str) -> None:
+    root = tmp_path / "root"
+    put(root / "a.nii.gz")
+    put(tmp_path / "x.nii.gz")
+    if table == "marks.json":
+        write_coco(root / table, [(f"{name}#1", [0, 0, 1, 1])])
+    else:
+        (root / table).write_text(f"{MARKS}{name},0,0,0,1,1\n")
+    with pytest.raises(LabelError, match="names no scan") as caught:
+        look(root)
+    assert "passwd" not in str(caught.value)
+
+
+def test_a_name_of_two_scans_is_no_name(tmp_path: Path) -> None:
+    put(tmp_path / "a.nii", seed=1)
+    put(tmp_path / "a.nii.gz", seed=2)
+    (tmp_path / "volumes.csv").write_text("file,complete\na,1\n")
+    with pytest.raises(LabelError, match="names several scans"):
+        look(tmp_path)
+    (tmp_path / "volumes.csv").write_text("file,complete\na.nii,1\n")
+    assert files(look(tmp_path)) == ["a.nii", "a.nii.gz"]
+
+
+def test_a_scan_listed_twice_is_one_scan_and_a_mark_told_twice_one_mark(tmp_path: Path) -> None:
+    put(tmp_path / "a.nii.gz")
+    (tmp_path / "volumes.csv").write_text("file,patient,complete\na.nii.gz,p,1\na,p,1\na,p,\n")
+    (tmp_path / "marks.csv").write_text(f"{MARKS}a,1,2,3,4,5\na.nii.gz,1,2,3,4,5\na,1,2,3,4,6\n")
+    (case,) = look(tmp_path).cases
+    assert (case.split, case.split_origin) == ("vm", "drawn")
+    assert len(read(case, tmp_path)[1]) == 2
+    (tmp_path / "volumes.csv").write_text("file,complete\na,1\na,0\n")
+    with pytest.raises(LabelError, match=r"volumes.csv line 3: an earlier row says otherwise"):
+        look(tmp_path)
+
+
+def test_rows_of_one_lesion_are_one_mark_on_its_largest_slice(tmp_path: Path) -> None:
+    put(tmp_path / "a.nii.gz")
+    (tmp_path / "marks.csv").write_text(
+        "file,z,x1,y1,x2,y2,lesion,clinical\na,1,2,3,4,5,x,0\na,2,1,2,5,6,x,1\na,3,2,3,4,5,x,0\na,3,2,3,4,5,,0\n"
+    )
+    _, marks = read_one(tmp_path)
+    assert [(told(mark), mark.clinical) for mark in marks] == [
+        ((2, 1, 2, 5, 6), True),
+        ((3, 2, 3, 4, 5), False),
+    ]
+    assert len({mark.mark_id for mark in marks}) == 2
+
+
+def twin_root(root: Path) -> Path:
+    """One scan under three names: as it is, packed with another header text, and turned about by its affine."""
+    values = np.random.default_rng(5).integers(0, 99, SHAPE_IJK).astype(np.int16)
+    put(root / "a.nii", values)
+    image = nibabel.Nifti1Image(values, LPS)
+    image.header["descrip"] = "export of last year"
+    nibabel.save(image, root / "b.nii.gz")
+    put(root / "c.nii.gz", values, np.diag([0.8, -0.8, 5, 1.0]))
+    values = values.copy()
+    values[-1, -1, -1] += 1
+    put(root / "d.nii", values)
+    return root
+
+
+def test_the_same_voxels_under_several_names_are_taken_once(tmp_path: Path) -> None:
+    found = look(twin_root(tmp_path))
+    assert files(found) == ["a.nii", "d.nii"]
+    assert reasons(found) == {of("b.nii.gz"): "duplicate", of("c.nii.gz"): "duplicate"}
+    assert "3 files" in found.refused[0].message
+
+
+def test_of_twins_the_one_that_the_tables_know_is_taken(tmp_path: Path) -> None:
+    (twin_root(tmp_path) / "volumes.csv").write_text("file,patient,complete\nb,p,1\n")
+    assert files(look(tmp_path)) == ["b.nii.gz", "d.nii"]
+
+
+def test_twins_told_to_be_in_two_splits_are_all_refused(tmp_path: Path) -> None:
+    (twin_root(tmp_path) / "volumes.csv").write_text("file,split\nb,vm\nc,vh_test\n")
+    found = look(tmp_path)
+    assert files(found) == ["d.nii"]
+    assert set(reasons(found).values()) == {"duplicate"}
+    assert len(found.refused) == 3
+
+
+def test_an_archive_without_twins_is_not_read_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        put(tmp_path / f"{number}.nii.gz")
+    monkeypatch.setattr("harvester.volumes.nifti_twins._whole", lambda _: pytest.fail("read whole"))
+    assert len(look(tmp_path).cases) == 3
+
+
+def test_every_split_has_patients_of_its_own_and_tells_where_it_is_from(tmp_path: Path) -> None:
+    for number in range(12):
+        put(tmp_path / f"{number}.nii")
+    rows = [f"{n},p{n // 2},{'vd_test' if n < 2 else ''},{int(n < 10)}" for n in range(12)]
+    (tmp_path / "volumes.csv").write_text("file,patient,split,complete\n" + "\n".join(rows) + "\n")
+    cases = look(tmp_path, vh_test_share=0.5).cases
+    of_patient: dict[str, set[tuple[str, str]]] = {}
+    for case in cases:
+        of_patient.setdefault(case.patient_id, set()).add((case.split, case.split_origin))
+    assert len(of_patient) == 6
+    assert all(len(splits) == 1 for splits in of_patient.values())
+    drawn = sorted(next(iter(splits)) for splits in of_patient.values())
+    assert drawn.count(("vd_test", "given")) == 1
+    assert drawn.count(("vh", "drawn")) == 1
+    assert {split for split, _ in drawn} == {"vd_test", "vh", "vh_test", "vm"}
+
+
+def test_scans_whose_patient_nobody_told_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(tmp_path / "doe.nii")
+    put(tmp_path / "roe.nii")
+    look(tmp_path)
+    assert "2 NIfTI scans have no patient in volumes.csv" in caplog.text
+
+
+def test_names_in_files_and_paths_come_out_nowhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Names in paths, header texts and tables; scans that are taken, and scans refused at each step."""
+    caplog.set_level(logging.DEBUG)
+    spelled = "Doe_Jane_19500101"
+    for name, shape in (("good", SHAPE_IJK), ("bad", (3, 4, 5, 2)), ("out", SHAPE_IJK)):
+        rng = np.random.default_rng(zlib.crc32(name.encode()))
+        image = nibabel.Nifti1Image(rng.integers(1, 9, shape).astype(np.int16), LPS)
+        for field, size in (("descrip", 80), ("aux_file", 24), ("intent_name", 16), ("db_name", 18)):
+            image.header[field] = spelled[: size - 1]
+        image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", spelled.encode()))
+        (tmp_path / spelled).mkdir(exist_ok=True)
+        nibabel.save(image, tmp_path / spelled / f"{name}.nii.gz")
+    put(tmp_path / f"{spelled}.mask.nii.gz", mask_values())
+    shutil.copy(tmp_path / spelled / "good.nii.gz", tmp_path / spelled / "twin.nii.gz")
+    (tmp_path / "volumes.csv").write_text(f"file,patient,name\n{spelled}/good,{spelled},{spelled}\n")
+    (tmp_path / "marks.csv").write_text(
+        f"file,z,x1,y1,x2,y2,lesion,report\n{spelled}/good,1,2,3,4,5,{spelled},{spelled}\n{spelled}/out,99,2,3,4,5,,\n"
+    )
+    found = look(tmp_path)
+    texts = [caplog.text, *map(str, found.refused)]
+    for case in found.cases:
+        texts += [case.volume_id, case.patient_id, case.split]
+        try:
+            volume, marks = read(case, tmp_path)
+            texts += [volume.volume_id, volume.patient_id, *map(str, marks)]
+        except VolumeError as error:
+            texts += [str(error), error.reason]
+    assert {row.reason for row in found.refused} == {"not_3d", "duplicate", "mask_without_scan"}
+    assert any("bad_mark" in text for text in texts)
+    assert not any("Doe" in text or "1950" in text for text in texts)
+
+
+def test_a_gzip_bomb_is_read_no_further_than_its_header(tmp_path: Path) -> None:
+    """A header that tells of an extension of 64 MiB, zeros in a file of 64 KiB: nothing of it is unpacked."""
+    header = nibabel.Nifti1Header()
+    header.set_data_shape((8, 8, 8))
+    header.set_data_dtype(np.int16)
+    header.set_sform(LPS, 1)
+    header["magic"], header["vox_offset"] = b"n+1", 352 + (64 << 20)
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(header.binaryblock + b"\1\0\0\0" + bytes(64 << 20), 9))
+    (row,) = look(tmp_path).refused
+    assert row.reason == "unreadable"
+
+
+def test_refusals_are_plain_rows(tmp_path: Path) -> None:
+    put(tmp_path / "a.nii", np.zeros((3, 4, 5, 2), np.int16))
+    (row,) = look(tmp_path).refused
+    assert isinstance(row, Refused)
+    assert f"volume v{row.source_hash}: want a 3D NIfTI" in row.message
