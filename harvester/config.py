@@ -99,8 +99,9 @@ class ArchiveSettings(Part):
         description="masks/a.nii.gz is the mask of a.nii.gz or images/a.nii.gz; '' for no such folder",
     )
     mask_labels: tuple[int, ...] = Field((), description="labels that are lesions; none given: all but 0")
-    mask_merge_labels: bool = Field(
-        False, description="labels that touch are one lesion (counts of readers), else each label its own"
+    mask_split_labels: bool = Field(
+        False,
+        description="labels number lesions: two that touch are two; else labels that touch are one lesion",
     )
     mask_min_mm: float = Field(
         2.0,

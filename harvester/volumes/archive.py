@@ -1,15 +1,19 @@
 """Somebody's own archive: a folder of scans and what is known of them.
 
-Scans       .nii and .nii.gz files (*.mask.nii.gz are left out) and DICOM CT series, in folders of any depth.
+Scans       .nii and .nii.gz files (archive_nifti.py) and DICOM CT series, in folders of any depth.
 marks.csv   one row a box, all in the file's own voxels from 0, ends inclusive: `file` (path in the archive of
             the NIfTI file or of the series' folder, or a SeriesInstanceUID), `z`, `x1`, `y1`, `x2`, `y2`; z is
             the index of the file's third axis, in DICOM of the slices ascending along their normal. Optional:
-            `clinical` (default 1; 0 for a lesion that the clinic did not mark), `kind`.
-volumes.csv optional, one row a scan: `file`, and any of `patient`, `split`, `complete` (1: every lesion is in
-            marks.csv). marks.csv may have these three columns instead.
+            `clinical` (default 1; 0 for a lesion that the clinic did not mark), `kind`, `lesion` (rows of a scan
+            with the same word are one lesion on several slices, its mark is the largest box).
+marks.json  or annotations.json: the same as COCO (archive_coco.py).
+masks       label masks of NIfTI scans, a.mask.nii.gz or masks/a.nii.gz (archive_mask.py): a component a lesion.
+volumes.csv optional, one row a scan: `file`, and any of `patient`, `split`, `complete` (1: every lesion of it is
+            marked). marks.csv may have these three columns instead.
 
-Splits go by patient. Where no split is named, a patient all of whose scans are complete belongs to vm (a share
-of them, drawn, to vh_test), every other one to vh. Ids are salted hashes; files are named by no message.
+A scan has marks of one kind; data.archive.marks says which, where there are several. Splits go by patient. Where
+no split is named, a patient all of whose scans are complete belongs to vm (a share of them, drawn, to vh_test),
+every other one to vh. Ids are salted hashes; files are named by no message.
 """
 
 import logging

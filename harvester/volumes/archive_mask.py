@@ -24,10 +24,10 @@ TOUCHING: Final = np.ones((3, 3, 3), bool)
 
 @dataclass(frozen=True)
 class Rules:
-    """Which components of a mask are lesions: data.archive.mask_labels, mask_merge_labels and mask_min_mm."""
+    """Which components of a mask are lesions: data.archive.mask_labels, mask_split_labels and mask_min_mm."""
 
     labels: Sequence[int] = ()
-    merge: bool = False
+    split: bool = False
     min_mm: float = 0.0
 
 
@@ -37,7 +37,7 @@ def mask_marks(
     """A Mark a component of the mask (z, y, x) as stored, z, y, x ascending; and how many strays were dropped.
 
     A mark's slice is the one with most of its component's voxels, the lowest of equals. Its kind is "label 2" where
-    the rules name several labels, else "". No component gives no mark. Raises VolumeError: bad_mask.
+    several labels are named and kept apart, else "". No component gives no mark. Raises VolumeError: bad_mask.
     """
     groups = _groups(labels_zyx, volume_id, rules)
     boxes = [(*box, kind) for kind, labels in groups for box in _components(np.isin(labels_zyx, labels))]
@@ -71,14 +71,14 @@ def whole_labels(stored: Array, header: Header, volume_id: str) -> NDArray[np.in
 
 
 def _groups(labels_zyx: Array, volume_id: str, rules: Rules) -> list[tuple[str, list[int]]]:
-    """Kind and labels of what makes lesions together: each label alone, or all of them merged."""
+    """Kind and labels of what makes lesions together: all labels, as counts of readers do, or each alone."""
     present = np.unique(labels_zyx[labels_zyx != 0])
     if len(present) > MOST_LABELS or (len(present) and present[0] < 0):
         raise VolumeError(
             "bad_mask", f"volume {volume_id}: the mask has {len(present)} labels from {present[0]} on; {WANT}"
         )
     found = [int(label) for label in present if not rules.labels or label in rules.labels]
-    if rules.merge:
+    if not rules.split:
         return [("", found)] if found else []
     return [(f"label {label}" if len(rules.labels) > 1 else "", [label]) for label in found]
 

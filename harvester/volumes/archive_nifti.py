@@ -87,7 +87,7 @@ def read_marked(
     if not mask:
         return volume, turned_marks(volume, turn, rows)
     header = mask_header(mask, read_header(path, volume_id, most), volume_id, most)
-    rules = Rules(settings.mask_labels, settings.mask_merge_labels, settings.mask_min_mm)
+    rules = Rules(settings.mask_labels, settings.mask_split_labels, settings.mask_min_mm)
     labels = turn.array(_labels(mask, header, volume_id))
     marks, strays = mask_marks(labels, volume.spacing_zyx_mm, volume_id, rules)
     if strays:

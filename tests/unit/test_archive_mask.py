@@ -15,7 +15,7 @@ from harvester.volumes.archive_nifti import read_marked
 SPACING = (5.0, 0.8, 0.8)
 
 
-def boxes(labels: np.ndarray, rules: Rules = Rules()) -> list[tuple[float, ...]]:  # noqa: B008  frozen
+def boxes(labels: np.ndarray, rules: Rules = Rules(split=True)) -> list[tuple[float, ...]]:  # noqa: B008  frozen
     return [told(mark) for mark in mask_marks(labels, SPACING, "v", rules)[0]]
 
 
@@ -54,7 +54,7 @@ def test_random_masks_agree_with_the_slow_search(seed: int) -> None:
 
 
 def test_an_empty_mask_has_no_marks() -> None:
-    assert mask_marks(np.zeros((2, 3, 4), np.uint8), SPACING, "v", Rules(merge=True)) == ([], 0)
+    assert mask_marks(np.zeros((2, 3, 4), np.uint8), SPACING, "v", Rules()) == ([], 0)
 
 
 def test_labels_may_be_chosen_merged_or_kept_apart() -> None:
@@ -63,12 +63,13 @@ def test_labels_may_be_chosen_merged_or_kept_apart() -> None:
     labels[1, 1:5, 1:5], labels[1, 2:4, 2:4], labels[2, 6, 6:9] = 1, 2, 3
     outer, inner, organ = (1, 1, 1, 4, 4), (1, 2, 2, 3, 3), (2, 6, 6, 6, 8)
     assert boxes(labels) == [outer, inner, organ]
-    assert boxes(labels, Rules((1, 2), merge=True)) == [outer]
+    assert boxes(labels, Rules()) == [outer, organ]
+    assert boxes(labels, Rules((1, 2))) == [outer]
     assert boxes(labels, Rules((2,))) == [inner]
     assert boxes(labels, Rules((9,))) == []
-    kinds = [mark.kind for mark in mask_marks(labels, SPACING, "v", Rules((1, 2)))[0]]
+    kinds = [mark.kind for mark in mask_marks(labels, SPACING, "v", Rules((1, 2), split=True))[0]]
     assert kinds == ["label 1", "label 2"]
-    assert {mark.kind for mark in mask_marks(labels, SPACING, "v", Rules((2,)))[0]} == {""}
+    assert {mark.kind for mark in mask_marks(labels, SPACING, "v", Rules((2,), split=True))[0]} == {""}
 
 
 def test_strays_are_dropped_by_their_longer_side_and_counted() -> None:
@@ -91,7 +92,7 @@ def test_a_scan_is_no_mask(labels: np.ndarray) -> None:
 @pytest.mark.parametrize(("name", "count", "settings"), [
     ("lung_1", 1, {}),
     ("sts_019", 1, {}),
-    ("chest_lidc1", 1, {"mask_merge_labels": True, "mask_min_mm": 5.0}),
+    ("chest_lidc1", 1, {}),
 ])  # fmt: skip
 def test_real_masks_give_the_lesions_that_they_show(
     name: str, count: int, settings: dict[str, object]
