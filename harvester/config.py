@@ -89,7 +89,7 @@ class ArchiveSettings(Part):
     max_voxels: int = Field(
         1000 * 1024 * 1024, ge=1, description="a scan that claims more is refused before room is made for it"
     )
-    nan_is_air: bool = Field(
+    missing_is_air: bool = Field(
         False, description="NaN in a NIfTI is padding and becomes air; otherwise the scan is refused"
     )
     mask_suffix: str = Field(".mask", min_length=1, description="a.mask.nii.gz is the mask of a.nii.gz")

@@ -83,7 +83,7 @@ def read_marked(
     Raises VolumeError as read_nifti, turned_marks, mask_header and mask_marks do.
     """
     most = settings.max_voxels
-    volume, turn = read_turned_nifti(path, volume_id, patient_id, most, settings.nan_is_air)
+    volume, turn = read_turned_nifti(path, volume_id, patient_id, most, settings.missing_is_air)
     if not mask:
         return volume, turned_marks(volume, turn, rows)
     header = mask_header(mask, read_header(path, volume_id, most), volume_id, most)

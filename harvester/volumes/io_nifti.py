@@ -22,24 +22,29 @@ def read_nifti(path: Path, volume_id: str, patient_id: str) -> Volume:
 
 
 def read_turned_nifti(
-    path: Path, volume_id: str, patient_id: str, max_voxels: int = MAX_VOXELS, nan_is_air: bool = False
+    path: Path, volume_id: str, patient_id: str, max_voxels: int = MAX_VOXELS, missing_is_air: bool = False
 ) -> tuple[Volume, Turn]:
     """The volume, and how the file's voxel order became (x, y, z)."""
     header = read_header(path, volume_id, max_voxels)
     stored, turn = read_stored(path, header, volume_id), header.turn()
-    hu = np.empty(header.shape, np.int16, order="F")
-    # Slice by slice: a whole scan as float64 takes four times its room in the store.
-    lost = sum(_slice_hu(stored[..., k], header, hu[..., k], nan_is_air) for k in range(header.shape[2]))
+    hu_kji = np.empty(header.shape[::-1], np.int16)
+    # Slice by slice: a whole scan as float64 takes four times its room in the store. As the file's bytes lie: k, j, i.
+    lost = sum(
+        _slice_hu(slice_ji, header, hu_ji, missing_is_air)
+        for slice_ji, hu_ji in zip(stored.T, hu_kji, strict=True)
+    )
     if lost:
         raise VolumeError(
             "not_finite",
             f"volume {volume_id}: {lost} voxels are NaN or infinite; write -1024 (air) there, or set "
-            "data.archive.nan_is_air=true if they are NaN as padding",
+            "data.archive.missing_is_air=true if they are NaN as padding",
         )
-    return Volume(volume_id, patient_id, np.ascontiguousarray(turn.array(hu)), header.spacing_zyx_mm()), turn
+    return Volume(
+        volume_id, patient_id, np.ascontiguousarray(turn.array(hu_kji.T)), header.spacing_zyx_mm()
+    ), turn
 
 
-def _slice_hu(stored: NDArray[Any], header: Header, hu: NDArray[np.int16], nan_is_air: bool) -> int:
+def _slice_hu(stored: NDArray[Any], header: Header, hu: NDArray[np.int16], missing_is_air: bool) -> int:
     """One slice in HU into `hu`; how many of its values are no number."""
     values = stored
     if (header.slope, header.inter) != (1.0, 0.0):
@@ -48,4 +53,4 @@ def _slice_hu(stored: NDArray[Any], header: Header, hu: NDArray[np.int16], nan_i
     hu[...] = to_hu(values)
     if values.dtype.kind != "f":
         return 0
-    return int(np.count_nonzero(np.isinf(values) if nan_is_air else ~np.isfinite(values)))
+    return int(np.count_nonzero(np.isinf(values) if missing_is_air else ~np.isfinite(values)))

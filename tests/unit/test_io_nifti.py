@@ -85,10 +85,10 @@ def test_values_that_are_no_number_refuse_the_scan_but_nan_may_be_told_to_be_air
     path = write(tmp_path / "a.nii", "LPS", values)
     assert refused(path) == "not_finite"
     if np.isnan(lost):
-        assert read_turned_nifti(path, "v", "p", nan_is_air=True)[0].hu_zyx[0, 0].tolist() == [-1024, 40]
+        assert read_turned_nifti(path, "v", "p", missing_is_air=True)[0].hu_zyx[0, 0].tolist() == [-1024, 40]
     else:
         with pytest.raises(VolumeError, match="1 voxels"):
-            read_turned_nifti(path, "v", "p", nan_is_air=True)
+            read_turned_nifti(path, "v", "p", missing_is_air=True)
 
 
 def test_a_trailing_axis_of_one_is_dropped(tmp_path: Path) -> None:
