@@ -171,21 +171,17 @@ def _is_dicom(file: Path) -> bool:
 
 
 def _case(
-    root: Path,
-    each: Scan,
-    patient: str,
-    assigned: Assigned,
-    known: Known,
-    masks: bool,
-    salt: str,
+    root: Path, each: Scan, patient: str, assigned: Assigned, known: Known, masks: bool, salt: str
 ) -> Case:
+    mask = each.masks[:1] if masks else []
     return Case(
         volume_id="v" + salted_hash(each.key, salt),
         patient_id="p" + salted_hash(f"patient:{patient}", salt),
         split=assigned.split,
         files=[file.relative_to(root).as_posix() for file in each.files],
-        bytes=sum(file.stat().st_size for file in each.files),
+        # The mask's too: another mask makes the volume's marks anew.
+        bytes=sum(file.stat().st_size for file in [*each.files, *mask]),
         marks=known.marks,
-        mask=each.masks[0].relative_to(root).as_posix() if masks and each.masks else "",
+        mask="".join(file.relative_to(root).as_posix() for file in mask),
         split_origin=assigned.origin,
     )

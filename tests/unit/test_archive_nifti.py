@@ -130,6 +130,16 @@ def write_coco(path: Path, boxes: list[tuple[str, list[float]]]) -> None:
     path.write_text(json.dumps({"images": images, "annotations": annotations}))
 
 
+def test_another_mask_makes_another_case(tmp_path: Path) -> None:
+    """A case names what it is made from: shards whose case did not change are kept."""
+    put(tmp_path / "a.nii.gz")
+    put(tmp_path / "a.mask.nii.gz", mask_values())
+    before = look(tmp_path).cases
+    assert before == look(tmp_path).cases
+    put(tmp_path / "a.mask.nii.gz", mask_values() + np.eye(12, 10, dtype=np.uint8)[..., None])
+    assert before != look(tmp_path).cases
+
+
 def test_two_masks_refuse_the_scan(tmp_path: Path) -> None:
     put(tmp_path / "a.nii.gz")
     put(tmp_path / "a.mask.nii.gz", mask_values())
@@ -404,13 +414,13 @@ def test_names_in_files_and_paths_come_out_nowhere(tmp_path: Path, caplog: pytes
 
 
 def test_a_gzip_bomb_is_read_no_further_than_its_header(tmp_path: Path) -> None:
-    """A header that tells of an extension of 64 MiB, zeros in a file of 64 KiB: nothing of it is unpacked."""
+    """A header that tells of an extension of 24 MiB, zeros in a file of 24 KiB: nothing of it is unpacked."""
     header = nibabel.Nifti1Header()
     header.set_data_shape((8, 8, 8))
     header.set_data_dtype(np.int16)
     header.set_sform(LPS, 1)
-    header["magic"], header["vox_offset"] = b"n+1", 352 + (64 << 20)
-    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(header.binaryblock + b"\1\0\0\0" + bytes(64 << 20), 9))
+    header["magic"], header["vox_offset"] = b"n+1", 352 + (24 << 20)
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(header.binaryblock + b"\1\0\0\0" + bytes(24 << 20), 9))
     (row,) = look(tmp_path).refused
     assert row.reason == "unreadable"
 

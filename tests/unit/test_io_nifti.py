@@ -209,3 +209,27 @@ def test_nifti_2_is_read_too(tmp_path: Path) -> None:
     values = BODY_ZYX.transpose(2, 1, 0)
     nibabel.save(nibabel.Nifti2Image(values, np.diag([-1.0, -1, 1, 1])), tmp_path / "a.nii.gz")
     np.testing.assert_array_equal(read_nifti(tmp_path / "a.nii.gz", "v", "p").hu_zyx, BODY_ZYX)
+
+
+def test_whatever_a_header_says_it_is_read_or_refused(tmp_path: Path) -> None:
+    """Bytes of the header overwritten at random: no other error, no warning, no volume that is not whole."""
+    rng = np.random.default_rng(11)
+    told = [
+        *range(48),
+        *range(70, 120),
+        *range(252, 352),
+    ]  # sizes, types, spacing, scale, affine, magic, extension
+    sound = write(tmp_path / "sound.nii", "LPS").read_bytes()
+    seen = set()
+    for _ in range(150):
+        content = bytearray(sound)
+        for at in rng.choice(told, rng.integers(1, 6)):
+            content[at] = rng.choice([0, 1, 127, 128, 255, rng.integers(256)])
+        (tmp_path / "a.nii").write_bytes(content)
+        try:
+            volume = read_nifti(tmp_path / "a.nii", "v", "p")
+            assert volume.hu_zyx.size == np.prod(volume.hu_zyx.shape) > 0
+            seen.add("read")
+        except VolumeError as error:
+            seen.add(error.reason)
+    assert {"read", "unreadable", "bad_spacing", "not_3d"} <= seen
