@@ -31,8 +31,8 @@ from harvester.config import ArchiveSettings
 from harvester.records import Mark, Volume
 from harvester.volumes import archive_nifti
 from harvester.volumes.archive_coco import read_coco
-from harvester.volumes.archive_marks import turned_marks
-from harvester.volumes.archive_nifti_checks import WITH_MASKS, check_scans
+from harvester.volumes.archive_marks import WITH_MASKS, marked_once, turned_marks
+from harvester.volumes.archive_nifti_checks import check_scans
 from harvester.volumes.archive_splits import Assigned, assign
 from harvester.volumes.archive_tables import Known, MarkRow, read_tables
 from harvester.volumes.found import Found, Scan, salted_hash
@@ -80,13 +80,15 @@ def scan(root: Path, settings: ArchiveSettings, seed: int, salt: str) -> Found:
     # Before scans are refused: one that is mended later moves nobody's split.
     splits = assign(patients, known, settings.vh_test_share, seed)
     _warn_of_patients(nifti, known)
-    checked, bad = check_scans(nifti, known, settings, salt)
+    nifti, twice = marked_once(nifti, known, settings, salt)
+    dicom, twice_too = marked_once(dicom, known, settings, salt)
+    nifti, bad = check_scans(nifti, known, settings, salt)
     cases = []
-    for each in [*checked, *dicom]:
+    for each in [*nifti, *dicom]:
         patient, told = patients[each.key], known.get(each.key, Known())
         cases.append(_case(root, each, patient, splits[patient], told, settings.marks in WITH_MASKS, salt))
     # A link, or a folder that may not be read, is met by every format's search.
-    once = {(row.source_hash, row.reason): row for row in [*refused, *bad]}
+    once = {(row.source_hash, row.reason): row for row in [*refused, *twice, *twice_too, *bad]}
     return Found(sorted(cases, key=lambda case: case.volume_id), list(once.values()))
 
 

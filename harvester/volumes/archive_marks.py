@@ -1,16 +1,46 @@
-"""Boxes drawn on a file's slices to Marks in the stored order, one a lesion."""
+"""Which marks of an archive count, and boxes on a file's slices to Marks in the stored order, one a lesion."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
+from harvester.config import ArchiveSettings
 from harvester.errors import VolumeError
 from harvester.records import Mark, Volume
-from harvester.volumes.archive_tables import MarkRow
+from harvester.volumes.archive_tables import Known, MarkRow
+from harvester.volumes.found import Refused, Scan, salted_hash
 from harvester.volumes.orientation import Turn
 
+WITH_MASKS: Final = ("auto", "mask")
+"""data.archive.marks with which label masks are marks."""
 ROUNDING_PX: Final = 0.01
 """A box that ends this far outside the image ends at its edge: x + width is rounded."""
+
+
+def marked_once(
+    scans: Iterable[Scan], known: Mapping[str, Known], settings: ArchiveSettings, salt: str
+) -> tuple[list[Scan], list[Refused]]:
+    """The scans that have marks of one kind at most; of two, lesions would count twice, and the scan is refused."""
+    kept, refused = [], []
+    for each in scans:
+        reason, fault = _twice(each, known.get(each.key, Known()), settings)
+        hashed = salted_hash(each.key, salt)
+        if reason:
+            refused.append(Refused(hashed, reason, f"volume v{hashed}: {fault}"))
+        else:
+            kept.append(each)
+    return kept, refused
+
+
+def _twice(scan: Scan, known: Known, settings: ArchiveSettings) -> tuple[str, str]:
+    masks = len(scan.masks) if settings.marks in WITH_MASKS else 0
+    if masks > 1:
+        return "two_masks", f"has {masks} label masks; join them to one"
+    kinds = sorted(known.tables) + ["a label mask"] * masks
+    if len(kinds) > 1:
+        told = " and in ".join(kinds)
+        return "marks_twice", f"has marks in {told}; say which count: data.archive.marks = csv, coco or mask"
+    return "", ""
 
 
 def turned_marks(volume: Volume, turn: Turn, rows: Sequence[MarkRow]) -> list[Mark]:

@@ -13,9 +13,9 @@ from typing import Final
 from harvester.config import ArchiveSettings
 from harvester.errors import VolumeError
 from harvester.records import Mark, Volume
-from harvester.volumes.archive_marks import turned_marks
+from harvester.volumes.archive_marks import WITH_MASKS, turned_marks
 from harvester.volumes.archive_mask import Rules, mask_marks, whole_labels
-from harvester.volumes.archive_nifti_checks import WITH_MASKS, mask_header
+from harvester.volumes.archive_nifti_checks import mask_header
 from harvester.volumes.archive_tables import MarkRow
 from harvester.volumes.found import Refused, Scan, salted_hash
 from harvester.volumes.io_nifti import read_turned_nifti

@@ -1,18 +1,16 @@
-"""What is refused of an archive's NIfTI scans before a voxel is stored: headers, marks of two kinds, same voxels."""
+"""What is refused of an archive's NIfTI scans before a voxel is stored: bad headers, and voxels met twice."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from harvester.config import ArchiveSettings
 from harvester.errors import VolumeError
+from harvester.volumes.archive_marks import WITH_MASKS
 from harvester.volumes.archive_mask import check_fits
 from harvester.volumes.archive_tables import Known
 from harvester.volumes.found import Refused, Scan, salted_hash
 from harvester.volumes.nifti_file import Header, read_header
 from harvester.volumes.nifti_twins import twins
-
-WITH_MASKS = ("auto", "mask")
-"""data.archive.marks with which masks are marks."""
 
 
 def check_scans(
@@ -24,7 +22,6 @@ def check_scans(
     for each in scans:
         volume_id = "v" + salted_hash(each.key, salt)
         try:
-            _check_marks(each, known.get(each.key, Known()), settings, volume_id)
             header = read_header(each.files[0], volume_id, settings.max_voxels)
             if each.masks and settings.marks in WITH_MASKS:
                 mask_header(each.masks[0], header, volume_id, settings.max_voxels)
@@ -46,20 +43,6 @@ def mask_header(path: Path, scan: Header, volume_id: str, max_voxels: int) -> He
         raise VolumeError("bad_mask", f"{error} (this is its label mask)") from None
     check_fits(header, scan, volume_id)
     return header
-
-
-def _check_marks(scan: Scan, known: Known, settings: ArchiveSettings, volume_id: str) -> None:
-    """One kind of marks a scan: two of them would count its lesions twice."""
-    masks = len(scan.masks) if settings.marks in WITH_MASKS else 0
-    if masks > 1:
-        raise VolumeError("two_masks", f"volume {volume_id}: has {masks} label masks; join them to one")
-    kinds = sorted(known.tables) + ["a label mask"] * masks
-    if len(kinds) > 1:
-        raise VolumeError(
-            "marks_twice",
-            f"volume {volume_id}: has marks in {' and in '.join(kinds)}; say which count: data.archive.marks = csv, "
-            "coco or mask",
-        )
 
 
 def _surplus(twins_found: list[Scan], known: Mapping[str, Known]) -> list[str]:

@@ -202,3 +202,14 @@ def write_header(path: Path, uid: str, modality: str) -> None:
     item.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     path.parent.mkdir(exist_ok=True)
     pydicom.dcmwrite(path, item, enforce_file_format=True)
+
+
+def test_a_dicom_series_marked_in_two_tables_is_refused(tmp_path: Path) -> None:
+    write_header(tmp_path / "a" / "1.dcm", "1.1", "CT")
+    (tmp_path / "marks.csv").write_text("file,z,x1,y1,x2,y2\n1.1,0,0,0,1,1\n")
+    (tmp_path / "marks.json").write_text(
+        '{"images": [{"id": 1, "file_name": "a", "z": 0}], "annotations": [{"image_id": 1, "bbox": [0, 0, 1, 1]}]}'
+    )
+    (row,) = scan(tmp_path, ArchiveSettings(), 0, "s").refused
+    assert (row.reason, scanned(tmp_path)) == ("marks_twice", [])
+    assert len(scanned(tmp_path, marks="coco")[0].marks) == 1
