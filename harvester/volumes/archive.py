@@ -15,30 +15,29 @@ of them, drawn, to vh_test), every other one to vh. Ids are salted hashes; files
 import hashlib
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
-
-import pydicom
-from pydicom.errors import InvalidDicomError
-from pydicom.misc import is_dicom
 
 from harvester.config import ArchiveSettings
 from harvester.errors import LabelError, VolumeError
 from harvester.records import Mark, Volume
+from harvester.volumes import archive_dicom
 from harvester.volumes.archive_tables import Known, MarkRow, read_tables
-from harvester.volumes.found import Found, salted_hash
-from harvester.volumes.io_dicom import read_turned_dicom
+from harvester.volumes.dicom_grid import Laid
+from harvester.volumes.dicom_objects import read_object_marks
+from harvester.volumes.found import Found, Scan, salted_hash
+from harvester.volumes.io_dicom import read_series
 from harvester.volumes.io_nifti import read_turned_nifti
 from harvester.volumes.locations import Location, Where
 from harvester.volumes.orientation import Turn
 
-HEADER: Final = ("SeriesInstanceUID", "PatientID", "Modality")
-
 
 @dataclass(frozen=True)
 class Case:
-    """One scan to be stored. `files` lie under the archive's root; `marks` are in the files' own voxels."""
+    """One scan to be stored. `files` lie under the archive's root; `marks` are in the files' own voxels.
+
+    objects        DICOM files under the root that may mark the scan; machine_marks: those of programs count too
+    """
 
     volume_id: str
     patient_id: str
@@ -46,16 +45,8 @@ class Case:
     files: list[str]
     bytes: int
     marks: list[MarkRow]
-
-
-@dataclass
-class Scan:
-    """A scan as found: its files, the names by which a table may call it, and who it is of."""
-
-    key: str
-    patient: str
-    files: list[Path]
-    names: set[str]
+    objects: list[str] = field(default_factory=list)
+    machine_marks: bool = False
 
 
 def scan(root: Path, settings: ArchiveSettings, seed: int, salt: str) -> Found:
@@ -63,23 +54,36 @@ def scan(root: Path, settings: ArchiveSettings, seed: int, salt: str) -> Found:
 
     The same archive, seed and salt give the same cases; a further patient moves nobody's split.
     """
-    scans = [*_nifti_scans(root), *_dicom_scans(root)]
-    kept = [each for each in scans if settings.format == "auto" or _format(each.files[0]) == settings.format]
-    known = read_tables(root, {name: each.key for each in scans for name in each.names})
+    nifti, looked = _nifti_scans(root), archive_dicom.look(root, settings, salt)
+    known = read_tables(root, {name: each.key for each in nifti for name in each.names} | looked.names)
+    taken = archive_dicom.choose(looked, known.keys(), settings, salt)
+    kept = nifti if settings.format != "dicom" else []
+    if settings.format != "nifti":
+        kept = [*kept, *taken.scans]
     patients = {each.key: known.get(each.key, Known()).patient or each.patient for each in kept}
     splits = _splits(kept, patients, known, settings.vh_test_share, seed)
     cases = (_case(root, each, patients[each.key], splits, known, salt) for each in kept)
-    return Found(sorted(cases, key=lambda case: case.volume_id))
+    refused = taken.refused if settings.format != "nifti" else []
+    return Found(sorted(cases, key=lambda case: case.volume_id), refused)
 
 
 def read(case: Case, root: Path) -> tuple[Volume, list[Mark]]:
-    """The scan of a case and its marks in the stored order. Raises VolumeError (also bad_mark, not_axial)."""
+    """The scan of a case and its marks in the stored order. Raises VolumeError (also bad_mark, two_sources,
+    not_axial)."""
     files = [root / file for file in case.files]
-    if _format(files[0]) == "nifti":
+    if _is_nifti(files[0]):
         volume, turn = read_turned_nifti(files[0], case.volume_id, case.patient_id)
-    else:
-        volume, turn = read_turned_dicom(files, case.volume_id, case.patient_id)
-    return volume, [_mark(volume, turn, number, row) for number, row in enumerate(case.marks)]
+        return volume, [_mark(volume, turn, number, row) for number, row in enumerate(case.marks)]
+    series = read_series(files, case.volume_id, case.patient_id)
+    marks = [_mark(series.volume, series.laid, number, row) for number, row in enumerate(case.marks)]
+    found = read_object_marks(series, [root / file for file in case.objects], case.machine_marks)
+    if marks and found:
+        raise VolumeError(
+            "two_sources",
+            f"volume {case.volume_id}: marked both in marks.csv and in DICOM objects; take its rows out of "
+            "marks.csv, or set data.archive.dicom.marks=[]",
+        )
+    return series.volume, marks or found
 
 
 def salt_of(store: Where) -> str:
@@ -97,7 +101,7 @@ def salt_of(store: Where) -> str:
 
 
 def _nifti_scans(root: Path) -> list[Scan]:
-    files = (file for file in sorted(root.rglob("*")) if _format(file) == "nifti" and file.is_file())
+    files = (file for file in sorted(root.rglob("*")) if _is_nifti(file) and file.is_file())
     return [
         _nifti_scan(root, file) for file in files if not file.name.endswith((".mask.nii.gz", ".mask.nii"))
     ]
@@ -109,45 +113,8 @@ def _nifti_scan(root: Path, file: Path) -> Scan:
     return Scan(name, stem, [file], {name, stem})
 
 
-def _dicom_scans(root: Path) -> list[Scan]:
-    """Series by their UID; a file whose header cannot be read stands alone, to be refused with its reason."""
-    found: dict[str, Scan] = {}
-    for file in sorted(root.rglob("*")):
-        if not file.is_file() or file.name == "DICOMDIR" or _format(file) != "dicom":
-            continue
-        name = file.relative_to(root).as_posix()
-        try:
-            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(HEADER))
-            series, patient = (
-                str(header.SeriesInstanceUID),
-                str(header.get("PatientID") or header.SeriesInstanceUID),
-            )
-        except (AttributeError, EOFError, InvalidDicomError, OSError, ValueError):
-            found[name] = Scan(name, name, [file], set())
-            continue
-        if header.get("Modality") == "CT":
-            found.setdefault(series, Scan(series, patient, [], {series})).files.append(file)
-    _name_by_folder(root, found.values())
-    return list(found.values())
-
-
-def _name_by_folder(root: Path, scans: Iterable[Scan]) -> None:
-    """A series may go by its folder's name where it is alone there."""
-    folders: dict[str, list[Scan]] = {}
-    for each in scans:
-        for folder in {file.parent.relative_to(root).as_posix() for file in each.files}:
-            folders.setdefault(folder, []).append(each)
-    for folder, inside in folders.items():
-        if len(inside) == 1:
-            inside[0].names.add(folder)
-
-
-def _format(file: Path) -> str:
-    if file.name.endswith((".nii", ".nii.gz")):
-        return "nifti"
-    if file.suffix.lower() in (".dcm", ".ima"):
-        return "dicom"
-    return "dicom" if file.is_file() and is_dicom(file) else ""
+def _is_nifti(file: Path) -> bool:
+    return file.name.endswith((".nii", ".nii.gz"))
 
 
 def _splits(
@@ -197,10 +164,12 @@ def _case(
         files=[file.relative_to(root).as_posix() for file in each.files],
         bytes=sum(file.stat().st_size for file in each.files),
         marks=known[each.key].marks if each.key in known else [],
+        objects=each.objects,
+        machine_marks=each.machine_marks,
     )
 
 
-def _mark(volume: Volume, turn: Turn, number: int, row: MarkRow) -> Mark:
+def _mark(volume: Volume, turn: Turn | Laid, number: int, row: MarkRow) -> Mark:
     columns, rows, slices = turn.shape
     x1, y1, x2, y2 = row["box_xyxy"]
     if not (0 <= row["z"] < slices and 0 <= x1 <= x2 <= columns - 1 and 0 <= y1 <= y2 <= rows - 1):

@@ -48,7 +48,7 @@ BROKEN: Final = (
 """What pydicom and its codecs raise on broken files."""
 
 
-class Deflated(Exception):
+class DeflatedError(Exception):
     """The file is deflated: pydicom asked for all the rest of it."""
 
 
@@ -61,9 +61,9 @@ class Bounded:
         source.seek(0)
 
     def read(self, count: int | None = None) -> bytes:
-        """At most `count` bytes. Raises Deflated without one: only pydicom's inflating asks so."""
+        """At most `count` bytes. Raises DeflatedError without one: only pydicom's inflating asks so."""
         if count is None or count < 0:
-            raise Deflated
+            raise DeflatedError
         return self.source.read(max(0, min(count, self.size - self.tell())))
 
 
@@ -81,7 +81,7 @@ def read_header(file: Path, tags: Sequence[str]) -> pydicom.Dataset:
     with file.open("rb") as source:
         try:
             return _read(Bounded(source), stop_before_pixels=True, specific_tags=list(tags))
-        except Deflated:
+        except DeflatedError:
             opened = _inflated(file, source, MOST_HEADER_BYTES, cut=True)
             return _read(opened, stop_before_pixels=True, specific_tags=list(tags))
 
@@ -95,7 +95,7 @@ def read_whole(file: Path, volume_id: str) -> pydicom.Dataset:
                 raise VolumeError("too_large", f"volume {volume_id}: a file of over {MOST_FILE_BYTES} bytes")
             try:
                 return _read(bounded)
-            except Deflated:
+            except DeflatedError:
                 return _read(_inflated(file, source, MOST_FILE_BYTES))
     except BROKEN as error:
         raise VolumeError(

@@ -2,8 +2,24 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+
+@dataclass
+class Scan:
+    """A scan as found: its files, the names by which a table may call it, and who it is of.
+
+    objects  files beside it that may hold its marks, under the root; machine_marks: those of programs count too
+    """
+
+    key: str
+    patient: str
+    files: list[Path]
+    names: set[str]
+    objects: list[str] = field(default_factory=list)
+    machine_marks: bool = False
 
 
 @dataclass(frozen=True)

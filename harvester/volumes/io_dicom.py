@@ -64,7 +64,8 @@ def read_turned_dicom(source: Path | Iterable[Path], volume_id: str, patient_id:
 
 def read_series(source: Path | Iterable[Path], volume_id: str, patient_id: str) -> DicomSeries:
     """The series with all that is needed to place marks in it. Raises VolumeError as read_dicom_series does."""
-    headers, planes = [], []
+    headers: list[pydicom.Dataset] = []
+    planes: list[Array] = []
     with quiet():
         for file in series_files(source):
             item = _load(file, volume_id)
