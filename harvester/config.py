@@ -122,7 +122,7 @@ class ArchiveSettings(Part):
 
     format: Literal["auto", "nifti", "dicom"] = Field("auto", description="auto takes both")
     max_voxels: int = Field(
-        1 << 30, ge=1, description="a scan whose header claims more is refused before it is read"
+        1000 * 1024 * 1024, ge=1, description="a scan that claims more is refused before room is made for it"
     )
     dicom: DicomSettings = DicomSettings()
     vh_test_share: float = Field(

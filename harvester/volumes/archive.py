@@ -30,6 +30,7 @@ from harvester.volumes.io_dicom import read_series
 from harvester.volumes.io_nifti import read_turned_nifti
 from harvester.volumes.locations import Location, Where
 from harvester.volumes.orientation import Turn
+from harvester.volumes.tree import walk
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def scan(root: Path, settings: ArchiveSettings, seed: int, salt: str) -> Found:
 
     The same archive, seed and salt give the same cases; a further patient moves nobody's split.
     """
-    nifti, looked = _nifti_scans(root), archive_dicom.look(root, settings, salt)
+    nifti, looked = _nifti_scans(root), archive_dicom.look(root, walk(root), settings, salt)
     known = read_tables(root, {name: each.key for each in nifti for name in each.names} | looked.names)
     taken = archive_dicom.choose(looked, known.keys(), settings, salt)
     kept = nifti if settings.format != "dicom" else []

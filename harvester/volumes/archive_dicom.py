@@ -14,7 +14,7 @@ from harvester.errors import VolumeError
 from harvester.volumes.dicom_header import Header, read_headers
 from harvester.volumes.dicom_series import Odd, Series, checked, chosen, gather
 from harvester.volumes.found import Refused, Scan, salted_hash
-from harvester.volumes.tree import walk
+from harvester.volumes.tree import Tree
 
 TABLES: Final = ("marks.csv", "volumes.csv")
 OTHERS: Final = (".nii", ".nii.gz")
@@ -69,13 +69,12 @@ class Taken:
     refused: list[Refused]
 
 
-def look(root: Path, settings: ArchiveSettings, salt: str) -> Look:
-    """Every file under `root` by its header. Nothing is raised for a bad one, nothing read of pixels
+def look(root: Path, tree: Tree, settings: ArchiveSettings, salt: str) -> Look:
+    """Every file of the `tree` under `root` by its header. Nothing is raised for a bad one, nothing read of pixels
     (but of two files with one UID)."""
-    tree = walk(root)
     files = [file for file in tree.files if file not in TABLES and not file.endswith(OTHERS)]
     found = gather(read_headers(root, files, settings.dicom))
-    found.odd += [Odd(file, "link", 1) for file in tree.links]
+    found.odd += [Odd(file, "link", 1) for file in tree.links if not file.endswith(OTHERS)]
     found.odd += [Odd(file, "no_permission", 1) for file in tree.unreadable]
     good, bad = _sifted(found.series, root, settings, salt)
     series = {each.uid: each for each in good}

@@ -127,13 +127,12 @@ def header_of(root: Path, file: str, settings: DicomSettings) -> Header:
 
 def refusal(item: pydicom.Dataset, settings: DicomSettings) -> tuple[str, str]:
     """Why a file is no slice of an ordinary CT series ("" if it is one), and its kind."""
-    sop_class = UID(str(item.get("SOPClassUID") or ""))
+    told = item.get("SOPClassUID") or item.file_meta.get("MediaStorageSOPClassUID")
+    sop_class = UID(str(told or ""))
     if MARK_OBJECTS.get(sop_class, "") in settings.marks:
         return "", "object"
-    if sop_class == MediaStorageDirectoryStorage or "SeriesInstanceUID" not in item:
-        return (
-            "dicomdir" if "SeriesInstanceUID" not in item and "Rows" not in item else "unreadable"
-        ), "other"
+    if "SeriesInstanceUID" not in item:
+        return ("dicomdir" if sop_class == MediaStorageDirectoryStorage else "unreadable"), "other"
     if item.get("Rows") is None:
         return ("no_image" if sop_class != CTImageStorage else "no_pixel_data"), "other"
     if item.get("Modality") != "CT":

@@ -69,7 +69,10 @@ def check_size(item: pydicom.Dataset, most_pixels: int, name: str) -> None:
 
 
 def decode(item: pydicom.Dataset) -> Array:
-    """The stored values, uncompressed by the maintained codec of each transfer syntax. Raises what is in BROKEN."""
+    """The stored values, unused bits as they are, by the maintained codec of each transfer syntax.
+
+    Raises what is in BROKEN.
+    """
     syntax = item.file_meta.TransferSyntaxUID
     plugin = ""
     if syntax in JPEGLSTransferSyntaxes:
@@ -78,7 +81,7 @@ def decode(item: pydicom.Dataset) -> Array:
         plugin = "pylibjpeg"
     elif syntax.is_encapsulated:
         plugin = "pydicom" if syntax == RLELossless else "gdcm"
-    return pixel_array(item, decoding_plugin=plugin, raw=True)
+    return pixel_array(item, decoding_plugin=plugin, raw=True, correct_unused_bits=False)
 
 
 def _padding(item: pydicom.Dataset, stored: Array) -> NDArray[np.bool_]:

@@ -99,9 +99,9 @@ def checked(series: Series, root: Path, settings: ArchiveSettings) -> Series:
             f"{len(single.slices)} slices; setting data.archive.dicom.min_slices wants {settings.dicom.min_slices}",
         )
     stack = _stack(single)
+    laid = lay(stack, "of this archive")
     if abs(stack.normal[2]) < np.cos(np.radians(MOST_TILT_DEG)):
         raise VolumeError("not_axial", "not axial; only axial series are taken")
-    laid = lay(stack, "of this archive")
     if np.prod(laid.turn.shape, dtype=float) > settings.max_voxels:
         raise _too_large(settings.max_voxels)
     low, high = settings.dicom.slice_spacing_mm
