@@ -26,6 +26,7 @@ from pydicom.uid import (
 )
 
 from harvester.config import DicomSettings
+from harvester.labels.dicom_marks import LABEL_MAP
 from harvester.volumes.dicom_file import BROKEN, is_dicom_file, quiet, read_header
 
 REFERENCES: Final = (
@@ -64,6 +65,7 @@ MARK_OBJECTS: Final = {
     ComprehensiveSRStorage: "sr",
     Comprehensive3DSRStorage: "sr",
     SegmentationStorage: "seg",
+    LABEL_MAP: "seg",
     RTStructureSetStorage: "rtstruct",
 }
 MULTI_FRAME: Final = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)

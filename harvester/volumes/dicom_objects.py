@@ -23,8 +23,9 @@ def read_object_marks(series: DicomSeries, files: Iterable[Path], machine_marks:
 
     Raises VolumeError bad_mark for an object that cannot be read or marks what is outside the series.
     """
-    referred, name = _referred(series), series.volume.volume_id
+    name = series.volume.volume_id
     with quiet():
+        referred = _referred(series)
         found = [lesion for file in files for lesion in _lesions(file, referred, name, machine_marks)]
     return [
         Mark(name, f"{name}-d{number}", *series.laid.box(each.key, each.boxes[each.key]), True, each.kind)
@@ -36,7 +37,7 @@ def _lesions(file: Path, referred: ReferredSeries, volume_id: str, machine_marks
     try:
         item = read_whole(file, volume_id)
         frames = np.zeros((0, 0, 0), np.uint8)
-        if item.SOPClassUID == WITH_PIXELS:
+        if item.SOPClassUID in WITH_PIXELS:
             check_size(item, MOST_SEGMENTATION_PIXELS, f"volume {volume_id}: a segmentation")
             frames = decode(item).reshape(-1, int(item.Rows), int(item.Columns))
         return read_lesions(item, frames, referred, machine_marks)
