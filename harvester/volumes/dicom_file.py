@@ -27,6 +27,8 @@ MOST_FILE_BYTES: Final = 2 << 30
 MOST_HEADER_BYTES: Final = 16 << 20
 """Of a deflated file, as far as it is inflated to read its header."""
 PREAMBLE: Final = 132
+SMALL_BYTES: Final = 1 << 16
+"""Reads of up to this are not measured against the file: a header is thousands of them."""
 BROKEN: Final = (
     ArithmeticError,
     AssertionError,
@@ -64,6 +66,8 @@ class Bounded:
         """At most `count` bytes. Raises DeflatedError without one: only pydicom's inflating asks so."""
         if count is None or count < 0:
             raise DeflatedError
+        if count <= SMALL_BYTES:
+            return self.source.read(count)
         return self.source.read(max(0, min(count, self.size - self.tell())))
 
 
