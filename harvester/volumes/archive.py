@@ -7,6 +7,8 @@ marks.csv   one row a box, all in the file's own voxels from 0, ends inclusive: 
             `clinical` (default 1; 0 for a lesion that the clinic did not mark), `kind`.
 volumes.csv optional, one row a scan: `file`, and any of `patient`, `split`, `complete` (1: every lesion is in
             marks.csv). marks.csv may have these three columns instead.
+Objects     SR, SEG and RTSTRUCT files that name a DICOM series give its marks where marks.csv gives none; both are
+            an error. Which series are taken: settings data.archive.dicom, decision 0009.
 
 Splits go by patient. Where no split is named, a patient all of whose scans are complete belongs to vm (a share
 of them, drawn, to vh_test), every other one to vh. Ids are salted hashes; files are named by no message.
