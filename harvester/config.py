@@ -6,12 +6,13 @@ it, `settings_hash` names it (and any part of it), so that a step's output can b
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from harvester.errors import SettingsError
 
@@ -79,12 +80,50 @@ class InsertionSettings(Part):
     noise_jitter: float = Field(0.5, ge=0, description="most added noise as a share of the scan's own")
 
 
+class DicomSettings(Part):
+    """Which DICOM series are taken, and which objects' marks (volumes/archive_dicom.py)."""
+
+    min_slices: int = Field(10, ge=1)
+    slice_spacing_mm: tuple[float, float] = Field((0.3, 10.0), description="least and most, by positions")
+    refused_image_types: tuple[str, ...] = Field(
+        (
+            "3D", "AVERAGE", "COR", "CORONAL", "CPR", "CURVED", "DOSE", "DOSE_INFO", "FUSED", "FUSION", "MINIP",
+            "MIP", "OBLIQUE", "PERFUSION", "PROJECTION IMAGE", "REPORT", "SAG", "SAGITTAL", "SCREEN SAVE",
+            "SCREENSAVE", "SSD", "SUMMARY", "VOLREN", "VRT",
+        ),
+        description="words of ImageType that mark an image which no scanner took; LOCALIZER is always refused",
+    )  # fmt: skip
+    reconstructions: Literal["one", "all"] = Field(
+        "one", description="of several reconstructions of one acquisition; all counts a lesion once in each"
+    )
+    soft_kernels: str = Field(
+        r"[BDHIJQ][A-Z]?[1-4]\d.*|STAND.*|STND|SOFT.*|BODY.*|FC[01]\d.*|[SY]?[ABC]",
+        description="pattern of a whole ConvolutionKernel that shows soft tissue, in capitals; these are taken first",
+    )
+    marks: tuple[Literal["sr", "seg", "rtstruct"], ...] = Field(
+        ("sr", "seg", "rtstruct"), description="objects whose lesions are read as marks"
+    )
+    machine_marks: bool = Field(
+        False, description="take marks that a program made and nobody verified as the clinic's own"
+    )
+
+    @field_validator("soft_kernels")
+    @classmethod
+    def _is_pattern(cls, text: str) -> str:
+        try:
+            re.compile(text)
+        except re.error as error:
+            raise ValueError(f"no regular expression: {error}") from None
+        return text
+
+
 class ArchiveSettings(Part):
     """Somebody's own scans (volumes/archive.py)."""
 
     format: Literal["auto", "nifti", "dicom"] = Field("auto", description="auto takes both")
-    marks: Literal["auto", "csv", "coco", "mask"] = Field(
-        "auto", description="auto takes whichever there is; a scan with two kinds of them is refused"
+    marks: Literal["auto", "csv", "coco", "mask", "objects"] = Field(
+        "auto",
+        description="auto takes whichever there is (objects are DICOM's); a scan with two kinds is refused",
     )
     max_voxels: int = Field(
         1000 * 1024 * 1024, ge=1, description="a scan that claims more is refused before room is made for it"
@@ -108,6 +147,7 @@ class ArchiveSettings(Part):
         ge=0,
         description="a mask's components whose box is shorter than this both ways are strays, dropped",
     )
+    dicom: DicomSettings = DicomSettings()
     vh_test_share: float = Field(
         0.0, ge=0, le=1, description="share of the completely marked patients kept to measure on (vh_test)"
     )

@@ -10,6 +10,8 @@ marks.json  or annotations.json: the same as COCO (archive_coco.py).
 masks       label masks of NIfTI scans, a.mask.nii.gz or masks/a.nii.gz (archive_mask.py): a component a lesion.
 volumes.csv optional, one row a scan: `file`, and any of `patient`, `split`, `complete` (1: every lesion of it is
             marked). marks.csv may have these three columns instead.
+Objects     SR, SEG and RTSTRUCT files that name a DICOM series give its marks. Which series are taken: settings
+            data.archive.dicom, decision 0009.
 
 A scan has marks of one kind; data.archive.marks says which, where there are several. Splits go by patient. Where
 no split is named, a patient all of whose scans are complete belongs to vm (a share of them, drawn, to vh_test),
@@ -18,40 +20,40 @@ every other one to vh. Ids are salted hashes; files are named by no message.
 
 import logging
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import pydicom
-from pydicom.errors import InvalidDicomError
-from pydicom.misc import is_dicom
-
 from harvester.config import ArchiveSettings
+from harvester.errors import VolumeError
 from harvester.records import Mark, Volume
-from harvester.volumes import archive_nifti
+from harvester.volumes import archive_dicom, archive_nifti
 from harvester.volumes.archive_coco import read_coco
 from harvester.volumes.archive_marks import WITH_MASKS, marked_once, turned_marks
 from harvester.volumes.archive_nifti_checks import check_scans
 from harvester.volumes.archive_splits import Assigned, assign
 from harvester.volumes.archive_tables import Known, MarkRow, read_tables
+from harvester.volumes.dicom_objects import read_object_marks
 from harvester.volumes.found import Found, Scan, salted_hash
-from harvester.volumes.io_dicom import read_turned_dicom
+from harvester.volumes.io_dicom import read_series
 from harvester.volumes.locations import Location, Where
 from harvester.volumes.tree import walk
 
 logger = logging.getLogger(__name__)
 
 DEFAULTS: Final = ArchiveSettings()
-HEADER: Final = ("SeriesInstanceUID", "PatientID", "Modality")
+WITH_OBJECTS: Final = ("auto", "objects")
+"""data.archive.marks with which DICOM objects give marks."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One scan to be stored. `files` and `mask` ("" for none) lie under the archive's root.
+    """One scan to be stored. `files`, `mask` ("" for none) and `objects` lie under the archive's root.
 
     marks         in the files' own voxels
     split_origin  given by the tables, or drawn
+    objects       DICOM files that may mark the scan; machine_marks: those of programs count too
     """
 
     volume_id: str
@@ -62,6 +64,8 @@ class Case:
     marks: list[MarkRow]
     mask: str = ""
     split_origin: str = "drawn"
+    objects: list[str] = field(default_factory=list)
+    machine_marks: bool = False
 
 
 def scan(root: Path, settings: ArchiveSettings, seed: int, salt: str) -> Found:
@@ -69,13 +73,14 @@ def scan(root: Path, settings: ArchiveSettings, seed: int, salt: str) -> Found:
 
     The same archive, seed and salt give the same cases; a further patient moves nobody's split.
     """
-    nifti, refused = archive_nifti.find_scans(root, walk(root), settings, salt)
-    dicom = _dicom_scans(root)
-    known = _known(root, archive_nifti.names_of([*nifti, *dicom]), settings)
-    if settings.format == "nifti":
-        dicom = []
+    tree = walk(root)
+    nifti, refused = archive_nifti.find_scans(root, tree, settings, salt)
+    looked = archive_dicom.look(root, tree, settings, salt)
+    known = _known(root, archive_nifti.names_of(nifti) | looked.names, settings)
+    taken = archive_dicom.choose(looked, known.keys(), settings, salt)
     if settings.format == "dicom":
         nifti, refused = [], []
+    dicom, refused_dicom = (taken.scans, taken.refused) if settings.format != "nifti" else ([], [])
     patients = {each.key: known.get(each.key, Known()).patient or each.patient for each in [*nifti, *dicom]}
     # Before scans are refused: one that is mended later moves nobody's split.
     splits = assign(patients, known, settings.vh_test_share, seed)
@@ -83,12 +88,14 @@ def scan(root: Path, settings: ArchiveSettings, seed: int, salt: str) -> Found:
     nifti, twice = marked_once(nifti, known, settings, salt)
     dicom, twice_too = marked_once(dicom, known, settings, salt)
     nifti, bad = check_scans(nifti, known, settings, salt)
-    cases = []
-    for each in [*nifti, *dicom]:
-        patient, told = patients[each.key], known.get(each.key, Known())
-        cases.append(_case(root, each, patient, splits[patient], told, settings.marks in WITH_MASKS, salt))
+    cases = [
+        _case(root, each, patients[each.key], splits, known.get(each.key, Known()), settings, salt)
+        for each in [*nifti, *dicom]
+    ]
     # A link, or a folder that may not be read, is met by every format's search.
-    once = {(row.source_hash, row.reason): row for row in [*refused, *twice, *twice_too, *bad]}
+    once = {
+        (row.source_hash, row.reason): row for row in [*refused, *refused_dicom, *twice, *twice_too, *bad]
+    }
     return Found(sorted(cases, key=lambda case: case.volume_id), list(once.values()))
 
 
@@ -110,15 +117,26 @@ def _warn_of_patients(scans: Sequence[Scan], known: Mapping[str, Known]) -> None
 
 
 def read(case: Case, root: Path, settings: ArchiveSettings = DEFAULTS) -> tuple[Volume, list[Mark]]:
-    """The scan of a case and its marks in the stored order. Raises VolumeError (also bad_mark, not_axial)."""
+    """The scan of a case and its marks in the stored order.
+
+    Raises VolumeError (also bad_mark, two_sources, not_axial).
+    """
+    files = [root / file for file in case.files]
     if archive_nifti.is_nifti(case.files[0]):
         mask = root / case.mask if case.mask else None
         return archive_nifti.read_marked(
-            root / case.files[0], mask, case.marks, case.volume_id, case.patient_id, settings
+            files[0], mask, case.marks, case.volume_id, case.patient_id, settings
         )
-    files = [root / file for file in case.files]
-    volume, turn = read_turned_dicom(files, case.volume_id, case.patient_id)
-    return volume, turned_marks(volume, turn, case.marks)
+    series = read_series(files, case.volume_id, case.patient_id)
+    marks = turned_marks(series.volume, series.laid, case.marks)
+    found = read_object_marks(series, [root / file for file in case.objects], case.machine_marks)
+    if marks and found:
+        raise VolumeError(
+            "two_sources",
+            f"volume {case.volume_id}: marked both in a table and in DICOM objects; say which count: "
+            "data.archive.marks = csv, coco or objects",
+        )
+    return series.volume, marks or found
 
 
 def salt_of(store: Where) -> str:
@@ -135,55 +153,26 @@ def salt_of(store: Where) -> str:
     return file.read_bytes().decode().strip()
 
 
-def _dicom_scans(root: Path) -> list[Scan]:
-    """Series by their UID; a file whose header cannot be read stands alone, to be refused with its reason."""
-    found: dict[str, Scan] = {}
-    for file in sorted(root.rglob("*")):
-        if not file.is_file() or file.name == "DICOMDIR" or not _is_dicom(file):
-            continue
-        name = file.relative_to(root).as_posix()
-        try:
-            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(HEADER))
-            series, patient = (
-                str(header.SeriesInstanceUID),
-                str(header.get("PatientID") or header.SeriesInstanceUID),
-            )
-        except (AttributeError, EOFError, InvalidDicomError, OSError, ValueError):
-            found[name] = Scan(name, name, [file], set())
-            continue
-        if header.get("Modality") == "CT":
-            found.setdefault(series, Scan(series, patient, [], {series})).files.append(file)
-    _name_by_folder(root, found.values())
-    return list(found.values())
-
-
-def _name_by_folder(root: Path, scans: Iterable[Scan]) -> None:
-    """A series may go by its folder's name where it is alone there."""
-    folders: dict[str, list[Scan]] = {}
-    for each in scans:
-        for folder in {file.parent.relative_to(root).as_posix() for file in each.files}:
-            folders.setdefault(folder, []).append(each)
-    for folder, inside in folders.items():
-        if len(inside) == 1:
-            inside[0].names.add(folder)
-
-
-def _is_dicom(file: Path) -> bool:
-    return file.suffix.lower() in (".dcm", ".ima") or (file.is_file() and is_dicom(file))
-
-
 def _case(
-    root: Path, each: Scan, patient: str, assigned: Assigned, known: Known, masks: bool, salt: str
+    root: Path,
+    each: Scan,
+    patient: str,
+    splits: Mapping[str, Assigned],
+    known: Known,
+    settings: ArchiveSettings,
+    salt: str,
 ) -> Case:
-    mask = each.masks[:1] if masks else []
+    mask = each.masks[:1] if settings.marks in WITH_MASKS else []
     return Case(
         volume_id="v" + salted_hash(each.key, salt),
         patient_id="p" + salted_hash(f"patient:{patient}", salt),
-        split=assigned.split,
+        split=splits[patient].split,
         files=[file.relative_to(root).as_posix() for file in each.files],
         # The mask's too: another mask makes the volume's marks anew.
         bytes=sum(file.stat().st_size for file in [*each.files, *mask]),
         marks=known.marks,
         mask="".join(file.relative_to(root).as_posix() for file in mask),
-        split_origin=assigned.origin,
+        split_origin=splits[patient].origin,
+        objects=each.objects if settings.marks in WITH_OBJECTS else [],
+        machine_marks=each.machine_marks,
     )

@@ -8,6 +8,7 @@ from harvester.config import ArchiveSettings
 from harvester.errors import VolumeError
 from harvester.records import Mark, Volume
 from harvester.volumes.archive_tables import Known, MarkRow
+from harvester.volumes.dicom_grid import Laid
 from harvester.volumes.found import Refused, Scan, salted_hash
 from harvester.volumes.orientation import Turn
 
@@ -39,11 +40,11 @@ def _twice(scan: Scan, known: Known, settings: ArchiveSettings) -> tuple[str, st
     kinds = sorted(known.tables) + ["a label mask"] * masks
     if len(kinds) > 1:
         told = " and in ".join(kinds)
-        return "marks_twice", f"has marks in {told}; say which count: data.archive.marks = csv, coco or mask"
+        return "two_sources", f"has marks in {told}; say which count: data.archive.marks = csv, coco or mask"
     return "", ""
 
 
-def turned_marks(volume: Volume, turn: Turn, rows: Sequence[MarkRow]) -> list[Mark]:
+def turned_marks(volume: Volume, turn: Turn | Laid, rows: Sequence[MarkRow]) -> list[Mark]:
     """A Mark a lesion: rows of one lesion give their largest box; a row told twice counts once.
 
     Raises VolumeError: bad_mark (outside the scan, or less than a voxel), not_axial.
@@ -66,7 +67,7 @@ def _largest(marks: Iterable[Mark]) -> Mark:
     return replace(found, clinical=any(mark.clinical for mark in listed))
 
 
-def _mark(volume: Volume, turn: Turn, number: int, row: MarkRow) -> Mark:
+def _mark(volume: Volume, turn: Turn | Laid, number: int, row: MarkRow) -> Mark:
     columns, rows, slices = turn.shape
     x1, y1, x2, y2 = row["box_xyxy"]
     inside = -ROUNDING_PX <= x1 <= x2 <= columns - 1 + ROUNDING_PX

@@ -51,7 +51,7 @@ def find_scans(
         stem = _stem(name)
         if not _scans_of_mask(stem, settings):
             scans.setdefault(stem, []).append(Scan(name, stem, [root / name], {name, stem}))
-    refused = [_refused(name, "link", LINK, salt) for name in tree.links if is_nifti(name)]
+    refused = [_refused(name, "link", LINK, salt) for name in tree.links if not _is_hidden(name)]
     refused += [_refused(name, "no_permission", NO_PERMISSION, salt) for name in tree.unreadable]
     for name in names:
         wanted = _scans_of_mask(_stem(name), settings)

@@ -12,6 +12,7 @@ class Scan:
     """A scan as found: its files, the names by which a table may call it, and who it is of.
 
     masks  label masks of its lesions
+    objects  files beside it that may hold its marks, under the root; machine_marks: those of programs count too
     """
 
     key: str
@@ -19,6 +20,8 @@ class Scan:
     files: list[Path]
     names: set[str]
     masks: list[Path] = field(default_factory=list)
+    objects: list[str] = field(default_factory=list)
+    machine_marks: bool = False
 
 
 @dataclass(frozen=True)

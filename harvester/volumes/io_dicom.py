@@ -4,24 +4,25 @@ Errors name slices by their InstanceNumber and position, never by path or UID: t
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from pydicom.errors import InvalidDicomError
-from pydicom.misc import is_dicom
 
 from harvester.errors import VolumeError
 from harvester.records import Volume
-from harvester.volumes.orientation import Turn, to_hu
+from harvester.volumes.dicom_file import BROKEN, is_dicom_file, quiet, read_whole
+from harvester.volumes.dicom_grid import Laid, Stack, lay
+from harvester.volumes.dicom_pixels import hu_plane
+from harvester.volumes.orientation import Turn
 
 Array = NDArray[Any]
 
-GAP_TOLERANCE: Final = 0.1
-"""Share of the usual gap by which a gap between slices may differ from it."""
-SAME_POSITION_MM: Final = 0.01
+MOST_VOXELS: Final = 1 << 31
+"""Of a series as laid: 4 GiB of int16. data.archive.max_voxels refuses sooner, by the headers alone."""
 ALIKE: Final = {"SeriesInstanceUID": "series", "Rows": "rows", "Columns": "columns"}
 NEEDED: Final = (
     "ImagePositionPatient",
@@ -30,36 +31,59 @@ NEEDED: Final = (
     "RescaleSlope",
     "RescaleIntercept",
 )
-BROKEN: Final = (
-    AttributeError,
-    EOFError,
-    InvalidDicomError,
-    KeyError,
-    NotImplementedError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
+
+
+@dataclass(frozen=True, eq=False)
+class DicomSeries:
+    """A series as read: its volume, where its slices lie in it, and the slices' headers in the order of `stack`."""
+
+    volume: Volume
+    stack: Stack
+    laid: Laid
+    headers: Sequence[pydicom.Dataset]
 
 
 def read_dicom_series(source: Path | Iterable[Path], volume_id: str, patient_id: str) -> Volume:
     """One CT series, a folder or its files in any order, as (z, y, x): z to the head, y to the back, x to the
     patient's left; HU by each slice's own slope and intercept, clipped as in to_hu; spacing from positions.
 
-    VolumeError's reasons: no_slices, unreadable, not_ct, no_pixel_data, no_geometry, mixed_slices,
-    mixed_orientations, duplicate_slices, missing_slices, tilted.
+    VolumeError's reasons: no_slices, unreadable, too_large, not_ct, no_pixel_data, no_geometry, bad_spacing,
+    not_hu, mixed_slices, mixed_orientations, duplicate_slices, missing_slices, uneven_slices, tilted.
     """
-    return read_turned_dicom(source, volume_id, patient_id)[0]
+    return read_series(source, volume_id, patient_id).volume
 
 
 def read_turned_dicom(source: Path | Iterable[Path], volume_id: str, patient_id: str) -> tuple[Volume, Turn]:
-    """The volume, and how (column, row, slice ascending along the normal) became (x, y, z)."""
-    slices = [_load(file, volume_id) for file in series_files(source)]
-    ordered, spacing, turn = _arranged(slices, volume_id)
-    hu = np.stack([_hu(item, volume_id) for item in ordered])
-    turned = np.ascontiguousarray(turn.array(hu.transpose(2, 1, 0)))
-    return Volume(volume_id, patient_id, turned, turn.spacing_zyx_mm(spacing)), turn
+    """The volume, and how (column, row, slice ascending along the normal) became (x, y, z).
+
+    Of a tilted or uneven series the Turn is that of the grid into which it was laid: see read_series.
+    """
+    series = read_series(source, volume_id, patient_id)
+    return series.volume, series.laid.turn
+
+
+def read_series(source: Path | Iterable[Path], volume_id: str, patient_id: str) -> DicomSeries:
+    """The series with all that is needed to place marks in it. Raises VolumeError as read_dicom_series does."""
+    headers: list[pydicom.Dataset] = []
+    planes: list[Array] = []
+    with quiet():
+        for file in series_files(source):
+            item = _load(file, volume_id)
+            if headers:
+                _check_alike(item, headers[0], volume_id)
+            planes.append(hu_plane(item, _name(item, volume_id)))
+            del item.PixelData
+            headers.append(item)
+        if not headers:
+            raise VolumeError(
+                "no_slices", f"volume {volume_id}: no DICOM files; give a folder of one CT series"
+            )
+        stack = stack_of(headers, volume_id)
+    laid = lay(stack, volume_id)
+    if np.prod(laid.turn.shape, dtype=float) > MOST_VOXELS:
+        raise VolumeError("too_large", f"volume {volume_id}: more than {MOST_VOXELS} voxels; cut the series")
+    volume = Volume(volume_id, patient_id, laid.array(planes), laid.spacing_zyx_mm)
+    return DicomSeries(volume, stack, laid, headers)
 
 
 def series_files(source: Path | Iterable[Path]) -> list[Path]:
@@ -67,128 +91,85 @@ def series_files(source: Path | Iterable[Path]) -> list[Path]:
     if not isinstance(source, Path):
         return sorted(source)
     files = (file for file in source.iterdir() if file.is_file() and file.name != "DICOMDIR")
-    return sorted(file for file in files if file.suffix.lower() in (".dcm", ".ima") or is_dicom(file))
+    return sorted(file for file in files if file.suffix.lower() in (".dcm", ".ima") or is_dicom_file(file))
+
+
+def stack_of(headers: Sequence[pydicom.Dataset], volume_id: str) -> Stack:
+    """The slices' places as their headers give them. Raises VolumeError no_geometry for what are no numbers."""
+    first = headers[0]
+    try:
+        right, down = np.array(first.ImageOrientationPatient, dtype=np.float64).reshape(2, 3)
+        row_mm, column_mm = (float(value) for value in first.PixelSpacing)  # PixelSpacing is (row, column)
+        return Stack(
+            positions_mm=np.array([list(item.ImagePositionPatient) for item in headers], np.float64).reshape(
+                len(headers), 3
+            ),
+            right=right,
+            down=down,
+            pixel_mm=(column_mm, row_mm),
+            size_px=(int(first.Columns), int(first.Rows)),
+            thickness_mm=float(first.get("SliceThickness") or 0),
+            names=[_name(item) for item in headers],
+        )
+    except BROKEN:
+        raise VolumeError(
+            "no_geometry",
+            f"volume {volume_id}: positions, orientation or PixelSpacing are no numbers; export the series again",
+        ) from None
 
 
 def _load(file: Path, volume_id: str) -> pydicom.Dataset:
+    item = read_whole(file, volume_id)
     try:
-        item = pydicom.dcmread(file)
+        _check_kind(item, _name(item, volume_id))
     except BROKEN as error:
         raise VolumeError(
-            "unreadable", f"volume {volume_id}: a file is not readable DICOM ({type(error).__name__})"
+            "unreadable",
+            f"{_name(item, volume_id)} has a broken header ({type(error).__name__}); export it again",
         ) from None
-    if item.get("Modality") != "CT" or "LOCALIZER" in (item.get("ImageType") or ()):
-        raise VolumeError(
-            "not_ct", f"{_name(item, volume_id)} is {item.get('Modality')}, not an image of a CT series"
-        )
-    if int(item.get("NumberOfFrames") or 1) != 1:
-        raise VolumeError("not_ct", f"{_name(item, volume_id)} has many frames; convert to one file a slice")
-    if "PixelData" not in item:
-        raise VolumeError(
-            "no_pixel_data", f"{_name(item, volume_id)} has no pixel data; is the file cut short?"
-        )
-    lacking = [tag for tag in NEEDED if item.get(tag) is None]
-    if lacking:
-        raise VolumeError("no_geometry", f"{_name(item, volume_id)} lacks {', '.join(lacking)}")
     return item
 
 
-def _arranged(
-    slices: list[pydicom.Dataset], volume_id: str
-) -> tuple[list[pydicom.Dataset], tuple[float, float, float], Turn]:
-    """Slices ascending along the normal, spacing (column, row, slice) in mm, the turn to the stored order."""
-    if not slices:
-        raise VolumeError("no_slices", f"volume {volume_id}: no DICOM files; give a folder of one CT series")
-    _check_alike(slices, volume_id)
-    right, down = np.array(slices[0].ImageOrientationPatient, dtype=np.float64).reshape(2, 3)
-    normal = np.cross(right, down)
-    heights = np.array([np.dot(normal, np.array(item.ImagePositionPatient, np.float64)) for item in slices])
-    order = np.argsort(heights, kind="stable")
-    ordered, heights = [slices[i] for i in order], heights[order]
-    gap = _gap_mm(ordered, heights, volume_id)
-    _check_tilt(ordered, normal, volume_id)
-    row_mm, column_mm = (float(value) for value in slices[0].PixelSpacing)  # PixelSpacing is (row, column)
-    affine = np.eye(4)
-    affine[:3, :3] = np.stack([right * column_mm, down * row_mm, normal * gap], axis=1)
-    affine[:2] *= -1  # DICOM is LPS, the affine RAS
-    shape = (int(slices[0].Columns), int(slices[0].Rows), len(slices))
-    return ordered, (column_mm, row_mm, gap), Turn.of(affine, shape)
+def _check_kind(item: pydicom.Dataset, name: str) -> None:
+    if item.get("Modality") != "CT" or "LOCALIZER" in (item.get("ImageType") or ()):
+        raise VolumeError("not_ct", f"{name} is not an image of a CT series")
+    if int(item.get("NumberOfFrames") or 1) != 1:
+        raise VolumeError("not_ct", f"{name} has many frames; convert to one file a slice")
+    if "PixelData" not in item:
+        raise VolumeError("no_pixel_data", f"{name} has no pixel data; is the file cut short?")
+    lacking = [tag for tag in NEEDED if item.get(tag) is None]
+    if lacking:
+        raise VolumeError("no_geometry", f"{name} lacks {', '.join(lacking)}")
+    if item.get("RescaleType") not in (None, "", "HU", "US"):
+        raise VolumeError("not_hu", f"{name} holds no Hounsfield units (RescaleType); leave the series out")
 
 
-def _check_alike(slices: Sequence[pydicom.Dataset], volume_id: str) -> None:
-    first = slices[0]
-    for item in slices[1:]:
-        for tag, word in ALIKE.items():
-            if item.get(tag) != first.get(tag):
-                raise VolumeError(
-                    "mixed_slices",
-                    f"{_name(item, volume_id)} and {_name(first)} differ in {word}; give one series",
-                )
-        if not np.allclose(
-            np.array(item.PixelSpacing, float), np.array(first.PixelSpacing, float), rtol=1e-3
-        ):
-            raise VolumeError(
-                "mixed_slices", f"{_name(item, volume_id)} and {_name(first)} differ in PixelSpacing"
-            )
-        way, usual = (np.array(s.ImageOrientationPatient, float) for s in (item, first))
-        if not np.allclose(way, usual, atol=1e-3):
-            raise VolumeError(
-                "mixed_orientations", f"{_name(item, volume_id)} and {_name(first)} face different ways"
-            )
-
-
-def _gap_mm(ordered: Sequence[pydicom.Dataset], heights_mm: Array, volume_id: str) -> float:
-    """Usual distance between slices; of a single slice its thickness."""
-    gaps = np.diff(heights_mm)
-    if not len(gaps):
-        thickness = float(ordered[0].get("SliceThickness") or 0)
-        if thickness <= 0:
-            raise VolumeError(
-                "no_geometry", f"{_name(ordered[0], volume_id)} stands alone without SliceThickness"
-            )
-        return thickness
-    same = np.flatnonzero(gaps < SAME_POSITION_MM)
-    if len(same):
-        pair = f"{_name(ordered[same[0]], volume_id)} and {_name(ordered[same[0] + 1])}"
-        raise VolumeError(
-            "duplicate_slices", f"{pair} lie at one place ({len(same)} such pairs); keep one of each"
-        )
-    usual = float(np.median(gaps))
-    uneven = np.flatnonzero(np.abs(gaps - usual) > GAP_TOLERANCE * usual)
-    if len(uneven):
-        at = uneven[0]
-        raise VolumeError(
-            "missing_slices",
-            f"{_name(ordered[at], volume_id)} and {_name(ordered[at + 1])} are {gaps[at]:.2f} mm apart, "
-            f"others {usual:.2f} mm ({len(uneven)} uneven gaps); complete the series",
-        )
-    return float(gaps.mean())
-
-
-def _check_tilt(ordered: Sequence[pydicom.Dataset], normal: Array, volume_id: str) -> None:
-    """Refuse stacks that slide sideways by over 5 degrees (a tilted gantry): their voxels are not cuboids."""
-    first, last = (np.array(item.ImagePositionPatient, np.float64) for item in (ordered[0], ordered[-1]))
-    way = last - first
-    length = float(np.linalg.norm(way))
-    if length and float(np.dot(way, normal)) < np.cos(np.radians(5)) * length:
-        raise VolumeError(
-            "tilted", f"volume {volume_id}: slices slide sideways (tilted gantry); resample it upright"
-        )
-
-
-def _hu(item: pydicom.Dataset, volume_id: str) -> Array:
+def _check_alike(item: pydicom.Dataset, first: pydicom.Dataset, volume_id: str) -> None:
+    pair = f"{_name(item, volume_id)} and {_name(first)}"
+    for tag, word in ALIKE.items():
+        if item.get(tag) != first.get(tag):
+            raise VolumeError("mixed_slices", f"{pair} differ in {word}; give one series")
     try:
-        stored = item.pixel_array
-    except BROKEN as error:
-        raise VolumeError("unreadable", f"{_name(item, volume_id)} has broken pixel data: {error}") from error
-    if stored.ndim != 2:
-        raise VolumeError("not_ct", f"{_name(item, volume_id)} is not one grey slice: shape {stored.shape}")
-    return to_hu(
-        stored.astype(np.float32) * np.float32(item.RescaleSlope) + np.float32(item.RescaleIntercept)
-    )
+        alike = [
+            np.allclose(np.array(item[tag].value, float), np.array(first[tag].value, float), atol=1e-3)
+            for tag in ("PixelSpacing", "ImageOrientationPatient")
+        ]
+    except BROKEN:
+        raise VolumeError("no_geometry", f"{pair}: no numbers in PixelSpacing or orientation") from None
+    if not alike[0]:
+        raise VolumeError("mixed_slices", f"{pair} differ in PixelSpacing; give one series")
+    if not alike[1]:
+        raise VolumeError("mixed_orientations", f"{pair} face different ways; give one series")
 
 
 def _name(item: pydicom.Dataset, volume_id: str = "") -> str:
-    where = item.get("ImagePositionPatient")
-    at = f" at ({', '.join(f'{float(v):.1f}' for v in where)}) mm" if where else ""
-    return (f"volume {volume_id}: " if volume_id else "") + f"slice {item.get('InstanceNumber')}{at}"
+    """How a message names a slice: its number and place, if they are numbers."""
+    try:
+        number = f"slice {int(item.InstanceNumber)}"
+    except BROKEN:
+        number = "a slice"
+    try:
+        at = f" at ({', '.join(f'{float(v):.1f}' for v in item.ImagePositionPatient)}) mm"
+    except BROKEN:
+        at = ""
+    return (f"volume {volume_id}: " if volume_id else "") + number + at

@@ -7,14 +7,12 @@ from typing import Any
 
 import nibabel
 import numpy as np
-import pydicom
 import pytest
-from pydicom.dataset import FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from harvester.config import ArchiveSettings
 from harvester.errors import LabelError, VolumeError
 from harvester.volumes.archive import Case, read, salt_of, scan
+from tests.unit.dicom_making import ct, put, put_series
 
 SHAPE_IJK = (12, 10, 8)
 HEADER = "file,z,x1,y1,x2,y2,clinical,kind\n"
@@ -171,45 +169,42 @@ def test_the_salt_is_made_once_beside_the_store(tmp_path: Path) -> None:
 
 def test_dicom_series_go_by_uid_and_folder(tmp_path: Path) -> None:
     """Two series in one folder, a third scattered over two; MR and junk beside them."""
-    series = {
-        "a/1.dcm": ("1.1", "CT"),
-        "a/2.dcm": ("1.2", "CT"),
-        "b/1.dcm": ("1.3", "CT"),
-        "c/1.dcm": ("1.3", "CT"),
-    }
-    for name, (uid, modality) in {**series, "b/mr.dcm": ("1.4", "MR")}.items():
-        write_header(tmp_path / name, uid, modality)
+    for uid, folders in {"1.1": ["a"], "1.2": ["a"], "1.3": ["b", "c"]}.items():
+        for n in range(10):
+            changes = {"SeriesInstanceUID": uid, "SOPInstanceUID": f"{uid}.{n}", "FrameOfReferenceUID": uid}
+            put(tmp_path / folders[n % len(folders)] / f"{uid}.{n}.dcm", ct(n, **changes, PatientID="doe"))
+    put(tmp_path / "b" / "mr.dcm", ct(SeriesInstanceUID="1.4", Modality="MR"))
     (tmp_path / "c" / "junk.dcm").write_bytes(b"junk")
     (tmp_path / "volumes.csv").write_text("file,complete\n1.1,1\nb,1\n")
     cases = scanned(tmp_path)
-    assert sorted(case.files for case in cases) == [
-        ["a/1.dcm"], ["a/2.dcm"], ["b/1.dcm", "c/1.dcm"], ["c/junk.dcm"]
+    assert sorted(({name[:5] for name in case.files} for case in cases), key=sorted) == [
+        {"a/1.1"}, {"a/1.2"}, {"b/1.3", "c/1.3"}
     ]  # fmt: skip
-    assert len({case.patient_id for case in cases}) == 2
-    with pytest.raises(VolumeError):
-        read(of_file(cases, "c/junk.dcm"), tmp_path)
+    assert len({case.patient_id for case in cases}) == 1
+    assert {case.split for case in cases} == {"vh"}  # 1.2 is not complete
+    assert scanned(tmp_path, format="nifti") == []
     (tmp_path / "volumes.csv").write_text("file,complete\na,1\n")
     with pytest.raises(LabelError, match="holds several series"):
         scanned(tmp_path)
 
 
-def write_header(path: Path, uid: str, modality: str) -> None:
-    """A DICOM file without pixels."""
-    item = pydicom.Dataset()
-    item.SOPClassUID, item.SOPInstanceUID, item.SeriesInstanceUID = CTImageStorage, "1.2.3", uid
-    item.Modality, item.PatientID = modality, "doe"
-    item.file_meta = FileMetaDataset()
-    item.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    path.parent.mkdir(exist_ok=True)
-    pydicom.dcmwrite(path, item, enforce_file_format=True)
+def test_rows_of_marks_csv_count_slices_upwards(tmp_path: Path) -> None:
+    put_series(tmp_path / "a")
+    (tmp_path / "marks.csv").write_text(f"{HEADER}a,3,1,2,4,5,1,node\n")
+    _, marks = read(scanned(tmp_path)[0], tmp_path)
+    assert [(mark.z, mark.x1, mark.y1, mark.x2, mark.y2) for mark in marks] == [(3, 1, 2, 4, 5)]
+    (tmp_path / "marks.csv").write_text(f"{HEADER}a,10,1,2,4,5,1,node\n")
+    with pytest.raises(VolumeError, match=r"marks.csv line 2"):
+        read(scanned(tmp_path)[0], tmp_path)
 
 
 def test_a_dicom_series_marked_in_two_tables_is_refused(tmp_path: Path) -> None:
-    write_header(tmp_path / "a" / "1.dcm", "1.1", "CT")
-    (tmp_path / "marks.csv").write_text("file,z,x1,y1,x2,y2\n1.1,0,0,0,1,1\n")
+    put_series(tmp_path / "a")
+    (tmp_path / "marks.csv").write_text("file,z,x1,y1,x2,y2\na,0,0,0,1,1\n")
     (tmp_path / "marks.json").write_text(
         '{"images": [{"id": 1, "file_name": "a", "z": 0}], "annotations": [{"image_id": 1, "bbox": [0, 0, 1, 1]}]}'
     )
     (row,) = scan(tmp_path, ArchiveSettings(), 0, "s").refused
-    assert (row.reason, scanned(tmp_path)) == ("marks_twice", [])
+    assert (row.reason, scanned(tmp_path)) == ("two_sources", [])
     assert len(scanned(tmp_path, marks="coco")[0].marks) == 1
+    assert scanned(tmp_path, marks="objects")[0].marks == []

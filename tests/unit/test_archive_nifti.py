@@ -111,7 +111,7 @@ def test_two_kinds_of_marks_refuse_the_scan_until_one_is_chosen(tmp_path: Path) 
     (tmp_path / "marks.csv").write_text(f"{MARKS}a,0,0,0,1,1\nb,0,0,0,1,1\n")
     write_coco(tmp_path / "marks.json", [("b.nii.gz#1", [0, 0, 3, 3])])
     found = look(tmp_path)
-    assert reasons(found) == {of("a.nii.gz"): "marks_twice", of("b.nii.gz"): "marks_twice"}
+    assert reasons(found) == {of("a.nii.gz"): "two_sources", of("b.nii.gz"): "two_sources"}
     assert "marks.csv and in a label mask" in found.refused[0].message + found.refused[1].message
     for marks, boxes in {
         "csv": [(0, 0, 0, 1, 1), (0, 0, 0, 1, 1)],
@@ -236,7 +236,8 @@ def test_links_end_nowhere_and_lead_nowhere(tmp_path: Path) -> None:
     (root / "d.nii").symlink_to(root / "d.nii")
     found = look(root)
     assert files(found) == ["deep/a.nii.gz"]
-    assert reasons(found) == {of("c.nii.gz"): "link", of("d.nii"): "link"}
+    links = {of(name): "link" for name in ("c.nii.gz", "d.nii", "deep/loop", "out")}
+    assert reasons(found) == reasons(look(root, format="nifti")) == links
 
 
 def test_folders_without_rights_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -196,10 +196,13 @@ def test_slices_of_other_sizes_are_refused(series: Path) -> None:
     assert refused(series).reason == "mixed_slices"
 
 
-def test_a_tilted_gantry_is_refused(tmp_path: Path) -> None:
+def test_a_tilted_gantry_is_laid_upright(tmp_path: Path) -> None:
     for z in range(3):
-        write_slice(tmp_path, f"{z}.dcm", STORED[z], 0.0, ImagePositionPatient=[0, 0.5 * z, 2.0 * z])
-    assert refused(tmp_path).reason == "tilted"
+        write_slice(tmp_path, f"{z}.dcm", STORED[z], 0.0, ImagePositionPatient=[0, 0.7 * z, 2.0 * z])
+    hu = read(tmp_path).hu_zyx
+    assert hu.shape == (3, ROWS + 2, COLUMNS)
+    for z in range(3):
+        np.testing.assert_array_equal(hu[z, z : z + ROWS], STORED[z] - 1024)
 
 
 @pytest.mark.parametrize("kept", [0, 100, 400, -40])
