@@ -227,8 +227,12 @@ def _root(source: Path | None) -> Path:
 
 
 def _identity(settings: Settings) -> str:
-    """What a store is made from, but for the cases. The path does not count: data may lie elsewhere tomorrow."""
-    return settings_hash(settings.data, settings.seed, settings.grid.spacing_zyx_mm)
+    """What a store is made from, but for the cases. The path does not count: data may lie elsewhere tomorrow.
+
+    Neither does how many refusals are allowed: whoever allows more goes on with what is there.
+    """
+    kind = settings.data.kind
+    return settings_hash(kind, getattr(settings.data, kind), settings.seed, settings.grid.spacing_zyx_mm)
 
 
 def _source_hashes(identity: str, cases: Sequence[Case], refused: Sequence[Refused]) -> dict[str, str]:
