@@ -21,7 +21,7 @@ from harvester.config import Settings, settings_hash
 from harvester.distributed.gathering import gathered
 from harvester.errors import HarvesterError, SettingsError, StoreError, VolumeError
 from harvester.records import Mark, Volume
-from harvester.volumes import archive, backgrounds, insertion, phantom
+from harvester.volumes import archive, backgrounds, deeplesion, insertion, phantom
 from harvester.volumes.finishing import finish, told_before
 from harvester.volumes.found import Found, Refused
 from harvester.volumes.locations import Location, Where, writing
@@ -92,7 +92,11 @@ def list_cases(settings: Settings, source: Path | None, store: Location) -> Foun
         return Found(sorted(insertion.plan(data.insertion, listed), key=lambda case: case.background_id))
     if data.kind == "archive":
         return archive.scan(_root(source), data.archive, settings.seed, archive.salt_of(store))
-    raise SettingsError("setting data.kind = 'store': nothing to prepare; want phantom, insertion or archive")
+    if data.kind == "deeplesion":
+        return deeplesion.scan(_root(source), data.deeplesion, settings.seed, archive.salt_of(store))
+    raise SettingsError(
+        "setting data.kind = 'store': nothing to prepare; want phantom, insertion, archive or deeplesion"
+    )
 
 
 class Maker:
@@ -148,6 +152,8 @@ class Maker:
             return volume, marks, []
         if data.kind == "archive":
             return *archive.read(archive.Case(**case), _root(self.source)), []
+        if data.kind == "deeplesion":
+            return *deeplesion.read(deeplesion.Case(**case), _root(self.source)), []
         prepared = self._background(case["background_id"])
         cut = insertion.Case(**case)
         volume, marks, regions = insertion.make(data.insertion, prepared, cut, self.settings.seed)
