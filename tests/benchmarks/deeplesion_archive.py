@@ -162,7 +162,7 @@ class Writer:
             mine = [made for made in self.made if made.split == split]
             _write_pickle(self.root / name, {f"{m.volume_id}.annot": m.marks for m in mine})
         train = [made for made in self.made if OFFICIAL[made.split] == 1]
-        clinical = {m.volume_id: [mark for mark in m.marks if mark.clinical] for m in train}
+        clinical = {m.volume_id: [mark for mark in m.marks if mark.clinical] for m in train if not m.noisy}
         _write_pickle(self.root / "RECIST-Box-Train.pkl", clinical)
         marks = [asdict(mark) for made in self.made for mark in made.marks]
         pq.write_table(pa.Table.from_pylist(marks, MARKS), self.root / "truth.parquet")
