@@ -3,8 +3,8 @@
     tubelets   MinedLesions, HardNegatives: {volume_id: [[(z, [x1, y1, x2, y2, score]), ...], ...]}
     3D boxes   3D-Box: {volume_id: [[x1, y1, x2, y2, z1, z2], ...]}
 
-Slices count from the sub-volume's first, boxes have inclusive pixel ends; 3D boxes are not padded, and some of the
-published ones end beyond their sub-volume.
+Slices count from the sub-volume's first, boxes have inclusive pixel ends. 3D boxes are not padded; of those on one
+slice z, some go from z - 0.5 to z + 0.5, at the first and last slice beyond the sub-volume.
 """
 
 import math
