@@ -47,7 +47,7 @@ FROM_SETTINGS: Final = ("phantom", "insertion")
 def prepare(settings: Settings, source: Path | None, store: Where, shard_bytes: int = SHARD_BYTES) -> Store:
     """The finished store for `settings.data`; one that was finished before from the same is reused.
 
-    `source` is the data root that $HARVESTER_DATA stands for, or the folder of an archive (data.kind archive).
+    `source` is the data root that $HARVESTER_DATA stands for, or the folder of an archive (data.kind archive, deeplesion).
     Of an archive that has changed only the shards are made that have to be. Raises StoreError.
     """
     folder, identity = Location.of(store), _identity(settings)
@@ -245,7 +245,10 @@ def _source_hashes(identity: str, cases: Sequence[Case], refused: Sequence[Refus
     """volume_id: what the volume is to be made from, hashed. Raises StoreError for no cases and for two of one id."""
     if not cases:
         first = f"; {len(refused)} were refused, the first: {refused[0].message}" if refused else ""
-        raise StoreError(f"no scans found: want .nii, .nii.gz or DICOM CT series under --source{first}")
+        raise StoreError(
+            "no scans found: want .nii, .nii.gz or DICOM CT series, or the slices of DeepLesion's table, under "
+            f"--source{first}"
+        )
     hashes = {case["volume_id"]: settings_hash(identity, case) for case in cases}
     if len(hashes) < len(cases):
         raise StoreError(f"{len(cases) - len(hashes)} scans have the volume_id of another; want one a scan")
