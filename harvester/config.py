@@ -153,15 +153,32 @@ class ArchiveSettings(Part):
     )
 
 
+class DeepLesionSettings(Part):
+    """DeepLesion as it is published (volumes/deeplesion.py). Files: under the source folder, else as the path says."""
+
+    info: str = Field("DL_info.csv", description="table of the clinical marks and the official split")
+    mining_marks: str = Field("", description="full annotation of V_M: published pickle, .parquet or .csv")
+    harvest_test_marks: str = Field("", description="the same of V_H^test, hidden from the harvest")
+    detector_test_marks: str = Field("", description="the same of V_D^test, never seen while harvesting")
+    marks: tuple[str, ...] = Field(
+        (), description="clinical marks (RECIST-Box-*.pkl) to take for the volumes they name, not info's"
+    )
+    keep_noisy: bool = Field(False, description="take the marks flagged Possibly_noisy too")
+    match_iou: float = Field(
+        0.5, gt=0, le=1, description="overlap from which an annotated box is a clinical mark's"
+    )
+
+
 class DataSettings(Part):
     """Where the volumes come from. `store` reads what jobs/prepare.py (or --store) names; the others are made."""
 
-    kind: Literal["store", "phantom", "insertion", "archive"] = "phantom"
+    kind: Literal["store", "phantom", "insertion", "archive", "deeplesion"] = "phantom"
     store: str = ""
     max_reject_share: float = Field(0.1, ge=0, le=1)
     phantom: PhantomSettings = PhantomSettings()
     insertion: InsertionSettings = InsertionSettings()
     archive: ArchiveSettings = ArchiveSettings()
+    deeplesion: DeepLesionSettings = DeepLesionSettings()
 
 
 class GridSettings(Part):

@@ -2,12 +2,14 @@
 
     python jobs/evaluate.py --marks Revised-Test1071.pkl --tubelets detections.parquet
     python jobs/evaluate.py --marks marks.csv --volumes volumes.txt --tubelets tubelets.csv --by size kind
-    python jobs/evaluate.py --boxes3d --metric iogt --marks boxes.parquet --tubelets detections.parquet
+    python jobs/evaluate.py --boxes3d --metric iogt --marks 3D-Box.pkl --tubelets detections.parquet
     python jobs/evaluate.py --marks marks.parquet --tubelets scored.parquet --score lpc_score --accept 0.9 \\
         --baseline scored.parquet --baseline-score lpg_score --json figures.json --plots plots
 
-Marks: a pickle published with Lesion Harvester (read through an allow-list: nothing that it names is run), or a
-.parquet or .csv table. Detections: .parquet or .csv. Columns (boxes in pixels from 0, both ends inclusive):
+Marks: a pickle published with Lesion Harvester (read through an allow-list: nothing that it names is run; with
+--boxes3d its 3D-Box.pkl), or a .parquet or .csv table. Detections: .parquet or .csv, or a published pickle of tubelets.
+DeepLesion's volume ids match with and without .annot and with _ or - before the range. Columns (boxes in pixels from 0,
+both ends inclusive):
 
   marks        volume_id, z, x1, y1, x2, y2; optional: patient_id, spacing_x_mm, spacing_y_mm, any to stratify by
   tubelets     one row a slice: volume_id, tubelet_id, z, x1, y1, x2, y2, score (a tubelet's is its highest)
@@ -69,7 +71,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = job_parser(__doc__)
     add = parser.add_argument
     add("--marks", type=Path, required=True, metavar="FILE", help="the truth: .pkl, .parquet or .csv")
-    add("--tubelets", type=Path, required=True, metavar="FILE", help="the detections: .parquet or .csv")
+    add("--tubelets", type=Path, required=True, metavar="FILE", help="the detections: .parquet, .csv or .pkl")
     add("--volumes", type=Path, metavar="FILE", help=VOLUMES)
     add("--boxes3d", action="store_true", help="score 3D boxes instead of tubelets")
     add("--metric", choices=tuple(METRICS), help="overlap of 3D boxes (default: iobb)")

@@ -14,6 +14,9 @@ slices' normal (feet to head in an ordinary scan). marks.csv may carry volumes.c
 to the DICOM PatientID or the NIfTI's name. Without a split, a patient all of whose scans are complete goes to vm (the
 mining set), any other to vh.
 
+STORE is a folder, or s3://bucket/folder, gs://bucket/folder (keys come from the environment). A preparation that was
+stopped goes on where it was when it is started again; of an archive that has changed only what changed is made anew.
+
 Ids in the store are hashes, salted with the secret in the file STORE.salt: keep it to get the same ids again, and to
 yourself.
 Exit codes: 0 done, 1 the store could not be made (one line says why), 2 a setting is wrong.

@@ -21,7 +21,7 @@ from harvester.config import Settings, settings_hash
 from harvester.distributed.gathering import gathered
 from harvester.errors import HarvesterError, SettingsError, StoreError, VolumeError
 from harvester.records import Mark, Volume
-from harvester.volumes import archive, backgrounds, insertion, phantom
+from harvester.volumes import archive, backgrounds, deeplesion, insertion, phantom
 from harvester.volumes.finishing import finish, told_before
 from harvester.volumes.found import Found, Refused
 from harvester.volumes.locations import Location, Where, writing
@@ -47,7 +47,7 @@ FROM_SETTINGS: Final = ("phantom", "insertion")
 def prepare(settings: Settings, source: Path | None, store: Where, shard_bytes: int = SHARD_BYTES) -> Store:
     """The finished store for `settings.data`; one that was finished before from the same is reused.
 
-    `source` is the data root that $HARVESTER_DATA stands for, or the folder of an archive (data.kind archive).
+    `source` is the data root that $HARVESTER_DATA stands for, or the folder of an archive (data.kind archive, deeplesion).
     Of an archive that has changed only the shards are made that have to be. Raises StoreError.
     """
     folder, identity = Location.of(store), _identity(settings)
@@ -92,7 +92,11 @@ def list_cases(settings: Settings, source: Path | None, store: Location) -> Foun
         return Found(sorted(insertion.plan(data.insertion, listed), key=lambda case: case.background_id))
     if data.kind == "archive":
         return archive.scan(_root(source), data.archive, settings.seed, archive.salt_of(store))
-    raise SettingsError("setting data.kind = 'store': nothing to prepare; want phantom, insertion or archive")
+    if data.kind == "deeplesion":
+        return deeplesion.scan(_root(source), data.deeplesion, settings.seed, archive.salt_of(store))
+    raise SettingsError(
+        "setting data.kind = 'store': nothing to prepare; want phantom, insertion, archive or deeplesion"
+    )
 
 
 class Maker:
@@ -148,6 +152,8 @@ class Maker:
             return volume, marks, []
         if data.kind == "archive":
             return *archive.read(archive.Case(**case), _root(self.source), data.archive), []
+        if data.kind == "deeplesion":
+            return *deeplesion.read(deeplesion.Case(**case), _root(self.source)), []
         prepared = self._background(case["background_id"])
         cut = insertion.Case(**case)
         volume, marks, regions = insertion.make(data.insertion, prepared, cut, self.settings.seed)
@@ -227,15 +233,22 @@ def _root(source: Path | None) -> Path:
 
 
 def _identity(settings: Settings) -> str:
-    """What a store is made from, but for the cases. The path does not count: data may lie elsewhere tomorrow."""
-    return settings_hash(settings.data, settings.seed, settings.grid.spacing_zyx_mm)
+    """What a store is made from, but for the cases. The path does not count: data may lie elsewhere tomorrow.
+
+    Neither does how many refusals are allowed: whoever allows more goes on with what is there.
+    """
+    kind = settings.data.kind
+    return settings_hash(kind, getattr(settings.data, kind), settings.seed, settings.grid.spacing_zyx_mm)
 
 
 def _source_hashes(identity: str, cases: Sequence[Case], refused: Sequence[Refused]) -> dict[str, str]:
     """volume_id: what the volume is to be made from, hashed. Raises StoreError for no cases and for two of one id."""
     if not cases:
         first = f"; {len(refused)} were refused, the first: {refused[0].message}" if refused else ""
-        raise StoreError(f"no scans found: want .nii, .nii.gz or DICOM CT series under --source{first}")
+        raise StoreError(
+            "no scans found: want .nii, .nii.gz or DICOM CT series, or the slices of DeepLesion's table, under "
+            f"--source{first}"
+        )
     hashes = {case["volume_id"]: settings_hash(identity, case) for case in cases}
     if len(hashes) < len(cases):
         raise StoreError(f"{len(cases) - len(hashes)} scans have the volume_id of another; want one a scan")

@@ -1,6 +1,6 @@
 """What detections are scored against: the annotated volumes, their marks or 3D boxes, and whose they are.
 
-Marks come as a pickle published with Lesion Harvester, or as a table with a row a mark:
+Marks and 3D boxes come as a pickle published with Lesion Harvester, or as a table with a row a mark:
 
     marks     volume_id, z, x1, y1, x2, y2; optional patient_id, spacing_x_mm, spacing_y_mm, any column to stratify by
     3D boxes  volume_id, x1, y1, z1, x2, y2, z2; the same optional columns
@@ -9,7 +9,6 @@ A volume that was annotated and has no mark still counts for the false positives
 volumes themselves; beside a table a list of volumes does (`read_annotations(..., volumes=...)`).
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,15 +24,15 @@ from harvester.evaluation.matching import SIDES, codes
 from harvester.evaluation.reading import floats, ids, integers, read_table, require
 from harvester.evaluation.refusals import first_few, refuse_boxes, refuse_duplicates
 from harvester.evaluation.tubelet_tables import IN_PLANE
+from harvester.labels.mark_tables import PICKLES
 from harvester.labels.published import read_published
+from harvester.labels.published_tubelets import read_published_boxes3d
+from harvester.labels.volume_ids import plain_id, split_id
 
 Array = NDArray[Any]
-DEEPLESION_ID: Final = re.compile(r"\d+_\d+_\d+_\d+-\d+")
-"""PATIENT_STUDY_SERIES_START-END, as DeepLesion's sub-volumes are called."""
 SPACINGS: Final = ("spacing_x_mm", "spacing_y_mm")
 LAYOUT: Final = "a row a mark: volume_id, z, x1, y1, x2, y2"
 LAYOUT_3D: Final = "a row a box: volume_id, x1, y1, z1, x2, y2, z2"
-PICKLES: Final = (".pkl", ".pickle")
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,10 +65,7 @@ def read_annotations(marks: Path, volumes: Path | None = None, boxes3d: bool = F
     finite numbers or are out of order, marks in volumes that the list lacks, and a volume with two patients.
     """
     if marks.suffix.lower() in PICKLES:
-        if boxes3d:
-            raise LabelError(f"{marks.name}: 3D boxes are read from a table; want {LAYOUT_3D}")
-        published = read_published(marks)
-        table, volume_ids = published.marks, published.volume_ids
+        table, volume_ids = _published(marks, boxes3d)
     else:
         table = _read_marks(marks, boxes3d)
         volume_ids = tuple(table["volume_id"].unique().to_pylist())
@@ -82,6 +78,16 @@ def read_annotations(marks: Path, volumes: Path | None = None, boxes3d: bool = F
     told, names = _patients(table, listed, volume_ids, marks)
     _, patients = np.unique(np.array(names), return_inverse=True)
     return Annotations(volume_ids, patients.astype(np.int64), int(patients.max()) + 1, told, table)
+
+
+def _published(file: Path, boxes3d: bool) -> tuple[pa.Table, tuple[str, ...]]:
+    """The marks or 3D boxes of a published pickle, and every volume it annotates."""
+    if boxes3d:
+        boxes = read_published_boxes3d(file)
+        refuse_duplicates(boxes.table, file)
+        return boxes.table, boxes.volume_ids
+    published = read_published(file)
+    return published.marks, published.volume_ids
 
 
 def _read_marks(file: Path, boxes3d: bool) -> pa.Table:
@@ -124,7 +130,7 @@ def _lines(file: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not text"
         raise LabelError(f"{file.name}: cannot be read ({reason}); want one volume id a line") from None
-    return [line.strip() for line in lines if line.strip()]
+    return [plain_id(line.strip()) for line in lines if line.strip()]
 
 
 def _all_listed(marked: Sequence[str], listed: pa.Table, marks: Path) -> tuple[str, ...]:
@@ -168,7 +174,7 @@ def _patients(
                 "give the list of volumes a column patient_id"
             )
         return f"patient_id of the {' and the '.join(told)}", [known[volume_id] for volume_id in volume_ids]
-    if all(DEEPLESION_ID.fullmatch(volume_id) for volume_id in volume_ids):
+    if all(split_id(volume_id) for volume_id in volume_ids):
         return "volume_id up to its first _", [volume_id.split("_")[0] for volume_id in volume_ids]
     return "volume_id: each volume its own patient", list(volume_ids)
 

@@ -3,6 +3,7 @@
     one row a slice    volume_id, tubelet_id, z, x1, y1, x2, y2, score          score of the slice
     one row a tubelet  volume_id, lists z, x1, y1, x2, y2 (or x1_px ...), slice_score   as records.TUBELETS
     3D boxes           volume_id, x1, y1, z1, x2, y2, z2, score
+    published pickles  MinedLesions, HardNegatives: tubelets with a score a slice (labels/published_tubelets.py)
 
 A tubelet's score is its highest slice score, or a column that the caller names.
 """
@@ -23,6 +24,8 @@ from harvester.evaluation.matching import SIDES
 from harvester.evaluation.reading import floats, ids, read_table, require
 from harvester.evaluation.refusals import first_few, refuse_boxes, refuse_duplicates, refuse_rows
 from harvester.evaluation.tubelet_tables import IN_PLANE, LAYOUTS, from_lists, from_slices
+from harvester.labels.mark_tables import PICKLES
+from harvester.labels.published_tubelets import read_published_tubelets
 
 Array = NDArray[Any]
 LAYOUT_3D: Final = "one row a box: volume_id, x1, y1, z1, x2, y2, z2, score"
@@ -49,7 +52,8 @@ def read_detections(
     volumes that are not annotated, duplicate rows, box ends that are no finite numbers or are out of order,
     scores that are no numbers, and missing columns.
     """
-    table = _plain_names(read_table(file))
+    published = file.suffix.lower() in PICKLES
+    table = _published(file, boxes3d) if published else _plain_names(read_table(file))
     require(table, ("volume_id",), file, LAYOUT_3D if boxes3d else LAYOUTS)
     volume = ids(table["volume_id"], "volume_id", file)
     _refuse_unknown(volume, volume_ids, file)
@@ -58,6 +62,16 @@ def read_detections(
     require(table, ("z", *SIDES), file, LAYOUTS)
     listed = pa.types.is_list(table["z"].type) or pa.types.is_large_list(table["z"].type)
     return Detections(*(from_lists if listed else from_slices)(table, volume, score, file))
+
+
+def _published(file: Path, boxes3d: bool) -> pa.Table:
+    """The tubelets of a published pickle (MinedLesions, HardNegatives): a published harvest can be scored too."""
+    if boxes3d:
+        raise LabelError(
+            f"{file.name}: the published 3D boxes have no scores; want a table, {LAYOUT_3D} (without --boxes3d: "
+            "a pickle of tubelets)"
+        )
+    return read_published_tubelets(file).table
 
 
 def _plain_names(table: pa.Table) -> pa.Table:

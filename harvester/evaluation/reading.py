@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from harvester.errors import LabelError
 from harvester.evaluation.refusals import NAMED
+from harvester.labels.volume_ids import plain_id
 
 # pyarrow imports pandas, where there is one, at its first conversion: a quarter of a second that belongs here,
 # with the other imports, and not into the time of the first table.
@@ -26,14 +27,14 @@ TEXT: Final = ("volume_id", "patient_id", "mark_id", "lesion_id", "kind")
 
 
 def read_table(file: Path) -> pa.Table:
-    """The table in a .parquet or .csv (.csv.gz) file; volume_id may come dictionary-encoded.
+    """The table in a .parquet or .csv (.csv.gz) file; volume_id may come dictionary-encoded, its ids as plain_id.
 
     Raises LabelError where the file is missing, empty, of another kind or cannot be parsed.
     """
     try:
         if file.stat().st_size == 0:
             raise LabelError(f"{file.name}: the file is empty; want a table with a row a detection or a mark")
-        return _parse(file)
+        return _with_plain_ids(_parse(file))
     except (OSError, pa.ArrowException) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise LabelError(f"{file.name}: cannot be read ({reason})") from None
@@ -48,6 +49,25 @@ def _parse(file: Path) -> pa.Table:
         options = pacsv.ConvertOptions(column_types=dict.fromkeys(TEXT, pa.string()))
         return pacsv.read_csv(file, pacsv.ReadOptions(use_threads=False), convert_options=options)
     raise LabelError(f"{file.name}: want a .parquet or .csv file")
+
+
+def _with_plain_ids(table: pa.Table) -> pa.Table:
+    """DeepLesion's volumes have several names: those that a table uses need not be those of the other file."""
+    names = table.column_names
+    if "volume_id" not in names or not len(table):
+        return table
+    column = table["volume_id"]
+    if pa.types.is_string(column.type):
+        column = column.dictionary_encode()
+    if not pa.types.is_dictionary(column.type) or not pa.types.is_string(column.type.value_type):
+        return table
+    array = column.unify_dictionaries().combine_chunks()
+    told = array.dictionary.to_pylist()
+    plain = [None if name is None else plain_id(name) for name in told]
+    if plain == told:
+        return table
+    values = pa.array(plain, pa.string()).take(array.indices)
+    return table.set_column(names.index("volume_id"), "volume_id", values)
 
 
 def require(table: pa.Table, wanted: Sequence[str], file: Path, layout: str) -> None:

@@ -19,12 +19,14 @@ from harvester.volumes.locations import Location
 from harvester.volumes.store import Store
 
 SHAPE = (16, 12, 5)
-FEW = 5 * 16 * 12 * 2 * 3
-"""Decoded bytes of three scans, less than the least shard: only a smaller target cuts them finer."""
+ALONE = 5 * 16 * 12 * 2 + 352
+"""Bytes of a scan's file: with such a target each is a shard of its own."""
 
 
 def settings(replicas: int = 2, **data: Any) -> Settings:
-    return Settings.model_validate({"compute": {"replicas": replicas}, "data": {"kind": "archive", **data}})
+    return Settings.model_validate(
+        {"compute": {"replicas": replicas}, "data": {"kind": "archive", "max_reject_share": 0.2, **data}}
+    )
 
 
 @pytest.fixture
@@ -57,8 +59,9 @@ def test_the_same_data_come_out_for_any_actors_and_any_shards(
 ) -> None:
     (tmp_path / "b.salt").write_text("salt")
     (tmp_path / "a.salt").write_text("salt")
+    (archive / "DOE_JANE.nii").write_bytes((archive / "s0.nii").read_bytes()[:-100])
     one = prepare(settings(1), archive, tmp_path / "a")
-    many = prepare(settings(2), archive, f"file://{tmp_path}/b", shard_bytes=FEW)
+    many = prepare(settings(2), archive, f"file://{tmp_path}/b", shard_bytes=ALONE)
     assert (len(shards(one)), len(shards(many))) == (1, 9)
     assert one.data_hash() == many.data_hash()
     assert voxels(one) == voxels(many)
@@ -66,12 +69,15 @@ def test_the_same_data_come_out_for_any_actors_and_any_shards(
         assert table(one).equals(table(many))
     assert len(one.marks()) == 5
     assert len(set(voxels(one).values())) == 9
+    (reject,) = one.rejects().to_pylist()
+    assert many.rejects().to_pylist() == [reject]
+    assert not [word for word in ("DOE", str(tmp_path)) if word in reject["message"]]
 
 
 def test_a_changed_archive_remakes_what_changed(
     local_ray: None, archive: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first = prepare(settings(), archive, tmp_path / "a", shard_bytes=FEW)
+    first = prepare(settings(), archive, tmp_path / "a", shard_bytes=ALONE)
     before, kept = shards(first), voxels(first)
     with caplog.at_level(logging.INFO):
         assert shards(prepare(settings(), archive, tmp_path / "a")) == before
@@ -80,7 +86,7 @@ def test_a_changed_archive_remakes_what_changed(
     (archive / "s1.nii").unlink()
     marks = archive / "marks.csv"
     marks.write_text(marks.read_text().replace("7.5", "8.5", 1))
-    again = prepare(settings(), archive, tmp_path / "a", shard_bytes=FEW)
+    again = prepare(settings(), archive, tmp_path / "a", shard_bytes=ALONE)
     after = shards(again)
     assert sum(before.get(name) == made for name, made in after.items()) == 7
     assert len(after) == 9
@@ -89,14 +95,14 @@ def test_a_changed_archive_remakes_what_changed(
     (tmp_path / "fresh.salt").write_text((tmp_path / "a.salt").read_text())
     assert prepare(settings(), archive, fresh).data_hash() == again.data_hash()
     with pytest.raises(StoreError, match="other settings"):
-        prepare(settings(max_reject_share=0.2), archive, tmp_path / "a")
+        prepare(settings(archive={"format": "nifti"}), archive, tmp_path / "a")
 
 
 def test_a_killed_preparation_makes_only_what_is_missing(
     local_ray: None, archive: Path, tmp_path: Path
 ) -> None:
     """Killed: no tables, one shard half written, one without its note."""
-    whole = prepare(settings(), archive, tmp_path / "a", shard_bytes=FEW)
+    whole = prepare(settings(), archive, tmp_path / "a", shard_bytes=ALONE)
     before, data_hash = shards(whole), whole.data_hash()
     for name in ("manifest", "marks", "truth", "ignore", "rejects"):
         (whole.path / f"{name}.parquet").delete()
@@ -105,26 +111,24 @@ def test_a_killed_preparation_makes_only_what_is_missing(
     (folder / half).rename(folder / f".{half}.part")
     (folder / half).with_suffix(".json").unlink()
     (folder / bare).with_suffix(".json").unlink()
-    again = prepare(settings(), archive, tmp_path / "a", shard_bytes=FEW)
+    again = prepare(settings(), archive, tmp_path / "a", shard_bytes=ALONE)
     after = shards(again)
     assert again.data_hash() == data_hash
     assert {name for name in before if after.get(name) == before[name]} == set(before) - {half, bare}
     assert not list(folder.glob(".*"))
 
 
-def test_broken_scans_are_rejects_and_read_again_next_time(
+def test_too_many_refusals_end_the_job_and_are_read_again_next_time(
     local_ray: None, archive: Path, tmp_path: Path
 ) -> None:
     good = (archive / "s3.nii").read_bytes()
-    (archive / "s3.nii").write_bytes(good[:-100])
-    store = prepare(settings(max_reject_share=0.2), archive, tmp_path / "a")
-    (reject,) = store.rejects().to_pylist()
-    assert len(store.manifest) == 8
-    assert "s3" not in reject["message"] and str(tmp_path) not in reject["message"]
+    (archive / "s3.nii").write_bytes(b"\0" * len(good))
     with pytest.raises(StoreError, match=r"1 of 9 volumes were refused, more than data.max_reject_share"):
-        prepare(settings(max_reject_share=0.05), archive, tmp_path / "b", shard_bytes=FEW)
+        prepare(settings(max_reject_share=0.05), archive, tmp_path / "a", shard_bytes=ALONE)
+    assert not (tmp_path / "a" / "manifest.parquet").exists()
     (archive / "s3.nii").write_bytes(good)
-    assert len(prepare(settings(max_reject_share=0.05), archive, tmp_path / "b").manifest) == 9
+    store = prepare(settings(max_reject_share=0.06), archive, tmp_path / "a", shard_bytes=ALONE)
+    assert (len(store.manifest), len(store.rejects())) == (9, 0)
 
 
 def case(name: str) -> dict[str, Any]:
@@ -217,5 +221,5 @@ def test_an_actors_full_disk_is_the_jobs_error(
 
     monkeypatch.setattr(preparation, "Maker", FullMaker)
     with pytest.raises(StoreError, match=r"^no room left$"):
-        prepare(settings(), archive, tmp_path / "a", shard_bytes=FEW)
+        prepare(settings(), archive, tmp_path / "a", shard_bytes=ALONE)
     assert not (tmp_path / "a" / "manifest.parquet").exists()

@@ -127,3 +127,32 @@ def test_a_pickle_that_is_cut_short_is_a_clear_error(
     marks.write_bytes(pickle.dumps({"a": {0: [[1.0, 1.0, 5.0, 5.0, 0, 0]]}})[:-9])
     assert call("--marks", marks, "--tubelets", OWN / "tubelets.csv") == 1
     assert "marks.pkl: cut short or not a pickle" in capsys.readouterr().err
+
+
+def test_published_3d_boxes_and_a_published_harvest_are_scored_under_any_form_of_their_ids(
+    tmp_path: Path,
+) -> None:
+    """A detection on each of two boxes; ids with a dash, and with .annot."""
+    first, second = "000001_01_01_003-040", "000002_01_01_001-009"
+    boxes = {first: [[1.0, 2.0, 9.0, 9.0, 3.0, 5.0]], f"{second}.annot": [[1.0, 2.0, 9.0, 9.0, 3.0, 5.0]]}
+    (tmp_path / "boxes.pkl").write_bytes(pickle.dumps(boxes))
+    header, sides = "volume_id,x1,y1,z1,x2,y2,z2,score\n", "1,2,3,9,9,5"
+    (tmp_path / "found.csv").write_text(
+        f"{header}{first.replace('_003', '-003')},{sides},0.9\n{second}.annot,{sides},0.8\n"
+    )
+    files = ("--marks", tmp_path / "boxes.pkl", "--tubelets", tmp_path / "found.csv")
+    told = scored(tmp_path, "--boxes3d", "--metric", "iou", *files)
+    assert (told["num_volumes"], told["num_marks"], told["tp"], told["fp_froc"]) == (2, 2, 2, 0)
+
+    marks = {f"{first}.annot": {4: [[1.0, 2.0, 9.0, 9.0, 4, 4]]}, second: {}}
+    mined = {first: [[(4, [1.0, 2.0, 9.0, 9.0, 0.9])], [(7, [1.0, 2.0, 9.0, 9.0, 0.8])]]}
+    (tmp_path / "marks.pkl").write_bytes(pickle.dumps(marks))
+    (tmp_path / "mined.pkl").write_bytes(pickle.dumps(mined))
+    told = scored(tmp_path, "--marks", tmp_path / "marks.pkl", "--tubelets", tmp_path / "mined.pkl")
+    assert (told["num_volumes"], told["num_marks"], told["tp"], told["fp_froc"]) == (2, 1, 1, 1)
+
+
+def scored(folder: Path, *arguments: object) -> dict[str, Any]:
+    assert call(*arguments, "--resamples", "0", "--json", folder / "figures.json") == 0
+    told: dict[str, Any] = json.loads((folder / "figures.json").read_text())
+    return told

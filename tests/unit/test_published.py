@@ -174,7 +174,7 @@ def test_noise_is_a_clear_error(tmp_path: Path, content: bytes) -> None:
         ({"a": {-1: [BOX]}}, "slice -1 holds"),
         ({"a": {7: [BOX]}}, "lies on another slice"),
         ({"a": {6: [[9.0, 0.0, 1.0, 5.0, 6, 6]]}}, "ends out of order"),
-        ({"a": {6: [[float("nan"), 0.0, 1.0, 5.0, 6, 6]]}}, "ends out of order"),
+        ({"a": {6: [[float("nan"), 0.0, 1.0, 5.0, 6, 6]]}}, "slice 6 holds .nan"),
         ({"a": {6: 5}}, "slice 6 holds 5"),
     ],
 )
