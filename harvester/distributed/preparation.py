@@ -47,7 +47,7 @@ FROM_SETTINGS: Final = ("phantom", "insertion")
 def prepare(settings: Settings, source: Path | None, store: Where, shard_bytes: int = SHARD_BYTES) -> Store:
     """The finished store for `settings.data`; one that was finished before from the same is reused.
 
-    `source` is the data root that $HARVESTER_DATA stands for, or the folder of an archive (data.kind archive, deeplesion).
+    `source` is the data root that $HARVESTER_DATA stands for, or the folder of somebody's archive.
     Of an archive that has changed only the shards are made that have to be. Raises StoreError.
     """
     folder, identity = Location.of(store), _identity(settings)
@@ -82,18 +82,22 @@ def _as_it_is(folder: Location) -> Store:
     return Store(folder)
 
 
-def list_cases(settings: Settings, source: Path | None, store: Location) -> Found:
-    """What there is to make, a small dataclass each, those that share work side by side; and what is refused."""
+def list_cases(settings: Settings, source: Path | None, store: Location | None) -> Found:
+    """What there is to make, a small dataclass each, those that share work side by side; and what is refused.
+
+    Without a store nothing is written, not even the secret that makes ids: they are of this look alone.
+    """
     data = settings.data
+    salt = archive.salt_of(store) if store and data.kind not in FROM_SETTINGS else ""
     if data.kind == "phantom":
         return Found(phantom.plan(data.phantom))
     if data.kind == "insertion":
         listed = backgrounds.load_backgrounds(data.insertion, _root(source))
         return Found(sorted(insertion.plan(data.insertion, listed), key=lambda case: case.background_id))
     if data.kind == "archive":
-        return archive.scan(_root(source), data.archive, settings.seed, archive.salt_of(store))
+        return archive.scan(_root(source), data.archive, settings.seed, salt)
     if data.kind == "deeplesion":
-        return deeplesion.scan(_root(source), data.deeplesion, settings.seed, archive.salt_of(store))
+        return deeplesion.scan(_root(source), data.deeplesion, settings.seed, salt)
     raise SettingsError(
         "setting data.kind = 'store': nothing to prepare; want phantom, insertion, archive or deeplesion"
     )
