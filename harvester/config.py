@@ -83,7 +83,7 @@ class InsertionSettings(Part):
 class DicomSettings(Part):
     """Which DICOM series are taken, and which objects' marks (volumes/archive_dicom.py)."""
 
-    min_slices: int = Field(10, ge=1)
+    min_slices: int = Field(8, ge=1)
     slice_spacing_mm: tuple[float, float] = Field((0.3, 10.0), description="least and most, by positions")
     refused_image_types: tuple[str, ...] = Field(
         (

@@ -15,7 +15,9 @@ class Source:
     """The files of each volume under a folder. Ids are hashes of UIDs or paths with the salt beside the store."""
 
     def __init__(self, root: Path, settings: ArchiveSettings, seed: int, salt: str) -> None:
-        cases = archive.scan(root, settings, seed, salt).cases
+        # The archive may have grown: a better reconstruction must not hide the one that was stored.
+        dicom = settings.dicom.model_copy(update={"reconstructions": "all"})
+        cases = archive.scan(root, settings.model_copy(update={"dicom": dicom}), seed, salt).cases
         self._files = {case.volume_id: [root / file for file in case.files] for case in cases}
 
     def require(self, volume_ids: Iterable[str]) -> None:
