@@ -24,6 +24,7 @@ from harvester.records import Mark, Volume
 from harvester.volumes import archive, backgrounds, deeplesion, insertion, phantom
 from harvester.volumes.finishing import finish, told_before
 from harvester.volumes.found import Found, Refused
+from harvester.volumes.found_table import split_rows, splits_csv
 from harvester.volumes.locations import Location, Where, writing
 from harvester.volumes.shard import ShardWriter, open_shard
 from harvester.volumes.shard_plan import (
@@ -72,6 +73,9 @@ def prepare(settings: Settings, source: Path | None, store: Where, shard_bytes: 
     except StoreError:
         sweep(shards)
         raise
+    if settings.data.kind not in FROM_SETTINGS:
+        with writing(folder):
+            (folder / "splits.csv").write_bytes(splits_csv(split_rows(found)).encode())
     finished = finish(folder, [*kept, *made], [*found.refused, *rejects], told)
     sweep(shards, [*kept, *made])
     return finished

@@ -8,6 +8,7 @@ store/                        a folder on a disk or in an object store (location
   truth.parquet         hidden truth of vh_test and vd_test, for scoring alone
   ignore.parquet        regions left out of harvest and scoring (records.IGNORE)
   rejects.parquet       what was refused and why (records.REJECTS)
+  splits.csv            of an archive: each patient's split, and whether it was given or drawn
   reviewed.parquet      what people said of exported labels (records.REVIEWED); absent before the first review
 """
 
