@@ -11,7 +11,8 @@ from harvester.volumes.found import Found, Refused
 
 SPLIT_COLUMNS: Final = ("patient_id", "split", "origin")
 VM_HINT: Final = (
-    "vm is empty, nothing can be learnt; tell in volumes.csv whose lesions are all marked (complete = 1)"
+    "vm is empty, nothing can be learnt; tell in volumes.csv whose lesions are all marked (complete = 1), of "
+    "DeepLesion by --mining-marks"
 )
 VH_HINT: Final = "vh and vh_test are empty: there is nothing to harvest"
 
@@ -34,9 +35,12 @@ def dry_run_table(found: Found) -> str:
 
 
 def split_rows(found: Found) -> list[dict[str, str]]:
-    """SPLIT_COLUMNS of each patient, sorted: pseudonym, split, and whether the split was given or drawn."""
-    rows = {case.patient_id: (case.split, getattr(case, "split_origin", "given")) for case in found.cases}
-    return [dict(zip(SPLIT_COLUMNS, (patient, *told), strict=True)) for patient, told in sorted(rows.items())]
+    """SPLIT_COLUMNS of each patient, sorted: pseudonym, split, and whether the split was given or drawn.
+
+    A patient has a row for each split: one, but for DeepLesion, whose V_M and V_H share patients.
+    """
+    rows = {(case.patient_id, case.split, getattr(case, "split_origin", "given")) for case in found.cases}
+    return [dict(zip(SPLIT_COLUMNS, row, strict=True)) for row in sorted(rows)]
 
 
 def splits_csv(rows: Iterable[Mapping[str, str]]) -> str:
@@ -58,7 +62,7 @@ def _row(split: str, cases: list[Any]) -> str:
 
 def _lesions(marks: Iterable[Mapping[str, Any]]) -> int:
     """Rows of tables that are lesions: those of one lesion count once."""
-    return len({mark.get("lesion") or mark["where"] for mark in marks})
+    return len({mark.get("lesion") or mark.get("where") or number for number, mark in enumerate(marks)})
 
 
 def _reasons(refused: Iterable[Refused]) -> list[str]:

@@ -61,5 +61,5 @@ def test_an_archive_is_prepared_voxel_by_voxel(tmp_path: Path) -> None:
         (tmp_path / "archive" / "Revised-Harvest.pkl").read_bytes()
     )
     data["deeplesion"] = {**FILES, "harvest_test_marks": ""}
-    with pytest.raises(StoreError, match="made from other settings or scans"):
+    with pytest.raises(StoreError, match="made from other settings"):
         prepare(Settings.model_validate({"data": data}), tmp_path / "archive", tmp_path / "store")

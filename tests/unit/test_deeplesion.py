@@ -19,6 +19,7 @@ from harvester.errors import LabelError, SettingsError, VolumeError
 from harvester.records import Mark, Volume
 from harvester.volumes.deeplesion import Case, read, scan
 from harvester.volumes.found import Found
+from harvester.volumes.found_table import dry_run_table, split_rows
 from harvester.volumes.store import finish_store, write_volume
 
 SHAPE = (6, 40, 48)
@@ -131,6 +132,16 @@ def test_every_voxel_box_and_split_survives(root: Path, truth: dict[str, Any], t
         assert got == want
         assert {m.kind for m in marks if m.volume_id == name and m.clinical} == {"lung"}
     assert len({mark.mark_id for mark in marks}) == len(marks)
+
+
+def test_a_dry_run_counts_marks_and_a_patient_may_be_in_vm_and_vh(root: Path) -> None:
+    found = scanned(root)
+    lines = [line.split() for line in dry_run_table(found).splitlines()]
+    assert ["vm", "2", "2", "2", "6", "0"] in lines
+    assert ["vh", "4", "4", "4", "4", "0"] in lines
+    told = [(row["patient_id"], row["split"]) for row in split_rows(found)]
+    assert told == sorted({(case.patient_id, case.split) for case in found.cases})
+    assert [split for patient, split in told if patient == "000001"] == ["vh", "vm"]
 
 
 def test_official_volumes_in_no_file_are_left_out_and_counted(root: Path) -> None:
