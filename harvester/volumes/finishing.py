@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from harvester.errors import StoreError
-from harvester.records import Mark
+from harvester.records import PARTLY_MARKED, Mark
 from harvester.volumes.found import Refused
 from harvester.volumes.locations import Location, writing
 from harvester.volumes.shard_plan import ShardNote
@@ -22,13 +22,18 @@ def finish(
     manifest = sorted((row for note in notes for row in note.manifest), key=_volume_id)
     splits = {row["volume_id"]: row["split"] for row in manifest}
     marks = [Mark(**row) for row in sorted((row for note in notes for row in note.marks), key=_volume_id)]
-    known = [mark for mark in marks if splits[mark.volume_id] == "vm" or mark.clinical]
+    known = [mark for mark in marks if _is_known(mark, splits[mark.volume_id])]
     hidden = [mark for mark in marks if splits[mark.volume_id] in ("vh_test", "vd_test")]
     ignore = sorted((row for note in notes for row in note.ignore), key=_volume_id)
     with writing(folder):
         (folder / "manifest.parquet").delete()  # not a store until it has its tables again
         (folder / STAMP).write_bytes(json.dumps(told).encode())
     return finish_store(folder, manifest, known, hidden, [asdict(each) for each in refused], ignore)
+
+
+def _is_known(mark: Mark, split: str) -> bool:
+    """Whether a mark is for the harvest to learn from: of V_M any, of V_H the clinical, of V_D^test none."""
+    return split == "vm" or (mark.clinical and split in PARTLY_MARKED)
 
 
 def told_before(folder: Location, identity: str) -> dict[str, str] | None:
