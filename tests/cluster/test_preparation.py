@@ -1,6 +1,7 @@
 """Archives to shards on a local Ray: the same data however they are cut, what is made again, what stops a job."""
 
 import errno
+import gzip
 import json
 import logging
 import os
@@ -40,8 +41,8 @@ def archive(tmp_path: Path) -> Path:
     return folder
 
 
-def add_scan(folder: Path, number: int) -> None:
-    hu = np.random.default_rng(number).integers(-1024, 3071, SHAPE).astype(np.int16)
+def add_scan(folder: Path, number: int, shape: tuple[int, int, int] = SHAPE) -> None:
+    hu = np.random.default_rng(number).integers(-1024, 3071, shape).astype(np.int16)
     nibabel.save(nibabel.Nifti1Image(hu, np.diag([0.8, 0.8, 2.5, 1])), folder / f"s{number}.nii")
 
 
@@ -121,12 +122,16 @@ def test_a_killed_preparation_makes_only_what_is_missing(
 def test_too_many_refusals_end_the_job_and_are_read_again_next_time(
     local_ray: None, archive: Path, tmp_path: Path
 ) -> None:
-    good = (archive / "s3.nii").read_bytes()
-    (archive / "s3.nii").write_bytes(b"\0" * len(good))
+    scan = archive / "s3.nii.gz"
+    good = gzip.compress((archive / "s3.nii").read_bytes(), mtime=0)
+    (archive / "s3.nii").unlink()
+    scan.write_bytes(
+        good[: len(good) // 2].ljust(len(good), b"\0")
+    )  # its header is sound: refused when it is read
     with pytest.raises(StoreError, match=r"1 of 9 volumes were refused, more than data.max_reject_share"):
         prepare(settings(max_reject_share=0.05), archive, tmp_path / "a", shard_bytes=ALONE)
     assert not (tmp_path / "a" / "manifest.parquet").exists()
-    (archive / "s3.nii").write_bytes(good)
+    scan.write_bytes(good)
     store = prepare(settings(max_reject_share=0.06), archive, tmp_path / "a", shard_bytes=ALONE)
     assert (len(store.manifest), len(store.rejects())) == (9, 0)
 

@@ -233,3 +233,15 @@ def test_whatever_a_header_says_it_is_read_or_refused(tmp_path: Path) -> None:
         except VolumeError as error:
             seen.add(error.reason)
     assert {"read", "unreadable", "bad_spacing", "not_3d"} <= seen
+
+
+def test_voxels_that_fail_their_checksum_are_refused(tmp_path: Path) -> None:
+    hu = np.random.default_rng(0).integers(-1024, 3071, (64, 64, 9)).astype(np.int16)
+    file = tmp_path / "scan.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(hu, np.diag([0.8, 0.8, 2.5, 1])), file)
+    content = file.read_bytes()
+    # The voxels of such a scan are packed as they are: zeros among them unpack without complaint.
+    file.write_bytes(content[: len(content) // 2] + bytes(200) + content[len(content) // 2 + 200 :])
+    with pytest.raises(VolumeError) as raised:
+        read_nifti(file, "v", "p")
+    assert raised.value.reason == "unreadable"
