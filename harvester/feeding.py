@@ -1,0 +1,91 @@
+"""Keeping a device busy: reads run ahead of it, and it takes as much at once as its memory has room for."""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final, TypeVar
+
+import torch
+
+from harvester.fitting import Place
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+MEMORY_SHARE: Final = 0.5
+"""Of what is free, the share that a batch may plan with: fragments and other models need the rest."""
+SAID_BY_THE_CPU: Final = ("can't allocate memory", "not enough memory")
+"""PyTorch's CPU allocator raises a plain RuntimeError; its text tells it from others."""
+
+
+def ahead(items: Iterable[T], read: Callable[[T], R], count: int = 1) -> Iterator[tuple[T, Future[R]]]:
+    """Each item with its read, at most `count` of which run or wait ahead in a thread while the caller works.
+
+    A read that fails raises where the caller asks its future for the result.
+    """
+    with ThreadPoolExecutor(1) as reader:
+        started: deque[tuple[T, Future[R]]] = deque()
+        for item in items:
+            started.append((item, reader.submit(read, item)))
+            if len(started) > count:
+                yield started.popleft()
+        yield from started
+
+
+class BatchSize:
+    """How many items a model takes at once: halved when memory runs out, for good.
+
+    size    the count to try next
+    """
+
+    def __init__(self, what: str, size: int) -> None:
+        self.what, self.size = what, max(1, size)
+
+    def halve(self, error: BaseException) -> None:
+        """Try half as many. Raises the error again where one alone does not fit."""
+        if self.size == 1:
+            raise error
+        self.size //= 2
+        logger.warning(
+            "out of memory: going on with %d %s at once, not %d", self.size, self.what, 2 * self.size
+        )
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def fit_to(self, place: Place, items: int, most: int) -> None:
+        """On a GPU: after the first `items` went through, as many as its free memory has room for, up to `most`."""
+        if place.device.type != "cuda" or not items:
+            return
+        each = torch.cuda.max_memory_allocated(place.device) / items
+        free, _ = torch.cuda.mem_get_info(place.device)
+        reusable = torch.cuda.memory_reserved(place.device) - torch.cuda.memory_allocated(place.device)
+        self.size = int(min(most, max(items, MEMORY_SHARE * (free + reusable) / each)))
+
+
+def in_batches(count: int, batch: BatchSize, work: Callable[[int, int], R]) -> Iterator[R]:
+    """work(start, stop) over [0, count) in batches; one that runs out of memory is done again in halves.
+
+    `work` must leave nothing behind when it fails. Nothing to do yields nothing.
+    """
+    start = 0
+    while start < count:
+        stop = min(count, start + batch.size)
+        try:
+            result = work(start, stop)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            batch.halve(error)
+            continue
+        yield result
+        start = stop
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the machine had no room, as PyTorch and Python say it."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in SAID_BY_THE_CPU)
