@@ -18,7 +18,8 @@ both ends inclusive):
   volumes      one id a line, or a table with volume_id; optional: patient_id, spacing_x_mm, spacing_y_mm
 
 Tubelets are matched by P3D IoU and scored by Lesion Harvester's rules, 3D boxes by LENS'. A row that is wrong (a
-volume without annotation, a duplicate, a box end that is no number, x2 < x1) is an error that names it.
+volume without annotation and no --annotated-only, a duplicate, a box end that is no number, x2 < x1) is an error
+that names it.
 
 Intervals are 95 % percentile intervals of a bootstrap over patients: those of the column patient_id, else what
 stands before the first _ in DeepLesion's volume ids, else each volume by itself; the output says which.
@@ -39,7 +40,7 @@ from harvester.cli import job_parser, run_job
 from harvester.errors import StoreError
 from harvester.evaluation.annotations import read_annotations
 from harvester.evaluation.boxes3d import METRICS
-from harvester.evaluation.detections import read_detections
+from harvester.evaluation.detections import Detections, read_detections
 from harvester.evaluation.evaluate import Evaluation, evaluate, protocol
 from harvester.evaluation.summary import as_json, as_text
 from harvester.report_evaluation import write_plots
@@ -73,6 +74,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--marks", type=Path, required=True, metavar="FILE", help="the truth: .pkl, .parquet or .csv")
     add("--tubelets", type=Path, required=True, metavar="FILE", help="the detections: .parquet, .csv or .pkl")
     add("--volumes", type=Path, metavar="FILE", help=VOLUMES)
+    add(
+        "--annotated-only",
+        action="store_true",
+        help="leave out detections of volumes that are not annotated: a harvest's tables hold other splits too",
+    )
     add("--boxes3d", action="store_true", help="score 3D boxes instead of tubelets")
     add("--metric", choices=tuple(METRICS), help="overlap of 3D boxes (default: iobb)")
     add(
@@ -107,11 +113,14 @@ def run(options: argparse.Namespace) -> Evaluation:
     """Read, check and score what the options name."""
     rules = protocol(options.boxes3d, options.metric, options.threshold)
     truth = read_annotations(options.marks, options.volumes, options.boxes3d)
-    tubelets = read_detections(options.tubelets, truth.volume_ids, options.boxes3d, options.score)
+
+    def read(file: Path, score: str | None) -> Detections:
+        return read_detections(file, truth.volume_ids, options.boxes3d, score, options.annotated_only)
+
+    tubelets = read(options.tubelets, options.score)
     baseline = None
     if options.baseline:
-        score = options.baseline_score or options.score
-        baseline = read_detections(options.baseline, truth.volume_ids, options.boxes3d, score)
+        baseline = read(options.baseline, options.baseline_score or options.score)
     return evaluate(
         tubelets, truth, rules, baseline, options.by, options.accept, options.resamples, options.seed
     )

@@ -44,18 +44,25 @@ class Detections:
 
 
 def read_detections(
-    file: Path, volume_ids: Sequence[str], boxes3d: bool = False, score: str | None = None
+    file: Path,
+    volume_ids: Sequence[str],
+    boxes3d: bool = False,
+    score: str | None = None,
+    annotated_only: bool = False,
 ) -> Detections:
     """Read and check detections in the annotated volumes `volume_ids`; rows in the file's order of tubelets.
 
-    `score` names the column to rank by; it must exist. Raises LabelError, naming the first few rows at fault, for
-    volumes that are not annotated, duplicate rows, box ends that are no finite numbers or are out of order,
+    `score` names the column to rank by; it must exist. `annotated_only` leaves out the rows of other volumes.
+    Raises LabelError, naming the first few rows at fault, for volumes that are not annotated, duplicate rows, box ends that are no finite numbers or are out of order,
     scores that are no numbers, and missing columns.
     """
     published = file.suffix.lower() in PICKLES
     table = _published(file, boxes3d) if published else _plain_names(read_table(file))
     require(table, ("volume_id",), file, LAYOUT_3D if boxes3d else LAYOUTS)
     volume = ids(table["volume_id"], "volume_id", file)
+    if annotated_only:
+        known = pc.is_in(volume.dictionary, value_set=pa.array(volume_ids, pa.string())).take(volume.indices)
+        table, volume = table.filter(known), volume.filter(known)
     _refuse_unknown(volume, volume_ids, file)
     if boxes3d:
         return _boxes(table, volume, score or "score", file)
@@ -88,7 +95,7 @@ def _refuse_unknown(volume: pa.DictionaryArray, volume_ids: Sequence[str], file:
     if unknown:
         raise LabelError(
             f"{file.name}: {len(unknown)} of {len(used)} volumes are not annotated: {first_few(unknown)}; "
-            "score only annotated volumes, or list those without a mark (--volumes)"
+            "leave them out (--annotated-only), or list those without a mark (--volumes)"
         )
 
 

@@ -110,6 +110,18 @@ BAD_ROWS = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("named", ["007", "008"])
+def test_volumes_of_other_splits_can_be_left_out(tmp_path: Path, named: str) -> None:
+    every = read_detections(csv(tmp_path, ROWS), ("007", "008"))
+    mine = read_detections(csv(tmp_path, ROWS), (named,), annotated_only=True)
+    kept = [volume == named for volume in every.table["volume_id"].to_pylist()]
+    assert 0 < len(mine.scores) < len(every.scores)
+    assert mine.table.to_pylist() == every.table.filter(pa.array(kept)).to_pylist()
+    assert mine.scores.tolist() == every.scores[kept].tolist()
+    with pytest.raises(LabelError, match="--annotated-only"):
+        read_detections(csv(tmp_path, ROWS), (named,))
+
+
 @pytest.mark.parametrize("message", BAD_ROWS)
 def test_rows_at_fault_are_named(tmp_path: Path, message: str) -> None:
     with pytest.raises(LabelError, match=rf"^tubelets\.csv: .*{message}"):
