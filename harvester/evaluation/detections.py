@@ -53,8 +53,8 @@ def read_detections(
     """Read and check detections in the annotated volumes `volume_ids`; rows in the file's order of tubelets.
 
     `score` names the column to rank by; it must exist. `annotated_only` leaves out the rows of other volumes.
-    Raises LabelError, naming the first few rows at fault, for volumes that are not annotated, duplicate rows, box ends that are no finite numbers or are out of order,
-    scores that are no numbers, and missing columns.
+    Raises LabelError, naming the first few rows at fault, for volumes that are not annotated, duplicate rows, box
+    ends that are no finite numbers or are out of order, scores that are no numbers, and missing columns.
     """
     published = file.suffix.lower() in PICKLES
     table = _published(file, boxes3d) if published else _plain_names(read_table(file))
