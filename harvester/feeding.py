@@ -8,6 +8,7 @@ from typing import Final, TypeVar
 
 import torch
 
+from harvester.errors import StepError
 from harvester.fitting import Place
 
 logger = logging.getLogger(__name__)
@@ -36,33 +37,38 @@ def ahead(items: Iterable[T], read: Callable[[T], R], count: int = 1) -> Iterato
 
 
 class BatchSize:
-    """How many items a model takes at once: halved when memory runs out, for good.
+    """How many items a model takes at once: on a GPU as many as it has room for, halved when memory runs out.
 
     size    the count to try next
+    most    it never grows beyond this
     """
 
-    def __init__(self, what: str, size: int) -> None:
-        self.what, self.size = what, max(1, size)
+    def __init__(self, what: str, size: int, most: int = 0) -> None:
+        self.what, self.size, self.most = what, max(1, size), most
+        self.settled = most <= size
 
     def halve(self, error: BaseException) -> None:
-        """Try half as many. Raises the error again where one alone does not fit."""
+        """Try half as many, for good. Raises StepError where one alone does not fit."""
         if self.size == 1:
-            raise error
+            raise StepError(
+                f"not even one of the {self.what} fits into memory; take a smaller grid.max_side_px, a smaller "
+                "network, or fewer replicas on a device (compute.gpus_per_replica)"
+            ) from error
         self.size //= 2
-        logger.warning(
-            "out of memory: going on with %d %s at once, not %d", self.size, self.what, 2 * self.size
-        )
+        self.settled = True
+        logger.warning("out of memory: on with %d %s at once, not %d", self.size, self.what, 2 * self.size)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def fit_to(self, place: Place, items: int, most: int) -> None:
-        """On a GPU: after the first `items` went through, as many as its free memory has room for, up to `most`."""
-        if place.device.type != "cuda" or not items:
+    def learn(self, place: Place, items: int) -> None:
+        """After the first `items` went through a GPU: as many as its free memory has room for, once and for all."""
+        if self.settled or place.device.type != "cuda":
             return
         each = torch.cuda.max_memory_allocated(place.device) / items
         free, _ = torch.cuda.mem_get_info(place.device)
         reusable = torch.cuda.memory_reserved(place.device) - torch.cuda.memory_allocated(place.device)
-        self.size = int(min(most, max(items, MEMORY_SHARE * (free + reusable) / each)))
+        self.size = int(min(self.most, max(items, MEMORY_SHARE * (free + reusable) / each)))
+        self.settled = True
 
 
 def in_batches(count: int, batch: BatchSize, work: Callable[[int, int], R]) -> Iterator[R]:

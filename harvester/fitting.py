@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -41,6 +42,12 @@ class Place:
     def settle(self, model: nn.Module) -> nn.Module:
         """The model on the device with channels last, the layout convolutions are fastest in."""
         return model.to(self.device).to(memory_format=torch.channels_last)
+
+    def memory_mib(self) -> float:
+        """The most memory so far: what tensors held on the GPU, or this process on a CPU."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 2**20
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 @dataclass(frozen=True)

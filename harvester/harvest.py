@@ -93,13 +93,15 @@ def train_generator(run: Run, k: int, ledger: pa.Table, before: Output | None) -
 def propose(run: Run, k: int, lpg: Output) -> Output:
     """Every volume through the LPG that never saw its patient; boxes linked to tubelets."""
     key = settings_hash(lpg.key, run.settings.linking)
+    counts: dict[str, float] = {"slices": run.slices}
 
     def make() -> pa.Table:
         job = InferenceJob(run.settings, run.store.path, lpg.path, run.folds)
-        table = run_over_volumes(Proposer, job, run.mined, TUBELETS)
+        table, measured = run_over_volumes(Proposer, job, run.mined, TUBELETS)
+        counts.update(measured)
         return outside_ignored(table, run.store.ignore())
 
-    return run.table("tubelets", k, key, make, run.slices)
+    return run.table("tubelets", k, key, make, counts)
 
 
 def train_classifier(
@@ -134,12 +136,15 @@ def train_classifier(
 def classify(run: Run, k: int, tubelets: Output, lpc: Output) -> pa.Table:
     """Every tubelet through the LPC that never saw its patient."""
     key = settings_hash(tubelets.key, lpc.key)
+    counts: dict[str, float] = {"slices": run.slices}
 
     def make() -> pa.Table:
         job = InferenceJob(run.settings, run.store.path, lpc.path, run.folds, tubelets.path)
-        return run_over_volumes(Scorer, job, run.mined, SCORED)
+        table, measured = run_over_volumes(Scorer, job, run.mined, SCORED)
+        counts.update(measured)
+        return table
 
-    return pq.read_table(run.table("scored", k, key, make, run.slices).path)
+    return pq.read_table(run.table("scored", k, key, make, counts).path)
 
 
 def choose_operating_point(

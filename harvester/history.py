@@ -30,6 +30,7 @@ SUMMARY_KEYS: Final = (
     "recall_unmarked",
     "lpg_sensitivity",
 )
+MEASURED: Final = ("memory_mib", "steps_per_second")
 
 
 class History:
@@ -98,8 +99,7 @@ class History:
         for step in self.run.steps:
             if step["round"] == row["round"]:
                 flat[f"seconds_{step['step'].replace('-', '_')}"] = step["seconds"]
-                if "slices" in step["counts"]:
-                    flat[f"slices_per_second_{step['step']}"] = step["counts"]["slices"] / step["seconds"]
+                flat |= _measured(step)
         return {name: float(value) for name, value in flat.items()}
 
     def finish(self, ledger: pa.Table, missing: pa.Table) -> None:
@@ -193,3 +193,12 @@ class History:
         if told["froc"] is not None:
             curves = {key: told[key] for key in ("froc", "precision_recall")}
             self.curves.append({"name": name, **curves})
+
+
+def _measured(step: dict[str, Any]) -> dict[str, float]:
+    """A step's slices a second and most memory, named after it."""
+    name, counts = step["step"].replace("-", "_"), step["counts"]
+    told = {f"{figure}_{name}": counts[figure] for figure in MEASURED if figure in counts}
+    if "slices" in counts:
+        told[f"slices_per_second_{name}"] = counts["slices"] / step["seconds"]
+    return told

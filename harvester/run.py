@@ -13,10 +13,10 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,6 +27,8 @@ from harvester.labels.ledger import patient_folds
 from harvester.volumes.store import Store
 
 logger = logging.getLogger(__name__)
+
+NOTHING: Final[Mapping[str, float]] = {}
 
 ROW_GROUP = 4096
 """Rows a row group of a step's table: sorted by volume, so that reading one volume reads little else."""
@@ -64,14 +66,22 @@ class Run:
         write_text(folder / "settings.hash", settings_hash(settings) + "\n")
 
     def table(
-        self, step: str, round_index: int, key: str, make: Callable[[], pa.Table], slices: int = 0
+        self,
+        step: str,
+        round_index: int,
+        key: str,
+        make: Callable[[], pa.Table],
+        counts: Mapping[str, float] = NOTHING,
     ) -> Output:
-        """The table of a step, made if it is not there: written aside, then renamed. `slices` it goes through."""
+        """The table of a step, made if it is not there: written aside, then renamed.
+
+        `counts`: what it goes through and what `make`, when it is done, has measured.
+        """
 
         def write(aside: Path) -> dict[str, float]:
             table = make()
             pq.write_table(table, aside, row_group_size=ROW_GROUP)
-            return {"rows": len(table), **({"slices": slices} if slices else {})}
+            return {"rows": len(table), **counts}
 
         return self._once(step, round_index, key, ".parquet", write)
 
@@ -91,7 +101,7 @@ class Run:
             make(aside)
             for leftover in aside.glob("ray-train-*"):
                 shutil.rmtree(leftover)
-            return {}
+            return most_measured(aside)
 
         return self._once(step, round_index, key, "", write)
 
@@ -144,6 +154,13 @@ def write_text(path: Path, text: str) -> None:
 def table_hash(table: pa.Table) -> str:
     """Names a table's content, however its rows are chunked."""
     return settings_hash(table.to_pylist())
+
+
+def most_measured(folder: Path) -> dict[str, float]:
+    """What the fits of a folder's weights measured (fold-<k>.measured.json): of each figure the highest."""
+    told = [json.loads(file.read_text()) for file in sorted(folder.glob("fold-*.measured.json"))]
+    names = {name for one in told for name in one}
+    return {name: max(one.get(name, 0.0) for one in told) for name in sorted(names)}
 
 
 def weights_hash(folder: Path) -> str:

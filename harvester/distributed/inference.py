@@ -7,8 +7,9 @@ A volume that fails becomes a reject row with its reason; the step fails past da
 import logging
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +24,7 @@ from harvester.classifier.inference import classify_volume, load_classifier
 from harvester.config import Settings
 from harvester.errors import HarvesterError, StepError
 from harvester.fitting import Place
-from harvester.proposals.inference import load_generators, propose_volume
+from harvester.proposals.inference import Proposals
 from harvester.records import SCORED, TUBELETS
 from harvester.volumes.locations import Where
 from harvester.volumes.slab import GridFrame
@@ -60,22 +61,17 @@ class Proposer:
     """Actor: manifest rows to tubelets."""
 
     def __init__(self, job: InferenceJob) -> None:
-        self.job, self.place = job, job.place()
-        self.models: dict[Path, Any] = {}
+        self.job = job
+        self.proposals = Proposals(job.settings, job.store, job.place())
 
-    def __call__(self, batch: dict[str, Any]) -> pa.Table:
+    def __call__(self, batch: dict[str, Any]) -> Iterator[pa.Table]:
         """Rows of the manifest (JSON-free columns) to TUBELETS rows and one status row a volume."""
-        return pa.concat_tables([_guarded(row, self.propose, TUBELETS) for row in _rows(batch)])
-
-    def propose(self, row: dict[str, Any]) -> list[dict[str, Any]]:
-        """The tubelets of one volume."""
-        files = self.job.weights(row["patient_id"])
-        for file in files:
-            if file not in self.models:
-                self.models[file] = load_generators([file], self.job.settings, self.place)[0]
-        models = [self.models[file] for file in files]
-        frame = GridFrame.of(row, self.job.settings.grid)
-        return propose_volume(models, self.job.store, frame, self.job.settings, self.place)
+        rows = _rows(batch)
+        tasks = [
+            (GridFrame.of(row, self.job.settings.grid), self.job.weights(row["patient_id"])) for row in rows
+        ]
+        for row, propose in zip(rows, self.proposals.over(tasks), strict=True):
+            yield _guarded(row, propose, TUBELETS, self.proposals.place)
 
 
 class Scorer:
@@ -85,9 +81,10 @@ class Scorer:
         self.job, self.place = job, job.place()
         self.models: dict[Path, Any] = {}
 
-    def __call__(self, batch: dict[str, Any]) -> pa.Table:
+    def __call__(self, batch: dict[str, Any]) -> Iterator[pa.Table]:
         """Rows of the manifest to SCORED rows and one status row a volume."""
-        return pa.concat_tables([_guarded(row, self.score, SCORED) for row in _rows(batch)])
+        for row in _rows(batch):
+            yield _guarded(row, partial(self.score, row), SCORED, self.place)
 
     def score(self, row: dict[str, Any]) -> list[dict[str, Any]]:
         """The best tubelets of one volume with their probabilities, averaged over the folds that apply."""
@@ -109,8 +106,11 @@ def run_over_volumes(
     job: InferenceJob,
     rows: Sequence[Mapping[str, Any]],
     schema: pa.Schema,
-) -> pa.Table:
-    """Every volume through a pool of actors; the sorted table, logged with its rate on the way."""
+) -> tuple[pa.Table, dict[str, float]]:
+    """Every volume through a pool of actors, logged with its rate on the way.
+
+    The sorted table, and what was measured: `memory_mib`, the most that an actor's device held.
+    """
     compute = job.settings.compute
     plain = [{name: row[name] for name in sorted(row)} for row in rows]
     # Small blocks keep every replica busy to the end; no more of them than volumes.
@@ -118,7 +118,7 @@ def run_over_volumes(
     dataset = ray.data.from_items(plain, override_num_blocks=blocks).map_batches(
         actor,
         fn_constructor_args=(job,),
-        batch_size=1,
+        batch_size=None,  # a block: its actor reads the next volume while it works on one
         batch_format="numpy",
         compute=ActorPoolStrategy(size=min(compute.replicas, len(plain))),
         num_cpus=compute.cpus_per_replica,
@@ -130,7 +130,8 @@ def run_over_volumes(
     table = pa.concat_tables(parts)
     _refuse_if_broken(table, len(plain), job.settings.data.max_reject_share)
     whole = table.filter(pa.compute.greater_equal(table["tubelet_id"], 0)).select(schema.names).cast(schema)
-    return whole.sort_by([("volume_id", "ascending"), ("tubelet_id", "ascending")]).combine_chunks()
+    whole = whole.sort_by([("volume_id", "ascending"), ("tubelet_id", "ascending")]).combine_chunks()
+    return whole, {"memory_mib": pa.compute.max(table["memory_mib"]).as_py() or 0.0}
 
 
 def _rows(batch: dict[str, Any]) -> list[dict[str, Any]]:
@@ -144,14 +145,17 @@ def _rows(batch: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _guarded(row: dict[str, Any], work: Any, schema: pa.Schema) -> pa.Table:
+def _guarded(
+    row: dict[str, Any], work: Callable[[], list[dict[str, Any]]], schema: pa.Schema, place: Place
+) -> pa.Table:
     """The volume's rows with a status row (tubelet_id -1) ahead; a failure is the status row's `error`."""
     status = {"volume_id": row["volume_id"], "patient_id": row["patient_id"], "tubelet_id": -1, "error": ""}
     try:
-        found = work(row)
+        found = work()
     except (HarvesterError, OSError, ValueError) as error:
         status["error"], found = f"{type(error).__name__}: {error}", []
-    full = schema.append(pa.field("error", pa.string()))
+    status["memory_mib"] = place.memory_mib()
+    full = schema.append(pa.field("error", pa.string())).append(pa.field("memory_mib", pa.float64()))
     return pa.Table.from_pylist([status, *({"patient_id": row["patient_id"]} | f for f in found)], full)
 
 

@@ -7,6 +7,7 @@ workers of a fold average their gradients. Weights go to a folder that all worke
 import json
 import logging
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from torch import nn
 from harvester.classifier.training import fit_classifier
 from harvester.config import Settings
 from harvester.errors import HarvesterError
-from harvester.fitting import FoldTask
+from harvester.fitting import FoldTask, Place
 from harvester.labels.ledger import by_volume
 from harvester.proposals.training import fit_generator
 from harvester.volumes.locations import Where
@@ -114,13 +115,18 @@ def _fit_fold(
         lambda line: logger.warning("%s fold %d: %s", job.model, fold, line),
     )
     table = pq.read_table(job.table)
+    afresh, began = not task.checkpoint.exists(), time.monotonic()
     model: nn.Module
     if job.model == "generator":
         model, history = fit_generator(task, job.settings, rows, table)
     else:
         model, history = fit_classifier(task, job.settings, examples_of(table, rows, job.settings))
     if rank == 0:
-        _publish(model, history, job.out / f"fold-{fold}.safetensors")
+        compute = job.settings.compute
+        measured = {"memory_mib": Place.choose(compute.train_gpu, compute.precision).memory_mib()}
+        if afresh:
+            measured["steps_per_second"] = len(history) / (time.monotonic() - began)
+        _publish(model, history, measured, job.out / f"fold-{fold}.safetensors")
         task.checkpoint.unlink(missing_ok=True)
 
 
@@ -150,9 +156,12 @@ def _averager(group: Any, count: int) -> Callable[[nn.Module], None] | None:
     return average
 
 
-def _publish(model: nn.Module, history: list[dict[str, float]], file: Path) -> None:
+def _publish(
+    model: nn.Module, history: list[dict[str, float]], measured: dict[str, float], file: Path
+) -> None:
     state = {name: value.detach().cpu().contiguous().float() for name, value in model.state_dict().items()}
     file.with_suffix(".losses.json").write_text(json.dumps(history))
+    file.with_suffix(".measured.json").write_text(json.dumps(measured))
     aside = file.with_suffix(".part")
     save_file(state, aside)
     aside.replace(file)

@@ -9,27 +9,36 @@ from harvester.proposals.network import STRIDE
 
 
 def decode(outputs: dict[str, Tensor], top_k: int, score_floor: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Maps of n slices, (n, channels, rows, columns), to what survives on any slice.
+    """Maps of n slices, (n, channels, rows, columns), to what survives on any slice: best_peaks above the floor."""
+    return above(*best_peaks(outputs, top_k), score_floor)
 
-    A peak is a cell that is the largest of its 3x3 neighbourhood; the `top_k` best of a slice above
-    `score_floor` are kept. Returns slice indices (m,), boxes_xyxy (m, 4) in grid pixels with inclusive ends,
-    and scores (m,), by slice and falling score. Runs on the maps' device; only survivors need leave it.
+
+def best_peaks(outputs: dict[str, Tensor], top_k: int) -> tuple[Tensor, Tensor]:
+    """Scores (n, k), falling, and boxes_xyxy (n, k, 4) in grid pixels with inclusive ends, of every slice.
+
+    A peak is a cell that is the largest of its 3x3 neighbourhood; cells that are none come with score 0. k is
+    `top_k`, or all cells of a small map. Runs on the maps' device and never waits for it.
     """
-    scores, cells = _peaks(torch.sigmoid(outputs["heat"].float()).clamp(CLAMP, 1 - CLAMP), top_k)
-    # Cells that are no peak have score 0; a floor of 0 does not let them in.
-    z, rank = torch.nonzero((scores >= score_floor) & (scores > 0), as_tuple=True)
-    cell = cells[z, rank]
-    columns = outputs["heat"].shape[-1]
-    row, column = cell // columns, cell % columns
-    size = outputs["size"].float()[z, :, row, column].clamp(min=1 / STRIDE)
-    corner = torch.stack([column, row], dim=1)
-    centre = (corner + outputs["offset"].float()[z, :, row, column]) * STRIDE
-    half = size * STRIDE / 2
-    return z, torch.cat([centre - half, centre + half - 1], dim=1), scores[z, rank]
-
-
-def _peaks(heat: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    heat = torch.sigmoid(outputs["heat"].float()).clamp(CLAMP, 1 - CLAMP)
     keep = functional.max_pool2d(heat, 3, stride=1, padding=1) == heat
     flat = (heat * keep).flatten(1)
-    top = flat.topk(min(top_k, flat.shape[1]), dim=1)
-    return top.values, top.indices
+    scores, cells = flat.topk(min(top_k, flat.shape[1]), dim=1)
+    columns = heat.shape[-1]
+    corner = torch.stack([cells % columns, cells // columns], dim=2)
+    size, offset = (_at(outputs[name], cells) for name in ("size", "offset"))
+    centre = (corner + offset) * STRIDE
+    half = size.clamp(min=1 / STRIDE) * STRIDE / 2
+    return scores, torch.cat([centre - half, centre + half - 1], dim=2)
+
+
+def above(scores: Tensor, boxes_xyxy: Tensor, score_floor: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Of best_peaks what scores `score_floor` or more: slices (m,), boxes_xyxy (m, 4), scores (m,), by slice."""
+    # Cells that are no peak have score 0; a floor of 0 does not let them in.
+    z, rank = torch.nonzero((scores >= score_floor) & (scores > 0), as_tuple=True)
+    return z, boxes_xyxy[z, rank], scores[z, rank]
+
+
+def _at(values: Tensor, cells: Tensor) -> Tensor:
+    """(n, channels, rows, columns) at (n, k) flat cells: (n, k, channels)."""
+    flat = values.float().flatten(2)
+    return flat.gather(2, cells[:, None].expand(-1, flat.shape[1], -1)).transpose(1, 2)

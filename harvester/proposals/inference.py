@@ -1,24 +1,59 @@
-"""A stored volume to tubelets: one pass, features once a slice, then peaks, boxes and links."""
+"""Stored volumes to tubelets: slices are read ahead of the device, boxes are found there and linked on the CPU."""
 
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from harvester.config import GridSettings, Settings
+from harvester.config import Settings
+from harvester.feeding import ahead
 from harvester.fitting import Place
 from harvester.linking import Tubelet, link, suppress, trim
-from harvester.proposals.decoding import decode
-from harvester.proposals.network import CONTEXT, GROUPS, Generator, slice_groups, stack_groups
-from harvester.volumes.body import body_mask
+from harvester.proposals.finding import Boxes, find_boxes, ready, slices_at_once
+from harvester.proposals.network import CONTEXT, Generator
+from harvester.resident import read_resident
 from harvester.volumes.locations import Where
-from harvester.volumes.slab import GridFrame, read_slab
-from harvester.volumes.window import windowed
+from harvester.volumes.slab import GridFrame
 
 Array = NDArray[Any]
+Rows = list[dict[str, Any]]
+Task = tuple[GridFrame, list[Path]]
+
+
+class Proposals:
+    """Fitted generators on a place, read once from their files, to go through the volumes of a store."""
+
+    def __init__(self, settings: Settings, store: Where, place: Place) -> None:
+        self.settings, self.store, self.place = settings, store, place
+        self.batch = slices_at_once(place)
+        self.models: dict[Path, Generator] = {}
+
+    def over(self, tasks: Iterable[Task]) -> Iterator[Callable[[], Rows]]:
+        """For each volume, scored by the models in its files, a call that gives its rows or raises its error.
+
+        While the boxes of one volume are linked, the next is on the device, and the one after it is read.
+        """
+        for ((frame, _), _), boxes in ahead(ahead(tasks, self._read), self._find):
+            yield partial(self._link, boxes, frame)
+
+    def _read(self, task: Task) -> Tensor:
+        return read_with_context(self.store, task[0], self.place)
+
+    def _find(self, given: tuple[Task, Future[Tensor]]) -> Boxes:
+        (frame, files), slab = given
+        for file in files:
+            if file not in self.models:
+                self.models[file] = load_generators([file], self.settings, self.place)[0]
+        models = [self.models[file] for file in files]
+        return find_boxes(models, slab.result(), frame, self.settings, self.place, self.batch)
+
+    def _link(self, boxes: Future[Boxes], frame: GridFrame) -> Rows:
+        return tubelet_rows(boxes.result(), frame, self.settings)
 
 
 def load_generators(weights: list[Path], settings: Settings, place: Place) -> list[Generator]:
@@ -30,80 +65,53 @@ def load_generators(weights: list[Path], settings: Settings, place: Place) -> li
         bare = settings.generator.model_copy(update={"weights": ""})
         model = Generator(bare, settings.grid)
         model.load_state_dict(load_file(file))
-        place.settle(model).eval()
-        models.append(model)
+        models.append(ready(model, place))
     return models
 
 
 def propose_volume(
     models: list[Generator], store: Where, frame: GridFrame, settings: Settings, place: Place
-) -> list[dict[str, Any]]:
+) -> Rows:
     """Rows of records.TUBELETS without ids of the patient: boxes in the volume's own pixels, best first.
 
     With several models their answers are averaged: for volumes that none of them has seen.
     """
-    depth = frame.shape_zyx[0]
-    hu = read_slab(store, frame, -CONTEXT, depth + CONTEXT)
-    maps = [volume_maps(model, hu, settings.grid, place) for model in models]
-    z, boxes, scores = decode(_averaged(maps), settings.generator.top_k, settings.generator.score_floor)
-    slices, found, best = z.cpu().numpy(), boxes.cpu().double().numpy(), scores.cpu().double().numpy()
-    inside = _inside_image(found, frame)
-    if settings.generator.body_mask:
-        inside = np.logical_and(inside, _inside_body(hu[CONTEXT:-CONTEXT], slices, found))
-    tubelets = link(slices[inside], found[inside], best[inside], settings.linking)
+    slab = read_with_context(store, frame, place)
+    return tubelet_rows(find_boxes(models, slab, frame, settings, place), frame, settings)
+
+
+def read_with_context(store: Where, frame: GridFrame, place: Place) -> Tensor:
+    """All grid slices of a volume on the device, int16 HU, with CONTEXT more at both ends."""
+    return read_resident(store, frame, -CONTEXT, frame.shape_zyx[0] + CONTEXT, place.device)
+
+
+def tubelet_rows(boxes: Boxes, frame: GridFrame, settings: Settings) -> Rows:
+    """Boxes of slices to linked tubelets, as propose_volume gives them."""
+    inside = np.logical_and(_inside_image(boxes, frame), _inside_body(boxes))
+    tubelets = link(boxes.z[inside], boxes.boxes_xyxy[inside], boxes.scores[inside], settings.linking)
     trimmed = [trim(tubelet, settings.linking.end_share) for tubelet in tubelets]
     kept = suppress(trimmed, settings.linking.suppress_iou)
     rows = sorted((_row(tubelet, frame) for tubelet in kept), key=lambda row: -row["lpg_score"])
     return [row | {"tubelet_id": index} for index, row in enumerate(rows)]
 
 
-@torch.inference_mode()
-def volume_maps(
-    model: Generator, hu_zyx: Array, grid: GridSettings, place: Place, chunk: int = 16
-) -> dict[str, Tensor]:
-    """The heads' maps of every slice, (depth, channels, rows, columns), for HU with CONTEXT slices at both ends.
-
-    Each slice group goes through the backbone once; `chunk` bounds the memory of a step, not the result.
-    """
-    slab = torch.from_numpy(windowed(hu_zyx, grid.windows_hu))[None]
-    groups = slice_groups(slab)[0]
-    with place.autocast():
-        parts = [
-            model.features(part.to(place.device).contiguous(memory_format=torch.channels_last))
-            for part in torch.split(groups, chunk)
-        ]
-        maps = [torch.cat(level) for level in zip(*parts, strict=True)]
-        depth = len(groups) - GROUPS[-1]
-        outputs = []
-        for start in range(0, depth, chunk):
-            slices = range(start, min(depth, start + chunk))
-            places = [[z + step for z in slices] for step in GROUPS]
-            outputs.append(model.fuse([stack_groups(level[None], places)[0] for level in maps]))
-    return {name: torch.cat([part[name].float() for part in outputs]) for name in outputs[0]}
-
-
-def _averaged(maps: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    if len(maps) == 1:
-        return maps[0]
-    mean = {name: torch.stack([part[name] for part in maps]).mean(0) for name in ("size", "offset")}
-    heat = torch.stack([torch.sigmoid(part["heat"]) for part in maps]).mean(0)
-    return {"heat": torch.logit(heat, eps=1e-6), **mean}
-
-
-def _inside_image(boxes_xyxy: Array, frame: GridFrame) -> Array:
+def _inside_image(boxes: Boxes, frame: GridFrame) -> Array:
     """Whether each box's centre lies in the volume's slices: the grid is padded beyond them."""
-    centre = (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:] + 1) / 2
+    centre = (boxes.boxes_xyxy[:, :2] + boxes.boxes_xyxy[:, 2:] + 1) / 2
     _, rows, columns = frame.shape_zyx
     inside: Array = np.all((centre >= 0) & (centre <= (columns, rows)), axis=1)
     return inside
 
 
-def _inside_body(hu_zyx: Array, z: Array, boxes_xyxy: Array) -> Array:
+def _inside_body(boxes: Boxes) -> Array:
     """Whether each box's centre lies in the body: leads, wires and the table are not tissue."""
-    mask = body_mask(hu_zyx)
-    column = np.clip((boxes_xyxy[:, 0] + boxes_xyxy[:, 2]) / 2, 0, mask.shape[2] - 1).astype(np.int64)
-    row = np.clip((boxes_xyxy[:, 1] + boxes_xyxy[:, 3]) / 2, 0, mask.shape[1] - 1).astype(np.int64)
-    inside: Array = mask[z, row, column]
+    if boxes.body_zyx is None:
+        return np.ones(len(boxes.z), bool)
+    pixel = (
+        np.maximum((boxes.boxes_xyxy[:, :2] + boxes.boxes_xyxy[:, 2:]) / 2, 0).astype(np.int64) // boxes.step
+    )
+    _, rows, columns = boxes.body_zyx.shape
+    inside: Array = boxes.body_zyx[boxes.z, pixel[:, 1].clip(max=rows - 1), pixel[:, 0].clip(max=columns - 1)]
     return inside
 
 

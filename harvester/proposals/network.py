@@ -34,13 +34,12 @@ class Generator(nn.Module):
     def __init__(self, settings: GeneratorSettings, grid: GridSettings) -> None:
         super().__init__()
         channels_in = 3 * len(grid.windows_hu)
-        self.backbone = build_backbone(
-            settings.backbone, channels_in, settings.channels // 2, settings.weights
-        )
+        backbone = build_backbone(settings.backbone, channels_in, settings.channels // 2, settings.weights)
+        self.backbone: nn.Module = backbone
         self.laterals = nn.ModuleList(
-            [nn.Conv2d(3 * channels, settings.channels, 1) for channels in self.backbone.out_channels]
+            [nn.Conv2d(3 * channels, settings.channels, 1) for channels in backbone.out_channels]
         )
-        self.smooth = nn.Sequential(
+        self.smooth: nn.Module = nn.Sequential(
             nn.Conv2d(settings.channels, settings.channels, 3, 1, 1, bias=False),
             nn.BatchNorm2d(settings.channels),
             nn.ReLU(inplace=True),
@@ -76,6 +75,13 @@ class Generator(nn.Module):
         shared = self.smooth(top)
         return {name: head(shared) for name, head in self.heads.items()}
 
+    def fuse_run(self, maps: list[Tensor]) -> dict[str, Tensor]:
+        """As `fuse`, from the features of n + 6 consecutive groups to the maps of n slices."""
+        depth = len(maps[0]) - GROUPS[-1]
+        return self.fuse(
+            [torch.cat([level[step : step + depth] for step in GROUPS], dim=1) for level in maps]
+        )
+
 
 def slice_groups(slab: Tensor, places: Sequence[int] | None = None) -> Tensor:
     """(batch, windows, depth, y, x) to (batch, groups, 3 windows, y, x): each slice with both neighbours.
@@ -93,6 +99,14 @@ def stack_groups(features: Tensor, places: Sequence[Sequence[int]]) -> Tensor:
     `places` names, for each of the three groups that an output fuses, where they lie for every output slice.
     """
     return torch.cat([features[:, list(place)] for place in places], dim=2)
+
+
+def group_images(hu_zyx: Tensor, windows_hu: Sequence[tuple[float, float]], dtype: torch.dtype) -> Tensor:
+    """(n + 2, y, x) HU to (n, 3 windows, y, x), what slice_groups makes of `windowed`, with channels last."""
+    hu = hu_zyx.float()
+    shown = [((hu - low) * (1 / (high - low))).clamp_(0, 1).to(dtype) for low, high in windows_hu]
+    planes = torch.stack(shown, dim=-1)
+    return torch.cat([planes[:-2], planes[1:-1], planes[2:]], dim=-1).permute(0, 3, 1, 2)
 
 
 def _head(channels: int, hidden: int, out: int) -> nn.Sequential:

@@ -7,27 +7,37 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 BODY_HU: Final = -300
-COARSE: Final = 4
-"""The mask is found on every fourth row and column: exact to a few millimetres, and fast."""
+COARSE_MM: Final = 6.4
+"""The mask is found on pixels of about this size: exact to a few millimetres, and fast."""
+IN_SLICE: Final = ndimage.generate_binary_structure(2, 1)[None]
 
 
-def body_mask(hu_zyx: NDArray[np.int16]) -> NDArray[np.bool_]:
-    """Voxels of the body, lungs included, (z, y, x). All of a volume without tissue above BODY_HU: nothing.
+def coarse_step(pixel_mm: float) -> int:
+    """Every how many rows and columns the mask is found, for pixels of this side."""
+    return max(1, round(COARSE_MM / pixel_mm))
 
-    The largest connected part of what is denser than BODY_HU, eroded first so that the table falls away, its
-    holes filled slice by slice.
+
+def body_mask(dense_zyx: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Voxels of the body, lungs included, (z, y, x), from those above BODY_HU. Nothing dense: nothing.
+
+    The largest connected part of what is dense, eroded first so that the table falls away, its holes filled slice
+    by slice. Rows and columns are taken every coarse_step.
     """
-    coarse = hu_zyx[:, ::COARSE, ::COARSE] > BODY_HU
-    cross = ndimage.generate_binary_structure(2, 1)[None]
-    parts, count = ndimage.label(ndimage.binary_erosion(coarse, cross))
+    parts, count = ndimage.label(ndimage.binary_erosion(dense_zyx, IN_SLICE))
     if count == 0:
-        return np.zeros(hu_zyx.shape, bool)
+        return np.zeros(dense_zyx.shape, bool)
     largest = np.bincount(parts.ravel())[1:].argmax() + 1
-    body = ndimage.binary_dilation(parts == largest, cross, iterations=2)
-    filled = np.stack([ndimage.binary_fill_holes(plane) for plane in body])
-    return _enlarged(filled, hu_zyx.shape)
+    return _filled(ndimage.binary_dilation(parts == largest, IN_SLICE, iterations=2))
 
 
-def _enlarged(coarse: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    fine: NDArray[Any] = coarse.repeat(COARSE, axis=1).repeat(COARSE, axis=2)
-    return fine[:, : shape[1], : shape[2]]
+def _filled(body_zyx: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """With all that no path in a slice leads out of."""
+    within_slices = np.zeros((3, 3, 3), bool)
+    within_slices[1] = IN_SLICE[0]
+    parts, count = ndimage.label(~body_zyx, within_slices)
+    outside = np.zeros(count + 1, bool)
+    for edge in (parts[:, 0], parts[:, -1], parts[:, :, 0], parts[:, :, -1]):
+        outside[edge] = True
+    outside[0] = False
+    filled: NDArray[Any] = ~outside[parts]
+    return filled

@@ -1,6 +1,6 @@
 """Slabs of a stored volume on the network's grid, and the way of boxes between the two frames."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -72,6 +72,16 @@ class GridFrame:
         """The volume's boxes (..., 4) to grid pixels."""
         return scale_boxes(boxes_xyxy_px, 1 / self.ratios_zyx[2], 1 / self.ratios_zyx[1])
 
+    def taps_yx(self) -> tuple["Taps", "Taps"]:
+        """How the volume's rows and columns are mixed to the grid's."""
+        y, x = (
+            Taps.at(
+                scale_slices(np.arange(self.shape_zyx[axis]), self.ratios_zyx[axis]), self.shape_px_zyx[axis]
+            )
+            for axis in (1, 2)
+        )
+        return y, x
+
     def slices_to_grid(self, z_px: Array) -> Array:
         """The nearest grid slice of each of the volume's slices."""
         nearest = np.rint(scale_slices(z_px, 1 / self.ratios_zyx[0])).astype(np.int64)
@@ -82,17 +92,46 @@ class GridFrame:
         return self.slices_to_grid(np.arange(self.shape_px_zyx[0]))
 
 
+@dataclass(frozen=True)
+class Taps:
+    """Where values between samples come from: (n,) indices low and high, and the share (float32) of the high one."""
+
+    low: Array
+    high: Array
+    share: Array
+
+    @classmethod
+    def at(cls, positions: Array, count: int) -> "Taps":
+        """For fractional indices into `count` samples; beyond the ends the end repeats."""
+        positions = np.clip(positions, 0, count - 1)
+        low = np.floor(positions).astype(np.int64)
+        return cls(low, np.minimum(low + 1, count - 1), (positions - low).astype(np.float32))
+
+    @property
+    def whole(self) -> bool:
+        """Whether every position is a sample's own: nothing to mix."""
+        return not self.share.any()
+
+    def part(self, start: int, stop: int) -> "Taps":
+        """Those of positions [start, stop)."""
+        return Taps(self.low[start:stop], self.high[start:stop], self.share[start:stop])
+
+
 def read_slab(store: Where, frame: GridFrame, z_start: int, z_end: int) -> Array:
     """Grid slices [z_start, z_end) as int16 HU (z, y, x), decoding only what they need.
 
     Slices beyond the volume repeat its first or last one; sides are padded with air to SIDE_MULTIPLE.
     """
-    depth = frame.shape_zyx[0]
-    wanted = np.clip(np.arange(z_start, z_end), 0, depth - 1)
+    pixels, taps = read_pixels(store, frame, z_start, z_end)
+    return pad_sides(_in_plane(_interpolated(pixels, 0, taps), frame))
+
+
+def read_pixels(store: Where, frame: GridFrame, z_start: int, z_end: int) -> tuple[Array, Taps]:
+    """The volume's own slices, int16 HU (z, y, x), that grid slices [z_start, z_end) need, and how to mix them."""
+    wanted = np.clip(np.arange(z_start, z_end), 0, frame.shape_zyx[0] - 1)
     positions = np.clip(scale_slices(wanted, frame.ratios_zyx[0]), 0, frame.shape_px_zyx[0] - 1)
     first, last = int(np.floor(positions[0])), int(np.ceil(positions[-1])) + 1
-    hu = read_volume(store, frame.volume_id, first, last).hu_zyx
-    return pad_sides(_in_plane(interpolate(hu, 0, positions - first), frame))
+    return read_volume(store, frame.volume_id, first, last).hu_zyx, Taps.at(positions - first, last - first)
 
 
 def _in_plane(slab_zyx: Array, frame: GridFrame) -> Array:
@@ -100,19 +139,15 @@ def _in_plane(slab_zyx: Array, frame: GridFrame) -> Array:
 
     Slice by slice, in place: all that a slice needs stays in the processor's cache.
     """
-    _, height, width = slab_zyx.shape
     if frame.ratios_zyx[1:] == (1.0, 1.0):
         return slab_zyx
-    (low_y, high_y, share_y), (low_x, high_x, share_x) = (
-        _taps(scale_slices(np.arange(frame.shape_zyx[axis]), frame.ratios_zyx[axis]), side - 1)
-        for axis, side in ((1, height), (2, width))
-    )
-    share_y = share_y[:, None]
-    grid = np.empty((len(slab_zyx), len(low_y), len(low_x)), slab_zyx.dtype)
+    y, x = frame.taps_yx()
+    share_y = y.share[:, None]
+    grid = np.empty((len(slab_zyx), len(y.low), len(x.low)), slab_zyx.dtype)
     for plane, out in zip(slab_zyx, grid, strict=True):
         values = plane.astype(np.float32)
-        rows = _mixed(values.take(low_y, 0), values.take(high_y, 0), share_y)
-        out[...] = _mixed(rows.take(low_x, 1), rows.take(high_x, 1), share_x)
+        rows = _mixed(values.take(y.low, 0), values.take(y.high, 0), share_y)
+        out[...] = _mixed(rows.take(x.low, 1), rows.take(x.high, 1), x.share)
     return grid
 
 
@@ -126,27 +161,29 @@ def _mixed(low: Array, high: Array, share: Array) -> Array:
 
 def interpolate(values: Array, axis: int, positions: Array) -> Array:
     """Linear interpolation at fractional indices along an axis, ends repeated; whole indices are just taken."""
-    last = values.shape[axis] - 1
-    low, high, share = _taps(positions, last)
-    if not share.any():
-        return values if np.array_equal(low, np.arange(last + 1)) else values.take(low, axis)
+    return _interpolated(values, axis, Taps.at(positions, values.shape[axis]))
+
+
+def _interpolated(values: Array, axis: int, taps: Taps) -> Array:
+    if taps.whole:
+        own = np.arange(values.shape[axis])
+        return values if np.array_equal(taps.low, own) else values.take(taps.low, axis)
     shape = [1] * values.ndim
     shape[axis] = -1
-    weight = share.reshape(shape)
-    mixed: Array = values.take(low, axis) * (1 - weight) + values.take(high, axis) * weight
+    weight = taps.share.reshape(shape)
+    mixed: Array = values.take(taps.low, axis) * (1 - weight) + values.take(taps.high, axis) * weight
     return np.rint(mixed).astype(values.dtype)
-
-
-def _taps(positions: Array, last: int) -> tuple[Array, Array, Array]:
-    """The two indices between which each position lies, and its share of the second one; ends repeated."""
-    positions = np.clip(positions, 0, last)
-    low = np.floor(positions).astype(np.int64)
-    return low, np.minimum(low + 1, last), (positions - low).astype(np.float32)
 
 
 def pad_sides(slab_zyx: Array) -> Array:
     """Pad rows and columns at their ends with air to multiples of SIDE_MULTIPLE."""
-    short = [-side % SIDE_MULTIPLE for side in slab_zyx.shape[1:]]
-    if not any(short):
+    rows, columns = pad_widths(slab_zyx.shape[1:])
+    if not rows and not columns:
         return slab_zyx
-    return np.pad(slab_zyx, ((0, 0), (0, short[0]), (0, short[1])), constant_values=AIR_HU)
+    return np.pad(slab_zyx, ((0, 0), (0, rows), (0, columns)), constant_values=AIR_HU)
+
+
+def pad_widths(sides: Sequence[int]) -> tuple[int, int]:
+    """Rows and columns that are missing to the next multiple of SIDE_MULTIPLE."""
+    rows, columns = (-side % SIDE_MULTIPLE for side in sides)
+    return rows, columns

@@ -1,5 +1,6 @@
 """Features once a slice equal the recomputed nine-slice window; the network's shapes, seeds and weight files."""
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from harvester.config import (
     SuppressionSettings,
 )
 from harvester.errors import SettingsError
+from harvester.feeding import BatchSize
 from harvester.fitting import Place
 from harvester.proposals.boxes import SliceBoxes
-from harvester.proposals.inference import load_generators, volume_maps
+from harvester.proposals.finding import over_slices, ready
+from harvester.proposals.inference import load_generators
 from harvester.proposals.losses import generator_losses
 from harvester.proposals.network import CONTEXT, GROUPS, Generator, slice_groups, stack_groups
 from harvester.proposals.targets import SlabLabels, build_targets
@@ -60,6 +63,15 @@ def recomputed(model: Generator, window: Tensor) -> dict[str, Tensor]:
     return model.fuse([torch.cat(level, dim=1) for level in zip(*maps, strict=True)])
 
 
+@torch.inference_mode()
+def volume_maps(model: Generator, hu_zyx: Any, chunk: int = 4) -> dict[str, Tensor]:
+    """The heads' maps of a whole volume, as finding.py goes through it."""
+    slab, batch = torch.from_numpy(hu_zyx), BatchSize("slices", chunk)
+    parts = list(over_slices([model], slab, Settings(grid=GRID), FLOAT, batch, lambda maps: maps))
+    assert len(parts) == -(-(len(hu_zyx) - 2 * CONTEXT) // chunk)
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
 @pytest.mark.parametrize("backbone", ["small", "resnet18", "densenet121"])
 @torch.inference_mode()
 def test_features_once_equal_the_recomputed_window(backbone: str) -> None:
@@ -80,7 +92,7 @@ def test_a_volumes_maps_equal_the_recomputed_window_to_its_ends(
 ) -> None:
     model, hu = generator(backbone), volume(depth)
     beyond = np.concatenate([np.repeat(hu[:1], CONTEXT, 0), hu, np.repeat(hu[-1:], CONTEXT, 0)])
-    maps = volume_maps(model, beyond, GRID, FLOAT, chunk)
+    maps = volume_maps(ready(deepcopy(model), FLOAT), beyond, chunk)
     assert {name: tuple(out.shape) for name, out in maps.items()} == {
         "heat": (depth, 1, 8, 8), "size": (depth, 2, 8, 8), "offset": (depth, 2, 8, 8)
     }  # fmt: skip
@@ -181,8 +193,8 @@ def test_a_saved_generator_answers_as_before(tmp_path: Path) -> None:
     state = {name: value.detach().contiguous().float() for name, value in model.state_dict().items()}
     save_file(state, tmp_path / "fold-0.safetensors")
     (back,) = load_generators([tmp_path / "fold-0.safetensors"], settings, FLOAT)
-    for name, out in volume_maps(model, hu, GRID, FLOAT).items():
-        torch.testing.assert_close(volume_maps(back, hu, GRID, FLOAT)[name], out, atol=1e-5, rtol=0)
+    for name, out in volume_maps(model, hu).items():
+        torch.testing.assert_close(volume_maps(back, hu)[name], out, atol=1e-5, rtol=0)
 
 
 def test_the_classifier_takes_the_maximum_over_views() -> None:

@@ -1,13 +1,13 @@
 """A volume to tubelets in its own pixels, and tubelets to probabilities, with stand-ins for the fitted networks."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from harvester.classifier import inference as classifier_inference
 from harvester.classifier.network import Classifier
@@ -16,7 +16,7 @@ from harvester.fitting import Place
 from harvester.geometry import paired_iou
 from harvester.proposals import inference
 from harvester.proposals.boxes import SliceBoxes
-from harvester.proposals.network import CONTEXT
+from harvester.proposals.network import GROUPS, STRIDE
 from harvester.proposals.targets import SlabLabels, build_targets
 from harvester.records import TUBELETS
 from harvester.volumes.slab import GridFrame
@@ -25,33 +25,43 @@ from harvester.volumes.store import Store
 FLOAT = Place(torch.device("cpu"), torch.float32)
 GRID = GridSettings(windows_hu=((-1024.0, 1024.0),))
 SETTINGS = Settings(grid=GRID, generator=GeneratorSettings(body_mask=False))
-NETWORK: list[Any] = [None]
 Boxes = dict[int, list[tuple[float, ...]]]
 
 
-def answering(
-    boxes_on_grid: Boxes, heat_of_slice: dict[int, float] | None = None
-) -> Callable[..., dict[str, Tensor]]:
-    """In place of volume_maps: what a perfect generator would answer for these boxes of each grid slice.
+class Answering(nn.Module):
+    """In place of a Generator: what a perfect one would answer for these boxes of each grid slice.
 
     `heat_of_slice`: how sure it is there (1 elsewhere).
     """
 
-    def maps(model: Any, hu: Any, *_: Any) -> dict[str, Tensor]:
-        depth = len(hu) - 2 * CONTEXT
-        pairs = [(z, box) for z, boxes in boxes_on_grid.items() for box in boxes]
+    def __init__(self, boxes_on_grid: Boxes, heat_of_slice: dict[int, float] | None = None) -> None:
+        super().__init__()
+        self.boxes, self.heat_of_slice, self.z = boxes_on_grid, heat_of_slice or {}, 0
+
+    def features(self, groups: Tensor) -> list[Tensor]:
+        return [groups[:, :1, ::4, ::4]]
+
+    def fuse_run(self, maps: list[Tensor]) -> dict[str, Tensor]:
+        depth, (rows, columns) = len(maps[0]) - GROUPS[-1], maps[0].shape[-2:]
+        first, self.z = self.z, self.z + depth
+        pairs = [
+            (z - first, box) for z, boxes in self.boxes.items() for box in boxes if first <= z < first + depth
+        ]
         none = SliceBoxes.of()
         known = SlabLabels(SliceBoxes.of(pairs), none, none, np.ones(depth, np.float32))
-        targets = {name: torch.from_numpy(v) for name, v in build_targets(known, *hu.shape[1:]).items()}
-        for at, heat in (heat_of_slice or {}).items():
-            targets["heat"][at] *= heat
-        return {
-            "heat": torch.logit(targets["heat"], eps=1e-4),
-            "size": targets["size"],
-            "offset": targets["offset"],
-        }
+        made = build_targets(known, rows * STRIDE, columns * STRIDE)
+        targets = {name: torch.from_numpy(values) for name, values in made.items()}
+        for z, heat in self.heat_of_slice.items():
+            if first <= z < first + depth:
+                targets["heat"][z - first] *= heat
+        heat = torch.logit(targets["heat"], eps=1e-4)
+        return {"heat": heat, "size": targets["size"], "offset": targets["offset"]}
 
-    return maps
+
+def propose(
+    models: list[Answering], store: Store, frame: GridFrame, settings: Settings = SETTINGS
+) -> list[dict[str, Any]]:
+    return inference.propose_volume(cast(Any, models), store.path, frame, settings, FLOAT)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +70,6 @@ def answering(
 def test_a_box_of_the_volume_comes_back_in_its_pixels(
     make_store: Callable[..., Store],
     frames_of: Any,
-    monkeypatch: pytest.MonkeyPatch,
     spacing: tuple[float, float, float],
 ) -> None:
     shape = tuple(round(mm / step) for mm, step in zip((48.0, 128.0, 112.0), spacing, strict=True))
@@ -72,9 +81,8 @@ def test_a_box_of_the_volume_comes_back_in_its_pixels(
     z_grid = sorted({int(z) for z in frame.slices_of_px()[own]})
     drift = np.array([2.0 / spacing[2], 0, 2.0 / spacing[2], 0])
     truth = {z: first + (z - z_grid[0]) * drift for z in z_grid}
-    maps = answering({z: [tuple(frame.boxes_to_grid(box))] for z, box in truth.items()})
-    monkeypatch.setattr(inference, "volume_maps", maps)
-    rows = inference.propose_volume(NETWORK, store.path, frame, SETTINGS, FLOAT)
+    model = Answering({z: [tuple(frame.boxes_to_grid(box))] for z, box in truth.items()})
+    rows = propose([model], store, frame)
     assert len(rows) == 1
     row = rows[0]
     assert set(own) <= set(row["z"])
@@ -89,17 +97,14 @@ def test_a_box_of_the_volume_comes_back_in_its_pixels(
     assert pa.Table.from_pylist([row | {"patient_id": "p"}], TUBELETS).num_rows == 1
 
 
-def test_a_tubelet_is_worth_what_its_kept_slices_are(
-    make_store: Any, frames_of: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_tubelet_is_worth_what_its_kept_slices_are(make_store: Any, frames_of: Any) -> None:
     # Slices of 12 mm on a grid of 4 mm: grid slices 1, 4, 7 are some slice's nearest, the others are nobody's.
     store = make_store({"v": ("vh", np.zeros((3, 64, 64)))}, spacing_zyx_mm=(12.0, 1.6, 1.6))
     frame: GridFrame = frames_of(store, GRID)["v"]
     assert frame.slices_of_px().tolist() == [1, 4, 7]
     one, wide, other = (8.0, 8.0, 23.0, 23.0), (6.0, 8.0, 25.0, 23.0), (40.0, 40.0, 51.0, 51.0)
     boxes: Boxes = {3: [wide], 4: [one], 5: [wide], 7: [other]}
-    monkeypatch.setattr(inference, "volume_maps", answering(boxes, {3: 0.9, 4: 0.5, 5: 0.8, 7: 0.7}))
-    rows = inference.propose_volume(NETWORK, store.path, frame, SETTINGS, FLOAT)
+    rows = propose([Answering(boxes, {3: 0.9, 4: 0.5, 5: 0.8, 7: 0.7})], store, frame)
     told = [(row["tubelet_id"], row["z"], round(row["lpg_score"], 3)) for row in rows]
     # The first one's best grid slice is lost: best first is by what is left of it.
     assert told == [(0, [2], 0.7), (1, [1], 0.5)]
@@ -107,57 +112,42 @@ def test_a_tubelet_is_worth_what_its_kept_slices_are(
     assert [row["width_mm"] for row in rows] == pytest.approx([12 * 1.6, 16 * 1.6], abs=0.01)
 
 
-def test_boxes_end_at_the_image_and_peaks_beyond_it_are_none(
-    make_store: Any, frames_of: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_boxes_end_at_the_image_and_peaks_beyond_it_are_none(make_store: Any, frames_of: Any) -> None:
     # 50 x 60 pixels on a grid padded to 64 x 64: the last box's centre lies in the padding.
     store = make_store({"v": ("vh", np.zeros((2, 50, 60)))})
     frame: GridFrame = frames_of(store, GRID)["v"]
     corner, edge, beyond = (-6.0, -4.0, 9.0, 11.0), (46.0, 40.0, 65.0, 55.0), (20.0, 48.0, 31.0, 59.0)
-    monkeypatch.setattr(inference, "volume_maps", answering({0: [corner, edge, beyond]}))
-    rows = inference.propose_volume(NETWORK, store.path, frame, SETTINGS, FLOAT)
+    rows = propose([Answering({0: [corner, edge, beyond]})], store, frame)
     got = sorted(tuple(round(row[side][0], 3) for side in ("x1", "y1", "x2", "y2")) for row in rows)
     # The last pixel of the image is column 59, row 49 (geometry.py: inclusive ends).
     assert got == [(0.0, 0.0, 9.0, 11.0), (46.0, 40.0, 59.0, 49.0)]
     assert sorted(row["width_mm"] for row in rows) == pytest.approx([10 * 1.6, 10 * 1.6])
 
 
-def test_several_models_are_averaged(
-    make_store: Any, frames_of: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_several_models_are_averaged(make_store: Any, frames_of: Any) -> None:
     store = make_store({"v": ("vh", np.zeros((4, 64, 64)))})
     box = (16.0, 16.0, 31.0, 31.0)
-    answers = iter([answering({1: [box]}), answering({1: [box], 3: [(40.0, 40.0, 51.0, 51.0)]})])
-    monkeypatch.setattr(inference, "volume_maps", lambda *given: next(answers)(*given))
-    rows = inference.propose_volume(NETWORK * 2, store.path, frames_of(store, GRID)["v"], SETTINGS, FLOAT)
+    models = [Answering({1: [box]}), Answering({1: [box], 3: [(40.0, 40.0, 51.0, 51.0)]})]
+    rows = propose(models, store, frames_of(store, GRID)["v"])
     assert [(row["z"], round(row["lpg_score"], 2)) for row in rows] == [([1], 1.0), ([3], 0.5)]
 
 
-def test_a_volume_without_peaks_has_no_tubelets(
-    make_store: Any, frames_of: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_volume_without_peaks_has_no_tubelets(make_store: Any, frames_of: Any) -> None:
     store = make_store({"v": ("vh", np.zeros((3, 32, 32)))})
-    monkeypatch.setattr(inference, "volume_maps", answering({}))
-    assert (
-        inference.propose_volume(NETWORK, store.path, frames_of(store, GRID)["v"], Settings(grid=GRID), FLOAT)
-        == []
-    )
+    assert propose([Answering({})], store, frames_of(store, GRID)["v"], Settings(grid=GRID)) == []
 
 
-def test_what_lies_outside_the_body_is_dropped(
-    make_store: Any, frames_of: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_lies_outside_the_body_is_dropped(make_store: Any, frames_of: Any) -> None:
     hu = np.full((5, 128, 128), -1000)
     hu[:, 30:100, 20:90] = 40
     hu[:, 50:70, 30:50] = -850
     hu[:, 110:114, 100:104] = 2000
     store = make_store({"v": ("vh", hu)})
     inside, lung, wire = (60.0, 40.0, 71.0, 51.0), (36.0, 56.0, 43.0, 63.0), (98.0, 108.0, 105.0, 115.0)
-    monkeypatch.setattr(inference, "volume_maps", answering({2: [inside, lung, wire]}))
     frame = frames_of(store, GRID)["v"]
     for mask, count in ((False, 3), (True, 2)):
         settings = Settings(grid=GRID, generator=GeneratorSettings(body_mask=mask))
-        rows = inference.propose_volume(NETWORK, store.path, frame, settings, FLOAT)
+        rows = propose([Answering({2: [inside, lung, wire]})], store, frame, settings)
         assert len(rows) == count
         assert (98.0 in [round(row["x1"][0]) for row in rows]) == (not mask)
 
