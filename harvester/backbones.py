@@ -10,7 +10,6 @@ from typing import Any, cast
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.fx.experimental.optimization import fuse
 
 from harvester.errors import SettingsError
 
@@ -67,12 +66,6 @@ def build_backbone(name: str, channels_in: int, width: int, weights: str) -> Bac
     if weights and weights != "imagenet":
         _load_file(backbone, Path(weights))
     return backbone
-
-
-def folded(model: nn.Module) -> nn.Module:
-    """A fitted network in eval mode with the batch norms that follow a convolution folded into it: equal, faster."""
-    fast: nn.Module = fuse(model)
-    return fast
 
 
 def _small(channels_in: int, width: int) -> Backbone:

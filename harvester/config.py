@@ -316,6 +316,10 @@ class ComputeSettings(Part):
     cpus_per_train_worker: float = Field(2.0, gt=0)
     train_gpu: bool = False
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: bool = Field(
+        False,
+        description="torch.compile for inference: a minute an actor at first, then faster; for long runs",
+    )
 
 
 class ReportSettings(Part):

@@ -57,34 +57,54 @@ class InferenceJob:
         return [self.models / f"fold-{fold}.safetensors" for fold in folds]
 
 
-class Proposer:
-    """Actor: manifest rows to tubelets."""
+class Actor:
+    """Manifest rows to a step's rows, each volume's with a status row; what a volume takes is `works`' to say."""
 
-    def __init__(self, job: InferenceJob) -> None:
-        self.job = job
-        self.proposals = Proposals(job.settings, job.store, job.place())
-
-    def __call__(self, batch: dict[str, Any]) -> Iterator[pa.Table]:
-        """Rows of the manifest (JSON-free columns) to TUBELETS rows and one status row a volume."""
-        rows = _rows(batch)
-        tasks = [
-            (GridFrame.of(row, self.job.settings.grid), self.job.weights(row["patient_id"])) for row in rows
-        ]
-        for row, propose in zip(rows, self.proposals.over(tasks), strict=True):
-            yield _guarded(row, propose, TUBELETS, self.proposals.place)
-
-
-class Scorer:
-    """Actor: manifest rows to classified tubelets."""
+    schema: pa.Schema
 
     def __init__(self, job: InferenceJob) -> None:
         self.job, self.place = job, job.place()
-        self.models: dict[Path, Any] = {}
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[pa.Table]:
-        """Rows of the manifest to SCORED rows and one status row a volume."""
-        for row in _rows(batch):
-            yield _guarded(row, partial(self.score, row), SCORED, self.place)
+        """A block of the manifest (JSON-free columns) to a table a volume."""
+        rows = _rows(batch)
+        for row, work in zip(rows, self.works(rows), strict=True):
+            yield _guarded(row, work, self.schema, self.place)
+
+    def works(self, rows: list[dict[str, Any]]) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+        """For each volume in turn a call that gives its rows or raises its error."""
+        raise NotImplementedError
+
+
+class Proposer(Actor):
+    """Manifest rows to tubelets."""
+
+    schema = TUBELETS
+
+    def __init__(self, job: InferenceJob) -> None:
+        super().__init__(job)
+        self.proposals = Proposals(job.settings, job.store, self.place)
+
+    def works(self, rows: list[dict[str, Any]]) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+        """Each volume through the generators that never saw its patient."""
+        grid = self.job.settings.grid
+        return self.proposals.over(
+            (GridFrame.of(row, grid), self.job.weights(row["patient_id"])) for row in rows
+        )
+
+
+class Scorer(Actor):
+    """Manifest rows to classified tubelets."""
+
+    schema = SCORED
+
+    def __init__(self, job: InferenceJob) -> None:
+        super().__init__(job)
+        self.models: dict[Path, Any] = {}
+
+    def works(self, rows: list[dict[str, Any]]) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+        """Each volume's tubelets through the classifiers that never saw its patient."""
+        return (partial(self.score, row) for row in rows)
 
     def score(self, row: dict[str, Any]) -> list[dict[str, Any]]:
         """The best tubelets of one volume with their probabilities, averaged over the folds that apply."""

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from harvester.backbones import folded
+from harvester.acceleration import accelerated
 from harvester.config import Settings
 from harvester.feeding import BatchSize, in_batches
 from harvester.fitting import Place
@@ -44,10 +44,10 @@ class Boxes:
     step: int
 
 
-def ready(model: Generator, place: Place) -> Generator:
-    """A fitted generator for inference on a place; its batch norms are folded into their convolutions."""
+def ready(model: Generator, place: Place, compile_it: bool = False) -> Generator:
+    """A fitted generator for inference on a place."""
     model.eval()
-    model.backbone, model.smooth = folded(model.backbone), folded(model.smooth)
+    model.backbone, model.smooth = accelerated(model.backbone, compile_it), accelerated(model.smooth)
     place.settle(model)
     return model
 

@@ -65,7 +65,7 @@ def load_generators(weights: list[Path], settings: Settings, place: Place) -> li
         bare = settings.generator.model_copy(update={"weights": ""})
         model = Generator(bare, settings.grid)
         model.load_state_dict(load_file(file))
-        models.append(ready(model, place))
+        models.append(ready(model, place, settings.compute.compile))
     return models
 
 

@@ -75,8 +75,8 @@ def harvested(monkeypatch: pytest.MonkeyPatch, store: Store, tmp_path: Path) -> 
         def solved(rehearsal: Rehearsal, settings: OperatingPointSettings, _: Path) -> Any:
             return evaluate(rehearsal, choices(settings)[0], settings, 1)
 
-        def over_volumes(_: Any, __: Any, rows: Any, schema: pa.Schema) -> pa.Table:
-            return proposed(rows).select(schema.names)
+        def over_volumes(_: Any, __: Any, rows: Any, schema: pa.Schema) -> tuple[pa.Table, dict[str, float]]:
+            return proposed(rows).select(schema.names), {"memory_mib": 1.0}
 
         monkeypatch.setattr(loop, "train_folds", fit)
         monkeypatch.setattr(loop, "run_over_volumes", over_volumes)

@@ -1,6 +1,8 @@
 """Errors of ours that are raised on a worker of Ray Data end a job as one line. Ray Train's: test_harvest.py."""
 
 import json
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,11 @@ def test_an_error_in_an_actor_of_ray_data_is_one_line(
 ) -> None:
     # Local, so that it travels to the worker by value.
     class Broken(Proposer):
-        def propose(self, row: dict[str, Any]) -> list[dict[str, Any]]:
-            raise StepError(f"{row['patient_id']} is broken\non purpose")
+        def works(self, rows: list[dict[str, Any]]) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+            def work(row: dict[str, Any]) -> list[dict[str, Any]]:
+                raise StepError(f"{row['patient_id']} is broken\non purpose")
+
+            return (partial(work, row) for row in rows)
 
     settings = Settings.model_validate({"compute": {"replicas": 1}})
     job = InferenceJob(settings, tmp_path, tmp_path, {})
