@@ -209,8 +209,9 @@ class GeneratorSettings(Part):
 
     backbone: Literal["small", "resnet18", "densenet121"] = "small"
     weights: str = Field("", description="'' from scratch, 'imagenet', or the path of a state dict")
-    channels: int = Field(64, ge=8)
-    head_channels: int = Field(64, ge=8)
+    width: int = Field(32, ge=8, description="of the small backbone: its channels at stride 4")
+    channels: int = Field(32, ge=8, description="after fusing the slice groups")
+    head_channels: int = Field(16, ge=8)
     slab_depth: int = Field(8, ge=1)
     batch_slabs: int = Field(4, ge=1)
     crop_px: int = Field(

@@ -47,7 +47,7 @@ class Boxes:
 def ready(model: Generator, place: Place, compile_it: bool = False) -> Generator:
     """A fitted generator for inference on a place."""
     model.eval()
-    model.backbone, model.smooth = accelerated(model.backbone, compile_it), accelerated(model.smooth)
+    model.backbone = accelerated(model.backbone, compile_it)
     place.settle(model)
     return model
 
@@ -97,32 +97,25 @@ def over_slices(
 ) -> Iterator[R]:
     """`answer` to the heads' maps (n, channels, rows, columns), batch by batch, of HU with CONTEXT slices at both ends.
 
-    Each slice group goes through the backbone once: a batch keeps the features that the next one needs. How many
+    Each slice group goes through the backbone once: a batch keeps what the next one needs of it. How many
     slices go through at once bounds the memory of a step, not the result.
     """
-    kept: list[list[Tensor]] = [[] for _ in models]
+    pending: list[list[Tensor] | None] = [None for _ in models]
 
     def work(start: int, stop: int) -> R:
         known = GROUPS[-1] if start else 0
         hu = slab_zyx[start + known : stop + GROUPS[-1] + 2]
         images = group_images(hu, settings.grid.windows_hu, place.dtype)
-        levels, outputs = [], []
         with place.autocast():
-            for model, tail in zip(models, kept, strict=True):
-                levels.append(_joined(tail, model.features(images)))
-                outputs.append(model.fuse_run(levels[-1]))
-        answered = answer(_averaged(outputs))
-        kept[:] = [[level[-GROUPS[-1] :].clone() for level in own] for own in levels]
+            fused = [
+                model.fuse_on(model.features(images), own) for model, own in zip(models, pending, strict=True)
+            ]
+        answered = answer(_averaged([maps for maps, _ in fused]))
+        pending[:] = [own for _, own in fused]
         batch.learn(place, stop - start)
         return answered
 
     return in_batches(len(slab_zyx) - 2 * CONTEXT, batch, work)
-
-
-def _joined(tail: list[Tensor], fresh: list[Tensor]) -> list[Tensor]:
-    if not tail:
-        return fresh
-    return [torch.cat(pair) for pair in zip(tail, fresh, strict=True)]
 
 
 def _averaged(outputs: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ nine-slice window of the paper, without recomputing eight ninths of it for the n
 """
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,16 +34,12 @@ class Generator(nn.Module):
     def __init__(self, settings: GeneratorSettings, grid: GridSettings) -> None:
         super().__init__()
         channels_in = 3 * len(grid.windows_hu)
-        backbone = build_backbone(settings.backbone, channels_in, settings.channels // 2, settings.weights)
+        backbone = build_backbone(settings.backbone, channels_in, settings.width, settings.weights)
         self.backbone: nn.Module = backbone
         self.laterals = nn.ModuleList(
             [nn.Conv2d(3 * channels, settings.channels, 1) for channels in backbone.out_channels]
         )
-        self.smooth: nn.Module = nn.Sequential(
-            nn.Conv2d(settings.channels, settings.channels, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(settings.channels),
-            nn.ReLU(inplace=True),
-        )
+        self.fused = nn.Sequential(nn.BatchNorm2d(settings.channels), nn.ReLU(inplace=True))
         self.heads = nn.ModuleDict(
             {name: _head(settings.channels, settings.head_channels, out) for name, out in HEADS.items()}
         )
@@ -69,18 +65,53 @@ class Generator(nn.Module):
 
     def fuse(self, stacked: list[Tensor]) -> dict[str, Tensor]:
         """Features of three groups side by side, (n, 3 channels, ...) a stride, to the heads' maps of n slices."""
-        top = self.laterals[-1](stacked[-1])
-        for lateral, features in zip(reversed(self.laterals[:-1]), reversed(stacked[:-1]), strict=True):
-            top = lateral(features) + functional.interpolate(top, size=features.shape[-2:], mode="nearest")
-        shared = self.smooth(top)
+        return self.answer(
+            top_down([lateral(level) for lateral, level in zip(self.laterals, stacked, strict=True)])
+        )
+
+    def fuse_on(
+        self, maps: list[Tensor], pending: list[Tensor] | None
+    ) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """As `fuse`, on from the groups before: features of n groups to the maps of the n slices that they complete.
+
+        A lateral is linear in its three groups: each group meets each part of its weights once, and adds to the sums
+        of the slices 3 above its centre, its own and 3 below. Also gives the sums that are still pending, which the
+        next call takes; the first one takes None and completes n - 6 slices.
+        """
+        sums = [
+            _added(cast(nn.Conv2d, lateral), level, pending[at] if pending else None)
+            for at, (lateral, level) in enumerate(zip(self.laterals, maps, strict=True))
+        ]
+        done, first = len(maps[0]), 0 if pending else GROUPS[-1]
+        outputs = self.answer(top_down([level[first:done] for level in sums]))
+        return outputs, [level[done:].clone() for level in sums]
+
+    def answer(self, top: Tensor) -> dict[str, Tensor]:
+        """Fused features (n, channels, y / 4, x / 4) to the heads' maps."""
+        shared = self.fused(top)
         return {name: head(shared) for name, head in self.heads.items()}
 
-    def fuse_run(self, maps: list[Tensor]) -> dict[str, Tensor]:
-        """As `fuse`, from the features of n + 6 consecutive groups to the maps of n slices."""
-        depth = len(maps[0]) - GROUPS[-1]
-        return self.fuse(
-            [torch.cat([level[step : step + depth] for step in GROUPS], dim=1) for level in maps]
-        )
+
+def top_down(levels: list[Tensor]) -> Tensor:
+    """Levels of equal channels, finest first, summed at the finest."""
+    top = levels[-1]
+    for level in reversed(levels[:-1]):
+        top = level + functional.interpolate(top, size=level.shape[-2:], mode="nearest")
+    return top
+
+
+def _added(lateral: nn.Conv2d, features: Tensor, pending: Tensor | None) -> Tensor:
+    """Sums of n groups' parts for n + 6 slices, (n + 6, channels, y, x), the first 6 of them on what was pending."""
+    weight = lateral.weight.unflatten(1, (len(GROUPS), -1)).transpose(0, 1).flatten(0, 1)
+    parts = functional.conv2d(features, weight).chunk(len(GROUPS), dim=1)
+    count, reach = len(features), GROUPS[-1]
+    bias = cast(Tensor, lateral.bias).to(parts[0].dtype)[:, None, None]
+    sums = bias.expand(count + reach, -1, *features.shape[-2:]).contiguous(memory_format=torch.channels_last)
+    if pending is not None:
+        sums[:reach] = pending
+    for step, part in zip(GROUPS, parts, strict=True):
+        sums[reach - step : reach - step + count] += part
+    return sums
 
 
 def slice_groups(slab: Tensor, places: Sequence[int] | None = None) -> Tensor:

@@ -168,7 +168,7 @@ print("same boxes")
 def test_a_process_with_little_memory_goes_on_with_smaller_batches() -> None:
     here = Path(__file__).parents[2]
     done = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(here), "400"],
+        [sys.executable, "-c", LIMITED, str(here), "160"],
         capture_output=True,
         text=True,
         timeout=120,

@@ -41,8 +41,10 @@ class Answering(nn.Module):
     def features(self, groups: Tensor) -> list[Tensor]:
         return [groups[:, :1, ::4, ::4]]
 
-    def fuse_run(self, maps: list[Tensor]) -> dict[str, Tensor]:
-        depth, (rows, columns) = len(maps[0]) - GROUPS[-1], maps[0].shape[-2:]
+    def fuse_on(
+        self, maps: list[Tensor], pending: list[Tensor] | None
+    ) -> tuple[dict[str, Tensor], list[Tensor]]:
+        depth, (rows, columns) = len(maps[0]) - (0 if pending else GROUPS[-1]), maps[0].shape[-2:]
         first, self.z = self.z, self.z + depth
         pairs = [
             (z - first, box) for z, boxes in self.boxes.items() for box in boxes if first <= z < first + depth
@@ -55,7 +57,7 @@ class Answering(nn.Module):
             if first <= z < first + depth:
                 targets["heat"][z - first] *= heat
         heat = torch.logit(targets["heat"], eps=1e-4)
-        return {"heat": heat, "size": targets["size"], "offset": targets["offset"]}
+        return {"heat": heat, "size": targets["size"], "offset": targets["offset"]}, maps
 
 
 def propose(
