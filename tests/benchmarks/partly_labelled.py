@@ -12,7 +12,8 @@ run's settings:
 Models come in the run's folds by patient; each proposes for V_H^test patients that it never saw, and is measured on the
 lesions there that no mark shows: sensitivity at 1, 4 and 16 false positives a volume, and average precision. Told are
 the mean and the range over the seeds of training. --vm-patients keeps the first patients of V_M alone: an archive has
-few. --only takes the rows whose name has the text. What is done is kept in FOLDER, so that a stopped run goes on. Plain PyTorch on one thread, no Ray.
+few. --only takes the rows whose name has the text. What is done is kept in FOLDER, so that a stopped run goes on. Plain
+PyTorch on one thread, no Ray.
 """
 
 import argparse
