@@ -195,6 +195,11 @@ class SuppressionSettings(Part):
     mode: Literal["off", "signed", "additive"] = "signed"
     weight: float = Field(1.0, ge=0)
 
+    @field_validator("mode", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: Any) -> Any:
+        return "off" if value is False else value  # YAML reads a bare off as false
+
 
 class LossWeights(Part):
     """Weights of the generator's loss terms; the keys are the terms' names."""
@@ -219,11 +224,21 @@ class GeneratorSettings(Part):
     )
     steps: int = Field(200, ge=1)
     finetune_steps: int = Field(80, ge=1)
+    finetune_from: Literal["last", "first"] = Field(
+        "last",
+        description="the round whose generator a round starts from; first: round 0's, with all labels since",
+    )
     learning_rate: float = Field(2e-3, gt=0)
     finetune_learning_rate: float = Field(5e-4, gt=0)
     weight_decay: float = Field(1e-4, ge=0)
     marked_slab_share: float = Field(0.75, ge=0, le=1)
-    unmarked_slice_weight: float = Field(0.0, ge=0, le=1)
+    unmarked_slice_weight: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="of V_H's slices without a lesion's label: 0 teaches nothing there, 1 takes them for background "
+        "as if V_H were completely marked",
+    )
     augment: bool = True
     paste_lesions: float = Field(
         0.0, ge=0, le=1, description="share of slabs that get a lesion copied in from vm"

@@ -40,12 +40,13 @@ def harvest(run: Run, tracker: Tracker) -> History:
     ledger = ledgers.known_before(run.store.marks(), run.store.reviewed())
     rehearsed = ACCEPTED.empty_table()
     history = History(run)
-    lpg: Output | None = None
+    start: Output | None = None
     lpc: Output | None = None
     scored, point = SCORED.empty_table(), nothing_scored(run.settings.operating_point, "no round was scored")
     for k in range(run.settings.rounds):
         try:
-            lpg = train_generator(run, k, ledger, lpg)
+            lpg = train_generator(run, k, ledger, start)
+            start = next_start(run, start, lpg)
             tubelets = propose(run, k, lpg)
             lpc = train_classifier(run, k, tubelets, ledger, lpg, lpc)
         except NoExamplesError as error:
@@ -74,20 +75,25 @@ def give_up(run: Run, k: int, history: History, tracker: Tracker, reason: str) -
     tracker.log_round(k, history.params(), history.metrics())
 
 
-def train_generator(run: Run, k: int, ledger: pa.Table, before: Output | None) -> Output:
-    """LPG on all labels so far; from round 1 on finetuned with the suppression loss."""
+def train_generator(run: Run, k: int, ledger: pa.Table, start: Output | None) -> Output:
+    """LPG on all labels so far; from round 1 on finetuned from `start` with the suppression loss."""
     settings = run.settings
     key = settings_hash(
         settings.generator, settings.grid, settings.folds, settings.seed, run.data_hash, settings.compute.precision,
-        table_hash(ledger.drop_columns(["run_id"])), before.key if before else "", peers(run),
+        table_hash(ledger.drop_columns(["run_id"])), start.key if start else "", peers(run),
     )  # fmt: skip
     table = run.table(
         "labels", k, key, lambda: ledgers.extend(ledger, ledgers.from_ignored(run.store.ignore()))
     )
-    start = before.path if before else None
+    weights = start.path if start else None
     return run.weights(
-        "generator", k, key, lambda out: train_folds(_job(run, "generator", k, out, table, start))
+        "generator", k, key, lambda out: train_folds(_job(run, "generator", k, out, table, weights))
     )
+
+
+def next_start(run: Run, start: Output | None, lpg: Output) -> Output:
+    """The LPG that the next round's is finetuned from: this round's, or always round 0's."""
+    return start if start and run.settings.generator.finetune_from == "first" else lpg
 
 
 def propose(run: Run, k: int, lpg: Output) -> Output:

@@ -80,7 +80,9 @@ class Slabs(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         )
         self.anchors = [anchors for anchors in (lesions, negatives) if anchors]
         complete = [f.volume_id for f in frames if labels[f.volume_id].complete]
-        self.background = complete or [f.volume_id for f in frames]
+        # Unmarked slices that weigh anything are background, so they are drawn as a complete volume's are.
+        everywhere = not complete or settings.unmarked_slice_weight > 0
+        self.background = [f.volume_id for f in frames] if everywhere else complete
         self.bank = Bank(store, [(self.frames[v], labels[v]) for v in complete])
         self.noise = np.random.default_rng(seed).standard_normal(NOISE_VOXELS, dtype=np.float32)
         self.side = settings.crop_px or _common_side([f.shape_zyx for f in frames])
@@ -104,7 +106,7 @@ class Slabs(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         return images, {name: torch.from_numpy(values) for name, values in targets.items()}
 
     def _draw(self, rng: np.random.Generator) -> tuple[str, int, Crop]:
-        """A label to look at, or a place in a completely marked volume; the crop does not centre on either."""
+        """A label to look at, or a place in a volume of background; the crop does not centre on either."""
         anchored = bool(self.anchors) and rng.random() < self.settings.marked_slab_share
         if anchored:
             # Hard negatives outnumber lesions many times: the kind is drawn first.

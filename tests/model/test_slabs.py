@@ -246,6 +246,23 @@ def test_without_anchors_the_complete_volumes_teach_background(make_store: Calla
         assert float(targets["heat"].max()) == 0
 
 
+@pytest.mark.parametrize(("weight", "drawn"), [(0.0, {"m"}), (0.25, {"m", "h"}), (1.0, {"m", "h"})])
+def test_unmarked_slices_that_weigh_anything_are_drawn_as_background(
+    weight: float, drawn: set[str], make_store: Callable[..., Store]
+) -> None:
+    store = make_store({"m": ("vm", np.full((6, 64, 64), 500)), "h": ("vh", np.full((6, 64, 64), -500))})
+    labels = {name: volume_labels([], frame(6), complete=name == "m") for name in ("m", "h")}
+    items = slabs(store, labels, settings(unmarked_slice_weight=weight))
+    seen = set()
+    for i in range(40):
+        images, targets = items[i]
+        volume = "m" if float(images.mean()) > 0.5 else "h"
+        seen.add(volume)
+        inside = targets["weight"][targets["weight"] > 0]  # slices beyond the volume's end weigh nothing
+        assert bool((inside == (1.0 if volume == "m" else weight)).all())
+    assert seen == drawn
+
+
 @pytest.mark.parametrize("depth", [2, 4])
 def test_slices_beyond_a_volumes_end_teach_nothing(make_store: Callable[..., Store], depth: int) -> None:
     # The lesion lies on the last slice; slices past it show it again but carry no label.

@@ -52,6 +52,17 @@ def test_unknown_key_is_named_with_what_is_allowed(file: Path) -> None:
     assert "rounds" in refusal(file, "round=3")
 
 
+def test_a_bare_off_is_a_mode_though_yaml_reads_false(tmp_path: Path) -> None:
+    assert resolve(None, ["generator.suppression.mode=off"]).generator.suppression.mode == "off"
+    file = tmp_path / "off.yaml"
+    file.write_text("generator:\n  suppression:\n    mode: off\n")
+    settings = resolve(file)
+    assert settings.generator.suppression.mode == "off"
+    file.write_text(dump(settings))
+    assert resolve(file) == settings
+    assert "mode = True" in refusal(None, "generator.suppression.mode=on")
+
+
 def test_bad_value_is_named_with_what_came_and_what_is_wanted(file: Path) -> None:
     message = refusal(file, "mining.clear_iou=2")
     assert "mining.clear_iou = 2" in message

@@ -1,0 +1,47 @@
+"""Which generator a round's is finetuned from. What runs on Ray has a stand-in, so Ray is not started."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harvester import harvest as loop
+from harvester.config import Settings
+from harvester.distributed.training import FitJob
+from harvester.labels.ledger import known_before
+from harvester.records import Mark, Volume
+from harvester.run import Output, Run
+from harvester.volumes.store import Store, finish_store, write_volume
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """A completely marked volume of each of two patients."""
+    volumes = [Volume(name, f"p-{name}", np.zeros((3, 32, 32), np.int16), (4, 1, 1)) for name in "ab"]
+    rows = [write_volume(tmp_path / "store", volume, "vm", volume.volume_id) for volume in volumes]
+    return finish_store(tmp_path / "store", rows, [Mark("a", "m", 1, 4, 4, 11, 11, clinical=True)], [])
+
+
+@pytest.mark.parametrize(("choice", "of_round_2"), [("last", 1), ("first", 0)])
+def test_a_round_starts_from_the_last_rounds_generator_or_the_firsts(
+    choice: str, of_round_2: int, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts: list[Path | None] = []
+
+    def fit(job: FitJob) -> None:
+        starts.append(job.start)
+        job.out.mkdir(parents=True)
+
+    monkeypatch.setattr(loop, "train_folds", fit)
+    settings = Settings.model_validate({"generator": {"finetune_from": choice}})
+    run = Run(tmp_path / "run", settings, store)
+    ledger = known_before(store.marks(), store.reviewed())
+    start: Output | None = None
+    made = []
+    for k in range(3):
+        made.append(loop.train_generator(run, k, ledger, start))
+        start = loop.next_start(run, start, made[-1])
+    assert starts == [None, made[0].path, made[of_round_2].path]
+    assert len({output.path for output in made}) == 3
+    # The key of a round names what it started from.
+    assert (made[2].key == made[1].key) == (choice == "first")
