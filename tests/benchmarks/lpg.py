@@ -46,6 +46,7 @@ from harvester.volumes.store import Store, finish_store, write_volume
 PAPER = Path(__file__).parents[2] / "configs" / "deeplesion.yaml"
 PEAKS_A_SLICE = 20
 BACKBONES = ("small", "resnet18", "densenet121")
+PEERS_SLICES = 32
 SIZES = {"cpu": (2, 4), "cuda": (8, 32)}
 
 
@@ -353,11 +354,13 @@ def measured(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
             told["pipeline"][name] = pipeline(bench, name, Path(folder), few)
             print(f"pipeline, {name}: {row(told['pipeline'][name])}", flush=True)
     if not options.no_peers:
-        from peers import peers  # beside this file
+        from peers import PEERS  # beside this file; needs the extra `bench`
 
-        told["peers"] = peers(bench.side, options.device)
-        for name, value in told["peers"].items():
-            print(f"peer, {name}: {value:.3f} slices a second")
+        told["peers"] = {}
+        for name, peer in PEERS.items():
+            timed = peer(made_hu(PEERS_SLICES, bench.side), bench.place)
+            told["peers"][name] = timed.per_second
+            print(f"peer, {name}: {timed.per_second:.3f} slices a second ({timed.notes})", flush=True)
     return told | headline(told)
 
 

@@ -1,7 +1,7 @@
 """What a user would pick instead, timed: a 2D detector slice by slice, and a 3D detector by sliding window.
 
     pip install -e '.[bench]'
-    python tests/benchmarks/peers.py [--slices 32] [--side 512] [--threads 1] [--json FILE]
+    python tests/benchmarks/peers.py [--slices 32] [--side 512] [--json FILE]
 
 torchvision's Faster R-CNN (ResNet-50, FPN): each slice with its two neighbours as channels, at the slice's own size.
 MONAI's RetinaNet (3D ResNet-50, FPN) with the settings of its LUNA16 bundle (lung_nodule_ct_detection, inference.json).
@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -39,22 +39,16 @@ SIZE_MULTIPLE_XYZ = (16, 16, 8)
 
 @dataclass(frozen=True)
 class Rate:
-    """Slices gone through in so many seconds of wall time on so many threads; notes: what was fastest."""
+    """Slices gone through in so many seconds: of the processor, or of the wall with a GPU; notes: what was fastest."""
 
     slices: int
     seconds: float
-    threads: int
     notes: str
 
     @property
     def per_second(self) -> float:
-        """Slices a second, all threads together."""
+        """Slices a second of one core, or of the GPU."""
         return self.slices / self.seconds
-
-    @property
-    def per_core(self) -> float:
-        """Slices a second and thread."""
-        return self.per_second / self.threads
 
 
 def faster_rcnn(
@@ -101,6 +95,9 @@ def retinanet3d(volume_hu: NDArray[Any], place: Place, overlap: float = 0.25) ->
     return timed(detect, [image], [thin], z, place, dtype, _told(dtype, layout))
 
 
+PEERS: Final = {"Faster R-CNN": faster_rcnn, "MONAI RetinaNet": retinanet3d}
+
+
 def luna16_detector() -> Any:
     """MONAI's detector as its LUNA16 bundle builds it, untrained."""
     try:
@@ -142,16 +139,17 @@ def timed(
     dtype: torch.dtype,
     notes: str,
 ) -> Rate:
-    """The wall time of detecting in `parts`, `slices` in all, after `warm`, in a precision."""
+    """The time of detecting in `parts`, `slices` in all, after `warm`, in a precision."""
+    clock = time.perf_counter if place.device.type == "cuda" else time.process_time
     with Place(place.device, dtype).autocast():
         for part in warm:
             detect(part)
         _wait(place)
-        began = time.perf_counter()
+        began = clock()
         for part in parts:
             detect(part)
         _wait(place)
-    return Rate(slices, time.perf_counter() - began, torch.get_num_threads(), notes)
+    return Rate(slices, clock() - began, notes)
 
 
 def neighbours(volume_hu: NDArray[Any], count: int) -> list[Tensor]:
@@ -188,19 +186,18 @@ def main() -> None:
     )
     parser.add_argument("--slices", type=int, default=32)
     parser.add_argument("--side", type=int, default=512)
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(1)
     place = Place.choose(gpu=True, precision="auto")
     shape_zyx = (options.slices, options.side, options.side)
     volume_hu = np.random.default_rng(0).integers(-1000, 300, shape_zyx).astype(np.int16)
     told = {}
-    for name, peer in {"Faster R-CNN": faster_rcnn, "MONAI RetinaNet": retinanet3d}.items():
+    for name, peer in PEERS.items():
         rate = peer(volume_hu, place)
-        told[name] = asdict(rate) | {"per_core": rate.per_core}
+        told[name] = asdict(rate) | {"per_second": rate.per_second}
         told_of = f"({rate.slices} in {rate.seconds:.1f} s; {rate.notes})"
-        print(f"{name:16s}{rate.per_core:8.3f} slices a second and core {told_of}", flush=True)
+        print(f"{name:16s}{rate.per_second:8.3f} slices a second {told_of}", flush=True)
     if options.json:
         options.json.write_text(json.dumps(told, indent=1))
 
