@@ -274,7 +274,7 @@ class ClassifierSettings(Part):
     local_px: int = Field(32, ge=16)
     local_scale: float = Field(2.0, gt=0)
     global_px: int = Field(48, ge=16)
-    global_mm: float = Field(128.0, gt=0)
+    global_mm: float = Field(128.0, ge=0, description="side of the global view; 0 is the whole slice")
     max_tubelets: int = Field(40, ge=1, description="best-scored tubelets of a volume that are classified")
     match_iou: float = Field(0.5, gt=0, le=1)
     steps: int = Field(200, ge=1)

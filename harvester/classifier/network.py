@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from harvester.backbones import build_backbone
-from harvester.classifier.views import DESCRIPTORS
+from harvester.classifier.views import DESCRIPTORS, STREAMS
 from harvester.config import ClassifierSettings, GridSettings
 
 
@@ -18,13 +18,12 @@ class Classifier(nn.Module):
     def __init__(self, settings: ClassifierSettings, grid: GridSettings) -> None:
         super().__init__()
         channels_in = 3 * len(grid.windows_hu)
-        self.streams = nn.ModuleDict(
-            {
-                name: build_backbone(settings.backbone, channels_in, settings.channels, settings.weights)
-                for name in ("local", "global")
-            }
-        )
-        features = sum(stream.out_channels[-1] for stream in self.streams.values())  # type: ignore[index, misc]
+        streams = {
+            name: build_backbone(settings.backbone, channels_in, settings.channels, settings.weights)
+            for name in STREAMS
+        }
+        self.streams = nn.ModuleDict(streams)
+        features = sum(stream.out_channels[-1] for stream in streams.values())
         self.logit = nn.Sequential(nn.Dropout(0.3), nn.Linear(features, 1))
         self.course = nn.Sequential(
             nn.Linear(DESCRIPTORS, 32),
@@ -36,12 +35,19 @@ class Classifier(nn.Module):
 
     def forward(self, views: dict[str, Tensor]) -> Tensor:
         """`local` and `global` crops (n, views, channels, p, p), and `course` (n, DESCRIPTORS) to logits (n,)."""
-        joined = torch.cat([self._stream(name, views[name]) for name in ("local", "global")], dim=-1)
-        best = joined.amax(dim=1)
-        logits: Tensor = (self.logit(best) + self.course(views["course"])).squeeze(-1)
-        return logits
+        local, wide = (
+            self.features(name, views[name].flatten(0, 1)).unflatten(0, views[name].shape[:2])
+            for name in STREAMS
+        )
+        return self.judge(local, wide, views["course"])
 
-    def _stream(self, name: str, crops: Tensor) -> Tensor:
-        deepest = self.streams[name](crops.flatten(0, 1).contiguous(memory_format=torch.channels_last))[-1]
-        features: Tensor = deepest.mean(dim=(-2, -1)).unflatten(0, crops.shape[:2])
-        return features
+    def features(self, name: str, crops: Tensor) -> Tensor:
+        """What a stream sees in each of m crops (m, channels, p, p): (m, its features)."""
+        deepest: Tensor = self.streams[name](crops.contiguous(memory_format=torch.channels_last))[-1]
+        return deepest.mean(dim=(-2, -1))
+
+    def judge(self, local: Tensor, wide: Tensor, course: Tensor) -> Tensor:
+        """Features of both streams (n, views, features) and the course (n, DESCRIPTORS) to logits (n,)."""
+        best = torch.cat([local, wide], dim=-1).amax(dim=1)
+        logits: Tensor = (self.logit(best) + self.course(course)).squeeze(-1)
+        return logits

@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from harvester.config import ClassifierSettings, GridSettings
+from harvester.resident import read_resident
 from harvester.volumes.locations import Where
-from harvester.volumes.slab import AIR_HU, GridFrame, read_slab
+from harvester.volumes.slab import AIR_HU, GridFrame
 
 Array = NDArray[Any]
 
 MARGIN: Final = 2
 DESCRIPTORS: Final = 6
+STREAMS: Final = ("local", "global")
 
 
 @dataclass(frozen=True)
@@ -71,20 +73,64 @@ def cut_views(
     shares of the box's sides (x, y) and scales them. No tubelets: an error of the caller.
     """
     z, boxes = view_places(tubelets, settings.views, frame.shape_zyx[0])
-    first, last = int(z.min()) - 1, int(z.max()) + 2
-    hu = torch.from_numpy(read_slab(store, frame, first, last).astype(np.float32)).to(device)[:, None]
-    centre, sides = _centres(boxes, jitter)
-    wide = np.full_like(sides, settings.global_mm / frame.spacing_zyx_mm[2])
-    crops = {}
-    for name, extent, pixels in (
-        ("local", np.broadcast_to(sides.max(-1, keepdims=True), sides.shape), settings.local_px),
-        ("global", wide, settings.global_px),
-    ):
-        reach = extent * (settings.local_scale if name == "local" else 1.0) / 2
-        corners = np.concatenate([centre - reach, centre + reach], axis=-1)
-        crops[name] = _windowed(_aligned(hu, z - first, corners, pixels), grid)
-    crops["course"] = torch.from_numpy(describe(tubelets, frame)).to(device)
+    first, last = slices_needed(z)
+    hu = read_resident(store, frame, first, last, device)
+    crops = {"course": torch.from_numpy(describe(tubelets, frame)).to(device)}
+    for name in STREAMS:
+        corners = view_corners(name, boxes, settings, frame, jitter).reshape(-1, 4)
+        cut = cut_crops(hu, z.ravel() - first, corners, pixels(name, settings), grid)
+        crops[name] = cut.unflatten(0, z.shape)
     return crops
+
+
+def slices_needed(z: Array) -> tuple[int, int]:
+    """From the first slice that views at these slices show to behind the last one."""
+    return int(z.min()) - 1, int(z.max()) + 2
+
+
+def pixels(name: str, settings: ClassifierSettings) -> int:
+    """Side of a stream's crops."""
+    return settings.local_px if name == "local" else settings.global_px
+
+
+def view_corners(
+    name: str,
+    boxes_xyxy: Array,
+    settings: ClassifierSettings,
+    frame: GridFrame,
+    jitter: tuple[float, float, float] = (0.0, 0.0, 1.0),
+) -> Array:
+    """Corners x1, y1, x2, y2 (.., 4) on the grid, of what a stream sees of each box; a square around its centre.
+
+    With settings.global_mm = 0 the global stream sees the whole slice, wherever the box is.
+    """
+    if name == "global" and not settings.global_mm:
+        _, rows, columns = frame.shape_zyx
+        return np.broadcast_to(np.array([0.0, 0.0, columns, rows]), boxes_xyxy.shape)
+    centre, sides = _centres(boxes_xyxy, jitter)
+    if name == "local":
+        extent = sides.max(-1, keepdims=True) * settings.local_scale
+    else:
+        extent = np.full_like(sides[..., :1], settings.global_mm / frame.spacing_zyx_mm[2])
+    return np.concatenate([centre - extent / 2, centre + extent / 2], axis=-1)
+
+
+def cut_crops(hu_zyx: Tensor, z: Array, corners: Array, side: int, grid: GridSettings) -> Tensor:
+    """(m, 3 windows, side, side) in [0, 1]: the slices z - 1, z and z + 1 of int16 HU between m corners.
+
+    z counts from the slab's first slice and must leave a slice at both ends. Only slices that are looked at become
+    floats.
+    """
+    # torchvision takes two seconds to import, in every process: only those that cut views pay.
+    from torchvision.ops import roi_align
+
+    first, last = slices_needed(z)
+    # roi_align reads 0 beyond the slice: make that air.
+    hu = hu_zyx[first:last].float()[:, None] - AIR_HU
+    index = (z[:, None] - first + np.array([-1, 0, 1])).reshape(-1, 1)
+    rois = np.concatenate([index, np.repeat(corners, 3, axis=0)], axis=1).astype(np.float32)
+    cut: Tensor = roi_align(hu, torch.from_numpy(rois).to(hu.device), side, sampling_ratio=1, aligned=True)
+    return _windowed((cut[:, 0] + AIR_HU).unflatten(0, (-1, 3)), grid)
 
 
 def describe(tubelets: Tubelets, frame: GridFrame) -> Array:
@@ -109,21 +155,6 @@ def _centres(boxes_xyxy: Array, jitter: tuple[float, float, float]) -> tuple[Arr
     return centre + sides * np.array(jitter[:2]), sides * jitter[2]
 
 
-def _aligned(hu: Tensor, z: Array, corners: Array, pixels: int) -> Tensor:
-    """(slices, 1, y, x) HU to (n, views, 3, pixels, pixels): each view's slice between its neighbours."""
-    # torchvision takes two seconds to import, in every process: only those that cut views pay.
-    from torchvision.ops import roi_align
-
-    count, views = z.shape
-    index = (z[..., None] + np.array([-1, 0, 1])).reshape(-1, 1)
-    # roi_align reads 0 beyond the slice: make that air.
-    rois = np.concatenate([index, np.repeat(corners.reshape(-1, 4), 3, axis=0)], axis=1).astype(np.float32)
-    cut: Tensor = roi_align(
-        hu - AIR_HU, torch.from_numpy(rois).to(hu.device), pixels, sampling_ratio=1, aligned=True
-    )
-    return (cut + AIR_HU).reshape(count, views, 3, pixels, pixels)
-
-
 def _windowed(crops: Tensor, grid: GridSettings) -> Tensor:
     shown = [((crops - low) / (high - low)).clamp(0, 1) for low, high in grid.windows_hu]
-    return torch.cat(shown, dim=2)
+    return torch.cat(shown, dim=1)

@@ -9,7 +9,6 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +19,7 @@ import torch
 from ray.data import ActorPoolStrategy
 
 from harvester import mining
-from harvester.classifier.inference import classify_volume, load_classifier
+from harvester.classifier.inference import Scoring
 from harvester.config import Settings
 from harvester.errors import HarvesterError, StepError
 from harvester.fitting import Place
@@ -71,6 +70,10 @@ class Actor:
         for row, work in zip(rows, self.works(rows), strict=True):
             yield _guarded(row, work, self.schema, self.place)
 
+    def task(self, row: dict[str, Any]) -> tuple[GridFrame, list[Path]]:
+        """A volume on the grid, and the models that never saw its patient."""
+        return GridFrame.of(row, self.job.settings.grid), self.job.weights(row["patient_id"])
+
     def works(self, rows: list[dict[str, Any]]) -> Iterator[Callable[[], list[dict[str, Any]]]]:
         """For each volume in turn a call that gives its rows or raises its error."""
         raise NotImplementedError
@@ -87,10 +90,7 @@ class Proposer(Actor):
 
     def works(self, rows: list[dict[str, Any]]) -> Iterator[Callable[[], list[dict[str, Any]]]]:
         """Each volume through the generators that never saw its patient."""
-        grid = self.job.settings.grid
-        return self.proposals.over(
-            (GridFrame.of(row, grid), self.job.weights(row["patient_id"])) for row in rows
-        )
+        return self.proposals.over(self.task(row) for row in rows)
 
 
 class Scorer(Actor):
@@ -100,25 +100,19 @@ class Scorer(Actor):
 
     def __init__(self, job: InferenceJob) -> None:
         super().__init__(job)
-        self.models: dict[Path, Any] = {}
+        self.scoring = Scoring(job.settings, job.store, self.place, self.tubelets)
 
     def works(self, rows: list[dict[str, Any]]) -> Iterator[Callable[[], list[dict[str, Any]]]]:
         """Each volume's tubelets through the classifiers that never saw its patient."""
-        return (partial(self.score, row) for row in rows)
+        return self.scoring.over(self.task(row) for row in rows)
 
-    def score(self, row: dict[str, Any]) -> list[dict[str, Any]]:
-        """The best tubelets of one volume with their probabilities, averaged over the folds that apply."""
-        mine = pq.read_table(self.job.tubelets, filters=[("volume_id", "==", row["volume_id"])])
-        rows = mining.to_classify(mine, self.job.settings.classifier.max_tubelets).to_pylist()
-        frame = GridFrame.of(row, self.job.settings.grid)
-        answers = []
-        for file in self.job.weights(row["patient_id"]):
-            if file not in self.models:
-                self.models[file] = load_classifier(file, self.job.settings, self.place)
-            model = self.models[file]
-            answers.append(classify_volume(model, self.job.store, frame, rows, self.job.settings, self.place))
-        means = [sum(scores) / len(scores) for scores in zip(*answers, strict=True)]
-        return [tubelet | {"lpc_score": score} for tubelet, score in zip(rows, means, strict=True)]
+    def tubelets(self, volume_id: str) -> list[dict[str, Any]]:
+        """The best tubelets of a volume."""
+        mine = pq.read_table(self.job.tubelets, filters=[("volume_id", "==", volume_id)])
+        best: list[dict[str, Any]] = mining.to_classify(
+            mine, self.job.settings.classifier.max_tubelets
+        ).to_pylist()
+        return best
 
 
 def run_over_volumes(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from harvester.classifier import inference as classifier_inference
 from harvester.classifier.network import Classifier
 from harvester.config import ClassifierSettings, GeneratorSettings, GridSettings, Settings
+from harvester.feeding import BatchSize
 from harvester.fitting import Place
 from harvester.geometry import paired_iou
 from harvester.proposals import inference
@@ -169,7 +170,7 @@ def test_chunks_do_not_change_probabilities(make_store: Any, frames_of: Any) -> 
     ]
     given = (model, store.path, frames_of(store, GRID)["v"])
     whole = classifier_inference.classify_volume(*given, rows, settings, FLOAT)
-    parts = classifier_inference.classify_volume(*given, rows, settings, FLOAT, chunk=2)
+    parts = classifier_inference.classify_volume(*given, rows, settings, FLOAT, BatchSize("crops", 2))
     alone = [classifier_inference.classify_volume(*given, [row], settings, FLOAT)[0] for row in rows]
     assert all(0 < p < 1 for p in whole)
     assert whole == pytest.approx(parts, abs=1e-5)

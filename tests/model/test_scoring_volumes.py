@@ -1,0 +1,157 @@
+"""Tubelets to probabilities: sharing equal views, whole slices, little memory and several models change no score."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from harvester.classifier import inference
+from harvester.classifier.inference import (
+    Scoring,
+    classify,
+    classify_volume,
+    crops_at_once,
+    distinct_views,
+    look,
+    ready,
+)
+from harvester.classifier.network import Classifier
+from harvester.classifier.views import cut_views
+from harvester.config import ClassifierSettings, GridSettings, Settings
+from harvester.errors import StoreError
+from harvester.feeding import BatchSize
+from harvester.fitting import Place
+from harvester.volumes.slab import GridFrame
+from harvester.volumes.store import Store
+
+FLOAT = Place(torch.device("cpu"), torch.float32)
+GRID = GridSettings(windows_hu=((-1024.0, 1024.0),))
+OWN = ClassifierSettings(channels=8, views=9, local_px=16, global_px=20, global_mm=48.0)
+SETTINGS = Settings(grid=GRID, classifier=OWN)
+
+
+def row(z: list[int], left: float, top: float, side: float) -> dict[str, Any]:
+    ends = {"x1": left, "y1": top, "x2": left + side, "y2": top + side}
+    return {"z": z, "slice_score": [0.5] * len(z), **{name: [end] * len(z) for name, end in ends.items()}}
+
+
+ROWS = [
+    row([3], 10, 20, 9),
+    row([2, 3, 4], 30.5, 12.25, 12),
+    row([0], 40, 40, 5),
+    row(list(range(8)), 5, 50, 8),
+]
+
+
+def model(settings: Settings = SETTINGS, seed: int = 0) -> Classifier:
+    torch.manual_seed(seed)
+    made = Classifier(settings.classifier, settings.grid)
+    for norm in made.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d) and norm.running_var is not None:
+            norm.running_var.uniform_(0.5, 2)
+    return made.eval()
+
+
+@pytest.fixture
+def opened(make_store: Callable[..., Store], frames_of: Any) -> tuple[Store, GridFrame]:
+    store = make_store({"v": ("vh", np.random.default_rng(0).normal(0, 200, (8, 64, 72)))})
+    return store, frames_of(store, GRID)["v"]
+
+
+def slowly(made: Classifier, opened: Any, settings: Settings) -> list[float]:
+    """Every view of every tubelet by itself, as in training."""
+    store, frame = opened
+    scores = []
+    for each in ROWS:
+        tubelets = inference.Tubelets.of([each], frame)
+        views = cut_views(store.path, frame, tubelets, settings.classifier, GRID, FLOAT.device)
+        with torch.inference_mode():
+            scores.append(float(torch.sigmoid(made(views))))
+    return scores
+
+
+@pytest.mark.parametrize("global_mm", [48.0, 0.0])
+def test_views_that_are_shared_give_the_scores_of_views_that_are_not(opened: Any, global_mm: float) -> None:
+    settings = SETTINGS.model_copy(update={"classifier": OWN.model_copy(update={"global_mm": global_mm})})
+    made = model(settings)
+    expected = slowly(made, opened, settings)
+    assert len(set(expected)) == len(ROWS)
+    store, frame = opened
+    seen: dict[str, int] = {}
+    real = made.features
+
+    def counted(name: str, crops: torch.Tensor) -> torch.Tensor:
+        seen[name] = seen.get(name, 0) + len(crops)
+        return real(name, crops)
+
+    made.features = counted  # type: ignore[method-assign]
+    assert classify_volume(made, store.path, frame, ROWS, settings, FLOAT) == pytest.approx(
+        expected, abs=1e-5
+    )
+    # Of 9 views a tubelet: 5 slices of the first, 7 of the second, 3 of the third, 7 of the last; all 8 together.
+    assert seen["local"] == 5 + 7 + 3 + 7
+    assert seen["global"] == (seen["local"] if global_mm else 8)
+    faster = ready(model(settings), FLOAT)
+    assert classify_volume(faster, store.path, frame, ROWS, settings, FLOAT) == pytest.approx(
+        expected, abs=1e-5
+    )
+
+
+def test_distinct_views_come_back_to_every_view() -> None:
+    rng = np.random.default_rng(0)
+    z, corners = rng.integers(0, 3, (5, 4)), rng.integers(0, 2, (5, 4, 4)).astype(float)
+    distinct, of_view = distinct_views(z, corners)
+    assert len(np.unique(distinct, axis=0)) == len(distinct) < 20
+    assert (np.diff(distinct[:, 0]) >= 0).all()
+    np.testing.assert_array_equal(distinct[of_view][..., 0], z)
+    np.testing.assert_array_equal(distinct[of_view][..., 1:], corners)
+
+
+def test_a_volume_that_runs_out_of_memory_has_the_same_scores(
+    opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, frame = opened
+    made, tried = model(), []
+    looked = look(store.path, frame, ROWS, SETTINGS, FLOAT)
+    expected = classify(made, looked, SETTINGS, FLOAT, crops_at_once(FLOAT))
+    real = made.features
+
+    def little_room(name: str, crops: torch.Tensor) -> torch.Tensor:
+        tried.append(len(crops))
+        if len(crops) > 5:
+            raise torch.OutOfMemoryError("no room")
+        return real(name, crops)
+
+    monkeypatch.setattr(made, "features", little_room)
+    assert classify(made, looked, SETTINGS, FLOAT, BatchSize("crops", 16)) == pytest.approx(
+        expected, abs=1e-6
+    )
+    assert tried[:4] == [16, 8, 4, 4]
+    assert max(tried[2:]) == 4
+
+
+def test_volumes_are_scored_by_the_mean_of_their_models(opened: Any, tmp_path: Path) -> None:
+    store, frame = opened
+    files = [tmp_path / f"fold-{fold}.safetensors" for fold in range(2)]
+    for seed, file in enumerate(files):
+        save_file(model(seed=seed).state_dict(), file)
+    alone = [classify_volume(model(seed=seed), store.path, frame, ROWS, SETTINGS, FLOAT) for seed in range(2)]
+    missing = GridFrame("gone", frame.shape_px_zyx, frame.spacing_px_zyx_mm, frame.spacing_zyx_mm)
+    empty = GridFrame("empty", frame.shape_px_zyx, frame.spacing_px_zyx_mm, frame.spacing_zyx_mm)
+    scoring = Scoring(SETTINGS, store.path, FLOAT, {"v": ROWS, "gone": ROWS, "empty": []}.__getitem__)
+    both, gone, one, none = scoring.over(
+        [(frame, files), (missing, files), (frame, files[1:]), (empty, files)]
+    )
+    told = both()
+    assert [{name: each[name] for name in ROWS[0]} for each in told] == ROWS
+    means = [sum(pair) / 2 for pair in zip(*alone, strict=True)]
+    assert [each["lpc_score"] for each in told] == pytest.approx(means, abs=1e-5)
+    # A volume that cannot be read costs no other one.
+    with pytest.raises(StoreError, match="gone"):
+        gone()
+    assert [each["lpc_score"] for each in one()] == pytest.approx(alone[1], abs=1e-5)
+    assert none() == []
