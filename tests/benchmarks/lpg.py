@@ -31,6 +31,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from harvester.classifier.inference import classify, crops_at_once, distinct_views, look
+from harvester.classifier.inference import ready as ready_classifier
+from harvester.classifier.network import Classifier
+from harvester.classifier.views import STREAMS, cut_crops, pixels, view_corners
 from harvester.config import GeneratorSettings, Settings, resolve
 from harvester.feeding import BatchSize
 from harvester.fitting import Place
@@ -81,7 +85,12 @@ class Bench:
 
 def settings_of(backbone: str, more: tuple[str, ...] = ()) -> Settings:
     """The paper's configuration with another backbone; the small one keeps the widths it has by default."""
-    own: tuple[str, ...] = (f"generator.backbone={backbone}", "generator.weights=''", "classifier.weights=''")
+    own: tuple[str, ...] = (
+        "compute.compile=false",
+        f"generator.backbone={backbone}",
+        "generator.weights=''",
+        "classifier.weights=''",
+    )
     if backbone == "small":
         small = GeneratorSettings()
         own += (f"generator.channels={small.channels}", f"generator.head_channels={small.head_channels}")
@@ -246,7 +255,7 @@ def stages(bench: Bench, backbone: str, folder: Path) -> dict[str, float]:
     found = Boxes(z.cpu().numpy(), boxes.cpu().double().numpy(), scores.cpu().double().numpy(), None, step)
     decode = bench.seconds(lambda: read_pixels(store.path, frame, -CONTEXT, depth + CONTEXT))
     whole = bench.seconds(
-        lambda: joined(over_slices([model], slab, settings, place, batch, lambda maps: maps)), 1
+        lambda: joined(over_slices([model], slab, settings, place, batch, lambda maps: maps))
     )
     windows = bench.seconds(
         lambda: group_images(slab[: batch.size + 2], settings.grid.windows_hu, place.dtype)
@@ -267,8 +276,30 @@ def stages(bench: Bench, backbone: str, folder: Path) -> dict[str, float]:
 def classifier_stages(
     bench: Bench, settings: Settings, store: Store, frame: GridFrame, rows: list[dict[str, Any]]
 ) -> dict[str, float]:
-    """Crops and classification of the volume's best tubelets; the slab is read again, as the scoring step does."""
-    raise NotImplementedError
+    """Seconds for the volume's best tubelets; its slices are read again, as the scoring step does."""
+    best, place = rows[: settings.classifier.max_tubelets], bench.place
+    looked = look(store.path, frame, best, settings, place)
+    torch.manual_seed(0)
+    model = ready_classifier(Classifier(settings.classifier, settings.grid), place)
+
+    def crops() -> None:
+        for name in STREAMS:
+            corners = view_corners(name, looked.boxes_xyxy, settings.classifier, frame)
+            distinct, _ = distinct_views(looked.z, corners)
+            for start in range(0, len(distinct), size):
+                part = distinct[start : start + size]
+                z = part[:, 0].astype(np.int64) - looked.first
+                cut_crops(looked.hu_zyx, z, part[:, 1:], pixels(name, settings.classifier), settings.grid)
+
+    batch = crops_at_once(place)
+    size = batch.size
+    cutting = bench.seconds(crops)
+    whole = bench.seconds(lambda: classify(model, looked, settings, place, batch))
+    return {
+        "read again": bench.seconds(lambda: look(store.path, frame, best, settings, place)),
+        "crops": cutting,
+        "LPC forward": whole - cutting,
+    }
 
 
 @torch.inference_mode()
