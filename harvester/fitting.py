@@ -98,11 +98,13 @@ def fit(
     rank: int = 0,
     world: int = 1,
     log: Callable[[str], None] = lambda line: None,
+    together: Callable[[list[Any]], Batch] | None = None,
 ) -> list[dict[str, float]]:
     """Fit in place and return the losses (weighted terms) of every step.
 
     `items` must hold steps x batch_size x world items; this rank takes every world-th batch. `average`
-    averages gradients over the ranks that share a model. `checkpoint` is written on the way and read first,
+    averages gradients over the ranks that share a model. `together` makes a batch of items, else torch stacks them.
+    `checkpoint` is written on the way and read first,
     so that a fit that was killed goes on where it was, on the same items.
     """
     place.settle(model).train()
@@ -116,7 +118,7 @@ def fit(
     )
     start, history = _restore(checkpoint, model, optimizer, schedule)
     began = time.monotonic()
-    for step, batch in enumerate(_batches(items, plan, start, rank, world), start):
+    for step, batch in enumerate(_batches(items, plan, start, rank, world, together), start):
         with place.autocast():
             losses = losses_of(model, _moved(batch, place.device))
             total = torch.stack(list(losses.values())).sum()
@@ -144,7 +146,9 @@ def _groups(model: nn.Module, plan: Plan) -> list[dict[str, Any]]:
     return [{"params": own, "lr": rates[hasty]} for hasty, own in parts.items() if own]
 
 
-def _batches(items: Dataset[Batch], plan: Plan, start: int, rank: int, world: int) -> Iterator[Batch]:
+def _batches(
+    items: Dataset[Batch], plan: Plan, start: int, rank: int, world: int, together: Any
+) -> Iterator[Batch]:
     """Batches from step `start` on; order is the items' own, which is already random."""
     size = plan.batch_size
     indices = [
@@ -155,7 +159,14 @@ def _batches(items: Dataset[Batch], plan: Plan, start: int, rank: int, world: in
     # A generator of its own: making the loader must not draw from the one that dropout draws from.
     own = torch.Generator()
     return iter(
-        DataLoader(items, batch_sampler=indices, num_workers=workers, pin_memory=workers > 0, generator=own)
+        DataLoader(
+            items,
+            batch_sampler=indices,
+            num_workers=workers,
+            pin_memory=workers > 0,
+            generator=own,
+            collate_fn=together,
+        )
     )
 
 

@@ -48,14 +48,26 @@ def on_grid(pixels_zyx: Tensor, taps_z: Taps, taps_y: Taps, taps_x: Taps) -> Ten
 
 
 def _mixed(values: Tensor, taps: Taps, axis: int) -> Tensor:
-    low, high, share = (
-        torch.from_numpy(each).to(values.device) for each in (taps.low, taps.high, taps.share)
-    )
-    if taps.whole:
+    return mixed(values, {name: each.to(values.device) for name, each in as_tensors(taps).items()}, axis)
+
+
+def as_tensors(taps: Taps) -> dict[str, Tensor]:
+    """Taps for `mixed`: low, high and share; whole ones have an empty share."""
+    share = taps.share[:0] if taps.whole else taps.share
+    return {
+        name: torch.from_numpy(each)
+        for name, each in (("low", taps.low), ("high", taps.high), ("share", share))
+    }
+
+
+def mixed(values: Tensor, taps: dict[str, Tensor], axis: int) -> Tensor:
+    """Whole values, linearly interpolated along an axis where the taps say, and rounded: as slab.interpolate does."""
+    low, high, share = taps["low"], taps["high"], taps["share"]
+    if not len(share):
         return values.index_select(axis, low)
     share = share.reshape([-1 if at == axis else 1 for at in range(values.ndim)])
-    mixed = values.index_select(axis, low) * (1 - share) + values.index_select(axis, high) * share
-    return mixed.round().to(values.dtype)
+    sums = values.index_select(axis, low) * (1 - share) + values.index_select(axis, high) * share
+    return sums.round().to(values.dtype)
 
 
 def _writable(values: NDArray[Any]) -> NDArray[Any]:

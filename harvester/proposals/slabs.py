@@ -11,13 +11,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from harvester.config import GeneratorSettings, GridSettings
+from harvester.proposals.images import Raw
 from harvester.proposals.labels import VolumeLabels
 from harvester.proposals.network import CONTEXT, STRIDE
 from harvester.proposals.pasting import Bank, paste
 from harvester.proposals.targets import SlabLabels, build_targets
+from harvester.resident import as_tensors
 from harvester.volumes.locations import Where
-from harvester.volumes.slab import SIDE_MULTIPLE, GridFrame, interpolate, read_slab
-from harvester.volumes.window import windowed
+from harvester.volumes.slab import SIDE_MULTIPLE, GridFrame, Taps, read_slab
 
 Array = NDArray[Any]
 
@@ -38,10 +39,11 @@ class Crop:
     scale: float = 1.0
     flip: bool = False
 
-    def cut(self, slab_zyx: Array) -> Array:
-        """The crop's pixels, linearly interpolated; beyond the slab its edge repeats."""
-        x, y = (self._source(axis, count) for axis, count in ((0, self.side_yx[1]), (1, self.side_yx[0])))
-        return interpolate(interpolate(slab_zyx, 1, y), 2, x)
+    def taps(self, slab_zyx: Array) -> tuple[Taps, Taps]:
+        """Where the crop's rows and columns come from, linearly interpolated; beyond the slab its edge repeats."""
+        _, rows, columns = slab_zyx.shape
+        y, x = self._source(1, self.side_yx[0]), self._source(0, self.side_yx[1])
+        return Taps.at(y, rows), Taps.at(x, columns)
 
     def boxes(self, boxes_xyxy: Array) -> Array:
         """(n, 4) inclusive slab boxes in the crop's pixels; they may lie outside it."""
@@ -55,11 +57,11 @@ class Crop:
         return self.centre_xy[axis] + sign * (np.arange(count) + 0.5 - count / 2) / self.scale - 0.5
 
 
-class Slabs(Dataset[tuple[Tensor, dict[str, Tensor]]]):
+class Slabs(Dataset[tuple[Raw, dict[str, Tensor]]]):
     """Item i is a slab and its targets, the same for the same (seed, i): resumed training sees the same items.
 
-    Volumes that the fold holds out must not be among `frames`. An item is (windows, depth + 2 CONTEXT, y, x)
-    float32 and the maps of build_targets as tensors.
+    Volumes that the fold holds out must not be among `frames`. An item is what images.show turns into an image of
+    (windows, depth + 2 CONTEXT, y, x) with this `noise`, and the maps of build_targets as tensors.
     """
 
     def __init__(
@@ -90,7 +92,7 @@ class Slabs(Dataset[tuple[Tensor, dict[str, Tensor]]]):
     def __len__(self) -> int:
         return self.items
 
-    def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def __getitem__(self, index: int) -> tuple[Raw, dict[str, Tensor]]:
         rng = np.random.default_rng((self.seed, index))
         volume_id, z_start, crop = self._draw(rng)
         depth = self.settings.slab_depth
@@ -100,10 +102,15 @@ class Slabs(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         known.slice_weight[self.frames[volume_id].shape_zyx[0] - z_start :] = 0
         if rng.random() < self.settings.paste_lesions:
             slab, known = paste(slab, known, self.bank, crop.centre_xy, rng)
-        hu = self._jitter(crop.cut(slab), rng)
-        images = torch.from_numpy(windowed(hu, self.grid.windows_hu))
+        rows, columns = map(as_tensors, crop.taps(slab))
+        raw = {
+            "hu": torch.from_numpy(slab),
+            "rows": rows,
+            "columns": columns,
+            **self._jitter(len(slab), crop, rng),
+        }
         targets = build_targets(_cropped(known, crop), *crop.side_yx)
-        return images, {name: torch.from_numpy(values) for name, values in targets.items()}
+        return raw, {name: torch.from_numpy(values) for name, values in targets.items()}
 
     def _draw(self, rng: np.random.Generator) -> tuple[str, int, Crop]:
         """A label to look at, or a place in a volume of background; the crop does not centre on either."""
@@ -129,16 +136,18 @@ class Slabs(Dataset[tuple[Tensor, dict[str, Tensor]]]):
             scale, flip = float(rng.uniform(*SCALE_RANGE)), bool(rng.random() < 0.5)
         return volume_id, z_start, Crop((centre_x, centre_y), (self.side, self.side), scale, flip)
 
-    def _jitter(self, hu_zyx: Array, rng: np.random.Generator) -> Array:
+    def _jitter(self, depth: int, crop: Crop, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Where the crop's stretch of noise begins, its strength, and a shift, in HU; no stretch: neither."""
         if not self.settings.augment:
-            return hu_zyx
-        # Drawing fresh noise for every voxel took a tenth of a training step: a stretch of one long draw serves.
-        start = int(rng.integers(len(self.noise) - hu_zyx.size)) if hu_zyx.size < len(self.noise) else 0
-        noise = np.resize(self.noise[start : start + hu_zyx.size], hu_zyx.shape) * np.float32(
-            rng.uniform(0, NOISE_HU)
-        )
-        jittered: Array = hu_zyx + noise + np.float32(rng.normal(0, HU_SHIFT))
-        return jittered
+            return {"noise": torch.zeros(0, dtype=torch.int64)}
+        voxels = depth * crop.side_yx[0] * crop.side_yx[1]
+        start = int(rng.integers(len(self.noise) - voxels)) if voxels < len(self.noise) else 0
+        noise_hu, shift_hu = np.float32(rng.uniform(0, NOISE_HU)), np.float32(rng.normal(0, HU_SHIFT))
+        return {
+            "noise": torch.tensor([start]),
+            "noise_hu": torch.tensor(noise_hu),
+            "shift_hu": torch.tensor(shift_hu),
+        }
 
 
 def _cropped(known: SlabLabels, crop: Crop) -> SlabLabels:

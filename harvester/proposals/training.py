@@ -12,6 +12,7 @@ from harvester.config import Settings
 from harvester.errors import NoExamplesError
 from harvester.fitting import FoldTask, Place, Plan, fit
 from harvester.labels.ledger import by_volume
+from harvester.proposals.images import Raw, show, together
 from harvester.proposals.labels import volume_labels
 from harvester.proposals.losses import generator_losses
 from harvester.proposals.network import Generator
@@ -39,15 +40,27 @@ def fit_generator(
     plan = Plan(steps, generator.batch_slabs, rate, generator.weight_decay)
     items = slabs(task, settings, rows, ledger, plan.steps * plan.batch_size * task.world)
     place = Place.choose(task.gpu, settings.compute.precision)
+    noise = torch.from_numpy(items.noise).to(place.device)
 
-    def losses_of(network: nn.Module, batch: tuple[Tensor, dict[str, Tensor]]) -> dict[str, Tensor]:
-        images, targets = batch
+    def losses_of(network: nn.Module, batch: tuple[list[Raw], dict[str, Tensor]]) -> dict[str, Tensor]:
+        raws, targets = batch
+        images = torch.stack([show(raw, noise, settings.grid.windows_hu) for raw in raws])
         terms = generator_losses(network(images), targets, generator.suppression)
         weights = generator.loss.model_dump()
         return {name: weights[name] * term for name, term in terms.items()}
 
     history = fit(
-        model, items, losses_of, plan, place, task.checkpoint, task.average, task.rank, task.world, task.log
+        model,
+        items,
+        losses_of,
+        plan,
+        place,
+        task.checkpoint,
+        task.average,
+        task.rank,
+        task.world,
+        task.log,
+        together,
     )
     return model, history
 

@@ -176,6 +176,7 @@ def test_precision_is_chosen_by_name() -> None:
 SETTINGS = Settings(
     grid=GridSettings(windows_hu=((-1024.0, 1024.0),)),
     generator=GeneratorSettings(
+        width=8,
         channels=16,
         head_channels=8,
         slab_depth=2,
@@ -264,14 +265,13 @@ def test_a_classifier_without_a_class_is_an_error_that_says_so(store: Store, tmp
         fit_classifier(task_in(store, tmp_path), SETTINGS, examples(store, others=0))
 
 
-@pytest.mark.parametrize("width", [16, 32])
+@pytest.mark.parametrize("width", [8, 16])
 def test_both_streams_start_from_a_generator_of_their_width(tmp_path: Path, width: int) -> None:
-    generator = Generator(SETTINGS.generator.model_copy(update={"channels": width}), SETTINGS.grid)
+    generator = Generator(SETTINGS.generator.model_copy(update={"width": width}), SETTINGS.grid)
     save_file(generator.state_dict(), tmp_path / "fold-0.safetensors")
     classifier = Classifier(SETTINGS.classifier, SETTINGS.grid)
     fits = start_from_generator(classifier, tmp_path / "fold-0.safetensors")
-    # The generator's base width is half its channels.
-    assert fits == (SETTINGS.classifier.channels == width // 2)
+    assert fits == (SETTINGS.classifier.channels == width)
     assert all(same(stream, generator.backbone) == fits for stream in classifier.streams.values())
 
 

@@ -11,14 +11,17 @@ import torch
 from harvester.config import GeneratorSettings, GridSettings
 from harvester.labels.ledger import BOX
 from harvester.proposals.boxes import SliceBoxes
+from harvester.proposals.images import show, together
 from harvester.proposals.labels import VolumeLabels, volume_labels
 from harvester.proposals.network import CONTEXT, STRIDE
 from harvester.proposals.pasting import REACH, Bank, paste
 from harvester.proposals.slabs import Crop, Slabs
 from harvester.proposals.targets import SlabLabels
 from harvester.records import Mark
-from harvester.volumes.slab import GridFrame
+from harvester.resident import as_tensors, mixed
+from harvester.volumes.slab import GridFrame, interpolate
 from harvester.volumes.store import Store
+from harvester.volumes.window import windowed
 
 WIDE = GridSettings(windows_hu=((-1024.0, 1024.0),))
 NO_BOXES = np.zeros((0, 4))
@@ -35,28 +38,57 @@ def test_what_is_cut_is_where_the_box_says(flip: bool, scale: float, centre: tup
     slab = np.full((1, 64, 64), -1000, np.int16)
     slab[0, 26:42, 18:30] = 1000
     crop = Crop(centre, (96, 80), scale, flip)
-    cut = crop.cut(slab)
-    assert cut.shape == (1, 96, 80)
+    seen = cut(crop, slab)
+    assert seen.shape == (1, 96, 80)
     (x1, y1, x2, y2) = crop.boxes(np.array([[18.0, 26.0, 29.0, 41.0]]))[0]
     assert x2 - x1 + 1 == pytest.approx(12 * scale)
     assert y2 - y1 + 1 == pytest.approx(16 * scale)
     # The edges of the bright rectangle lie where linear interpolation passes the middle grey.
-    bright = cut[0] >= 0
-    for low, high, seen in ((x1, x2, bright.any(0)), (y1, y2, bright.any(1))):
-        inside = np.flatnonzero(seen)
+    bright = seen[0] >= 0
+    for low, high, lit in ((x1, x2, bright.any(0)), (y1, y2, bright.any(1))):
+        inside = np.flatnonzero(lit)
         assert abs(inside[0] - max(low, 0)) <= 0.51
-        assert abs(inside[-1] - min(high, len(seen) - 1)) <= 0.51
+        assert abs(inside[-1] - min(high, len(lit) - 1)) <= 0.51
 
 
 def test_a_crop_of_scale_one_is_a_window_of_the_slab() -> None:
     slab = np.random.default_rng(0).integers(-1000, 1000, (3, 40, 50)).astype(np.int16)
-    np.testing.assert_array_equal(Crop((25, 20), (40, 50)).cut(slab), slab)
-    np.testing.assert_array_equal(Crop((25, 20), (40, 50), flip=True).cut(slab), slab[:, :, ::-1])
-    part = Crop((16.0, 12.0), (16, 16)).cut(slab)
+    np.testing.assert_array_equal(cut(Crop((25, 20), (40, 50)), slab), slab)
+    np.testing.assert_array_equal(cut(Crop((25, 20), (40, 50), flip=True), slab), slab[:, :, ::-1])
+    part = cut(Crop((16.0, 12.0), (16, 16)), slab)
     np.testing.assert_array_equal(part, slab[:, 4:20, 8:24])
-    beyond = Crop((0.0, 0.0), (8, 8)).cut(slab)
+    beyond = cut(Crop((0.0, 0.0), (8, 8)), slab)
     np.testing.assert_array_equal(beyond[:, 4:, 4:], slab[:, :4, :4])
     assert (beyond[:, :4, :4] == slab[:, :1, :1]).all()
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_an_image_is_what_numpy_makes_of_it(augment: bool) -> None:
+    rng = np.random.default_rng(2)
+    slab = rng.integers(-1000, 1000, (3, 40, 50)).astype(np.int16)
+    crop, windows = Crop((22.0, 19.0), (32, 48), 1.1, flip=True), ((-1024.0, 3071.0), (-160.0, 240.0))
+    rows, columns = crop.taps(slab)
+    raw: dict[str, Any] = {
+        "hu": torch.from_numpy(slab), "rows": as_tensors(rows), "columns": as_tensors(columns),
+        "noise": torch.tensor([5] if augment else [], dtype=torch.int64),
+        "noise_hu": torch.tensor(np.float32(7.5)), "shift_hu": torch.tensor(np.float32(-12.25)),
+    }  # fmt: skip
+    draw = rng.standard_normal(3000, dtype=np.float32)
+    hu = interpolate(
+        interpolate(slab, 1, rows.low + rows.share), 2, (columns.low + columns.share.astype(np.float64))
+    )
+    if augment:
+        stretch = draw[(5 + np.arange(hu.size)) % 3000].reshape(hu.shape)
+        hu = hu + stretch * np.float32(7.5) + np.float32(-12.25)
+    got = show(raw, torch.from_numpy(draw), windows)
+    np.testing.assert_array_equal(got.numpy(), windowed(hu, windows))
+
+
+def test_slabs_of_different_sizes_make_a_batch() -> None:
+    items = [({"hu": torch.zeros(3, n, n)}, {"heat": torch.full((2, 2), float(n))}) for n in (4, 6)]
+    raws, targets = together(items)
+    assert [raw["hu"].shape[1] for raw in raws] == [4, 6]
+    assert targets["heat"][:, 0, 0].tolist() == [4.0, 6.0]
 
 
 def test_boxes_are_cut_as_slowly_as_one_likes() -> None:
@@ -160,11 +192,31 @@ def settings(**more: Any) -> GeneratorSettings:
     return GeneratorSettings(**(plain | more))
 
 
+class Shown:
+    """Slabs as the network sees them."""
+
+    def __init__(self, items: Slabs) -> None:
+        self.items, self.noise = items, torch.from_numpy(items.noise)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        raw, targets = self.items[index]
+        return show(raw, self.noise, WIDE.windows_hu), targets
+
+
 def slabs(
     store: Store, labels: dict[str, VolumeLabels], own: GeneratorSettings, seed: int = 0, items: int = 64
-) -> Slabs:
+) -> Shown:
     frames = [GridFrame.of(row, WIDE) for row in store.manifest.to_pylist()]
-    return Slabs(store.path, frames, labels, own, WIDE, items, seed)
+    return Shown(Slabs(store.path, frames, labels, own, WIDE, items, seed))
+
+
+def cut(crop: Crop, slab: Any) -> Any:
+    """The crop's pixels, as `show` takes them."""
+    rows, columns = map(as_tensors, crop.taps(slab))
+    return mixed(mixed(torch.from_numpy(slab), rows, 1), columns, 2).numpy()
 
 
 @pytest.fixture
