@@ -1,17 +1,17 @@
 """Feature extractors by name. Each turns images into feature maps at strides 4, 8 and 16.
 
-`small` is for CPUs and made to be trained from nothing; the others are torchvision's, whose ImageNet weights
-are taken by `weights: imagenet` and whose first convolution is widened to any number of input channels.
+`small` is for CPUs and made to be trained from nothing; the others are torchvision's, cut after stride 16, whose
+published weights (pretrained.py) are loaded before the cut and before the first convolution is widened to any
+number of input channels.
 """
 
-from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from harvester.errors import SettingsError
+from harvester.pretrained import CLASSIFIER, IMAGENET, Pretrained, read_pretrained
 
 
 class Backbone(nn.Module):
@@ -53,18 +53,21 @@ class Residual(nn.Module):
         return torch.relu(self.body(x) + self.shortcut(x))
 
 
-def build_backbone(name: str, channels_in: int, width: int, weights: str) -> Backbone:
+def build_backbone(
+    name: str, channels_in: int, width: int, weights: str = "", weights_sha256: str = ""
+) -> Backbone:
     """The backbone `name` for images of `channels_in` channels; `width` is the small one's base width."""
-    if name == "small":
-        backbone = _small(channels_in, width)
-    elif name == "resnet18":
-        backbone = _resnet18(channels_in, weights)
-    elif name == "densenet121":
-        backbone = _densenet121(channels_in, weights)
-    else:
-        raise SettingsError(f"backbone {name!r}: want small, resnet18 or densenet121")
-    if weights and weights != "imagenet":
-        _load_file(backbone, Path(weights))
+    if name != "small" and name not in CUTS:
+        raise SettingsError(f"backbone {name!r}: want small, {' or '.join(CUTS)}")
+    # Nobody publishes weights of the small one: `imagenet` leaves it as it is.
+    asked = "" if (name, weights) == ("small", IMAGENET) else weights
+    pretrained = read_pretrained(name, asked, weights_sha256)
+    whole = pretrained if pretrained and pretrained.whole and name in CUTS else None
+    backbone = (
+        _small(channels_in, width) if name == "small" else CUTS[name](_torchvision(name, whole), channels_in)
+    )
+    if pretrained and not whole:
+        pretrained.into(backbone)
     return backbone
 
 
@@ -81,26 +84,36 @@ def _small(channels_in: int, width: int) -> Backbone:
     return Backbone([stem, middle, deep], (width, 3 * width // 2, 2 * width))
 
 
-def _resnet18(channels_in: int, weights: str) -> Backbone:
+def _torchvision(name: str, pretrained: Pretrained | None) -> Any:
+    """torchvision's network without the layer that tells ImageNet's classes."""
     # torchvision takes two seconds to import, in every process: only its own backbones pay.
-    from torchvision.models import ResNet18_Weights, resnet18
+    from torchvision.models import get_model
 
-    net = resnet18(weights=ResNet18_Weights.IMAGENET1K_V1 if weights == "imagenet" else None)
-    stem = nn.Sequential(_widened(net.conv1, channels_in), net.bn1, net.relu, net.maxpool, net.layer1)
-    return Backbone([stem, net.layer2, net.layer3], (64, 128, 256))
+    network = get_model(name)
+    setattr(network, CLASSIFIER[name], nn.Identity())
+    if pretrained:
+        pretrained.into(network)
+    return network
 
 
-def _densenet121(channels_in: int, weights: str) -> Backbone:
-    from torchvision.models import DenseNet121_Weights, densenet121
+def _resnet18(network: Any, channels_in: int) -> Backbone:
+    stem = nn.Sequential(
+        _widened(network.conv1, channels_in), network.bn1, network.relu, network.maxpool, network.layer1
+    )
+    return Backbone([stem, network.layer2, network.layer3], (64, 128, 256))
 
-    net = densenet121(weights=DenseNet121_Weights.IMAGENET1K_V1 if weights == "imagenet" else None)
-    part = cast(Any, net.features)
+
+def _densenet121(network: Any, channels_in: int) -> Backbone:
+    part = network.features
     stem = nn.Sequential(
         _widened(part.conv0, channels_in), part.norm0, part.relu0, part.pool0, part.denseblock1
     )
     middle = nn.Sequential(part.transition1, part.denseblock2)
     deep = nn.Sequential(part.transition2, part.denseblock3)
     return Backbone([stem, middle, deep], (256, 512, 1024))
+
+
+CUTS: Final = {"resnet18": _resnet18, "densenet121": _densenet121}
 
 
 def _widened(conv: nn.Conv2d, channels_in: int) -> nn.Conv2d:
@@ -110,19 +123,3 @@ def _widened(conv: nn.Conv2d, channels_in: int) -> nn.Conv2d:
     with torch.no_grad():
         wide.weight.copy_(conv.weight.repeat(1, repeats, 1, 1)[:, :channels_in] * (3 / channels_in))
     return wide
-
-
-def _load_file(backbone: Backbone, path: Path) -> None:
-    if not path.is_file():
-        raise SettingsError(
-            f"weights {str(path)!r}: no such file; want '', 'imagenet' or a .safetensors/.pt file"
-        )
-    if path.suffix == ".safetensors":
-        state = load_file(path)
-    else:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    try:
-        backbone.load_state_dict(state)
-    except RuntimeError as error:
-        first = str(error).splitlines()[0]
-        raise SettingsError(f"weights {str(path)!r}: do not fit this backbone: {first}") from error

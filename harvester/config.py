@@ -25,6 +25,19 @@ class Part(BaseModel):
 
 Spacing = tuple[float, float, float]
 Share = Annotated[float, Field(gt=0, lt=1)]
+Weights = Annotated[
+    str,
+    Field(
+        description="'' from scratch, 'imagenet', or the path of a state dict: torchvision's published file or a "
+        "Backbone's own"
+    ),
+]
+Sha256 = Annotated[
+    str,
+    Field(
+        pattern=r"^([0-9a-fA-F]{64})?$", description="digest that the weights' file must have; '' asks none"
+    ),
+]
 
 
 class PhantomSettings(Part):
@@ -213,7 +226,8 @@ class GeneratorSettings(Part):
     """LPG: network, training, decoding."""
 
     backbone: Literal["small", "resnet18", "densenet121"] = "small"
-    weights: str = Field("", description="'' from scratch, 'imagenet', or the path of a state dict")
+    weights: Weights = ""
+    weights_sha256: Sha256 = ""
     width: int = Field(32, ge=8, description="of the small backbone: its channels at stride 4")
     channels: int = Field(32, ge=8, description="after fusing the slice groups")
     head_channels: int = Field(16, ge=8)
@@ -268,7 +282,8 @@ class ClassifierSettings(Part):
     """LPC: views, network, training."""
 
     backbone: Literal["small", "resnet18"] = "small"
-    weights: str = ""
+    weights: Weights = ""
+    weights_sha256: Sha256 = ""
     channels: int = Field(32, ge=8)
     views: int = Field(5, ge=1, le=9)
     local_px: int = Field(32, ge=16)

@@ -24,6 +24,7 @@ from harvester.errors import NoExamplesError
 from harvester.history import History
 from harvester.labels import ledger as ledgers
 from harvester.missing import rank_volumes
+from harvester.pretrained import named_by_content
 from harvester.records import ACCEPTED, LEDGER, PARTLY_MARKED, SCORED, TUBELETS
 from harvester.run import Output, Run, table_hash, weights_hash
 from harvester.scoring import outside_ignored
@@ -79,8 +80,9 @@ def train_generator(run: Run, k: int, ledger: pa.Table, start: Output | None) ->
     """LPG on all labels so far; from round 1 on finetuned from `start` with the suppression loss."""
     settings = run.settings
     key = settings_hash(
-        settings.generator, settings.grid, settings.folds, settings.seed, run.data_hash, settings.compute.precision,
-        table_hash(ledger.drop_columns(["run_id"])), start.key if start else "", peers(run),
+        named_by_content(settings.generator), settings.grid, settings.folds, settings.seed, run.data_hash,
+        settings.compute.precision, table_hash(ledger.drop_columns(["run_id"])), start.key if start else "",
+        peers(run),
     )  # fmt: skip
     table = run.table(
         "labels", k, key, lambda: ledgers.extend(ledger, ledgers.from_ignored(run.store.ignore()))
@@ -117,7 +119,7 @@ def train_classifier(
     own = run.settings.classifier
     key = settings_hash(
         tubelets.key,
-        own,
+        named_by_content(own),
         table_hash(ledger.drop_columns(["run_id"])),
         run.settings.seed,
         peers(run),

@@ -19,7 +19,9 @@ class Classifier(nn.Module):
         super().__init__()
         channels_in = 3 * len(grid.windows_hu)
         streams = {
-            name: build_backbone(settings.backbone, channels_in, settings.channels, settings.weights)
+            name: build_backbone(
+                settings.backbone, channels_in, settings.channels, settings.weights, settings.weights_sha256
+            )
             for name in STREAMS
         }
         self.streams = nn.ModuleDict(streams)

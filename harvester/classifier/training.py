@@ -36,9 +36,10 @@ def fit_classifier(
             )
     own = settings.classifier
     torch.manual_seed(task.seed)
-    model = Classifier(own, settings.grid)
+    again = task.start is not None and _is_classifier(task.start)
+    model = Classifier(own.model_copy(update={"weights": ""}) if again else own, settings.grid)
     steps, rate = own.steps, own.learning_rate
-    if task.start is not None and _is_classifier(task.start):
+    if task.start is not None and again:
         model.load_state_dict(load_file(task.start))
         steps, rate = own.finetune_steps, own.finetune_learning_rate
     elif task.start is not None:

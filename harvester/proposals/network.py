@@ -34,7 +34,9 @@ class Generator(nn.Module):
     def __init__(self, settings: GeneratorSettings, grid: GridSettings) -> None:
         super().__init__()
         channels_in = 3 * len(grid.windows_hu)
-        backbone = build_backbone(settings.backbone, channels_in, settings.width, settings.weights)
+        backbone = build_backbone(
+            settings.backbone, channels_in, settings.width, settings.weights, settings.weights_sha256
+        )
         self.backbone: nn.Module = backbone
         self.laterals = nn.ModuleList(
             [nn.Conv2d(3 * channels, settings.channels, 1) for channels in backbone.out_channels]
