@@ -92,56 +92,57 @@ def suppress(tubelets: Sequence[Tubelet], iou: float) -> list[Tubelet]:
 
 
 class _Tracks:
-    """The open tracks, a row each; all states stand at slice `z`."""
+    """The open tracks, a column each; all states stand at slice `z`.
+
+    state  (11, tracks): cx, cy, w, h; their velocities; variance of position, of position and velocity, of velocity
+    """
 
     def __init__(self) -> None:
         self.z = 0
         self.ids = np.zeros(0, dtype=np.int64)
         self.last_z = np.zeros(0, dtype=np.int64)
-        self.centre_size = np.zeros((0, 4))
-        self.velocity = np.zeros((0, 4))
-        self.variance = np.zeros((0, 3))  # position, position-velocity, velocity
+        self.state = np.zeros((11, 0))
 
-    def keep(self, rows: Array) -> None:
-        self.ids, self.last_z = self.ids[rows], self.last_z[rows]
-        self.centre_size, self.velocity = self.centre_size[rows], self.velocity[rows]
-        self.variance = self.variance[rows]
+    def boxes(self) -> Array:
+        return _corners(self.state[:4])
+
+    def keep(self, those: Array) -> None:
+        if not those.all():
+            self.ids, self.last_z, self.state = self.ids[those], self.last_z[those], self.state[:, those]
 
     def predict(self, z: int) -> None:
         """Move every state to slice z."""
         step, self.z = z - self.z, z
         noise = ACCELERATION_STD**2
-        p, pv, v = self.variance.T
-        self.centre_size = self.centre_size + step * self.velocity
-        self.centre_size[:, 2:] = np.maximum(self.centre_size[:, 2:], 1.0)
-        self.variance = np.stack(
-            [
-                p + 2 * step * pv + step**2 * v + noise * step**3 / 3,
-                pv + step * v + noise * step**2 / 2,
-                v + noise * step,
-            ],
-            axis=1,
-        )
+        self.state[:4] += step * self.state[4:8]
+        np.maximum(self.state[2:4], 1.0, out=self.state[2:4])
+        p, pv, v = self.state[8:]
+        p += 2 * step * pv + step**2 * v + noise * step**3 / 3
+        pv += step * v + noise * step**2 / 2
+        v += noise * step
 
-    def update(self, rows: Array, centre_size: Array) -> None:
-        """Correct the states of `rows` by the boxes measured on this slice."""
-        p, pv, v = self.variance[rows].T
-        gain = p / (p + MEASUREMENT_STD**2)
-        velocity_gain = pv / (p + MEASUREMENT_STD**2)
-        surprise = centre_size - self.centre_size[rows]
-        self.centre_size[rows] += gain[:, None] * surprise
-        self.velocity[rows] += velocity_gain[:, None] * surprise
-        self.variance[rows] = np.stack([(1 - gain) * p, (1 - gain) * pv, v - velocity_gain * pv], axis=1)
-        self.last_z[rows] = self.z
+    def update(self, those: Array, centre_size: Array) -> None:
+        """Correct the states of `those` by the boxes measured on this slice."""
+        state = self.state[:, those]
+        p, pv, v = state[8:]
+        gain, velocity_gain = p / (p + MEASUREMENT_STD**2), pv / (p + MEASUREMENT_STD**2)
+        surprise = centre_size - state[:4]
+        state[:4] += gain * surprise
+        state[4:8] += velocity_gain * surprise
+        v -= velocity_gain * pv
+        p *= 1 - gain
+        pv *= 1 - gain
+        self.state[:, those] = state
+        self.last_z[those] = self.z
 
     def open(self, ids: Array, centre_size: Array) -> None:
         """New tracks at rest, from boxes that continue none."""
-        start = np.array([[MEASUREMENT_STD**2, 0.0, FIRST_VELOCITY_STD**2]])
+        new = np.zeros((11, len(ids)))
+        new[:4] = centre_size
+        new[8], new[10] = MEASUREMENT_STD**2, FIRST_VELOCITY_STD**2
         self.ids = np.concatenate([self.ids, ids])
         self.last_z = np.concatenate([self.last_z, np.full(len(ids), self.z)])
-        self.centre_size = np.concatenate([self.centre_size, centre_size])
-        self.velocity = np.concatenate([self.velocity, np.zeros_like(centre_size)])
-        self.variance = np.concatenate([self.variance, np.repeat(start, len(ids), axis=0)])
+        self.state = np.concatenate([self.state, new], axis=1)
 
 
 def _track_of(z: Array, boxes_xyxy: Array, settings: LinkingSettings) -> NDArray[np.int64]:
@@ -150,16 +151,19 @@ def _track_of(z: Array, boxes_xyxy: Array, settings: LinkingSettings) -> NDArray
     tracks, opened = _Tracks(), 0
     centre_size = _centre_size(boxes_xyxy)
     slices, starts = np.unique(z, return_index=True)
-    for level, start, end in zip(slices.tolist(), starts, [*starts[1:], len(z)], strict=True):
+    ends = [*starts[1:].tolist(), len(z)]
+    for level, start, end in zip(slices.tolist(), starts.tolist(), ends, strict=True):
         tracks.keep(level - tracks.last_z - 1 <= settings.max_gap)
         tracks.predict(level)
-        rows, columns = assign(_corners(tracks.centre_size), boxes_xyxy[start:end], settings.iou_floor)
-        track[start + columns] = tracks.ids[rows]
-        new = np.delete(np.arange(start, end), columns)
-        track[new] = np.arange(opened, opened + len(new))
-        opened += len(new)
-        tracks.update(rows, centre_size[start + columns])
-        tracks.open(track[new], centre_size[new])
+        known, found = assign(tracks.boxes(), boxes_xyxy[start:end], settings.iou_floor)
+        track[start + found] = tracks.ids[known]
+        new = np.ones(end - start, dtype=bool)
+        new[found] = False
+        fresh = start + np.flatnonzero(new)
+        track[fresh] = np.arange(opened, opened + len(fresh))
+        opened += len(fresh)
+        tracks.update(known, centre_size[:, start + found])
+        tracks.open(track[fresh], centre_size[:, fresh])
     return track
 
 
@@ -176,13 +180,15 @@ def assign(predicted_xyxy: Array, measured_xyxy: Array, iou_floor: float) -> tup
 
 
 def _centre_size(boxes_xyxy: Array) -> Array:
-    low, high = boxes_xyxy[:, :2], boxes_xyxy[:, 2:]
-    return np.concatenate([(low + high) / 2, high - low + 1], axis=1)
+    """(n, 4) corners -> (4, n) cx, cy, w, h."""
+    low, high = boxes_xyxy.T[:2], boxes_xyxy.T[2:]
+    return np.concatenate([(low + high) / 2, high - low + 1])
 
 
 def _corners(centre_size: Array) -> Array:
-    half = (centre_size[:, 2:] - 1) / 2
-    return np.concatenate([centre_size[:, :2] - half, centre_size[:, :2] + half], axis=1)
+    """(4, n) cx, cy, w, h -> (n, 4) corners."""
+    half = (centre_size[2:] - 1) / 2
+    return np.concatenate([centre_size[:2] - half, centre_size[:2] + half]).T
 
 
 def _tubelets(

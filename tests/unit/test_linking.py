@@ -10,6 +10,7 @@ from harvester.config import LinkingSettings
 from harvester.errors import LabelError
 from harvester.geometry import iou_matrix
 from harvester.linking import Tubelet, assign, link, suppress, trim
+from tests.unit.plain_linking import full_volume, plain_link
 
 
 def boxes_at(centres: Any, side: float = 10.0) -> Any:
@@ -47,6 +48,24 @@ def test_assignment_is_the_best_of_all_permutations(seed: int) -> None:
     assert (iou[rows, columns] >= 0.3).all()
     assert len(set(rows)) == len(set(columns)) == len(rows)
     assert iou[rows, columns].sum() == pytest.approx(brute_force_gain(iou, 0.3), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("seed", "more"),
+    [(0, {}), (1, {"max_gap": 3}), (2, {"max_gap": 0, "min_length": 2}), (3, {"iou_floor": 0.1})],
+)
+def test_a_volume_is_linked_as_a_plain_filter_would(seed: int, more: Any) -> None:
+    z, boxes, scores = full_volume(800, 40, seed)
+    # Detectors miss slices: tracks have to bridge them.
+    seen = np.random.default_rng(seed).random(len(z)) < 0.85
+    z, boxes, scores = z[seen], boxes[seen], scores[seen]
+    rows = {at: index for index, at in enumerate(zip(z.tolist(), map(tuple, boxes.tolist()), strict=True))}
+    linked = [
+        [rows[at] for at in zip(one.z.tolist(), map(tuple, one.boxes_xyxy.tolist()), strict=True)]
+        for one in link(z, boxes, scores, settings(**more))
+    ]
+    assert {frozenset(one) for one in linked} == plain_link(z, boxes, settings(**more))
+    assert max(map(len, linked)) > 10
 
 
 @pytest.mark.parametrize("seed", range(6))
