@@ -1,0 +1,211 @@
+"""A GPU gives what a CPU gives: slices, boxes, scores, training images, a training step; and it survives little memory.
+
+    pytest tests/gpu -q
+
+How fast it is: python tests/benchmarks/lpg.py --device cuda --slices 256, and lpc.py.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from harvester.acceleration import Compiled
+from harvester.classifier.inference import classify_volume
+from harvester.classifier.inference import ready as ready_classifier
+from harvester.classifier.network import Classifier
+from harvester.config import ClassifierSettings, GeneratorSettings, GridSettings, Settings
+from harvester.feeding import BatchSize
+from harvester.fitting import FoldTask, Place
+from harvester.labels.ledger import from_marks
+from harvester.proposals.finding import find_boxes, ready, slices_at_once
+from harvester.proposals.images import show
+from harvester.proposals.inference import Proposals, read_with_context
+from harvester.proposals.labels import volume_labels
+from harvester.proposals.network import CONTEXT, Generator
+from harvester.proposals.slabs import Slabs
+from harvester.proposals.training import fit_generator
+from harvester.records import Mark
+from harvester.resident import read_resident
+from harvester.volumes.slab import GridFrame, read_slab
+from harvester.volumes.store import Store
+
+CPU = Place(torch.device("cpu"), torch.float32)
+GRID = GridSettings(spacing_zyx_mm=(2.0, 0.8, 0.8), windows_hu=((-1024.0, 1024.0),))
+SETTINGS = Settings(
+    folds=2,
+    grid=GRID,
+    generator=GeneratorSettings(
+        width=8, channels=16, head_channels=8, slab_depth=2, crop_px=48, batch_slabs=2, steps=1,
+        body_mask=False, score_floor=0.02, top_k=60,
+    ),
+    classifier=ClassifierSettings(channels=8, views=9, local_px=16, global_px=20, global_mm=48.0),
+)  # fmt: skip
+BATCHES = (1, 3, 16)
+
+
+@pytest.fixture
+def store(make_store: Callable[..., Store]) -> Store:
+    rng = np.random.default_rng(0)
+    volumes = {name: ("vm", rng.integers(-900, 900, (20, 72, 61))) for name in ("a", "b", "c", "d")}
+    marks = [Mark(name, f"m-{name}", 9, 20, 24, 33, 39, clinical=True) for name in volumes]
+    return make_store(volumes, marks, spacing_zyx_mm=(2.5, 0.9, 0.7))
+
+
+@pytest.fixture
+def frame(store: Store, frames_of: Any) -> GridFrame:
+    made: GridFrame = frames_of(store, GRID)["a"]
+    return made
+
+
+def generator(settings: Settings = SETTINGS) -> Generator:
+    """Random weights, the heat's stronger: peaks everywhere, of every height."""
+    torch.manual_seed(0)
+    made = Generator(settings.generator, settings.grid)
+    with torch.no_grad():
+        made.heads["heat"][-1].weight *= 1000  # type: ignore[operator, index]
+    return made
+
+
+def test_slices_are_the_cpus_to_the_last_hu(store: Store, frame: GridFrame, place: Place) -> None:
+    for z_start, z_end in ((-CONTEXT, frame.shape_zyx[0] + CONTEXT), (3, 5)):
+        got = read_resident(store.path, frame, z_start, z_end, place.device)
+        assert got.device.type == place.device.type
+        np.testing.assert_array_equal(got.cpu().numpy(), read_slab(store.path, frame, z_start, z_end))
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_boxes_are_the_cpus(store: Store, frame: GridFrame, place: Place, batch: int) -> None:
+    def found(where: Place) -> Any:
+        slab = read_with_context(store.path, frame, where)
+        size = BatchSize("slices", batch)
+        return find_boxes([ready(generator(), where)], slab, frame, SETTINGS, where, size)
+
+    here, there = found(CPU), found(place)
+    assert len(here.z) > 20
+    np.testing.assert_array_equal(there.z, here.z)
+    np.testing.assert_allclose(there.boxes_xyxy, here.boxes_xyxy, atol=1e-2)
+    np.testing.assert_allclose(there.scores, here.scores, atol=1e-4)
+
+
+def test_three_stages_give_every_volume_its_own_tubelets(
+    store: Store, frames_of: Any, place: Place, tmp_path: Path
+) -> None:
+    weights = tmp_path / "generator.safetensors"
+    save_file(generator().state_dict(), weights)
+    frames = list(frames_of(store, GRID).values()) * 5
+
+    def rows(where: Place) -> list[Any]:
+        calls = Proposals(SETTINGS, store.path, where).over((frame, [weights]) for frame in frames)
+        return [call() for call in calls]
+
+    for here, there in zip(rows(CPU), rows(place), strict=True):
+        assert len(here) == len(there) > 5
+        for name in ("volume_id", "z"):
+            assert [row[name] for row in there] == [row[name] for row in here]
+        np.testing.assert_allclose(
+            [row["lpg_score"] for row in there], [row["lpg_score"] for row in here], atol=1e-4
+        )
+
+
+def test_little_memory_means_smaller_batches_and_the_same_boxes(
+    store: Store, frame: GridFrame, cuda: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    deep = replace(frame, shape_zyx=(512, 256, 256))
+    hu = np.random.default_rng(0).integers(-900, 900, (512 + 2 * CONTEXT, 256, 256), dtype=np.int16)
+    slab, model = torch.from_numpy(hu).to(cuda.device), ready(generator(), cuda)
+    expected = find_boxes([model], slab, deep, SETTINGS, cuda, BatchSize("slices", 4))
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(cuda.device).total_memory
+    room = torch.cuda.memory_reserved(cuda.device) + 300 * 2**20
+    try:
+        torch.cuda.set_per_process_memory_fraction(room / total)
+        with caplog.at_level(logging.WARNING):
+            got = find_boxes([model], slab, deep, SETTINGS, cuda, BatchSize("slices", 512))
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert any("out of memory: on with" in record.getMessage() for record in caplog.records)
+    np.testing.assert_array_equal(got.z, expected.z)
+    np.testing.assert_allclose(got.boxes_xyxy, expected.boxes_xyxy, atol=1e-2)
+
+
+def test_the_batch_grows_into_free_memory(store: Store, frame: GridFrame, cuda: Place) -> None:
+    batch = slices_at_once(cuda)
+    first, slab = batch.size, read_with_context(store.path, frame, cuda)
+    find_boxes([ready(generator(), cuda)], slab, frame, SETTINGS, cuda, batch)
+    assert batch.settled
+    assert batch.size > first
+
+
+def test_scores_are_the_cpus(store: Store, frame: GridFrame, place: Place) -> None:
+    torch.manual_seed(0)
+    rows = [
+        tubelet([3], 10, 20, 9),
+        tubelet([2, 3, 4], 30.5, 12.25, 12),
+        tubelet(list(range(8)), 5, 50, 8),
+    ]
+    weights = Classifier(SETTINGS.classifier, GRID).state_dict()
+
+    def scores(where: Place) -> list[float]:
+        model = Classifier(SETTINGS.classifier, GRID)
+        model.load_state_dict(weights)
+        return classify_volume(ready_classifier(model, where), store.path, frame, rows, SETTINGS, where)
+
+    np.testing.assert_allclose(scores(place), scores(CPU), atol=1e-3)
+
+
+def test_training_images_are_the_cpus(store: Store, frames_of: Any, place: Place) -> None:
+    own, frames = SETTINGS.generator, list(frames_of(store, GRID).values())
+    labels = {frame.volume_id: volume_labels([], frame, complete=True) for frame in frames}
+    items = Slabs(store.path, frames, labels, own, GRID, 4, seed=1)
+    for raw, _ in (items[i] for i in range(4)):
+        here = show(raw, torch.from_numpy(items.noise), GRID.windows_hu)
+        there = show(moved(raw, place), torch.from_numpy(items.noise).to(place.device), GRID.windows_hu)
+        np.testing.assert_array_equal(there.cpu().numpy(), here.numpy())
+
+
+def test_a_training_step_has_the_cpus_loss(store: Store, place: Place, tmp_path: Path) -> None:
+    rows = store.manifest.to_pylist()
+    ledger = from_marks(store.marks())
+
+    def losses(gpu: bool) -> dict[str, float]:
+        task = FoldTask(store.path, 3, None, tmp_path / f"{gpu}.pt", gpu, log=lambda line: None)
+        precise = SETTINGS.model_copy(
+            update={"compute": SETTINGS.compute.model_copy(update={"precision": "float32"})}
+        )
+        return fit_generator(task, precise, rows, ledger)[1][0]
+
+    there, here = losses(place.device.type == "cuda"), losses(False)
+    assert here == pytest.approx(there, rel=1e-3)
+
+
+@pytest.mark.parametrize("compile_it", [False, True])
+def test_bfloat16_is_close_and_a_compiled_network_too(
+    store: Store, frame: GridFrame, cuda: Place, compile_it: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    fast = Place(cuda.device, torch.bfloat16)
+    slab = read_with_context(store.path, frame, cuda)
+    exact = find_boxes([ready(generator(), cuda)], slab, frame, SETTINGS, cuda)
+    with caplog.at_level(logging.WARNING):
+        model = ready(generator(), fast, compile_it)
+        quick = find_boxes([model], slab, frame, SETTINGS, fast)
+    assert any(isinstance(part, Compiled) for part in model.modules()) == compile_it
+    assert not caplog.records
+    assert quick.scores.mean() == pytest.approx(exact.scores.mean(), rel=0.05)
+
+
+def tubelet(z: list[int], left: float, top: float, side: float) -> dict[str, Any]:
+    ends = {"x1": left, "y1": top, "x2": left + side, "y2": top + side}
+    return {"z": z, "slice_score": [0.5] * len(z), **{name: [end] * len(z) for name, end in ends.items()}}
+
+
+def moved(values: Any, place: Place) -> Any:
+    if isinstance(values, dict):
+        return {name: moved(each, place) for name, each in values.items()}
+    return values.to(place.device)
