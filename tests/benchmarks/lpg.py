@@ -144,20 +144,22 @@ def once_against_recomputed(bench: Bench, backbone: str) -> dict[str, float]:
     def recomputed(hu: Tensor, size: int) -> dict[str, Tensor]:
         return joined(windows_recomputed(model, hu, settings, place, size))
 
-    def fastest(way: Callable[[Tensor, int], Any], hu: Tensor) -> float:
-        """Seconds a slice."""
-
-        def took(size: int) -> float:
-            return bench.seconds(lambda: way(hu, size), lambda: way(some, size), 2)
-
-        return min(map(took, SIZES[place.device.type])) / (len(hu) - 2 * CONTEXT)
-
-    ours, theirs = fastest(once, slab), fastest(recomputed, some)
+    ways = {"once": (once, slab), "recomputed": (recomputed, some)}
+    took = {name: float("inf") for name in ways}
+    # By turns, so that what else the machine does meets both.
+    for size in 3 * SIZES[place.device.type]:
+        for name, (way, hu) in ways.items():
+            seconds = bench.seconds(
+                lambda way=way, hu=hu, size=size: way(hu, size),  # type: ignore[misc]
+                lambda way=way, size=size: way(some, size),  # type: ignore[misc]
+                1,
+            )
+            took[name] = min(took[name], seconds / (len(hu) - 2 * CONTEXT))
     a, b = once(some, 4), recomputed(some, 4)
     return {
-        "speedup": theirs / ours,
-        "ms_a_slice_once": 1000 * ours,
-        "ms_a_slice_recomputed": 1000 * theirs,
+        "speedup": took["recomputed"] / took["once"],
+        "ms_a_slice_once": 1000 * took["once"],
+        "ms_a_slice_recomputed": 1000 * took["recomputed"],
         "max_abs_difference": max(float((a[name] - b[name]).abs().max()) for name in a),
     }
 
@@ -399,7 +401,9 @@ def headline(told: dict[str, Any]) -> dict[str, Any]:
     """The figures that are asked for by name."""
     rates = {name: figures["slices_per_second"] for name, figures in told["rates"].items()}
     named = {
-        "features_once_speedup": min(figures["speedup"] for figures in told["once"].values()),
+        "features_once_speedup": told["once"]["densenet121"][
+            "speedup"
+        ],  # the paper's; the small one's is beside it
         "max_abs_difference": max(figures["max_abs_difference"] for figures in told["once"].values()),
         "slices_per_second": rates,
     }

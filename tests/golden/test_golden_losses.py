@@ -1,0 +1,142 @@
+"""Losses of a seed, kept in losses/expected.json: three steps of a small generator, one of the paper's.
+
+They go through what trains in a harvest: the store, slabs, targets with hard negatives, the loss, the optimizer.
+`python tests/golden/test_golden_losses.py` writes the file anew, for a change that is meant to move them.
+"""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from harvester.config import Settings, resolve
+from harvester.fitting import FoldTask
+from harvester.labels.ledger import extend, from_marks
+from harvester.proposals.network import Generator
+from harvester.proposals.training import fit_generator
+from harvester.records import LEDGER, Mark, Volume
+from harvester.volumes.store import Store, finish_store, write_volume
+
+HERE = Path(__file__).parent
+EXPECTED = HERE / "losses" / "expected.json"
+PAPER = HERE.parents[1] / "configs" / "deeplesion.yaml"
+SMALL = (
+    "generator.width=8", "generator.channels=16", "generator.head_channels=8", "generator.slab_depth=2",
+    "generator.batch_slabs=2", "generator.crop_px=64", "generator.finetune_steps=3", "generator.finetune_learning_rate=0.0001",
+    "generator.marked_slab_share=1", "compute.precision=float32",
+)  # fmt: skip
+WHOLE_SLICES = (
+    "generator.weights=''",
+    "generator.batch_slabs=1",
+    "generator.finetune_steps=1",
+    "compute.precision=float32",
+)
+"""The paper's, from scratch, with as many slabs as a small machine holds."""
+NEGATIVE = {
+    "volume_id": "v", "label_id": "n", "role": "hard_negative", "source": "hard_negative_vm", "round": 0,
+    "z": [3, 4, 5, 6], "x1": [40.0] * 4, "y1": [36.0] * 4, "x2": [51.0] * 4, "y2": [49.0] * 4,
+}  # fmt: skip
+CLOSE = 2e-3
+"""Other processors and thread counts add up in another order; a gradient's norm feels it ten times as much."""
+History = list[dict[str, float]]
+
+
+def made_store(folder: Path, side: int) -> Store:
+    """A volume of noise with two bright boxes: one is a lesion's, the other a hard negative's."""
+    hu = np.random.default_rng(0).normal(0, 30, (12, side, side))
+    hu[4:8, 16:32, 20:36] = hu[3:7, 36:50, 40:52] = 300
+    volume = Volume("v", "p", hu.astype(np.int16), (2.0, 0.8, 0.8))
+    mark = Mark("v", "m", 5, 20, 16, 35, 31, clinical=True)
+    return finish_store(folder, [write_volume(folder, volume, "vm", "h")], [mark], [])
+
+
+def losses(folder: Path, settings: Settings, side: int, negatives: bool = True) -> History:
+    """Of a later round's generator, as jobs/harvest.py fits it, with the norm of its gradient."""
+    torch.manual_seed(1)
+    store = made_store(folder, side)
+    ledger = from_marks(store.marks())
+    if negatives:
+        ledger = extend(ledger, pa.Table.from_pylist([NEGATIVE], LEDGER))
+    start = folder / "start.safetensors"
+    first = Generator(settings.generator, settings.grid)
+    save_file({name: value.contiguous() for name, value in first.state_dict().items()}, start)
+    task = FoldTask(store.path, 1, start, folder / "c.pt", False, log=lambda line: None)
+    with norms_told() as norms:
+        _, history = fit_generator(task, settings, store.manifest.to_pylist(), ledger)
+    return [{**terms, "gradient": norm} for terms, norm in zip(history, norms, strict=True)]
+
+
+@contextmanager
+def norms_told() -> Iterator[list[float]]:
+    """The norms that the gradients had before they were clipped."""
+    told: list[float] = []
+    real = torch.nn.utils.clip_grad_norm_
+
+    def telling(*given: Any, **more: Any) -> torch.Tensor:
+        told.append(float(real(*given, **more)))
+        return torch.tensor(told[-1])
+
+    torch.nn.utils.clip_grad_norm_ = telling
+    try:
+        yield told
+    finally:
+        torch.nn.utils.clip_grad_norm_ = real
+
+
+def small(folder: Path, *more: str, **given: Any) -> History:
+    return losses(folder, resolve(None, (*SMALL, *more)), side=64, **given)
+
+
+def paper(folder: Path) -> History:
+    return losses(folder, resolve(PAPER, WHOLE_SLICES), side=512)
+
+
+def assert_close(got: History, expected: History) -> None:
+    assert len(got) == len(expected)
+    for one, other in zip(got, expected, strict=True):
+        assert one["gradient"] == pytest.approx(other["gradient"], rel=10 * CLOSE)
+        assert one == pytest.approx(other | {"gradient": one["gradient"]}, rel=CLOSE)
+
+
+@pytest.fixture
+def expected() -> dict[str, History]:
+    told: dict[str, History] = json.loads(EXPECTED.read_text())
+    return told
+
+
+def test_three_steps_of_a_small_generator(tmp_path: Path, expected: dict[str, History]) -> None:
+    assert_close(small(tmp_path), expected["small"])
+
+
+def test_a_step_of_the_papers_generator(tmp_path: Path, expected: dict[str, History]) -> None:
+    assert_close(paper(tmp_path), expected["paper"])
+
+
+@pytest.mark.parametrize("other", ["without negatives", "off", "additive"])
+def test_they_would_notice_another_loss(other: str, tmp_path: Path, expected: dict[str, History]) -> None:
+    if other == "without negatives":
+        got = small(tmp_path, negatives=False)
+    else:
+        got = small(tmp_path, f"generator.suppression.mode={other}")
+    assert got[0]["heat"] != pytest.approx(expected["small"][0]["heat"], rel=2 * CLOSE)
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        parts = {name: Path(folder) / name for name in ("small", "paper")}
+        for part in parts.values():
+            part.mkdir()
+        told = {"small": small(parts["small"]), "paper": paper(parts["paper"])}
+    EXPECTED.write_text(json.dumps(told, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
