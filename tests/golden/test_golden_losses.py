@@ -30,7 +30,8 @@ EXPECTED = HERE / "losses" / "expected.json"
 PAPER = HERE.parents[1] / "configs" / "deeplesion.yaml"
 SMALL = (
     "generator.width=8", "generator.channels=16", "generator.head_channels=8", "generator.slab_depth=2",
-    "generator.batch_slabs=2", "generator.crop_px=64", "generator.finetune_steps=3", "generator.finetune_learning_rate=0.0001",
+    "generator.batch_slabs=2", "generator.crop_px=64", "generator.finetune_steps=3",
+    "generator.finetune_learning_rate=0.0001",
     "generator.marked_slab_share=1", "compute.precision=float32",
 )  # fmt: skip
 WHOLE_SLICES = (
