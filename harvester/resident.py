@@ -24,11 +24,11 @@ def read_resident(store: Where, frame: GridFrame, z_start: int, z_end: int, devi
     To be called from a thread that runs ahead: on a GPU it copies and resamples in a stream of its own.
     """
     if device.type != "cuda":
-        return torch.from_numpy(_writable(read_slab(store, frame, z_start, z_end)))
+        return torch.from_numpy(writable(read_slab(store, frame, z_start, z_end)))
     pixels, taps_z = read_pixels(store, frame, z_start, z_end)
     stream = torch.cuda.Stream(device)
     with torch.cuda.stream(stream):
-        hu = torch.from_numpy(_writable(pixels)).pin_memory().to(device, non_blocking=True)
+        hu = torch.from_numpy(writable(pixels)).pin_memory().to(device, non_blocking=True)
         grid = on_grid(hu, taps_z, *frame.taps_yx())
     stream.synchronize()
     # It was made in this stream's memory: that may not be used anew before the main stream is done with it.
@@ -70,6 +70,6 @@ def mixed(values: Tensor, taps: dict[str, Tensor], axis: int) -> Tensor:
     return sums.round().to(values.dtype)
 
 
-def _writable(values: NDArray[Any]) -> NDArray[Any]:
+def writable(values: NDArray[Any]) -> NDArray[Any]:
     """A cached volume is read-only, which torch cannot express: it is copied."""
     return values if values.flags.writeable else np.array(values)

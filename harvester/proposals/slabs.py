@@ -16,7 +16,7 @@ from harvester.proposals.labels import VolumeLabels
 from harvester.proposals.network import CONTEXT, STRIDE
 from harvester.proposals.pasting import Bank, paste
 from harvester.proposals.targets import SlabLabels, build_targets
-from harvester.resident import as_tensors
+from harvester.resident import as_tensors, writable
 from harvester.volumes.locations import Where
 from harvester.volumes.slab import SIDE_MULTIPLE, GridFrame, Taps, read_slab
 
@@ -104,7 +104,7 @@ class Slabs(Dataset[tuple[Raw, dict[str, Tensor]]]):
             slab, known = paste(slab, known, self.bank, crop.centre_xy, rng)
         rows, columns = map(as_tensors, crop.taps(slab))
         raw = {
-            "hu": torch.from_numpy(slab),
+            "hu": torch.from_numpy(writable(slab)),
             "rows": rows,
             "columns": columns,
             **self._jitter(len(slab), crop, rng),

@@ -62,6 +62,20 @@ def test_a_crop_of_scale_one_is_a_window_of_the_slab() -> None:
     assert (beyond[:, :4, :4] == slab[:, :1, :1]).all()
 
 
+def test_slabs_of_a_volume_that_has_the_grids_spacing_can_be_written_to(
+    make_store: Callable[..., Store],
+) -> None:
+    # Nothing is resampled then: the slab may be the store's own cache, which torch warns about.
+    store = make_store({"m": ("vm", noise(40))}, spacing_zyx_mm=WIDE.spacing_zyx_mm)
+    row = store.manifest.to_pylist()[0]
+    own_frame = GridFrame.of(row, WIDE)
+    labels = {"m": volume_labels([], own_frame, complete=True)}
+    items = Slabs(store.path, [own_frame], labels, settings(paste_lesions=0.0), WIDE, 20, 0)
+    for i in range(20):
+        raw, _ = items[i]
+        raw["hu"] += 1
+
+
 @pytest.mark.parametrize("augment", [False, True])
 def test_an_image_is_what_numpy_makes_of_it(augment: bool) -> None:
     rng = np.random.default_rng(2)
