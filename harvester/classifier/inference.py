@@ -29,7 +29,7 @@ from harvester.classifier.views import (
     view_places,
 )
 from harvester.config import Settings
-from harvester.feeding import BatchSize, ahead, in_batches
+from harvester.feeding import BatchSize, ahead, in_batches, readers
 from harvester.fitting import Place
 from harvester.resident import read_resident
 from harvester.volumes.locations import Where
@@ -80,7 +80,7 @@ class Scoring:
 
         A score is the mean of the models in the volume's files: of those that never saw its patient.
         """
-        for (_, files), looked in ahead(tasks, self._read):
+        for (_, files), looked in ahead(tasks, self._read, readers(self.place)):
             yield partial(self._score, looked, files)
 
     def _read(self, task: Task) -> Looked | None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from harvester.config import Settings
-from harvester.feeding import ahead
+from harvester.feeding import ahead, readers
 from harvester.fitting import Place
 from harvester.linking import Tubelet, link, suppress, trim
 from harvester.proposals.finding import Boxes, find_boxes, ready, slices_at_once
@@ -36,9 +36,10 @@ class Proposals:
     def over(self, tasks: Iterable[Task]) -> Iterator[Callable[[], Rows]]:
         """For each volume, scored by the models in its files, a call that gives its rows or raises its error.
 
-        While the boxes of one volume are linked, the next is on the device, and the one after it is read.
+        While the boxes of one volume are linked, the next is on the device, and those after it are read.
         """
-        for ((frame, _), _), boxes in ahead(ahead(tasks, self._read), self._find):
+        read = ahead(tasks, self._read, readers(self.place))
+        for ((frame, _), _), boxes in ahead(read, self._find):
             yield partial(self._link, boxes, frame)
 
     def _read(self, task: Task) -> Tensor:

@@ -7,7 +7,8 @@ Weights are random: speed depends on them only through the peaks that survive, w
 generators have them. On a CPU there is one thread and processor time is told, so that rates are a core's.
 
   once        features of a slice group computed once, against the nine-slice window computed anew for every slice
-  rates       slices a second by backbone and precision, and the share of the device's own measured peak that this is
+  rates       slices a second by backbone and precision; operations and bytes a slice, and their share of the
+              device's own measured peaks (matrix product, copy): what bounds it, here and on another device
   stages      where a volume's time goes, from the store to scored tubelets
   pipeline    the same as an actor does it, in three threads: wall time, and how busy a GPU was
   peers       Faster R-CNN slice by slice and a 3D RetinaNet by sliding window (peers.py), on the same grid
@@ -29,6 +30,8 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from harvester.classifier.inference import classify, crops_at_once, distinct_views, look
@@ -217,26 +220,52 @@ def rate(bench: Bench, backbone: str, dtype: torch.dtype, most: dict[str, float]
 
     some = slab[: 4 + 2 * CONTEXT]
     took = bench.seconds(run, lambda: run(some), 2)
-    with FlopCounterMode(display=False) as counter:
-        run(some)
+    top = torch.zeros(1, settings.generator.channels, bench.side // 4, bench.side // 4, device=place.device)
+    whole, heads = counted(lambda: run(some)), counted(lambda: answered(model, top, place))
     # Of ten groups for four slices; a long volume has one group a slice.
     groups, slices = len(some) - 2, len(some) - 2 * CONTEXT
-    with FlopCounterMode(display=False) as heads:
-        model.answer(
-            torch.zeros(1, settings.generator.channels, bench.side // 4, bench.side // 4, device=place.device)
-        )
-    gflop = (
-        counter.get_total_flops() - slices * heads.get_total_flops()
-    ) / groups / 1e9 + heads.get_total_flops() / 1e9
+    gflop, gb = (
+        ((all_of - slices * own) / groups + own) / 1e9 for all_of, own in zip(whole, heads, strict=True)
+    )
     done = bench.slices / took
     name = str(dtype).removeprefix("torch.")
     return {
         "slices_per_second": done,
         "gflop_a_slice": gflop,
         "share_of_peak": done * gflop / most[f"gflops_{name}"],
+        "gb_a_slice": gb,
+        "share_of_copy": done * gb / most["copy_gb"],
         "batch": batch.size,
         "memory_mib": place.memory_mib(),
     }
+
+
+def answered(model: Generator, top: Tensor, place: Place) -> None:
+    """The part of a step that is done once a slice, not once a group."""
+    with place.autocast():
+        model.answer(top.to(place.dtype))
+
+
+def counted(work: Callable[[], Any]) -> tuple[int, int]:
+    """Operations, and bytes that are read and written if every operator does it by itself."""
+    with FlopCounterMode(display=False) as flops, Traffic() as traffic:
+        work()
+    return flops.get_total_flops(), traffic.bytes
+
+
+class Traffic(TorchDispatchMode):
+    """Counts what the operators that are no views take and give."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            touched = [each for each in tree_leaves((args, kwargs, out)) if isinstance(each, Tensor)]
+            self.bytes += sum(each.numel() * each.element_size() for each in touched)
+        return out
 
 
 @torch.inference_mode()
