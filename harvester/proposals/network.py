@@ -86,7 +86,7 @@ class Generator(nn.Module):
         ]
         done, first = len(maps[0]), 0 if pending else GROUPS[-1]
         outputs = self.answer(top_down([level[first:done] for level in sums]))
-        return outputs, [level[done:].clone() for level in sums]
+        return outputs, [level[done:] for level in sums]
 
     def answer(self, top: Tensor) -> dict[str, Tensor]:
         """Fused features (n, channels, y / 4, x / 4) to the heads' maps."""
@@ -104,16 +104,17 @@ def top_down(levels: list[Tensor]) -> Tensor:
 
 def _added(lateral: nn.Conv2d, features: Tensor, pending: Tensor | None) -> Tensor:
     """Sums of n groups' parts for n + 6 slices, (n + 6, channels, y, x), the first 6 of them on what was pending."""
-    weight = lateral.weight.unflatten(1, (len(GROUPS), -1)).transpose(0, 1).flatten(0, 1)
-    parts = functional.conv2d(features, weight).chunk(len(GROUPS), dim=1)
-    count, reach = len(features), GROUPS[-1]
-    bias = cast(Tensor, lateral.bias).to(parts[0].dtype)[:, None, None]
-    sums = bias.expand(count + reach, -1, *features.shape[-2:]).contiguous(memory_format=torch.channels_last)
+    count, reach, size = len(features), GROUPS[-1], features.shape[-2:]
+    # A 1 x 1 convolution of channels that lie last is a matrix product, which can add to what is there.
+    cells = features.permute(0, 2, 3, 1).flatten(0, 2)
+    weights = lateral.weight.to(features.dtype).flatten(1).chunk(len(GROUPS), dim=1)
+    bias = cast(Tensor, lateral.bias).to(features.dtype)
+    sums = bias.expand(count + reach, *size, -1).contiguous()
     if pending is not None:
-        sums[:reach] = pending
-    for step, part in zip(GROUPS, parts, strict=True):
-        sums[reach - step : reach - step + count] += part
-    return sums
+        sums[:reach] = pending.permute(0, 2, 3, 1)
+    for step, weight in zip(GROUPS, weights, strict=True):
+        sums[reach - step : reach - step + count].flatten(0, 2).addmm_(cells, weight.T)
+    return sums.permute(0, 3, 1, 2)
 
 
 def slice_groups(slab: Tensor, places: Sequence[int] | None = None) -> Tensor:
