@@ -9,6 +9,7 @@ generators have them. On a CPU there is one thread and processor time is told, s
   once        features of a slice group computed once, against the nine-slice window computed anew for every slice
   rates       slices a second by backbone and precision; operations and bytes a slice, and their share of the
               device's own measured peaks (matrix product, copy): what bounds it, here and on another device
+  compiled    how many times as fast torch.compile makes it, and what the compiling takes
   stages      where a volume's time goes, from the store to scored tubelets
   pipeline    the same as an actor does it, in three threads: wall time, and how busy a GPU was
   peers       Faster R-CNN slice by slice and a 3D RetinaNet by sliding window (peers.py), on the same grid
@@ -23,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from harvester.acceleration import Compiled
 from harvester.classifier.inference import classify, crops_at_once, distinct_views, look
 from harvester.classifier.inference import ready as ready_classifier
 from harvester.classifier.network import Classifier
@@ -240,6 +243,28 @@ def rate(bench: Bench, backbone: str, dtype: torch.dtype, most: dict[str, float]
     }
 
 
+@torch.inference_mode()
+def compiled(bench: Bench, backbone: str) -> dict[str, float]:
+    """A compiled backbone against one that is not, by turns, on as many slices as five batches have."""
+    place, settings, batch = bench.place, settings_of(backbone), slices_at_once(bench.place)
+    slab, took = bench.slab(5 * batch.size), {False: float("inf"), True: float("inf")}
+    models = {False: model_of(settings, place), True: model_of(settings, place)}
+    models[True].backbone = Compiled(models[True].backbone)
+
+    def run(compile_it: bool) -> None:
+        for _ in over_slices([models[compile_it]], slab, settings, place, batch, lambda maps: maps):
+            pass
+
+    began = time.perf_counter()
+    run(compile_it=True)
+    first = time.perf_counter() - began
+    for _ in range(3):
+        for compile_it in models:
+            again = partial(run, compile_it)
+            took[compile_it] = min(took[compile_it], bench.seconds(again, lambda: None, 1))
+    return {"seconds_to_compile": first, "speedup": took[False] / took[True]}
+
+
 def answered(model: Generator, top: Tensor, place: Place) -> None:
     """The part of a step that is done once a slice, not once a group."""
     with place.autocast():
@@ -407,6 +432,9 @@ def measured(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
             key = f"{name} {str(dtype).removeprefix('torch.')}"
             told["rates"][key] = rate(bench, name, dtype, told["peak"])
             print(f"rate, {key}: {row(told['rates'][key])}", flush=True)
+    told["compiled"] = {name: compiled(bench, name) for name in ("small", "densenet121")}
+    for name, figures in told["compiled"].items():
+        print(f"compiled, {name} ({bench.place.dtype}): {row(figures)}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for name in ("small", "densenet121"):
             told["stages"][name] = stages(bench, name, Path(folder))
