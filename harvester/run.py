@@ -3,6 +3,7 @@
 run/
   settings.yaml                    the resolved settings; settings.hash their hash
   round-<k>/<step>-<hash>.parquet  a table, <step>-<hash>/ a folder of weights, <step>-<hash>.json small values
+  round-<k>/<step>-<hash>.shards/  the parts of a table, published one by one by those who made them (shards.py)
   round-<k>/<step>-<hash>.step.json  how long it took and how much it did
   harvest.parquet, harvest.csv, ledger.parquet, summary.json, report.html
   rehearsed.parquet                what all rounds accepted in V_M (records.ACCEPTED)
@@ -24,6 +25,8 @@ import pyarrow.parquet as pq
 from harvester.config import Settings, dump, resolve, settings_hash
 from harvester.errors import SettingsError, StoreError
 from harvester.labels.ledger import patient_folds
+from harvester.shards import Shards
+from harvester.volumes.locations import Location
 from harvester.volumes.store import Store
 
 logger = logging.getLogger(__name__)
@@ -84,6 +87,10 @@ class Run:
             return {"rows": len(table), **counts}
 
         return self._once(step, round_index, key, ".parquet", write)
+
+    def shards(self, step: str, round_index: int, key: str) -> Shards:
+        """Where the workers of a step publish the parts of its table."""
+        return Shards(Location.of(self.folder / f"round-{round_index}" / f"{step}-{key}.shards"))
 
     def values(self, step: str, round_index: int, key: str, make: Callable[[], dict[str, Any]]) -> Output:
         """Small values of a step as JSON."""

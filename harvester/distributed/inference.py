@@ -1,14 +1,17 @@
-"""Ray Data: volumes over a pool of actors, for proposals and for their classification.
+"""Ray Data: shards of volumes over a pool of actors, for proposals and for their classification.
 
-Only ids go in and only rows of tubelets come out: voxels are read from the store in the actor that needs them.
-A volume that fails becomes a reject row with its reason; the step fails past data.max_reject_share.
+Manifest rows go in and a word on each shard comes out: voxels are read from the store in the actor that needs them,
+and it publishes the rows of its shards itself (harvester/shards.py). What is published is not done again, whoever dies.
+A volume that fails is left out with its reason; the step fails past data.max_reject_share.
 """
 
+import json
 import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,10 +28,14 @@ from harvester.errors import HarvesterError, StepError
 from harvester.fitting import Place
 from harvester.proposals.inference import Proposals
 from harvester.records import SCORED, TUBELETS
+from harvester.shards import DEATHS, Shard, Shards, planned
 from harvester.volumes.locations import Where
 from harvester.volumes.slab import GridFrame
 
 logger = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+Work = Callable[[], list[Row]]
 
 BLOCKS_PER_REPLICA: Final = 8
 SECONDS_BETWEEN_LINES: Final = 15.0
@@ -42,6 +49,7 @@ class InferenceJob:
     store: Where
     models: Path
     folds: Mapping[str, int]
+    shards: Shards
     tubelets: Path | None = None
 
     def place(self) -> Place:
@@ -57,26 +65,69 @@ class InferenceJob:
 
 
 class Actor:
-    """Manifest rows to a step's rows, each volume's with a status row; what a volume takes is `works`' to say."""
+    """Shards of the manifest to published rows; what a volume takes is `works`' to say."""
 
     schema: pa.Schema
 
     def __init__(self, job: InferenceJob) -> None:
-        self.job, self.place = job, job.place()
+        self.job, self.place, self.shards = job, job.place(), job.shards
 
-    def __call__(self, batch: dict[str, Any]) -> Iterator[pa.Table]:
-        """A block of the manifest (JSON-free columns) to a table a volume."""
-        rows = _rows(batch)
-        for row, work in zip(rows, self.works(rows), strict=True):
-            yield _guarded(row, work, self.schema, self.place)
+    def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """A block of shards (name, rows as JSON); for each, when it is published, its name and how many volumes.
+
+        The next volume is read while one is worked on, across shards. Where a worker did not come back from a volume,
+        it gets the actor for itself: if that ends the same way twice, it is the volume's doing, and it is left out.
+        """
+        shards = [Shard(*given) for given in zip(batch["name"], map(json.loads, batch["rows"]), strict=True)]
+        left = [shard for shard in shards if self.shards.record(shard.name) is None]
+        calm = [shard for shard in left if not self.shards.suspects(shard.rows)]
+        works = self.works(self._begun(row for shard in calm for row in shard.rows))
+        for shard in shards:
+            if shard in calm:
+                self._publish(shard, works)
+            elif shard in left:
+                self._publish(shard, map(self._alone, shard.rows))
+            yield {"name": [shard.name], "volumes": [len(shard.rows)]}
 
     def task(self, row: dict[str, Any]) -> tuple[GridFrame, list[Path]]:
         """A volume on the grid, and the models that never saw its patient."""
         return GridFrame.of(row, self.job.settings.grid), self.job.weights(row["patient_id"])
 
-    def works(self, rows: list[dict[str, Any]]) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    def works(self, rows: Iterable[Row]) -> Iterator[Work]:
         """For each volume in turn a call that gives its rows or raises its error."""
         raise NotImplementedError
+
+    def _begun(self, rows: Iterable[Row]) -> Iterator[Row]:
+        for row in rows:
+            self.shards.begin(row["volume_id"], alone=0)
+            yield row
+
+    def _alone(self, row: Row) -> Work:
+        """The volume's work, none begun but it; or the error that it is left out with."""
+        deaths = self.shards.deaths(row["volume_id"])
+        if deaths >= DEATHS:
+            return partial(_leave_out, f"{deaths} workers that had it alone did not come back")
+        self.shards.begin(row["volume_id"], deaths + 1)
+        return partial(_first, self.works([row]))
+
+    def _publish(self, shard: Shard, works: Iterator[Work]) -> None:
+        began, parts, errors = time.monotonic(), [], {}
+        for row in shard.rows:
+            try:
+                found = next(works)()
+            except (HarvesterError, OSError, ValueError) as error:
+                errors[row["volume_id"]] = f"{type(error).__name__}: {error}"
+                found = []
+            parts += [{"patient_id": row["patient_id"]} | one for one in found]
+            self.shards.end(row["volume_id"])
+        told = {
+            "volumes": [row["volume_id"] for row in shard.rows],
+            "errors": errors,
+            "rows": len(parts),
+            "seconds": time.monotonic() - began,
+            "memory_mib": self.place.memory_mib(),
+        }
+        self.shards.publish(shard.name, pa.Table.from_pylist(parts, self.schema), told)
 
 
 class Proposer(Actor):
@@ -88,7 +139,7 @@ class Proposer(Actor):
         super().__init__(job)
         self.proposals = Proposals(job.settings, job.store, self.place)
 
-    def works(self, rows: list[dict[str, Any]]) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    def works(self, rows: Iterable[Row]) -> Iterator[Work]:
         """Each volume through the generators that never saw its patient."""
         return self.proposals.over(self.task(row) for row in rows)
 
@@ -102,7 +153,7 @@ class Scorer(Actor):
         super().__init__(job)
         self.scoring = Scoring(job.settings, job.store, self.place, self.tubelets)
 
-    def works(self, rows: list[dict[str, Any]]) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    def works(self, rows: Iterable[Row]) -> Iterator[Work]:
         """Each volume's tubelets through the classifiers that never saw its patient."""
         return self.scoring.over(self.task(row) for row in rows)
 
@@ -121,77 +172,72 @@ def run_over_volumes(
     rows: Sequence[Mapping[str, Any]],
     schema: pa.Schema,
 ) -> tuple[pa.Table, dict[str, float]]:
-    """Every volume through a pool of actors, logged with its rate on the way.
+    """Every volume through a pool of actors, logged with its rate on the way; what was published before is not redone.
 
     The sorted table, and what was measured: `memory_mib`, the most that an actor's device held.
     """
+    shards = planned(rows)
+    done = job.shards.done()
+    missing = [shard for shard in shards if shard.name not in done]
+    if len(missing) < len(shards):
+        logger.info(
+            "%s: %d of %d shards done before", actor.__name__, len(shards) - len(missing), len(shards)
+        )
+    if missing:
+        _work_off(actor, job, missing)
+    names = [shard.name for shard in shards]
+    records = [job.shards.record(name) or {} for name in names]
+    _refuse_if_broken(job, dict(zip(names, records, strict=True)), len(rows))
+    table = pa.concat_tables(job.shards.tables(names, schema))
+    whole = table.sort_by([("volume_id", "ascending"), ("tubelet_id", "ascending")]).combine_chunks()
+    return whole, {"memory_mib": max((record["memory_mib"] for record in records), default=0.0)}
+
+
+def _work_off(actor: type[Proposer] | type[Scorer], job: InferenceJob, shards: list[Shard]) -> None:
     compute = job.settings.compute
-    plain = [{name: row[name] for name in sorted(row)} for row in rows]
-    # Small blocks keep every replica busy to the end; no more of them than volumes.
-    blocks = min(len(plain), max(1, compute.replicas * BLOCKS_PER_REPLICA))
-    dataset = ray.data.from_items(plain, override_num_blocks=blocks).map_batches(
+    # Small blocks keep every replica busy to the end; a block is as many shards as an actor works on without a stop.
+    blocks = min(len(shards), max(1, compute.replicas * BLOCKS_PER_REPLICA))
+    given = [{"name": shard.name, "rows": json.dumps(shard.rows)} for shard in shards]
+    dataset = ray.data.from_items(given, override_num_blocks=blocks).map_batches(
         actor,
         fn_constructor_args=(job,),
-        batch_size=None,  # a block: its actor reads the next volume while it works on one
+        batch_size=None,
         batch_format="numpy",
-        compute=ActorPoolStrategy(size=min(compute.replicas, len(plain))),
+        compute=ActorPoolStrategy(size=min(compute.replicas, len(shards))),
         num_cpus=compute.cpus_per_replica,
         num_gpus=compute.gpus_per_replica or None,
     )
-    parts = list(
-        _watched(dataset.iter_batches(batch_size=None, batch_format="pyarrow"), len(plain), actor.__name__)
-    )
-    table = pa.concat_tables(parts)
-    _refuse_if_broken(table, len(plain), job.settings.data.max_reject_share)
-    whole = table.filter(pa.compute.greater_equal(table["tubelet_id"], 0)).select(schema.names).cast(schema)
-    whole = whole.sort_by([("volume_id", "ascending"), ("tubelet_id", "ascending")]).combine_chunks()
-    return whole, {"memory_mib": pa.compute.max(table["memory_mib"]).as_py() or 0.0}
-
-
-def _rows(batch: dict[str, Any]) -> list[dict[str, Any]]:
-    names = list(batch)
-    return [
-        {
-            name: value.item() if hasattr(value, "item") else value
-            for name, value in zip(names, values, strict=True)
-        }
-        for values in zip(*batch.values(), strict=True)
-    ]
-
-
-def _guarded(
-    row: dict[str, Any], work: Callable[[], list[dict[str, Any]]], schema: pa.Schema, place: Place
-) -> pa.Table:
-    """The volume's rows with a status row (tubelet_id -1) ahead; a failure is the status row's `error`."""
-    status = {"volume_id": row["volume_id"], "patient_id": row["patient_id"], "tubelet_id": -1, "error": ""}
-    try:
-        found = work()
-    except (HarvesterError, OSError, ValueError) as error:
-        status["error"], found = f"{type(error).__name__}: {error}", []
-    status["memory_mib"] = place.memory_mib()
-    full = schema.append(pa.field("error", pa.string())).append(pa.field("memory_mib", pa.float64()))
-    return pa.Table.from_pylist([status, *({"patient_id": row["patient_id"]} | f for f in found)], full)
-
-
-def _watched(batches: Iterable[pa.Table], volumes: int, name: str) -> Iterable[pa.Table]:
+    volumes = sum(len(shard.rows) for shard in shards)
     began = last = time.monotonic()
     done = 0
-    for batch in batches:
-        done += pa.compute.sum(pa.compute.equal(batch["tubelet_id"], -1)).as_py() or 0
+    for batch in dataset.iter_batches(batch_size=None, batch_format="numpy"):
+        done += int(batch["volumes"].sum())
         now = time.monotonic()
         if now - last > SECONDS_BETWEEN_LINES:
-            logger.info("%s: %d of %d volumes, %.1f a second", name, done, volumes, done / (now - began))
+            logger.info(
+                "%s: %d of %d volumes, %.1f a second", actor.__name__, done, volumes, done / (now - began)
+            )
             last = now
-        yield batch
 
 
-def _refuse_if_broken(table: pa.Table, volumes: int, max_share: float) -> None:
-    errors = table.filter(pa.compute.greater(pa.compute.utf8_length(table["error"]), 0))
-    for row in errors.slice(0, 5).to_pylist():
-        logger.warning("volume %s refused: %s", row["volume_id"], row["error"])
-    if len(errors) > math.floor(max_share * volumes):
-        first = errors.slice(0, 1).to_pylist()[0]
+def _refuse_if_broken(job: InferenceJob, records: Mapping[str, Mapping[str, Any]], volumes: int) -> None:
+    """Tell the volumes that were left out. Where they are too many, their shards are unpublished: a StepError."""
+    errors = {name: record["errors"] for name, record in records.items() if record["errors"]}
+    told = [(volume, error) for each in errors.values() for volume, error in each.items()]
+    for volume, error in told[:5]:
+        logger.warning("volume %s refused: %s", volume, error)
+    max_share = job.settings.data.max_reject_share
+    if len(told) > math.floor(max_share * volumes):
+        job.shards.withdraw(errors)
         raise StepError(
-            f"{len(errors)} of {volumes} volumes failed, more than data.max_reject_share = {max_share} allows; "
-            f"the first: volume {first['volume_id']}: {first['error']}"
+            f"{len(told)} of {volumes} volumes failed, more than data.max_reject_share = {max_share} allows; "
+            f"the first: volume {told[0][0]}: {told[0][1]}"
         )
+
+
+def _first(works: Iterator[Work]) -> list[Row]:
+    return next(works)()
+
+
+def _leave_out(reason: str) -> list[Row]:
+    raise StepError(reason)

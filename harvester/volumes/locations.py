@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
+from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.fs
@@ -131,7 +132,8 @@ class Location:
         aside, filesystem = self, self._filesystem
         if self.on_disk:
             filesystem.create_dir(self.parent._key, recursive=True)
-            aside = self.parent / f".{self.name}{PART}"
+            # Two that write the same file, one of them believed dead, must not write into each other's.
+            aside = self.parent / f".{self.name}.{os.getpid()}-{uuid4().hex[:8]}{PART}"
         stream = filesystem.open_output_stream(aside._key)
         try:
             yield stream

@@ -14,6 +14,8 @@ from harvester.distributed.inference import InferenceJob, Proposer, run_over_vol
 from harvester.distributed.preparation import Maker
 from harvester.errors import LabelError, StepError
 from harvester.records import TUBELETS
+from harvester.shards import Shards
+from harvester.volumes.locations import Location
 
 ROWS = [{"volume_id": f"v{i}", "patient_id": f"p{i}"} for i in range(2)]
 
@@ -30,7 +32,7 @@ def test_an_error_in_an_actor_of_ray_data_is_one_line(
             return (partial(work, row) for row in rows)
 
     settings = Settings.model_validate({"compute": {"replicas": 1}})
-    job = InferenceJob(settings, tmp_path, tmp_path, {})
+    job = InferenceJob(settings, tmp_path, tmp_path, {}, Shards(Location.of(tmp_path / "shards")))
     caught: list[StepError] = []
 
     def work() -> None:

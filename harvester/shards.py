@@ -1,0 +1,126 @@
+"""A step's volumes in shards: each is published once, whole, with its record, and never done again.
+
+folder/
+  <shard>.parquet       the rows of its volumes
+  <shard>.json          its record, written after it: what is not recorded is not there
+  begun-<volume>.json   how often a worker that had this volume, and no other, has not come back
+"""
+
+import json
+import logging
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from harvester.config import settings_hash
+from harvester.errors import StepError
+from harvester.volumes.locations import Location
+
+logger = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+
+SHARDS_WANTED: Final = 64
+"""Few volumes make shards of one; many make shards of MOST_VOLUMES."""
+MOST_VOLUMES: Final = 16
+"""A shard's loss is the loss of so many volumes' work, and a restart asks for one record a shard."""
+MARK: Final = "begun-"
+DEATHS: Final = 2
+"""Of workers that had one volume alone: then it is the volume's doing, and it is left out."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some of a step's volumes, under a name that says which."""
+
+    name: str
+    rows: list[Row]
+
+
+def planned(rows: Sequence[Mapping[str, Any]]) -> list[Shard]:
+    """The manifest's rows in shards. They depend on the volumes alone, so that other workers find the same ones."""
+    size = min(MOST_VOLUMES, max(1, len(rows) // SHARDS_WANTED))
+    parts = [[dict(row) for row in rows[start : start + size]] for start in range(0, len(rows), size)]
+    return [
+        Shard(f"{index:06d}-{settings_hash([row['volume_id'] for row in part])}", part)
+        for index, part in enumerate(parts)
+    ]
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The published shards of one step in its folder. Small: it travels to every worker."""
+
+    folder: Location
+
+    def done(self) -> set[str]:
+        """Names of the recorded shards."""
+        return {name.removesuffix(".json") for name in self.folder.files() if _is_record(name)}
+
+    def record(self, name: str) -> Row | None:
+        """A shard's record (as `publish` was given it, with bytes and crc32), or None where it is not published."""
+        file = self.folder / f"{name}.json"
+        return json.loads(file.read_bytes()) if file.is_file() else None
+
+    def publish(self, name: str, table: pa.Table, told: Row) -> Row:
+        """The rows, then the record. Gives the record. Raises OSError; then nothing is published."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink)
+        data = sink.getvalue().to_pybytes()
+        earlier = self.record(name)
+        published = earlier["published"] + 1 if earlier else 1
+        record = told | {"bytes": len(data), "crc32": zlib.crc32(data), "published": published}
+        (self.folder / f"{name}.parquet").write_bytes(data)
+        (self.folder / f"{name}.json").write_bytes(json.dumps(record).encode())
+        return record
+
+    def tables(self, names: Sequence[str], schema: pa.Schema) -> Iterator[pa.Table]:
+        """The rows of published shards, in turn. A damaged one is unpublished and a StepError."""
+        for name in names:
+            record, data = self.record(name), self._bytes(name)
+            if record is None or zlib.crc32(data) != record["crc32"]:
+                self.withdraw([name])
+                raise StepError(
+                    f"{self.folder}: shard {name} is damaged; start the same command again: it alone is made anew"
+                )
+            yield pq.read_table(pa.BufferReader(data)).cast(schema)
+
+    def _bytes(self, name: str) -> bytes:
+        try:
+            return (self.folder / f"{name}.parquet").read_bytes()
+        except FileNotFoundError:
+            return b""
+
+    def withdraw(self, names: Iterable[str]) -> None:
+        """Unpublish shards: the next start makes them anew."""
+        for name in names:
+            (self.folder / f"{name}.json").delete()
+
+    def suspects(self, rows: Iterable[Mapping[str, Any]]) -> set[str]:
+        """The volumes of these rows that a worker began and did not come back from."""
+        marks = {name for name in self.folder.files() if name.startswith(MARK)}
+        return {row["volume_id"] for row in rows if self._begun(row["volume_id"]).name in marks}
+
+    def deaths(self, volume_id: str) -> int:
+        """How many workers that had this volume alone have not come back."""
+        file = self._begun(volume_id)
+        return int(json.loads(file.read_bytes())["alone"]) if file.is_file() else 0
+
+    def begin(self, volume_id: str, alone: int) -> None:
+        """Write down that a worker begins a volume; `alone` counts the times that it had no other."""
+        self._begun(volume_id).write_bytes(json.dumps({"alone": alone}).encode())
+
+    def end(self, volume_id: str) -> None:
+        """The worker lives."""
+        self._begun(volume_id).delete()
+
+    def _begun(self, volume_id: str) -> Location:
+        return self.folder / f"{MARK}{settings_hash(volume_id)}.json"
+
+
+def _is_record(name: str) -> bool:
+    return name.endswith(".json") and not name.startswith((MARK, "."))

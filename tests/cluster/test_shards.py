@@ -1,0 +1,186 @@
+"""Published shards outlive their workers: nothing is done twice, a volume that kills is found and left out."""
+
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from harvester.config import Settings
+from harvester.distributed.inference import InferenceJob, Proposer, Row, Work, run_over_volumes
+from harvester.errors import StepError
+from harvester.feeding import ahead
+from harvester.records import TUBELETS
+from harvester.shards import MOST_VOLUMES, Shards, planned
+from harvester.volumes.locations import Location
+
+VOLUMES = 20
+
+
+def manifest(count: int = VOLUMES) -> list[Row]:
+    return [{"volume_id": f"v{i:04d}", "patient_id": f"p{i}"} for i in range(count)]
+
+
+def actor(log: Path, dies: str = "", survives: int = 1000) -> type[Proposer]:
+    """Works that write down what they do; `dies`: the volume that kills its process, up to `survives` deaths before."""
+
+    class Scripted(Proposer):
+        def __init__(self, job: InferenceJob) -> None:
+            super().__init__(job)
+            self.proposals = None  # type: ignore[assignment]
+
+        def works(self, rows: Iterable[Row]) -> Iterator[Work]:
+            # Read ahead like the real one: neighbours of the killer are begun too.
+            for row, future in ahead(rows, lambda row: row["volume_id"]):
+                yield partial(self.found, row, future.result())
+
+        def found(self, row: Row, volume_id: str) -> list[Row]:
+            log.mkdir(exist_ok=True)
+            with (log / volume_id).open("a") as file:
+                file.write("x")
+            if volume_id == dies and len((log / volume_id).read_text()) <= survives:
+                os._exit(1)
+            if volume_id == "v0007":
+                raise OSError("no such slice")
+            boxes = {side: [float(len(volume_id))] for side in ("x1", "y1", "x2", "y2")}
+            return [
+                {"volume_id": volume_id, "tubelet_id": i, "lpg_score": 1 / (i + 1), "width_mm": 1.0, "z": [i],
+                 "slice_score": [0.5], **boxes}
+                for i in range(3)
+            ]  # fmt: skip
+
+    return Scripted
+
+
+def job_in(folder: Path, replicas: int = 2) -> InferenceJob:
+    settings = Settings.model_validate({"compute": {"replicas": replicas, "cpus_per_replica": 0.5}})
+    return InferenceJob(settings, folder, folder, {}, Shards(Location.of(folder / "shards")))
+
+
+def times_done(log: Path) -> dict[str, int]:
+    return {file.name: len(file.read_text()) for file in log.iterdir()}
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    files = [file for file in (folder / "shards").glob("*.json") if not file.name.startswith("begun-")]
+    return [json.loads(file.read_text()) for file in files]
+
+
+def undisturbed(folder: Path) -> pa.Table:
+    return run_over_volumes(actor(folder / "log"), job_in(folder), manifest(), TUBELETS)[0]
+
+
+@pytest.fixture(scope="module")
+def finished(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    undisturbed(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(finished: Path) -> pa.Table:
+    return undisturbed(finished)
+
+
+def test_a_later_start_does_what_is_missing_and_nothing_else(expected: pa.Table, tmp_path: Path) -> None:
+    half = manifest()[: VOLUMES // 2]
+    run_over_volumes(actor(tmp_path / "log"), job_in(tmp_path), half, TUBELETS)
+    assert times_done(tmp_path / "log") == {row["volume_id"]: 1 for row in half}
+    assert undisturbed(tmp_path).equals(expected)
+    assert undisturbed(tmp_path).equals(expected)
+    assert times_done(tmp_path / "log") == {row["volume_id"]: 1 for row in manifest()}
+    assert len(expected) == 3 * (VOLUMES - 1)
+    assert {record["published"] for record in records(tmp_path)} == {1}
+    assert not list((tmp_path / "shards").glob("begun-*"))
+    (error,) = [error for record in records(tmp_path) for error in record["errors"].items()]
+    assert error == ("v0007", "OSError: no such slice")
+
+
+def test_a_worker_that_dies_takes_nothing_with_it(expected: pa.Table, tmp_path: Path) -> None:
+    table, _ = run_over_volumes(
+        actor(tmp_path / "log", dies="v0013", survives=1), job_in(tmp_path), manifest(), TUBELETS
+    )
+    assert table.equals(expected)
+    assert {record["published"] for record in records(tmp_path)} == {1}
+    done = times_done(tmp_path / "log")
+    assert done["v0013"] == 2
+    # Shards of one volume: only those that were in the dead worker's hands were begun again.
+    assert sum(done.values()) <= VOLUMES + 3
+
+
+def test_a_volume_that_kills_is_left_out_and_the_rest_goes_on(
+    expected: pa.Table, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table, _ = run_over_volumes(actor(tmp_path / "log", dies="v0013"), job_in(tmp_path), manifest(), TUBELETS)
+    assert table.equals(expected.filter(pa.compute.not_equal(expected["volume_id"], "v0013")))
+    assert "volume v0013 refused: StepError: 2 workers that had it alone did not come back" in caplog.messages
+    # Once among others, twice alone.
+    assert times_done(tmp_path / "log")["v0013"] == 3
+
+
+def test_a_damaged_shard_alone_is_made_anew(finished: Path, expected: pa.Table, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    victim = sorted((tmp_path / "shards").glob("*.parquet"))[5]
+    victim.write_bytes(victim.read_bytes()[:-9] + b"x" * 9)
+    with pytest.raises(StepError, match=f"shard {victim.stem} is damaged; start the same command again"):
+        undisturbed(tmp_path)
+    assert undisturbed(tmp_path).equals(expected)
+    done = times_done(tmp_path / "log")
+    assert sorted(done.values()) == [1] * (VOLUMES - 1) + [2]
+
+
+def test_too_many_failures_are_tried_again_at_the_next_start(local_ray: None, tmp_path: Path) -> None:
+    few = manifest()[6:9]
+    for tries in (1, 2):
+        with pytest.raises(StepError, match="1 of 3 volumes failed, more than"):
+            run_over_volumes(actor(tmp_path / "log"), job_in(tmp_path), few, TUBELETS)
+        assert times_done(tmp_path / "log") == {"v0006": 1, "v0007": tries, "v0008": 1}
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 1), (63, 1), (130, 2), (1500, MOST_VOLUMES)])
+def test_shards_hold_every_volume_once_and_do_not_depend_on_the_workers(count: int, size: int) -> None:
+    shards = planned(manifest(count))
+    assert [row for shard in shards for row in shard.rows] == manifest(count)
+    assert {len(shard.rows) for shard in shards[:-1]} <= {size}
+    assert len({shard.name for shard in shards}) == len(shards)
+    other = planned([{**row, "volume_id": "x" + row["volume_id"]} for row in manifest(count)])
+    assert not {shard.name for shard in shards} & {shard.name for shard in other}
+    assert planned([]) == []
+
+
+def test_a_million_volumes_are_planned_in_seconds() -> None:
+    rows = manifest(1_000_000)
+    began = time.process_time()
+    shards = planned(rows)
+    assert len(shards) == 62_500
+    assert time.process_time() - began < 60
+
+
+def test_two_that_publish_the_same_shard_leave_it_whole(tmp_path: Path) -> None:
+    shards = Shards(Location.of(tmp_path))
+    row = {"volume_id": "v", "tubelet_id": 0, "patient_id": "p"}
+    table = pa.Table.from_pylist([row] * 5000, TUBELETS)
+    failed: list[Exception] = []
+
+    def publish() -> None:
+        try:
+            for _ in range(20):
+                shards.publish("s", table, {"errors": {}, "memory_mib": 0.0})
+        except OSError as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=publish) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    assert next(iter(shards.tables(["s"], TUBELETS))).num_rows == 5000
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["s.json", "s.parquet"]
