@@ -346,6 +346,11 @@ class ComputeSettings(Part):
     )
     cpus_per_train_worker: float = Field(2.0, gt=0)
     train_gpu: bool = False
+    no_progress_minutes: float = Field(
+        60,
+        gt=0,
+        description="proposing and scoring give up where no shard of volumes is finished for so long",
+    )
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: bool = Field(
         False,

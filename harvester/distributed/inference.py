@@ -8,6 +8,7 @@ A volume that fails is left out with its reason; the step fails past data.max_re
 import json
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -207,17 +208,54 @@ def _work_off(actor: type[Proposer] | type[Scorer], job: InferenceJob, shards: l
         num_cpus=compute.cpus_per_replica,
         num_gpus=compute.gpus_per_replica or None,
     )
-    volumes = sum(len(shard.rows) for shard in shards)
-    began = last = time.monotonic()
-    done = 0
-    for batch in dataset.iter_batches(batch_size=None, batch_format="numpy"):
-        done += int(batch["volumes"].sum())
-        now = time.monotonic()
-        if now - last > SECONDS_BETWEEN_LINES:
-            logger.info(
-                "%s: %d of %d volumes, %.1f a second", actor.__name__, done, volumes, done / (now - began)
-            )
-            last = now
+    # Ray's own watchdog sees blocks, which may take hours; ours sees shards.
+    dataset.context.execution_no_progress_timeout_s = -1
+    _watch(dataset.materialize, job, shards, actor.__name__)
+
+
+def _watch(work: Callable[[], Any], job: InferenceJob, shards: list[Shard], name: str) -> None:
+    """Do the work in a thread, tell how far it is, and raise a StepError where nothing is published for too long."""
+    failed: list[BaseException] = []
+
+    def guarded() -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - raised where somebody waits for it
+            failed.append(error)
+
+    thread = threading.Thread(target=guarded, daemon=True)
+    thread.start()
+    began = told = moved = time.monotonic()
+    done: set[str] = set()
+    limit_s = 60 * job.settings.compute.no_progress_minutes
+    while thread.is_alive():
+        thread.join(min(SECONDS_BETWEEN_LINES, limit_s / 4))
+        now, published = time.monotonic(), {shard.name for shard in shards} & job.shards.done()
+        if published != done:
+            done, moved = published, now
+        if now - told >= SECONDS_BETWEEN_LINES:
+            told, volumes = now, sum(len(shard.rows) for shard in shards if shard.name in done)
+            every, rate = sum(len(shard.rows) for shard in shards), volumes / (now - began)
+            logger.info("%s: %d of %d volumes, %.1f a second", name, volumes, every, rate)
+        if now - moved > limit_s:
+            raise StepError(_waiting(job, [shard for shard in shards if shard.name not in done], name))
+    if failed:
+        raise failed[0]
+
+
+def _waiting(job: InferenceJob, left: list[Shard], name: str) -> str:
+    rows = [row for shard in left for row in shard.rows]
+    begun = sorted(job.shards.suspects(rows))
+    held = (
+        f"volumes begun: {', '.join(begun[:8])}"
+        if begun
+        else "no volume was begun; does the cluster have room?"
+    )
+    return (
+        f"{name}: no shard was published for {job.settings.compute.no_progress_minutes:g} minutes "
+        f"(compute.no_progress_minutes), {len(left)} are waited for; {held}. Start the same command again: "
+        "what is published is kept"
+    )
 
 
 def _refuse_if_broken(job: InferenceJob, records: Mapping[str, Mapping[str, Any]], volumes: int) -> None:

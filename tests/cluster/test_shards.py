@@ -28,7 +28,7 @@ def manifest(count: int = VOLUMES) -> list[Row]:
     return [{"volume_id": f"v{i:04d}", "patient_id": f"p{i}"} for i in range(count)]
 
 
-def actor(log: Path, dies: str = "", survives: int = 1000) -> type[Proposer]:
+def actor(log: Path, dies: str = "", survives: int = 1000, hangs: str = "") -> type[Proposer]:
     """Works that write down what they do; `dies`: the volume that kills its process, up to `survives` deaths before."""
 
     class Scripted(Proposer):
@@ -47,6 +47,8 @@ def actor(log: Path, dies: str = "", survives: int = 1000) -> type[Proposer]:
                 file.write("x")
             if volume_id == dies and len((log / volume_id).read_text()) <= survives:
                 os._exit(1)
+            if volume_id == hangs:
+                time.sleep(20)
             if volume_id == "v0007":
                 raise OSError("no such slice")
             boxes = {side: [float(len(volume_id))] for side in ("x1", "y1", "x2", "y2")}
@@ -59,8 +61,8 @@ def actor(log: Path, dies: str = "", survives: int = 1000) -> type[Proposer]:
     return Scripted
 
 
-def job_in(folder: Path, replicas: int = 2) -> InferenceJob:
-    settings = Settings.model_validate({"compute": {"replicas": replicas, "cpus_per_replica": 0.5}})
+def job_in(folder: Path, **compute: Any) -> InferenceJob:
+    settings = Settings.model_validate({"compute": {"replicas": 2, "cpus_per_replica": 0.5, **compute}})
     return InferenceJob(settings, folder, folder, {}, Shards(Location.of(folder / "shards")))
 
 
@@ -142,6 +144,14 @@ def test_too_many_failures_are_tried_again_at_the_next_start(local_ray: None, tm
         with pytest.raises(StepError, match="1 of 3 volumes failed, more than"):
             run_over_volumes(actor(tmp_path / "log"), job_in(tmp_path), few, TUBELETS)
         assert times_done(tmp_path / "log") == {"v0006": 1, "v0007": tries, "v0008": 1}
+
+
+def test_no_progress_is_an_error_that_names_what_is_waited_for(local_ray: None, tmp_path: Path) -> None:
+    hanging = actor(tmp_path / "log", hangs="v0001")
+    began = time.monotonic()
+    with pytest.raises(StepError, match=r"no shard was published for 0.1 minutes .*volumes begun: v0001"):
+        run_over_volumes(hanging, job_in(tmp_path, no_progress_minutes=0.1), manifest(2), TUBELETS)
+    assert time.monotonic() - began < 18
 
 
 @pytest.mark.parametrize(("count", "size"), [(1, 1), (63, 1), (130, 2), (1500, MOST_VOLUMES)])
