@@ -5,6 +5,7 @@ run/
   round-<k>/<step>-<hash>.parquet  a table, <step>-<hash>/ a folder of weights, <step>-<hash>.json small values
   round-<k>/<step>-<hash>.shards/  the parts of a table, published one by one by those who made them (shards.py)
   round-<k>/<step>-<hash>.step.json  how long it took and how much it did
+  log.jsonl                        what was logged, a JSON object a line, over all starts
   harvest.parquet, harvest.csv, ledger.parquet, summary.json, report.html
   rehearsed.parquet                what all rounds accepted in V_M (records.ACCEPTED)
 """
@@ -31,6 +32,7 @@ from harvester.volumes.store import Store
 
 logger = logging.getLogger(__name__)
 
+LOG: Final = "log.jsonl"
 NOTHING: Final[Mapping[str, float]] = {}
 
 ROW_GROUP = 4096

@@ -3,11 +3,13 @@
 folder/
   <shard>.parquet       the rows of its volumes
   <shard>.json          its record, written after it: what is not recorded is not there
+  plan.json             how many volumes there are
   begun-<volume>.json   how often a worker that had this volume, and no other, has not come back
 """
 
 import json
 import logging
+import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +30,7 @@ SHARDS_WANTED: Final = 64
 """Few volumes make shards of one; many make shards of MOST_VOLUMES."""
 MOST_VOLUMES: Final = 16
 """A shard's loss is the loss of so many volumes' work, and a restart asks for one record a shard."""
+PLAN: Final = "plan.json"
 MARK: Final = "begun-"
 DEATHS: Final = 2
 """Of workers that had one volume alone: then it is the volume's doing, and it is left out."""
@@ -57,12 +60,22 @@ class Shards:
 
     folder: Location
 
+    def plan(self, shards: Sequence[Shard]) -> None:
+        """Write down how much there is to do."""
+        told = {"shards": len(shards), "volumes": sum(len(shard.rows) for shard in shards)}
+        (self.folder / PLAN).write_bytes(json.dumps(told).encode())
+
+    def volumes(self) -> int:
+        """How many volumes the step has; 0 before it is planned."""
+        file = self.folder / PLAN
+        return int(json.loads(file.read_bytes())["volumes"]) if file.is_file() else 0
+
     def done(self) -> set[str]:
         """Names of the recorded shards."""
         return {name.removesuffix(".json") for name in self.folder.files() if _is_record(name)}
 
     def record(self, name: str) -> Row | None:
-        """A shard's record (as `publish` was given it, with bytes and crc32), or None where it is not published."""
+        """A shard's record (what `publish` was told, bytes, crc32, when), or None where it is not published."""
         file = self.folder / f"{name}.json"
         return json.loads(file.read_bytes()) if file.is_file() else None
 
@@ -73,7 +86,12 @@ class Shards:
         data = sink.getvalue().to_pybytes()
         earlier = self.record(name)
         published = earlier["published"] + 1 if earlier else 1
-        record = told | {"bytes": len(data), "crc32": zlib.crc32(data), "published": published}
+        record = told | {
+            "bytes": len(data),
+            "crc32": zlib.crc32(data),
+            "published": published,
+            "ended": time.time(),
+        }
         (self.folder / f"{name}.parquet").write_bytes(data)
         (self.folder / f"{name}.json").write_bytes(json.dumps(record).encode())
         return record
@@ -123,4 +141,4 @@ class Shards:
 
 
 def _is_record(name: str) -> bool:
-    return name.endswith(".json") and not name.startswith((MARK, "."))
+    return name.endswith(".json") and name != PLAN and not name.startswith((MARK, "."))

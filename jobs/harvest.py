@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from harvester.cli import job_parser, run_job
+from harvester.cli import job_parser, logged_to, run_job
 from harvester.config import Settings, resolve
 from harvester.distributed.preparation import prepare
 from harvester.distributed.start import start_ray
@@ -22,7 +22,7 @@ from harvester.errors import SettingsError
 from harvester.harvest import harvest
 from harvester.report import write_report
 from harvester.report_sections import closing_table
-from harvester.run import Run
+from harvester.run import LOG, Run
 from harvester.tracking import Tracker
 from harvester.volumes.store import Store
 
@@ -48,10 +48,16 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def run(settings: Settings, store_path: str | None, run_folder: Path | None) -> None:
-    """One harvest from a made or given store to its report."""
+    """One harvest from a made or given store to its report; its folder keeps the log."""
     began = time.monotonic()
     folder = (run_folder or Path("runs") / settings.name).absolute()
-    start_ray()
+    with logged_to(folder / LOG):
+        start_ray()
+        harvest_to(folder, settings, store_path, began)
+
+
+def harvest_to(folder: Path, settings: Settings, store_path: str | None, began: float) -> None:
+    """The store, the loop, the report."""
     store = open_store(settings, store_path, folder)
     opened = Run(folder, settings, store, began)
     tracker = Tracker.open(folder, settings, os.environ.get("MLFLOW_TRACKING_URI"))

@@ -178,6 +178,7 @@ def run_over_volumes(
     The sorted table, and what was measured: `memory_mib`, the most that an actor's device held.
     """
     shards = planned(rows)
+    job.shards.plan(shards)
     done = job.shards.done()
     missing = [shard for shard in shards if shard.name not in done]
     if len(missing) < len(shards):

@@ -1,0 +1,109 @@
+"""What jobs/status.py tells of a run that is under way, has failed, or is finished; and the log that it reads."""
+
+import json
+import logging
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from harvester.cli import logged_to
+from harvester.errors import StepError
+from harvester.run import LOG
+from harvester.shards import Shards, planned
+from harvester.status import lines, read_status
+from harvester.volumes.locations import Location
+from jobs.status import main
+
+ROWS = [{"volume_id": f"v{i}", "patient_id": f"p{i}"} for i in range(8)]
+TABLE = pa.table({"volume_id": ["v"]})
+
+
+def step(folder: Path, k: int, name: str, **counts: float) -> None:
+    (folder / f"round-{k}").mkdir(parents=True, exist_ok=True)
+    told = {"round": k, "step": name, "seconds": 12.5, "counts": counts}
+    (folder / f"round-{k}" / f"{name}-abc.step.json").write_text(json.dumps(told))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    (tmp_path / "settings.yaml").write_text("seed: 0\n")
+    step(tmp_path, 0, "generator", memory_mib=512)
+    return tmp_path
+
+
+def half_done(run: Path) -> None:
+    """Five of eight volumes, the fifth left out."""
+    shards = Shards(Location.of(run / "round-0" / "tubelets-def.shards"))
+    plan = planned(ROWS)
+    shards.plan(plan)
+    for shard in plan[:5]:
+        (row,) = shard.rows
+        errors = {"v4": "OSError: no such slice"} if row["volume_id"] == "v4" else {}
+        shards.publish(shard.name, TABLE, {"volumes": [row["volume_id"]], "errors": errors})
+
+
+def test_a_run_under_way_tells_step_rate_and_what_was_left_out(run: Path) -> None:
+    shards = half_done(run)
+    record = json.loads(
+        (run / "round-0" / "tubelets-def.shards" / f"{planned(ROWS)[4].name}.json").read_text()
+    )
+    shards.publish(planned(ROWS)[4].name, TABLE, record | {"errors": {"v4": "OSError: no such slice"}})
+    status = read_status(run)
+    assert status.part is not None
+    assert (status.part.step, status.part.volumes, status.part.done) == ("round 0 tubelets", 8, 5)
+    assert status.part.errors == {"v4": "OSError: no such slice"}
+    assert status.part.rate is not None
+    assert status.part.seconds_left == pytest.approx(3 / status.part.rate)
+    told = "\n".join(lines(status))
+    assert "generator" in told and "12.5" in told and "memory_mib 512" in told
+    assert "under way: round 0 tubelets, 5 of 8 volumes" in told
+    assert "left out: volume v4: OSError: no such slice" in told
+
+
+def test_a_step_that_has_its_table_is_not_under_way(run: Path) -> None:
+    half_done(run)
+    (run / "round-0" / "tubelets-def.parquet").touch()
+    assert read_status(run).part is None
+
+
+def test_the_log_keeps_every_start_and_the_error_that_ended_one(run: Path) -> None:
+    def work(error: Exception | None = None) -> None:
+        with logged_to(run / LOG):
+            logging.getLogger("harvester.test").warning("round %d %s", 0, "generator")
+            if error:
+                raise error
+
+    with pytest.raises(StepError):
+        work(StepError("no room\nleft"))
+    work()
+    logging.getLogger("harvester.test").warning("not in the file")
+    with pytest.raises(KeyError):
+        work(KeyError("Doe^Jane"))
+    with (run / LOG).open("a") as file:
+        file.write('{"time": 1, "lev')  # a driver killed while it wrote
+    status = read_status(run)
+    assert [(line["level"], line["message"]) for line in status.log] == [
+        ("WARNING", "round 0 generator"),
+        ("ERROR", "StepError: no room left"),
+        ("WARNING", "round 0 generator"),
+        ("WARNING", "round 0 generator"),
+        ("ERROR", "KeyError, told where the job was started"),
+    ]
+    told = "\n".join(lines(status, now=status.log[-1]["time"] + 3600))
+    assert "last line, 60 min ago; is it still running?: KeyError" in told
+    assert "last error: KeyError" in told
+
+
+def test_a_finished_run_says_why_it_stopped(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    summary = {"stopped_because": "nothing more was found", "final": {"harvested": 7}}
+    (run / "summary.json").write_text(json.dumps(summary))
+    assert main(["--run", str(run)]) == 0
+    assert "finished: nothing more was found; 7 lesions harvested" in capsys.readouterr().out
+    assert main(["--run", str(run), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["summary"] == summary
+
+
+def test_another_folder_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--run", str(tmp_path)]) == 1
+    assert "no settings.yaml" in capsys.readouterr().err
