@@ -32,7 +32,14 @@ def paired_iou(a_xyxy: Array, b_xyxy: Array) -> Array:
 
 def iou_matrix(a_xyxy: Array, b_xyxy: Array) -> Array:
     """IoU of every one of (n, 4) inclusive boxes with every one of (m, 4); shape (n, m)."""
-    return paired_iou(a_xyxy[:, None, :], b_xyxy[None, :, :])
+    a_xyxy, b_xyxy = (boxes.astype(np.float64, copy=False) for boxes in (a_xyxy, b_xyxy))
+    a, b = a_xyxy.T[:, :, None], b_xyxy.T[:, None, :]
+    sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
+    sides += 1
+    inter = np.multiply(*np.maximum(sides, 0.0, out=sides))
+    union = box_areas(a_xyxy)[:, None] + box_areas(b_xyxy)
+    union -= inter
+    return np.divide(inter, union, out=union)
 
 
 def scale_boxes(boxes_xyxy: Array, ratio_x: float, ratio_y: float) -> Array:

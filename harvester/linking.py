@@ -9,6 +9,7 @@ scheme: SORT (Bewley 2016); the constants are ours.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -113,25 +114,19 @@ class _Tracks:
     def predict(self, z: int) -> None:
         """Move every state to slice z."""
         step, self.z = z - self.z, z
-        noise = ACCELERATION_STD**2
-        self.state[:4] += step * self.state[4:8]
+        forward, noise = _motion(step)
+        self.state = forward @ self.state
+        self.state[8:] += noise
         np.maximum(self.state[2:4], 1.0, out=self.state[2:4])
-        p, pv, v = self.state[8:]
-        p += 2 * step * pv + step**2 * v + noise * step**3 / 3
-        pv += step * v + noise * step**2 / 2
-        v += noise * step
 
     def update(self, those: Array, centre_size: Array) -> None:
         """Correct the states of `those` by the boxes measured on this slice."""
         state = self.state[:, those]
-        p, pv, v = state[8:]
-        gain, velocity_gain = p / (p + MEASUREMENT_STD**2), pv / (p + MEASUREMENT_STD**2)
-        surprise = centre_size - state[:4]
-        state[:4] += gain * surprise
-        state[4:8] += velocity_gain * surprise
-        v -= velocity_gain * pv
-        p *= 1 - gain
-        pv *= 1 - gain
+        moments, variances = state[:8].reshape(2, 4, -1), state[8:]
+        gains = variances[:2] / (variances[0] + MEASUREMENT_STD**2)  # of position, of velocity
+        moments += gains[:, None] * (centre_size - moments[0])
+        variances[2] -= gains[1] * variances[1]
+        variances[:2] *= 1 - gains[0]
         self.state[:, those] = state
         self.last_z[those] = self.z
 
@@ -143,6 +138,15 @@ class _Tracks:
         self.ids = np.concatenate([self.ids, ids])
         self.last_z = np.concatenate([self.last_z, np.full(len(ids), self.z)])
         self.state = np.concatenate([self.state, new], axis=1)
+
+
+@lru_cache
+def _motion(step: int) -> tuple[Array, Array]:
+    """What `step` slices at constant velocity do to a state, (11, 11), and what they add to its variances, (3, 1)."""
+    forward = np.eye(11)
+    forward[:4, 4:8] = step * np.eye(4)
+    forward[8:, 8:] = [[1, 2 * step, step**2], [0, 1, step], [0, 0, 1]]
+    return forward, ACCELERATION_STD**2 * np.array([[step**3 / 3], [step**2 / 2], [step]])
 
 
 def _track_of(z: Array, boxes_xyxy: Array, settings: LinkingSettings) -> NDArray[np.int64]:

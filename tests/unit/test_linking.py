@@ -8,7 +8,7 @@ import pytest
 
 from harvester.config import LinkingSettings
 from harvester.errors import LabelError
-from harvester.geometry import iou_matrix
+from harvester.geometry import iou_matrix, paired_iou
 from harvester.linking import Tubelet, assign, link, suppress, trim
 from tests.unit.plain_linking import full_volume, plain_link
 
@@ -34,6 +34,17 @@ def brute_force_gain(iou: Any, floor: float) -> float:
         sum(worth[row, column] for row, column in enumerate(chosen))
         for chosen in permutations(range(iou.shape[1]), iou.shape[0])
     )
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.float64])
+def test_every_pair_has_the_iou_of_pairs(kind: Any) -> None:
+    rng = np.random.default_rng(0)
+    a, b = (np.concatenate([low, low + rng.integers(0, 9, low.shape)], axis=1).astype(kind)
+            for low in (rng.integers(0, 12, (7, 2)), rng.integers(0, 12, (5, 2))))  # fmt: skip
+    one_by_one = [[float(paired_iou(one, other)) for other in b] for one in a]
+    np.testing.assert_array_equal(iou_matrix(a, b), one_by_one)
+    assert 0 < np.count_nonzero(one_by_one) < 35
+    assert iou_matrix(a[:0], b).shape == (0, 5)
 
 
 @pytest.mark.parametrize("seed", range(12))
