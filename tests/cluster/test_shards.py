@@ -71,8 +71,7 @@ def times_done(log: Path) -> dict[str, int]:
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
-    files = [file for file in (folder / "shards").glob("*.json") if not file.name.startswith("begun-")]
-    return [json.loads(file.read_text()) for file in files]
+    return [json.loads(file.read_text()) for file in (folder / "shards").glob("[0-9]*.json")]
 
 
 def undisturbed(folder: Path) -> pa.Table:
