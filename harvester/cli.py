@@ -1,12 +1,9 @@
 """What every job does alike: its help, its log lines, and how it ends when something is wrong."""
 
 import argparse
-import json
 import logging
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 
 from harvester.errors import HarvesterError, SettingsError
 
@@ -32,36 +29,6 @@ def run_job(work: Callable[[], None]) -> int:
         sys.stderr.write(f"{type(error).__name__}: {_one_line(error)}\n")
         return 1
     return 0
-
-
-class _AsJson(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        told = {"time": record.created, "level": record.levelname, "message": record.getMessage()}
-        return json.dumps(told)
-
-
-@contextmanager
-def logged_to(file: Path) -> Iterator[None]:
-    """What is logged in the block, and the error that ends it, as JSON lines at the end of a file."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(file)
-    handler.setFormatter(_AsJson())
-    logging.getLogger().addHandler(handler)
-    try:
-        yield
-    except BaseException as error:
-        # Other people's errors may quote what they choked on: only their names are kept.
-        told = (
-            f": {_one_line(error)}"
-            if isinstance(error, HarvesterError)
-            else ", told where the job was started"
-        )
-        told = type(error).__name__ + told
-        handler.handle(logging.LogRecord(__name__, logging.ERROR, __file__, 0, told, None, None))
-        raise
-    finally:
-        logging.getLogger().removeHandler(handler)
-        handler.close()
 
 
 def _one_line(error: HarvesterError) -> str:

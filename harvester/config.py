@@ -386,13 +386,12 @@ class Settings(Part):
 
 def resolve(file: Path | None = None, overrides: Sequence[str] = ()) -> Settings:
     """Defaults < YAML `file` < `overrides` ("a.b=c", the value read as YAML). Raises SettingsError, one line."""
-    tree = _read(file) if file else {}
-    for override in overrides:
-        _put(tree, override)
-    try:
-        return Settings.model_validate(tree)
-    except ValidationError as error:
-        raise SettingsError(_one_line(error)) from None
+    return _resolved(_read(file) if file else {}, overrides)
+
+
+def restore(text: str, overrides: Sequence[str] = ()) -> Settings:
+    """The settings that `dump` wrote, with `overrides`. Raises SettingsError, one line."""
+    return _resolved(_tree(text, "settings.yaml"), overrides)
 
 
 def dump(settings: Settings) -> str:
@@ -406,18 +405,34 @@ def settings_hash(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def _resolved(tree: dict[str, Any], overrides: Sequence[str]) -> Settings:
+    for override in overrides:
+        _put(tree, override)
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        raise SettingsError(_one_line(error)) from None
+
+
 def _read(file: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(file.read_text())
+        text = file.read_text()
     except OSError as error:
         raise SettingsError(f"--config {file}: cannot be read ({error.strerror}); give a YAML file") from None
+    tree = _tree(text, f"--config {file}")
+    return {"name": file.stem, **tree} if tree else {}
+
+
+def _tree(text: str, where: str) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise SettingsError(f"--config {file}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise SettingsError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise SettingsError(f"--config {file}: want a tree of settings, got {type(tree).__name__}")
-    return {"name": file.stem, **tree}
+        raise SettingsError(f"{where}: want a tree of settings, got {type(tree).__name__}")
+    return tree
 
 
 def _put(tree: dict[str, Any], override: str) -> None:

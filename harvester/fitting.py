@@ -1,19 +1,19 @@
 """Plain PyTorch training, the same for both models: seeded items in, fitted weights out, resumable at any step."""
 
+import io
 import json
 import os
 import resource
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from harvester.volumes.locations import Where
+from harvester.volumes.locations import Location, Where
 
 Batch = Any
 Losses = dict[str, Tensor]
@@ -78,8 +78,8 @@ class FoldTask:
 
     store: Where
     seed: int
-    start: Path | None
-    checkpoint: Path
+    start: Location | None
+    checkpoint: Location
     gpu: bool
     rank: int = 0
     world: int = 1
@@ -93,7 +93,7 @@ def fit(
     losses_of: Callable[[nn.Module, Batch], Losses],
     plan: Plan,
     place: Place,
-    checkpoint: Path,
+    checkpoint: Location,
     average: Callable[[nn.Module], None] | None = None,
     rank: int = 0,
     world: int = 1,
@@ -183,7 +183,7 @@ def _recent(history: list[dict[str, float]], count: int) -> str:
     return ", ".join(f"{name} {sum(row[name] for row in recent) / len(recent):.3f}" for name in recent[0])
 
 
-def _save(path: Path, step: int, model: nn.Module, optimizer: Any, schedule: Any, history: Any) -> None:
+def _save(file: Location, step: int, model: nn.Module, optimizer: Any, schedule: Any, history: Any) -> None:
     state = {
         "step": step,
         "model": model.state_dict(),
@@ -193,18 +193,17 @@ def _save(path: Path, step: int, model: nn.Module, optimizer: Any, schedule: Any
         "random": torch.get_rng_state(),
         "random_gpu": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".part")
-    torch.save(state, aside)
-    aside.replace(path)
+    packed = io.BytesIO()
+    torch.save(state, packed)
+    file.write_bytes(packed.getvalue())
 
 
 def _restore(
-    path: Path, model: nn.Module, optimizer: Any, schedule: Any
+    file: Location, model: nn.Module, optimizer: Any, schedule: Any
 ) -> tuple[int, list[dict[str, float]]]:
-    if not path.is_file():
+    if not file.is_file():
         return 0, []
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = torch.load(io.BytesIO(file.read_bytes()), map_location="cpu", weights_only=True)
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     schedule.load_state_dict(state["schedule"])

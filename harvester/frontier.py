@@ -4,12 +4,11 @@ The models and their scores stay; only the cut is chosen anew, as if no round ha
 shows what one round with the run's last models gives at each target, certified and by the point estimate alone.
 """
 
+import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from harvester import mining
 from harvester.choosing import Solved
@@ -19,7 +18,9 @@ from harvester.errors import StoreError
 from harvester.evaluation.operating_point import OperatingPoint
 from harvester.labels import ledger as ledgers
 from harvester.records import ACCEPTED, PARTLY_MARKED
+from harvester.run import NOTE
 from harvester.scoring import Judge, with_round
+from harvester.volumes.locations import Location, Where
 from harvester.volumes.store import Store
 
 
@@ -53,13 +54,12 @@ class Frontier:
     rows: list[Row]
 
 
-def last_round(run: Path) -> int:
+def last_round(run: Where) -> int:
     """The last round whose tubelets are scored. Raises StoreError where there is none."""
-    rounds = [
-        int(folder.name.split("-")[1])
-        for folder in run.glob("round-*")
-        if any(folder.glob("scored-*.parquet"))
+    numbers = [
+        int(name.removeprefix("round-")) for name in Location.of(run).folders() if name.startswith("round-")
     ]
+    rounds = [number for number in numbers if _scored(run, number)]
     if not rounds:
         raise StoreError(
             f"{run}: no scored tubelets (round-*/scored-*.parquet); give the folder of a finished run"
@@ -67,20 +67,30 @@ def last_round(run: Path) -> int:
     return max(rounds)
 
 
-def scored_table(run: Path, round_index: int) -> pa.Table:
+def scored_table(run: Where, round_index: int) -> pa.Table:
     """The scored tubelets of a round; of several (settings were changed) those made last."""
-    files = sorted(
-        (run / f"round-{round_index}").glob("scored-*.parquet"), key=lambda file: file.stat().st_mtime
-    )
-    if not files:
+    notes = _scored(run, round_index)
+    if not notes:
         raise StoreError(f"{run}: round {round_index} has no scored tubelets; the last is {last_round(run)}")
-    return pq.read_table(files[-1])
+    latest = max(notes, key=lambda note: json.loads(note.read_bytes()).get("ended", 0.0))
+    return (latest.parent / f"{latest.name.removesuffix(NOTE)}.parquet").read_table()
+
+
+def _scored(run: Where, round_index: int) -> list[Location]:
+    folder = Location.of(run) / f"round-{round_index}"
+    return [folder / name for name in folder.files() if name.startswith("scored-") and name.endswith(NOTE)]
 
 
 def trace(
-    scored: pa.Table, store: Store, settings: Settings, targets: list[float], folder: Path, round_index: int
+    scored: pa.Table,
+    store: Store,
+    settings: Settings,
+    targets: list[float],
+    work: Where,
+    round_index: int,
 ) -> Frontier:
     """Sweep the settings' choices with Ray Tune, then solve every target with the best one."""
+    folder = Location.of(work)
     rehearsal = _rehearsal(scored, store, settings, folder)
     trials = sweep(rehearsal, settings.operating_point, folder / "tune")
     judge = Judge(store, settings)
@@ -114,7 +124,7 @@ def as_table(frontier: Frontier) -> pa.Table:
     return pa.Table.from_pylist([asdict(row) for row in frontier.rows])
 
 
-def _rehearsal(scored: pa.Table, store: Store, settings: Settings, folder: Path) -> Rehearsal:
+def _rehearsal(scored: pa.Table, store: Store, settings: Settings, folder: Location) -> Rehearsal:
     marks = ledgers.known_before(store.marks(), store.reviewed())
     known = ledgers.spread(marks, store.manifest)
     own = settings.operating_point
@@ -126,9 +136,8 @@ def _rehearsal(scored: pa.Table, store: Store, settings: Settings, folder: Path)
         "accepted": ACCEPTED.empty_table(),
         "known": mining.clinical_finds(scored, marks, own.match_iou),
     }
-    folder.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
-        pq.write_table(table, folder / f"{name}.parquet")
+        (folder / f"{name}.parquet").write_table(table)
     files = {name: folder / f"{name}.parquet" for name in tables}
     return Rehearsal(files["candidates"], files["lesions"], files["accepted"], files["known"])
 

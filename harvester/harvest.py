@@ -7,12 +7,10 @@ that saw its patient: what is measured on V_M then holds for V_H.
 
 import json
 import logging
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from harvester import mining
 from harvester.choosing import Solved, as_json, from_json, nothing_scored
@@ -29,6 +27,7 @@ from harvester.records import ACCEPTED, LEDGER, PARTLY_MARKED, SCORED, TUBELETS
 from harvester.run import Output, Run, table_hash, weights_hash
 from harvester.scoring import outside_ignored
 from harvester.tracking import Tracker
+from harvester.volumes.locations import Location
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +61,7 @@ def harvest(run: Run, tracker: Tracker) -> History:
         tracker.log_round(k, history.params(), history.metrics())
         if history.gain() <= run.settings.min_gain:
             break
-    pq.write_table(rehearsed, run.folder / "rehearsed.parquet")
+    (run.folder / "rehearsed.parquet").write_table(rehearsed)
     history.finish(ledger, rank_missing(run, scored, ledger, point, rehearsed))
     return history
 
@@ -128,7 +127,7 @@ def train_classifier(
     )
 
     def label() -> pa.Table:
-        table = mining.to_classify(pq.read_table(tubelets.path), own.max_tubelets)
+        table = mining.to_classify(tubelets.path.read_table(), own.max_tubelets)
         lesion, other = mining.classifier_examples(table, ledger, run.store.manifest, own.match_iou)
         kept = np.flatnonzero(lesion | other)
         return table.take(kept).append_column("label", pa.array(lesion[kept].astype(np.int32)))
@@ -155,7 +154,7 @@ def classify(run: Run, k: int, tubelets: Output, lpc: Output) -> pa.Table:
         counts.update(measured)
         return table
 
-    return pq.read_table(run.table("scored", k, key, make, counts).path)
+    return run.table("scored", k, key, make, counts).path.read_table()
 
 
 def choose_operating_point(
@@ -172,7 +171,7 @@ def choose_operating_point(
     key = settings_hash(settings, last, *(table_hash(table) for table in tables.values()))
     files = {name: run.table(name, k, key, lambda table=table: table).path for name, table in tables.items()}  # type: ignore[misc]
     rehearsal = Rehearsal(files["candidates"], files["lesions"], files["rehearsed"], files["known"], last)
-    storage = run.folder / f"round-{k}" / "tune"
+    storage = run.of_round(k) / "tune"
     point = run.values("operating-point", k, key, lambda: as_json(search(rehearsal, settings, storage)))
     return from_json(json.loads(point.path.read_text()))
 
@@ -237,6 +236,6 @@ def model_hash(lpg: Output, lpc: Output) -> str:
     return settings_hash(weights_hash(lpg.path), weights_hash(lpc.path))
 
 
-def _job(run: Run, model: str, k: int, out: Path, table: Output, start: Path | None) -> FitJob:
+def _job(run: Run, model: str, k: int, out: Location, table: Output, start: Location | None) -> FitJob:
     seed = run.settings.seed * 100 + k
     return FitJob(model, run.settings, run.store.path, out, run.mined, run.folds, table.path, start, seed)

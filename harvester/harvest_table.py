@@ -1,18 +1,17 @@
 """The harvest as people get it: one row a lesion with its boxes in pixels and mm, and where it comes from."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pcsv
-import pyarrow.parquet as pq
 
 from harvester.choosing import Solved
 from harvester.geometry import boxes_to_mm
 from harvester.labels.ledger import BOX
 from harvester.records import HARVEST
+from harvester.volumes.locations import Location
 
 
 def harvest_table(
@@ -38,10 +37,11 @@ def lesion_id(found: Mapping[str, Any]) -> str:
     return f"harvested-{found['round']}-{found['tubelet_id']}"
 
 
-def write(table: pa.Table, folder: Path, name: str) -> None:
+def write(table: pa.Table, folder: Location, name: str) -> None:
     """The table as name.parquet, and as name.csv with lists as text, blanks between."""
-    pq.write_table(table, folder / f"{name}.parquet")
-    pcsv.write_csv(_flat(table), folder / f"{name}.csv")
+    (folder / f"{name}.parquet").write_table(table)
+    with (folder / f"{name}.csv").publish() as sink:
+        pcsv.write_csv(_flat(table), sink)
 
 
 def _row(

@@ -6,7 +6,6 @@ from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from harvester import mining
 from harvester.choosing import Solved
@@ -17,7 +16,7 @@ from harvester.labels.ledger import known_before, settled, spread
 from harvester.mining import Found
 from harvester.records import HARVEST, LEDGER, MISSING, PARTLY_MARKED
 from harvester.report import ReportInputs
-from harvester.run import Run, write_text
+from harvester.run import Run
 from harvester.scoring import Judge, finite, harvested_table, with_round
 
 SUMMARY_KEYS: Final = (
@@ -109,8 +108,8 @@ class History:
         self.ledger, self.missing, self.told = ledger, missing, self.summary()
         write(self.harvest, folder, "harvest")
         write(missing, folder, "missing")
-        pq.write_table(ledger, folder / "ledger.parquet")
-        write_text(folder / "summary.json", json.dumps(self.told, indent=1) + "\n")
+        (folder / "ledger.parquet").write_table(ledger)
+        (folder / "summary.json").write_text(json.dumps(self.told, indent=1) + "\n")
 
     def report_inputs(self) -> ReportInputs:
         """What the report shows, after finish."""

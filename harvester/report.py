@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
@@ -22,6 +21,7 @@ from harvester.report_sections import (
     rounds,
     steps,
 )
+from harvester.volumes.locations import Location
 from harvester.volumes.store import Store
 
 MISSING_SHOWN: Final = 15
@@ -46,7 +46,7 @@ class ReportInputs:
               names like "round 0: LPG + LPC"; none without truth
     """
 
-    folder: Path
+    folder: Location
     store: Store
     settings: Settings
     summary: Mapping[str, Any]
@@ -59,12 +59,10 @@ class ReportInputs:
     curves: Sequence[Mapping[str, Any]]
 
 
-def write_report(inputs: ReportInputs) -> Path:
-    """Write folder/report.html and return its path; a run without lesions or truth has a report too."""
+def write_report(inputs: ReportInputs) -> Location:
+    """Write folder/report.html and return where it is; a run without lesions or truth has a report too."""
     target = inputs.folder / "report.html"
-    aside = inputs.folder / ".report.html.part"
-    aside.write_text(build(inputs), encoding="utf-8")
-    aside.replace(target)
+    target.write_text(build(inputs))
     return target
 
 

@@ -1,6 +1,6 @@
 """The recall-precision frontier as a picture."""
 
-from pathlib import Path
+import io
 from typing import Any, Final
 
 from harvester.frontier import Frontier, Row
@@ -9,8 +9,8 @@ from harvester.report_plots import SOFT, STYLE
 COLOURS: Final = {"certified": "#2f7fe0", "point estimate": "#c77700"}
 
 
-def plot(frontier: Frontier, file: Path) -> None:
-    """Recall against the precision target, certified and by the point estimate; measured precision beside it."""
+def plot(frontier: Frontier) -> bytes:
+    """A PNG: recall against the precision target, certified and by the point estimate; measured precision beside it."""
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -22,7 +22,9 @@ def plot(frontier: Frontier, file: Path) -> None:
         _recalls(axes[0], frontier, known)
         if known:
             _precisions(axes[1], frontier)
-        FigureCanvasAgg(figure).print_png(file)
+        picture = io.BytesIO()
+        FigureCanvasAgg(figure).print_png(picture)
+    return picture.getvalue()
 
 
 def _recalls(axes: Any, frontier: Frontier, known: bool) -> None:

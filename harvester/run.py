@@ -1,11 +1,14 @@
-"""A run's folder: each step's output is named by the hash of its inputs and is never made twice.
+"""A run's folder, on a disk or in an object store: each step's output is named by the hash of its inputs.
+
+It is never made twice: a step is done when its note is there, which is written last (an object store renames nothing).
 
 run/
   settings.yaml                    the resolved settings; settings.hash their hash
   round-<k>/<step>-<hash>.parquet  a table, <step>-<hash>/ a folder of weights, <step>-<hash>.json small values
   round-<k>/<step>-<hash>.shards/  the parts of a table, published one by one by those who made them (shards.py)
-  round-<k>/<step>-<hash>.step.json  how long it took and how much it did
-  log.jsonl                        what was logged, a JSON object a line, over all starts
+  round-<k>/<step>-<hash>.step.json  its note: how long it took and how much it did
+  log.jsonl                        what was logged, a JSON object a line, over all starts; in an object store a
+                                   log-<time>.jsonl a start
   harvest.parquet, harvest.csv, ledger.parquet, summary.json, report.html
   rehearsed.parquet                what all rounds accepted in V_M (records.ACCEPTED)
 """
@@ -13,26 +16,24 @@ run/
 import hashlib
 import json
 import logging
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from harvester.config import Settings, dump, resolve, settings_hash
+from harvester.config import Settings, dump, restore, settings_hash
 from harvester.errors import SettingsError, StoreError
 from harvester.labels.ledger import patient_folds
 from harvester.shards import Shards
-from harvester.volumes.locations import Location
+from harvester.volumes.locations import Location, Where
 from harvester.volumes.store import Store
 
 logger = logging.getLogger(__name__)
 
-LOG: Final = "log.jsonl"
+NOTE: Final = ".step.json"
+SHARDS: Final = ".shards"
 NOTHING: Final[Mapping[str, float]] = {}
 
 ROW_GROUP = 4096
@@ -43,7 +44,7 @@ ROW_GROUP = 4096
 class Output:
     """A finished step: where its result lies, the hash that names it, and what it took."""
 
-    path: Path
+    path: Location
     key: str
     seconds: float
     counts: dict[str, float] = field(default_factory=dict)
@@ -55,8 +56,8 @@ class Run:
     Other settings in the same folder redo what depends on them and reuse the rest: steps are named by their inputs.
     """
 
-    def __init__(self, folder: Path, settings: Settings, store: Store, began: float | None = None) -> None:
-        self.folder, self.settings, self.store = folder, settings, store
+    def __init__(self, folder: Where, settings: Settings, store: Store, began: float | None = None) -> None:
+        self.folder, self.settings, self.store = Location.of(folder), settings, store
         self.began = time.monotonic() if began is None else began
         self.rows: list[dict[str, Any]] = store.manifest.to_pylist()
         self.folds = patient_folds(self.rows, settings.folds, settings.seed)
@@ -66,9 +67,8 @@ class Run:
         self.mined = [row for row in self.rows if row["split"] != "vd_test"]
         self.slices = sum(row["depth"] for row in self.mined)
         self.steps: list[dict[str, Any]] = []
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "settings.yaml", dump(settings))
-        write_text(folder / "settings.hash", settings_hash(settings) + "\n")
+        (self.folder / "settings.yaml").write_text(dump(settings))
+        (self.folder / "settings.hash").write_text(settings_hash(settings) + "\n")
 
     def table(
         self,
@@ -78,86 +78,84 @@ class Run:
         make: Callable[[], pa.Table],
         counts: Mapping[str, float] = NOTHING,
     ) -> Output:
-        """The table of a step, made if it is not there: written aside, then renamed.
+        """The table of a step, made if it is not there.
 
         `counts`: what it goes through and what `make`, when it is done, has measured.
         """
 
-        def write(aside: Path) -> dict[str, float]:
+        def write(file: Location) -> dict[str, float]:
             table = make()
-            pq.write_table(table, aside, row_group_size=ROW_GROUP)
+            file.write_table(table, row_group_size=ROW_GROUP)
             return {"rows": len(table), **counts}
 
         return self._once(step, round_index, key, ".parquet", write)
 
     def shards(self, step: str, round_index: int, key: str) -> Shards:
         """Where the workers of a step publish the parts of its table."""
-        return Shards(Location.of(self.folder / f"round-{round_index}" / f"{step}-{key}.shards"))
+        return Shards(self.of_round(round_index) / f"{step}-{key}{SHARDS}")
+
+    def of_round(self, round_index: int) -> Location:
+        """The folder of a round's steps."""
+        return self.folder / f"round-{round_index}"
 
     def values(self, step: str, round_index: int, key: str, make: Callable[[], dict[str, Any]]) -> Output:
         """Small values of a step as JSON."""
 
-        def write(aside: Path) -> dict[str, float]:
-            aside.write_text(json.dumps(make(), indent=1, sort_keys=True))
+        def write(file: Location) -> dict[str, float]:
+            file.write_text(json.dumps(make(), indent=1, sort_keys=True))
             return {}
 
         return self._once(step, round_index, key, ".json", write)
 
-    def weights(self, step: str, round_index: int, key: str, make: Callable[[Path], None]) -> Output:
-        """A folder of weights. It is filled in place beside its name, so that a killed fit can go on there."""
+    def weights(self, step: str, round_index: int, key: str, make: Callable[[Location], None]) -> Output:
+        """A folder of weights, a file at a time, so that a killed fit goes on with what is there."""
 
-        def write(aside: Path) -> dict[str, float]:
-            make(aside)
-            for leftover in aside.glob("ray-train-*"):
-                shutil.rmtree(leftover)
-            return most_measured(aside)
+        def write(folder: Location) -> dict[str, float]:
+            make(folder)
+            return most_measured(folder)
 
         return self._once(step, round_index, key, "", write)
 
     def _once(
-        self, step: str, round_index: int, key: str, suffix: str, write: Callable[[Path], dict[str, float]]
+        self,
+        step: str,
+        round_index: int,
+        key: str,
+        suffix: str,
+        write: Callable[[Location], dict[str, float]],
     ) -> Output:
-        path = self.folder / f"round-{round_index}" / f"{step}-{key}{suffix}"
-        note = path.with_name(f"{step}-{key}.step.json")
-        if path.exists() and note.exists():
-            told = json.loads(note.read_text())
+        path = self.of_round(round_index) / f"{step}-{key}{suffix}"
+        note = self.of_round(round_index) / f"{step}-{key}{NOTE}"
+        if note.is_file() and (path.is_file() or path.files()):
+            told = json.loads(note.read_bytes())
             logger.info("round %d %s: done before", round_index, step)
         else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            aside = path.with_name(f".{path.name}.part")
             logger.info("round %d %s ...", round_index, step)
             began = time.monotonic()
-            counts = write(aside)
+            counts = write(path)
             told = {"round": round_index, "step": step, "seconds": time.monotonic() - began, "counts": counts}
-            write_text(note, json.dumps(told))
-            aside.replace(path)
+            note.write_text(json.dumps(told | {"ended": time.time()}))
             shown = "".join(f", {name} {value:g}" for name, value in counts.items())
             logger.info("round %d %s: %.1f s%s", round_index, step, told["seconds"], shown)
         self.steps.append(told)
         return Output(path, key, told["seconds"], told["counts"])
 
 
-def settings_of(folder: Path, overrides: Sequence[str] = ()) -> Settings:
+def settings_of(folder: Where, overrides: Sequence[str] = ()) -> Settings:
     """The settings of a run's folder. Raises StoreError for a folder without."""
-    file = folder / "settings.yaml"
+    file = Location.of(folder) / "settings.yaml"
     if not file.is_file():
-        raise StoreError(f"{folder}: no settings.yaml; give the folder of a finished run with --run")
-    return resolve(file, overrides)
+        raise StoreError(f"{folder}: no settings.yaml; give the folder of a run with --run")
+    return restore(file.read_text(), overrides)
 
 
-def store_of(folder: Path, settings: Settings, given: str | None) -> Store:
+def store_of(folder: Where, settings: Settings, given: str | None) -> Store:
     """The store that is given, or the one in the run's folder, or as its settings say. Raises SettingsError."""
-    where = given or (folder / "store" if (folder / "store").is_dir() else settings.data.store)
+    own = Location.of(folder) / "store"
+    where = given or (own if (own / "manifest.parquet").is_file() else settings.data.store)
     if not where:
         raise SettingsError(f"{folder}: holds no store and names none; give the harvested store with --store")
     return Store(where)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write aside, then rename: a reader never sees half a file."""
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_text(text)
-    aside.replace(path)
 
 
 def table_hash(table: pa.Table) -> str:
@@ -165,16 +163,19 @@ def table_hash(table: pa.Table) -> str:
     return settings_hash(table.to_pylist())
 
 
-def most_measured(folder: Path) -> dict[str, float]:
+def most_measured(folder: Location) -> dict[str, float]:
     """What the fits of a folder's weights measured (fold-<k>.measured.json): of each figure the highest."""
-    told = [json.loads(file.read_text()) for file in sorted(folder.glob("fold-*.measured.json"))]
+    told = [
+        json.loads((folder / name).read_bytes()) for name in folder.files() if name.endswith(".measured.json")
+    ]
     names = {name for one in told for name in one}
     return {name: max(one.get(name, 0.0) for one in told) for name in sorted(names)}
 
 
-def weights_hash(folder: Path) -> str:
+def weights_hash(models: Where) -> str:
     """Names the weights in a folder. Raises StoreError where there are none."""
-    files = sorted(folder.glob("fold-*.safetensors"))
+    folder = Location.of(models)
+    files = [folder / name for name in folder.files() if name.endswith(".safetensors")]
     if not files:
         raise StoreError(f"{folder}: no weights (fold-*.safetensors); was the run finished?")
     digest = hashlib.sha256()

@@ -62,13 +62,21 @@ class Shards:
 
     def plan(self, shards: Sequence[Shard]) -> None:
         """Write down how much there is to do."""
-        told = {"shards": len(shards), "volumes": sum(len(shard.rows) for shard in shards)}
+        volumes = sum(len(shard.rows) for shard in shards)
+        told = {"shards": len(shards), "volumes": volumes, "at": time.time()}
         (self.folder / PLAN).write_bytes(json.dumps(told).encode())
 
     def volumes(self) -> int:
         """How many volumes the step has; 0 before it is planned."""
+        return int(self._plan().get("volumes", 0))
+
+    def planned_at(self) -> float:
+        """When it was last begun, as time.time() has it; 0 before it is planned."""
+        return float(self._plan().get("at", 0.0))
+
+    def _plan(self) -> Row:
         file = self.folder / PLAN
-        return int(json.loads(file.read_bytes())["volumes"]) if file.is_file() else 0
+        return json.loads(file.read_bytes()) if file.is_file() else {}
 
     def done(self) -> set[str]:
         """Names of the recorded shards."""

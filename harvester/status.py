@@ -4,13 +4,13 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from harvester.errors import StoreError
-from harvester.run import LOG
+from harvester.run import NOTE, SHARDS
+from harvester.run_log import read_log
 from harvester.shards import Shards
-from harvester.volumes.locations import Location
+from harvester.volumes.locations import Location, Where
 
 LATEST_SHARDS: Final = 20
 """The rate is theirs: what went before may have been read from a cold disk, or before a restart."""
@@ -53,16 +53,17 @@ class Status:
         return next((line for line in reversed(self.log) if line["level"] == "ERROR"), None)
 
 
-def read_status(folder: Path) -> Status:
+def read_status(run: Where) -> Status:
     """Raises StoreError for a folder that is no run's."""
+    folder = Location.of(run)
     if not (folder / "settings.yaml").is_file():
         raise StoreError(f"{folder}: no settings.yaml; give the folder of a run with --run")
     summary = folder / "summary.json"
     return Status(
-        sorted(_steps(folder), key=lambda told: (told["round"], told["at"])),
+        sorted(_steps(folder), key=lambda told: (told["round"], told.get("ended", 0.0))),
         _part(folder),
-        list(_log(folder / LOG)),
-        json.loads(summary.read_text()) if summary.is_file() else None,
+        read_log(folder),
+        json.loads(summary.read_bytes()) if summary.is_file() else None,
     )
 
 
@@ -93,20 +94,29 @@ def _under_way(part: Part) -> str:
     return f"under way: {part.step}, {part.done} of {part.volumes} volumes{rate}"
 
 
-def _steps(folder: Path) -> Iterator[Told]:
-    for file in folder.glob("round-*/*.step.json"):
-        yield json.loads(file.read_text()) | {"at": file.stat().st_mtime}
+def _rounds(folder: Location) -> list[Location]:
+    return [folder / name for name in folder.folders() if name.startswith("round-")]
 
 
-def _part(folder: Path) -> Part | None:
+def _steps(folder: Location) -> Iterator[Told]:
+    for each in _rounds(folder):
+        for name in each.files():
+            if name.endswith(NOTE):
+                yield json.loads((each / name).read_bytes())
+
+
+def _part(folder: Location) -> Part | None:
     """The latest step in shards without its table."""
     open_ones = [
-        path for path in folder.glob("round-*/*.shards") if not path.with_suffix(".parquet").exists()
+        each / name
+        for each in _rounds(folder)
+        for name in each.folders()
+        if name.endswith(SHARDS) and f"{name.removesuffix(SHARDS)}{NOTE}" not in each.files()
     ]
     if not open_ones:
         return None
-    path = max(open_ones, key=lambda path: path.stat().st_mtime)
-    shards = Shards(Location.of(path))
+    path = max(open_ones, key=lambda path: Shards(path).planned_at())
+    shards = Shards(path)
     records = sorted(
         (record for name in shards.done() if (record := shards.record(name))),
         key=lambda record: record["ended"],
@@ -122,15 +132,6 @@ def _rate(records: list[Told]) -> float | None:
         return None
     took = records[-1]["ended"] - records[0]["ended"]
     return sum(len(record["volumes"]) for record in records[1:]) / max(took, 1e-3)
-
-
-def _log(file: Path) -> Iterator[Told]:
-    if file.is_file():
-        for line in file.read_text().splitlines():
-            try:
-                yield json.loads(line)
-            except ValueError:  # the line that a killed driver was writing
-                continue
 
 
 def _span(seconds: float) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from harvester.config import Settings, settings_hash
+from harvester.volumes.locations import Location, Where
 
 if TYPE_CHECKING:  # mlflow takes seconds to import: only opening a tracker does
     from mlflow.tracking import MlflowClient
@@ -45,21 +46,22 @@ class Tracker:
         self._warned = False
 
     @classmethod
-    def open(cls, folder: Path, settings: Settings, uri: str | None) -> "Tracker":
+    def open(cls, folder: Where, settings: Settings, uri: str | None) -> "Tracker":
         """Start the parent run of a run folder, or go on with the one that its mlflow_run_id names.
 
         Without a `uri` the store is folder/mlflow.db with artifacts in folder/mlartifacts.
         """
         tracker = cls()
-        tracker._try("open", lambda: tracker._connect(folder.absolute(), settings, uri))
+        tracker._try("open", lambda: tracker._connect(Path(Location.of(folder).base), settings, uri))
         return tracker
 
     def log_round(self, round_index: int, params: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
         """One round as the child run round-<k>, in one batch; after a restart it is logged over."""
         self._try(f"round {round_index}", lambda: self._log_round(round_index, params, metrics))
 
-    def log_artifact(self, path: Path) -> None:
+    def log_artifact(self, file: Where) -> None:
         """Keep a file with the parent run; one that is not there is told and left out."""
+        path = Path(Location.of(file).base)
         self._try(f"artifact {path.name}", lambda: self._log_artifact(path))
 
     def finish(self, status: str = "FINISHED") -> None:

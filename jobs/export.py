@@ -35,6 +35,7 @@ from harvester.export.export import export
 from harvester.export.request import DICOM, FORMATS, Request, check, closing_table
 from harvester.export.sources import Source, salt_beside
 from harvester.run import settings_of, store_of
+from harvester.volumes.locations import Location
 
 MOST_IN_A_REPORT = 20
 
@@ -49,7 +50,7 @@ def run(options: argparse.Namespace) -> None:
     """Check the options against each other, then export."""
     request = request_of(options)
     check(request, bool(options.source))
-    folder = options.run.absolute()
+    folder = Location.of(options.run)
     settings = settings_of(folder)
     store = store_of(folder, settings, options.store)
     source = None
@@ -65,7 +66,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = job_parser(__doc__)
     add = parser.add_argument
-    add("--run", type=Path, required=True, help="folder of a finished run")
+    add("--run", required=True, metavar="PATH|URI", help="folder of a finished run")
     add("--to", required=True, metavar="FORMAT", help=f"one of {', '.join(FORMATS)}")
     add("--out", type=Path, required=True, help="folder for the files; must be empty or new")
     add("--store", metavar="PATH|URI", help="the run's store (default: RUN/store, or as its settings say)")

@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from harvester.cli import job_parser, logged_to, run_job
+from harvester.cli import job_parser, run_job
 from harvester.config import Settings, resolve
 from harvester.distributed.preparation import prepare
 from harvester.distributed.start import start_ray
@@ -22,8 +22,10 @@ from harvester.errors import SettingsError
 from harvester.harvest import harvest
 from harvester.report import write_report
 from harvester.report_sections import closing_table
-from harvester.run import LOG, Run
+from harvester.run import Run
+from harvester.run_log import logged_to
 from harvester.tracking import Tracker
+from harvester.volumes.locations import Location
 from harvester.volumes.store import Store
 
 
@@ -40,23 +42,25 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--store", help="a store made by jobs/prepare.py, a folder or its URI; without it, data.kind says"
     )
-    parser.add_argument("--run", type=Path, help="run folder (default: runs/<config name>/)")
+    parser.add_argument(
+        "--run", metavar="PATH|URI", help="run folder, also s3://bucket/folder (default: runs/<config name>/)"
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="a.b=c", help="override one setting; may be repeated"
     )
     return parser.parse_args(arguments)
 
 
-def run(settings: Settings, store_path: str | None, run_folder: Path | None) -> None:
+def run(settings: Settings, store_path: str | None, run_folder: str | None) -> None:
     """One harvest from a made or given store to its report; its folder keeps the log."""
     began = time.monotonic()
-    folder = (run_folder or Path("runs") / settings.name).absolute()
-    with logged_to(folder / LOG):
+    folder = Location.of(run_folder or Path("runs") / settings.name)
+    with logged_to(folder):
         start_ray()
         harvest_to(folder, settings, store_path, began)
 
 
-def harvest_to(folder: Path, settings: Settings, store_path: str | None, began: float) -> None:
+def harvest_to(folder: Location, settings: Settings, store_path: str | None, began: float) -> None:
     """The store, the loop, the report."""
     store = open_store(settings, store_path, folder)
     opened = Run(folder, settings, store, began)
@@ -79,7 +83,7 @@ def harvest_to(folder: Path, settings: Settings, store_path: str | None, began: 
     print(f"report: {report}")
 
 
-def open_store(settings: Settings, given: str | None, folder: Path) -> Store:
+def open_store(settings: Settings, given: str | None, folder: Location) -> Store:
     """The given store, or the one that the settings name, or a made one in the run folder."""
     if given is None and settings.data.kind == "store":
         if not settings.data.store:

@@ -23,14 +23,13 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from harvester.cli import job_parser, run_job
 from harvester.errors import LabelError, StoreError
 from harvester.export.returned import read_returned
 from harvester.labels.reviewed import MACHINE_MADE, Verdict, merged, reviewed_table, with_rehearsed
 from harvester.records import ACCEPTED
 from harvester.run import settings_of, store_of
+from harvester.volumes.locations import Location
 from harvester.volumes.store import write_reviewed
 
 
@@ -44,7 +43,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = job_parser(__doc__)
     add = parser.add_argument
-    add("--run", type=Path, required=True, help="folder of the run that was exported")
+    add("--run", required=True, metavar="PATH|URI", help="folder of the run that was exported")
     add("--reviewed", type=Path, required=True, metavar="FILE", help="the export as it came back")
     add("--store", metavar="PATH|URI", help="the run's store (default: RUN/store, or as its settings say)")
     return parser.parse_args(arguments)
@@ -52,13 +51,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def review(options: argparse.Namespace) -> None:
     """Everything is checked before the store is touched."""
-    run = options.run.absolute()
+    run = Location.of(options.run)
     store = store_of(run, settings_of(run), options.store)
     run_id, harvested = _told(run)
     verdicts = read_returned(options.reviewed)
     check_run(verdicts, run_id)
     table = merged(store.reviewed(), reviewed_table(verdicts, store.manifest))
-    rehearsed = pq.read_table(_file(run, "rehearsed.parquet"), schema=ACCEPTED)
+    rehearsed = _file(run, "rehearsed.parquet").read_table(ACCEPTED)
     write_reviewed(store.path, with_rehearsed(table, rehearsed, harvested, run_id))
     counts = Counter(verdict.verdict for verdict in verdicts)
     print(", ".join(f"{count} {word}" for word, count in sorted(counts.items())) or "nothing was reviewed")
@@ -74,12 +73,12 @@ def check_run(verdicts: list[Verdict], run_id: str) -> None:
             )
 
 
-def _told(run: Path) -> tuple[str, int]:
+def _told(run: Location) -> tuple[str, int]:
     summary = json.loads(_file(run, "summary.json").read_text())
     return str(summary["run_id"]), int(summary["final"]["harvested"])
 
 
-def _file(run: Path, name: str) -> Path:
+def _file(run: Location, name: str) -> Location:
     if not (run / name).is_file():
         raise StoreError(
             f"{run}: no {name}; give the folder of a finished run (one made by an older version: harvest it again, "

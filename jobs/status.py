@@ -3,7 +3,7 @@
     python jobs/status.py --run runs/night1
     python jobs/status.py --run runs/night1 --json
 
-Reads the run's folder alone, without Ray: from any machine that sees it, while it runs or after it stopped.
+Reads the run's folder alone, on a disk or in an object store, without Ray: while it runs or after it stopped.
 Exit codes: 0 told, 1 the folder is no run's (one line says so).
 """
 
@@ -11,7 +11,6 @@ import argparse
 import dataclasses
 import json
 import sys
-from pathlib import Path
 
 from harvester.cli import job_parser, run_job
 from harvester.status import lines, read_status
@@ -26,14 +25,14 @@ def main(arguments: list[str] | None = None) -> int:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = job_parser(__doc__)
-    parser.add_argument("--run", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--run", required=True, metavar="PATH|URI", help="folder of the run")
     parser.add_argument("--json", action="store_true", help="everything as JSON, the whole log too")
     return parser.parse_args(arguments)
 
 
 def show(options: argparse.Namespace) -> None:
     """Print the status."""
-    status = read_status(options.run.absolute())
+    status = read_status(options.run)
     if options.json:
         print(json.dumps(dataclasses.asdict(status)))
     else:

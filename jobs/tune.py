@@ -15,7 +15,6 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
-from pathlib import Path
 
 import pyarrow.csv as pcsv
 
@@ -26,6 +25,7 @@ from harvester.errors import SettingsError
 from harvester.frontier import Frontier, as_table, last_round, narrowed, scored_table, trace
 from harvester.report_frontier import plot
 from harvester.run import settings_of, store_of
+from harvester.volumes.locations import Location
 
 TARGETS = [0.80, 0.85, 0.90, 0.95]
 
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = job_parser(__doc__)
-    parser.add_argument("--run", type=Path, required=True, help="folder of a finished run")
+    parser.add_argument("--run", required=True, metavar="PATH|URI", help="folder of a finished run")
     parser.add_argument("--round", type=int, help="use the models of this round (default: the last)")
     parser.add_argument(
         "--store", help="the run's store, a folder or its URI (default: RUN/store, or as its settings say)"
@@ -47,7 +47,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--targets", type=float, nargs="+", default=TARGETS, help="precision targets (default: %(default)s)"
     )
-    parser.add_argument("--out", type=Path, help="folder for the results (default: RUN/tune)")
+    parser.add_argument("--out", metavar="PATH|URI", help="folder for the results (default: RUN/tune)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="a.b=c", help="override one of the run's settings"
     )
@@ -56,7 +56,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def tune(options: argparse.Namespace) -> None:
     """One sweep, from the run's tables to files and a table on the terminal."""
-    run, out = options.run.absolute(), (options.out or options.run / "tune").absolute()
+    run = Location.of(options.run)
+    out = Location.of(options.out) if options.out else run / "tune"
     settings = settings_of(run, options.set)
     wrong = [target for target in options.targets if not 0 < target < 1]
     if wrong:
@@ -71,17 +72,17 @@ def tune(options: argparse.Namespace) -> None:
     print(f"written to {out}")
 
 
-def write(frontier: Frontier, settings: Settings, out: Path) -> None:
+def write(frontier: Frontier, settings: Settings, out: Location) -> None:
     """The table, the picture and one settings file a target."""
-    out.mkdir(parents=True, exist_ok=True)
-    pcsv.write_csv(as_table(frontier), out / "frontier.csv")
+    with (out / "frontier.csv").publish() as sink:
+        pcsv.write_csv(as_table(frontier), sink)
     told = {
         "round": frontier.round,
         "trials": [asdict(trial) for trial in frontier.trials],
         "frontier": [asdict(row) for row in frontier.rows],
     }
     (out / "frontier.json").write_text(json.dumps(told, indent=1) + "\n")
-    plot(frontier, out / "frontier.png")
+    (out / "frontier.png").write_bytes(plot(frontier))
     for target in sorted({row.target for row in frontier.rows}):
         (out / f"target-{target:g}.yaml").write_text(dump(narrowed(settings, frontier, target)))
 

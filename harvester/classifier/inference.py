@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -32,12 +31,12 @@ from harvester.config import Settings
 from harvester.feeding import BatchSize, ahead, in_batches, readers
 from harvester.fitting import Place
 from harvester.resident import read_resident
-from harvester.volumes.locations import Where
+from harvester.volumes.locations import Location, Where
 from harvester.volumes.slab import GridFrame
 
 Array = NDArray[Any]
 Rows = list[dict[str, Any]]
-Task = tuple[GridFrame, list[Path]]
+Task = tuple[GridFrame, list[Location]]
 
 CROPS_ON_CPU: Final = 32
 CROPS_ON_GPU: Final = 256
@@ -73,7 +72,7 @@ class Scoring:
     ) -> None:
         self.settings, self.store, self.place, self.rows_of = settings, store, place, rows_of
         self.batch = crops_at_once(place)
-        self.models: dict[Path, Classifier] = {}
+        self.models: dict[Location, Classifier] = {}
 
     def over(self, tasks: Iterable[Task]) -> Iterator[Callable[[], Rows]]:
         """For each volume a call that gives its rows with their lpc_score, or raises its error.
@@ -87,7 +86,7 @@ class Scoring:
         rows = self.rows_of(task[0].volume_id)
         return look(self.store, task[0], rows, self.settings, self.place) if rows else None
 
-    def _score(self, looking: Future[Looked | None], files: list[Path]) -> Rows:
+    def _score(self, looking: Future[Looked | None], files: list[Location]) -> Rows:
         looked = looking.result()
         if looked is None:
             return []
@@ -101,12 +100,12 @@ class Scoring:
         return [row | {"lpc_score": score} for row, score in zip(looked.rows, means, strict=True)]
 
 
-def load_classifier(weights: Path, settings: Settings, place: Place) -> Classifier:
+def load_classifier(weights: Location, settings: Settings, place: Place) -> Classifier:
     """A fitted classifier from its safetensors file, ready to score."""
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     model = Classifier(settings.classifier.model_copy(update={"weights": ""}), settings.grid)
-    model.load_state_dict(load_file(weights))
+    model.load_state_dict(load(weights.read_bytes()))
     return ready(model, place, settings.compute.compile)
 
 

@@ -1,12 +1,10 @@
 """Fit one fold's classifier: plain PyTorch, no Ray."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Final
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -36,14 +34,15 @@ def fit_classifier(
             )
     own = settings.classifier
     torch.manual_seed(task.seed)
-    again = task.start is not None and _is_classifier(task.start)
+    before = load(task.start.read_bytes()) if task.start else {}
+    again = any(name.startswith("streams.") for name in before)
     model = Classifier(own.model_copy(update={"weights": ""}) if again else own, settings.grid)
     steps, rate = own.steps, own.learning_rate
-    if task.start is not None and again:
-        model.load_state_dict(load_file(task.start))
+    if again:
+        model.load_state_dict(before)
         steps, rate = own.finetune_steps, own.finetune_learning_rate
-    elif task.start is not None:
-        start_from_generator(model, task.start)
+    elif before:
+        start_from_generator(model, before)
     # Six numbers into two small layers: at the convolutions' rate they would need thousands of steps.
     plan = Plan(steps, own.batch_size, rate, own.weight_decay, "course", COURSE_FACTOR)
     items = Examples(
@@ -61,22 +60,14 @@ def fit_classifier(
     return model, history
 
 
-def _is_classifier(weights: Path) -> bool:
-    with safe_open(weights, "pt") as file:
-        names = file.keys()
-    return any(name.startswith("streams.") for name in names)
-
-
-def start_from_generator(model: Classifier, weights: Path) -> bool:
+def start_from_generator(model: Classifier, weights: Mapping[str, Tensor]) -> bool:
     """Both streams start from the generator's backbone, where it is of the same kind and width; whether it was.
 
     The generator has learnt what lesions look like from every voxel; the classifier sees a few hundred crops. It is
     the same fold's, so no patient gets to see itself.
     """
     prefix = "backbone."
-    state = {
-        name[len(prefix) :]: value for name, value in load_file(weights).items() if name.startswith(prefix)
-    }
+    state = {name[len(prefix) :]: value for name, value in weights.items() if name.startswith(prefix)}
     for stream in model.streams.values():
         own = stream.state_dict()
         if own.keys() != state.keys() or any(own[name].shape != state[name].shape for name in own):

@@ -13,11 +13,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray.data
 import torch
 from ray.data import ActorPoolStrategy
@@ -30,7 +28,7 @@ from harvester.fitting import Place
 from harvester.proposals.inference import Proposals
 from harvester.records import SCORED, TUBELETS
 from harvester.shards import DEATHS, Shard, Shards, planned
-from harvester.volumes.locations import Where
+from harvester.volumes.locations import Location, Where
 from harvester.volumes.slab import GridFrame
 
 logger = logging.getLogger(__name__)
@@ -48,10 +46,10 @@ class InferenceJob:
 
     settings: Settings
     store: Where
-    models: Path
+    models: Location
     folds: Mapping[str, int]
     shards: Shards
-    tubelets: Path | None = None
+    tubelets: Location | None = None
 
     def place(self) -> Place:
         """The actor's device, on as many threads as it was given CPUs."""
@@ -59,7 +57,7 @@ class InferenceJob:
         torch.set_num_threads(max(1, round(compute.cpus_per_replica)))
         return Place.choose(compute.gpus_per_replica > 0, compute.precision)
 
-    def weights(self, patient_id: str) -> list[Path]:
+    def weights(self, patient_id: str) -> list[Location]:
         """The weights of the fold that never saw the patient; of all folds for an unknown patient."""
         folds = [self.folds[patient_id]] if patient_id in self.folds else range(self.settings.folds)
         return [self.models / f"fold-{fold}.safetensors" for fold in folds]
@@ -90,7 +88,7 @@ class Actor:
                 self._publish(shard, map(self._alone, shard.rows))
             yield {"name": [shard.name], "volumes": [len(shard.rows)]}
 
-    def task(self, row: dict[str, Any]) -> tuple[GridFrame, list[Path]]:
+    def task(self, row: dict[str, Any]) -> tuple[GridFrame, list[Location]]:
         """A volume on the grid, and the models that never saw its patient."""
         return GridFrame.of(row, self.job.settings.grid), self.job.weights(row["patient_id"])
 
@@ -160,7 +158,8 @@ class Scorer(Actor):
 
     def tubelets(self, volume_id: str) -> list[dict[str, Any]]:
         """The best tubelets of a volume."""
-        mine = pq.read_table(self.job.tubelets, filters=[("volume_id", "==", volume_id)])
+        assert self.job.tubelets is not None  # noqa: S101  a Scorer's job has them
+        mine = self.job.tubelets.read_table(filters=[("volume_id", "==", volume_id)])
         best: list[dict[str, Any]] = mining.to_classify(
             mine, self.job.settings.classifier.max_tubelets
         ).to_pylist()

@@ -2,9 +2,12 @@
 
 import logging
 import os
+from typing import Any
 
 import ray
 import ray.data
+
+from harvester.volumes.locations import Location
 
 
 def start_ray() -> None:
@@ -15,3 +18,8 @@ def start_ray() -> None:
     # What our own log lines say already, said again by Ray at length.
     for name in ("ray.data", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def for_ray(folder: Location) -> dict[str, Any]:
+    """Where Ray Train and Ray Tune keep what is theirs, as their RunConfigs want it."""
+    return {"storage_path": folder.key, "storage_filesystem": None if folder.on_disk else folder.filesystem}

@@ -6,30 +6,29 @@ workers of a fold average their gradients. Weights go to a folder that all worke
 
 import json
 import logging
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray.train
 import torch
 import torch.distributed as dist
 from ray.train import RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from harvester.classifier.training import fit_classifier
 from harvester.config import Settings
+from harvester.distributed.start import for_ray
 from harvester.errors import HarvesterError
 from harvester.fitting import FoldTask, Place
 from harvester.labels.ledger import by_volume
 from harvester.proposals.training import fit_generator
-from harvester.volumes.locations import Where
+from harvester.volumes.locations import Location, Where
 from harvester.volumes.slab import GridFrame
 
 logger = logging.getLogger(__name__)
@@ -48,11 +47,11 @@ class FitJob:
     model: str
     settings: Settings
     store: Where
-    out: Path
+    out: Location
     rows: Sequence[Mapping[str, Any]]
     folds: Mapping[str, int]
-    table: Path
-    start: Path | None
+    table: Location
+    start: Location | None
     seed: int
 
 
@@ -62,21 +61,22 @@ def train_folds(job: FitJob) -> None:
     workers = compute.train_workers
     resources = {"CPU": compute.cpus_per_train_worker} | ({"GPU": 1.0} if compute.train_gpu else {})
     # Ray resumes a run of the same name; what we resume from is our own checkpoint, so each try has its own name.
-    job.out.mkdir(parents=True, exist_ok=True)
-    storage = tempfile.mkdtemp(prefix="ray-train-", dir=job.out)
+    storage = job.out / f"ray-train-{uuid4().hex[:8]}"
     trainer = TorchTrainer(
         _train_worker,
         train_loop_config={"job": job},
         scaling_config=ScalingConfig(
             num_workers=workers, use_gpu=compute.train_gpu, resources_per_worker=resources
         ),
-        run_config=RunConfig(name=job.model, storage_path=storage),
+        run_config=RunConfig(name=job.model, **for_ray(storage)),
     )
     try:
         trainer.fit()
     except WorkerGroupError as error:
         ours = [each for each in error.worker_failures.values() if isinstance(each, HarvesterError)]
         raise (ours[0] if ours else error) from error
+    for leftover in job.out.folders():
+        (job.out / leftover).delete_folder()
 
 
 def _train_worker(config: dict[str, Any]) -> None:
@@ -87,7 +87,7 @@ def _train_worker(config: dict[str, Any]) -> None:
     for fold, peers in shares(job.settings.folds, world):
         # Every rank takes part in making every group, or torch.distributed waits for ever.
         group = dist.new_group(peers) if len(peers) > 1 else None
-        if rank in peers and not (job.out / f"fold-{fold}.safetensors").exists():
+        if rank in peers and not (job.out / f"fold-{fold}.safetensors").is_file():
             _fit_fold(job, fold, peers.index(rank), len(peers), _averager(group, len(peers)))
     ray.train.report({})
 
@@ -114,8 +114,8 @@ def _fit_fold(
         average,
         lambda line: logger.warning("%s fold %d: %s", job.model, fold, line),
     )
-    table = pq.read_table(job.table)
-    afresh, began = not task.checkpoint.exists(), time.monotonic()
+    table = job.table.read_table()
+    afresh, began = not task.checkpoint.is_file(), time.monotonic()
     model: nn.Module
     if job.model == "generator":
         model, history = fit_generator(task, job.settings, rows, table)
@@ -126,8 +126,8 @@ def _fit_fold(
         measured = {"memory_mib": Place.choose(compute.train_gpu, compute.precision).memory_mib()}
         if afresh:
             measured["steps_per_second"] = len(history) / (time.monotonic() - began)
-        _publish(model, history, measured, job.out / f"fold-{fold}.safetensors")
-        task.checkpoint.unlink(missing_ok=True)
+        _publish(model, history, measured, job.out, fold)
+        task.checkpoint.delete()
 
 
 def examples_of(
@@ -157,11 +157,9 @@ def _averager(group: Any, count: int) -> Callable[[nn.Module], None] | None:
 
 
 def _publish(
-    model: nn.Module, history: list[dict[str, float]], measured: dict[str, float], file: Path
+    model: nn.Module, history: list[dict[str, float]], measured: dict[str, float], out: Location, fold: int
 ) -> None:
     state = {name: value.detach().cpu().contiguous().float() for name, value in model.state_dict().items()}
-    file.with_suffix(".losses.json").write_text(json.dumps(history))
-    file.with_suffix(".measured.json").write_text(json.dumps(measured))
-    aside = file.with_suffix(".part")
-    save_file(state, aside)
-    aside.replace(file)
+    (out / f"fold-{fold}.losses.json").write_text(json.dumps(history))
+    (out / f"fold-{fold}.measured.json").write_text(json.dumps(measured))
+    (out / f"fold-{fold}.safetensors").write_bytes(save(state))

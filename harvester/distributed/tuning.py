@@ -7,17 +7,17 @@ the chosen threshold keeps its full confidence.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from ray import tune
 
 from harvester.choosing import Solved, solve_choice
 from harvester.config import OperatingPointSettings
+from harvester.distributed.start import for_ray
 from harvester.errors import StepError
 from harvester.mining import Choice, choices, known_recall
+from harvester.volumes.locations import Location
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ class Rehearsal:
     last         whether no round follows: the early target is not asked for
     """
 
-    candidates: Path
-    lesions: Path
-    accepted: Path
-    known: Path
+    candidates: Location
+    lesions: Location
+    accepted: Location
+    known: Location
     last: bool = True
 
 
-def search(rehearsal: Rehearsal, settings: OperatingPointSettings, storage: Path) -> Solved:
+def search(rehearsal: Rehearsal, settings: OperatingPointSettings, storage: Location) -> Solved:
     """The choice that finds the most of what is known, with its exact threshold."""
     best = sweep(rehearsal, settings, storage)[0]
     return evaluate(rehearsal, best.choice, settings, len(choices(settings)))
@@ -55,7 +55,7 @@ class Trial:
     naive_recall: float
 
 
-def sweep(rehearsal: Rehearsal, settings: OperatingPointSettings, storage: Path) -> list[Trial]:
+def sweep(rehearsal: Rehearsal, settings: OperatingPointSettings, storage: Location) -> list[Trial]:
     """Every choice that the settings name, the best first; ties fall to the order of the settings."""
     tried = choices(settings)
 
@@ -75,7 +75,7 @@ def sweep(rehearsal: Rehearsal, settings: OperatingPointSettings, storage: Path)
         tune.with_resources(trial, {"cpu": 1}),
         param_space={"choice": tune.grid_search([choice.as_dict() for choice in tried])},
         tune_config=tune.TuneConfig(metric="known_recall", mode="max"),
-        run_config=tune.RunConfig(storage_path=str(storage), name="operating-point", verbose=0),
+        run_config=tune.RunConfig(**for_ray(storage), name="operating-point", verbose=0),
     )
     results = tuner.fit()
     if results.errors:
@@ -87,8 +87,11 @@ def sweep(rehearsal: Rehearsal, settings: OperatingPointSettings, storage: Path)
 
 
 def _what_is_known(rehearsal: Rehearsal) -> tuple[pa.Table, pa.Table, int]:
-    candidates, known = pq.read_table(rehearsal.candidates), pq.read_table(rehearsal.known)
-    return candidates, known, pq.read_metadata(rehearsal.lesions).num_rows
+    return (
+        rehearsal.candidates.read_table(),
+        rehearsal.known.read_table(),
+        len(rehearsal.lesions.read_table()),
+    )
 
 
 def _trial(result: Any) -> Trial:
@@ -98,5 +101,5 @@ def _trial(result: Any) -> Trial:
 
 def evaluate(rehearsal: Rehearsal, choice: Choice, settings: OperatingPointSettings, trials: int) -> Solved:
     """The exact threshold of one choice, certified and naive."""
-    tables = [pq.read_table(path) for path in (rehearsal.candidates, rehearsal.lesions, rehearsal.accepted)]
+    tables = [file.read_table() for file in (rehearsal.candidates, rehearsal.lesions, rehearsal.accepted)]
     return solve_choice(tables[0], tables[1], tables[2], choice, settings, trials, rehearsal.last)

@@ -19,6 +19,7 @@ from harvester.export.labels import ORIGIN, Case, Row, by_volume, labels_of_run
 from harvester.export.request import DICOM, Request, Told
 from harvester.export.sources import Source
 from harvester.export.unheard import unheard
+from harvester.volumes.locations import Where
 from harvester.volumes.store import Store
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ REFUSED: Final = (AttributeError, IndexError, KeyError, RuntimeError, TypeError,
 SECONDS_BETWEEN_LINES: Final = 15.0
 
 
-def export(run: Path, store: Store, source: Source | None, request: Request) -> Told:
+def export(run: Where, store: Store, source: Source | None, request: Request) -> Told:
     """Write the request's files to its folder; they appear there together, at the end.
 
     Raises StoreError for a run that is not finished or a missing scan, VolumeError for a scan that has changed.

@@ -2,16 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from harvester.errors import StoreError
 from harvester.export.grids import Grid
 from harvester.records import HARVEST, LEDGER
+from harvester.volumes.locations import Location, Where
 from harvester.volumes.store import Store
 
 Row = dict[str, Any]
@@ -43,13 +42,13 @@ class Case:
     grid: Grid
 
 
-def labels_of_run(run: Path, merge: bool, hard_negatives: bool) -> list[Row]:
+def labels_of_run(run: Where, merge: bool, hard_negatives: bool) -> list[Row]:
     """Harvested lesions of a run's ledger; with `merge` lesions of every source, with `hard_negatives` those too.
 
     Sorted by volume, best score first, labels without a score (marks of the archive) before those with one. Empty
     where nothing was harvested. Raises StoreError for a folder that is no finished run.
     """
-    ledger, harvest = _table(run, "ledger", LEDGER), _table(run, "harvest", HARVEST)
+    ledger, harvest = _table(Location.of(run), "ledger", LEDGER), _table(Location.of(run), "harvest", HARVEST)
     lesion = pc.equal(ledger["role"], "lesion")
     wanted = lesion if merge else pc.and_(lesion, pc.equal(ledger["source"], "harvested"))
     if hard_negatives:
@@ -92,13 +91,13 @@ def boxes(label: Row) -> list[tuple[int, tuple[float, float, float, float]]]:
     return list(zip(label["z"], sides, strict=True))
 
 
-def _table(run: Path, name: str, schema: pa.Schema) -> pa.Table:
+def _table(run: Location, name: str, schema: pa.Schema) -> pa.Table:
     file = run / f"{name}.parquet"
     if not file.is_file():
         raise StoreError(
             f"{run}: no {name}.parquet; give the folder of a finished run (jobs/harvest.py --run)"
         )
-    return pq.read_table(file, schema=schema)
+    return file.read_table(schema)
 
 
 def _rows(ledger: pa.Table, wanted: pa.ChunkedArray) -> list[Row]:

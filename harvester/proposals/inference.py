@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +16,12 @@ from harvester.linking import Tubelet, link, suppress, trim
 from harvester.proposals.finding import Boxes, find_boxes, ready, slices_at_once
 from harvester.proposals.network import CONTEXT, Generator
 from harvester.resident import read_resident
-from harvester.volumes.locations import Where
+from harvester.volumes.locations import Location, Where
 from harvester.volumes.slab import GridFrame
 
 Array = NDArray[Any]
 Rows = list[dict[str, Any]]
-Task = tuple[GridFrame, list[Path]]
+Task = tuple[GridFrame, list[Location]]
 
 
 class Proposals:
@@ -31,7 +30,7 @@ class Proposals:
     def __init__(self, settings: Settings, store: Where, place: Place) -> None:
         self.settings, self.store, self.place = settings, store, place
         self.batch = slices_at_once(place)
-        self.models: dict[Path, Generator] = {}
+        self.models: dict[Location, Generator] = {}
 
     def over(self, tasks: Iterable[Task]) -> Iterator[Callable[[], Rows]]:
         """For each volume, scored by the models in its files, a call that gives its rows or raises its error.
@@ -57,15 +56,15 @@ class Proposals:
         return tubelet_rows(boxes.result(), frame, self.settings)
 
 
-def load_generators(weights: list[Path], settings: Settings, place: Place) -> list[Generator]:
+def load_generators(weights: list[Location], settings: Settings, place: Place) -> list[Generator]:
     """Fitted generators from their safetensors files, ready to propose."""
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     models = []
     for file in weights:
         bare = settings.generator.model_copy(update={"weights": ""})
         model = Generator(bare, settings.grid)
-        model.load_state_dict(load_file(file))
+        model.load_state_dict(load(file.read_bytes()))
         models.append(ready(model, place, settings.compute.compile))
     return models
 

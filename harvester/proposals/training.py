@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from harvester.config import Settings
@@ -34,7 +34,7 @@ def fit_generator(
     bare = task.start is not None
     model = Generator(generator.model_copy(update={"weights": ""}) if bare else generator, settings.grid)
     if task.start is not None:
-        model.load_state_dict(load_file(task.start))
+        model.load_state_dict(load(task.start.read_bytes()))
     steps = generator.finetune_steps if bare else generator.steps
     rate = generator.finetune_learning_rate if bare else generator.learning_rate
     plan = Plan(steps, generator.batch_slabs, rate, generator.weight_decay)

@@ -1,4 +1,4 @@
-"""Where a store lies: a folder on a disk or in an object store, read and written by the same code.
+"""Where a store or a run lies: a folder on a disk or in an object store, read and written by the same code.
 
 A path is a disk's, as is file:///path; s3://bucket/folder and gs://bucket/folder are object stores. What follows a ?
 is for pyarrow's filesystem: s3://bucket/folder?region=eu-central-1&endpoint_override=minio.local:9000&scheme=http.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 from uuid import uuid4
 
 import pyarrow as pa
@@ -22,6 +22,8 @@ import pyarrow.parquet as pq
 from harvester.errors import SettingsError, StoreError
 
 OBJECT_STORES: Final = ("s3", "gs")
+TRIES: Final = 14
+"""Of a request that an object store answers with 503 or not at all, ever further apart: two to three minutes."""
 PART: Final = ".part"
 """How the name of a file ends that is still being written; it begins with a dot."""
 
@@ -68,18 +70,25 @@ class Location:
         return "://" not in self.base
 
     @property
-    def _key(self) -> str:
+    def uri(self) -> str:
+        """What `of` makes the same location of."""
+        return f"{self.base}?{self.options}" if self.options else self.base
+
+    @property
+    def key(self) -> str:
+        """Its name in its filesystem."""
         return self.base if self.on_disk else self.base.partition("://")[2]
 
     @property
-    def _filesystem(self) -> Any:
+    def filesystem(self) -> Any:
+        """pyarrow's, one a process and bucket."""
         bucket = "" if self.on_disk else "/".join(self.base.split("/")[:3])
         return _connected(bucket, self.options)
 
     def is_file(self) -> bool:
         """Whether there is such a file. Raises StoreError where the disk or object store does not say."""
         try:
-            return bool(self._filesystem.get_file_info(self._key).is_file)
+            return bool(self.filesystem.get_file_info(self.key).is_file)
         except OSError as error:
             raise StoreError(
                 f"{self.parent}: cannot be asked ({' '.join(str(error).split())}); see to the path or URI, the keys "
@@ -88,39 +97,62 @@ class Location:
 
     def files(self) -> list[str]:
         """Names of the files in the folder, sorted; none where there is no such folder."""
-        selector = pa.fs.FileSelector(self._key, allow_not_found=True)
-        return sorted(info.base_name for info in self._filesystem.get_file_info(selector) if info.is_file)
+        return sorted(info.base_name for info in self._listed() if info.is_file)
+
+    def folders(self) -> list[str]:
+        """Names of the folders in the folder, sorted; none where there is no such folder."""
+        return sorted(info.base_name for info in self._listed() if not info.is_file)
+
+    def _listed(self) -> Any:
+        return self.filesystem.get_file_info(pa.fs.FileSelector(self.key, allow_not_found=True))
 
     def read(self, start: int, count: int) -> bytes:
         """`count` bytes of the file from `start`, fewer at its end. Raises OSError."""
         if not self.on_disk:
             return _opened(self).read_at(count, start)
-        with self._filesystem.open_input_file(self._key) as file:
+        with self.filesystem.open_input_file(self.key) as file:
             return file.read_at(count, start)
 
     def read_bytes(self) -> bytes:
         """The whole file. Raises OSError."""
-        with self._filesystem.open_input_file(self._key) as file:
+        with self.filesystem.open_input_file(self.key) as file:
             return file.read()
+
+    def read_text(self) -> str:
+        """The whole file, which is UTF-8. Raises OSError."""
+        return self.read_bytes().decode()
+
+    def write_text(self, text: str) -> None:
+        """Write the file in UTF-8, so that a reader sees all of it or nothing."""
+        self.write_bytes(text.encode())
 
     def write_bytes(self, data: bytes) -> None:
         """Write the file so that a reader sees all of it or nothing."""
         with self.publish() as sink:
             sink.write(data)
 
-    def read_table(self, schema: pa.Schema | None = None, columns: list[str] | None = None) -> pa.Table:
+    def read_table(
+        self, schema: pa.Schema | None = None, columns: list[str] | None = None, filters: Any = None
+    ) -> pa.Table:
         """A parquet file as a table."""
-        return pq.read_table(self._key, schema=schema, columns=columns, filesystem=self._filesystem)
+        return pq.read_table(
+            self.key, schema=schema, columns=columns, filters=filters, filesystem=self.filesystem
+        )
 
-    def write_table(self, table: pa.Table) -> None:
-        """A table as a parquet file, all of it or nothing."""
+    def write_table(self, table: pa.Table, **options: Any) -> None:
+        """A table as a parquet file, all of it or nothing. `options`: pyarrow.parquet.write_table's."""
         with self.publish() as sink:
-            pq.write_table(table, sink)
+            pq.write_table(table, sink, **options)
 
     def delete(self) -> None:
         """Remove the file; nothing happens where there is none."""
         with suppress(FileNotFoundError):
-            self._filesystem.delete_file(self._key)
+            self.filesystem.delete_file(self.key)
+
+    def delete_folder(self) -> None:
+        """Remove the folder and all in it; nothing happens where there is none."""
+        with suppress(FileNotFoundError):
+            self.filesystem.delete_dir(self.key)
 
     @contextmanager
     def publish(self) -> Iterator[Any]:
@@ -129,12 +161,12 @@ class Location:
         On a disk it is written aside and renamed. An object appears when its upload is complete, so a writer
         that is killed leaves nothing; one that fails has to remove what closing it uploaded.
         """
-        aside, filesystem = self, self._filesystem
+        aside, filesystem = self, self.filesystem
         if self.on_disk:
-            filesystem.create_dir(self.parent._key, recursive=True)
+            filesystem.create_dir(self.parent.key, recursive=True)
             # Two that write the same file, one of them believed dead, must not write into each other's.
             aside = self.parent / f".{self.name}.{os.getpid()}-{uuid4().hex[:8]}{PART}"
-        stream = filesystem.open_output_stream(aside._key)
+        stream = filesystem.open_output_stream(aside.key)
         try:
             yield stream
             stream.close()
@@ -145,7 +177,7 @@ class Location:
                 aside.delete()
             raise
         if self.on_disk:
-            filesystem.move(aside._key, self._key)
+            filesystem.move(aside.key, self.key)
 
 
 Where = Location | Path | str
@@ -193,12 +225,24 @@ def _connected(bucket: str, options: str) -> Any:
     if not bucket:
         return pa.fs.LocalFileSystem()
     try:
-        return pa.fs.FileSystem.from_uri(f"{bucket}?{options}" if options else bucket)[0]
+        checked = pa.fs.FileSystem.from_uri(f"{bucket}?{options}" if options else bucket)[0]
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise SettingsError(f"{bucket}: {error}; correct what follows the ? of the store's URI") from None
+    return _patient(checked, dict(parse_qsl(options))) if bucket.startswith("s3:") else checked
+
+
+def _patient(checked: Any, options: dict[str, str]) -> Any:
+    """The S3 filesystem that a URI gives, but one that outlasts a store's bad minutes: a URI cannot say that."""
+    words = {"true": True, "1": True, "false": False, "0": False}
+    given = {
+        name: words.get(text.lower(), text) if name.startswith(("allow_", "force_", "check_")) else text
+        for name, text in options.items()
+    }
+    retries = pa.fs.AwsStandardS3RetryStrategy(max_attempts=TRIES)
+    return pa.fs.S3FileSystem(**(given | {"region": checked.region, "retry_strategy": retries}))
 
 
 @lru_cache(maxsize=32)
 def _opened(file: Location) -> Any:
     """An object's reader is kept: opening one asks for its size, which takes as long as reading."""
-    return file._filesystem.open_input_file(file._key)
+    return file.filesystem.open_input_file(file.key)

@@ -36,8 +36,9 @@ from harvester.labels import ledger as ledgers
 from harvester.proposals.inference import load_generators, propose_volume
 from harvester.proposals.training import fit_generator
 from harvester.records import TUBELETS
-from harvester.run import settings_of, store_of, table_hash, weights_hash, write_text
+from harvester.run import settings_of, store_of, table_hash, weights_hash
 from harvester.scoring import Judge, outside_ignored
+from harvester.volumes.locations import Location
 from harvester.volumes.slab import GridFrame
 from harvester.volumes.store import Store
 
@@ -119,7 +120,7 @@ class Bench:
         folder = self.models(row, seed)
         file = folder / ("mean.json" if row.mean else "figures.json")
         if not file.exists():
-            write_text(file, json.dumps(self._measured(row, folder)))
+            Location.of(file).write_text(json.dumps(self._measured(row, folder)))
         return json.loads(file.read_text())
 
     def models(self, row: Row, seed: int) -> Path:

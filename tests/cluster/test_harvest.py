@@ -21,6 +21,7 @@ from harvester.mining import choices
 from harvester.report import write_report
 from harvester.run import Run
 from harvester.tracking import Tracker
+from harvester.volumes.locations import Location
 from harvester.volumes.store import Store
 
 # Two rounds are four fits of Ray Train, 14 to 20 seconds each before their first step.
@@ -153,13 +154,10 @@ def test_an_error_of_ours_in_a_training_worker_stays_one(
     store: Store, settings: Settings, tmp_path: Path
 ) -> None:
     rows = store.manifest.to_pylist()
-    pq.write_table(
-        pa.table({"volume_id": ["nowhere"], "tubelet_id": [0], "label": [1]}), tmp_path / "none.parquet"
-    )
+    out = Location.of(tmp_path)
+    (out / "none.parquet").write_table(pa.table({"volume_id": ["nowhere"], "tubelet_id": [0], "label": [1]}))
     folds = patient_folds(rows, settings.folds, settings.seed)
-    job = FitJob(
-        "classifier", settings, store.path, tmp_path / "out", rows, folds, tmp_path / "none.parquet", None, 0
-    )
+    job = FitJob("classifier", settings, store.path, out, rows, folds, out / "none.parquet", None, 0)
     with pytest.raises(NoExamplesError, match="the classifier has no example of class 1") as caught:
         train_folds(job)
     assert "\n" not in str(caught.value)

@@ -21,6 +21,7 @@ from harvester.labels.ledger import from_marks
 from harvester.proposals.network import Generator
 from harvester.proposals.training import fit_generator
 from harvester.records import LEDGER, Mark
+from harvester.volumes.locations import Location
 from harvester.volumes.slab import GridFrame
 from harvester.volumes.store import Store
 
@@ -88,11 +89,11 @@ def fitted(
     """A fit; with `kill`, one that dies before that step and is started again from nothing but its checkpoint."""
     if kill is not None:
         with pytest.raises(Killed):
-            fit(model(dropout), Bright(), killed_at(kill), PLAN, FLOAT, folder / "c.pt")
+            fit(model(dropout), Bright(), killed_at(kill), PLAN, FLOAT, Location.of(folder) / "c.pt")
         # Another process: its random state is another one.
         torch.manual_seed(99)
     network = model(dropout)
-    return network, fit(network, Bright(), losses_of, PLAN, FLOAT, folder / "c.pt")
+    return network, fit(network, Bright(), losses_of, PLAN, FLOAT, Location.of(folder) / "c.pt")
 
 
 def test_two_fits_are_equal(tmp_path: Path) -> None:
@@ -121,8 +122,8 @@ def test_a_killed_fit_with_dropout_goes_on_to_the_same_weights(tmp_path: Path) -
 def test_a_finished_checkpoint_is_not_fitted_again(tmp_path: Path) -> None:
     plan = Plan(10, 4, 1e-2, 0.0, checkpoint_every=5)
     one, two = model(), model()
-    history = fit(one, Bright(), losses_of, plan, FLOAT, tmp_path / "c.pt")
-    assert fit(two, Bright(), killed_at(0), plan, FLOAT, tmp_path / "c.pt") == history
+    history = fit(one, Bright(), losses_of, plan, FLOAT, Location.of(tmp_path) / "c.pt")
+    assert fit(two, Bright(), killed_at(0), plan, FLOAT, Location.of(tmp_path) / "c.pt") == history
     assert same(one, two)
 
 
@@ -148,7 +149,7 @@ def test_ranks_that_share_a_model_see_every_item_once(tmp_path: Path) -> None:
 def test_it_learns_and_tells(tmp_path: Path) -> None:
     lines: list[str] = []
     plan = Plan(60, 8, 1e-2, 1e-3, log_every=20)
-    history = fit(model(), Bright(), losses_of, plan, FLOAT, tmp_path / "c.pt", log=lines.append)
+    history = fit(model(), Bright(), losses_of, plan, FLOAT, Location.of(tmp_path) / "c.pt", log=lines.append)
     first, last = (np.mean([row["classify"] for row in part]) for part in (history[:5], history[-5:]))
     assert last < 0.3 * first
     assert len(lines) == 3
@@ -158,7 +159,7 @@ def test_it_learns_and_tells(tmp_path: Path) -> None:
 @pytest.mark.parametrize("steps", [1, 2, 8, 9, 10, 19])
 def test_any_number_of_steps_will_do(tmp_path: Path, steps: int) -> None:
     plan = Plan(steps, 2, 1e-2, 0.0)
-    assert len(fit(model(), Bright(), losses_of, plan, FLOAT, tmp_path / "c.pt")) == steps
+    assert len(fit(model(), Bright(), losses_of, plan, FLOAT, Location.of(tmp_path) / "c.pt")) == steps
 
 
 def test_precision_is_chosen_by_name() -> None:
@@ -204,7 +205,7 @@ def store(make_store: Callable[..., Store]) -> Store:
 
 
 def task_in(store: Store, folder: Path, start: Path | None = None) -> FoldTask:
-    return FoldTask(store.path, 5, start, folder / "c.pt", False, log=lambda _: None)
+    return FoldTask(store.path, 5, start, Location.of(folder) / "c.pt", False, log=lambda _: None)
 
 
 def fitted_generator(store: Store, task: FoldTask, own: Settings = SETTINGS) -> Any:
@@ -266,11 +267,10 @@ def test_a_classifier_without_a_class_is_an_error_that_says_so(store: Store, tmp
 
 
 @pytest.mark.parametrize("width", [8, 16])
-def test_both_streams_start_from_a_generator_of_their_width(tmp_path: Path, width: int) -> None:
+def test_both_streams_start_from_a_generator_of_their_width(width: int) -> None:
     generator = Generator(SETTINGS.generator.model_copy(update={"width": width}), SETTINGS.grid)
-    save_file(generator.state_dict(), tmp_path / "fold-0.safetensors")
     classifier = Classifier(SETTINGS.classifier, SETTINGS.grid)
-    fits = start_from_generator(classifier, tmp_path / "fold-0.safetensors")
+    fits = start_from_generator(classifier, generator.state_dict())
     assert fits == (SETTINGS.classifier.channels == width)
     assert all(same(stream, generator.backbone) == fits for stream in classifier.streams.values())
 

@@ -100,7 +100,7 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing(
 
         return Disk()
 
-    monkeypatch.setattr(Location, "_filesystem", property(device))
+    monkeypatch.setattr(Location, "filesystem", property(device))
     with (
         pytest.raises(StoreError, match=r"No space left on device\); make room .* start again") as caught,
         open_shard(file) as shard,
@@ -115,7 +115,7 @@ def test_a_server_that_does_not_answer_is_one_clear_error(monkeypatch: pytest.Mo
         def get_file_info(self, key: str) -> Any:
             raise OSError("AWS Error NETWORK_CONNECTION:\n curlCode: 7")
 
-    monkeypatch.setattr(Location, "_filesystem", Silent())
+    monkeypatch.setattr(Location, "filesystem", Silent())
     with pytest.raises(
         StoreError, match=r"^s3://bucket/one: cannot be asked \(AWS .* curlCode: 7\); .* network$"
     ):

@@ -9,10 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from harvester.config import Settings, resolve
+from harvester.config import Settings, restore
 from harvester.errors import StoreError
 from harvester.records import Mark, Volume
-from harvester.run import Run, table_hash, weights_hash, write_text
+from harvester.run import Run, settings_of, table_hash, weights_hash
+from harvester.volumes.locations import Location
 from harvester.volumes.store import Store, finish_store, write_volume
 
 TABLE = pa.table({"volume_id": ["a", "b", "c"], "z": pa.array([[1], [], [2, 3]], pa.list_(pa.int32()))})
@@ -48,10 +49,11 @@ def run(tmp_path: Path, store: Store) -> Run:
 
 
 def test_opening_writes_the_settings(run: Run) -> None:
-    assert resolve(run.folder / "settings.yaml") == run.settings
+    assert restore((run.folder / "settings.yaml").read_text()) == run.settings
+    assert settings_of(run.folder, ["seed=4"]) == run.settings.model_copy(update={"seed": 4})
     assert len((run.folder / "settings.hash").read_text().strip()) == 12
     assert set(run.folds) == {"p-a", "p-b"}
-    assert not list(run.folder.glob(".*"))
+    assert run.folder.files() == ["settings.hash", "settings.yaml"]
 
 
 def test_a_table_is_made_once(run: Run) -> None:
@@ -60,7 +62,7 @@ def test_a_table_is_made_once(run: Run) -> None:
     assert step.calls == 1
     assert first == again
     assert first.path == run.folder / "round-1" / "tubelets-abc.parquet"
-    assert pq.read_table(first.path).equals(TABLE)
+    assert first.path.read_table().equals(TABLE)
     assert first.counts == {"rows": 3}
     assert [step["step"] for step in run.steps] == ["tubelets"] * 2
 
@@ -79,72 +81,65 @@ def test_values_and_weights_are_made_once(run: Run) -> None:
     assert json.loads(run.values("point", 0, "k", values).path.read_text()) == {"a": None, "b": 2.5}
     run.values("point", 0, "k", values)
 
-    def fit(out: Path) -> None:
-        out.mkdir(parents=True, exist_ok=True)
+    def fit(out: Location) -> None:
         (out / "fold-0.safetensors").write_bytes(b"weights")
-        (out / "ray-train-x").mkdir()
 
     weights = Counted(fit)
     output = run.weights("generator", 0, "k", weights)
     assert run.weights("generator", 0, "k", weights).path == output.path
     assert (values.calls, weights.calls) == (1, 1)
-    assert [file.name for file in output.path.iterdir()] == ["fold-0.safetensors"]
+    assert output.path.files() == ["fold-0.safetensors"]
 
 
 def test_a_step_killed_while_writing_is_done_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     real = pq.write_table
 
-    def half(table: pa.Table, path: Path, **options: Any) -> None:
-        real(table, path, **options)
-        path.write_bytes(path.read_bytes()[:40])
+    def half(table: pa.Table, sink: Any, **options: Any) -> None:
+        sink.write(b"PAR1")
         raise Killed
 
     monkeypatch.setattr(pq, "write_table", half)
     step = Counted(TABLE)
     with pytest.raises(Killed):
         run.table("tubelets", 0, "k", step)
-    assert not (run.folder / "round-0" / "tubelets-k.parquet").exists()
+    assert run.of_round(0).files() == []
     monkeypatch.setattr(pq, "write_table", real)
     output = run.table("tubelets", 0, "k", step)
     assert step.calls == 2
-    assert pq.read_table(output.path).equals(TABLE)
-    assert not list((run.folder / "round-0").glob(".*"))
+    assert output.path.read_table().equals(TABLE)
+    assert run.of_round(0).files() == ["tubelets-k.parquet", "tubelets-k.step.json"]
 
 
-def test_a_step_killed_between_its_note_and_its_name_is_done_again(
+def test_a_step_killed_between_its_table_and_its_note_is_done_again(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Path.replace
+    real = Location.write_text
 
-    def killed(self: Path, target: Path) -> Path:
-        if target.suffix == ".parquet":
-            raise Killed
-        return real(self, target)
+    def killed(self: Location, text: str) -> None:
+        raise Killed
 
-    monkeypatch.setattr(Path, "replace", killed)
+    monkeypatch.setattr(Location, "write_text", killed)
     step = Counted(TABLE)
     with pytest.raises(Killed):
         run.table("tubelets", 0, "k", step)
-    monkeypatch.setattr(Path, "replace", real)
+    assert run.of_round(0).files() == ["tubelets-k.parquet"]
+    monkeypatch.setattr(Location, "write_text", real)
     run.table("tubelets", 0, "k", step)
     assert step.calls == 2
 
 
 def test_a_killed_fit_finds_what_it_had(run: Run) -> None:
-    def fit(out: Path) -> None:
-        out.mkdir(parents=True, exist_ok=True)
-        done = (out / "fold-0.safetensors").exists()
+    def fit(out: Location) -> None:
+        done = (out / "fold-0.safetensors").is_file()
         (out / "fold-0.safetensors").write_bytes(b"w")
-        (out / "ray-train-1").mkdir(exist_ok=True)
         if not done:
             raise Killed
         (out / "fold-1.safetensors").write_bytes(b"w")
 
     with pytest.raises(Killed):
         run.weights("generator", 0, "k", fit)
-    assert not (run.folder / "round-0" / "generator-k").exists()
     output = run.weights("generator", 0, "k", fit)
-    assert sorted(file.name for file in output.path.iterdir()) == ["fold-0.safetensors", "fold-1.safetensors"]
+    assert output.path.files() == ["fold-0.safetensors", "fold-1.safetensors"]
 
 
 def test_a_failing_step_leaves_no_output(run: Run) -> None:
@@ -153,7 +148,7 @@ def test_a_failing_step_leaves_no_output(run: Run) -> None:
 
     with pytest.raises(ValueError, match="no"):
         run.table("tubelets", 0, "k", broken)
-    assert not list((run.folder / "round-0").glob("tubelets-*"))
+    assert run.of_round(0).files() == []
     assert run.steps == []
 
 
@@ -186,12 +181,6 @@ def test_weights_are_named_by_their_bytes(tmp_path: Path) -> None:
     assert weights_hash(tmp_path) == first
     (tmp_path / "fold-0.safetensors").write_bytes(b"abd")
     assert weights_hash(tmp_path) != first
-
-
-def test_text_is_never_seen_half_written(tmp_path: Path) -> None:
-    write_text(tmp_path / "a.json", "one")
-    write_text(tmp_path / "a.json", "two")
-    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a.json", "two")]
 
 
 def test_detector_test_volumes_are_neither_mined_nor_learned_from(tmp_path: Path) -> None:

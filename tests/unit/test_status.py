@@ -7,9 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from harvester.cli import logged_to
 from harvester.errors import StepError
-from harvester.run import LOG
+from harvester.run_log import logged_to
 from harvester.shards import Shards, planned
 from harvester.status import lines, read_status
 from harvester.volumes.locations import Location
@@ -59,13 +58,14 @@ def test_a_run_under_way_tells_step_rate_and_what_was_left_out(run: Path) -> Non
 
 def test_a_step_that_has_its_table_is_not_under_way(run: Path) -> None:
     half_done(run)
-    (run / "round-0" / "tubelets-def.parquet").touch()
+    step(run, 0, "tubelets")
+    (run / "round-0" / "tubelets-abc.step.json").rename(run / "round-0" / "tubelets-def.step.json")
     assert read_status(run).part is None
 
 
 def test_the_log_keeps_every_start_and_the_error_that_ended_one(run: Path) -> None:
     def work(error: Exception | None = None) -> None:
-        with logged_to(run / LOG):
+        with logged_to(Location.of(run)):
             logging.getLogger("harvester.test").warning("round %d %s", 0, "generator")
             if error:
                 raise error
@@ -76,7 +76,7 @@ def test_the_log_keeps_every_start_and_the_error_that_ended_one(run: Path) -> No
     logging.getLogger("harvester.test").warning("not in the file")
     with pytest.raises(KeyError):
         work(KeyError("Doe^Jane"))
-    with (run / LOG).open("a") as file:
+    with (run / "log.jsonl").open("a") as file:
         file.write('{"time": 1, "lev')  # a driver killed while it wrote
     status = read_status(run)
     assert [(line["level"], line["message"]) for line in status.log] == [
