@@ -81,7 +81,7 @@ class _Uploaded(logging.Handler):
 
 def _handler(folder: Location) -> logging.Handler:
     if not folder.on_disk:
-        return _Uploaded(folder / f"{NAME}-{time.time():.0f}{SUFFIX}")
+        return _Uploaded(folder / f"{NAME}-{time.time():.3f}{SUFFIX}")
     Path(folder.base).mkdir(parents=True, exist_ok=True)
     return logging.FileHandler(Path(folder.base) / f"{NAME}{SUFFIX}")
 

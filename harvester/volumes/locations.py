@@ -6,12 +6,14 @@ Keys are not part of a URI, which is logged; they come from the environment (AWS
 """
 
 import os
-from collections.abc import Iterator
+import re
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 from uuid import uuid4
 
@@ -21,9 +23,16 @@ import pyarrow.parquet as pq
 
 from harvester.errors import SettingsError, StoreError
 
+T = TypeVar("T")
+
 OBJECT_STORES: Final = ("s3", "gs")
 TRIES: Final = 14
 """Of a request that an object store answers with 503 or not at all, ever further apart: two to three minutes."""
+PATIENCE_S: Final = 150.0
+"""For reads that fail in a way of which pyarrow's own tries know nothing."""
+PASSING: Final = re.compile(
+    "AWS Error (INTERNAL_FAILURE|SLOW_DOWN|SERVICE_UNAVAILABLE|NETWORK_CONNECTION|REQUEST_TIMEOUT|.*HTTP status 5)"
+)
 PART: Final = ".part"
 """How the name of a file ends that is still being written; it begins with a dot."""
 
@@ -109,14 +118,18 @@ class Location:
     def read(self, start: int, count: int) -> bytes:
         """`count` bytes of the file from `start`, fewer at its end. Raises OSError."""
         if not self.on_disk:
-            return _opened(self).read_at(count, start)
+            return _patiently(lambda: _opened(self).read_at(count, start))
         with self.filesystem.open_input_file(self.key) as file:
             return file.read_at(count, start)
 
     def read_bytes(self) -> bytes:
         """The whole file. Raises OSError."""
-        with self.filesystem.open_input_file(self.key) as file:
-            return file.read()
+
+        def whole() -> bytes:
+            with self.filesystem.open_input_file(self.key) as file:
+                return file.read()
+
+        return _patiently(whole)
 
     def read_text(self) -> str:
         """The whole file, which is UTF-8. Raises OSError."""
@@ -135,8 +148,10 @@ class Location:
         self, schema: pa.Schema | None = None, columns: list[str] | None = None, filters: Any = None
     ) -> pa.Table:
         """A parquet file as a table."""
-        return pq.read_table(
-            self.key, schema=schema, columns=columns, filters=filters, filesystem=self.filesystem
+        return _patiently(
+            lambda: pq.read_table(
+                self.key, schema=schema, columns=columns, filters=filters, filesystem=self.filesystem
+            )
         )
 
     def write_table(self, table: pa.Table, **options: Any) -> None:
@@ -202,6 +217,23 @@ def forget() -> None:
     _opened.cache_clear()
 
 
+def _patiently(read: Callable[[], T]) -> T:
+    """What `read` gives, tried again for a while where an object store is busy.
+
+    An answer of 503 may be longer than the bytes that were asked for: pyarrow then fails at once with
+    INTERNAL_FAILURE instead of trying again.
+    """
+    deadline, pause = time.monotonic() + PATIENCE_S, 0.25
+    while True:
+        try:
+            return read()
+        except OSError as error:
+            if time.monotonic() + pause > deadline or not PASSING.search(str(error)):
+                raise
+        time.sleep(pause)
+        pause = min(2 * pause, 20.0)
+
+
 def _from_uri(uri: str) -> Location:
     try:
         parts = urlsplit(uri)
@@ -238,8 +270,12 @@ def _patient(checked: Any, options: dict[str, str]) -> Any:
         name: words.get(text.lower(), text) if name.startswith(("allow_", "force_", "check_")) else text
         for name, text in options.items()
     }
-    retries = pa.fs.AwsStandardS3RetryStrategy(max_attempts=TRIES)
-    return pa.fs.S3FileSystem(**(given | {"region": checked.region, "retry_strategy": retries}))
+    own = {
+        "region": checked.region,
+        "retry_strategy": pa.fs.AwsStandardS3RetryStrategy(max_attempts=TRIES),
+        "allow_delayed_open": True,  # a small file is then one request, not three
+    }
+    return pa.fs.S3FileSystem(**(given | own))
 
 
 @lru_cache(maxsize=32)

@@ -68,7 +68,6 @@ def harvested(monkeypatch: pytest.MonkeyPatch, store: Store, tmp_path: Path) -> 
         def fit(job: FitJob) -> None:
             if job.model == model and job.seed % 100 == round_index:
                 raise NoExamplesError(REASON)
-            job.out.mkdir(parents=True, exist_ok=True)
             for fold in range(job.settings.folds):
                 (job.out / f"fold-{fold}.safetensors").write_bytes(f"{job.model} {job.seed}".encode())
 

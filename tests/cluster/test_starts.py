@@ -30,7 +30,6 @@ def test_a_round_starts_from_the_last_rounds_generator_or_the_firsts(
 
     def fit(job: FitJob) -> None:
         starts.append(job.start)
-        job.out.mkdir(parents=True)
 
     monkeypatch.setattr(loop, "train_folds", fit)
     settings = Settings.model_validate({"generator": {"finetune_from": choice}})

@@ -1,19 +1,28 @@
-"""The same store in an object store: an S3 server on this machine's loopback, spoken to by pyarrow."""
+"""The same store and run folder in an object store: an S3 server on this machine's loopback, spoken to by pyarrow."""
 
+import logging
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from harvester.errors import SettingsError, StoreError
+from harvester.config import Settings
+from harvester.errors import SettingsError, StepError, StoreError
 from harvester.records import Mark, Volume
+from harvester.run import Run, settings_of
+from harvester.run_log import logged_to
+from harvester.shards import Shards
+from harvester.status import read_status
 from harvester.volumes.locations import Location
 from harvester.volumes.shard import open_shard
 from harvester.volumes.store import Store, finish_store, read_volume
+from tests.s3_serving import Door, serving
 
-server = pytest.importorskip("moto.server", reason="moto[server] is not installed")
-boto3 = pytest.importorskip("boto3")
+pytest.importorskip("moto.server", reason="moto[server] is not installed")
+pytest.importorskip("boto3")
 
 HU = np.random.default_rng(0).integers(-1024, 3071, (6, 40, 30)).astype(np.int16)
 BIG = np.random.default_rng(1).integers(-1024, 3071, (5, 900, 700)).astype(np.int16)
@@ -21,19 +30,14 @@ MARK = Mark("big", "m", 3, 1, 1, 4, 3.5, clinical=True)
 
 
 @pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    """A bucket's URI; keys are in the environment, as for a real one."""
-    running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    host, port = running.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        client = boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1")
-        client.create_bucket(Bucket="archive")
-        yield f"s3://archive/ct/one?region=us-east-1&scheme=http&endpoint_override={host}:{port}"
-    running.stop()
+def door() -> Iterator[Door]:
+    with serving("archive") as door:
+        yield door
+
+
+@pytest.fixture
+def bucket(door: Door) -> str:
+    return door.uri("archive", "ct/one")
 
 
 def write(where: str | Path) -> Store:
@@ -89,3 +93,62 @@ def test_a_bucket_that_is_not_there_holds_no_store(bucket: str) -> None:
 def test_a_word_that_pyarrow_does_not_know_is_a_wrong_setting(bucket: str) -> None:
     with pytest.raises(SettingsError, match="'regoin'; correct what follows"):
         Store("s3://archive/ct?regoin=eu")
+
+
+def test_a_server_that_answers_503_for_a_while_is_waited_for(door: Door) -> None:
+    folder = Location.of(door.uri("archive", "busy"))
+    door.closed.set()
+    opener = threading.Timer(1.2, door.closed.clear)
+    opener.start()
+    refused = door.refused
+    (folder / "a.json").write_text("one")
+    assert door.refused > refused
+    refused = door.refused
+    door.share = 0.2
+    try:
+        for i in range(4):
+            (folder / f"{i}.json").write_text(str(i))
+        assert [(folder / f"{i}.json").read_text() for i in range(4)] == [str(i) for i in range(4)]
+    finally:
+        door.share = 0.0
+    assert door.refused > refused
+    assert folder.files() == [*(f"{i}.json" for i in range(4)), "a.json"]
+
+
+def test_a_runs_folder_in_a_bucket(door: Door, bucket: str) -> None:
+    run = Run(door.uri("archive", "runs/night"), Settings(), write(bucket))
+    table = pa.table({"volume_id": ["a"]})
+    made: list[int] = []
+
+    def make() -> pa.Table:
+        made.append(1)
+        return table
+
+    for _ in range(2):
+        assert run.table("tubelets", 0, "k", make).path.read_table().equals(table)
+    assert made == [1]
+    weights = run.weights("generator", 0, "k", lambda out: (out / "fold-0.safetensors").write_bytes(b"w"))
+    assert weights.path.files() == ["fold-0.safetensors"]
+    with logged_to(run.folder):
+        logging.getLogger("harvester.test").warning("round 0")
+    with pytest.raises(StepError), logged_to(run.folder):
+        raise StepError("no room")
+    status = read_status(run.folder)
+    assert [told["step"] for told in status.steps] == ["tubelets", "generator"]
+    assert sorted(line["message"] for line in status.log) == ["StepError: no room", "round 0"]
+    assert settings_of(run.folder) == Settings()
+
+
+def test_shards_in_a_bucket(door: Door) -> None:
+    shards = Shards(Location.of(door.uri("archive", "runs/night/round-0/tubelets-k.shards")))
+    table = pa.table({"volume_id": ["a"]})
+    shards.publish("000000-a", table, {"volumes": ["a"], "errors": {}})
+    shards.begin("b", alone=0)
+    assert shards.done() == {"000000-a"}
+    assert shards.suspects([{"volume_id": "a"}, {"volume_id": "b"}]) == {"b"}
+    shards.end("b")
+    shards.end("b")
+    assert next(shards.tables(["000000-a"], table.schema)).equals(table)
+    shards.withdraw(["000000-a"])
+    with pytest.raises(StepError, match="damaged"):
+        next(shards.tables(["000000-a"], table.schema))
