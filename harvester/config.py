@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from harvester.errors import SettingsError
 
@@ -341,15 +341,17 @@ class ComputeSettings(Part):
     train_workers: int = Field(
         1,
         ge=1,
-        description="up to `folds` of them fit whole folds, with the same result; more share a fold's batches, "
-        "which grow with them and change the models",
+        description="up to `folds` of them fit whole folds, more share a fold's batches; the models are the same",
     )
     cpus_per_train_worker: float = Field(2.0, gt=0)
     train_gpu: bool = False
+    train_retries: int = Field(
+        8, ge=0, description="how often a fit goes on from its last checkpoint after its workers were lost"
+    )
     no_progress_minutes: float = Field(
         60,
         gt=0,
-        description="proposing and scoring give up where no shard of volumes is finished for so long",
+        description="proposing, scoring and training give up where nothing is published for so long",
     )
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: bool = Field(
@@ -382,6 +384,21 @@ class Settings(Part):
     mining: MiningSettings = MiningSettings()
     compute: ComputeSettings = ComputeSettings()
     report: ReportSettings = ReportSettings()
+
+    @model_validator(mode="after")
+    def _every_worker_has_an_item(self) -> "Settings":
+        sharing = -(-self.compute.train_workers // self.folds)
+        batches = {
+            "generator.batch_slabs": self.generator.batch_slabs,
+            "classifier.batch_size": self.classifier.batch_size,
+        }
+        name, least = min(batches.items(), key=lambda item: item[1])
+        if sharing > least:
+            raise ValueError(
+                f"compute.train_workers = {self.compute.train_workers} puts {sharing} workers on a fold (of folds = "
+                f"{self.folds}), but {name} = {least} gives so many of them an item; want at most {least * self.folds}"
+            )
+        return self
 
 
 def resolve(file: Path | None = None, overrides: Sequence[str] = ()) -> Settings:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from harvester.team import ALONE, Team
 from harvester.volumes.locations import Location, Where
 
 Batch = Any
@@ -73,7 +74,7 @@ class FoldTask:
 
     start       weights to start from, or None
     checkpoint  file that a killed fit goes on from
-    rank, world, average   its place among the ranks that share the fold
+    team        the ranks that share the fold
     """
 
     store: Where
@@ -81,9 +82,7 @@ class FoldTask:
     start: Location | None
     checkpoint: Location
     gpu: bool
-    rank: int = 0
-    world: int = 1
-    average: Callable[[nn.Module], None] | None = None
+    team: Team = ALONE
     log: Callable[[str], None] = print
 
 
@@ -94,20 +93,19 @@ def fit(
     plan: Plan,
     place: Place,
     checkpoint: Location,
-    average: Callable[[nn.Module], None] | None = None,
-    rank: int = 0,
-    world: int = 1,
+    team: Team = ALONE,
     log: Callable[[str], None] = lambda line: None,
     together: Callable[[list[Any]], Batch] | None = None,
 ) -> list[dict[str, float]]:
     """Fit in place and return the losses (weighted terms) of every step.
 
-    `items` must hold steps x batch_size x world items; this rank takes every world-th batch. `average`
-    averages gradients over the ranks that share a model. `together` makes a batch of items, else torch stacks them.
-    `checkpoint` is written on the way and read first,
-    so that a fit that was killed goes on where it was, on the same items.
+    `items` must hold steps x batch_size items. Of each batch this rank gets its share, and `losses_of` gives its part
+    of the batch's losses: their sum over the team is what the step is taken on. `together` makes a batch of items,
+    else torch stacks them. `checkpoint` is written on the way and read first, so that a fit that was killed goes on
+    where it was, on the same items, with another team if need be.
     """
     place.settle(model).train()
+    team.join(model, plan.batch_size)
     groups = _groups(model, plan)
     optimizer = torch.optim.AdamW(groups, weight_decay=plan.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -117,23 +115,24 @@ def fit(
         pct_start=max(0.1, 2 / (plan.steps + 1)),
     )
     start, history = _restore(checkpoint, model, optimizer, schedule)
+    team.agree(start)
     began = time.monotonic()
-    for step, batch in enumerate(_batches(items, plan, start, rank, world, together), start):
+    for step, batch in enumerate(_batches(items, plan, start, team, together), start):
         with place.autocast():
             losses = losses_of(model, _moved(batch, place.device))
             total = torch.stack(list(losses.values())).sum()
         optimizer.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
-        if average is not None:
-            average(model)
+        team.add_up(model)
         nn.utils.clip_grad_norm_(model.parameters(), 10.0)
         optimizer.step()
         schedule.step()
-        history.append({name: float(value.detach()) for name, value in losses.items()})
+        terms = team.total(torch.stack([value.detach() for value in losses.values()]))
+        history.append(dict(zip(losses, terms.tolist(), strict=True)))
         if (step + 1) % plan.log_every == 0 or step + 1 == plan.steps:
             rate = (step + 1 - start) / (time.monotonic() - began)
             log(f"step {step + 1}/{plan.steps}, {_recent(history, plan.log_every)}, {rate:.1f} steps/s")
-        if (step + 1) % plan.checkpoint_every == 0 and rank == 0:
+        if (step + 1) % plan.checkpoint_every == 0 and team.rank == 0:
             _save(checkpoint, step + 1, model, optimizer, schedule, history)
     return history
 
@@ -146,14 +145,10 @@ def _groups(model: nn.Module, plan: Plan) -> list[dict[str, Any]]:
     return [{"params": own, "lr": rates[hasty]} for hasty, own in parts.items() if own]
 
 
-def _batches(
-    items: Dataset[Batch], plan: Plan, start: int, rank: int, world: int, together: Any
-) -> Iterator[Batch]:
+def _batches(items: Dataset[Batch], plan: Plan, start: int, team: Team, together: Any) -> Iterator[Batch]:
     """Batches from step `start` on; order is the items' own, which is already random."""
     size = plan.batch_size
-    indices = [
-        [(step * world + rank) * size + place for place in range(size)] for step in range(start, plan.steps)
-    ]
+    indices = [list(team.share(range(step * size, (step + 1) * size))) for step in range(start, plan.steps)]
     # Decoding overlaps with the device; a machine with few cores has none to spare for it.
     workers = min(8, (os.cpu_count() or 1) // 4) if torch.cuda.is_available() else 0
     # A generator of its own: making the loader must not draw from the one that dropout draws from.

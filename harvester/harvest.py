@@ -81,7 +81,6 @@ def train_generator(run: Run, k: int, ledger: pa.Table, start: Output | None) ->
     key = settings_hash(
         named_by_content(settings.generator), settings.grid, settings.folds, settings.seed, run.data_hash,
         settings.compute.precision, table_hash(ledger.drop_columns(["run_id"])), start.key if start else "",
-        peers(run),
     )  # fmt: skip
     table = run.table(
         "labels", k, key, lambda: ledgers.extend(ledger, ledgers.from_ignored(run.store.ignore()))
@@ -122,7 +121,6 @@ def train_classifier(
         named_by_content(own),
         table_hash(ledger.drop_columns(["run_id"])),
         run.settings.seed,
-        peers(run),
         before.key if before else "",
     )
 
@@ -224,11 +222,6 @@ def rank_missing(
     harvested = ledger.filter(pc.equal(ledger["source"], "harvested"))
     practice = practice.append_column("correct", pa.array(correct))
     return rank_volumes(manifest, run.store.marks(), harvested, left, practice, PARTLY_MARKED)
-
-
-def peers(run: Run) -> int:
-    """Training workers as far as they change a model: more of them than folds average their gradients."""
-    return max(run.settings.compute.train_workers, run.settings.folds)
 
 
 def model_hash(lpg: Output, lpc: Output) -> str:

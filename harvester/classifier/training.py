@@ -45,18 +45,16 @@ def fit_classifier(
         start_from_generator(model, before)
     # Six numbers into two small layers: at the convolutions' rate they would need thousands of steps.
     plan = Plan(steps, own.batch_size, rate, own.weight_decay, "course", COURSE_FACTOR)
-    items = Examples(
-        task.store, examples, own, settings.grid, plan.steps * plan.batch_size * task.world, task.seed
-    )
+    items = Examples(task.store, examples, own, settings.grid, plan.steps * plan.batch_size, task.seed)
 
     def losses_of(network: nn.Module, batch: tuple[dict[str, Tensor], Tensor]) -> dict[str, Tensor]:
         views, labels = batch
-        return {"classify": functional.binary_cross_entropy_with_logits(network(views).float(), labels)}
+        logits = network(views).float()
+        summed = functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
+        return {"classify": summed / plan.batch_size}
 
     place = Place.choose(task.gpu, settings.compute.precision)
-    history = fit(
-        model, items, losses_of, plan, place, task.checkpoint, task.average, task.rank, task.world, task.log
-    )
+    history = fit(model, items, losses_of, plan, place, task.checkpoint, task.team, task.log)
     return model, history
 
 

@@ -8,7 +8,6 @@ A volume that fails is left out with its reason; the step fails past data.max_re
 import json
 import logging
 import math
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from ray.data import ActorPoolStrategy
 from harvester import mining
 from harvester.classifier.inference import Scoring
 from harvester.config import Settings
+from harvester.distributed.watching import watched
 from harvester.errors import HarvesterError, StepError
 from harvester.fitting import Place
 from harvester.proposals.inference import Proposals
@@ -37,7 +37,6 @@ Row = dict[str, Any]
 Work = Callable[[], list[Row]]
 
 BLOCKS_PER_REPLICA: Final = 8
-SECONDS_BETWEEN_LINES: Final = 15.0
 
 
 @dataclass(frozen=True)
@@ -214,33 +213,22 @@ def _work_off(actor: type[Proposer] | type[Scorer], job: InferenceJob, shards: l
 
 
 def _watch(work: Callable[[], Any], job: InferenceJob, shards: list[Shard], name: str) -> None:
-    """Do the work in a thread, tell how far it is, and raise a StepError where nothing is published for too long."""
-    failed: list[BaseException] = []
+    names, every = {shard.name for shard in shards}, sum(len(shard.rows) for shard in shards)
 
-    def guarded() -> None:
-        try:
-            work()
-        except BaseException as error:  # noqa: BLE001 - raised where somebody waits for it
-            failed.append(error)
+    def volumes(published: set[str]) -> int:
+        return sum(len(shard.rows) for shard in shards if shard.name in published)
 
-    thread = threading.Thread(target=guarded, daemon=True)
-    thread.start()
-    began = told = moved = time.monotonic()
-    done: set[str] = set()
-    limit_s = 60 * job.settings.compute.no_progress_minutes
-    while thread.is_alive():
-        thread.join(min(SECONDS_BETWEEN_LINES, limit_s / 4))
-        now, published = time.monotonic(), {shard.name for shard in shards} & job.shards.done()
-        if published != done:
-            done, moved = published, now
-        if now - told >= SECONDS_BETWEEN_LINES:
-            told, volumes = now, sum(len(shard.rows) for shard in shards if shard.name in done)
-            every, rate = sum(len(shard.rows) for shard in shards), volumes / (now - began)
-            logger.info("%s: %d of %d volumes, %.1f a second", name, volumes, every, rate)
-        if now - moved > limit_s:
-            raise StepError(_waiting(job, [shard for shard in shards if shard.name not in done], name))
-    if failed:
-        raise failed[0]
+    def tell(published: set[str], seconds: float) -> None:
+        done = volumes(published)
+        logger.info("%s: %d of %d volumes, %.1f a second", name, done, every, done / seconds)
+
+    watched(
+        work,
+        lambda: names & job.shards.done(),
+        job.settings.compute.no_progress_minutes,
+        lambda published: _waiting(job, [shard for shard in shards if shard.name not in published], name),
+        tell,
+    )
 
 
 def _waiting(job: InferenceJob, left: list[Shard], name: str) -> str:

@@ -1,13 +1,15 @@
 """Ray Train: one fit a model and round, its folds shared out over the workers.
 
 With as many workers as folds or fewer, a worker fits its folds alone, one after the other. With more, the
-workers of a fold average their gradients. Weights go to a folder that all workers reach, as safetensors.
+workers of a fold share its batches (harvester/team.py). Either way the models are the same but for rounding, and
+another number of workers goes on from the same checkpoints. Weights go to a folder that all workers reach, as
+safetensors.
 """
 
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -16,7 +18,8 @@ import pyarrow as pa
 import ray.train
 import torch
 import torch.distributed as dist
-from ray.train import RunConfig, ScalingConfig, WorkerGroupError
+from ray.exceptions import RayError
+from ray.train import RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 from safetensors.torch import save
 from torch import nn
@@ -24,10 +27,12 @@ from torch import nn
 from harvester.classifier.training import fit_classifier
 from harvester.config import Settings
 from harvester.distributed.start import for_ray
+from harvester.distributed.watching import watched
 from harvester.errors import HarvesterError
 from harvester.fitting import FoldTask, Place
 from harvester.labels.ledger import by_volume
 from harvester.proposals.training import fit_generator
+from harvester.team import Team
 from harvester.volumes.locations import Location, Where
 from harvester.volumes.slab import GridFrame
 
@@ -56,27 +61,58 @@ class FitJob:
 
 
 def train_folds(job: FitJob) -> None:
-    """Fit all folds of a model on Ray Train. Afterwards `job.out` holds one safetensors file a fold."""
+    """Fit all folds of a model on Ray Train. Afterwards `job.out` holds one safetensors file a fold.
+
+    Lost workers are replaced, and the fits go on from their last checkpoints. Raises StepError where that happens too
+    often or nothing moves, and the workers' own HarvesterErrors, which would come again.
+    """
     compute = job.settings.compute
-    workers = compute.train_workers
+    for tries in range(1, compute.train_retries + 2):
+        try:
+            watched(
+                lambda: _fit_all(job), job.out.versions, compute.no_progress_minutes, lambda _: _waiting(job)
+            )
+            break
+        except (TrainingFailedError, RayError) as error:
+            failures = list(getattr(error, "worker_failures", {}).values())
+            ours = [each for each in failures if isinstance(each, HarvesterError)]
+            if ours:
+                raise ours[0] from error
+            if tries > compute.train_retries:
+                raise
+            names = sorted({type(each).__name__ for each in failures or [error]})
+            logger.warning(
+                "%s: training was interrupted (%s), going on from the last checkpoint, try %d of %d",
+                job.model, ", ".join(names), tries, compute.train_retries,
+            )  # fmt: skip
+    for leftover in job.out.folders():
+        (job.out / leftover).delete_folder()
+
+
+def _fit_all(job: FitJob) -> None:
+    compute = job.settings.compute
     resources = {"CPU": compute.cpus_per_train_worker} | ({"GPU": 1.0} if compute.train_gpu else {})
     # Ray resumes a run of the same name; what we resume from is our own checkpoint, so each try has its own name.
+    # A node that is taken away with notice is Ray's to replace (as often as need be); it, too, starts from there.
     storage = job.out / f"ray-train-{uuid4().hex[:8]}"
-    trainer = TorchTrainer(
+    TorchTrainer(
         _train_worker,
         train_loop_config={"job": job},
         scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=compute.train_gpu, resources_per_worker=resources
+            num_workers=compute.train_workers, use_gpu=compute.train_gpu, resources_per_worker=resources
         ),
         run_config=RunConfig(name=job.model, **for_ray(storage)),
+    ).fit()
+
+
+def _waiting(job: FitJob) -> str:
+    compute = job.settings.compute
+    return (
+        f"{job.model}: no checkpoint and no weights for {compute.no_progress_minutes:g} minutes "
+        f"(compute.no_progress_minutes); {compute.train_workers} training workers of "
+        f"{compute.cpus_per_train_worker:g} CPUs{' and a GPU' if compute.train_gpu else ''} are waited for: does the "
+        "cluster have room? Start the same command again: it goes on from the last checkpoint"
     )
-    try:
-        trainer.fit()
-    except WorkerGroupError as error:
-        ours = [each for each in error.worker_failures.values() if isinstance(each, HarvesterError)]
-        raise (ours[0] if ours else error) from error
-    for leftover in job.out.folders():
-        (job.out / leftover).delete_folder()
 
 
 def _train_worker(config: dict[str, Any]) -> None:
@@ -88,7 +124,7 @@ def _train_worker(config: dict[str, Any]) -> None:
         # Every rank takes part in making every group, or torch.distributed waits for ever.
         group = dist.new_group(peers) if len(peers) > 1 else None
         if rank in peers and not (job.out / f"fold-{fold}.safetensors").is_file():
-            _fit_fold(job, fold, peers.index(rank), len(peers), _averager(group, len(peers)))
+            _fit_fold(job, fold, Team(peers.index(rank), len(peers), group))
     ray.train.report({})
 
 
@@ -99,9 +135,7 @@ def shares(folds: int, world: int) -> list[tuple[int, list[int]]]:
     return [(fold, [rank for rank in range(world) if rank % folds == fold]) for fold in range(folds)]
 
 
-def _fit_fold(
-    job: FitJob, fold: int, rank: int, world: int, average: Callable[[nn.Module], None] | None
-) -> None:
+def _fit_fold(job: FitJob, fold: int, team: Team) -> None:
     rows = [row for row in job.rows if job.folds[row["patient_id"]] != fold]
     task = FoldTask(
         job.store,
@@ -109,9 +143,7 @@ def _fit_fold(
         job.start / f"fold-{fold}.safetensors" if job.start else None,
         job.out / f"fold-{fold}.checkpoint.pt",
         job.settings.compute.train_gpu,
-        rank,
-        world,
-        average,
+        team,
         lambda line: logger.warning("%s fold %d: %s", job.model, fold, line),
     )
     table = job.table.read_table()
@@ -121,7 +153,7 @@ def _fit_fold(
         model, history = fit_generator(task, job.settings, rows, table)
     else:
         model, history = fit_classifier(task, job.settings, examples_of(table, rows, job.settings))
-    if rank == 0:
+    if team.rank == 0:
         compute = job.settings.compute
         measured = {"memory_mib": Place.choose(compute.train_gpu, compute.precision).memory_mib()}
         if afresh:
@@ -141,19 +173,6 @@ def examples_of(
             for tubelet in tubelets:
                 chosen[tubelet["label"]].append((frames[volume_id], tubelet))
     return chosen
-
-
-def _averager(group: Any, count: int) -> Callable[[nn.Module], None] | None:
-    if group is None:
-        return None
-
-    def average(model: nn.Module) -> None:
-        for parameter in model.parameters():
-            if parameter.grad is not None:
-                dist.all_reduce(parameter.grad, group=group)
-                parameter.grad /= count
-
-    return average
 
 
 def _publish(

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from harvester.config import SuppressionSettings
+from harvester.team import ALONE, Team
 
 ALPHA: Final = 2
 BETA: Final = 4
@@ -23,11 +24,17 @@ CLAMP: Final = 1e-4
 
 
 def generator_losses(
-    outputs: dict[str, Tensor], targets: dict[str, Tensor], suppression: SuppressionSettings
+    outputs: dict[str, Tensor],
+    targets: dict[str, Tensor],
+    suppression: SuppressionSettings,
+    team: Team = ALONE,
 ) -> dict[str, Tensor]:
-    """Unweighted scalar terms heat, size and offset; maps as Generator and build_targets make them."""
+    """Unweighted scalar terms heat, size and offset; maps as Generator and build_targets make them.
+
+    All are divided by the number of centres, the team's where it shares the batch: the sum over its ranks is the loss.
+    """
     centre = targets["centre"]
-    count = centre.sum().clamp(min=1)
+    count = team.total(centre.sum()).clamp(min=1)
     losses = {"heat": heat_loss(outputs["heat"].float(), targets, suppression) / count}
     for name in ("size", "offset"):
         gap = functional.l1_loss(outputs[name].float(), targets[name], reduction="none")

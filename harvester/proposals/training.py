@@ -38,14 +38,14 @@ def fit_generator(
     steps = generator.finetune_steps if bare else generator.steps
     rate = generator.finetune_learning_rate if bare else generator.learning_rate
     plan = Plan(steps, generator.batch_slabs, rate, generator.weight_decay)
-    items = slabs(task, settings, rows, ledger, plan.steps * plan.batch_size * task.world)
+    items = slabs(task, settings, rows, ledger, plan.steps * plan.batch_size)
     place = Place.choose(task.gpu, settings.compute.precision)
     noise = torch.from_numpy(items.noise).to(place.device)
 
     def losses_of(network: nn.Module, batch: tuple[list[Raw], dict[str, Tensor]]) -> dict[str, Tensor]:
         raws, targets = batch
         images = torch.stack([show(raw, noise, settings.grid.windows_hu) for raw in raws])
-        terms = generator_losses(network(images), targets, generator.suppression)
+        terms = generator_losses(network(images), targets, generator.suppression, task.team)
         weights = generator.loss.model_dump()
         return {name: weights[name] * term for name, term in terms.items()}
 
@@ -56,9 +56,7 @@ def fit_generator(
         plan,
         place,
         task.checkpoint,
-        task.average,
-        task.rank,
-        task.world,
+        task.team,
         task.log,
         together,
     )

@@ -112,6 +112,10 @@ class Location:
         """Names of the folders in the folder, sorted; none where there is no such folder."""
         return sorted(info.base_name for info in self._listed() if not info.is_file)
 
+    def versions(self) -> dict[str, Any]:
+        """When each of the folder's files was last written."""
+        return {info.base_name: info.mtime_ns for info in self._listed() if info.is_file}
+
     def _listed(self) -> Any:
         return self.filesystem.get_file_info(pa.fs.FileSelector(self.key, allow_not_found=True))
 

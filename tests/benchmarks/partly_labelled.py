@@ -38,6 +38,7 @@ from harvester.proposals.training import fit_generator
 from harvester.records import TUBELETS
 from harvester.run import settings_of, store_of, table_hash, weights_hash
 from harvester.scoring import Judge, outside_ignored
+from harvester.team import Team
 from harvester.volumes.locations import Location
 from harvester.volumes.slab import GridFrame
 from harvester.volumes.store import Store
@@ -74,13 +75,14 @@ ROWS = (
 )
 
 
-class MeanOfWeights:
-    """An exponential mean of a model's weights, kept beside a fit that calls it once a step (as its `average`)."""
+class MeanOfWeights(Team):
+    """An exponential mean of a model's weights, kept beside a fit that calls it once a step (as its team of one)."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.state: dict[str, Tensor] = {}
 
-    def __call__(self, model: nn.Module) -> None:
+    def add_up(self, model: nn.Module) -> None:
         """Take in the weights of the step before."""
         for name, value in model.state_dict().items():
             if name in self.state and value.is_floating_point():
@@ -163,7 +165,7 @@ class Bench:
             start / file.name if start else None,
             checkpoint,
             gpu=False,
-            average=mean,
+            team=mean,
             log=lambda line: print(f"  {row.name}, seed {seed}, fold {fold}: {line}", flush=True),
         )
         others = [each for each in self.rows if self.folds[each["patient_id"]] != fold]

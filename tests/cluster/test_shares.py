@@ -1,15 +1,11 @@
 """Who fits which fold, without starting Ray."""
 
-from types import SimpleNamespace
-from typing import cast
-
 import pyarrow as pa
 import pytest
 
-from harvester.config import Settings
+from harvester.config import Settings, resolve
 from harvester.distributed.training import examples_of, shares
-from harvester.harvest import peers
-from harvester.run import Run
+from harvester.errors import SettingsError
 
 
 @pytest.mark.parametrize("folds", [2, 3, 5])
@@ -34,15 +30,13 @@ def test_every_fold_is_fitted_and_the_load_is_even(folds: int, world: int) -> No
         assert max(sizes) - min(sizes) <= 1
 
 
-def test_a_step_is_named_by_its_workers_only_where_they_change_the_models() -> None:
-    def named(workers: int, folds: int = 2) -> int:
-        settings = Settings.model_validate({"folds": folds, "compute": {"train_workers": workers}})
-        return peers(cast(Run, SimpleNamespace(settings=settings)))
+def test_more_workers_than_a_batch_has_items_are_refused() -> None:
+    def resolved(workers: int) -> Settings:
+        return resolve(None, [f"compute.train_workers={workers}", "folds=2", "generator.batch_slabs=3"])
 
-    # A fold fitted alone does not know how many others are being fitted.
-    assert named(1) == named(2)
-    assert named(1, folds=5) == named(5, folds=5)
-    assert len({named(workers) for workers in (2, 3, 4, 5)}) == 4
+    assert resolved(6).compute.train_workers == 6
+    with pytest.raises(SettingsError, match=r"puts 4 workers on a fold .* want at most 6"):
+        resolved(7)
 
 
 def test_examples_are_those_of_the_given_volumes() -> None:

@@ -22,6 +22,7 @@ from harvester.labels.ledger import extend, from_marks
 from harvester.proposals.network import Generator
 from harvester.proposals.training import fit_generator
 from harvester.records import LEDGER, Mark, Volume
+from harvester.team import Team
 from harvester.volumes.locations import Location
 from harvester.volumes.store import Store, finish_store, write_volume
 
@@ -68,13 +69,14 @@ def losses(folder: Path, settings: Settings, side: int, negatives: bool = True) 
     save_file({name: value.contiguous() for name, value in first.state_dict().items()}, start)
     norms: list[float] = []
 
-    def told(model: nn.Module) -> None:
-        # Called where ranks average their gradients: after they are made, before they are clipped.
-        grads = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-        norms.append(float(nn.utils.get_total_norm(grads)))
+    class Told(Team):
+        def add_up(self, model: nn.Module) -> None:
+            # Where ranks add up their gradients: after they are made, before they are clipped.
+            grads = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+            norms.append(float(nn.utils.get_total_norm(grads)))
 
     task = FoldTask(
-        store.path, 1, start, Location.of(folder) / "c.pt", False, average=told, log=lambda line: None
+        store.path, 1, start, Location.of(folder) / "c.pt", False, team=Told(), log=lambda line: None
     )
     _, history = fit_generator(task, settings, store.manifest.to_pylist(), ledger)
     return [{**terms, "gradient": norm} for terms, norm in zip(history, norms, strict=True)]

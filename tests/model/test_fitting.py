@@ -21,6 +21,7 @@ from harvester.labels.ledger import from_marks
 from harvester.proposals.network import Generator
 from harvester.proposals.training import fit_generator
 from harvester.records import LEDGER, Mark
+from harvester.team import Team
 from harvester.volumes.locations import Location
 from harvester.volumes.slab import GridFrame
 from harvester.volumes.store import Store
@@ -135,13 +136,18 @@ def test_ranks_that_share_a_model_see_every_item_once(tmp_path: Path) -> None:
             seen.append(index)
             return super().__getitem__(index)
 
-    averaged = []
+    class Apart(Team):
+        """Ranks that run one after the other: they share the batches and nothing else."""
+
+        def total(self, value: Tensor) -> Tensor:
+            return value
+
+        def agree(self, number: int) -> None:
+            assert number == 0
+
     for rank in range(3):
-        fit(
-            model(), Told(), losses_of, PLAN, FLOAT, tmp_path / f"{rank}.pt", averaged.append, rank=rank, world=3
-        )  # fmt: skip
-    assert sorted(seen) == list(range(PLAN.steps * PLAN.batch_size * 3))
-    assert len(averaged) == 3 * PLAN.steps
+        fit(model(), Told(), losses_of, PLAN, FLOAT, tmp_path / f"{rank}.pt", Apart(rank, 3))
+    assert sorted(seen) == list(range(PLAN.steps * PLAN.batch_size))
     assert (tmp_path / "0.pt").exists()
     assert not (tmp_path / "1.pt").exists()
 

@@ -1,0 +1,80 @@
+"""A rank of a team that fits both models on a small store: a process of its own, without Ray.
+
+    python tests/model/team_ranks.py STORE OUT RANK SIZE
+
+OUT receives generator.json and classifier.json (losses), their weights, and the checkpoints of step 50.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from safetensors.torch import save_file
+
+from harvester.classifier.training import fit_classifier
+from harvester.config import ClassifierSettings, ComputeSettings, GeneratorSettings, GridSettings, Settings
+from harvester.fitting import FoldTask
+from harvester.labels.ledger import from_marks
+from harvester.proposals.training import fit_generator
+from harvester.team import ALONE, Team
+from harvester.volumes.locations import Location
+from harvester.volumes.slab import GridFrame
+from harvester.volumes.store import Store
+
+# A batch of 5 is no multiple of 2: one rank sees 3 items, the other 2.
+SETTINGS = Settings(
+    grid=GridSettings(windows_hu=((-1024.0, 1024.0),)),
+    generator=GeneratorSettings(
+        width=8, channels=16, head_channels=8, slab_depth=2, crop_px=48, batch_slabs=5, steps=60, learning_rate=2e-5
+    ),
+    classifier=ClassifierSettings(
+        channels=8, views=2, local_px=16, global_px=16, global_mm=60.0, steps=60, batch_size=5, learning_rate=1e-4
+    ),
+    compute=ComputeSettings(precision="float32"),
+)  # fmt: skip
+
+
+def fitted(store: Store, out: Path, team: Team = ALONE) -> dict[str, list[dict[str, float]]]:
+    """Both models' losses; their weights go to `out`."""
+    told = {}
+    for name, fit in (("generator", generator), ("classifier", classifier)):
+        task = FoldTask(
+            store.path, 5, None, Location.of(out) / f"{name}.checkpoint.pt", False, team, log=lambda _: None
+        )
+        model, told[name] = fit(store, task)
+        if team.rank == 0:
+            state = {key: value.contiguous() for key, value in model.state_dict().items()}
+            save_file(state, out / f"{name}.safetensors")
+    return told
+
+
+def generator(store: Store, task: FoldTask) -> Any:
+    """A first round's."""
+    return fit_generator(task, SETTINGS, store.manifest.to_pylist(), from_marks(store.marks()))
+
+
+def classifier(store: Store, task: FoldTask) -> Any:
+    """Of one lesion and two places that are none."""
+    frame = GridFrame.of(store.manifest.to_pylist()[0], SETTINGS.grid)
+
+    def tubelet(x1: float, y1: float) -> dict[str, Any]:
+        sides = {"x1": [x1] * 3, "y1": [y1] * 3, "x2": [x1 + 14] * 3, "y2": [y1 + 16] * 3}
+        return {"lpg_score": 0.5, "z": [3, 4, 5], "slice_score": [0.4, 0.5, 0.4], "width_mm": 15.0, **sides}
+
+    others = [(frame, tubelet(2.0, 2.0)), (frame, tubelet(40.0, 44.0))]
+    return fit_classifier(task, SETTINGS, {1: [(frame, tubelet(20.0, 24.0))], 0: others})
+
+
+def main(store: str, out: str, rank: str, size: str) -> None:
+    """Meet the others in OUT, fit, write down."""
+    meeting = (Path(out) / "meeting").as_uri()
+    dist.init_process_group("gloo", init_method=meeting, rank=int(rank), world_size=int(size))
+    told = fitted(Store(store), Path(out), Team(int(rank), int(size), dist.group.WORLD))
+    (Path(out) / f"rank-{rank}.json").write_text(json.dumps(told))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
