@@ -335,9 +335,24 @@ class MiningSettings(Part):
 class ComputeSettings(Part):
     """How the steps run on Ray. Threads follow num_cpus."""
 
-    replicas: int = Field(2, ge=1)
+    replicas: int = Field(2, ge=1, description="at most so many actors propose or score at the same time")
+    min_replicas: int | None = Field(
+        None, ge=1, description="work begins with so many, more join as the cluster has room; null: all"
+    )
     cpus_per_replica: float = Field(0.9, gt=0)
-    gpus_per_replica: float = Field(0.0, ge=0)
+    gpus_per_replica: float = Field(0.0, ge=0, description="a fraction shares a GPU")
+    memory_gib_per_replica: float = Field(
+        0.0, ge=0, description="asked of Ray, which then puts no more on a node than it has; 0 asks for none"
+    )
+    readers: int | None = Field(
+        None,
+        ge=1,
+        description="threads that read and decode volumes ahead of a replica's device; null: 3 on a GPU, else 1. A "
+        "replica holds so many volumes and three more: one waits, one is on the device, one is being linked",
+    )
+    wait_for_nodes_minutes: float = Field(
+        0, ge=0, description="an autoscaling cluster has no nodes at first: how long the start waits for them"
+    )
     train_workers: int = Field(
         1,
         ge=1,
@@ -358,6 +373,24 @@ class ComputeSettings(Part):
         False,
         description="torch.compile for inference: a minute an actor at first, then faster; for long runs",
     )
+
+    @property
+    def least_replicas(self) -> int:
+        """With how many the work begins."""
+        return self.replicas if self.min_replicas is None else self.min_replicas
+
+    @field_validator("gpus_per_replica")
+    @classmethod
+    def _shares_one_or_takes_whole_ones(cls, gpus: float) -> float:
+        if gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"want a share of one GPU or whole ones, got {gpus:g}")
+        return gpus
+
+    @model_validator(mode="after")
+    def _least_is_not_most(self) -> "ComputeSettings":
+        if self.least_replicas > self.replicas:
+            raise ValueError(f"min_replicas = {self.min_replicas} is more than replicas = {self.replicas}")
+        return self
 
 
 class ReportSettings(Part):

@@ -23,9 +23,9 @@ SAID_BY_THE_CPU: Final = ("can't allocate memory", "not enough memory")
 """PyTorch's CPU allocator raises a plain RuntimeError; its text tells it from others."""
 
 
-def readers(place: Place) -> int:
+def readers(place: Place, asked: int | None = None) -> int:
     """How many volumes are read ahead: a core decodes about 1,500 slices of 512 x 512 a second, a GPU takes more."""
-    return READERS_OF_A_GPU if place.device.type == "cuda" else 1
+    return asked or (READERS_OF_A_GPU if place.device.type == "cuda" else 1)
 
 
 def ahead(items: Iterable[T], read: Callable[[T], R], count: int = 1) -> Iterator[tuple[T, Future[R]]]:

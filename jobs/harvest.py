@@ -17,6 +17,7 @@ from pathlib import Path
 from harvester.cli import job_parser, run_job
 from harvester.config import Settings, resolve
 from harvester.distributed.preparation import prepare
+from harvester.distributed.room import require_room
 from harvester.distributed.start import start_ray
 from harvester.errors import SettingsError
 from harvester.harvest import harvest
@@ -57,6 +58,7 @@ def run(settings: Settings, store_path: str | None, run_folder: str | None) -> N
     folder = Location.of(run_folder or Path("runs") / settings.name)
     with logged_to(folder):
         start_ray()
+        require_room(settings.compute)
         harvest_to(folder, settings, store_path, began)
 
 

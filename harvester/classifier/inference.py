@@ -79,7 +79,9 @@ class Scoring:
 
         A score is the mean of the models in the volume's files: of those that never saw its patient.
         """
-        for (_, files), looked in ahead(tasks, self._read, readers(self.place)):
+        for (_, files), looked in ahead(
+            tasks, self._read, readers(self.place, self.settings.compute.readers)
+        ):
             yield partial(self._score, looked, files)
 
     def _read(self, task: Task) -> Looked | None:

@@ -203,9 +203,12 @@ def _work_off(actor: type[Proposer] | type[Scorer], job: InferenceJob, shards: l
         fn_constructor_args=(job,),
         batch_size=None,
         batch_format="numpy",
-        compute=ActorPoolStrategy(size=min(compute.replicas, len(shards))),
+        compute=ActorPoolStrategy(
+            min_size=min(compute.least_replicas, len(shards)), max_size=min(compute.replicas, len(shards))
+        ),
         num_cpus=compute.cpus_per_replica,
         num_gpus=compute.gpus_per_replica or None,
+        memory=compute.memory_gib_per_replica * 2**30 or None,
     )
     # Ray's own watchdog sees blocks, which may take hours; ours sees shards.
     dataset.context.execution_no_progress_timeout_s = -1

@@ -37,7 +37,7 @@ class Proposals:
 
         While the boxes of one volume are linked, the next is on the device, and those after it are read.
         """
-        read = ahead(tasks, self._read, readers(self.place))
+        read = ahead(tasks, self._read, readers(self.place, self.settings.compute.readers))
         for ((frame, _), _), boxes in ahead(read, self._find):
             yield partial(self._link, boxes, frame)
 

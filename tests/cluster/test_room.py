@@ -1,0 +1,93 @@
+"""What a cluster has no room for is refused before any work, with what was asked and what there is."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from harvester.config import ComputeSettings, Settings, resolve
+from harvester.distributed.room import Need, needs_of, require_room, unmet
+from harvester.errors import SettingsError
+
+SMALL, GPUS = {"CPU": 8.0, "memory": 2.0**34}, {"CPU": 16.0, "GPU": 2.0, "memory": 2.0**36}
+
+
+@pytest.mark.parametrize(
+    ("each", "nodes", "fitting"),
+    [
+        ({"CPU": 0.9}, [{"CPU": 2.0}], 2),
+        ({"CPU": 0.1}, [{"CPU": 1.0}], 10),
+        ({"CPU": 5.0}, [SMALL, GPUS], 4),
+        ({"CPU": 2.0, "GPU": 0.5}, [SMALL, GPUS], 4),
+        ({"CPU": 1.0, "GPU": 4.0}, [GPUS, GPUS], 0),
+        ({"CPU": 1.0, "memory": 2.0**35}, [SMALL, GPUS], 2),
+        ({"CPU": 1.0, "GPU": 0.0}, [SMALL], 8),
+        ({"CPU": 1.0}, [], 0),
+        ({"CPU": 1.0}, [{"memory": 1e9}], 0),
+    ],
+)
+def test_a_process_lives_on_one_node(
+    each: dict[str, float], nodes: list[dict[str, float]], fitting: int
+) -> None:
+    assert unmet([Need("compute.replicas", fitting, each)], nodes) == []
+    (line,) = unmet([Need("compute.replicas", fitting + 1, each)], nodes)
+    assert line.startswith(f"compute.replicas = {fitting + 1} (each ") and line.endswith(
+        f"room for {fitting}"
+    )
+
+
+def test_the_papers_settings_on_too_few_gpus() -> None:
+    compute = resolve(Path("configs/deeplesion.yaml")).compute
+    told = unmet(needs_of(compute), [GPUS])
+    assert told == [
+        "compute.replicas = 8 (each 4 CPUs and 1 GPUs): room for 2",
+        "compute.train_workers = 5 (each 8 CPUs and 1 GPUs): room for 2",
+    ]
+    assert unmet(needs_of(compute), [{"CPU": 40.0, "GPU": 8.0}]) == []
+
+
+def test_the_smallest_pool_is_what_must_fit() -> None:
+    compute = ComputeSettings(replicas=64, min_replicas=2, cpus_per_replica=4)
+    assert unmet(needs_of(compute), [SMALL]) == []
+    assert [line.split()[0] for line in unmet(needs_of(compute), [{"CPU": 7.0}])] == ["compute.min_replicas"]
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("compute.gpus_per_replica=1.5", "a share of one GPU or whole ones"),
+        ("compute.min_replicas=3", "min_replicas = 3 is more than replicas = 2"),
+    ],
+)
+def test_what_ray_would_refuse_is_a_wrong_setting(override: str, says: str) -> None:
+    with pytest.raises(SettingsError, match=says):
+        resolve(None, [override])
+    assert resolve(None, ["compute.gpus_per_replica=0.25", "compute.min_replicas=1"]).compute.replicas == 2
+
+
+def test_a_start_that_has_no_room_says_what_is_there(local_ray: None) -> None:
+    require_room(Settings().compute)
+    with pytest.raises(
+        SettingsError, match=r"train_workers = 1 \(each 2 CPUs and 1 GPUs\): room for 0\. The cluster"
+    ) as told:
+        require_room(ComputeSettings(train_gpu=True))
+    assert "1 node with 2 CPUs" in str(told.value) and "\n" not in str(told.value)
+
+
+def test_nodes_that_come_are_waited_for(
+    local_ray: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    asked: list[list[dict[str, float]]] = []
+    came = time.monotonic() + 1
+    monkeypatch.setattr("harvester.distributed.room.SECONDS_BETWEEN_LOOKS", 0.2)
+    monkeypatch.setattr(
+        "harvester.distributed.room._nodes", lambda: [GPUS] if time.monotonic() > came else []
+    )
+    monkeypatch.setattr("harvester.distributed.room.request_resources", lambda bundles: asked.append(bundles))
+    compute = ComputeSettings(train_gpu=True, train_workers=2, wait_for_nodes_minutes=0.1)
+    require_room(compute)
+    assert asked == [[{"CPU": 2.0, "GPU": 1.0}] * 2]
+    assert any("waiting for nodes: compute.replicas = 2" in line for line in caplog.messages)
+    with pytest.raises(SettingsError, match="room for 0"):
+        require_room(compute.model_copy(update={"gpus_per_replica": 4.0, "wait_for_nodes_minutes": 0.01}))
