@@ -451,8 +451,13 @@ def dump(settings: Settings) -> str:
 
 def settings_hash(*parts: Any) -> str:
     """Twelve hex digits that name settings, tables' hashes and numbers, alike on every machine."""
-    plain = [part.model_dump(mode="json") if isinstance(part, BaseModel) else part for part in parts]
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
+    text = json.dumps([plain(part) for part in parts], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def plain(part: Any) -> Any:
+    """Settings as a tree that JSON takes; anything else as it is."""
+    return part.model_dump(mode="json") if isinstance(part, BaseModel) else part
 
 
 def _resolved(tree: dict[str, Any], overrides: Sequence[str]) -> Settings:

@@ -78,10 +78,16 @@ def give_up(run: Run, k: int, history: History, tracker: Tracker, reason: str) -
 def train_generator(run: Run, k: int, ledger: pa.Table, start: Output | None) -> Output:
     """LPG on all labels so far; from round 1 on finetuned from `start` with the suppression loss."""
     settings = run.settings
-    key = settings_hash(
-        named_by_content(settings.generator), settings.grid, settings.folds, settings.seed, run.data_hash,
-        settings.compute.precision, table_hash(ledger.drop_columns(["run_id"])), start.key if start else "",
-    )  # fmt: skip
+    key = run.key(
+        generator=named_by_content(settings.generator),
+        grid=settings.grid,
+        folds=settings.folds,
+        seed=settings.seed,
+        data=run.data_hash,
+        precision=settings.compute.precision,
+        labels=table_hash(ledger.drop_columns(["run_id"])),
+        start=start.key if start else "",
+    )
     table = run.table(
         "labels", k, key, lambda: ledgers.extend(ledger, ledgers.from_ignored(run.store.ignore()))
     )
@@ -98,7 +104,7 @@ def next_start(run: Run, start: Output | None, lpg: Output) -> Output:
 
 def propose(run: Run, k: int, lpg: Output) -> Output:
     """Every volume through the LPG that never saw its patient; boxes linked to tubelets."""
-    key = settings_hash(lpg.key, run.settings.linking)
+    key = run.key(generator_weights=lpg.key, linking=run.settings.linking)
     counts: dict[str, float] = {"slices": run.slices}
 
     def make() -> pa.Table:
@@ -116,12 +122,12 @@ def train_classifier(
 ) -> Output:
     """LPC on tubelets: lesions against what surely is none; from round 1 on finetuned."""
     own = run.settings.classifier
-    key = settings_hash(
-        tubelets.key,
-        named_by_content(own),
-        table_hash(ledger.drop_columns(["run_id"])),
-        run.settings.seed,
-        before.key if before else "",
+    key = run.key(
+        tubelets=tubelets.key,
+        classifier=named_by_content(own),
+        labels=table_hash(ledger.drop_columns(["run_id"])),
+        seed=run.settings.seed,
+        start=before.key if before else "",
     )
 
     def label() -> pa.Table:
@@ -141,7 +147,7 @@ def train_classifier(
 
 def classify(run: Run, k: int, tubelets: Output, lpc: Output) -> pa.Table:
     """Every tubelet through the LPC that never saw its patient."""
-    key = settings_hash(tubelets.key, lpc.key)
+    key = run.key(tubelets=tubelets.key, classifier_weights=lpc.key)
     counts: dict[str, float] = {"slices": run.slices}
 
     def make() -> pa.Table:
@@ -166,7 +172,8 @@ def choose_operating_point(
     finds = mining.clinical_finds(scored, ledger, settings.match_iou)
     tables = {"candidates": free, "lesions": lesions, "rehearsed": rehearsed, "known": finds}
     last = k + 1 == run.settings.rounds
-    key = settings_hash(settings, last, *(table_hash(table) for table in tables.values()))
+    hashes = {name: table_hash(table) for name, table in tables.items()}
+    key = run.key(operating_point=settings, last=last, **hashes)
     files = {name: run.table(name, k, key, lambda table=table: table).path for name, table in tables.items()}  # type: ignore[misc]
     rehearsal = Rehearsal(files["candidates"], files["lesions"], files["rehearsed"], files["known"], last)
     storage = run.of_round(k) / "tune"

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from harvester.config import Settings, dump, restore, settings_hash
+from harvester.config import Settings, dump, plain, restore, settings_hash
 from harvester.errors import SettingsError, StoreError
 from harvester.labels.ledger import patient_folds
 from harvester.shards import Shards
@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 NOTE: Final = ".step.json"
 SHARDS: Final = ".shards"
+Parts = dict[str, Any]
 NOTHING: Final[Mapping[str, float]] = {}
 
 ROW_GROUP = 4096
@@ -62,13 +63,20 @@ class Run:
         self.rows: list[dict[str, Any]] = store.manifest.to_pylist()
         self.folds = patient_folds(self.rows, settings.folds, settings.seed)
         self.data_hash = store.data_hash()
-        self.id = settings_hash(settings, self.data_hash)
+        self.id = settings_hash(what_matters(settings), self.data_hash)
         # V_D^test is for detectors trained on the harvest: nothing here may look at it, let alone learn from it.
         self.mined = [row for row in self.rows if row["split"] != "vd_test"]
         self.slices = sum(row["depth"] for row in self.mined)
         self.steps: list[dict[str, Any]] = []
+        self.made_of: dict[str, Parts] = {}
         (self.folder / "settings.yaml").write_text(dump(settings))
         (self.folder / "settings.hash").write_text(settings_hash(settings) + "\n")
+
+    def key(self, **parts: Any) -> str:
+        """The hash that names a step's output: of all that it depends on, by name, so that a plan can tell a change."""
+        key = settings_hash(*parts.values())
+        self.made_of[key] = {name: plain(part) for name, part in parts.items()}
+        return key
 
     def table(
         self,
@@ -130,15 +138,19 @@ class Run:
             told = json.loads(note.read_bytes())
             logger.info("round %d %s: done before", round_index, step)
         else:
+            self.allow(step, round_index, key)
             logger.info("round %d %s ...", round_index, step)
             began = time.monotonic()
             counts = write(path)
             told = {"round": round_index, "step": step, "seconds": time.monotonic() - began, "counts": counts}
-            note.write_text(json.dumps(told | {"ended": time.time()}))
+            note.write_text(json.dumps(told | {"ended": time.time(), "made_of": self.made_of.get(key, {})}))
             shown = "".join(f", {name} {value:g}" for name, value in counts.items())
             logger.info("round %d %s: %.1f s%s", round_index, step, told["seconds"], shown)
         self.steps.append(told)
         return Output(path, key, told["seconds"], told["counts"])
+
+    def allow(self, step: str, round_index: int, key: str) -> None:
+        """Called before a step is made: nothing forbids it here, a plan does (plan.py)."""
 
 
 def settings_of(folder: Where, overrides: Sequence[str] = ()) -> Settings:
@@ -156,6 +168,12 @@ def store_of(folder: Where, settings: Settings, given: str | None) -> Store:
     if not where:
         raise SettingsError(f"{folder}: holds no store and names none; give the harvested store with --store")
     return Store(where)
+
+
+def what_matters(settings: Settings) -> dict[str, Any]:
+    """The settings that a harvest follows from: not how it is computed, but in which precision; not its pictures."""
+    tree = settings.model_dump(mode="json", exclude={"compute", "report"})
+    return tree | {"precision": settings.compute.precision}
 
 
 def table_hash(table: pa.Table) -> str:

@@ -2,6 +2,7 @@
 
     python jobs/harvest.py --config configs/quickstart.yaml
     python jobs/harvest.py --config configs/deeplesion.yaml --store STORE --run runs/night1 --set rounds=4
+    python jobs/harvest.py --config configs/deeplesion.yaml --store STORE --run runs/night1 --set rounds=6 --plan
     ray job submit --working-dir . -- python jobs/harvest.py --config configs/quickstart.yaml
 
 Starting the same command again goes on where it stopped: finished steps are never done twice.
@@ -9,6 +10,7 @@ Exit codes: 0 done, 1 the harvest failed (one line says why), 2 a setting is wro
 """
 
 import argparse
+import logging
 import os
 import sys
 import time
@@ -16,11 +18,12 @@ from pathlib import Path
 
 from harvester.cli import job_parser, run_job
 from harvester.config import Settings, resolve
-from harvester.distributed.preparation import prepare
+from harvester.distributed.preparation import prepare, prepared
 from harvester.distributed.room import require_room
 from harvester.distributed.start import start_ray
 from harvester.errors import SettingsError
 from harvester.harvest import harvest
+from harvester.plan import lines, plan
 from harvester.report import write_report
 from harvester.report_sections import closing_table
 from harvester.run import Run
@@ -33,7 +36,8 @@ from harvester.volumes.store import Store
 def main(arguments: list[str] | None = None) -> int:
     """Parse, start Ray, harvest, write the report."""
     options = parse(arguments)
-    return run_job(lambda: run(resolve(options.config, options.set), options.store, options.run))
+    act = show_plan if options.plan else run
+    return run_job(lambda: act(resolve(options.config, options.set), options.store, options.run))
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -49,13 +53,33 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--set", action="append", default=[], metavar="a.b=c", help="override one setting; may be repeated"
     )
+    parser.add_argument(
+        "--plan", action="store_true", help="tell what would be done and why, write nothing, start no Ray"
+    )
     return parser.parse_args(arguments)
+
+
+def show_plan(settings: Settings, store_path: str | None, run_folder: str | None) -> None:
+    """Print what `run` would do with the same arguments."""
+    folder = folder_of(settings, run_folder)
+    logging.getLogger("harvester").setLevel(logging.WARNING)
+    named = named_store(settings, store_path)
+    store = Store(named) if named else prepared(settings, folder / "store")
+    if store is None:
+        print(f"to make  the volumes ({settings.data.kind}), into {folder / 'store'}; then every step")
+    else:
+        print("\n".join(lines(plan(folder, settings, store))))
+
+
+def folder_of(settings: Settings, given: str | None) -> Location:
+    """The run's folder."""
+    return Location.of(given or Path("runs") / settings.name)
 
 
 def run(settings: Settings, store_path: str | None, run_folder: str | None) -> None:
     """One harvest from a made or given store to its report; its folder keeps the log."""
     began = time.monotonic()
-    folder = Location.of(run_folder or Path("runs") / settings.name)
+    folder = folder_of(settings, run_folder)
     with logged_to(folder):
         start_ray()
         require_room(settings.compute)
@@ -87,11 +111,17 @@ def harvest_to(folder: Location, settings: Settings, store_path: str | None, beg
 
 def open_store(settings: Settings, given: str | None, folder: Location) -> Store:
     """The given store, or the one that the settings name, or a made one in the run folder."""
+    named = named_store(settings, given)
+    return Store(named) if named else prepare(settings, data_root(), folder / "store")
+
+
+def named_store(settings: Settings, given: str | None) -> str | None:
+    """The given store, or the one that the settings name; None where it is to be made."""
     if given is None and settings.data.kind == "store":
         if not settings.data.store:
             raise SettingsError("setting data.kind = 'store': name the store with --store or data.store")
         given = os.path.expandvars(settings.data.store)
-    return Store(given) if given else prepare(settings, data_root(), folder / "store")
+    return given
 
 
 def data_root() -> Path | None:

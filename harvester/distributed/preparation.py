@@ -81,6 +81,12 @@ def prepare(settings: Settings, source: Path | None, store: Where, shard_bytes: 
     return finished
 
 
+def prepared(settings: Settings, store: Where) -> Store | None:
+    """The store that `prepare` made of made data, None where it is not finished. Raises StoreError for another's."""
+    made = settings.data.kind in FROM_SETTINGS and told_before(Location.of(store), _identity(settings))
+    return Store(store) if made else None
+
+
 def _as_it_is(folder: Location) -> Store:
     logger.info("store %s: made before", folder)
     return Store(folder)

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from harvester.config import ClassifierSettings, GeneratorSettings, Settings
+from harvester.config import ClassifierSettings, GeneratorSettings, Settings, settings_hash
 from harvester.errors import SettingsError
 from harvester.harvest import train_classifier, train_generator
 from harvester.records import LEDGER
@@ -24,7 +24,11 @@ def named(step: str, weights: str) -> str:
         generator=GeneratorSettings(backbone="resnet18", weights=weights),
         classifier=ClassifierSettings(backbone="resnet18", weights=weights),
     )
-    run: Any = SimpleNamespace(settings=settings, data_hash="data", table=output, weights=output)
+
+    def key(**parts: Any) -> str:
+        return settings_hash(*parts.values())
+
+    run: Any = SimpleNamespace(settings=settings, data_hash="data", key=key, table=output, weights=output)
     ledger: pa.Table = LEDGER.empty_table()
     if step == "generator":
         return train_generator(run, 0, ledger, None).key
