@@ -5,7 +5,7 @@ import logging
 import sys
 from collections.abc import Callable
 
-from harvester.errors import HarvesterError, SettingsError
+from harvester.errors import HarvesterError, SettingsError, behind
 
 
 def job_parser(help_text: str | None) -> argparse.ArgumentParser:
@@ -22,11 +22,14 @@ def run_job(work: Callable[[], None]) -> int:
     )
     try:
         work()
-    except SettingsError as error:
-        sys.stderr.write(f"{_one_line(error)}\n")
-        return 2
-    except HarvesterError as error:
-        sys.stderr.write(f"{type(error).__name__}: {_one_line(error)}\n")
+    except Exception as error:
+        ours = behind(error)
+        if ours is None:
+            raise
+        if isinstance(ours, SettingsError):
+            sys.stderr.write(f"{_one_line(ours)}\n")
+            return 2
+        sys.stderr.write(f"{type(ours).__name__}: {_one_line(ours)}\n")
         return 1
     return 0
 

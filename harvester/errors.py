@@ -5,6 +5,7 @@ HarvesterError
 |- VolumeError      one scan cannot be used; its job goes on and writes a reject row
 |- LabelError       marks or tubelets are malformed or do not belong to the volumes
 |- StoreError       a store or a run folder is missing, broken or of another version
+|  `- NoRoomError      its disk is full; an OSError too
 `- StepError        a step of the loop cannot produce its table
    `- NoExamplesError  a fold of a model has no example; the loop ends with a round that harvests nothing
 """
@@ -37,9 +38,26 @@ class StoreError(HarvesterError):
     """A store or run folder is missing, broken or written by another version."""
 
 
+class NoRoomError(StoreError, OSError):
+    """A disk is full. Nothing of the file that was being written is left."""
+
+
 class StepError(HarvesterError):
     """A step of the loop cannot produce its table."""
 
 
 class NoExamplesError(StepError):
     """A fold of a model has no example to learn from."""
+
+
+def behind(error: BaseException | None) -> HarvesterError | None:
+    """The error of ours that came, or that what came wraps.
+
+    Ray wraps what its workers raise in an error of the same class and its own, whose text is a traceback.
+    """
+    while error is not None:
+        wrapped = getattr(error, "cause", None)
+        if not isinstance(wrapped, BaseException) and isinstance(error, HarvesterError):
+            return error
+        error = wrapped if isinstance(wrapped, BaseException) else error.__cause__
+    return None

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import pickle
 import resource
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from harvester.errors import StoreError
 from harvester.team import ALONE, Team
 from harvester.volumes.locations import Location, Where
 
@@ -198,7 +200,14 @@ def _restore(
 ) -> tuple[int, list[dict[str, float]]]:
     if not file.is_file():
         return 0, []
-    state = torch.load(io.BytesIO(file.read_bytes()), map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(io.BytesIO(file.read_bytes()), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        # torch's own message advises to unpickle all the same.
+        raise StoreError(
+            f"{file}: refused: it is broken or holds more than tensors, which could run code; delete it, then start "
+            "again: the fold is fitted anew"
+        ) from error
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     schedule.load_state_dict(state["schedule"])

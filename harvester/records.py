@@ -202,3 +202,21 @@ role        lesion: accepted, or moved to these boxes. hard_negative: rejected. 
             in V_M, without a verdict; a later run does not count on it again.
 round       of the run that found it; the ledger has -1
 """
+
+
+def plain(table: pa.Table) -> pa.Table:
+    """The table, which may come from anybody. Raises pa.ArrowInvalid where it holds more than data.
+
+    Ray teaches Arrow a type whose values are pickled Python objects: to look at one runs what it says.
+    """
+    odd = [field.name for field in table.schema if not _is_data(field.type)]
+    if odd:
+        raise pa.ArrowInvalid(f"columns {', '.join(odd)} hold objects, which could run code, instead of data")
+    return table
+
+
+def _is_data(kind: pa.DataType) -> bool:
+    if isinstance(kind, pa.BaseExtensionType):
+        return False
+    inner = [kind.value_type] if pa.types.is_dictionary(kind) else []
+    return all(map(_is_data, [*inner, *(kind.field(i).type for i in range(kind.num_fields))]))

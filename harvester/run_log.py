@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from harvester.errors import HarvesterError
+from harvester.errors import behind
 from harvester.volumes.locations import Location
 
 NAME: Final = "log"
@@ -34,7 +34,8 @@ def logged_to(folder: Location) -> Iterator[None]:
         raise
     finally:
         logging.getLogger().removeHandler(handler)
-        handler.close()
+        with suppress(OSError):  # on a full disk
+            handler.close()
 
 
 def read_log(folder: Location) -> list[dict[str, Any]]:
@@ -47,6 +48,11 @@ class _AsJson(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         told = {"time": record.created, "level": record.levelname, "message": record.getMessage()}
         return json.dumps(told)
+
+
+class _Appended(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
+        """A full disk is told by what cannot go on without it, once, and not by a traceback a line."""
 
 
 class _Uploaded(logging.Handler):
@@ -83,14 +89,14 @@ def _handler(folder: Location) -> logging.Handler:
     if not folder.on_disk:
         return _Uploaded(folder / f"{NAME}-{time.time():.3f}{SUFFIX}")
     Path(folder.base).mkdir(parents=True, exist_ok=True)
-    return logging.FileHandler(Path(folder.base) / f"{NAME}{SUFFIX}")
+    return _Appended(Path(folder.base) / f"{NAME}{SUFFIX}")
 
 
 def _told(error: BaseException) -> str:
     # Other people's errors may quote what they choked on: only their names are kept.
-    ours = isinstance(error, HarvesterError)
-    text = f": {' '.join(str(error).split())}" if ours else ", told where the job was started"
-    return type(error).__name__ + text
+    ours = behind(error)
+    text = f": {' '.join(str(ours).split())}" if ours else ", told where the job was started"
+    return type(ours or error).__name__ + text
 
 
 def _parsed(text: str) -> Iterator[dict[str, Any]]:

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from harvester.config import settings_hash
 from harvester.errors import StepError
+from harvester.records import plain
 from harvester.volumes.locations import Location
 
 logger = logging.getLogger(__name__)
@@ -113,7 +114,7 @@ class Shards:
                 raise StepError(
                     f"{self.folder}: shard {name} is damaged; start the same command again: it alone is made anew"
                 )
-            yield pq.read_table(pa.BufferReader(data)).cast(schema)
+            yield plain(pq.read_table(pa.BufferReader(data))).cast(schema)
 
     def _bytes(self, name: str) -> bytes:
         try:

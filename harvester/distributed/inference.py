@@ -23,7 +23,7 @@ from harvester import mining
 from harvester.classifier.inference import Scoring
 from harvester.config import Settings
 from harvester.distributed.watching import watched
-from harvester.errors import HarvesterError, StepError
+from harvester.errors import HarvesterError, NoRoomError, StepError
 from harvester.fitting import Place
 from harvester.proposals.inference import Proposals
 from harvester.records import SCORED, TUBELETS
@@ -113,6 +113,8 @@ class Actor:
         for row in shard.rows:
             try:
                 found = next(works)()
+            except NoRoomError:
+                raise  # no fault of the volume's
             except (HarvesterError, OSError, ValueError) as error:
                 errors[row["volume_id"]] = f"{type(error).__name__}: {error}"
                 found = []

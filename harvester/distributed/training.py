@@ -20,7 +20,8 @@ import torch
 import torch.distributed as dist
 from ray.exceptions import RayError
 from ray.train import RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchTrainer
+from ray.train.backend import Backend
+from ray.train.torch import TorchConfig, TorchTrainer
 from safetensors.torch import save
 from torch import nn
 
@@ -102,6 +103,7 @@ def _fit_all(job: FitJob) -> None:
             num_workers=compute.train_workers, use_gpu=compute.train_gpu, resources_per_worker=resources
         ),
         run_config=RunConfig(name=job.model, **for_ray(storage)),
+        torch_config=grouping(job.settings.folds, compute.train_workers),
     ).fit()
 
 
@@ -113,6 +115,21 @@ def _waiting(job: FitJob) -> str:
         f"{compute.cpus_per_train_worker:g} CPUs{' and a GPU' if compute.train_gpu else ''} are waited for: does the "
         "cluster have room? Start the same command again: it goes on from the last checkpoint"
     )
+
+
+class Ungrouped(TorchConfig):
+    """Workers without a process group, whose store would listen on all interfaces, whatever address it is given."""
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        """Sets nothing up."""
+        return Backend
+
+
+def grouping(folds: int, workers: int) -> TorchConfig:
+    """torch's process group only where workers share a fold."""
+    shared = any(len(peers) > 1 for _, peers in shares(folds, workers))
+    return TorchConfig() if shared else Ungrouped()
 
 
 def _train_worker(config: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ is for pyarrow's filesystem: s3://bucket/folder?region=eu-central-1&endpoint_ove
 Keys are not part of a URI, which is logged; they come from the environment (AWS_ACCESS_KEY_ID, ...) or the machine.
 """
 
+import errno
 import os
 import re
 import time
@@ -21,7 +22,8 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
-from harvester.errors import SettingsError, StoreError
+from harvester.errors import NoRoomError, SettingsError, StoreError
+from harvester.records import plain
 
 T = TypeVar("T")
 
@@ -33,6 +35,8 @@ PATIENCE_S: Final = 150.0
 PASSING: Final = re.compile(
     "AWS Error (INTERNAL_FAILURE|SLOW_DOWN|SERVICE_UNAVAILABLE|NETWORK_CONNECTION|REQUEST_TIMEOUT|.*HTTP status 5)"
 )
+SECRET: Final = re.compile("key|secret|token|password|credential", re.IGNORECASE)
+"""In the name of what a URI's query gives."""
 PART: Final = ".part"
 """How the name of a file ends that is still being written; it begins with a dot."""
 
@@ -151,12 +155,16 @@ class Location:
     def read_table(
         self, schema: pa.Schema | None = None, columns: list[str] | None = None, filters: Any = None
     ) -> pa.Table:
-        """A parquet file as a table."""
-        return _patiently(
-            lambda: pq.read_table(
-                self.key, schema=schema, columns=columns, filters=filters, filesystem=self.filesystem
+        """A parquet file as a table. Raises OSError, StoreError for what is none or holds more than data."""
+        try:
+            table = _patiently(
+                lambda: pq.read_table(
+                    self.key, schema=schema, columns=columns, filters=filters, filesystem=self.filesystem
+                )
             )
-        )
+            return plain(table)
+        except pa.ArrowException as error:
+            raise StoreError(f"{self}: cannot be read as a table ({error}); make it again") from error
 
     def write_table(self, table: pa.Table, **options: Any) -> None:
         """A table as a parquet file, all of it or nothing. `options`: pyarrow.parquet.write_table's."""
@@ -175,7 +183,24 @@ class Location:
 
     @contextmanager
     def publish(self) -> Iterator[Any]:
-        """A stream whose bytes become the file when the block ends well; else nothing is left. Raises OSError.
+        """A stream whose bytes become the file when the block ends well; else nothing is left.
+
+        Raises OSError; of a full disk NoRoomError.
+        """
+        try:
+            with self._published() as stream:
+                yield stream
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise NoRoomError(
+                f"{self.parent}: cannot be written ({os.strerror(error.errno)}); make room there, then start "
+                "again with the same command: what is finished is kept"
+            ) from error
+
+    @contextmanager
+    def _published(self) -> Iterator[Any]:
+        """Aside, then renamed.
 
         On a disk it is written aside and renamed. An object appears when its upload is complete, so a writer
         that is killed leaves nothing; one that fails has to remove what closing it uploaded.
@@ -208,6 +233,8 @@ def writing(folder: Location) -> Iterator[None]:
     """An OSError in the block as a StoreError that says what to do about a full disk or a refusal."""
     try:
         yield
+    except NoRoomError:
+        raise
     except OSError as error:
         cause = os.strerror(error.errno) if error.errno else " ".join(str(error).split())
         raise StoreError(
@@ -243,12 +270,14 @@ def _from_uri(uri: str) -> Location:
         parts = urlsplit(uri)
     except ValueError:
         raise SettingsError("the store's URI cannot be read; want s3://bucket/folder or gs://...") from None
-    if "@" in parts.netloc:
+    if "@" in parts.netloc or any(SECRET.search(name) for name, _ in parse_qsl(parts.query, True)):
         raise SettingsError(
             "a store's URI must not hold keys, for it is logged; give them in the environment "
             "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS)"
         )
-    if parts.scheme == "file":
+    if ".." in unquote(parts.path).split("/") or parts.fragment:
+        raise SettingsError(f"{parts.scheme}://...: want a URI without .. and without #")
+    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
         return Location(str(Path(unquote(parts.path)).absolute()))
     if parts.scheme not in OBJECT_STORES or not parts.netloc:
         raise SettingsError(f"{uri}: want a path, file:///path, s3://bucket/folder or gs://bucket/folder")

@@ -20,6 +20,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from harvester.config import settings_hash
 from harvester.errors import StoreError
@@ -28,6 +29,7 @@ from harvester.volumes import locations
 from harvester.volumes.locations import Location, Where, writing
 from harvester.volumes.shard import Header, Span, open_shard, read_header, read_slices
 
+VOLUME_NAME: Final = r"^[0-9A-Za-z_][^/\\\x00-\x1f]*$"
 SHARD_NAME: Final = re.compile(r"[A-Za-z0-9_-]+\.shard")
 WHERE_IT_LIES: Final = ("shard", "offset", "bytes", "checksum")
 """Columns of the manifest that say where a volume lies; the same data may lie otherwise."""
@@ -150,6 +152,12 @@ def _checked(path: Location, manifest: pa.Table) -> pa.Table:
         raise StoreError(
             f"{path}: a store of another version (manifest.parquet lacks {', '.join(sorted(missing))}); "
             "make it again with jobs/prepare.py"
+        )
+    named = pc.match_substring_regex(manifest["volume_id"], VOLUME_NAME)
+    if not pc.all(named, skip_nulls=False, min_count=0).as_py():
+        raise StoreError(
+            f"{path}: manifest.parquet holds volume ids that are no file names; want a letter or digit first and no "
+            "slash, for exports name files by them"
         )
     if any(not SHARD_NAME.fullmatch(name or "") for name in manifest["shard"].unique().to_pylist()):
         raise StoreError(f"{path}: manifest.parquet names shards outside the store; make it again")

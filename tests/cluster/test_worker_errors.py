@@ -1,5 +1,6 @@
 """Errors of ours that are raised on a worker of Ray Data end a job as one line. Ray Train's: test_harvest.py."""
 
+import errno
 import json
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -61,3 +62,39 @@ def test_an_error_while_a_volume_is_made_is_a_refused_volume(
     (row,) = json.loads(told["rejects"])
     assert row == {"source_hash": "h", "reason": "LabelError", "message": "v: box outside the image"}
     assert (json.loads(told["note"])["manifest"], told["error"]) == ([], "")
+
+
+def test_a_disk_that_fills_under_an_actor_is_one_line_and_no_fault_of_the_volumes(
+    local_ray: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Full(Proposer):
+        def works(self, rows: list[dict[str, Any]]) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+            for row in rows:
+                if row["volume_id"] == "v1":  # as begin() finds it
+                    with Location.of(tmp_path / "x").publish():
+                        raise OSError(errno.ENOSPC, "No space left on device")
+                yield list
+
+    settings = Settings.model_validate({"compute": {"replicas": 1}})
+    shards = Shards(Location.of(tmp_path / "shards"))
+    job = InferenceJob(settings, tmp_path, Location.of(tmp_path), {}, shards)
+    assert run_job(lambda: run_over_volumes(Full, job, ROWS, TUBELETS) and None) == 1
+    assert (
+        capfd.readouterr()
+        .err.splitlines()[-1]
+        .startswith(  # Ray adds a word on its tries
+            f"NoRoomError: {tmp_path}: cannot be written (No space left on device); make room there, then start again "
+            "with the same command: what is finished is kept"
+        )
+    )
+    assert len(shards.done()) == 1
+    whole, _ = run_over_volumes(Proposed, job, ROWS, TUBELETS)
+    assert len(whole) == 0
+    assert len(shards.done()) == 2
+
+
+class Proposed(Proposer):
+    """Finds nothing."""
+
+    def works(self, rows: Any) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+        return (list for _ in rows)

@@ -1,5 +1,6 @@
 """Fitting: the same twice, the same when killed and resumed, and it learns."""
 
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch.utils.data import Dataset
 from harvester.classifier.network import Classifier
 from harvester.classifier.training import fit_classifier, start_from_generator
 from harvester.config import ClassifierSettings, ComputeSettings, GeneratorSettings, GridSettings, Settings
-from harvester.errors import StepError
+from harvester.errors import StepError, StoreError
 from harvester.fitting import FoldTask, Place, Plan, fit
 from harvester.labels.ledger import from_marks
 from harvester.proposals.network import Generator
@@ -126,6 +127,21 @@ def test_a_finished_checkpoint_is_not_fitted_again(tmp_path: Path) -> None:
     history = fit(one, Bright(), losses_of, plan, FLOAT, Location.of(tmp_path) / "c.pt")
     assert fit(two, Bright(), killed_at(0), plan, FLOAT, Location.of(tmp_path) / "c.pt") == history
     assert same(one, two)
+
+
+def test_a_strangers_checkpoint_runs_nothing_and_is_refused(tmp_path: Path) -> None:
+    class Payload:
+        def __reduce__(self) -> Any:
+            return Path.touch, (tmp_path / "touched",)
+
+    for pickled in (torch.save, lambda told, file: file.write_bytes(pickle.dumps(told, 2))):
+        pickled({"step": Payload(), "model": {}}, tmp_path / "c.pt")
+        with pytest.raises(StoreError, match=r"c\.pt: refused: .* could run code; delete it"):
+            fit(model(), Bright(), losses_of, PLAN, FLOAT, Location.of(tmp_path) / "c.pt")
+    (tmp_path / "c.pt").write_bytes(b"cut sh")
+    with pytest.raises(StoreError, match=r"c\.pt: refused: it is broken"):
+        fit(model(), Bright(), losses_of, PLAN, FLOAT, Location.of(tmp_path) / "c.pt")
+    assert not (tmp_path / "touched").exists()
 
 
 def test_ranks_that_share_a_model_see_every_item_once(tmp_path: Path) -> None:

@@ -32,15 +32,24 @@ def test_paths_and_uris(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert str(Location.of("gs://bucket").parent / "x") != str(Location.of("gs://bucket") / "x")
 
 
-@pytest.mark.parametrize("uri", ["ftp://host/x", "http://host/x", "s3://", "s3:///key", "s3://[x/y"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "ftp://host/x", "http://host/x", "s3://", "s3:///key", "s3://[x/y", "s3://b/a/../../other", "gs://b/%2e%2e/x",
+        "file://host/x", "file:///a/../b", "s3://b/a#b", "subtree://x", "mock://x", "\ts3:/x://y",
+    ],
+)  # fmt: skip
 def test_other_uris_are_refused(uri: str) -> None:
     with pytest.raises(SettingsError, match="want"):
         Location.of(uri)
 
 
-def test_keys_in_a_uri_are_refused_and_not_repeated() -> None:
+@pytest.mark.parametrize(
+    "uri", ["s3://AKIAX:hush@bucket/store", "s3://bucket/store?region=x&Secret_Key=hush"]
+)
+def test_keys_in_a_uri_are_refused_and_not_repeated(uri: str) -> None:
     with pytest.raises(SettingsError, match="AWS_ACCESS_KEY_ID") as caught:
-        Location.of("s3://AKIAX:hush@bucket/store")
+        Location.of(uri)
     assert "hush" not in str(caught.value)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from harvester.errors import StoreError
@@ -203,3 +204,19 @@ def test_a_stores_place_travels_to_workers(made: Store) -> None:
 def test_a_folder_without_a_manifest_is_no_store(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"jobs/prepare.py"):
         Store(tmp_path)
+
+
+@pytest.mark.parametrize("volume_id", ["../../x", "a/b", "a\\b", "..", "", "=cmd", "a\n", None])
+def test_a_manifest_whose_volume_ids_are_no_file_names_is_refused(made: Store, volume_id: str | None) -> None:
+    """Exports name files by them."""
+    rows = made.manifest.to_pylist()
+    rows[0]["volume_id"] = volume_id
+    (made.path / "manifest.parquet").write_table(pa.Table.from_pylist(rows, made.manifest.schema))
+    with pytest.raises(StoreError, match="volume ids that are no file names"):
+        Store(made.path)
+
+
+def test_a_file_that_is_no_table_is_one_clear_error(made: Store) -> None:
+    (made.path / "marks.parquet").write_bytes(b"no table")
+    with pytest.raises(StoreError, match=r"marks.parquet: cannot be read as a table \(.*make it again"):
+        made.marks()
