@@ -214,6 +214,11 @@ def make(work: Path, volumes: int) -> None:
             rows.append(write_volume(work / "store", copy, "vh", f"h{index}"))
         finish_store(work / "store", rows, [], [])
         ray.shutdown()
+    make_models(work, settings)
+
+
+def make_models(work: Path, settings: Settings) -> None:
+    """Both models' folds, with random weights."""
     torch.manual_seed(0)
     networks = {
         "generator": Generator(settings.generator, settings.grid),
