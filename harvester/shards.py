@@ -4,14 +4,14 @@ folder/
   <shard>.parquet       the rows of its volumes
   <shard>.json          its record, written after it: what is not recorded is not there
   plan.json             how many volumes there are
-  begun-<volume>.json   how often a worker that had this volume, and no other, has not come back
+  begun-<volume>.json   who works on this volume, and what became of those that did and had no other
 """
 
 import json
 import logging
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -35,6 +35,9 @@ PLAN: Final = "plan.json"
 MARK: Final = "begun-"
 DEATHS: Final = 2
 """Of workers that had one volume alone: then it is the volume's doing, and it is left out."""
+SHARED_DEATH: Final = 0.25
+"""What a worker's death counts that died with its node or its driver: preemptions and restarts do that too, but so
+does a volume that takes its machine along."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,14 @@ def planned(rows: Sequence[Mapping[str, Any]]) -> list[Shard]:
         Shard(f"{index:06d}-{settings_hash([row['volume_id'] for row in part])}", part)
         for index, part in enumerate(parts)
     ]
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Who works on a volume: the names of its driver (one a start) and of its node."""
+
+    driver: str
+    node: str
 
 
 @dataclass(frozen=True)
@@ -132,14 +143,23 @@ class Shards:
         marks = {name for name in self.folder.files() if name.startswith(MARK)}
         return {row["volume_id"] for row in rows if self._begun(row["volume_id"]).name in marks}
 
-    def deaths(self, volume_id: str) -> int:
-        """How many workers that had this volume alone have not come back."""
-        file = self._begun(volume_id)
-        return int(json.loads(file.read_bytes())["alone"]) if file.is_file() else 0
+    def deaths(self, volume_id: str, driver: str, nodes: Collection[str]) -> float:
+        """How many workers that had this volume alone have died.
 
-    def begin(self, volume_id: str, alone: int) -> None:
-        """Write down that a worker begins a volume; `alone` counts the times that it had no other."""
-        self._begun(volume_id).write_bytes(json.dumps({"alone": alone}).encode())
+        driver, nodes: those alive now; a worker that died with its own counts SHARED_DEATH.
+        """
+        file = self._begun(volume_id)
+        told = json.loads(file.read_bytes()) if file.is_file() else {}
+        before = float(told.get("deaths", 0.0))
+        if not told.get("alone"):
+            return before
+        own = told.get("driver") == driver and told.get("node") in nodes
+        return before + (1.0 if own else SHARED_DEATH)
+
+    def begin(self, volume_id: str, worker: Worker, alone: bool, deaths: float = 0.0) -> None:
+        """Write down who begins a volume, whether it has no other, and the deaths before."""
+        told = {"driver": worker.driver, "node": worker.node, "alone": alone, "deaths": deaths}
+        self._begun(volume_id).write_bytes(json.dumps(told).encode())
 
     def end(self, volume_id: str) -> None:
         """The worker lives."""

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, Final
 
 import pyarrow as pa
+import ray
 import ray.data
 import torch
 from ray.data import ActorPoolStrategy
@@ -27,7 +28,7 @@ from harvester.errors import HarvesterError, NoRoomError, StepError
 from harvester.fitting import Place
 from harvester.proposals.inference import Proposals
 from harvester.records import SCORED, TUBELETS
-from harvester.shards import DEATHS, Shard, Shards, planned
+from harvester.shards import DEATHS, Shard, Shards, Worker, planned
 from harvester.volumes.locations import Location, Where
 from harvester.volumes.slab import GridFrame
 
@@ -69,6 +70,8 @@ class Actor:
 
     def __init__(self, job: InferenceJob) -> None:
         self.job, self.place, self.shards = job, job.place(), job.shards
+        context = ray.get_runtime_context()
+        self.worker = Worker(context.get_job_id(), context.get_node_id())
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """A block of shards (name, rows as JSON); for each, when it is published, its name and how many volumes.
@@ -97,15 +100,16 @@ class Actor:
 
     def _begun(self, rows: Iterable[Row]) -> Iterator[Row]:
         for row in rows:
-            self.shards.begin(row["volume_id"], alone=0)
+            self.shards.begin(row["volume_id"], self.worker, alone=False)
             yield row
 
     def _alone(self, row: Row) -> Work:
         """The volume's work, none begun but it; or the error that it is left out with."""
-        deaths = self.shards.deaths(row["volume_id"])
+        alive = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+        deaths = self.shards.deaths(row["volume_id"], self.worker.driver, alive)
         if deaths >= DEATHS:
-            return partial(_leave_out, f"{deaths} workers that had it alone did not come back")
-        self.shards.begin(row["volume_id"], deaths + 1)
+            return partial(_leave_out, f"{int(deaths)} workers that had it alone did not come back")
+        self.shards.begin(row["volume_id"], self.worker, alone=True, deaths=deaths)
         return partial(_first, self.works([row]))
 
     def _publish(self, shard: Shard, works: Iterator[Work]) -> None:

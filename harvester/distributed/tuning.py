@@ -7,7 +7,7 @@ the chosen threshold keeps its full confidence.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 from ray import tune
@@ -18,6 +18,9 @@ from harvester.distributed.start import for_ray
 from harvester.errors import StepError
 from harvester.mining import Choice, choices, known_recall
 from harvester.volumes.locations import Location
+
+TRIES: Final = 5
+"""More of a trial whose worker or node dies. It keeps nothing on the way: it is a second's work."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,12 @@ def sweep(rehearsal: Rehearsal, settings: OperatingPointSettings, storage: Locat
         tune.with_resources(trial, {"cpu": 1}),
         param_space={"choice": tune.grid_search([choice.as_dict() for choice in tried])},
         tune_config=tune.TuneConfig(metric="known_recall", mode="max"),
-        run_config=tune.RunConfig(**for_ray(storage), name="operating-point", verbose=0),
+        run_config=tune.RunConfig(
+            **for_ray(storage),
+            name="operating-point",
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=TRIES),
+        ),
     )
     results = tuner.fit()
     if results.errors:

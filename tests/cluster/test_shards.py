@@ -18,7 +18,7 @@ from harvester.distributed.inference import InferenceJob, Proposer, Row, Work, r
 from harvester.errors import StepError
 from harvester.feeding import ahead
 from harvester.records import TUBELETS
-from harvester.shards import MOST_VOLUMES, Shards, planned
+from harvester.shards import DEATHS, MOST_VOLUMES, Shards, Worker, planned
 from harvester.volumes.locations import Location
 
 VOLUMES = 20
@@ -28,7 +28,9 @@ def manifest(count: int = VOLUMES) -> list[Row]:
     return [{"volume_id": f"v{i:04d}", "patient_id": f"p{i}"} for i in range(count)]
 
 
-def actor(log: Path, dies: str = "", survives: int = 1000, hangs: str = "") -> type[Proposer]:
+def actor(
+    log: Path, dies: str = "", survives: int = 1000, hangs: str = "", takes_s: float = 0.0
+) -> type[Proposer]:
     """Works that write down what they do; `dies`: the volume that kills its process, up to `survives` deaths before."""
 
     class Scripted(Proposer):
@@ -45,6 +47,7 @@ def actor(log: Path, dies: str = "", survives: int = 1000, hangs: str = "") -> t
             log.mkdir(exist_ok=True)
             with (log / volume_id).open("a") as file:
                 file.write("x")
+            time.sleep(takes_s)
             if volume_id == dies and len((log / volume_id).read_text()) <= survives:
                 os._exit(1)
             if volume_id == hangs:
@@ -193,3 +196,21 @@ def test_two_that_publish_the_same_shard_leave_it_whole(tmp_path: Path) -> None:
     assert not failed
     assert next(iter(shards.tables(["s"], TUBELETS))).num_rows == 5000
     assert sorted(file.name for file in tmp_path.iterdir()) == ["s.json", "s.parquet"]
+
+
+def test_a_death_with_its_node_or_its_driver_counts_little(tmp_path: Path) -> None:
+    shards = Shards(Location.of(tmp_path))
+
+    def after(deaths: int, driver: str, nodes: list[str], alone: bool = True) -> float:
+        shards.end("v")
+        for _ in range(deaths):
+            before = shards.deaths("v", driver, nodes)
+            shards.begin("v", Worker("first", "here"), alone, before)
+        return shards.deaths("v", driver, nodes)
+
+    assert after(0, "first", ["here"]) == 0
+    assert after(DEATHS, "first", ["here"]) == DEATHS
+    assert after(3, "first", ["there"]) == after(3, "second", ["here"]) < DEATHS
+    # A volume that takes its machine along is found as well, later.
+    assert after(8, "second", ["there"]) == DEATHS
+    assert after(5, "first", ["here"], alone=False) == 0

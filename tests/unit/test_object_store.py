@@ -14,7 +14,7 @@ from harvester.errors import SettingsError, StepError, StoreError
 from harvester.records import Mark, Volume
 from harvester.run import Run, settings_of
 from harvester.run_log import logged_to
-from harvester.shards import Shards
+from harvester.shards import Shards, Worker
 from harvester.status import read_status
 from harvester.volumes.locations import Location
 from harvester.volumes.shard import open_shard
@@ -143,7 +143,7 @@ def test_shards_in_a_bucket(door: Door) -> None:
     shards = Shards(Location.of(door.uri("archive", "runs/night/round-0/tubelets-k.shards")))
     table = pa.table({"volume_id": ["a"]})
     shards.publish("000000-a", table, {"volumes": ["a"], "errors": {}})
-    shards.begin("b", alone=0)
+    shards.begin("b", Worker("driver", "node"), alone=False)
     assert shards.done() == {"000000-a"}
     assert shards.suspects([{"volume_id": "a"}, {"volume_id": "b"}]) == {"b"}
     shards.end("b")
