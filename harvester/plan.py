@@ -46,7 +46,7 @@ def plan(folder: Where, settings: Settings, store: Store) -> Plan:
     with TemporaryDirectory() as aside:
         run = _Planned(run_folder, Location.of(aside), settings, store)
         try:
-            harvest(run, Tracker())
+            harvest(run, Tracker(run.folder))
         except _NotMadeError as missing:
             return _with(missing, run, settings.rounds)
     return Plan(_long(run.steps))

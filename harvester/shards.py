@@ -12,6 +12,7 @@ import logging
 import time
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -33,6 +34,8 @@ MOST_VOLUMES: Final = 16
 """A shard's loss is the loss of so many volumes' work, and a restart asks for one record a shard."""
 PLAN: Final = "plan.json"
 MARK: Final = "begun-"
+READERS: Final = 16
+"""Threads that read small files: an object store takes its time for each."""
 DEATHS: Final = 2
 """Of workers that had one volume alone: then it is the volume's doing, and it is left out."""
 SHARED_DEATH: Final = 0.25
@@ -116,16 +119,24 @@ class Shards:
         (self.folder / f"{name}.json").write_bytes(json.dumps(record).encode())
         return record
 
+    def records(self, names: Sequence[str]) -> list[Row]:
+        """The records of these shards, {} for one that is not published."""
+        with ThreadPoolExecutor(READERS) as pool:
+            return [record or {} for record in pool.map(self.record, names)]
+
     def tables(self, names: Sequence[str], schema: pa.Schema) -> Iterator[pa.Table]:
         """The rows of published shards, in turn. A damaged one is unpublished and a StepError."""
-        for name in names:
-            record, data = self.record(name), self._bytes(name)
-            if record is None or zlib.crc32(data) != record["crc32"]:
-                self.withdraw([name])
-                raise StepError(
-                    f"{self.folder}: shard {name} is damaged; start the same command again: it alone is made anew"
-                )
-            yield plain(pq.read_table(pa.BufferReader(data))).cast(schema)
+        with ThreadPoolExecutor(READERS) as pool:
+            for name, (record, data) in zip(names, pool.map(self._published, names), strict=True):
+                if record is None or zlib.crc32(data) != record["crc32"]:
+                    self.withdraw([name])
+                    raise StepError(
+                        f"{self.folder}: shard {name} is damaged; start the same command again: it alone is made anew"
+                    )
+                yield plain(pq.read_table(pa.BufferReader(data))).cast(schema)
+
+    def _published(self, name: str) -> tuple[Row | None, bytes]:
+        return self.record(name), self._bytes(name)
 
     def _bytes(self, name: str) -> bytes:
         try:

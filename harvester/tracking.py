@@ -49,7 +49,7 @@ CHATTY: Final = ("mlflow", "alembic", "sqlalchemy", "urllib3.connectionpool", "n
 class Tracker:
     """A parent run. Made by `open`. run_id is "" until a server has given one; without a uri nothing is tracked."""
 
-    def __init__(self, folder: Location, uri: str | None) -> None:
+    def __init__(self, folder: Location, uri: str | None = None) -> None:
         self.folder, self.uri = folder, uri
         self.run_id = _kept_id(folder) if uri else ""
         self._experiment_id = ""

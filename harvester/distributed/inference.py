@@ -80,13 +80,17 @@ class Actor:
         it gets the actor for itself: if that ends the same way twice, it is the volume's doing, and it is left out.
         """
         shards = [Shard(*given) for given in zip(batch["name"], map(json.loads, batch["rows"]), strict=True)]
-        left = [shard for shard in shards if self.shards.record(shard.name) is None]
-        calm = [shard for shard in left if not self.shards.suspects(shard.rows)]
-        works = self.works(self._begun(row for shard in calm for row in shard.rows))
+        names = [shard.name for shard in shards]
+        left = {name for name, record in zip(names, self.shards.records(names), strict=True) if not record}
+        held = self.shards.suspects(row for shard in shards for row in shard.rows)
+        calm = {
+            shard.name for shard in shards if held.isdisjoint(row["volume_id"] for row in shard.rows)
+        } & left
+        works = self.works(self._begun(row for shard in shards if shard.name in calm for row in shard.rows))
         for shard in shards:
-            if shard in calm:
+            if shard.name in calm:
                 self._publish(shard, works)
-            elif shard in left:
+            elif shard.name in left:
                 self._publish(shard, map(self._alone, shard.rows))
             yield {"name": [shard.name], "volumes": [len(shard.rows)]}
 
@@ -192,7 +196,7 @@ def run_over_volumes(
     if missing:
         _work_off(actor, job, missing)
     names = [shard.name for shard in shards]
-    records = [job.shards.record(name) or {} for name in names]
+    records = job.shards.records(names)
     _refuse_if_broken(job, dict(zip(names, records, strict=True)), len(rows))
     table = pa.concat_tables(job.shards.tables(names, schema))
     whole = table.sort_by([("volume_id", "ascending"), ("tubelet_id", "ascending")]).combine_chunks()
