@@ -43,6 +43,8 @@ PHASES: Final = {
 OF_A_ROUND: Final = ("generator", "tubelets", "classifier", "scored", "operating-point", "mining")
 AT_WORK: Final = 0.4
 """Of a phase's seconds, those after its workers have started."""
+LONGEST_WAIT_S: Final = 10.0
+"""The undisturbed harvest may have had a busier machine."""
 QUIET_S: Final = 600
 """A harvest that has written nothing for so long hangs."""
 
@@ -165,7 +167,8 @@ class Killer:
         if native != "driver" and not any("__init__" not in title(process) for _, process in victims):
             return  # nobody is at work yet, or again
         if self.due is None or self.due[0] != phase:
-            self.due = (phase, time.monotonic() + self.rng.uniform(0, AT_WORK * self.seconds[phase]))
+            wait_s = self.rng.uniform(0, min(LONGEST_WAIT_S, AT_WORK * self.seconds[phase]))
+            self.due = (phase, time.monotonic() + wait_s)
         if time.monotonic() < self.due[1]:
             return
         self.due = None
