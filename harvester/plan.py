@@ -1,8 +1,10 @@
 """What a start would do, and why, without doing it: the loop itself, stopped at the first step that is not made."""
 
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -46,7 +48,8 @@ def plan(folder: Where, settings: Settings, store: Store) -> Plan:
     with TemporaryDirectory() as aside:
         run = _Planned(run_folder, Location.of(aside), settings, store)
         try:
-            harvest(run, Tracker(run.folder))
+            with _quiet():
+                harvest(run, Tracker(run.folder))
         except _NotMadeError as missing:
             return _with(missing, run, settings.rounds)
     return Plan(_long(run.steps))
@@ -86,6 +89,18 @@ class _Planned(Run):
 
     def allow(self, step: str, round_index: int, key: str) -> None:
         raise _NotMadeError(step, round_index, key)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the loop's own lines on what was done before."""
+    loop = logging.getLogger("harvester")
+    before = loop.level
+    loop.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        loop.setLevel(before)
 
 
 def _with(missing: _NotMadeError, run: _Planned, rounds: int) -> Plan:

@@ -10,7 +10,6 @@ Exit codes: 0 done, 1 the harvest failed (one line says why), 2 a setting is wro
 """
 
 import argparse
-import logging
 import os
 import sys
 import time
@@ -62,7 +61,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def show_plan(settings: Settings, store_path: str | None, run_folder: str | None) -> None:
     """Print what `run` would do with the same arguments."""
     folder = folder_of(settings, run_folder)
-    logging.getLogger("harvester").setLevel(logging.WARNING)
     named = named_store(settings, store_path)
     store = Store(named) if named else prepared(settings, folder / "store")
     if store is None:

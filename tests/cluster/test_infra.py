@@ -95,7 +95,7 @@ def test_every_command_names_a_job_that_takes_its_options() -> None:
         if getattr(options, "config", None):
             assert resolve(REPO / options.config, options.set).name == options.config.stem
     (entry,) = (arguments for file, _, arguments in asked if file == "rayjob.yaml")
-    assert [part for part in entry if part.startswith("--")] == ["--config", "--store", "--run"]
+    assert [part for part in entry if part.startswith("--")] == ["--config", "--store", "--run", "--set"]
 
 
 def test_an_option_that_a_job_does_not_take_is_found(capsys: pytest.CaptureFixture[str]) -> None:

@@ -210,7 +210,7 @@ def test_a_full_disk_ends_the_job_with_one_error_and_no_half_shard(
     monkeypatch.setattr(preparation.ShardWriter, "add", full)
     assert maker(row("v1", "v2"))["error"] == ""
     told = maker({**row("v3", "v4", "v5"), "name": "two"})
-    assert "No space left on device); make room or give another --store, then start again" in told["error"]
+    assert "No space left on device); make room there, then start again" in told["error"]
     assert (told["note"], told["rejects"]) == ("", "[]")
     assert len(written) == 4
     assert Location.of(tmp_path / "shards").files() == ["one.json", "one.shard"]
