@@ -2,7 +2,7 @@
 
     python tests/benchmarks/scale.py --work DIR --json FILE [--counts 100 1000 10000]
 
-Tiny volumes (12 slices of 96 x 96) are proposed and scored by the pipeline of a harvest with the quickstart's networks
+Tiny volumes (8 slices of 64 x 64) are proposed and scored by the pipeline of a harvest with the quickstart's networks
 (random weights) on two actors. For each count: seconds a volume once warm, both steps together, the median of several
 goes where they are short; the driver's resident memory at its highest less that after its start; bytes that Ray's
 object store spilled. Then what planning, publishing and reading back cost at 1,000,000 rows of a manifest.
@@ -34,10 +34,10 @@ from harvester.volumes.locations import Location
 from harvester.volumes.shard import open_shard
 from harvester.volumes.store import Store, finish_store
 
-SHAPE: Final = (12, 96, 96)
+SHAPE: Final = (8, 64, 64)
 IN_A_FILE: Final = 500
 MIB: Final = 2**20
-GOES: Final = {100: 5, 1000: 3}
+GOES: Final = {100: 3, 1000: 2}
 ROWS: Final = 1_000_000
 RECORDED: Final = 2_000
 """Shards that are really published and read back; what one costs times their number is what all would."""
