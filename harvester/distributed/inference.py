@@ -185,7 +185,8 @@ def run_over_volumes(
 
     The sorted table, and what was measured: `memory_mib`, the most that an actor's device held.
     """
-    shards = planned(rows)
+    # In this order the sorted shards one after the other are the sorted table: it is never copied whole.
+    shards = planned(sorted(rows, key=lambda row: row["volume_id"]))
     job.shards.plan(shards)
     done = job.shards.done()
     missing = [shard for shard in shards if shard.name not in done]
@@ -198,9 +199,18 @@ def run_over_volumes(
     names = [shard.name for shard in shards]
     records = job.shards.records(names)
     _refuse_if_broken(job, dict(zip(names, records, strict=True)), len(rows))
-    table = pa.concat_tables(job.shards.tables(names, schema))
-    whole = table.sort_by([("volume_id", "ascending"), ("tubelet_id", "ascending")]).combine_chunks()
-    return whole, {"memory_mib": max((record["memory_mib"] for record in records), default=0.0)}
+    return joined(job.shards.tables(names, schema), schema), {
+        "memory_mib": max((record["memory_mib"] for record in records), default=0.0)
+    }
+
+
+def joined(tables: Iterable[pa.Table], schema: pa.Schema) -> pa.Table:
+    """One table of one chunk a column; its parts hold volumes in order, and are sorted by tubelet here."""
+    keys = [("volume_id", "ascending"), ("tubelet_id", "ascending")]
+    columns = pa.concat_tables([schema.empty_table(), *(table.sort_by(keys) for table in tables)]).columns
+    for place, column in enumerate(columns):
+        columns[place] = column.combine_chunks()  # and the column's parts are let go
+    return pa.table(columns, schema=schema)
 
 
 def _work_off(actor: type[Proposer] | type[Scorer], job: InferenceJob, shards: list[Shard]) -> None:
