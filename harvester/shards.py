@@ -36,6 +36,8 @@ PLAN: Final = "plan.json"
 MARK: Final = "begun-"
 READERS: Final = 16
 """Threads that read small files: an object store takes its time for each."""
+AT_ONCE: Final = 2 * READERS
+"""Shards that are read before the next ones are asked for: their bytes wait in memory."""
 DEATHS: Final = 2
 """Of workers that had one volume alone: then it is the volume's doing, and it is left out."""
 SHARED_DEATH: Final = 0.25
@@ -127,7 +129,9 @@ class Shards:
     def tables(self, names: Sequence[str], schema: pa.Schema) -> Iterator[pa.Table]:
         """The rows of published shards, in turn. A damaged one is unpublished and a StepError."""
         with ThreadPoolExecutor(READERS) as pool:
-            for name, (record, data) in zip(names, pool.map(self._published, names), strict=True):
+            some = [names[start : start + AT_ONCE] for start in range(0, len(names), AT_ONCE)]
+            read = (each for part in some for each in pool.map(self._published, part))
+            for name, (record, data) in zip(names, read, strict=True):
                 if record is None or zlib.crc32(data) != record["crc32"]:
                     self.withdraw([name])
                     raise StepError(

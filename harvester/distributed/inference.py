@@ -209,7 +209,9 @@ def joined(tables: Iterable[pa.Table], schema: pa.Schema) -> pa.Table:
     keys = [("volume_id", "ascending"), ("tubelet_id", "ascending")]
     columns = pa.concat_tables([schema.empty_table(), *(table.sort_by(keys) for table in tables)]).columns
     for place, column in enumerate(columns):
-        columns[place] = column.combine_chunks()  # and the column's parts are let go
+        columns[place] = column.combine_chunks()
+        del column  # the parts are let go
+        pa.default_memory_pool().release_unused()
     return pa.table(columns, schema=schema)
 
 
