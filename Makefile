@@ -29,8 +29,8 @@ harvest: $(READY)  ## The quickstart: phantoms to a report in runs/quickstart/
 # Rings, cheapest first; a ring that breaks its budget (seconds) fails. RINGS="unit model" runs some of them.
 RINGS ?= unit model cluster golden
 budget_unit := 150
-budget_model := 180
-budget_cluster := 540
+budget_model := 300
+budget_cluster := 900
 budget_golden := 180
 
 test: $(READY)  ## All tests: unit, model, cluster (local Ray), golden
