@@ -204,7 +204,7 @@ round       of the run that found it; the ledger has -1
 """
 
 
-def plain(table: pa.Table) -> pa.Table:
+def only_data(table: pa.Table) -> pa.Table:
     """The table, which may come from anybody. Raises pa.ArrowInvalid where it holds more than data.
 
     Ray teaches Arrow a type whose values are pickled Python objects: to look at one runs what it says.

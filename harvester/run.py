@@ -23,7 +23,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from harvester.config import Settings, dump, plain, restore, settings_hash
+from harvester.config import Settings, as_tree, dump, restore, settings_hash
 from harvester.errors import SettingsError, StoreError
 from harvester.labels.ledger import patient_folds
 from harvester.shards import Shards
@@ -75,7 +75,7 @@ class Run:
     def key(self, **parts: Any) -> str:
         """The hash that names a step's output: of all that it depends on, by name, so that a plan can tell a change."""
         key = settings_hash(*parts.values())
-        self.made_of[key] = {name: plain(part) for name, part in parts.items()}
+        self.made_of[key] = {name: as_tree(part) for name, part in parts.items()}
         return key
 
     def table(

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from harvester.config import settings_hash
 from harvester.errors import StepError
-from harvester.records import plain
+from harvester.records import only_data
 from harvester.volumes.locations import Location
 
 logger = logging.getLogger(__name__)
@@ -137,7 +137,7 @@ class Shards:
                     raise StepError(
                         f"{self.folder}: shard {name} is damaged; start the same command again: it alone is made anew"
                     )
-                yield plain(pq.read_table(pa.BufferReader(data))).cast(schema)
+                yield only_data(pq.read_table(pa.BufferReader(data))).cast(schema)
 
     def _published(self, name: str) -> tuple[Row | None, bytes]:
         return self.record(name), self._bytes(name)

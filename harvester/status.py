@@ -107,12 +107,11 @@ def _steps(folder: Location) -> Iterator[Told]:
 
 def _part(folder: Location) -> Part | None:
     """The latest step in shards without its table."""
-    open_ones = [
-        each / name
-        for each in _rounds(folder)
-        for name in each.folders()
-        if name.endswith(SHARDS) and f"{name.removesuffix(SHARDS)}{NOTE}" not in each.files()
-    ]
+    open_ones = []
+    for each in _rounds(folder):
+        files = each.files()
+        begun = [name for name in each.folders() if name.endswith(SHARDS)]
+        open_ones += [each / name for name in begun if f"{name.removesuffix(SHARDS)}{NOTE}" not in files]
     if not open_ones:
         return None
     path = max(open_ones, key=lambda path: Shards(path).planned_at())

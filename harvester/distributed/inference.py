@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -63,7 +64,7 @@ class InferenceJob:
         return [self.models / f"fold-{fold}.safetensors" for fold in folds]
 
 
-class Actor:
+class Actor(ABC):
     """Shards of the manifest to published rows; what a volume takes is `works`' to say."""
 
     schema: pa.Schema
@@ -98,9 +99,9 @@ class Actor:
         """A volume on the grid, and the models that never saw its patient."""
         return GridFrame.of(row, self.job.settings.grid), self.job.weights(row["patient_id"])
 
+    @abstractmethod
     def works(self, rows: Iterable[Row]) -> Iterator[Work]:
         """For each volume in turn a call that gives its rows or raises its error."""
-        raise NotImplementedError
 
     def _begun(self, rows: Iterable[Row]) -> Iterator[Row]:
         for row in rows:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from harvester.errors import LabelError
 from harvester.evaluation.refusals import NAMED
 from harvester.labels.volume_ids import plain_id
-from harvester.records import plain
+from harvester.records import only_data
 
 # pyarrow imports pandas, where there is one, at its first conversion: a quarter of a second that belongs here,
 # with the other imports, and not into the time of the first table.
@@ -45,7 +45,7 @@ def _parse(file: Path) -> pa.Table:
     kind = file.name.removesuffix(".gz").rpartition(".")[2].lower()
     if kind == "parquet":
         # One thread and no dataset machinery: the files are small, the machine may be shared.
-        return plain(pq.ParquetFile(file, read_dictionary=["volume_id"]).read(use_threads=False))
+        return only_data(pq.ParquetFile(file, read_dictionary=["volume_id"]).read(use_threads=False))
     if kind == "csv":
         options = pacsv.ConvertOptions(column_types=dict.fromkeys(TEXT, pa.string()))
         return pacsv.read_csv(file, pacsv.ReadOptions(use_threads=False), convert_options=options)

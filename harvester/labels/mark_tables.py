@@ -16,7 +16,7 @@ from harvester.errors import LabelError
 from harvester.labels.published import PublishedMarks, read_published
 from harvester.labels.published_tubelets import SIDES, numbers
 from harvester.labels.volume_ids import plain_id
-from harvester.records import MARKS, plain
+from harvester.records import MARKS, only_data
 
 PICKLES: Final = (".pkl", ".pickle")
 WANTED: Final = ("volume_id", "z", *SIDES)
@@ -42,7 +42,7 @@ def read_marks(file: Path) -> PublishedMarks:
 def _table(file: Path) -> pa.Table:
     try:
         if file.suffix.lower() == ".parquet":
-            return plain(pq.ParquetFile(file).read(use_threads=False))
+            return only_data(pq.ParquetFile(file).read(use_threads=False))
         if file.name.lower().endswith((".csv", ".csv.gz")):
             text = pacsv.ConvertOptions(column_types={"volume_id": pa.string(), "kind": pa.string()})
             return pacsv.read_csv(file, pacsv.ReadOptions(use_threads=False), convert_options=text)

@@ -23,7 +23,7 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from harvester.errors import NoRoomError, SettingsError, StoreError
-from harvester.records import plain
+from harvester.records import only_data
 
 T = TypeVar("T")
 
@@ -162,7 +162,7 @@ class Location:
                     self.key, schema=schema, columns=columns, filters=filters, filesystem=self.filesystem
                 )
             )
-            return plain(table)
+            return only_data(table)
         except pa.ArrowException as error:
             raise StoreError(f"{self}: cannot be read as a table ({error}); make it again") from error
 
