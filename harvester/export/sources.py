@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from harvester.config import ArchiveSettings
+from harvester.config_data import ArchiveSettings
 from harvester.errors import StoreError
 from harvester.export.grids import Grid, dicom_grid, nifti_grid
 from harvester.volumes import archive

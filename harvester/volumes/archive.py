@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from harvester.config import ArchiveSettings
+from harvester.config_data import ArchiveSettings
 from harvester.errors import VolumeError
 from harvester.records import Mark, Volume
 from harvester.volumes import archive_dicom, archive_nifti

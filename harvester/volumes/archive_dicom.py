@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from harvester.config import ArchiveSettings, DicomSettings
+from harvester.config_data import ArchiveSettings, DicomSettings
 from harvester.errors import VolumeError
 from harvester.volumes.dicom_header import Header, read_headers
 from harvester.volumes.dicom_series import Odd, Series, checked, chosen, gather

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from harvester.config import ArchiveSettings
+from harvester.config_data import ArchiveSettings
 from harvester.errors import VolumeError
 from harvester.records import Mark, Volume
 from harvester.volumes.archive_tables import Known, MarkRow

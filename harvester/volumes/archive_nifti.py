@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from harvester.config import ArchiveSettings
+from harvester.config_data import ArchiveSettings
 from harvester.errors import VolumeError
 from harvester.records import Mark, Volume
 from harvester.volumes.archive_marks import WITH_MASKS, turned_marks

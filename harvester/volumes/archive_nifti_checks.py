@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from harvester.config import ArchiveSettings
+from harvester.config_data import ArchiveSettings
 from harvester.errors import VolumeError
 from harvester.volumes.archive_marks import WITH_MASKS
 from harvester.volumes.archive_mask import check_fits

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 from scipy import ndimage
 
-from harvester.config import InsertionSettings, Part, Spacing, settings_hash
+from harvester.config import settings_hash
+from harvester.config_data import InsertionSettings, Part, Spacing
 from harvester.errors import SettingsError
 from harvester.records import Volume
 from harvester.volumes.io import read_dicom_series, read_nifti

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from harvester.config import DeepLesionSettings
+from harvester.config_data import DeepLesionSettings
 from harvester.errors import SettingsError, VolumeError
 from harvester.labels.dl_info import InfoRow, read_dl_info
 from harvester.labels.mark_tables import read_marks

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
-from harvester.config import DeepLesionSettings
+from harvester.config_data import DeepLesionSettings
 from harvester.labels.clinical import Placed, match_marks
 from harvester.labels.dl_info import DECIMALS, InfoRow
 from harvester.labels.published import PublishedMarks

@@ -25,7 +25,7 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
-from harvester.config import DicomSettings
+from harvester.config_data import DicomSettings
 from harvester.labels.dicom_marks import LABEL_MAP
 from harvester.volumes.dicom_file import BROKEN, is_dicom_file, quiet, read_header
 

@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from harvester.config import ArchiveSettings, DicomSettings
+from harvester.config_data import ArchiveSettings, DicomSettings
 from harvester.errors import VolumeError
 from harvester.volumes.dicom_file import quiet, read_whole
 from harvester.volumes.dicom_grid import MOST_TILT_DEG, Stack, lay

@@ -12,7 +12,8 @@ from typing import Final
 
 import numpy as np
 
-from harvester.config import InsertionSettings, settings_hash
+from harvester.config import settings_hash
+from harvester.config_data import InsertionSettings
 from harvester.errors import VolumeError
 from harvester.records import Mark, Volume
 from harvester.volumes.backgrounds import (

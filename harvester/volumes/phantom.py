@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
-from harvester.config import PhantomSettings, Spacing
+from harvester.config_data import PhantomSettings, Spacing
 from harvester.records import Mark, Volume
 from harvester.volumes import phantom_anatomy as anatomy
 from harvester.volumes.phantom_bones import paint_bones

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from harvester.config import Spacing
+from harvester.config_data import Spacing
 
 Array = NDArray[Any]
 Codes = NDArray[np.uint8]

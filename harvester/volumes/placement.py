@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from harvester.config import InsertionSettings
+from harvester.config_data import InsertionSettings
 from harvester.volumes.backgrounds import Prepared
 from harvester.volumes.subvolume import Frame, IgnoredRegion
 from harvester.volumes.synthesis import (

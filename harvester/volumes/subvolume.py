@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from harvester.config import InsertionSettings
+from harvester.config_data import InsertionSettings
 from harvester.errors import VolumeError
 from harvester.volumes.backgrounds import Prepared
 

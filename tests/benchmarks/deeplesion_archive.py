@@ -27,7 +27,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from harvester.config import InsertionSettings, settings_hash
+from harvester.config import settings_hash
+from harvester.config_data import InsertionSettings
 from harvester.labels.dl_info import DECIMALS
 from harvester.records import IGNORE, MARKS, Mark, Volume
 from harvester.volumes.insertion import (

@@ -19,7 +19,7 @@ import numpy as np
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from harvester.config import InsertionSettings
+from harvester.config_data import InsertionSettings
 from harvester.records import Mark, Volume
 from harvester.volumes.insertion import Background, load_background_volume, load_backgrounds, make, plan
 

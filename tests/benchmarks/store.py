@@ -29,7 +29,8 @@ from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from harvester.config import GridSettings, PhantomSettings, Settings
+from harvester.config import GridSettings, Settings
+from harvester.config_data import PhantomSettings
 from harvester.records import Volume
 from harvester.volumes import phantom
 from harvester.volumes.io import read_dicom_series, read_nifti

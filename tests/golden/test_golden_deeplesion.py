@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harvester.config import DeepLesionSettings
+from harvester.config_data import DeepLesionSettings
 from harvester.labels.dl_info import InfoRow, read_dl_info
 from harvester.labels.mark_tables import read_marks
 from harvester.labels.published import PublishedMarks

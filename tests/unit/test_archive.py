@@ -9,7 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from harvester.config import ArchiveSettings
+from harvester.config_data import ArchiveSettings
 from harvester.errors import LabelError, VolumeError
 from harvester.volumes.archive import Case, read, salt_of, scan
 from tests.unit.dicom_making import ct, put, put_series

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harvester.config import ArchiveSettings
+from harvester.config_data import ArchiveSettings
 from harvester.errors import VolumeError
 from harvester.records import Mark
 from harvester.volumes.archive_mask import Rules, mask_marks

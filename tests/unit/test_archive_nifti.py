@@ -13,7 +13,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from harvester.config import ArchiveSettings
+from harvester.config_data import ArchiveSettings
 from harvester.errors import LabelError, VolumeError
 from harvester.records import Mark, Volume
 from harvester.volumes.archive import read, scan

@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from harvester.config import ArchiveSettings
+from harvester.config_data import ArchiveSettings
 from harvester.records import Mark
 from harvester.volumes.archive import read, scan
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harvester.config import DeepLesionSettings
+from harvester.config_data import DeepLesionSettings
 from harvester.errors import LabelError, SettingsError, VolumeError
 from harvester.records import Mark, Volume
 from harvester.volumes.deeplesion import Case, read, scan

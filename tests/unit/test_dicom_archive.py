@@ -19,7 +19,7 @@ from pydicom.uid import (
     XRayRadiationDoseSRStorage,
 )
 
-from harvester.config import ArchiveSettings, DicomSettings
+from harvester.config_data import ArchiveSettings, DicomSettings
 from harvester.errors import VolumeError
 from harvester.volumes.archive import read, scan
 from harvester.volumes.found import Found

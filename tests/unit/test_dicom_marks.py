@@ -7,7 +7,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from harvester.config import ArchiveSettings, DicomSettings
+from harvester.config_data import ArchiveSettings, DicomSettings
 from harvester.errors import VolumeError
 from harvester.records import Mark
 from harvester.volumes.archive import read, scan

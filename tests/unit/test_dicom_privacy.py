@@ -13,7 +13,7 @@ import pydicom
 import pytest
 from pydicom.datadict import DicomDictionary
 
-from harvester.config import ArchiveSettings
+from harvester.config_data import ArchiveSettings
 from harvester.errors import HarvesterError
 from harvester.volumes.archive import read, scan
 from harvester.volumes.store import write_volume

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harvester.config import InsertionSettings
+from harvester.config_data import InsertionSettings
 from harvester.errors import SettingsError, VolumeError
 from harvester.records import Volume
 from harvester.volumes.insertion import (

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harvester.config import PhantomSettings
+from harvester.config_data import PhantomSettings
 from harvester.records import Mark, Volume
 from harvester.volumes.phantom import choose_clinical, make, plan
 

@@ -14,7 +14,8 @@ import pytest
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
-from harvester.config import ArchiveSettings, Settings, dump
+from harvester.config import Settings, dump
+from harvester.config_data import ArchiveSettings
 from harvester.records import ACCEPTED, HARVEST, LEDGER
 from harvester.volumes import archive
 from harvester.volumes.store import Store, finish_store, write_volume

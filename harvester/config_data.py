@@ -1,0 +1,169 @@
+"""Settings of the data: what is made, what is read of somebody's archive, and how. The rest of the tree: config.py."""
+
+import re
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+
+class Part(BaseModel):
+    """Base of every part of the tree: frozen, unknown keys refused, defaults checked too."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+Spacing = tuple[float, float, float]
+
+
+class PhantomSettings(Part):
+    """Made torsos with lesions of known truth (volumes/phantom.py)."""
+
+    vm_volumes: int = Field(90, ge=1)
+    vh_test_volumes: int = Field(90, ge=1)
+    volumes_per_patient: int = Field(2, ge=1)
+    depth: int = Field(20, ge=6)
+    lesions_per_volume: float = Field(4.0, gt=0)
+    marked_share: float = Field(0.37, gt=0, le=1)
+    distractors_per_volume: float = Field(
+        10.0, ge=0, description="mean count of things that look like lesions; more cost precision first"
+    )
+    lesion_contrast: float = Field(
+        1.0,
+        gt=0,
+        description="scales lesions' HU contrast against organs; below 1 is harder, costs recall first",
+    )
+    lesion_size: float = Field(
+        1.0,
+        gt=0,
+        description="scales lesions' median diameters within their kinds' limits; below 1 is harder",
+    )
+    lesion_texture: float = Field(
+        1.0, ge=0, description="scales lesions' dark core and grain, which vessels and gut lack; 0 is hardest"
+    )
+    noise_hu: float = Field(14.0, ge=0, description="mean standard deviation of the noise")
+
+
+class InsertionSettings(Part):
+    """Lesions of known truth inserted into real CT (volumes/insertion.py)."""
+
+    source: str = "$HARVESTER_DATA/ct"
+    backgrounds: str = "configs/backgrounds.yaml"
+    vm_volumes: int = Field(150, ge=1)
+    vh_test_volumes: int = Field(90, ge=1)
+    depth: int = Field(20, ge=6)
+    lesions_per_volume: float = Field(4.0, gt=0)
+    marked_share: float = Field(0.37, gt=0, le=1)
+    nodule_mm: tuple[float, float] = (6.0, 30.0)
+    organ_mm: tuple[float, float] = (12.0, 40.0)
+    node_mm: tuple[float, float] = (10.0, 25.0)
+    contrast_hu: tuple[float, float] = Field((35.0, 80.0), description="of organ lesions, both ways")
+    kind_weights: dict[Literal["nodule", "hypodense", "hyperdense", "node"], float] = {
+        "nodule": 0.4,
+        "hypodense": 0.2,
+        "hyperdense": 0.15,
+        "node": 0.25,
+    }
+    scale_jitter: float = Field(0.05, ge=0, lt=0.5, description="in-plane, so that no two volumes are equal")
+    shift_mm: float = Field(6.0, ge=0)
+    noise_jitter: float = Field(0.5, ge=0, description="most added noise as a share of the scan's own")
+
+
+class DicomSettings(Part):
+    """Which DICOM series are taken, and which objects' marks (volumes/archive_dicom.py)."""
+
+    min_slices: int = Field(8, ge=1)
+    slice_spacing_mm: tuple[float, float] = Field((0.3, 10.0), description="least and most, by positions")
+    refused_image_types: tuple[str, ...] = Field(
+        (
+            "3D", "AVERAGE", "COR", "CORONAL", "CPR", "CURVED", "DOSE", "DOSE_INFO", "FUSED", "FUSION", "MINIP",
+            "MIP", "OBLIQUE", "PERFUSION", "PROJECTION IMAGE", "REPORT", "SAG", "SAGITTAL", "SCREEN SAVE",
+            "SCREENSAVE", "SSD", "SUMMARY", "VOLREN", "VRT",
+        ),
+        description="words of ImageType that mark an image which no scanner took; LOCALIZER is always refused",
+    )  # fmt: skip
+    reconstructions: Literal["one", "all"] = Field(
+        "one", description="of several reconstructions of one acquisition; all counts a lesion once in each"
+    )
+    soft_kernels: str = Field(
+        r"[BDHIJQ][A-Z]?[1-4]\d.*|STAND.*|STND|SOFT.*|BODY.*|FC[01]\d.*|[SY]?[ABC]",
+        description="pattern of a whole ConvolutionKernel that shows soft tissue, in capitals; these are taken first",
+    )
+    marks: tuple[Literal["sr", "seg", "rtstruct"], ...] = Field(
+        ("sr", "seg", "rtstruct"), description="objects whose lesions are read as marks"
+    )
+    machine_marks: bool = Field(
+        False, description="take marks that a program made and nobody verified as the clinic's own"
+    )
+
+    @field_validator("soft_kernels")
+    @classmethod
+    def _is_pattern(cls, text: str) -> str:
+        try:
+            re.compile(text)
+        except re.error as error:
+            raise ValueError(f"no regular expression: {error}") from None
+        return text
+
+
+class ArchiveSettings(Part):
+    """Somebody's own scans (volumes/archive.py)."""
+
+    format: Literal["auto", "nifti", "dicom"] = Field("auto", description="auto takes both")
+    marks: Literal["auto", "csv", "coco", "mask", "objects"] = Field(
+        "auto",
+        description="auto takes whichever there is (objects are DICOM's); a scan with two kinds is refused",
+    )
+    max_voxels: int = Field(
+        1000 * 1024 * 1024, ge=1, description="a scan that claims more is refused before room is made for it"
+    )
+    missing_is_air: bool = Field(
+        False, description="NaN in a NIfTI is padding and becomes air; otherwise the scan is refused"
+    )
+    mask_suffix: str = Field(".mask", min_length=1, description="a.mask.nii.gz is the mask of a.nii.gz")
+    mask_folder: str = Field(
+        "masks",
+        pattern=r"^[^/\\]*$",
+        description="masks/a.nii.gz is the mask of a.nii.gz or images/a.nii.gz; '' for no such folder",
+    )
+    mask_labels: tuple[int, ...] = Field((), description="labels that are lesions; none given: all but 0")
+    mask_split_labels: bool = Field(
+        False,
+        description="labels number lesions: two that touch are two; else labels that touch are one lesion",
+    )
+    mask_min_mm: float = Field(
+        2.0,
+        ge=0,
+        description="a mask's components whose box is shorter than this both ways are strays, dropped",
+    )
+    dicom: DicomSettings = DicomSettings()
+    vh_test_share: float = Field(
+        0.0, ge=0, le=1, description="share of the completely marked patients kept to measure on (vh_test)"
+    )
+
+
+class DeepLesionSettings(Part):
+    """DeepLesion as it is published (volumes/deeplesion.py). Files: under the source folder, else as the path says."""
+
+    info: str = Field("DL_info.csv", description="table of the clinical marks and the official split")
+    mining_marks: str = Field("", description="full annotation of V_M: published pickle, .parquet or .csv")
+    harvest_test_marks: str = Field("", description="the same of V_H^test, hidden from the harvest")
+    detector_test_marks: str = Field("", description="the same of V_D^test, never seen while harvesting")
+    marks: tuple[str, ...] = Field(
+        (), description="clinical marks (RECIST-Box-*.pkl) to take for the volumes they name, not info's"
+    )
+    keep_noisy: bool = Field(False, description="take the marks flagged Possibly_noisy too")
+    match_iou: float = Field(
+        0.5, gt=0, le=1, description="overlap from which an annotated box is a clinical mark's"
+    )
+
+
+class DataSettings(Part):
+    """Where the volumes come from. `store` reads what jobs/prepare.py (or --store) names; the others are made."""
+
+    kind: Literal["store", "phantom", "insertion", "archive", "deeplesion"] = "phantom"
+    store: str = ""
+    max_reject_share: float = Field(0.1, ge=0, le=1)
+    phantom: PhantomSettings = PhantomSettings()
+    insertion: InsertionSettings = InsertionSettings()
+    archive: ArchiveSettings = ArchiveSettings()
+    deeplesion: DeepLesionSettings = DeepLesionSettings()
