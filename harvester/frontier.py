@@ -5,53 +5,23 @@ shows what one round with the run's last models gives at each target, certified 
 """
 
 import json
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
 
-from harvester import mining
-from harvester.choosing import Solved
-from harvester.config import OperatingPointSettings, Settings
-from harvester.distributed.tuning import Rehearsal, Trial, evaluate, sweep
+from harvester.certificate.frontier import Frontier, Row
+from harvester.certificate.operating_point import OperatingPoint
+from harvester.certificate.selection import Rehearsal, Solved
+from harvester.config.settings import OperatingPointSettings, Settings
+from harvester.distributed.tuning import evaluate, sweep
 from harvester.errors import StoreError
-from harvester.evaluation.operating_point import OperatingPoint
 from harvester.labels import ledger as ledgers
+from harvester.mining import calibration, candidates, fusion
 from harvester.records import ACCEPTED, PARTLY_MARKED
-from harvester.run import NOTE
-from harvester.scoring import Judge, with_round
-from harvester.volumes.locations import Location, Where
-from harvester.volumes.store import Store
-
-
-@dataclass(frozen=True)
-class Row:
-    """One target and one way to meet it ("certified" or "point estimate").
-
-    threshold is None where nothing is harvested; *_vm are counted on V_M's rehearsal; harvested counts V_H;
-    precision and recall_unmarked are measured on V_H^test, None where no truth is known.
-    """
-
-    target: float
-    way: str
-    threshold: float | None
-    bound: float
-    accepted_vm: int
-    precision_vm: float
-    recall_vm: float
-    harvested: int
-    precision: float | None
-    recall_unmarked: float | None
-    reason: str
-
-
-@dataclass(frozen=True)
-class Frontier:
-    """What was tried, what was chosen, and what each target gives."""
-
-    round: int
-    trials: list[Trial]
-    rows: list[Row]
+from harvester.results.truth import Judge, with_round
+from harvester.run.folder import NOTE
+from harvester.storage.location import Location, Where
+from harvester.store.store import Store
 
 
 def last_round(run: Where) -> int:
@@ -119,22 +89,17 @@ def narrowed(settings: Settings, frontier: Frontier, target: float) -> Settings:
     return settings.model_copy(update={"operating_point": own})
 
 
-def as_table(frontier: Frontier) -> pa.Table:
-    """The rows as a table."""
-    return pa.Table.from_pylist([asdict(row) for row in frontier.rows])
-
-
 def _rehearsal(scored: pa.Table, store: Store, settings: Settings, folder: Location) -> Rehearsal:
     marks = ledgers.known_before(store.marks(), store.reviewed())
     known = ledgers.spread(marks, store.manifest)
     own = settings.operating_point
     tables = {
-        "candidates": mining.rehearsal_candidates(
+        "candidates": calibration.rehearsal_candidates(
             scored, store.manifest, known, ACCEPTED.empty_table(), settings.mining
         ),
-        "lesions": mining.rehearsal_lesions(store.marks(), store.manifest),
+        "lesions": calibration.rehearsal_lesions(store.marks(), store.manifest),
         "accepted": ACCEPTED.empty_table(),
-        "known": mining.clinical_finds(scored, marks, own.match_iou),
+        "known": calibration.clinical_finds(scored, marks, own.match_iou),
     }
     for name, table in tables.items():
         (folder / f"{name}.parquet").write_table(table)
@@ -145,12 +110,12 @@ def _rehearsal(scored: pa.Table, store: Store, settings: Settings, folder: Locat
 def _candidates(scored: pa.Table, store: Store, settings: Settings) -> pa.Table:
     """V_H's tubelets that touch neither a clinical mark nor what was reviewed."""
     known = ledgers.spread(ledgers.known_before(store.marks(), store.reviewed()), store.manifest)
-    partly = mining.split_of(scored, store.manifest, *PARTLY_MARKED)
-    return mining.candidates(partly, ledgers.settled(known), settings.mining)
+    partly = candidates.split_of(scored, store.manifest, *PARTLY_MARKED)
+    return candidates.candidates(partly, ledgers.settled(known), settings.mining)
 
 
 def _row(target: float, way: str, point: OperatingPoint, solved: Solved, free: pa.Table, judge: Judge) -> Row:
-    found = with_round(mining.select(free, solved.choice, point.threshold), 0)
+    found = with_round(fusion.select(free, solved.choice, point.threshold), 0)
     measured: dict[str, Any] = judge.harvest(found)
     return Row(
         target=target,

@@ -12,22 +12,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from harvester import mining
-from harvester.choosing import Solved, as_json, from_json, nothing_scored
-from harvester.config import settings_hash
+from harvester.certificate.selection import Rehearsal, Solved, as_json, from_json, nothing_scored
+from harvester.config.loading import settings_hash
 from harvester.distributed.inference import InferenceJob, Proposer, Scorer, run_over_volumes
 from harvester.distributed.training import FitJob, train_folds
-from harvester.distributed.tuning import Rehearsal, search
+from harvester.distributed.tuning import search
 from harvester.errors import NoExamplesError
-from harvester.history import History
 from harvester.labels import ledger as ledgers
-from harvester.missing import rank_volumes
-from harvester.pretrained import named_by_content
+from harvester.mining import calibration, candidates, fusion, negatives
+from harvester.mining.candidates import outside_ignored
+from harvester.models.pretrained import named_by_content
 from harvester.records import ACCEPTED, LEDGER, PARTLY_MARKED, SCORED, TUBELETS
-from harvester.run import Output, Run, table_hash, weights_hash
-from harvester.scoring import outside_ignored
-from harvester.tracking import Tracker
-from harvester.volumes.locations import Location
+from harvester.results.completeness import rank_volumes
+from harvester.results.summary import History
+from harvester.run.folder import Output, Run, table_hash, weights_hash
+from harvester.run.tracking import Tracker
+from harvester.storage.location import Location
 
 logger = logging.getLogger(__name__)
 
@@ -131,8 +131,8 @@ def train_classifier(
     )
 
     def label() -> pa.Table:
-        table = mining.to_classify(tubelets.path.read_table(), own.max_tubelets)
-        lesion, other = mining.classifier_examples(table, ledger, run.store.manifest, own.match_iou)
+        table = negatives.to_classify(tubelets.path.read_table(), own.max_tubelets)
+        lesion, other = negatives.classifier_examples(table, ledger, run.store.manifest, own.match_iou)
         kept = np.flatnonzero(lesion | other)
         return table.take(kept).append_column("label", pa.array(lesion[kept].astype(np.int32)))
 
@@ -167,9 +167,9 @@ def choose_operating_point(
     """The lowest threshold whose precision is proven on V_M, with the settings that find the most known lesions."""
     settings = run.settings.operating_point
     known = ledgers.spread(ledger, run.store.manifest)
-    free = mining.rehearsal_candidates(scored, run.store.manifest, known, rehearsed, run.settings.mining)
-    lesions = mining.rehearsal_lesions(run.store.marks(), run.store.manifest)
-    finds = mining.clinical_finds(scored, ledger, settings.match_iou)
+    free = calibration.rehearsal_candidates(scored, run.store.manifest, known, rehearsed, run.settings.mining)
+    lesions = calibration.rehearsal_lesions(run.store.marks(), run.store.manifest)
+    finds = calibration.clinical_finds(scored, ledger, settings.match_iou)
     tables = {"candidates": free, "lesions": lesions, "rehearsed": rehearsed, "known": finds}
     last = k + 1 == run.settings.rounds
     hashes = {name: table_hash(table) for name, table in tables.items()}
@@ -181,28 +181,30 @@ def choose_operating_point(
     return from_json(json.loads(point.path.read_text()))
 
 
-def mine(run: Run, scored: pa.Table, ledger: pa.Table, solved: Solved, rehearsed: pa.Table) -> mining.Found:
+def mine(
+    run: Run, scored: pa.Table, ledger: pa.Table, solved: Solved, rehearsed: pa.Table
+) -> candidates.Found:
     """Harvested lesions of V_H, the same rule's answer on V_M, hard negatives of both."""
     settings, manifest = run.settings.mining, run.store.manifest
     known = ledgers.spread(ledger, manifest)
-    partly = mining.split_of(scored, manifest, *PARTLY_MARKED)
-    free = mining.candidates(partly, ledgers.settled(known), settings)
-    lesions = mining.select(free, solved.choice, solved.point.threshold)
-    practice = mining.rehearsal_candidates(scored, manifest, known, rehearsed, settings)
-    accepted = mining.select(practice, solved.choice, solved.point.threshold)
-    targets = mining.rehearsal_lesions(run.store.marks(), manifest)
-    correct, _ = mining.judge(accepted, targets, run.settings.operating_point.match_iou)
+    partly = candidates.split_of(scored, manifest, *PARTLY_MARKED)
+    free = candidates.candidates(partly, ledgers.settled(known), settings)
+    lesions = fusion.select(free, solved.choice, solved.point.threshold)
+    practice = calibration.rehearsal_candidates(scored, manifest, known, rehearsed, settings)
+    accepted = fusion.select(practice, solved.choice, solved.point.threshold)
+    targets = calibration.rehearsal_lesions(run.store.marks(), manifest)
+    correct, _ = calibration.judge(accepted, targets, run.settings.operating_point.match_iou)
     with_lesions = ledgers.extend(known, ledgers.from_tubelets(lesions, "lesion", "harvested", 0, "", ""))
-    return mining.Found(
+    return candidates.Found(
         lesions,
         accepted.append_column("correct", pa.array(correct)),
-        mining.sure_hard_negatives(mining.split_of(scored, manifest, "vm"), known, settings),
-        mining.possible_hard_negatives(partly, with_lesions, settings),
+        negatives.sure_hard_negatives(candidates.split_of(scored, manifest, "vm"), known, settings),
+        negatives.possible_hard_negatives(partly, with_lesions, settings),
     )
 
 
 def record(
-    run: Run, k: int, ledger: pa.Table, found: mining.Found, models: tuple[Output, Output]
+    run: Run, k: int, ledger: pa.Table, found: candidates.Found, models: tuple[Output, Output]
 ) -> pa.Table:
     """The ledger with this round's lesions, and with its hard negatives in place of the last round's mined ones."""
     origin = (k, model_hash(*models), run.id)
@@ -220,12 +222,12 @@ def rank_missing(
     """V_H's volumes by how many lesions they miss: those harvested and those that the last round left unproven."""
     settings, manifest = run.settings, run.store.manifest
     known = ledgers.spread(ledger, manifest)
-    partly = mining.split_of(scored, manifest, *PARTLY_MARKED)
-    free = mining.candidates(partly, ledgers.settled(known), settings.mining)
-    practice = mining.rehearsal_candidates(scored, manifest, known, rehearsed, settings.mining)
-    left, practice = (mining.select(table, solved.choice, 0.0) for table in (free, practice))
-    targets = mining.rehearsal_lesions(run.store.marks(), manifest)
-    correct, _ = mining.judge(practice, targets, settings.operating_point.match_iou)
+    partly = candidates.split_of(scored, manifest, *PARTLY_MARKED)
+    free = candidates.candidates(partly, ledgers.settled(known), settings.mining)
+    practice = calibration.rehearsal_candidates(scored, manifest, known, rehearsed, settings.mining)
+    left, practice = (fusion.select(table, solved.choice, 0.0) for table in (free, practice))
+    targets = calibration.rehearsal_lesions(run.store.marks(), manifest)
+    correct, _ = calibration.judge(practice, targets, settings.operating_point.match_iou)
     harvested = ledger.filter(pc.equal(ledger["source"], "harvested"))
     practice = practice.append_column("correct", pa.array(correct))
     return rank_volumes(manifest, run.store.marks(), harvested, left, practice, PARTLY_MARKED)

@@ -220,3 +220,17 @@ def _is_data(kind: pa.DataType) -> bool:
         return False
     inner = [kind.value_type] if pa.types.is_dictionary(kind) else []
     return all(map(_is_data, [*inner, *(kind.field(i).type for i in range(kind.num_fields))]))
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A row of rejects.parquet (records.REJECTS), known before a pixel was read.
+
+    source_hash  salted hash of what names the file or series in the archive (salted_hash)
+    reason       one word, as of VolumeError
+    message      what is wrong and what to do, without path, UID or any text of the file
+    """
+
+    source_hash: str
+    reason: str
+    message: str

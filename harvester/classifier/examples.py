@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from harvester.classifier.views import DESCRIPTORS, Tubelets, cut_views
-from harvester.config import ClassifierSettings, GridSettings
-from harvester.volumes.locations import Where
-from harvester.volumes.slab import GridFrame
+from harvester.config.settings import ClassifierSettings, GridSettings
+from harvester.storage.location import Where
+from harvester.store.slab import GridFrame
 
 Array = NDArray[Any]
 Example = tuple[GridFrame, dict[str, Any]]

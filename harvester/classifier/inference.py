@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from harvester.acceleration import accelerated
 from harvester.classifier.network import Classifier
 from harvester.classifier.views import (
     STREAMS,
@@ -27,12 +26,14 @@ from harvester.classifier.views import (
     view_corners,
     view_places,
 )
-from harvester.config import Settings
-from harvester.feeding import BatchSize, ahead, in_batches, readers
-from harvester.fitting import Place
-from harvester.resident import read_resident
-from harvester.volumes.locations import Location, Where
-from harvester.volumes.slab import GridFrame
+from harvester.config.settings import Settings
+from harvester.models.acceleration import accelerated
+from harvester.models.batch_size import BatchSize, in_batches
+from harvester.models.device import Place
+from harvester.models.device_slab import read_resident
+from harvester.models.prefetch import ahead, readers
+from harvester.storage.location import Location, Where
+from harvester.store.slab import GridFrame
 
 Array = NDArray[Any]
 Rows = list[dict[str, Any]]

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from harvester.backbones import build_backbone
 from harvester.classifier.views import DESCRIPTORS, STREAMS
-from harvester.config import ClassifierSettings, GridSettings
+from harvester.config.settings import ClassifierSettings, GridSettings
+from harvester.models.backbones import build_backbone
 
 
 class Classifier(nn.Module):

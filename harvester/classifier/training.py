@@ -10,9 +10,10 @@ from torch.nn import functional
 
 from harvester.classifier.examples import Example, Examples
 from harvester.classifier.network import Classifier
-from harvester.config import Settings
+from harvester.config.settings import Settings
 from harvester.errors import NoExamplesError
-from harvester.fitting import FoldTask, Place, Plan, fit
+from harvester.models.device import Place
+from harvester.models.fit import FoldTask, Plan, fit
 
 COURSE_FACTOR: Final = 8.0
 

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from harvester.config import ClassifierSettings, GridSettings
-from harvester.resident import read_resident
-from harvester.volumes.locations import Where
-from harvester.volumes.slab import AIR_HU, GridFrame
+from harvester.config.settings import ClassifierSettings, GridSettings
+from harvester.models.device_slab import read_resident
+from harvester.storage.location import Where
+from harvester.store.slab import AIR_HU, GridFrame
 
 Array = NDArray[Any]
 

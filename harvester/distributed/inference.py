@@ -1,7 +1,8 @@
 """Ray Data: shards of volumes over a pool of actors, for proposals and for their classification.
 
 Manifest rows go in and a word on each shard comes out: voxels are read from the store in the actor that needs them,
-and it publishes the rows of its shards itself (harvester/shards.py). What is published is not done again, whoever dies.
+and it publishes the rows of its shards itself (harvester/run/step_shards.py). What is published is not done again,
+whoever dies.
 A volume that fails is left out with its reason; the step fails past data.max_reject_share.
 """
 
@@ -21,17 +22,17 @@ import ray.data
 import torch
 from ray.data import ActorPoolStrategy
 
-from harvester import mining
 from harvester.classifier.inference import Scoring
-from harvester.config import Settings
-from harvester.distributed.watching import watched
+from harvester.config.settings import Settings
+from harvester.distributed.watchdog import watched
 from harvester.errors import HarvesterError, NoRoomError, StepError
-from harvester.fitting import Place
+from harvester.mining import negatives
+from harvester.models.device import Place
 from harvester.proposals.inference import Proposals
 from harvester.records import SCORED, TUBELETS
-from harvester.shards import DEATHS, Shard, Shards, Worker, planned
-from harvester.volumes.locations import Location, Where
-from harvester.volumes.slab import GridFrame
+from harvester.run.step_shards import DEATHS, Shard, Shards, Worker, planned
+from harvester.storage.location import Location, Where
+from harvester.store.slab import GridFrame
 
 logger = logging.getLogger(__name__)
 
@@ -170,7 +171,7 @@ class Scorer(Actor):
         """The best tubelets of a volume."""
         assert self.job.tubelets is not None  # noqa: S101  a Scorer's job has them
         mine = self.job.tubelets.read_table(filters=[("volume_id", "==", volume_id)])
-        best: list[dict[str, Any]] = mining.to_classify(
+        best: list[dict[str, Any]] = negatives.to_classify(
             mine, self.job.settings.classifier.max_tubelets
         ).to_pylist()
         return best

@@ -8,8 +8,9 @@ data.max_reject_share the job fails. Started again, it makes the shards that are
 import json
 import logging
 import math
+import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -17,17 +18,20 @@ from typing import Any, Final
 import ray.data
 from ray.data import ActorPoolStrategy
 
-from harvester.config import Settings, settings_hash
-from harvester.distributed.gathering import gathered
+from harvester.config.loading import settings_hash
+from harvester.config.settings import Settings
+from harvester.datasets.archive import archive
+from harvester.datasets.deeplesion import deeplesion
+from harvester.datasets.discovery import Found
+from harvester.datasets.dry_run import split_rows, splits_csv
+from harvester.datasets.insertion import backgrounds, insertion
+from harvester.datasets.phantom import phantom
 from harvester.errors import HarvesterError, SettingsError, StoreError, VolumeError
-from harvester.records import Mark, Volume
-from harvester.volumes import archive, backgrounds, deeplesion, insertion, phantom
-from harvester.volumes.finishing import finish, told_before
-from harvester.volumes.found import Found, Refused
-from harvester.volumes.found_table import split_rows, splits_csv
-from harvester.volumes.locations import Location, Where, writing
-from harvester.volumes.shard import ShardWriter, open_shard
-from harvester.volumes.shard_plan import (
+from harvester.records import Mark, Refused, Volume
+from harvester.storage.location import Location, Where, writing
+from harvester.store.commit import finish, told_before
+from harvester.store.container import ShardWriter, open_shard
+from harvester.store.shard_plan import (
     SHARD_BYTES,
     Case,
     ShardNote,
@@ -36,7 +40,7 @@ from harvester.volumes.shard_plan import (
     shards_made,
     sweep,
 )
-from harvester.volumes.store import Store
+from harvester.store.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -267,3 +271,42 @@ def _source_hashes(identity: str, cases: Sequence[Case], refused: Sequence[Refus
     if len(hashes) < len(cases):
         raise StoreError(f"{len(cases) - len(hashes)} scans have the volume_id of another; want one a scan")
     return hashes
+
+
+SECONDS_BETWEEN_LINES: Final = 15.0
+LINES_OF_REFUSAL: Final = 5
+
+
+def gathered(
+    rows: Callable[[], Iterable[dict[str, Any]]], total: int, allowed: int
+) -> tuple[list[ShardNote], list[Refused]]:
+    """What the actors told, with a line of progress now and then. Ends at once where it cannot end well."""
+    began = last = time.monotonic()
+    notes: list[ShardNote] = []
+    rejects: list[Refused] = []
+    done = 0
+    for row in rows():
+        if row["error"]:
+            raise StoreError(row["error"])
+        note = ShardNote(**json.loads(row["note"]))
+        new = [Refused(**each) for each in json.loads(row["rejects"])]
+        notes += [note] if note.cases else []
+        rejects += new
+        done += len(note.cases) + len(new)
+        _refuse_if_broken(rejects, new, total, allowed)
+        now = time.monotonic()
+        if now - last > SECONDS_BETWEEN_LINES or done == total:
+            last, rate = now, done / (now - began)
+            left = (total - done) / rate
+            logger.info("prepare: %d of %d volumes, %.1f a second, %.0f s left", done, total, rate, left)
+    return notes, sorted(rejects, key=lambda each: each.source_hash)
+
+
+def _refuse_if_broken(rejects: list[Refused], new: list[Refused], total: int, allowed: int) -> None:
+    for each in new[: max(0, LINES_OF_REFUSAL + len(new) - len(rejects))]:
+        logger.warning("refused: %s", each.message)
+    if len(rejects) > allowed:
+        raise StoreError(
+            f"{len(rejects)} of {total} volumes were refused, more than data.max_reject_share allows "
+            f"({allowed}); the first: {rejects[0].message}"
+        )

@@ -1,7 +1,7 @@
 """Ray Train: one fit a model and round, its folds shared out over the workers.
 
-With as many workers as folds or fewer, a worker fits its folds alone, one after the other. With more, the
-workers of a fold share its batches (harvester/team.py). Either way the models are the same but for rounding, and
+With as many workers as folds or fewer, a worker fits its folds alone, one after the other. With more, the workers of
+a fold share its batches (harvester/models/data_parallel.py). Either way the models are the same but for rounding, and
 another number of workers goes on from the same checkpoints. Weights go to a folder that all workers reach, as
 safetensors.
 """
@@ -26,16 +26,17 @@ from safetensors.torch import save
 from torch import nn
 
 from harvester.classifier.training import fit_classifier
-from harvester.config import Settings
-from harvester.distributed.start import for_ray
-from harvester.distributed.watching import watched
+from harvester.config.settings import Settings
+from harvester.distributed.cluster import for_ray
+from harvester.distributed.watchdog import watched
 from harvester.errors import HarvesterError
-from harvester.fitting import FoldTask, Place
 from harvester.labels.ledger import by_volume
+from harvester.models.data_parallel import Team
+from harvester.models.device import Place
+from harvester.models.fit import FoldTask
 from harvester.proposals.training import fit_generator
-from harvester.team import Team
-from harvester.volumes.locations import Location, Where
-from harvester.volumes.slab import GridFrame
+from harvester.storage.location import Location, Where
+from harvester.store.slab import GridFrame
 
 logger = logging.getLogger(__name__)
 

@@ -6,56 +6,26 @@ certificate rests on, the hidden annotations of V_M, has no say in the choice, s
 the chosen threshold keeps its full confidence.
 """
 
-from dataclasses import dataclass
 from typing import Any, Final
 
 import pyarrow as pa
 from ray import tune
 
-from harvester.choosing import Solved, solve_choice
-from harvester.config import OperatingPointSettings
-from harvester.distributed.start import for_ray
+from harvester.certificate.selection import Rehearsal, Solved, Trial, solve_choice
+from harvester.config.settings import OperatingPointSettings
+from harvester.distributed.cluster import for_ray
 from harvester.errors import StepError
-from harvester.mining import Choice, choices, known_recall
-from harvester.volumes.locations import Location
+from harvester.mining.fusion import Choice, choices, known_recall
+from harvester.storage.location import Location
 
 TRIES: Final = 5
 """More of a trial whose worker or node dies. It keeps nothing on the way: it is a second's work."""
-
-
-@dataclass(frozen=True)
-class Rehearsal:
-    """What a trial is measured on, as parquet files so that trials on any node read them.
-
-    candidates   SCORED tubelets of V_M that touch no clinical mark and nothing accepted before
-    lesions      the annotated lesions that they should find (records.MARKS)
-    accepted     tubelets accepted in earlier rounds, with `correct` and `patient_id`
-    known        SCORED tubelets that find a clinical mark, of V_M and V_H
-    last         whether no round follows: the early target is not asked for
-    """
-
-    candidates: Location
-    lesions: Location
-    accepted: Location
-    known: Location
-    last: bool = True
 
 
 def search(rehearsal: Rehearsal, settings: OperatingPointSettings, storage: Location) -> Solved:
     """The choice that finds the most of what is known, with its exact threshold."""
     best = sweep(rehearsal, settings, storage)[0]
     return evaluate(rehearsal, best.choice, settings, len(choices(settings)))
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One choice: how high it ranks what is known, and what its operating point gives on V_M."""
-
-    choice: Choice
-    known_recall: float
-    recall: float
-    bound: float
-    naive_recall: float
 
 
 def sweep(rehearsal: Rehearsal, settings: OperatingPointSettings, storage: Location) -> list[Trial]:

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harvester.errors import SettingsError
-from harvester.evaluation.annotations import Annotations
 from harvester.evaluation.bootstrap import draw_patients
 from harvester.evaluation.boxes3d import METRICS
-from harvester.evaluation.detections import Detections
+from harvester.evaluation.inputs.annotations import Annotations
+from harvester.evaluation.inputs.detections import Detections
 from harvester.evaluation.scorecard import P3D_IOU, Protocol, Scorecard, match, score
 from harvester.evaluation.strata import Strata, strata
 

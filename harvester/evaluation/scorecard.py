@@ -6,16 +6,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from harvester.evaluation.annotations import Annotations
 from harvester.evaluation.bootstrap import Asked, Patients, interval, resample
 from harvester.evaluation.boxes3d import overlaps_3d
-from harvester.evaluation.curves import (
-    FROC_RATES,
-    average_precision,
-    sensitivity_at,
-    sensitivity_by_lens,
-)
-from harvester.evaluation.detections import Detections
+from harvester.evaluation.curves import FROC_RATES, average_precision, sensitivity_at, sensitivity_by_lens
+from harvester.evaluation.inputs.annotations import Annotations
+from harvester.evaluation.inputs.detections import Detections
 from harvester.evaluation.matching import Hits, Overlaps, hits, overlaps
 from harvester.evaluation.strata import within
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from harvester.errors import SettingsError
-from harvester.evaluation.annotations import SPACINGS
+from harvester.evaluation.inputs.annotations import SPACINGS
 from harvester.evaluation.matching import Overlaps, numbers
 
 Array = NDArray[Any]

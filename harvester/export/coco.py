@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from harvester.export.grids import turn_text
-from harvester.export.labels import ORIGIN, Case, Row, boxes
-from harvester.volumes.orientation import Turn
+from harvester.export.file_grid import turn_text
+from harvester.export.selection import ORIGIN, Case, Row, boxes
+from harvester.imaging.orientation import Turn
 
 FILE: Final = "annotations.json"
 CATEGORIES: Final = {"lesion": 1, "hard_negative": 2}

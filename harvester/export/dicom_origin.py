@@ -8,7 +8,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
 from harvester import __version__
-from harvester.export.labels import Case, Row
+from harvester.export.selection import Case, Row
 
 NAME: Final = "harvester"
 NAMESPACE: Final = uuid.UUID("0b0dbd5e-9f0c-4d0e-8d0b-5f1c2f3e7a11")

@@ -23,8 +23,8 @@ from harvester.export.dicom_origin import (
     tracking_uid,
     uid,
 )
-from harvester.export.labels import Case, Row, boxes
 from harvester.export.nifti import pixels
+from harvester.export.selection import Case, Row, boxes
 
 LABEL: Final = "MACHINE_BOXES"
 DESCRIPTION: Final = "Boxes of machine-made findings, not verified"

@@ -24,8 +24,8 @@ from harvester.export.dicom_origin import (
     tracking_uid,
     uid,
 )
-from harvester.export.grids import Box
-from harvester.export.labels import Case, Row, boxes, key_slice
+from harvester.export.file_grid import Box
+from harvester.export.selection import Case, Row, boxes, key_slice
 
 DEVICE: Final = "lesion proposals and their classifier"
 

@@ -13,9 +13,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from harvester.export.grids import turn_text
-from harvester.export.labels import ORIGIN, Case, Row, boxes, key_slice
-from harvester.volumes.orientation import Turn
+from harvester.export.file_grid import turn_text
+from harvester.export.selection import ORIGIN, Case, Row, boxes, key_slice
+from harvester.imaging.orientation import Turn
 
 FILE: Final = "DL_info.csv"
 DEEPLESION: Final = re.compile(r"(\d{6})_(\d{2})_(\d{2})_(\d+)-(\d+)")

@@ -14,13 +14,13 @@ from typing import Final
 from harvester import __version__
 from harvester.errors import SettingsError, StoreError, VolumeError
 from harvester.export import coco, dl_info, markups, nifti
-from harvester.export.grids import Grid, stored_grid
-from harvester.export.labels import ORIGIN, Case, Row, by_volume, labels_of_run
+from harvester.export.file_grid import Grid, stored_grid
 from harvester.export.request import DICOM, Request, Told
-from harvester.export.sources import Source
-from harvester.export.unheard import unheard
-from harvester.volumes.locations import Where
-from harvester.volumes.store import Store
+from harvester.export.selection import ORIGIN, Case, Row, by_volume, labels_of_run
+from harvester.export.source_scans import Source
+from harvester.imaging.dicom.file import unheard
+from harvester.storage.location import Where
+from harvester.store.store import Store
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from harvester.export.grids import Grid
-from harvester.export.labels import ORIGIN, Case, Row, boxes
+from harvester.export.file_grid import Grid
+from harvester.export.selection import ORIGIN, Case, Row, boxes
 
 SCHEMA: Final = (
     "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harvester.errors import VolumeError
-from harvester.export.grids import RAS_TO_LPS
-from harvester.export.labels import Case, Row, boxes
+from harvester.export.file_grid import RAS_TO_LPS
+from harvester.export.selection import Case, Row, boxes
 
 MOST: Final = 65_535
 

@@ -1,6 +1,6 @@
 """The ledger: every label with its origin, and the folds that keep patients apart."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -140,17 +140,3 @@ def by_volume(table: pa.Table) -> dict[str, list[dict[str, Any]]]:
     for row in table.to_pylist():
         groups.setdefault(row["volume_id"], []).append(row)
     return groups
-
-
-def patient_folds(manifest_rows: Iterable[Mapping[str, Any]], folds: int, seed: int) -> dict[str, int]:
-    """patient_id -> fold. Patients of each split are dealt out in turn, after a seeded shuffle."""
-    splits: dict[str, set[str]] = {}
-    for row in manifest_rows:
-        splits.setdefault(row["split"], set()).add(row["patient_id"])
-    rng = np.random.default_rng(seed)
-    dealt: dict[str, int] = {}
-    for split in sorted(splits):
-        patients = sorted(splits[split] - dealt.keys())
-        order = rng.permutation(len(patients))
-        dealt |= {patients[int(i)]: place % folds for place, i in enumerate(order)}
-    return dealt

@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from harvester.config import Settings
-from harvester.feeding import ahead, readers
-from harvester.fitting import Place
-from harvester.linking import Tubelet, link, suppress, trim
-from harvester.proposals.finding import Boxes, find_boxes, ready, slices_at_once
+from harvester.config.settings import Settings
+from harvester.models.device import Place
+from harvester.models.device_slab import read_resident
+from harvester.models.prefetch import ahead, readers
+from harvester.proposals.detect import Boxes, find_boxes, ready, slices_at_once
+from harvester.proposals.linking import Tubelet, link, suppress, trim
 from harvester.proposals.network import CONTEXT, Generator
-from harvester.resident import read_resident
-from harvester.volumes.locations import Location, Where
-from harvester.volumes.slab import GridFrame
+from harvester.storage.location import Location, Where
+from harvester.store.slab import GridFrame
 
 Array = NDArray[Any]
 Rows = list[dict[str, Any]]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from harvester.labels.ledger import BOX, NEAR, UNSURE
 from harvester.proposals.boxes import SliceBoxes
 from harvester.proposals.targets import SlabLabels
-from harvester.volumes.slab import GridFrame
+from harvester.store.slab import GridFrame
 
 Array = NDArray[Any]
 

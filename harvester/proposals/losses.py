@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from harvester.config import SuppressionSettings
-from harvester.team import ALONE, Team
+from harvester.config.settings import SuppressionSettings
+from harvester.models.data_parallel import ALONE, Team
 
 ALPHA: Final = 2
 BETA: Final = 4

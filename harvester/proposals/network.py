@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harvester.backbones import build_backbone
-from harvester.config import GeneratorSettings, GridSettings
+from harvester.config.settings import GeneratorSettings, GridSettings
+from harvester.models.backbones import build_backbone
 
 STRIDE: Final = 4
 GROUP_STEP: Final = 3

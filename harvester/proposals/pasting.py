@@ -15,8 +15,8 @@ from harvester.proposals.boxes import SliceBoxes
 from harvester.proposals.labels import VolumeLabels
 from harvester.proposals.network import CONTEXT
 from harvester.proposals.targets import SlabLabels
-from harvester.volumes.locations import Where
-from harvester.volumes.slab import GridFrame, read_slab
+from harvester.storage.location import Where
+from harvester.store.slab import GridFrame, read_slab
 
 Array = NDArray[Any]
 

@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from harvester.config import GeneratorSettings, GridSettings
-from harvester.proposals.images import Raw
+from harvester.config.settings import GeneratorSettings, GridSettings
+from harvester.models.device_slab import as_tensors, writable
+from harvester.proposals.augment import Raw
 from harvester.proposals.labels import VolumeLabels
 from harvester.proposals.network import CONTEXT, STRIDE
 from harvester.proposals.pasting import Bank, paste
 from harvester.proposals.targets import SlabLabels, build_targets
-from harvester.resident import as_tensors, writable
-from harvester.volumes.locations import Where
-from harvester.volumes.slab import SIDE_MULTIPLE, GridFrame, Taps, read_slab
+from harvester.storage.location import Where
+from harvester.store.slab import SIDE_MULTIPLE, GridFrame, Taps, read_slab
 
 Array = NDArray[Any]
 

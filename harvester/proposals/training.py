@@ -8,16 +8,17 @@ import torch
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from harvester.config import Settings
+from harvester.config.settings import Settings
 from harvester.errors import NoExamplesError
-from harvester.fitting import FoldTask, Place, Plan, fit
 from harvester.labels.ledger import by_volume
-from harvester.proposals.images import Raw, show, together
+from harvester.models.device import Place
+from harvester.models.fit import FoldTask, Plan, fit
+from harvester.proposals.augment import Raw, show, together
 from harvester.proposals.labels import volume_labels
 from harvester.proposals.losses import generator_losses
 from harvester.proposals.network import Generator
 from harvester.proposals.slabs import Slabs
-from harvester.volumes.slab import GridFrame
+from harvester.store.slab import GridFrame
 
 Rows = Sequence[Mapping[str, Any]]
 

@@ -26,8 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import beta
 
-from harvester.evaluation.operating_point import naive, solve
-from harvester.evaluation.precision_bound import steps_of
+from harvester.certificate.operating_point import naive, solve
+from harvester.certificate.precision_bound import steps_of
 
 Array = NDArray[Any]
 TARGET, EARLY_TARGETS, CONFIDENCE = 0.90, (0.95, 0.93), 0.95

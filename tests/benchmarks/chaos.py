@@ -24,8 +24,8 @@ from typing import Any, Final
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from harvester.run_log import read_log
-from harvester.volumes.locations import Location
+from harvester.run.log import read_log
+from harvester.storage.location import Location
 from tests.benchmarks.object_storage import TABLES, same
 from tests.ray_nodes import Nodes, kill, ray_nodes, title
 

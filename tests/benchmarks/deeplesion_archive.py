@@ -27,11 +27,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from harvester.config import settings_hash
-from harvester.config_data import InsertionSettings
-from harvester.labels.dl_info import DECIMALS
-from harvester.records import IGNORE, MARKS, Mark, Volume
-from harvester.volumes.insertion import (
+from harvester.config.data import InsertionSettings
+from harvester.config.loading import settings_hash
+from harvester.datasets.insertion.insertion import (
     Background,
     Case,
     IgnoredRegion,
@@ -40,6 +38,8 @@ from harvester.volumes.insertion import (
     load_backgrounds,
     make,
 )
+from harvester.labels.deeplesion.dl_info import DECIMALS
+from harvester.records import IGNORE, MARKS, Mark, Volume
 
 REPO = Path(__file__).parents[2]
 GRID = (4.0, 1.6, 1.6)

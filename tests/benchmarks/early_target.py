@@ -12,13 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from harvester.config import Settings, resolve
-from harvester.controls import Control
+from harvester.config.loading import resolve
+from harvester.config.settings import Settings
 from harvester.frontier import last_round, scored_table
-from harvester.mining import choices
+from harvester.mining.fusion import choices
 from harvester.records import ACCEPTED
-from harvester.scoring import Judge, harvested_table
-from harvester.volumes.store import Store
+from harvester.results.ablations import Control
+from harvester.results.truth import Judge, harvested_table
+from harvester.store.store import Store
 
 
 def main() -> None:

@@ -22,10 +22,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harvester.evaluation.annotations import Annotations, read_annotations
 from harvester.evaluation.bootstrap import draw_patients
-from harvester.evaluation.detections import read_detections
 from harvester.evaluation.evaluate import evaluate, protocol
+from harvester.evaluation.inputs.annotations import Annotations, read_annotations
+from harvester.evaluation.inputs.detections import read_detections
 from harvester.evaluation.scorecard import Match, match, score
 
 DATA = Path(os.environ.get("HARVESTER_DATA") or Path(__file__).parents[3] / "shared" / "data")

@@ -19,9 +19,15 @@ import numpy as np
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from harvester.config_data import InsertionSettings
+from harvester.config.data import InsertionSettings
+from harvester.datasets.insertion.insertion import (
+    Background,
+    load_background_volume,
+    load_backgrounds,
+    make,
+    plan,
+)
 from harvester.records import Mark, Volume
-from harvester.volumes.insertion import Background, load_background_volume, load_backgrounds, make, plan
 
 REPO = Path(__file__).parents[2]
 WINDOWS = {"lung": (-1350, 150), "soft": (-160, 240)}

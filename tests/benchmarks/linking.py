@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harvester.config import LinkingSettings
-from harvester.linking import link, suppress
+from harvester.config.settings import LinkingSettings
+from harvester.proposals.linking import link, suppress
 from tests.unit.plain_linking import full_volume, plain_link
 
 

@@ -26,11 +26,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from harvester.classifier.inference import Looked, classify, crops_at_once, distinct_views, look, ready
 from harvester.classifier.network import Classifier
 from harvester.classifier.views import STREAMS, cut_crops, describe, pixels, view_corners
-from harvester.config import Settings
-from harvester.feeding import BatchSize
-from harvester.fitting import Place
-from harvester.volumes.slab import GridFrame
-from harvester.volumes.window import windowed
+from harvester.config.settings import Settings
+from harvester.imaging.resample import windowed
+from harvester.models.batch_size import BatchSize
+from harvester.models.device import Place
+from harvester.store.slab import GridFrame
 
 BACKBONES = {"small": "small", "resnet18": "densenet121"}
 """The classifier's backbone, and the generator's of the settings that it comes in."""

@@ -36,22 +36,23 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from harvester.acceleration import Compiled
 from harvester.classifier.inference import classify, crops_at_once, distinct_views, look
 from harvester.classifier.inference import ready as ready_classifier
 from harvester.classifier.network import Classifier
 from harvester.classifier.views import STREAMS, cut_crops, pixels, view_corners
-from harvester.config import GeneratorSettings, Settings, resolve
-from harvester.feeding import BatchSize
-from harvester.fitting import Place
+from harvester.config.loading import resolve
+from harvester.config.settings import GeneratorSettings, Settings
+from harvester.imaging.body_mask import BODY_HU, body_mask, coarse_step
+from harvester.models.acceleration import Compiled
+from harvester.models.batch_size import BatchSize
+from harvester.models.device import Place
 from harvester.proposals.decoding import above, best_peaks
-from harvester.proposals.finding import Boxes, over_slices, ready, slices_at_once
+from harvester.proposals.detect import Boxes, over_slices, ready, slices_at_once
 from harvester.proposals.inference import Proposals, read_with_context, tubelet_rows
 from harvester.proposals.network import CONTEXT, GROUPS, Generator, group_images
 from harvester.records import Volume
-from harvester.volumes.body import BODY_HU, body_mask, coarse_step
-from harvester.volumes.slab import GridFrame, read_pixels
-from harvester.volumes.store import Store, finish_store, write_volume
+from harvester.store.slab import GridFrame, read_pixels
+from harvester.store.store import Store, finish_store, write_volume
 
 PAPER = Path(__file__).parents[2] / "configs" / "deeplesion.yaml"
 PEAKS_A_SLICE = 20

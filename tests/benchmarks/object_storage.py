@@ -23,7 +23,7 @@ import pyarrow as pa
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from harvester.volumes.locations import Location
+from harvester.storage.location import Location
 from tests.s3_serving import Door, serving
 
 SETTINGS = """

@@ -26,20 +26,21 @@ from safetensors.torch import save
 
 from harvester.classifier.inference import Scoring
 from harvester.classifier.network import Classifier
-from harvester.config import Settings, resolve
+from harvester.config.loading import resolve
+from harvester.config.settings import Settings
+from harvester.distributed.cluster import start_ray
 from harvester.distributed.inference import InferenceJob, Proposer, Scorer, run_over_volumes
 from harvester.distributed.preparation import prepare
-from harvester.distributed.start import start_ray
-from harvester.fitting import Place
-from harvester.labels.ledger import patient_folds
-from harvester.mining import to_classify
+from harvester.labels.folds import patient_folds
+from harvester.mining.negatives import to_classify
+from harvester.models.device import Place
 from harvester.proposals.inference import Proposals
 from harvester.proposals.network import Generator
 from harvester.records import SCORED, TUBELETS, Volume
-from harvester.shards import Shards, planned
-from harvester.volumes.locations import Location
-from harvester.volumes.slab import GridFrame
-from harvester.volumes.store import Store, finish_store, write_volume
+from harvester.run.step_shards import Shards, planned
+from harvester.storage.location import Location
+from harvester.store.slab import GridFrame
+from harvester.store.store import Store, finish_store, write_volume
 
 QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 MADE: Final = 24

@@ -30,18 +30,22 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from harvester.config import Settings, settings_hash
-from harvester.fitting import FoldTask, Place
+from harvester.config.loading import settings_hash
+from harvester.config.settings import Settings
 from harvester.labels import ledger as ledgers
+from harvester.labels.folds import patient_folds
+from harvester.mining.candidates import outside_ignored
+from harvester.models.data_parallel import Team
+from harvester.models.device import Place
+from harvester.models.fit import FoldTask
 from harvester.proposals.inference import load_generators, propose_volume
 from harvester.proposals.training import fit_generator
 from harvester.records import TUBELETS
-from harvester.run import settings_of, store_of, table_hash, weights_hash
-from harvester.scoring import Judge, outside_ignored
-from harvester.team import Team
-from harvester.volumes.locations import Location
-from harvester.volumes.slab import GridFrame
-from harvester.volumes.store import Store
+from harvester.results.truth import Judge
+from harvester.run.folder import settings_of, store_of, table_hash, weights_hash
+from harvester.storage.location import Location
+from harvester.store.slab import GridFrame
+from harvester.store.store import Store
 
 EMA_DECAY = 0.99
 """Looks back over 100 steps: a quarter of the quickstart's."""
@@ -107,7 +111,7 @@ class Bench:
         settings = settings_of(run)
         store = store_of(run, settings, None)
         rows = store.manifest.to_pylist()
-        folds = ledgers.patient_folds(rows, settings.folds, settings.seed)
+        folds = patient_folds(rows, settings.folds, settings.seed)
         complete = sorted({row["patient_id"] for row in rows if row["split"] == "vm"})
         left_out = () if vm_patients is None else complete[vm_patients:]
         mined = [row for row in rows if row["split"] != "vd_test" and row["patient_id"] not in left_out]

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
-from harvester.fitting import Place
+from harvester.models.device import Place
 
 WINDOW_HU = (-1024.0, 300.0)
 """The bundle's; torchvision wants values from 0 to 1 too."""

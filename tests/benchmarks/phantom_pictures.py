@@ -12,9 +12,10 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from harvester.config import Settings, resolve
+from harvester.config.loading import resolve
+from harvester.config.settings import Settings
+from harvester.datasets.phantom.phantom import make, plan
 from harvester.records import Volume
-from harvester.volumes.phantom import make, plan
 
 HALF_PX = 40
 IN_LUNG = ("nodule", "lung_vessel", "rib_end", "dome")

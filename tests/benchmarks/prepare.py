@@ -24,9 +24,9 @@ import numpy as np
 import psutil
 import ray
 
-from harvester.config import Settings
+from harvester.config.settings import Settings
+from harvester.distributed.cluster import start_ray
 from harvester.distributed.preparation import prepare
-from harvester.distributed.start import start_ray
 
 SHAPE = (128, 128, 24)
 MIB = 1 << 20

@@ -17,18 +17,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harvester import mining
-from harvester.config import resolve
+from harvester.config.loading import resolve
 from harvester.evaluation.curves import false_positives
 from harvester.evaluation.matching import hits, overlaps
-from harvester.fitting import Place
 from harvester.geometry import iou_matrix
+from harvester.imaging.dicom.reader import read_dicom_series
+from harvester.mining import candidates
+from harvester.models.device import Place
 from harvester.proposals.inference import load_generators, propose_volume
 from harvester.records import TUBELETS
-from harvester.scoring import Judge
-from harvester.volumes.io import read_dicom_series
-from harvester.volumes.slab import GridFrame
-from harvester.volumes.store import Store, finish_store, write_volume
+from harvester.results.truth import Judge
+from harvester.store.slab import GridFrame
+from harvester.store.store import Store, finish_store, write_volume
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -67,8 +67,8 @@ def main() -> None:
 def threshold_at(settings, store, tubelets, rate):
     """The generator score at which V_H^test's proposals make `rate` false positives a volume."""
     judge = Judge(store, settings)
-    mine = mining.split_of(tubelets, store.manifest, "vh_test")
-    mine = mining.candidates(mine, judge.known_places, settings.mining)
+    mine = candidates.split_of(tubelets, store.manifest, "vh_test")
+    mine = candidates.candidates(mine, judge.known_places, settings.mining)
     scored = hits(overlaps(mine, judge.lesions), mine["lpg_score"].to_numpy(), len(judge.lesions))
     per_volume = false_positives(scored, repeats=False) / judge.volumes
     return scored.scores[scored.order][np.searchsorted(per_volume, rate, side="right") - 1]

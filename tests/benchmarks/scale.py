@@ -25,14 +25,14 @@ import pyarrow as pa
 from overhead import STEPS, job_in, make_models, settings_of, warm_rate  # beside this file
 from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 
-from harvester.config import Settings
+from harvester.config.settings import Settings
+from harvester.distributed.cluster import start_ray
 from harvester.distributed.inference import Proposer, Scorer, run_over_volumes
-from harvester.distributed.start import start_ray
 from harvester.records import SCORED, TUBELETS, Volume
-from harvester.shards import Shards, planned
-from harvester.volumes.locations import Location
-from harvester.volumes.shard import open_shard
-from harvester.volumes.store import Store, finish_store
+from harvester.run.step_shards import Shards, planned
+from harvester.storage.location import Location
+from harvester.store.container import open_shard
+from harvester.store.store import Store, finish_store
 
 SHAPE: Final = (8, 64, 64)
 IN_A_FILE: Final = 500

@@ -29,13 +29,14 @@ from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from harvester.config import GridSettings, Settings
-from harvester.config_data import PhantomSettings
+from harvester.config.data import PhantomSettings
+from harvester.config.settings import GridSettings, Settings
+from harvester.datasets.phantom import phantom
+from harvester.imaging.dicom.reader import read_dicom_series
+from harvester.imaging.nifti.reader import read_nifti
 from harvester.records import Volume
-from harvester.volumes import phantom
-from harvester.volumes.io import read_dicom_series, read_nifti
-from harvester.volumes.slab import GridFrame, read_slab
-from harvester.volumes.store import finish_store, read_volume, write_volume
+from harvester.store.slab import GridFrame, read_slab
+from harvester.store.store import finish_store, read_volume, write_volume
 
 Read = Callable[[int, int], Any]
 Candidate = Callable[[Path, Any], Read]

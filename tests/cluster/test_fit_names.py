@@ -7,11 +7,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from harvester.config import ClassifierSettings, GeneratorSettings, Settings, settings_hash
+from harvester.config.loading import settings_hash
+from harvester.config.settings import ClassifierSettings, GeneratorSettings, Settings
 from harvester.errors import SettingsError
 from harvester.harvest import train_classifier, train_generator
 from harvester.records import LEDGER
-from harvester.run import Output
+from harvester.run.folder import Output
 
 
 def named(step: str, weights: str) -> str:

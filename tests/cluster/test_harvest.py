@@ -9,20 +9,21 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from harvester.config import Settings, dump, resolve
+from harvester.config.loading import dump, resolve
+from harvester.config.settings import Settings
 from harvester.distributed.preparation import prepare
 from harvester.distributed.training import FitJob, train_folds
 from harvester.errors import NoExamplesError
 from harvester.frontier import last_round, narrowed, scored_table, trace
 from harvester.harvest import harvest
-from harvester.history import SUMMARY_KEYS, History
-from harvester.labels.ledger import patient_folds
-from harvester.mining import choices
-from harvester.report import write_report
-from harvester.run import Run
-from harvester.tracking import Tracker
-from harvester.volumes.locations import Location
-from harvester.volumes.store import Store
+from harvester.labels.folds import patient_folds
+from harvester.mining.fusion import choices
+from harvester.report.build import write_report
+from harvester.results.summary import SUMMARY_KEYS, History
+from harvester.run.folder import Run
+from harvester.run.tracking import Tracker
+from harvester.storage.location import Location
+from harvester.store.store import Store
 
 # Two rounds are four fits of Ray Train, 14 to 20 seconds each before their first step.
 pytestmark = pytest.mark.timeout(500)

@@ -13,7 +13,7 @@ from jsonschema import ValidationError
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from harvester.config import resolve
+from harvester.config.loading import resolve
 
 REPO = Path(__file__).parents[2]
 INFRA = REPO / "infra"

@@ -11,14 +11,14 @@ import numpy as np
 import psutil
 import pytest
 
-from harvester.config import Settings
+from harvester.config.settings import Settings
 from harvester.distributed.training import FitJob, train_folds
-from harvester.fitting import FoldTask
 from harvester.labels.ledger import from_marks
+from harvester.models.fit import FoldTask
 from harvester.proposals.training import fit_generator
 from harvester.records import Mark, Volume
-from harvester.volumes.locations import Location
-from harvester.volumes.store import Store, finish_store, write_volume
+from harvester.storage.location import Location
+from harvester.store.store import Store, finish_store, write_volume
 
 # Two workers a fold, so that batches, batch norms and checkpoints are shared when one of them dies.
 SETTINGS = Settings.model_validate(

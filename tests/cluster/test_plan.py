@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from harvester.config import Settings
-from harvester.history import History
-from harvester.plan import STEPS, lines, plan
-from harvester.run import Run
-from harvester.volumes.store import Store
-from jobs.harvest import main
+from harvester.cli.harvest import main
+from harvester.cli.plan import STEPS, lines, plan
+from harvester.config.settings import Settings
+from harvester.results.summary import History
+from harvester.run.folder import Run
+from harvester.store.store import Store
 from tests.cluster.test_round_without_examples import SETTINGS, harvested, store
 
 __all__ = ["harvested", "store"]

@@ -12,12 +12,12 @@ import nibabel
 import numpy as np
 import pytest
 
-from harvester.config import Settings
+from harvester.config.settings import Settings
 from harvester.distributed import preparation
 from harvester.distributed.preparation import Maker, prepare
 from harvester.errors import StoreError
-from harvester.volumes.locations import Location
-from harvester.volumes.store import Store
+from harvester.storage.location import Location
+from harvester.store.store import Store
 
 SHAPE = (16, 12, 5)
 ALONE = 5 * 16 * 12 * 2 + 352

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harvester.config import Settings
+from harvester.config.settings import Settings
 from harvester.distributed.preparation import prepare
 from harvester.errors import StoreError
 from harvester.records import Mark, Volume

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pydicom
 import pytest
 
-from harvester.config import Settings
+from harvester.config.settings import Settings
 from harvester.distributed.preparation import prepare
-from harvester.volumes.store import Store
+from harvester.store.store import Store
 from tests.unit.dicom_making import ct, put
 from tests.unit.test_dicom_privacy import AGE, DATE, NAME, TIME, all_text, planted
 

@@ -8,14 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from harvester.choosing import Solved
-from harvester.config import Settings
+from harvester.certificate.selection import Solved
+from harvester.config.settings import Settings
 from harvester.harvest import mine, record
 from harvester.labels import ledger as ledgers
-from harvester.mining import Choice
+from harvester.mining.fusion import Choice
 from harvester.records import ACCEPTED, REVIEWED, SCORED, Volume
-from harvester.run import Output
-from harvester.volumes.store import Store, finish_store, write_reviewed, write_volume
+from harvester.run.folder import Output
+from harvester.store.store import Store, finish_store, write_reviewed, write_volume
 
 SIDES = ("x1", "y1", "x2", "y2")
 PLACES = {"accepted": (5, 5), "rejected": (40, 5), "moved from": (5, 40), "new": (40, 40)}

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from harvester.config import ComputeSettings, Settings, resolve
-from harvester.distributed.room import Need, needs_of, require_room, unmet
+from harvester.config.loading import resolve
+from harvester.config.settings import ComputeSettings, Settings
+from harvester.distributed.capacity import Need, needs_of, require_room, unmet
 from harvester.errors import SettingsError
 
 SMALL, GPUS = {"CPU": 8.0, "memory": 2.0**34}, {"CPU": 16.0, "GPU": 2.0, "memory": 2.0**36}
@@ -80,11 +81,13 @@ def test_nodes_that_come_are_waited_for(
     caplog.set_level("INFO")
     asked: list[list[dict[str, float]]] = []
     came = time.monotonic() + 1
-    monkeypatch.setattr("harvester.distributed.room.SECONDS_BETWEEN_LOOKS", 0.2)
+    monkeypatch.setattr("harvester.distributed.capacity.SECONDS_BETWEEN_LOOKS", 0.2)
     monkeypatch.setattr(
-        "harvester.distributed.room._nodes", lambda: [GPUS] if time.monotonic() > came else []
+        "harvester.distributed.capacity._nodes", lambda: [GPUS] if time.monotonic() > came else []
     )
-    monkeypatch.setattr("harvester.distributed.room.request_resources", lambda bundles: asked.append(bundles))
+    monkeypatch.setattr(
+        "harvester.distributed.capacity.request_resources", lambda bundles: asked.append(bundles)
+    )
     compute = ComputeSettings(train_gpu=True, train_workers=2, wait_for_nodes_minutes=0.1)
     require_room(compute)
     assert asked == [[{"CPU": 2.0, "GPU": 1.0}] * 2]

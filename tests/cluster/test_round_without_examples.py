@@ -12,18 +12,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from harvester import harvest as loop
-from harvester.config import OperatingPointSettings, Settings
+from harvester.certificate.selection import Rehearsal
+from harvester.config.settings import OperatingPointSettings, Settings
 from harvester.distributed.training import FitJob
-from harvester.distributed.tuning import Rehearsal, evaluate
+from harvester.distributed.tuning import evaluate
 from harvester.errors import NoExamplesError, StepError
-from harvester.history import SUMMARY_KEYS, History
 from harvester.labels.ledger import BOX
-from harvester.mining import choices
+from harvester.mining.fusion import choices
 from harvester.records import SCORED, Mark, Volume
-from harvester.report import write_report
-from harvester.run import Run
-from harvester.tracking import Tracker
-from harvester.volumes.store import Store, finish_store, write_volume
+from harvester.report.build import write_report
+from harvester.results.summary import SUMMARY_KEYS, History
+from harvester.run.folder import Run
+from harvester.run.tracking import Tracker
+from harvester.store.store import Store, finish_store, write_volume
 
 HIDDEN, CLINICAL, FALSE = (8.0, 8.0, 23.0, 23.0), (32.0, 8.0, 47.0, 23.0), (8.0, 40.0, 23.0, 55.0)
 REASON = "the classifier has no example of class 1: no tubelet matches a known lesion"

@@ -17,9 +17,9 @@ from ray.train.backend import Backend
 
 from harvester.distributed.training import grouping
 from harvester.errors import HarvesterError
-from harvester.labels.mark_tables import read_marks
+from harvester.labels.deeplesion.mark_tables import read_marks
 from harvester.records import MANIFEST
-from harvester.volumes.store import Store
+from harvester.store.store import Store
 
 ASK = """
 import json, psutil, ray

@@ -13,13 +13,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from harvester.config import Settings
+from harvester.config.settings import Settings
 from harvester.distributed.inference import InferenceJob, Proposer, Row, Work, run_over_volumes
 from harvester.errors import StepError
-from harvester.feeding import ahead
+from harvester.models.prefetch import ahead
 from harvester.records import TUBELETS
-from harvester.shards import DEATHS, MOST_VOLUMES, Shards, Worker, planned
-from harvester.volumes.locations import Location
+from harvester.run.step_shards import DEATHS, MOST_VOLUMES, Shards, Worker, planned
+from harvester.storage.location import Location
 
 VOLUMES = 20
 

@@ -3,7 +3,8 @@
 import pyarrow as pa
 import pytest
 
-from harvester.config import Settings, resolve
+from harvester.config.loading import resolve
+from harvester.config.settings import Settings
 from harvester.distributed.training import examples_of, shares
 from harvester.errors import SettingsError
 

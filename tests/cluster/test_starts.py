@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from harvester import harvest as loop
-from harvester.config import Settings
+from harvester.config.settings import Settings
 from harvester.distributed.training import FitJob
 from harvester.labels.ledger import known_before
 from harvester.records import Mark, Volume
-from harvester.run import Output, Run
-from harvester.volumes.store import Store, finish_store, write_volume
+from harvester.run.folder import Output, Run
+from harvester.store.store import Store, finish_store, write_volume
 
 
 @pytest.fixture

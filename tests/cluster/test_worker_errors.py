@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from harvester.cli import run_job
-from harvester.config import Settings
+from harvester.cli.console import run_job
+from harvester.config.settings import Settings
 from harvester.distributed.inference import InferenceJob, Proposer, run_over_volumes
 from harvester.distributed.preparation import Maker
 from harvester.errors import LabelError, StepError
 from harvester.records import TUBELETS
-from harvester.shards import Shards
-from harvester.volumes.locations import Location
+from harvester.run.step_shards import Shards
+from harvester.storage.location import Location
 
 ROWS = [{"volume_id": f"v{i}", "patient_id": f"p{i}"} for i in range(2)]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from jobs.evaluate import main
+from harvester.cli.evaluate import main
 
 
 @pytest.fixture

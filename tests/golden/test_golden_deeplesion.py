@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harvester.config_data import DeepLesionSettings
-from harvester.labels.dl_info import InfoRow, read_dl_info
-from harvester.labels.mark_tables import read_marks
-from harvester.labels.published import PublishedMarks
-from harvester.labels.published_tubelets import read_published_boxes3d
-from harvester.labels.volume_ids import plain_id, split_id
-from harvester.volumes.deeplesion import scan
-from harvester.volumes.deeplesion_marks import MarkRow, annotated_marks, clinical_marks, published_marks
-from harvester.volumes.deeplesion_splits import assign
+from harvester.config.data import DeepLesionSettings
+from harvester.datasets.deeplesion.deeplesion import scan
+from harvester.datasets.deeplesion.marks import MarkRow, annotated_marks, clinical_marks, published_marks
+from harvester.datasets.deeplesion.splits import assign
+from harvester.labels.deeplesion.dl_info import InfoRow, read_dl_info
+from harvester.labels.deeplesion.mark_tables import read_marks
+from harvester.labels.deeplesion.published_marks import PublishedMarks
+from harvester.labels.deeplesion.published_tubelets import read_published_boxes3d
+from harvester.labels.deeplesion.volume_ids import plain_id, split_id
 
 DATA = Path(os.environ.get("HARVESTER_DATA") or Path(__file__).parents[3] / "shared" / "data") / "deeplesion"
 INFO = "DL_info_niftiID_test.csv"

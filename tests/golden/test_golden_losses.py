@@ -16,15 +16,16 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from harvester.config import Settings, resolve
-from harvester.fitting import FoldTask
+from harvester.config.loading import resolve
+from harvester.config.settings import Settings
 from harvester.labels.ledger import extend, from_marks
+from harvester.models.data_parallel import Team
+from harvester.models.fit import FoldTask
 from harvester.proposals.network import Generator
 from harvester.proposals.training import fit_generator
 from harvester.records import LEDGER, Mark, Volume
-from harvester.team import Team
-from harvester.volumes.locations import Location
-from harvester.volumes.store import Store, finish_store, write_volume
+from harvester.storage.location import Location
+from harvester.store.store import Store, finish_store, write_volume
 
 HERE = Path(__file__).parent
 EXPECTED = HERE / "losses" / "expected.json"

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 
-from harvester.labels.published import read_published
+from harvester.labels.deeplesion.published_marks import read_published
 
 DATA = Path(os.environ.get("HARVESTER_DATA") or Path(__file__).parents[3] / "shared" / "data")
 GOLDEN = DATA.parent / "golden"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from harvester.fitting import Place
+from harvester.models.device import Place
 from tests.model.conftest import frames_of, make_store  # noqa: F401
 
 

@@ -16,25 +16,26 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from harvester.acceleration import Compiled
 from harvester.classifier.inference import classify_volume
 from harvester.classifier.inference import ready as ready_classifier
 from harvester.classifier.network import Classifier
-from harvester.config import ClassifierSettings, GeneratorSettings, GridSettings, Settings
-from harvester.feeding import BatchSize
-from harvester.fitting import FoldTask, Place
+from harvester.config.settings import ClassifierSettings, GeneratorSettings, GridSettings, Settings
 from harvester.labels.ledger import from_marks
-from harvester.proposals.finding import find_boxes, ready, slices_at_once
-from harvester.proposals.images import show
+from harvester.models.acceleration import Compiled
+from harvester.models.batch_size import BatchSize
+from harvester.models.device import Place
+from harvester.models.device_slab import read_resident
+from harvester.models.fit import FoldTask
+from harvester.proposals.augment import show
+from harvester.proposals.detect import find_boxes, ready, slices_at_once
 from harvester.proposals.inference import Proposals, read_with_context
 from harvester.proposals.labels import volume_labels
 from harvester.proposals.network import CONTEXT, Generator
 from harvester.proposals.slabs import Slabs
 from harvester.proposals.training import fit_generator
 from harvester.records import Mark
-from harvester.resident import read_resident
-from harvester.volumes.slab import GridFrame, read_slab
-from harvester.volumes.store import Store
+from harvester.store.slab import GridFrame, read_slab
+from harvester.store.store import Store
 
 CPU = Place(torch.device("cpu"), torch.float32)
 GRID = GridSettings(spacing_zyx_mm=(2.0, 0.8, 0.8), windows_hu=((-1024.0, 1024.0),))

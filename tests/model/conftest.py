@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from harvester.config import GridSettings
+from harvester.config.settings import GridSettings
 from harvester.records import Mark, Volume
-from harvester.volumes.slab import GridFrame
-from harvester.volumes.store import Store, finish_store, write_volume
+from harvester.store.slab import GridFrame
+from harvester.store.store import Store, finish_store, write_volume
 
 MakeStore = Callable[..., Store]
 

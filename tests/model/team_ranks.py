@@ -14,14 +14,20 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 
 from harvester.classifier.training import fit_classifier
-from harvester.config import ClassifierSettings, ComputeSettings, GeneratorSettings, GridSettings, Settings
-from harvester.fitting import FoldTask
+from harvester.config.settings import (
+    ClassifierSettings,
+    ComputeSettings,
+    GeneratorSettings,
+    GridSettings,
+    Settings,
+)
 from harvester.labels.ledger import from_marks
+from harvester.models.data_parallel import ALONE, Team
+from harvester.models.fit import FoldTask
 from harvester.proposals.training import fit_generator
-from harvester.team import ALONE, Team
-from harvester.volumes.locations import Location
-from harvester.volumes.slab import GridFrame
-from harvester.volumes.store import Store
+from harvester.storage.location import Location
+from harvester.store.slab import GridFrame
+from harvester.store.store import Store
 
 # A batch of 5 is no multiple of 2: one rank sees 3 items, the other 2.
 SETTINGS = Settings(

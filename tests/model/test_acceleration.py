@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from harvester.acceleration import Compiled, accelerated
-from harvester.backbones import build_backbone
+from harvester.models.acceleration import Compiled, accelerated
+from harvester.models.backbones import build_backbone
 
 
 def lived(network: nn.Module) -> nn.Module:

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from harvester.config import GeneratorSettings, GridSettings, Settings
+from harvester.config.settings import GeneratorSettings, GridSettings, Settings
 from harvester.errors import StepError
-from harvester.feeding import BatchSize, ahead, in_batches, out_of_memory
-from harvester.fitting import Place
-from harvester.proposals import finding
-from harvester.proposals.finding import find_boxes, ready
+from harvester.models.batch_size import BatchSize, in_batches, out_of_memory
+from harvester.models.device import Place
+from harvester.models.prefetch import ahead
+from harvester.proposals import detect as finding
+from harvester.proposals.detect import find_boxes, ready
 from harvester.proposals.network import CONTEXT, Generator
-from harvester.volumes.slab import GridFrame
+from harvester.store.slab import GridFrame
 
 FLOAT = Place(torch.device("cpu"), torch.float32)
 GRID = GridSettings(spacing_zyx_mm=(2.0, 1.0, 1.0), windows_hu=((-1024.0, 1024.0),))

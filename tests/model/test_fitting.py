@@ -15,17 +15,24 @@ from torch.utils.data import Dataset
 
 from harvester.classifier.network import Classifier
 from harvester.classifier.training import fit_classifier, start_from_generator
-from harvester.config import ClassifierSettings, ComputeSettings, GeneratorSettings, GridSettings, Settings
+from harvester.config.settings import (
+    ClassifierSettings,
+    ComputeSettings,
+    GeneratorSettings,
+    GridSettings,
+    Settings,
+)
 from harvester.errors import StepError, StoreError
-from harvester.fitting import FoldTask, Place, Plan, fit
 from harvester.labels.ledger import from_marks
+from harvester.models.data_parallel import Team
+from harvester.models.device import Place
+from harvester.models.fit import FoldTask, Plan, fit
 from harvester.proposals.network import Generator
 from harvester.proposals.training import fit_generator
 from harvester.records import LEDGER, Mark
-from harvester.team import Team
-from harvester.volumes.locations import Location
-from harvester.volumes.slab import GridFrame
-from harvester.volumes.store import Store
+from harvester.storage.location import Location
+from harvester.store.slab import GridFrame
+from harvester.store.store import Store
 
 FLOAT = Place(torch.device("cpu"), torch.float32)
 PLAN = Plan(steps=12, batch_size=4, learning_rate=1e-2, weight_decay=1e-3, checkpoint_every=5, log_every=4)

@@ -10,9 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from harvester.backbones import build_backbone
 from harvester.classifier.network import Classifier
-from harvester.config import (
+from harvester.config.settings import (
     ClassifierSettings,
     GeneratorSettings,
     GridSettings,
@@ -20,15 +19,16 @@ from harvester.config import (
     SuppressionSettings,
 )
 from harvester.errors import SettingsError
-from harvester.feeding import BatchSize
-from harvester.fitting import Place
+from harvester.imaging.resample import windowed
+from harvester.models.backbones import build_backbone
+from harvester.models.batch_size import BatchSize
+from harvester.models.device import Place
 from harvester.proposals.boxes import SliceBoxes
-from harvester.proposals.finding import over_slices, ready
+from harvester.proposals.detect import over_slices, ready
 from harvester.proposals.inference import load_generators
 from harvester.proposals.losses import generator_losses
 from harvester.proposals.network import CONTEXT, GROUPS, Generator, slice_groups, stack_groups
 from harvester.proposals.targets import SlabLabels, build_targets
-from harvester.volumes.window import windowed
 
 GRID = GridSettings()
 FLOAT = Place(torch.device("cpu"), torch.float32)

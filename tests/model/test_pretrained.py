@@ -18,11 +18,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.models import get_model
 
-from harvester.backbones import build_backbone
 from harvester.classifier.network import Classifier
-from harvester.config import ClassifierSettings, GeneratorSettings, GridSettings, resolve, settings_hash
+from harvester.config.loading import resolve, settings_hash
+from harvester.config.settings import ClassifierSettings, GeneratorSettings, GridSettings
 from harvester.errors import SettingsError
-from harvester.pretrained import checked_digest, named_by_content
+from harvester.models.backbones import build_backbone
+from harvester.models.pretrained import checked_digest, named_by_content
 
 State = dict[str, Tensor]
 PARTS = {

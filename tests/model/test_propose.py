@@ -11,17 +11,17 @@ from torch import Tensor, nn
 
 from harvester.classifier import inference as classifier_inference
 from harvester.classifier.network import Classifier
-from harvester.config import ClassifierSettings, GeneratorSettings, GridSettings, Settings
-from harvester.feeding import BatchSize
-from harvester.fitting import Place
+from harvester.config.settings import ClassifierSettings, GeneratorSettings, GridSettings, Settings
 from harvester.geometry import paired_iou
+from harvester.models.batch_size import BatchSize
+from harvester.models.device import Place
 from harvester.proposals import inference
 from harvester.proposals.boxes import SliceBoxes
 from harvester.proposals.network import GROUPS, STRIDE
 from harvester.proposals.targets import SlabLabels, build_targets
 from harvester.records import TUBELETS
-from harvester.volumes.slab import GridFrame
-from harvester.volumes.store import Store
+from harvester.store.slab import GridFrame
+from harvester.store.store import Store
 
 FLOAT = Place(torch.device("cpu"), torch.float32)
 GRID = GridSettings(windows_hu=((-1024.0, 1024.0),))

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from harvester.config import GridSettings
+from harvester.config.settings import GridSettings
+from harvester.imaging.resample import windowed
+from harvester.models.device_slab import on_grid, read_resident
 from harvester.proposals.network import group_images, slice_groups
-from harvester.resident import on_grid, read_resident
-from harvester.volumes.slab import GridFrame, read_pixels, read_slab
-from harvester.volumes.store import Store
-from harvester.volumes.window import windowed
+from harvester.store.slab import GridFrame, read_pixels, read_slab
+from harvester.store.store import Store
 
 
 @pytest.mark.parametrize(

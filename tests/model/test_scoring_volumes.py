@@ -21,12 +21,12 @@ from harvester.classifier.inference import (
 )
 from harvester.classifier.network import Classifier
 from harvester.classifier.views import cut_views
-from harvester.config import ClassifierSettings, GridSettings, Settings
+from harvester.config.settings import ClassifierSettings, GridSettings, Settings
 from harvester.errors import StoreError
-from harvester.feeding import BatchSize
-from harvester.fitting import Place
-from harvester.volumes.slab import GridFrame
-from harvester.volumes.store import Store
+from harvester.models.batch_size import BatchSize
+from harvester.models.device import Place
+from harvester.store.slab import GridFrame
+from harvester.store.store import Store
 
 FLOAT = Place(torch.device("cpu"), torch.float32)
 GRID = GridSettings(windows_hu=((-1024.0, 1024.0),))

@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from harvester.config import GeneratorSettings, GridSettings
+from harvester.config.settings import GeneratorSettings, GridSettings
+from harvester.imaging.resample import windowed
 from harvester.labels.ledger import BOX
+from harvester.models.device_slab import as_tensors, mixed
+from harvester.proposals.augment import show, together
 from harvester.proposals.boxes import SliceBoxes
-from harvester.proposals.images import show, together
 from harvester.proposals.labels import VolumeLabels, volume_labels
 from harvester.proposals.network import CONTEXT, STRIDE
 from harvester.proposals.pasting import REACH, Bank, paste
 from harvester.proposals.slabs import Crop, Slabs
 from harvester.proposals.targets import SlabLabels
 from harvester.records import Mark
-from harvester.resident import as_tensors, mixed
-from harvester.volumes.slab import GridFrame, interpolate
-from harvester.volumes.store import Store
-from harvester.volumes.window import windowed
+from harvester.store.slab import GridFrame, interpolate
+from harvester.store.store import Store
 
 WIDE = GridSettings(windows_hu=((-1024.0, 1024.0),))
 NO_BOXES = np.zeros((0, 4))

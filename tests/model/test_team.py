@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from harvester.errors import StepError
+from harvester.models.data_parallel import ALONE, Team
 from harvester.records import Mark
-from harvester.team import ALONE, Team
-from harvester.volumes.store import Store
+from harvester.store.store import Store
 from tests.model import team_ranks
 
 CLOSE = 1e-3
@@ -30,7 +30,7 @@ Histories = dict[str, list[dict[str, float]]]
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     from harvester.records import Volume
-    from harvester.volumes.store import finish_store, write_volume
+    from harvester.store.store import finish_store, write_volume
 
     folder = tmp_path_factory.mktemp("store")
     hu = np.random.default_rng(0).normal(0, 20, (8, 64, 64))

@@ -19,9 +19,10 @@ from urllib.request import urlopen
 import pytest
 from mlflow.tracking import MlflowClient
 
-from harvester import unsent
-from harvester.config import Settings, settings_hash
-from harvester.tracking import MAX_VALUE, Tracker, flatten
+from harvester.config.loading import settings_hash
+from harvester.config.settings import Settings
+from harvester.run import outbox as unsent
+from harvester.run.tracking import MAX_VALUE, Tracker, flatten
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*noload:DeprecationWarning")
 

@@ -9,9 +9,9 @@ import torch
 
 from harvester.classifier.examples import Examples
 from harvester.classifier.views import DESCRIPTORS, MARGIN, Tubelets, cut_views, describe, view_places
-from harvester.config import ClassifierSettings, GridSettings
-from harvester.volumes.slab import AIR_HU, GridFrame, read_slab
-from harvester.volumes.store import Store
+from harvester.config.settings import ClassifierSettings, GridSettings
+from harvester.store.slab import AIR_HU, GridFrame, read_slab
+from harvester.store.store import Store
 
 GRID = GridSettings(windows_hu=((-1024.0, 1024.0), (-160.0, 240.0)))
 CPU = torch.device("cpu")

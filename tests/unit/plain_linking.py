@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from harvester.config import LinkingSettings
-from harvester.linking import ACCELERATION_STD, FIRST_VELOCITY_STD, MEASUREMENT_STD
+from harvester.config.settings import LinkingSettings
+from harvester.proposals.linking import ACCELERATION_STD, FIRST_VELOCITY_STD, MEASUREMENT_STD
 
 SEEN = np.eye(4, 8)
 """What of a state (cx, cy, w, h and their velocities) a box shows."""

@@ -9,9 +9,9 @@ import nibabel
 import numpy as np
 import pytest
 
-from harvester.config_data import ArchiveSettings
+from harvester.config.data import ArchiveSettings
+from harvester.datasets.archive.archive import Case, read, salt_of, scan
 from harvester.errors import LabelError, VolumeError
-from harvester.volumes.archive import Case, read, salt_of, scan
 from tests.unit.dicom_making import ct, put, put_series
 
 SHAPE_IJK = (12, 10, 8)

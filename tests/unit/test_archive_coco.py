@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from harvester.datasets.archive.coco import read_coco
+from harvester.datasets.archive.tables import Known, MarkRow
 from harvester.errors import LabelError
-from harvester.volumes.archive_coco import read_coco
-from harvester.volumes.archive_tables import Known, MarkRow
 
 KEYS = {"a/b.nii.gz": "key", "a/b": "key"}
 IMAGE = {"id": 7, "file_name": "a/b.nii.gz", "slice": 3}

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harvester.config_data import ArchiveSettings
+from harvester.config.data import ArchiveSettings
+from harvester.datasets.archive.masks import Rules, mask_marks
+from harvester.datasets.archive.nifti import read_marked
 from harvester.errors import VolumeError
 from harvester.records import Mark
-from harvester.volumes.archive_mask import Rules, mask_marks
-from harvester.volumes.archive_nifti import read_marked
 
 SPACING = (5.0, 0.8, 0.8)
 

@@ -13,11 +13,11 @@ import nibabel
 import numpy as np
 import pytest
 
-from harvester.config_data import ArchiveSettings
+from harvester.config.data import ArchiveSettings
+from harvester.datasets.archive.archive import read, scan
+from harvester.datasets.discovery import Found, salted_hash
 from harvester.errors import LabelError, VolumeError
-from harvester.records import Mark, Volume
-from harvester.volumes.archive import read, scan
-from harvester.volumes.found import Found, Refused, salted_hash
+from harvester.records import Mark, Refused, Volume
 
 LPS = np.diag([-0.8, -0.8, 5, 1.0])
 SHAPE_IJK = (12, 10, 8)
@@ -352,7 +352,7 @@ def test_an_archive_without_twins_is_not_read_through(
 ) -> None:
     for number in range(3):
         put(tmp_path / f"{number}.nii.gz")
-    monkeypatch.setattr("harvester.volumes.nifti_twins._whole", lambda _: pytest.fail("read whole"))
+    monkeypatch.setattr("harvester.imaging.nifti.duplicates._whole", lambda _: pytest.fail("read whole"))
     assert len(look(tmp_path).cases) == 3
 
 

@@ -8,9 +8,9 @@ import nibabel
 import numpy as np
 import pytest
 
-from harvester.config_data import ArchiveSettings
+from harvester.config.data import ArchiveSettings
+from harvester.datasets.archive.archive import read, scan
 from harvester.records import Mark
-from harvester.volumes.archive import read, scan
 
 SHAPE_ZYX = (5, 9, 11)
 SPACING_ZYX_MM = (3.0, 0.7, 0.9)

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from harvester.volumes.body import BODY_HU, COARSE_MM, coarse_step
-from harvester.volumes.body import body_mask as coarse_mask
+from harvester.imaging.body_mask import BODY_HU, COARSE_MM, coarse_step
+from harvester.imaging.body_mask import body_mask as coarse_mask
 
 STEP = coarse_step(1.6)
 

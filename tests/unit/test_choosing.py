@@ -4,9 +4,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from harvester.choosing import solve_choice
-from harvester.config import OperatingPointSettings
-from harvester.mining import Choice
+from harvester.certificate.selection import solve_choice
+from harvester.config.settings import OperatingPointSettings
+from harvester.mining.fusion import Choice
 from harvester.records import ACCEPTED, MARKS, SCORED
 
 CHOICE = Choice(lpg_weight=0.0, lpg_floor=0.0, min_slices=1, small_bonus=0.0, small_mm=20.0)

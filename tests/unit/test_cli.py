@@ -2,7 +2,7 @@
 
 import pytest
 
-from harvester.cli import job_parser, run_job
+from harvester.cli.console import job_parser, run_job
 from harvester.errors import LabelError, SettingsError, StepError
 
 

@@ -6,12 +6,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from harvester.config import Settings
-from harvester.controls import controls, shuffled
+from harvester.config.settings import Settings
 from harvester.labels.ledger import BOX
 from harvester.records import SCORED, Mark, Volume
-from harvester.scoring import Judge
-from harvester.volumes.store import Store, finish_store, write_volume
+from harvester.results.ablations import controls, shuffled
+from harvester.results.truth import Judge
+from harvester.store.store import Store, finish_store, write_volume
 
 LESION, CLINICAL, FALSE = (10.0, 10.0, 29.0, 29.0), (40.0, 10.0, 59.0, 29.0), (10.0, 40.0, 29.0, 59.0)
 SETTINGS = Settings.model_validate({"operating_point": {"lpg_weights": [0.0, 1.0], "min_slices": [1]}})

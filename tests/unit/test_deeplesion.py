@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harvester.config_data import DeepLesionSettings
+from harvester.config.data import DeepLesionSettings
+from harvester.datasets.deeplesion.deeplesion import Case, read, scan
+from harvester.datasets.discovery import Found
+from harvester.datasets.dry_run import dry_run_table, split_rows
 from harvester.errors import LabelError, SettingsError, VolumeError
 from harvester.records import Mark, Volume
-from harvester.volumes.deeplesion import Case, read, scan
-from harvester.volumes.found import Found
-from harvester.volumes.found_table import dry_run_table, split_rows
-from harvester.volumes.store import finish_store, write_volume
+from harvester.store.store import finish_store, write_volume
 
 SHAPE = (6, 40, 48)
 SPACING = (5.0, 0.75, 0.75)

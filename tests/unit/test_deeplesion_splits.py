@@ -2,8 +2,8 @@
 
 import pytest
 
+from harvester.datasets.deeplesion.splits import LEFT_OUT, assign
 from harvester.errors import LabelError
-from harvester.volumes.deeplesion_splits import LEFT_OUT, assign
 
 OFFICIAL = {
     "a1": "train",

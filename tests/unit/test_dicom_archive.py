@@ -19,11 +19,11 @@ from pydicom.uid import (
     XRayRadiationDoseSRStorage,
 )
 
-from harvester.config_data import ArchiveSettings, DicomSettings
+from harvester.config.data import ArchiveSettings, DicomSettings
+from harvester.datasets.archive.archive import read, scan
+from harvester.datasets.discovery import Found
 from harvester.errors import VolumeError
-from harvester.volumes.archive import read, scan
-from harvester.volumes.found import Found
-from harvester.volumes.io import read_dicom_series
+from harvester.imaging.dicom.reader import read_dicom_series
 from tests.unit.dicom_making import PLANE, ct, put, put_series
 
 

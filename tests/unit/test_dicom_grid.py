@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from harvester.errors import VolumeError
-from harvester.volumes.dicom_grid import Stack, lay
+from harvester.imaging.dicom.assembly import Stack, lay
 
 RNG = np.random.default_rng(3)
 SIDE = (9, 7)

@@ -7,10 +7,10 @@ import numpy as np
 import pydicom
 import pytest
 
-from harvester.config_data import ArchiveSettings, DicomSettings
+from harvester.config.data import ArchiveSettings, DicomSettings
+from harvester.datasets.archive.archive import read, scan
 from harvester.errors import VolumeError
 from harvester.records import Mark
-from harvester.volumes.archive import read, scan
 from tests.unit.dicom_making import ct, put
 from tests.unit.dicom_objects_making import (
     group,

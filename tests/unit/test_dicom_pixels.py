@@ -21,7 +21,7 @@ from pydicom.uid import (
 )
 
 from harvester.errors import VolumeError
-from harvester.volumes.io import read_dicom_series
+from harvester.imaging.dicom.reader import read_dicom_series
 from tests.unit.dicom_making import PLANE, ct, put
 
 RAMP = np.linspace(0, 3000, 64 * 48).reshape(64, 48).astype(np.uint16)
@@ -195,7 +195,7 @@ def test_a_length_of_four_gigabytes_makes_no_room(tmp_path: Path) -> None:
 
 
 def test_a_deflated_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harvester.volumes.dicom_file.MOST_FILE_BYTES", 4 << 20)
+    monkeypatch.setattr("harvester.imaging.dicom.file.MOST_FILE_BYTES", 4 << 20)
     compress(ct(SliceThickness=5), tmp_path, DeflatedExplicitVRLittleEndian)
     file = tmp_path / "a.dcm"
     data = file.read_bytes()

@@ -13,10 +13,10 @@ import pydicom
 import pytest
 from pydicom.datadict import DicomDictionary
 
-from harvester.config_data import ArchiveSettings
+from harvester.config.data import ArchiveSettings
+from harvester.datasets.archive.archive import read, scan
 from harvester.errors import HarvesterError
-from harvester.volumes.archive import read, scan
-from harvester.volumes.store import write_volume
+from harvester.store.store import write_volume
 from tests.unit.dicom_making import ct, put
 from tests.unit.dicom_objects_making import group, put_segmentation, report, scoord, structures
 

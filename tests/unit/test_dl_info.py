@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from harvester.errors import LabelError
-from harvester.labels.dl_info import InfoRow, read_dl_info
+from harvester.labels.deeplesion.dl_info import InfoRow, read_dl_info
 
 HEADER = (
     "File_name,Patient_index,Study_index,Series_ID,Key_slice_index,Measurement_coordinates,Bounding_boxes,"

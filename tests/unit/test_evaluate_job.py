@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from jobs.evaluate import main
+from harvester.cli.evaluate import main
 
 OWN = Path(__file__).parents[1] / "golden" / "own"
 P3D = ("--marks", OWN / "marks.csv", "--tubelets", OWN / "tubelets.csv", "--volumes", OWN / "volumes.txt")

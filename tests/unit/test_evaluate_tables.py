@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from harvester.errors import LabelError
-from harvester.evaluation.annotations import read_annotations
-from harvester.evaluation.detections import read_detections
+from harvester.evaluation.inputs.annotations import read_annotations
+from harvester.evaluation.inputs.detections import read_detections
 from harvester.records import TUBELETS
 
 HEAD = "volume_id,tubelet_id,z,x1,y1,x2,y2,score"

@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from harvester.volumes.found import Found, Refused
-from harvester.volumes.found_table import dry_run_table, split_rows, splits_csv
+from harvester.datasets.discovery import Found
+from harvester.datasets.dry_run import dry_run_table, split_rows, splits_csv
+from harvester.records import Refused
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from harvester.cli import run_job
+from harvester.cli.console import run_job
 from harvester.errors import NoRoomError, StoreError, behind
-from harvester.run_log import logged_to
-from harvester.shards import Shards
-from harvester.volumes.locations import Location
+from harvester.run.log import logged_to
+from harvester.run.step_shards import Shards
+from harvester.storage.location import Location
 
 TABLE = pa.table({"a": list(range(200_000))})
 

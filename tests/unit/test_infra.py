@@ -17,7 +17,7 @@ import yaml
 from compose_spec import PyCompose
 from packaging.requirements import Requirement
 
-from harvester.config import resolve
+from harvester.config.loading import resolve
 from tests.unit import crd
 
 REPO = Path(__file__).parents[2]

@@ -7,10 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harvester.config_data import InsertionSettings
-from harvester.errors import SettingsError, VolumeError
-from harvester.records import Volume
-from harvester.volumes.insertion import (
+from harvester.config.data import InsertionSettings
+from harvester.datasets.insertion.insertion import (
     Background,
     Case,
     Prepared,
@@ -20,9 +18,18 @@ from harvester.volumes.insertion import (
     plan,
     prepare,
 )
-from harvester.volumes.placement import Inserted, insert_lesions
-from harvester.volumes.subvolume import cut, draw_frame, ignored_regions
-from harvester.volumes.synthesis import coverage, draw_blob, draw_texture, half_covered, paint, shade
+from harvester.datasets.insertion.lesion_models import (
+    coverage,
+    draw_blob,
+    draw_texture,
+    half_covered,
+    paint,
+    shade,
+)
+from harvester.datasets.insertion.placement import Inserted, insert_lesions
+from harvester.datasets.insertion.subvolume import cut, draw_frame, ignored_regions
+from harvester.errors import SettingsError, VolumeError
+from harvester.records import Volume
 
 REPO = Path(__file__).parents[2]
 DATA = Path(os.environ.get("HARVESTER_DATA", REPO.parent / "shared" / "data"))

@@ -13,7 +13,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from harvester.errors import VolumeError
-from harvester.volumes.io import read_dicom_series
+from harvester.imaging.dicom.reader import read_dicom_series
 
 ROWS, COLUMNS, GAP_MM = 4, 6, 2.5
 SUPINE = (1, 0, 0, 0, 1, 0)

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from harvester.errors import VolumeError
-from harvester.volumes.io import read_nifti
-from harvester.volumes.io_nifti import read_turned_nifti
+from harvester.imaging.nifti.reader import read_nifti, read_turned_nifti
 
 BODY_ZYX = np.arange(-60, 60, dtype=np.int16).reshape(4, 5, 6)
 """z to the head, y to the back, x to the left."""

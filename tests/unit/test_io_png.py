@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from harvester.errors import VolumeError
+from harvester.imaging import png as io_png
+from harvester.imaging.png import read_png_slices
 from harvester.records import Volume
-from harvester.volumes import io_png
-from harvester.volumes.io import read_png_slices
 
 NAMES = ["s/001.png", "s/002.png", "s/003.png"]
 SPACING = (5.0, 0.8, 0.7)

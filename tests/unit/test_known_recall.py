@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from harvester.mining import Choice, clinical_finds, known_recall
+from harvester.mining.calibration import clinical_finds
+from harvester.mining.fusion import Choice, known_recall
 
 
 def scored(lpg: Any, lpc: Any) -> pa.Table:

@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from harvester.labels import ledger as ledgers
+from harvester.labels.folds import patient_folds
 from harvester.records import IGNORE, LEDGER, MARKS, SCORED, Mark
 
 
@@ -95,16 +96,16 @@ def manifest(patients: dict[str, int]) -> list[dict[str, Any]]:
 
 def test_folds_split_each_set_evenly_and_by_patient() -> None:
     rows = manifest({"vm": 7, "vh": 10, "vh_test": 5})
-    folds = ledgers.patient_folds(rows, 3, seed=5)
+    folds = patient_folds(rows, 3, seed=5)
     assert set(folds) == {row["patient_id"] for row in rows}
     assert set(folds.values()) == {0, 1, 2}
     for split, count in (("vm", 7), ("vh", 10), ("vh_test", 5)):
         sizes = [sum(f == k for p, f in folds.items() if p.startswith(f"{split}-")) for k in range(3)]
         assert sum(sizes) == count
         assert max(sizes) - min(sizes) <= 1
-    assert folds == ledgers.patient_folds(rows[::-1], 3, seed=5)
-    assert folds != ledgers.patient_folds(rows, 3, seed=6)
-    assert ledgers.patient_folds([], 2, 0) == {}
+    assert folds == patient_folds(rows[::-1], 3, seed=5)
+    assert folds != patient_folds(rows, 3, seed=6)
+    assert patient_folds([], 2, 0) == {}
 
 
 def test_regions_left_out_become_one_box_a_slice() -> None:

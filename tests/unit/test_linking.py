@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harvester.config import LinkingSettings
+from harvester.config.settings import LinkingSettings
 from harvester.errors import LabelError
 from harvester.geometry import iou_matrix, paired_iou
-from harvester.linking import Tubelet, assign, link, suppress, trim
+from harvester.proposals.linking import Tubelet, assign, link, suppress, trim
 from tests.unit.plain_linking import full_volume, plain_link
 
 

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 
 from harvester.errors import SettingsError, StoreError
-from harvester.volumes.locations import Location
-from harvester.volumes.shard import open_shard
-from harvester.volumes.store import Store
+from harvester.storage.location import Location
+from harvester.store.container import open_shard
+from harvester.store.store import Store
 
 
 def test_paths_and_uris(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

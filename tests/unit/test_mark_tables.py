@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from harvester.errors import LabelError
-from harvester.labels.mark_tables import read_marks
+from harvester.labels.deeplesion.mark_tables import read_marks
 from harvester.records import MARKS
 
 VOLUME, EMPTY = "000001_01_01_003-040", "000002_01_01_001-009"

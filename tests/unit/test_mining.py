@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from harvester import mining
-from harvester.config import MiningSettings, OperatingPointSettings
+from harvester.config.settings import MiningSettings, OperatingPointSettings
 from harvester.labels import ledger as ledgers
-from harvester.mining import Choice
+from harvester.mining import calibration, candidates, fusion, negatives
+from harvester.mining.fusion import Choice
 from harvester.records import LEDGER, MANIFEST, MARKS, SCORED, Mark
 
 Box = tuple[float, float, float, float]
@@ -88,7 +88,7 @@ def test_overlap_is_the_best_of_all_labels_on_shared_slices() -> None:
         tubelet("h1", AWAY),
     )
     labels = ledger(mark("h1", HERE), mark("h1", HALF))
-    np.testing.assert_allclose(mining.overlap_with(table, labels), [1, 3 / 5, 0, 0, 0])
+    np.testing.assert_allclose(candidates.overlap_with(table, labels), [1, 3 / 5, 0, 0, 0])
 
 
 def test_a_harvested_label_counts_on_each_of_its_slices() -> None:
@@ -101,16 +101,16 @@ def test_a_harvested_label_counts_on_each_of_its_slices() -> None:
         "",
     )
     table = scored(tubelet("h1", SHIFTED, z=(8, 9)), tubelet("h1", SHIFTED, z=(9, 10)))
-    np.testing.assert_allclose(mining.overlap_with(table, harvested), [0.6, 0])
-    assert mining.slice_marks(harvested)["z"].to_pylist() == [7, 8]
+    np.testing.assert_allclose(candidates.overlap_with(table, harvested), [0.6, 0])
+    assert candidates.slice_marks(harvested)["z"].to_pylist() == [7, 8]
 
 
 def test_candidates_touch_no_label() -> None:
     table = scored(
         *(tubelet("h1", box) for box in (HERE, SHIFTED, HALF, TOUCHING, AWAY)), tubelet("t1", HERE)
     )
-    assert ids(mining.candidates(table, ledger(mark("h1", HERE)), SETTINGS)) == [3, 4, 5]
-    assert ids(mining.candidates(table, LEDGER.empty_table(), SETTINGS)) == [0, 1, 2, 3, 4, 5]
+    assert ids(candidates.candidates(table, ledger(mark("h1", HERE)), SETTINGS)) == [3, 4, 5]
+    assert ids(candidates.candidates(table, LEDGER.empty_table(), SETTINGS)) == [0, 1, 2, 3, 4, 5]
 
 
 def test_the_rehearsal_hides_annotations_but_not_marks_nor_what_it_found() -> None:
@@ -123,19 +123,19 @@ def test_the_rehearsal_hides_annotations_but_not_marks_nor_what_it_found() -> No
     )
     known = marks(mark("m1", HERE), mark("m1", AWAY, clinical=False), mark("m2", AWAY, clinical=False))
     args = (table, manifest(), ledgers.from_marks(known))
-    assert ids(mining.rehearsal_candidates(*args, NONE_ACCEPTED, SETTINGS)) == [1, 2, 4]
+    assert ids(calibration.rehearsal_candidates(*args, NONE_ACCEPTED, SETTINGS)) == [1, 2, 4]
     accepted = scored(tubelet("m2", SHIFTED)).append_column("score", pa.array([0.9]))
     accepted = accepted.append_column("correct", pa.array([False]))
-    assert ids(mining.rehearsal_candidates(*args, accepted, SETTINGS)) == [1, 4]
-    lesions = mining.rehearsal_lesions(known, manifest())
+    assert ids(calibration.rehearsal_candidates(*args, accepted, SETTINGS)) == [1, 4]
+    lesions = calibration.rehearsal_lesions(known, manifest())
     assert lesions["volume_id"].to_pylist() == ["m1", "m2"]
     assert not any(lesions["clinical"].to_pylist())
 
 
 def test_split_of_takes_rows_by_their_volume() -> None:
     table = scored(tubelet("m1", HERE), tubelet("t1", HERE), tubelet("h1", HERE), tubelet("gone", HERE))
-    assert ids(mining.split_of(table, manifest(), "vh", "vh_test")) == [1, 2]
-    assert ids(mining.split_of(table, manifest(), "vd_test")) == []
+    assert ids(candidates.split_of(table, manifest(), "vh", "vh_test")) == [1, 2]
+    assert ids(candidates.split_of(table, manifest(), "vd_test")) == []
 
 
 # What teaches
@@ -148,7 +148,7 @@ def test_a_lesion_is_learnt_anywhere_but_its_absence_only_where_all_are_marked()
         tubelet("h1", AWAY),
     )
     known = ledger(mark("m1", HERE, clinical=False), mark("h1", HERE))
-    negatives = ledgers.from_tubelets(
+    rejected = ledgers.from_tubelets(
         scored(tubelet("m1", AWAY)).append_column("score", pa.array([0.5])),
         "hard_negative",
         "hard_negative_vm",
@@ -156,7 +156,7 @@ def test_a_lesion_is_learnt_anywhere_but_its_absence_only_where_all_are_marked()
         "",
         "",
     )
-    lesion, other = mining.classifier_examples(table, ledgers.extend(known, negatives), manifest(), 0.5)
+    lesion, other = negatives.classifier_examples(table, ledgers.extend(known, rejected), manifest(), 0.5)
     assert lesion.tolist() == [True, True, False, False, False, True, False]
     assert other.tolist() == [False, False, False, True, True, False, False]
 
@@ -166,21 +166,21 @@ def test_what_is_classified_is_counted_in_tubelets_not_in_ids() -> None:
     table = scored(*rows)
     # A region that is left out has swallowed tubelets 0 and 2 of m1.
     left = table.take([5, 4, 3, 1])
-    assert ids(mining.to_classify(left, 1)) == [1, 3]
-    assert ids(mining.to_classify(left, 2)) == [1, 5, 3, 4]
-    assert ids(mining.to_classify(left, 9)) == [1, 5, 3, 4]
-    assert mining.to_classify(left, 2).schema == SCORED
-    assert len(mining.to_classify(scored(), 2)) == 0
+    assert ids(negatives.to_classify(left, 1)) == [1, 3]
+    assert ids(negatives.to_classify(left, 2)) == [1, 5, 3, 4]
+    assert ids(negatives.to_classify(left, 9)) == [1, 5, 3, 4]
+    assert negatives.to_classify(left, 2).schema == SCORED
+    assert len(negatives.to_classify(scored(), 2)) == 0
 
 
 def test_sure_hard_negatives_are_the_best_scored_that_touch_nothing() -> None:
     rows = [tubelet("m1", AWAY, lpg=0.01 * i) for i in range(30)]
     rows += [tubelet("m1", HERE, lpg=0.99), tubelet("m2", AWAY, lpg=0.2)]
     table = scored(*rows).take(np.random.default_rng(0).permutation(len(rows)))
-    found = mining.sure_hard_negatives(table, ledger(mark("m1", HERE, clinical=False)), SETTINGS)
+    found = negatives.sure_hard_negatives(table, ledger(mark("m1", HERE, clinical=False)), SETTINGS)
     assert ids(found) == [*range(29, 19, -1), 31]
     assert found["score"].to_pylist() == found["lpg_score"].to_pylist()
-    none = mining.sure_hard_negatives(table, ledger(), MiningSettings(hard_negatives_per_volume=0))
+    none = negatives.sure_hard_negatives(table, ledger(), MiningSettings(hard_negatives_per_volume=0))
     assert ids(none) == []
 
 
@@ -192,7 +192,7 @@ def test_possible_hard_negatives_are_liked_refused_and_free() -> None:
         tubelet("h1", HERE, lpg=0.9, lpc_score=0.01),
         tubelet("t1", AWAY, lpg=0.3, lpc_score=0.05),
     )
-    assert ids(mining.possible_hard_negatives(table, ledger(mark("h1", HERE)), SETTINGS)) == [0, 4]
+    assert ids(negatives.possible_hard_negatives(table, ledger(mark("h1", HERE)), SETTINGS)) == [0, 4]
 
 
 # One score, one threshold
@@ -206,7 +206,7 @@ def test_fusing_weighs_the_logits() -> None:
         clipped = np.clip([lpg, lpc], 1e-4, 1 - 1e-4)
         odds = clipped / (1 - clipped)
         slow = odds[0] ** weight * odds[1] ** (1 - weight)
-        fused = mining.fuse(table, Choice(weight, 0.1, 1, 0.0, 20.0))
+        fused = fusion.fuse(table, Choice(weight, 0.1, 1, 0.0, 20.0))
         np.testing.assert_allclose(fused, slow / (1 + slow), rtol=1e-9)
 
 
@@ -218,7 +218,7 @@ def test_the_choice_drops_by_floor_and_length_and_helps_the_small() -> None:
         tubelet("h1", HERE, lpg=0.5, width_mm=19.9),
         tubelet("h1", HERE, lpg=0.5, width_mm=20.0),
     )
-    fused = mining.fuse(table, Choice(1.0, 0.2, 2, 1.0, 20.0))
+    fused = fusion.fuse(table, Choice(1.0, 0.2, 2, 1.0, 20.0))
     assert np.isneginf(fused).tolist() == [True, False, True, False, False]
     assert fused[3] == pytest.approx(1 / (1 + np.exp(-1)))
     assert fused[4] == pytest.approx(0.5)
@@ -227,11 +227,11 @@ def test_the_choice_drops_by_floor_and_length_and_helps_the_small() -> None:
 def test_select_never_takes_what_was_dropped_and_sorts_by_score() -> None:
     table = scored(*(tubelet("h1", HERE, lpg=lpg) for lpg in (0.05, 0.3, 0.9, 0.3, 0.6)))
     choice = Choice(1.0, 0.1, 1, 0.0, 20.0)
-    fused = mining.fuse(table, choice)
-    assert ids(mining.select(table, choice, fused[1])) == [2, 4, 1, 3]
-    assert ids(mining.select(table, choice, -1e9)) == [2, 4, 1, 3]
-    assert ids(mining.select(table, choice, np.nextafter(fused[1], 1))) == [2, 4]
-    nothing = mining.select(table, choice, np.inf)
+    fused = fusion.fuse(table, choice)
+    assert ids(fusion.select(table, choice, fused[1])) == [2, 4, 1, 3]
+    assert ids(fusion.select(table, choice, -1e9)) == [2, 4, 1, 3]
+    assert ids(fusion.select(table, choice, np.nextafter(fused[1], 1))) == [2, 4]
+    nothing = fusion.select(table, choice, np.inf)
     assert ids(nothing) == []
     assert nothing.schema.names == [*SCORED.names, "score"]
 
@@ -240,11 +240,11 @@ def test_judging_gives_each_lesion_to_one_tubelet() -> None:
     table = scored(tubelet("m1", SHIFTED), tubelet("m1", HERE), tubelet("m1", AWAY), tubelet("m2", HERE))
     table = table.append_column("score", pa.array([0.9, 0.8, 0.7, 0.6]))
     lesions = marks(mark("m1", HERE, clinical=False), mark("m2", HALF, clinical=False))
-    correct, found = mining.judge(table, lesions, 0.5)
+    correct, found = calibration.judge(table, lesions, 0.5)
     # The better-scored tubelet takes the lesion although the other one fits better.
     assert correct.tolist() == [True, False, False, False]
     assert found == 1
-    correct, found = mining.judge(table, lesions, 0.3)
+    correct, found = calibration.judge(table, lesions, 0.3)
     assert correct.tolist() == [True, False, False, True]
     assert found == 2
 
@@ -257,7 +257,7 @@ def test_every_choice_of_the_settings_is_tried_once() -> None:
         small_bonuses=(0.0, 0.5),
         small_mm=12.0,
     )
-    tried = mining.choices(settings)
+    tried = fusion.choices(settings)
     assert len(tried) == len(set(tried)) == 16
     assert {choice.small_mm for choice in tried} == {12.0}
     assert Choice(**tried[3].as_dict()) == tried[3]  # type: ignore[arg-type]
@@ -278,18 +278,18 @@ def empty_tables() -> list[pa.Table]:
 )
 def test_a_round_that_proposes_nothing_goes_through_every_step(case: int, known: pa.Table) -> None:
     table, labels = empty_tables()[case], ledgers.from_marks(known)
-    free = mining.rehearsal_candidates(table, manifest(), labels, NONE_ACCEPTED, SETTINGS)
-    lesions = mining.rehearsal_lesions(known, manifest())
-    assert mining.fuse(free, PLAIN).shape == (0,)
-    chosen = mining.select(free, PLAIN, 0.5)
+    free = calibration.rehearsal_candidates(table, manifest(), labels, NONE_ACCEPTED, SETTINGS)
+    lesions = calibration.rehearsal_lesions(known, manifest())
+    assert fusion.fuse(free, PLAIN).shape == (0,)
+    chosen = fusion.select(free, PLAIN, 0.5)
     assert chosen.schema.names == [*SCORED.names, "score"]
-    correct, found = mining.judge(chosen, lesions, 0.5)
+    correct, found = calibration.judge(chosen, lesions, 0.5)
     assert (len(correct), found) == (0, 0)
     assert correct.dtype == bool
-    lesion, other = mining.classifier_examples(table, labels, manifest(), 0.5)
+    lesion, other = negatives.classifier_examples(table, labels, manifest(), 0.5)
     assert lesion.shape == other.shape == (0,)
-    sure = mining.sure_hard_negatives(table, labels, SETTINGS)
-    possible = mining.possible_hard_negatives(table, labels, SETTINGS)
+    sure = negatives.sure_hard_negatives(table, labels, SETTINGS)
+    possible = negatives.possible_hard_negatives(table, labels, SETTINGS)
     after = ledgers.extend(
         labels,
         ledgers.from_tubelets(chosen, "lesion", "harvested", 0, "", ""),
@@ -297,15 +297,15 @@ def test_a_round_that_proposes_nothing_goes_through_every_step(case: int, known:
         ledgers.from_tubelets(possible, "hard_negative", "hard_negative_vh", 0, "", ""),
     )
     assert len(after) == len(known)
-    assert mining.split_of(table, manifest(), "vm").schema == SCORED
+    assert candidates.split_of(table, manifest(), "vm").schema == SCORED
 
 
 def test_a_round_that_harvests_nothing_leaves_proposals_as_they_were() -> None:
     table = scored(tubelet("h1", HERE), tubelet("t1", AWAY), tubelet("m1", AWAY))
-    found = mining.select(mining.candidates(table, LEDGER.empty_table(), SETTINGS), PLAIN, np.inf)
+    found = fusion.select(candidates.candidates(table, LEDGER.empty_table(), SETTINGS), PLAIN, np.inf)
     assert len(found) == 0
     empty = ledgers.from_tubelets(found, "lesion", "harvested", 0, "", "")
-    assert ids(mining.candidates(table, empty, SETTINGS)) == [0, 1, 2]
+    assert ids(candidates.candidates(table, empty, SETTINGS)) == [0, 1, 2]
 
 
 def test_a_volume_without_lesions_gives_negatives_and_nothing_else() -> None:
@@ -313,12 +313,12 @@ def test_a_volume_without_lesions_gives_negatives_and_nothing_else() -> None:
     table = scored(tubelet("m2", HERE), tubelet("m2", AWAY, lpg=0.8), tubelet("m1", HERE))
     known = marks(mark("m1", HERE, clinical=False))
     labels = ledgers.from_marks(known)
-    lesion, other = mining.classifier_examples(table, labels, manifest(), 0.5)
+    lesion, other = negatives.classifier_examples(table, labels, manifest(), 0.5)
     assert lesion.tolist() == [False, False, True]
     assert other.tolist() == [True, True, False]
-    assert ids(mining.sure_hard_negatives(table, labels, SETTINGS)) == [1, 0]
-    chosen = mining.select(table, PLAIN, 0.0)
-    correct, found = mining.judge(chosen, mining.rehearsal_lesions(known, manifest()), 0.5)
+    assert ids(negatives.sure_hard_negatives(table, labels, SETTINGS)) == [1, 0]
+    chosen = fusion.select(table, PLAIN, 0.0)
+    correct, found = calibration.judge(chosen, calibration.rehearsal_lesions(known, manifest()), 0.5)
     assert found == int(correct.sum()) == 1
 
 
@@ -326,6 +326,6 @@ def test_a_piece_of_a_marked_lesion_beside_the_key_slice_is_no_negative() -> Non
     # The lesion's mark is on slice 5; the proposal is a broken chain on the slices just above it.
     table = scored(tubelet("m1", HERE, z=(6, 7)))
     labels = ledger(mark("m1", HERE, clinical=False))
-    _, other = mining.classifier_examples(table, labels, manifest(), 0.5)
+    _, other = negatives.classifier_examples(table, labels, manifest(), 0.5)
     assert not other.any()
-    assert len(mining.sure_hard_negatives(table, ledgers.spread(labels, manifest()), SETTINGS)) == 0
+    assert len(negatives.sure_hard_negatives(table, ledgers.spread(labels, manifest()), SETTINGS)) == 0

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from harvester.missing import probabilities, rank_volumes
 from harvester.records import MARKS, MISSING
+from harvester.results.completeness import probabilities, rank_volumes
 
 
 def table(**columns: Any) -> pa.Table:

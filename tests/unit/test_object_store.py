@@ -9,16 +9,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from harvester.config import Settings
+from harvester.config.settings import Settings
 from harvester.errors import SettingsError, StepError, StoreError
 from harvester.records import Mark, Volume
-from harvester.run import Run, settings_of
-from harvester.run_log import logged_to
-from harvester.shards import Shards, Worker
-from harvester.status import read_status
-from harvester.volumes.locations import Location
-from harvester.volumes.shard import open_shard
-from harvester.volumes.store import Store, finish_store, read_volume
+from harvester.run.folder import Run, settings_of
+from harvester.run.log import logged_to
+from harvester.run.status import read_status
+from harvester.run.step_shards import Shards, Worker
+from harvester.storage.location import Location
+from harvester.store.container import open_shard
+from harvester.store.store import Store, finish_store, read_volume
 from tests.s3_serving import Door, serving
 
 pytest.importorskip("moto.server", reason="moto[server] is not installed")

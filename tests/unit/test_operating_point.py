@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy.stats import beta, t
 
+from harvester.certificate.operating_point import naive, solve
+from harvester.certificate.precision_bound import precision_lower_bound
 from harvester.errors import LabelError, SettingsError
-from harvester.evaluation.operating_point import naive, solve
-from harvester.evaluation.precision_bound import precision_lower_bound
 
 
 def made_case(seed: int, size: int = 400, patients: int = 60) -> tuple[Any, Any, Any]:

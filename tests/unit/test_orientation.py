@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from harvester.errors import VolumeError
-from harvester.volumes.orientation import Turn
+from harvester.imaging.orientation import Turn
 
 SHAPE = (4, 5, 6)
 TURNS = [

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harvester.config_data import PhantomSettings
+from harvester.config.data import PhantomSettings
+from harvester.datasets.phantom.phantom import choose_clinical, make, plan
 from harvester.records import Mark, Volume
-from harvester.volumes.phantom import choose_clinical, make, plan
 
 SPACING = (4.0, 3.2, 3.2)
 SETTINGS = PhantomSettings(vm_volumes=7, vh_test_volumes=4, volumes_per_patient=2, depth=10)

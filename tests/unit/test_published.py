@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from harvester.errors import LabelError
-from harvester.labels.published import read_published
+from harvester.labels.deeplesion.published_marks import read_published
 from harvester.records import MARKS
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from harvester.errors import LabelError
-from harvester.labels.published import read_published
-from harvester.labels.published_tubelets import read_published_boxes3d, read_published_tubelets
+from harvester.labels.deeplesion.published_marks import read_published
+from harvester.labels.deeplesion.published_tubelets import read_published_boxes3d, read_published_tubelets
 
 VOLUME = "000001_01_01_003-040"
 

@@ -11,13 +11,13 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from harvester.config import ReportSettings, Settings
+from harvester.config.settings import ReportSettings, Settings
 from harvester.records import HARVEST, LEDGER, MARKS, MISSING, Mark, Volume
-from harvester.report import ReportInputs, build, closing_table, write_report
-from harvester.report_gallery import outline, spread
-from harvester.report_page import Html, duration, tag
-from harvester.report_pictures import Outline, slices_to_show, strip, window_for
-from harvester.volumes.store import Store, finish_store, write_volume
+from harvester.report.build import ReportInputs, build, closing_table, write_report
+from harvester.report.gallery import outline, spread
+from harvester.report.html import Html, duration, tag
+from harvester.report.pictures import Outline, slices_to_show, strip, window_for
+from harvester.store.store import Store, finish_store, write_volume
 
 SPACING = (4.0, 2.0, 2.0)
 BOX = (30.0, 20.0, 37.0, 29.0)

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from harvester.geometry import scale_boxes, scale_slices
+from harvester.imaging.resample import resample, windowed
 from harvester.records import Volume
-from harvester.volumes.resample import resample
-from harvester.volumes.window import windowed
 
 
 def volume_of(hu_zyx: Any, spacing: tuple[float, float, float]) -> Volume:

@@ -6,11 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from harvester import mining
-from harvester.config import MiningSettings
+from harvester.config.settings import MiningSettings
 from harvester.labels import ledger as ledgers
+from harvester.mining import calibration, candidates, negatives
 from harvester.records import ACCEPTED, LEDGER, MANIFEST, MARKS, REVIEWED, SCORED
-from harvester.scoring import without_reviewed
+from harvester.results.truth import without_reviewed
 
 Box = tuple[float, float, float, float]
 HERE: Box = (10, 10, 29, 29)
@@ -106,19 +106,19 @@ def test_they_last_while_mined_negatives_do_not() -> None:
 def test_nothing_that_touches_them_is_found_or_mined(role: str) -> None:
     ledger = ledgers.spread(known(verdict("h", HERE, role)), manifest())
     table = scored(tubelet("h", HERE), tubelet("h", AWAY), tubelet("t", HERE))
-    assert ids(mining.candidates(table, ledgers.settled(ledger), SETTINGS)) == [1, 2]
-    assert sorted(ids(mining.possible_hard_negatives(table, ledger, SETTINGS))) == [1, 2]
-    assert sorted(ids(mining.sure_hard_negatives(table, ledger, SETTINGS))) == [1, 2]
+    assert ids(candidates.candidates(table, ledgers.settled(ledger), SETTINGS)) == [1, 2]
+    assert sorted(ids(negatives.possible_hard_negatives(table, ledger, SETTINGS))) == [1, 2]
+    assert sorted(ids(negatives.sure_hard_negatives(table, ledger, SETTINGS))) == [1, 2]
 
 
 def test_a_rejected_find_teaches_although_its_volume_is_partly_marked() -> None:
     table = scored(tubelet("h", HERE), tubelet("h", AWAY), tubelet("h", THERE))
     ledger = known(verdict("h", HERE, "hard_negative", (4, 5, 6)), verdict("h", THERE, "lesion"))
-    lesion, other = mining.classifier_examples(table, ledger, manifest(), 0.5)
+    lesion, other = negatives.classifier_examples(table, ledger, manifest(), 0.5)
     assert lesion.tolist() == [False, False, True]
     assert other.tolist() == [True, False, False]
     mined = ledger.set_column(3, "source", pa.array(["hard_negative_vh", "reviewed"]))
-    assert not mining.classifier_examples(table, mined, manifest(), 0.5)[1].any()
+    assert not negatives.classifier_examples(table, mined, manifest(), 0.5)[1].any()
 
 
 def test_the_rehearsal_leaves_out_what_a_reviewed_run_accepted_but_not_its_false_ones() -> None:
@@ -126,11 +126,11 @@ def test_the_rehearsal_leaves_out_what_a_reviewed_run_accepted_but_not_its_false
     table = scored(tubelet("m", HERE), tubelet("m", THERE), tubelet("m", AWAY), tubelet("h", AWAY))
     ledger = known(verdict("m", HERE, "rehearsed", (4, 5)), verdict("m", AWAY, "hard_negative", (4, 5)))
     ledger = ledgers.spread(ledger, manifest())
-    free = mining.rehearsal_candidates(table, manifest(), ledger, ACCEPTED.empty_table(), SETTINGS)
+    free = calibration.rehearsal_candidates(table, manifest(), ledger, ACCEPTED.empty_table(), SETTINGS)
     assert ids(free) == [1, 2]
     # They say what not to count, not what is there: V_M's best false finds stay its best hard negatives.
     ledger = ledgers.with_role(ledger, "rehearsed")
-    assert sorted(ids(mining.sure_hard_negatives(table, ledger, SETTINGS))) == [0, 1, 2, 3]
+    assert sorted(ids(negatives.sure_hard_negatives(table, ledger, SETTINGS))) == [0, 1, 2, 3]
     assert len(ledgers.settled(ledger)) == 0
 
 

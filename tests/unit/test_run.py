@@ -9,12 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from harvester.config import Settings, restore
+from harvester.config.loading import restore
+from harvester.config.settings import Settings
 from harvester.errors import StoreError
 from harvester.records import Mark, Volume
-from harvester.run import Run, settings_of, table_hash, weights_hash
-from harvester.volumes.locations import Location
-from harvester.volumes.store import Store, finish_store, write_volume
+from harvester.run.folder import Run, settings_of, table_hash, weights_hash
+from harvester.storage.location import Location
+from harvester.store.store import Store, finish_store, write_volume
 
 TABLE = pa.table({"volume_id": ["a", "b", "c"], "z": pa.array([[1], [], [2, 3]], pa.list_(pa.int32()))})
 

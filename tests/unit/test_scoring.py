@@ -7,11 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from harvester.config import Settings
+from harvester.config.settings import Settings
 from harvester.labels.ledger import BOX
+from harvester.mining.candidates import outside_ignored
 from harvester.records import IGNORE, SCORED, Mark, Volume
-from harvester.scoring import Judge, finite, hidden_lesions, outside_ignored, with_round
-from harvester.volumes.store import Store, finish_store, write_volume
+from harvester.results.truth import Judge, finite, hidden_lesions, with_round
+from harvester.store.store import Store, finish_store, write_volume
 
 Box = tuple[float, float, float, float]
 A: Box = (10, 10, 29, 29)

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from harvester.volumes.locations import Location
-from harvester.volumes.shard_plan import (
+from harvester.storage.location import Location
+from harvester.store.shard_plan import (
     ASSUMED_BYTES,
     LEAST_BYTES,
     ShardNote,

@@ -7,12 +7,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from harvester.cli.status import main
 from harvester.errors import StepError
-from harvester.run_log import logged_to
-from harvester.shards import Shards, planned
-from harvester.status import lines, read_status
-from harvester.volumes.locations import Location
-from jobs.status import main
+from harvester.run.log import logged_to
+from harvester.run.status import lines, read_status
+from harvester.run.step_shards import Shards, planned
+from harvester.storage.location import Location
 
 ROWS = [{"volume_id": f"v{i}", "patient_id": f"p{i}"} for i in range(8)]
 TABLE = pa.table({"volume_id": ["v"]})

@@ -10,10 +10,10 @@ import pytest
 
 from harvester.errors import StoreError
 from harvester.records import IGNORE, MARKS, REJECTS, Mark, Volume
-from harvester.volumes import store as store_module
-from harvester.volumes.locations import Location
-from harvester.volumes.shard import open_shard
-from harvester.volumes.store import Store, finish_store, read_volume, write_volume
+from harvester.storage.location import Location
+from harvester.store import store as store_module
+from harvester.store.container import open_shard
+from harvester.store.store import Store, finish_store, read_volume, write_volume
 
 SPACING = (4.0, 1.6, 1.5)
 HU = np.random.default_rng(0).integers(-1024, 3071, (7, 5, 6)).astype(np.int16)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from harvester.labels.volume_ids import SubVolume, plain_id, split_id
+from harvester.labels.deeplesion.volume_ids import SubVolume, plain_id, split_id
 
 PLAIN = "000001_01_02_103-115"
 

@@ -14,11 +14,12 @@ import pytest
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
-from harvester.config import Settings, dump
-from harvester.config_data import ArchiveSettings
+from harvester.config.data import ArchiveSettings
+from harvester.config.loading import dump
+from harvester.config.settings import Settings
+from harvester.datasets.archive import archive
 from harvester.records import ACCEPTED, HARVEST, LEDGER
-from harvester.volumes import archive
-from harvester.volumes.store import Store, finish_store, write_volume
+from harvester.store.store import Store, finish_store, write_volume
 
 SALT = "00ff"
 RUN_ID, MODEL = "0123456789ab", "ba9876543210"

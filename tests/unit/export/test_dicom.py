@@ -216,9 +216,9 @@ def real() -> Path:
 def test_boxes_of_a_real_tumour_come_back_from_a_real_series(real: Path, tmp_path: Path, to: str) -> None:
     """The eleven boxes that a radiologist drew, as if they had been harvested."""
     from harvester.export import dicom_seg, dicom_sr
-    from harvester.export.grids import dicom_grid
-    from harvester.export.labels import Case
-    from harvester.export.unheard import unheard
+    from harvester.export.file_grid import dicom_grid
+    from harvester.export.selection import Case
+    from harvester.imaging.dicom.file import unheard
 
     drawn = json.loads((real / "lung_dx_a0001.boxes.json").read_text())["boxes"]
     boxes = {each["z"]: each["box_xyxy"] for each in drawn}
@@ -253,7 +253,7 @@ def test_boxes_of_a_real_tumour_come_back_from_a_real_series(real: Path, tmp_pat
 
 
 def test_slices_that_slide_sideways_are_not_placed(finished: Any) -> None:
-    from harvester.export.grids import dicom_grid
+    from harvester.export.file_grid import dicom_grid
 
     volume = next(row for row in finished.store.manifest.to_pylist() if row["volume_id"] == finished.supine)
     files = sorted((finished.source / "ZEBRA" / "ct").iterdir())

@@ -12,7 +12,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from harvester.volumes.orientation import Turn
+from harvester.imaging.orientation import Turn
 
 ROOT = Path(__file__).parents[3]
 COLUMNS, ROWS, DEPTH = 40, 32, 8
@@ -119,8 +119,8 @@ def test_the_csv_has_deeplesions_columns_and_the_key_slice(finished: Any) -> Non
 
 def test_deeplesions_own_names_come_back() -> None:
     from harvester.export import dl_info
-    from harvester.export.grids import stored_grid
-    from harvester.export.labels import ORIGIN, Case
+    from harvester.export.file_grid import stored_grid
+    from harvester.export.selection import ORIGIN, Case
 
     volume = {"volume_id": "000227_02_01_047-080", "patient_id": "000227", "split": "vh"}
     volume |= {"width": 512, "height": 512, "depth": 34}
@@ -364,7 +364,7 @@ def test_a_cap_keeps_the_best(finished: Any) -> None:
 
 def test_a_turn_survives_its_text() -> None:
     from harvester.errors import LabelError
-    from harvester.export.grids import turn_of, turn_text
+    from harvester.export.file_grid import turn_of, turn_text
 
     turn = Turn((1, 0, 2), (True, False, True), (40, 32, 8))
     assert turn_of(turn_text(turn)) == turn

@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from harvester.errors import LabelError
-from harvester.export.returned import read_returned
+from harvester.export.review_import import read_returned
 from harvester.labels.reviewed import share_reviewed
 from harvester.records import ACCEPTED
-from harvester.volumes.store import Store
+from harvester.store.store import Store
 
 ROOT = Path(__file__).parents[3]
 export = runpy.run_path(str(ROOT / "jobs" / "export.py"))["main"]

@@ -1,0 +1,1 @@
+"""Whether a harvest's precision is proven, and at which threshold."""

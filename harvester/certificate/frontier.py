@@ -1,0 +1,42 @@
+"""What each precision target would harvest: the recall-precision frontier."""
+
+from dataclasses import asdict, dataclass
+
+import pyarrow as pa
+
+from harvester.certificate.selection import Trial
+
+
+@dataclass(frozen=True)
+class Row:
+    """One target and one way to meet it ("certified" or "point estimate").
+
+    threshold is None where nothing is harvested; *_vm are counted on V_M's rehearsal; harvested counts V_H;
+    precision and recall_unmarked are measured on V_H^test, None where no truth is known.
+    """
+
+    target: float
+    way: str
+    threshold: float | None
+    bound: float
+    accepted_vm: int
+    precision_vm: float
+    recall_vm: float
+    harvested: int
+    precision: float | None
+    recall_unmarked: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """What was tried, what was chosen, and what each target gives."""
+
+    round: int
+    trials: list[Trial]
+    rows: list[Row]
+
+
+def as_table(frontier: Frontier) -> pa.Table:
+    """The rows as a table."""
+    return pa.Table.from_pylist([asdict(row) for row in frontier.rows])

@@ -1,0 +1,204 @@
+"""The lowest score threshold whose precision can be proven, although many thresholds are looked at.
+
+Thresholds are tested from the highest down and the first failure ends the sequence (fixed-sequence testing, the
+form of Learn then Test for nested sets; Angelopoulos et al. 2021): a wrong certificate needs its first false
+threshold to pass, so all of them together err no more often than one test does. Where the sequence begins and
+its steps come from the counts of accepted tubelets alone, never from what is right or wrong among them.
+
+A sequence that fails at its first step would throw away what later steps could prove. So it begins twice, the
+level being shared out (fallback procedure; Wiens 2003): FIRST_SHARE of it where an errorless set becomes
+provable, the rest where as many tubelets are accepted as a third of the lesions; a passed step hands its level on.
+
+What the bound itself takes for granted: patients are independent draws from those who will be harvested, and V_H
+is not harder than V_M. Simulated and measured by tests/benchmarks/certificate.py; docs/decisions/0006.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harvester.certificate.precision_bound import (
+    Prior,
+    Steps,
+    correlation_within_patients,
+    effective_counts,
+    lower_bounds,
+    steps_of,
+)
+
+Array = NDArray[Any]
+
+FIRST_SHARE: Final = 0.25
+"""Share of the level that the sequence begins with."""
+SECOND_START: Final = 1 / 3
+"""It begins again at this share of the lesions: an engine worth its name is still right there."""
+STEP: Final = 1.05
+"""Each threshold tested accepts this many times the tubelets of the one before."""
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """Where to cut. The counts are of the union with earlier rounds.
+
+    threshold           accept score >= threshold; inf if nothing qualifies
+    precision_bound     one-sided lower confidence bound; without a threshold, the best that any reached
+    precision_estimate  share of the accepted that are correct, 0 without a threshold
+    recall_estimate     correct ones / lesions, 0 without a threshold or without lesions
+    accepted, patients  tubelets accepted and patients they come from, 0 without a threshold
+    reason              why nothing is certified; '' when certified
+    """
+
+    threshold: float
+    precision_bound: float
+    precision_estimate: float
+    recall_estimate: float
+    accepted: int
+    patients: int
+    reason: str
+
+
+def solve(
+    scores: Array,
+    correct: Array,
+    patients: Array,
+    num_lesions: int,
+    target: float,
+    confidence: float,
+    prior_correct_by_patient: Prior | None = None,
+    prior_accepted_by_patient: Prior | None = None,
+    min_patients: int = 3,
+) -> OperatingPoint:
+    """The last threshold of the sequence whose precision bound reaches `target`; ties go together.
+
+    scores, correct (bool), patients: (n,), one a tubelet; a score of -inf is never accepted. Prior counts are
+    of tubelets accepted in earlier rounds: the promise is on the union. No tubelets: nothing is certified.
+    """
+    steps = steps_of(scores, correct, patients, prior_correct_by_patient, prior_accepted_by_patient)
+    correlation = correlation_within_patients(steps, target)
+    shares = (FIRST_SHARE, 1 - FIRST_SHARE, 1.0)
+    bounds = {share: lower_bounds(steps, correlation, 1 - (1 - confidence) * share) for share in shares}
+    rows = _tested(steps)
+    begins = _begins(steps, rows, correlation, num_lesions, target, confidence)
+    backed = steps.patients >= min_patients
+    share, proven = 0.0, None
+    for row in rows:
+        share += begins.get(row, 0.0)
+        if share and backed[row] and bounds[share][row] >= target:
+            proven = row, float(bounds[share][row])
+        else:
+            share = 0.0
+    if proven:
+        return _point(steps, proven[1], proven[0], num_lesions, "")
+    plain = bounds[1.0][rows]
+    why = _why_not(steps, rows, plain, correlation, target, confidence, min_patients)
+    return _refused(float(plain.max(initial=0.0)), why)
+
+
+def naive(
+    scores: Array,
+    correct: Array,
+    patients: Array,
+    num_lesions: int,
+    target: float,
+    prior_correct_by_patient: Prior | None = None,
+    prior_accepted_by_patient: Prior | None = None,
+    confidence: float = 0.95,
+) -> OperatingPoint:
+    """What the point estimate alone would choose: the lowest one whose plain precision reaches `target`.
+
+    For comparison; its `precision_bound` is the bound at that threshold and `reason` says if it falls short.
+    """
+    steps = steps_of(scores, correct, patients, prior_correct_by_patient, prior_accepted_by_patient)
+    bounds = lower_bounds(steps, correlation_within_patients(steps, target), confidence)
+    reached = np.flatnonzero(steps.precision >= target)
+    if not len(reached):
+        best = float(steps.precision.max(initial=0.0))
+        return _refused(
+            float(bounds.max(initial=0.0)), f"best precision {best:.3f}, target {target:.3f}: no threshold"
+        )
+    last = int(reached[-1])
+    short = f"not proven: bound {bounds[last]:.3f} below target {target:.3f}"
+    return _point(steps, float(bounds[last]), last, num_lesions, "" if bounds[last] >= target else short)
+
+
+def _tested(steps: Steps) -> list[int]:
+    """The steps in the sequence: one for each STEP-fold of the accepted count, and the last."""
+    fold = np.floor(np.log(np.maximum(steps.accepted, 1)) / np.log(STEP) + 1e-9)
+    _, rows = np.unique(fold, return_index=True)
+    return sorted({*rows.tolist(), *([len(fold) - 1] if len(fold) else [])})
+
+
+def _begins(
+    steps: Steps, rows: list[int], correlation: float, num_lesions: int, target: float, confidence: float
+) -> dict[int, float]:
+    """The rows at which the sequence begins, each with its share of the level; none if nothing can be proven."""
+
+    def provable(share: float) -> int | None:
+        level = (1 - confidence) * share
+        worth = effective_counts(steps, correlation, 1 - level)
+        return next((row for row in rows if worth[row] >= np.log(level) / np.log(target)), None)
+
+    early, late = provable(FIRST_SHARE), provable(1.0)
+    if late is None:
+        return {}
+    late = next(
+        (row for row in rows if row >= late and steps.accepted[row] >= SECOND_START * num_lesions), late
+    )
+    return {late: 1.0} if early is None or early >= late else {early: FIRST_SHARE, late: 1 - FIRST_SHARE}
+
+
+def _point(steps: Steps, bound: float, last: int, num_lesions: int, reason: str) -> OperatingPoint:
+    return OperatingPoint(
+        threshold=float(steps.scores[last]),
+        precision_bound=bound,
+        precision_estimate=float(steps.precision[last]),
+        recall_estimate=float(steps.correct[last] / num_lesions) if num_lesions else 0.0,
+        accepted=int(steps.accepted[last]),
+        patients=int(steps.patients[last]),
+        reason=reason,
+    )
+
+
+def _refused(best_bound: float, reason: str) -> OperatingPoint:
+    return OperatingPoint(np.inf, best_bound, 0.0, 0.0, 0, 0, reason)
+
+
+def _why_not(
+    steps: Steps,
+    rows: list[int],
+    bounds: Array,
+    correlation: float,
+    target: float,
+    confidence: float,
+    min_patients: int,
+) -> str:
+    """In words; `bounds` are those of the tested rows, at the full confidence."""
+    if not rows:
+        return "no tubelets to choose from"
+    tried, right, patients = int(steps.accepted[-1]), int(steps.correct[-1]), steps.patients[rows]
+    if right == 0:
+        return f"only one class: all {tried} tubelets are wrong"
+    reached = bounds >= target
+    if reached.any() and not (reached & (patients >= min_patients)).any():
+        most = int(patients[reached].max())
+        return (
+            f"too few patients: the bound reaches {target:.3f} on {most}, at least {min_patients} are asked"
+        )
+    best = rows[int(bounds.argmax())]
+    worth = effective_counts(steps, correlation, confidence)[best]
+    told = (
+        f"best bound {bounds.max():.3f} at {int(steps.accepted[best])} accepted of {int(steps.patients[best])} "
+        f"patients, worth {worth:.0f} independent ones ({confidence:.1%} confidence)"
+    )
+    where = "not reached where the sequence begins" if reached.any() else "not reached"
+    return f"target {target:.3f} {where}: {told}; {_point_estimate(steps, target)}"
+
+
+def _point_estimate(steps: Steps, target: float) -> str:
+    reached = np.flatnonzero(steps.precision >= target)
+    if not len(reached):
+        return f"nor by the point estimate, at best {steps.precision.max():.3f}"
+    last = int(reached[-1])
+    return f"the point estimate alone would accept {int(steps.accepted[last])} at {steps.precision[last]:.3f}"

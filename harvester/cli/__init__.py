@@ -1,0 +1,1 @@
+"""Every command, and what they share."""

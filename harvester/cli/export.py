@@ -1,0 +1,105 @@
+"""Write what a finished run harvested as files that other tools open.
+
+    python jobs/export.py --run runs/quickstart --to coco --out boxes
+    python jobs/export.py --run runs/night1 --to csv --merge --hard-negatives --out training-set
+    python jobs/export.py --run runs/night1 --to nifti --source SCANS --out masks
+    python jobs/export.py --run runs/night1 --to dicom-sr --source SCANS --max-per-report 10 --out reports
+
+  coco       annotations.json: a box a slice, track_id over the slices of a lesion
+  csv        DL_info.csv: DeepLesion's columns, a row a lesion on its key slice (its largest box), then its origin
+  markups    a .mrk.json a volume for 3D Slicer: an ROI box a lesion, in mm (LPS)
+  nifti      a .nii.gz a volume: a label map in the scan's own grid; index.csv says which number is which lesion
+  dicom-sr   a TID 1500 measurement report a volume, a box a lesion on its key slice; UNVERIFIED, by a device
+  dicom-seg  a segmentation a volume, a segment a lesion; AUTOMATIC, with the algorithm's name, version and models
+
+Every label tells its source, round, score, model hash and run. --merge adds the archive's marks and reviewed labels,
+one training set; --hard-negatives adds what the run learnt to leave alone.
+
+--source is the folder that the store was prepared from: its scans are found again by the salt beside the store
+(STORE.salt). With it, coordinates are those of the files; without it, those of the stored volumes (slices to the
+head, rows to the back, columns to the patient's left, first voxel at 0 mm). DICOM needs it. Names of patients go
+from DICOM files into the DICOM objects that refer to them, and nowhere else.
+
+The way back: a reviewer writes accepted, rejected or moved into `review` (coco, csv); see jobs/review.py.
+Exit codes: 0 done, 1 the run cannot be exported (one line says why), 2 an argument is wrong.
+"""
+
+import argparse
+import sys
+from datetime import datetime
+from pathlib import Path
+
+from harvester.cli.console import job_parser, run_job
+from harvester.errors import SettingsError
+from harvester.export.export import export
+from harvester.export.request import DICOM, FORMATS, Request, check, closing_table
+from harvester.export.source_scans import Source, salt_beside
+from harvester.run.folder import settings_of, store_of
+from harvester.storage.location import Location
+
+MOST_IN_A_REPORT = 20
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse, export, tell what was written."""
+    options = parse(arguments)
+    return run_job(lambda: run(options))
+
+
+def run(options: argparse.Namespace) -> None:
+    """Check the options against each other, then export."""
+    request = request_of(options)
+    check(request, bool(options.source))
+    folder = Location.of(options.run)
+    settings = settings_of(folder)
+    store = store_of(folder, settings, options.store)
+    source = None
+    if options.source:
+        if not options.source.is_dir():
+            raise SettingsError(f"--source {options.source}: no such folder; give the folder of the scans")
+        salt = salt_beside(store.path)
+        source = Source(options.source.absolute(), settings.data.archive, settings.seed, salt)
+    print(closing_table(request, export(folder, store, source, request)))
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = job_parser(__doc__)
+    add = parser.add_argument
+    add("--run", required=True, metavar="PATH|URI", help="folder of a finished run")
+    add("--to", required=True, metavar="FORMAT", help=f"one of {', '.join(FORMATS)}")
+    add("--out", type=Path, required=True, help="folder for the files; must be empty or new")
+    add("--store", metavar="PATH|URI", help="the run's store (default: RUN/store, or as its settings say)")
+    add("--source", type=Path, help="folder of the scans that the store was prepared from")
+    add("--merge", action="store_true", help="the archive's marks and reviewed labels too")
+    add("--hard-negatives", action="store_true", help="hard negatives too")
+    add(
+        "--max-per-report",
+        type=int,
+        metavar="N",
+        help=f"the best scored N of each volume (default: {MOST_IN_A_REPORT} for DICOM, else all)",
+    )
+    add("--skip-missing", action="store_true", help="leave out volumes without a scan, instead of failing")
+    add("--force", action="store_true", help="write into a folder that is not empty")
+    return parser.parse_args(arguments)
+
+
+def request_of(options: argparse.Namespace) -> Request:
+    """What is asked for."""
+    most = options.max_per_report
+    if most is None and options.to in DICOM:
+        most = MOST_IN_A_REPORT
+    return Request(
+        to=options.to,
+        out=options.out.absolute(),
+        made=datetime.now().astimezone().isoformat(timespec="seconds"),
+        merge=options.merge,
+        hard_negatives=options.hard_negatives,
+        most=most,
+        skip_missing=options.skip_missing,
+        force=options.force,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,177 @@
+"""Make a store: decode scans once (or make volumes of known truth), check them, keep them for fast reading.
+
+    python jobs/prepare.py --source SCANS --out STORE --dry-run                   # what would be taken, what refused
+    python jobs/prepare.py --source SCANS --out STORE                             # your own archive
+    python jobs/prepare.py --format deeplesion --source DEEPLESION --out STORE \\
+        --mining-marks Revised-Train744.pkl --harvest-test-marks Revised-Train100.pkl
+    python jobs/prepare.py --format phantom --config configs/quickstart.yaml --out STORE
+
+An archive (--format auto, nifti, dicom) is a folder of any depth with NIfTI files and DICOM CT series, anything else
+beside them. What is known of the scans:
+
+  marks.csv    one row a box: file, z, x1, y1, x2, y2; optional: lesion, clinical (1 or 0, default 1), kind
+  volumes.csv  optional, one row a scan: file; optional: patient, split, complete (1: every lesion is marked)
+  COCO         marks.json or annotations.json: images with file_name and slice, bbox [x, y, width, height]
+  label masks  a.mask.nii.gz or masks/a.nii.gz beside a.nii.gz; components in 3D are lesions
+  DICOM        SR (TID 1500), SEG and RTSTRUCT objects that refer to a series
+
+`file` is the path, inside the archive, of the NIfTI file or of the series' folder (or a SeriesInstanceUID). Boxes are
+in the file's own voxels, counted from 0, both ends inclusive; z is the index of the slice, in DICOM ascending along the
+slices' normal (feet to head in an ordinary scan). marks.csv may carry volumes.csv's columns instead. One kind of marks
+a scan; two are refused. patient defaults to the DICOM PatientID or the NIfTI's name. Without a split, a patient all of
+whose scans are complete goes to vm (the mining set), or, a share of them (data.archive.vh_test_share), to vh_test; any
+other to vh. Which series are taken, and all else that can be chosen: data.archive in
+harvester/config/data.py, by --set.
+
+DeepLesion is taken as published: Images_png, DL_info.csv, pickles (or .parquet, .csv) of full annotations.
+
+STORE is a folder, or s3://bucket/folder, gs://bucket/folder (keys come from the environment). A preparation that was
+stopped goes on where it was when it is started again; of an archive that has changed only what changed is made anew.
+
+Ids in the store are hashes, salted with the secret in the file STORE.salt: keep it to get the same ids again, and to
+yourself. DeepLesion's own ids stay. STORE/rejects.parquet: what was refused; STORE/splits.csv: who is in which split.
+Exit codes: 0 done, 1 the store could not be made (one line says why), 2 a setting is wrong.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Final
+
+import pyarrow.compute as pc
+
+from harvester.cli.console import job_parser, run_job
+from harvester.config.loading import resolve
+from harvester.config.settings import Settings
+from harvester.datasets.dry_run import dry_run_table
+from harvester.distributed.cluster import start_ray
+from harvester.distributed.preparation import list_cases, prepare
+from harvester.errors import SettingsError
+from harvester.records import SPLITS
+from harvester.store.store import Store
+
+KINDS: Final = {
+    "auto": "archive",
+    "nifti": "archive",
+    "dicom": "archive",
+    "deeplesion": "deeplesion",
+    "phantom": "phantom",
+    "insert": "insertion",
+}
+"""Names of --format, and the data.kind that each stands for."""
+MARKS: Final = {
+    "mining_marks": "full annotation of the mining set V_M",
+    "harvest_test_marks": "full annotation of V_H^test, hidden from the harvest and for scoring it",
+    "detector_test_marks": "full annotation of V_D^test, for detectors trained on the harvest",
+}
+"""Files of marks, as options and as settings of data.deeplesion: published pickles, .parquet or .csv."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse, start Ray, prepare, tell what the store holds."""
+    options = parse(arguments)
+    return run_job(lambda: run(options))
+
+
+def run(options: argparse.Namespace) -> None:
+    """Make the store and tell what it holds; or, dry, what it would be made from."""
+    settings, source = settings_of(options), source_of(options.source)
+    if options.dry_run:
+        print(dry_run_table(list_cases(settings, source, None)))
+        return
+    start_ray()
+    print(closing_table(prepare(settings, source, options.store)))
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = job_parser(__doc__)
+    add = parser.add_argument
+    add(
+        "--store",
+        "--out",
+        required=True,
+        help="where the store is to be made: a folder, or s3://bucket/folder or gs://bucket/folder",
+    )
+    add("--source", type=Path, help="folder of the scans (default: $HARVESTER_DATA)")
+    add(
+        "--format",
+        choices=KINDS,
+        help="what the source holds; auto: NIfTI and DICOM (default: as the settings say, auto for a --source)",
+    )
+    for name, what in MARKS.items():
+        add(f"--{name.replace('_', '-')}", type=Path, metavar="FILE", help=f"DeepLesion: {what}")
+    add(
+        "--marks",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="DeepLesion: clinical marks instead of DL_info.csv's",
+    )
+    add("--dry-run", action="store_true", help="tell what would be taken and what refused; write nothing")
+    add("--config", type=Path, help="YAML file of settings; without it, the defaults")
+    add("--set", action="append", default=[], metavar="a.b=c", help="override one setting; may be repeated")
+    return parser.parse_args(arguments)
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    """The settings; a --source makes a config that names no maker of volumes from files read that archive."""
+    overrides = [*options.set, *_of_format(options.format), *_of_marks(options)]
+    settings = resolve(options.config, overrides)
+    if options.source and not options.format and settings.data.kind in ("store", "phantom"):
+        settings = resolve(options.config, [*overrides, "data.kind=archive"])
+    return settings
+
+
+def _of_format(name: str | None) -> list[str]:
+    """--format as overrides."""
+    if name is None:
+        return []
+    kind = KINDS[name]
+    return [f"data.kind={kind}", *([f"data.archive.format={name}"] if kind == "archive" else [])]
+
+
+def _of_marks(options: argparse.Namespace) -> list[str]:
+    """The files of DeepLesion's marks as overrides. Raises SettingsError where another format is asked for."""
+    files = {name: getattr(options, name) for name in MARKS if getattr(options, name)}
+    given = {name: json.dumps(str(file.absolute())) for name, file in files.items()}
+    if options.marks:
+        given["marks"] = json.dumps([str(file.absolute()) for file in options.marks])
+    if given and options.format != "deeplesion":
+        raise SettingsError(
+            f"--{next(iter(given)).replace('_', '-')}: is for --format deeplesion; other archives carry their marks "
+            "with them (marks.csv, COCO, label masks, DICOM objects)"
+        )
+    return [f"data.deeplesion.{name}={value}" for name, value in given.items()]
+
+
+def source_of(given: Path | None) -> Path | None:
+    """The folder of the scans, absolute; None where nothing names one. Raises SettingsError for no folder."""
+    named = given or (Path(os.environ["HARVESTER_DATA"]) if os.environ.get("HARVESTER_DATA") else None)
+    if given and not given.is_dir():
+        raise SettingsError(f"--source {given}: no such folder; give the folder of the scans")
+    return named.absolute() if named else None
+
+
+def closing_table(store: Store) -> str:
+    """What was taken and what was refused, for the terminal."""
+    lines = [f"{'split':<9}{'volumes':>9}{'patients':>10}{'marks':>8}{'clinical':>10}{'truth':>8}"]
+    marks, truth = store.marks(), store.truth()
+    for split in SPLITS:
+        mine = store.manifest.filter(pc.equal(store.manifest["split"], split))
+        if len(mine):
+            known, hidden = (t.filter(pc.is_in(t["volume_id"], mine["volume_id"])) for t in (marks, truth))
+            patients, clinical = len(pc.unique(mine["patient_id"])), pc.sum(known["clinical"]).as_py() or 0
+            lines.append(
+                f"{split:<9}{len(mine):>9}{patients:>10}{len(known):>8}{clinical:>10}{len(hidden):>8}"
+            )
+    reasons = Counter(store.rejects()["reason"].to_pylist())
+    lines += [f"refused: {count} {reason}" for reason, count in sorted(reasons.items())] or ["refused: none"]
+    return "\n".join([*lines, f"store: {store.path}"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

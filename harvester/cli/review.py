@@ -1,0 +1,91 @@
+"""Take a reviewed export back into the store: accepted, rejected and moved finds become people's labels.
+
+    python jobs/export.py --run runs/night1 --to csv --out to-review
+    python jobs/review.py --run runs/night1 --reviewed to-review/DL_info.csv
+    python jobs/harvest.py --config configs/night.yaml --store STORE --run runs/night2
+
+--reviewed is a DL_info.csv or annotations.json of jobs/export.py in which `review` says, for any of its lesions,
+
+  accepted  it is one: a lesion of every later run, from round 0 on
+  rejected  it is none: a hard negative of every later run
+  moved     it is one, but elsewhere: its box was changed in the file (csv: Bounding_boxes, Key_slice_index)
+
+and nothing for the others. Of an exported hard negative, accepted means that it is none, rejected that it is a lesion.
+What touches a reviewed label is never harvested or mined again. The verdicts are kept in the store (reviewed.parquet);
+a later one on the same lesion replaces the earlier. The store then counts as other data: give the next harvest a new
+run folder.
+Exit codes: 0 done, 1 the file or the run cannot be used (one line says why), 2 an argument is wrong.
+"""
+
+import argparse
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+from harvester.cli.console import job_parser, run_job
+from harvester.errors import LabelError, StoreError
+from harvester.export.review_import import read_returned
+from harvester.labels.reviewed import MACHINE_MADE, Verdict, merged, reviewed_table, with_rehearsed
+from harvester.records import ACCEPTED
+from harvester.run.folder import settings_of, store_of
+from harvester.storage.location import Location
+from harvester.store.store import write_reviewed
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse, read the verdicts, put them into the store."""
+    options = parse(arguments)
+    return run_job(lambda: review(options))
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = job_parser(__doc__)
+    add = parser.add_argument
+    add("--run", required=True, metavar="PATH|URI", help="folder of the run that was exported")
+    add("--reviewed", type=Path, required=True, metavar="FILE", help="the export as it came back")
+    add("--store", metavar="PATH|URI", help="the run's store (default: RUN/store, or as its settings say)")
+    return parser.parse_args(arguments)
+
+
+def review(options: argparse.Namespace) -> None:
+    """Everything is checked before the store is touched."""
+    run = Location.of(options.run)
+    store = store_of(run, settings_of(run), options.store)
+    run_id, harvested = _told(run)
+    verdicts = read_returned(options.reviewed)
+    check_run(verdicts, run_id)
+    table = merged(store.reviewed(), reviewed_table(verdicts, store.manifest))
+    rehearsed = _file(run, "rehearsed.parquet").read_table(ACCEPTED)
+    write_reviewed(store.path, with_rehearsed(table, rehearsed, harvested, run_id))
+    counts = Counter(verdict.verdict for verdict in verdicts)
+    print(", ".join(f"{count} {word}" for word, count in sorted(counts.items())) or "nothing was reviewed")
+    print(f"store: {store.path}; harvest it again into a new run folder")
+
+
+def check_run(verdicts: list[Verdict], run_id: str) -> None:
+    """Raise LabelError for finds of another run: what is known of V_M belongs to one."""
+    for verdict in verdicts:
+        if verdict.label["source"] in MACHINE_MADE and verdict.label["run_id"] != run_id:
+            raise LabelError(
+                f"{verdict.where}: was found by another run than --run; give the run that was exported"
+            )
+
+
+def _told(run: Location) -> tuple[str, int]:
+    summary = json.loads(_file(run, "summary.json").read_text())
+    return str(summary["run_id"]), int(summary["final"]["harvested"])
+
+
+def _file(run: Location, name: str) -> Location:
+    if not (run / name).is_file():
+        raise StoreError(
+            f"{run}: no {name}; give the folder of a finished run (one made by an older version: harvest it again, "
+            "its finished steps are not done twice)"
+        )
+    return run / name
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""Settings from defaults, a YAML file and `--set a.b=c`, and what names them: hashes of any part."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from harvester.config.settings import Settings
+from harvester.errors import SettingsError
+
+
+def resolve(file: Path | None = None, overrides: Sequence[str] = ()) -> Settings:
+    """Defaults < YAML `file` < `overrides` ("a.b=c", the value read as YAML). Raises SettingsError, one line."""
+    return _resolved(_read(file) if file else {}, overrides)
+
+
+def restore(text: str, overrides: Sequence[str] = ()) -> Settings:
+    """The settings that `dump` wrote, with `overrides`. Raises SettingsError, one line."""
+    return _resolved(_tree(text, "settings.yaml"), overrides)
+
+
+def dump(settings: Settings) -> str:
+    """The resolved tree as YAML that `resolve` reads back to an equal tree."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+
+
+def settings_hash(*parts: Any) -> str:
+    """Twelve hex digits that name settings, tables' hashes and numbers, alike on every machine."""
+    text = json.dumps([as_tree(part) for part in parts], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def as_tree(part: Any) -> Any:
+    """Settings as a tree that JSON takes; anything else as it is."""
+    return part.model_dump(mode="json") if isinstance(part, BaseModel) else part
+
+
+def _resolved(tree: dict[str, Any], overrides: Sequence[str]) -> Settings:
+    for override in overrides:
+        _put(tree, override)
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        raise SettingsError(_one_line(error)) from None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        text = file.read_text()
+    except OSError as error:
+        raise SettingsError(f"--config {file}: cannot be read ({error.strerror}); give a YAML file") from None
+    tree = _tree(text, f"--config {file}")
+    return {"name": file.stem, **tree} if tree else {}
+
+
+def _tree(text: str, where: str) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise SettingsError(f"{where}: want a tree of settings, got {type(tree).__name__}")
+    return tree
+
+
+def _put(tree: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise SettingsError(f"--set {override}: want a.b=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise SettingsError(f"--set {override}: the value is not valid YAML") from None
+    *parents, leaf = path.split(".")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+        if not isinstance(tree, dict):
+            raise SettingsError(f"--set {override}: {parent} is a value, not a group of settings")
+    tree[leaf] = value
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"setting {where}: unknown; allowed here: {', '.join(_allowed(first['loc'][:-1]))}"
+    more = len(error.errors()) - 1
+    return f"setting {where} = {first['input']!r}: {first['msg']}" + (f" (and {more} more)" if more else "")
+
+
+def _allowed(loc: tuple[int | str, ...]) -> list[str]:
+    part: type[BaseModel] = Settings
+    for key in loc:
+        annotation = part.model_fields[str(key)].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        part = annotation
+    return list(part.model_fields)

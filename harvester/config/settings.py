@@ -1,0 +1,266 @@
+"""Settings: one frozen tree that refuses unknown keys. Defaults < YAML file < `--set a.b=c`.
+
+Every number that paper.md marks as our own decision is a field here. `resolve` builds the tree, `dump` writes
+it, `settings_hash` names it (and any part of it), so that a step's output can be named by its inputs.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from harvester.config.data import DataSettings, Part, Spacing
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+Weights = Annotated[
+    str,
+    Field(
+        description="'' from scratch, 'imagenet', or the path of a state dict: torchvision's published file or a "
+        "Backbone's own"
+    ),
+]
+Sha256 = Annotated[
+    str,
+    Field(
+        pattern=r"^([0-9a-fA-F]{64})?$", description="digest that the weights' file must have; '' asks none"
+    ),
+]
+
+
+class GridSettings(Part):
+    """The network's grid and its grey values. windows: (low, high) in HU, each one channel a slice."""
+
+    spacing_zyx_mm: Spacing = (4.0, 1.6, 1.6)
+    max_side_px: int = Field(512, ge=32)
+    windows_hu: tuple[tuple[float, float], ...] = ((-1024.0, 3071.0), (-1350.0, 150.0), (-160.0, 240.0))
+
+
+class SuppressionSettings(Part):
+    """Hard negative suppression loss (HNSL); `off` is plain CenterNet."""
+
+    mode: Literal["off", "signed", "additive"] = "signed"
+    weight: float = Field(1.0, ge=0)
+
+    @field_validator("mode", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: Any) -> Any:
+        return "off" if value is False else value  # YAML reads a bare off as false
+
+
+class LossWeights(Part):
+    """Weights of the generator's loss terms; the keys are the terms' names."""
+
+    heat: float = Field(1.0, ge=0)
+    size: float = Field(0.1, ge=0)
+    offset: float = Field(1.0, ge=0)
+
+
+class GeneratorSettings(Part):
+    """LPG: network, training, decoding."""
+
+    backbone: Literal["small", "resnet18", "densenet121"] = "small"
+    weights: Weights = ""
+    weights_sha256: Sha256 = ""
+    width: int = Field(32, ge=8, description="of the small backbone: its channels at stride 4")
+    channels: int = Field(32, ge=8, description="after fusing the slice groups")
+    head_channels: int = Field(16, ge=8)
+    slab_depth: int = Field(8, ge=1)
+    batch_slabs: int = Field(4, ge=1)
+    crop_px: int = Field(
+        0, ge=0, multiple_of=16, description="side of the training crop on the grid; 0 is the whole slice"
+    )
+    steps: int = Field(200, ge=1)
+    finetune_steps: int = Field(80, ge=1)
+    finetune_from: Literal["last", "first"] = Field(
+        "last",
+        description="the round whose generator a round starts from; first: round 0's, with all labels since",
+    )
+    learning_rate: float = Field(2e-3, gt=0)
+    finetune_learning_rate: float = Field(5e-4, gt=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    marked_slab_share: float = Field(0.75, ge=0, le=1)
+    unmarked_slice_weight: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="of V_H's slices without a lesion's label: 0 teaches nothing there, 1 takes them for background "
+        "as if V_H were completely marked",
+    )
+    augment: bool = True
+    paste_lesions: float = Field(
+        0.0, ge=0, le=1, description="share of slabs that get a lesion copied in from vm"
+    )
+    loss: LossWeights = LossWeights()
+    suppression: SuppressionSettings = SuppressionSettings()
+    top_k: int = Field(100, ge=1)
+    score_floor: float = Field(0.1, ge=0, lt=1)
+    body_mask: bool = True
+
+
+class LinkingSettings(Part):
+    """Slice boxes to tubelets."""
+
+    iou_floor: float = Field(0.3, ge=0, le=1)
+    max_gap: int = Field(1, ge=0)
+    min_length: int = Field(1, ge=1)
+    end_share: float = Field(
+        0.4, ge=0, le=1, description="end slices scored below this share of the tubelet's best are cut off"
+    )
+    suppress_iou: float = Field(
+        0.5, gt=0, le=1, description="of two tubelets that overlap more, the worse goes"
+    )
+
+
+class ClassifierSettings(Part):
+    """LPC: views, network, training."""
+
+    backbone: Literal["small", "resnet18"] = "small"
+    weights: Weights = ""
+    weights_sha256: Sha256 = ""
+    channels: int = Field(32, ge=8)
+    views: int = Field(5, ge=1, le=9)
+    local_px: int = Field(32, ge=16)
+    local_scale: float = Field(2.0, gt=0)
+    global_px: int = Field(48, ge=16)
+    global_mm: float = Field(128.0, ge=0, description="side of the global view; 0 is the whole slice")
+    max_tubelets: int = Field(40, ge=1, description="best-scored tubelets of a volume that are classified")
+    match_iou: float = Field(0.5, gt=0, le=1)
+    steps: int = Field(200, ge=1)
+    finetune_steps: int = Field(
+        100, ge=1, description="from round 1 on, starting from the last round's classifier"
+    )
+    batch_size: int = Field(64, ge=2)
+    learning_rate: float = Field(2e-3, gt=0)
+    finetune_learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-3, ge=0)
+    augment: bool = True
+
+
+class OperatingPointSettings(Part):
+    """The precision target and what Ray Tune searches for the most recall under it."""
+
+    target_precision: float = Field(0.90, gt=0, lt=1)
+    early_target_precisions: tuple[Share, ...] = Field(
+        (0.95, 0.93),
+        description="asked of every round but the last, in turn until one can be met: what an early round harvests "
+        "wrongly burdens all later ones, whose models are better",
+    )
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    match_iou: float = Field(0.5, gt=0, le=1)
+    min_patients: int = Field(3, ge=1, description="refuse to certify on accepted tubelets of fewer patients")
+    lpg_floors: tuple[float, ...] = (0.1,)
+    lpg_weights: tuple[float, ...] = (0.0, 0.25, 0.5)
+    min_slices: tuple[int, ...] = (1, 2)
+    small_bonuses: tuple[float, ...] = Field((0.0,), description="added to the logit of small tubelets")
+    small_mm: float = Field(20.0, gt=0, description="tubelets narrower than this are small")
+
+
+class MiningSettings(Part):
+    """Hard negatives, sure (vm) and possible (vh)."""
+
+    hard_negatives_per_volume: int = Field(10, ge=0)
+    possible_lpg_above: float = Field(0.3, ge=0, le=1)
+    possible_lpc_below: float = Field(0.05, ge=0, le=1)
+    possible_max_per_volume: int = Field(10, ge=0)
+    clear_iou: float = Field(0.1, ge=0, le=1, description="overlap from which a tubelet touches a label")
+
+
+class ComputeSettings(Part):
+    """How the steps run on Ray. Threads follow num_cpus."""
+
+    replicas: int = Field(2, ge=1, description="at most so many actors propose or score at the same time")
+    min_replicas: int | None = Field(
+        None, ge=1, description="work begins with so many, more join as the cluster has room; null: all"
+    )
+    cpus_per_replica: float = Field(0.9, gt=0)
+    gpus_per_replica: float = Field(0.0, ge=0, description="a fraction shares a GPU")
+    memory_gib_per_replica: float = Field(
+        0.0, ge=0, description="asked of Ray, which then puts no more on a node than it has; 0 asks for none"
+    )
+    readers: int | None = Field(
+        None,
+        ge=1,
+        description="threads that read and decode volumes ahead of a replica's device; null: 3 on a GPU, else 1. A "
+        "replica holds so many volumes and three more: one waits, one is on the device, one is being linked",
+    )
+    wait_for_nodes_minutes: float = Field(
+        0, ge=0, description="an autoscaling cluster has no nodes at first: how long the start waits for them"
+    )
+    train_workers: int = Field(
+        1,
+        ge=1,
+        description="up to `folds` of them fit whole folds, more share a fold's batches; the models are the same",
+    )
+    cpus_per_train_worker: float = Field(2.0, gt=0)
+    train_gpu: bool = False
+    train_retries: int = Field(
+        8, ge=0, description="how often a fit goes on from its last checkpoint after its workers were lost"
+    )
+    no_progress_minutes: float = Field(
+        60,
+        gt=0,
+        description="proposing, scoring and training give up where nothing is published for so long",
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: bool = Field(
+        False,
+        description="torch.compile for inference: a minute an actor at first, then faster; for long runs",
+    )
+
+    @property
+    def least_replicas(self) -> int:
+        """With how many the work begins."""
+        return self.replicas if self.min_replicas is None else self.min_replicas
+
+    @field_validator("gpus_per_replica")
+    @classmethod
+    def _shares_one_or_takes_whole_ones(cls, gpus: float) -> float:
+        if gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"want a share of one GPU or whole ones, got {gpus:g}")
+        return gpus
+
+    @model_validator(mode="after")
+    def _least_is_not_most(self) -> "ComputeSettings":
+        if self.least_replicas > self.replicas:
+            raise ValueError(f"min_replicas = {self.min_replicas} is more than replicas = {self.replicas}")
+        return self
+
+
+class ReportSettings(Part):
+    """Pictures of the report."""
+
+    gallery: int = Field(24, ge=0)
+    slices_per_picture: int = Field(3, ge=1)
+
+
+class Settings(Part):
+    """The whole tree."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9_.-]+$")
+    seed: int = 0
+    rounds: int = Field(2, ge=1)
+    min_gain: float = Field(0.02, ge=0, description="stop when a round adds less than this share")
+    folds: int = Field(2, ge=2, description="models never score a patient they saw: folds by patient")
+    data: DataSettings = DataSettings()
+    grid: GridSettings = GridSettings()
+    generator: GeneratorSettings = GeneratorSettings()
+    linking: LinkingSettings = LinkingSettings()
+    classifier: ClassifierSettings = ClassifierSettings()
+    operating_point: OperatingPointSettings = OperatingPointSettings()
+    mining: MiningSettings = MiningSettings()
+    compute: ComputeSettings = ComputeSettings()
+    report: ReportSettings = ReportSettings()
+
+    @model_validator(mode="after")
+    def _every_worker_has_an_item(self) -> "Settings":
+        sharing = -(-self.compute.train_workers // self.folds)
+        batches = {
+            "generator.batch_slabs": self.generator.batch_slabs,
+            "classifier.batch_size": self.classifier.batch_size,
+        }
+        name, least = min(batches.items(), key=lambda item: item[1])
+        if sharing > least:
+            raise ValueError(
+                f"compute.train_workers = {self.compute.train_workers} puts {sharing} workers on a fold (of folds = "
+                f"{self.folds}), but {name} = {least} gives so many of them an item; want at most {least * self.folds}"
+            )
+        return self

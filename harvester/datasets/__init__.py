@@ -1,0 +1,1 @@
+"""Where volumes come from: archives, DeepLesion, phantoms, lesions inserted into real CT."""

@@ -1,0 +1,1 @@
+"""Folders of scans as they are: DICOM trees and NIfTI files, with their marks."""

@@ -1,0 +1,179 @@
+"""Somebody's own archive: a folder of scans and what is known of them.
+
+Scans       .nii and .nii.gz files (archive_nifti.py) and DICOM CT series, in folders of any depth.
+marks.csv   one row a box, all in the file's own voxels from 0, ends inclusive: `file` (path in the archive of
+            the NIfTI file or of the series' folder, or a SeriesInstanceUID), `z`, `x1`, `y1`, `x2`, `y2`; z is
+            the index of the file's third axis, in DICOM of the slices ascending along their normal. Optional:
+            `clinical` (default 1; 0 for a lesion that the clinic did not mark), `kind`, `lesion` (rows of a scan
+            with the same word are one lesion on several slices, its mark is the largest box).
+marks.json  or annotations.json: the same as COCO (archive_coco.py).
+masks       label masks of NIfTI scans, a.mask.nii.gz or masks/a.nii.gz (archive_mask.py): a component a lesion.
+volumes.csv optional, one row a scan: `file`, and any of `patient`, `split`, `complete` (1: every lesion of it is
+            marked). marks.csv may have these three columns instead.
+Objects     SR, SEG and RTSTRUCT files that name a DICOM series give its marks. Which series are taken: settings
+            data.archive.dicom, decision 0009.
+
+A scan has marks of one kind; data.archive.marks says which, where there are several. Splits go by patient. Where
+no split is named, a patient all of whose scans are complete belongs to vm (a share of them, drawn, to vh_test),
+every other one to vh. Ids are salted hashes; files are named by no message.
+"""
+
+import logging
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from harvester.config.data import ArchiveSettings
+from harvester.datasets.archive import dicom as archive_dicom
+from harvester.datasets.archive import nifti as archive_nifti
+from harvester.datasets.archive.coco import read_coco
+from harvester.datasets.archive.marks import WITH_MASKS, marked_once, turned_marks
+from harvester.datasets.archive.nifti import check_scans
+from harvester.datasets.archive.splits import Assigned, assign
+from harvester.datasets.archive.tables import Known, MarkRow, read_tables
+from harvester.datasets.discovery import Found, Scan, salted_hash
+from harvester.datasets.file_walk import walk
+from harvester.errors import VolumeError
+from harvester.imaging.dicom.mark_objects import read_object_marks
+from harvester.imaging.dicom.reader import read_series
+from harvester.records import Mark, Volume
+from harvester.storage.location import Location, Where
+
+logger = logging.getLogger(__name__)
+
+DEFAULTS: Final = ArchiveSettings()
+WITH_OBJECTS: Final = ("auto", "objects")
+"""data.archive.marks with which DICOM objects give marks."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan to be stored. `files`, `mask` ("" for none) and `objects` lie under the archive's root.
+
+    marks         in the files' own voxels
+    split_origin  given by the tables, or drawn
+    objects       DICOM files that may mark the scan; machine_marks: those of programs count too
+    """
+
+    volume_id: str
+    patient_id: str
+    split: str
+    files: list[str]
+    bytes: int
+    marks: list[MarkRow]
+    mask: str = ""
+    split_origin: str = "drawn"
+    objects: list[str] = field(default_factory=list)
+    machine_marks: bool = False
+
+
+def scan(root: Path, settings: ArchiveSettings, seed: int, salt: str) -> Found:
+    """Every scan under `root` as a Case; none for an empty folder. Raises LabelError for broken tables.
+
+    The same archive, seed and salt give the same cases; a further patient moves nobody's split.
+    """
+    tree = walk(root)
+    nifti, refused = archive_nifti.find_scans(root, tree, settings, salt)
+    looked = archive_dicom.look(root, tree, settings, salt)
+    known = _known(root, archive_nifti.names_of(nifti) | looked.names, settings)
+    taken = archive_dicom.choose(looked, known.keys(), settings, salt)
+    if settings.format == "dicom":
+        nifti, refused = [], []
+    dicom, refused_dicom = (taken.scans, taken.refused) if settings.format != "nifti" else ([], [])
+    patients = {each.key: known.get(each.key, Known()).patient or each.patient for each in [*nifti, *dicom]}
+    # Before scans are refused: one that is mended later moves nobody's split.
+    splits = assign(patients, known, settings.vh_test_share, seed)
+    _warn_of_patients(nifti, known)
+    nifti, twice = marked_once(nifti, known, settings, salt)
+    dicom, twice_too = marked_once(dicom, known, settings, salt)
+    nifti, bad = check_scans(nifti, known, settings, salt)
+    cases = [
+        _case(root, each, patients[each.key], splits, known.get(each.key, Known()), settings, salt)
+        for each in [*nifti, *dicom]
+    ]
+    # A link, or a folder that may not be read, is met by every format's search.
+    once = {
+        (row.source_hash, row.reason): row for row in [*refused, *refused_dicom, *twice, *twice_too, *bad]
+    }
+    return Found(sorted(cases, key=lambda case: case.volume_id), list(once.values()))
+
+
+def _known(root: Path, names: Mapping[str, str], settings: ArchiveSettings) -> dict[str, Known]:
+    known = read_tables(root, names, settings.marks)
+    if settings.marks in ("auto", "coco"):
+        read_coco(root, names, known)
+    return known
+
+
+def _warn_of_patients(scans: Sequence[Scan], known: Mapping[str, Known]) -> None:
+    untold = sum(1 for each in scans if not known.get(each.key, Known()).patient)
+    if untold > 1:
+        logger.warning(
+            "%d NIfTI scans have no patient in volumes.csv: each counts as a patient of its own, so name those who "
+            "have several scans, or a patient may be in two splits",
+            untold,
+        )
+
+
+def read(case: Case, root: Path, settings: ArchiveSettings = DEFAULTS) -> tuple[Volume, list[Mark]]:
+    """The scan of a case and its marks in the stored order.
+
+    Raises VolumeError (also bad_mark, two_sources, not_axial).
+    """
+    files = [root / file for file in case.files]
+    if archive_nifti.is_nifti(case.files[0]):
+        mask = root / case.mask if case.mask else None
+        return archive_nifti.read_marked(
+            files[0], mask, case.marks, case.volume_id, case.patient_id, settings
+        )
+    series = read_series(files, case.volume_id, case.patient_id)
+    marks = turned_marks(series.volume, series.laid, case.marks)
+    found = read_object_marks(series, [root / file for file in case.objects], case.machine_marks)
+    if marks and found:
+        raise VolumeError(
+            "two_sources",
+            f"volume {case.volume_id}: marked both in a table and in DICOM objects; say which count: "
+            "data.archive.marks = csv, coco or objects",
+        )
+    return series.volume, marks or found
+
+
+def salt_of(store: Where) -> str:
+    """The secret that makes ids meaningless outside: made once, kept in a file beside the store, not in it."""
+    folder = Location.of(store)
+    file = folder.parent / f"{folder.name}.salt"
+    if not file.is_file():
+        if file.on_disk:  # for nobody else's eyes, from its first byte
+            Path(str(folder.parent)).mkdir(parents=True, exist_ok=True)
+            Path(str(file)).touch(mode=0o600)
+            Path(str(file)).write_text(secrets.token_hex(16))
+        else:
+            file.write_bytes(secrets.token_hex(16).encode())
+    return file.read_bytes().decode().strip()
+
+
+def _case(
+    root: Path,
+    each: Scan,
+    patient: str,
+    splits: Mapping[str, Assigned],
+    known: Known,
+    settings: ArchiveSettings,
+    salt: str,
+) -> Case:
+    mask = each.masks[:1] if settings.marks in WITH_MASKS else []
+    return Case(
+        volume_id="v" + salted_hash(each.key, salt),
+        patient_id="p" + salted_hash(f"patient:{patient}", salt),
+        split=splits[patient].split,
+        files=[file.relative_to(root).as_posix() for file in each.files],
+        # The mask's too: another mask makes the volume's marks anew.
+        bytes=sum(file.stat().st_size for file in [*each.files, *mask]),
+        marks=known.marks,
+        mask="".join(file.relative_to(root).as_posix() for file in mask),
+        split_origin=splits[patient].origin,
+        objects=each.objects if settings.marks in WITH_OBJECTS else [],
+        machine_marks=each.machine_marks,
+    )

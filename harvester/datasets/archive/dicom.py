@@ -1,0 +1,145 @@
+"""The DICOM part of an archive: which series are taken, what is refused, and the marks of objects beside them.
+
+`look` reads every header once; `choose` picks among reconstructions when the tables are known; `read_marked` reads
+one series with the marks of its SR, SEG and RTSTRUCT objects.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from harvester.config.data import ArchiveSettings, DicomSettings
+from harvester.datasets.discovery import Scan, salted_hash
+from harvester.datasets.file_walk import Tree
+from harvester.errors import VolumeError
+from harvester.imaging.dicom.header import Header, read_headers
+from harvester.imaging.dicom.series import Odd, Series, checked, chosen, gather
+from harvester.records import Refused
+
+TABLES: Final = ("marks.csv", "volumes.csv", "marks.json", "annotations.json")
+OTHERS: Final = (".nii", ".nii.gz")
+"""What other parts of the archive read."""
+ADVICE: Final = {
+    "derived": "no images of a scanner (ImageType); data.archive.dicom.refused_image_types lists such",
+    "dicomdir": "a DICOMDIR; not needed, every file is looked at",
+    "link": "symbolic links; not followed, give --source the folder that they lead to",
+    "localizer": "localizers (scouts); nothing to do",
+    "multi_frame": "many frames in a file (enhanced CT); convert to one file a slice",
+    "no_geometry": "no position, orientation or PixelSpacing; export the series again",
+    "no_image": "DICOM objects without an image; nothing to do",
+    "no_permission": "files or folders that may not be read; let this user read them",
+    "no_pixel_data": "CT objects without pixels; export the series again",
+    "no_rescale": "no RescaleSlope and RescaleIntercept, so no Hounsfield units; export the series again",
+    "no_series": "marks that refer to no series that was taken; nothing to do, or add the series",
+    "not_ct": "images of another modality; nothing to do",
+    "not_dicom": "files that are not DICOM; nothing to do",
+    "not_grey": "images that are not grey with 16 bits; nothing to do",
+    "not_hu": "values that are no Hounsfield units (RescaleType); nothing to do",
+    "odd_slices": "slices of another size, spacing or orientation than most of their series; left out",
+    "other_reconstruction": "another reconstruction of an acquisition that was taken; "
+    "data.archive.dicom.reconstructions = all takes each",
+    "secondary_capture": "secondary captures or other classes that are no CT image; nothing to do",
+    "unreadable": "a broken file; export it again, or delete it",
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a look through the headers found.
+
+    root     of the archive
+    series   what may be taken, checked, by UID
+    objects  files that may hold marks, as headers
+    refused  what is refused whatever the tables say
+    names    what a table may call a series: its UID, or a folder that it has for itself; refused ones too
+    """
+
+    root: Path
+    series: dict[str, Series]
+    objects: Sequence[Header]
+    refused: Sequence[Refused]
+    names: dict[str, str]
+
+
+@dataclass
+class Taken:
+    """The series to be read, each with the files of its mark objects, and all that is refused."""
+
+    scans: list[Scan]
+    refused: list[Refused]
+
+
+def look(root: Path, tree: Tree, settings: ArchiveSettings, salt: str) -> Look:
+    """Every file of the `tree` under `root` by its header. Nothing is raised for a bad one, nothing read of pixels
+    (but of two files with one UID)."""
+    files = [file for file in tree.files if file not in TABLES and not file.lower().endswith(OTHERS)]
+    found = gather(read_headers(root, files, settings.dicom))
+    found.odd += [Odd(file, "link", 1) for file in tree.links if not file.lower().endswith(OTHERS)]
+    found.odd += [Odd(file, "no_permission", 1) for file in tree.unreadable]
+    good, bad = _sifted(found.series, root, settings, salt)
+    series = {each.uid: each for each in good}
+    return Look(
+        root, series, found.objects, [*bad, *_odd_rows(found.odd, salt)], _names(found.folders, series.keys())
+    )
+
+
+def choose(looked: Look, named: Collection[str], settings: ArchiveSettings, salt: str) -> Taken:
+    """The series to be stored. `named` are the keys of what the tables name: those are taken."""
+    marked = {uid for each in looked.objects for uid in each.refers}
+    series = chosen(list(looked.series.values()), marked | set(named), settings.dicom)
+    scans = {each.uid: _scan(each, looked, settings.dicom) for each in series}
+    left = [
+        Odd(uid, "other_reconstruction", len(each.slices))
+        for uid, each in looked.series.items()
+        if uid not in scans
+    ]
+    for each in looked.objects:
+        used = sorted(each.refers & scans.keys())
+        for uid in used:
+            scans[uid].objects.append(each.file)
+        left += [] if used else [Odd(each.file, "no_series", 1)]
+    return Taken(list(scans.values()), [*looked.refused, *_odd_rows(left, salt)])
+
+
+def _scan(series: Series, looked: Look, settings: DicomSettings) -> Scan:
+    files = [looked.root / each.file for each in series.slices]
+    patient = series.first.patient
+    return Scan(series.uid, patient, files, set(), machine_marks=settings.machine_marks)
+
+
+def _sifted(
+    found: Sequence[Series], root: Path, settings: ArchiveSettings, salt: str
+) -> tuple[list[Series], list[Refused]]:
+    good, bad = [], []
+    for each in found:
+        try:
+            good.append(checked(each, root, settings))
+        except VolumeError as error:
+            message = (
+                f"a series of {len(each.slices)} files: {str(error).removeprefix('volume of this archive: ')}"
+            )
+            bad.append(Refused(salted_hash(each.uid, salt), error.reason, message))
+    return good, bad
+
+
+def _odd_rows(odd: Sequence[Odd], salt: str) -> list[Refused]:
+    """A row a series and reason; what is no DICOM in one row, whatever its number."""
+    foreign = sum(each.files for each in odd if each.reason == "not_dicom")
+    kept = [each for each in odd if each.reason != "not_dicom"]
+    if foreign:
+        kept.append(Odd("not_dicom", "not_dicom", foreign))
+    return [
+        Refused(salted_hash(each.uid, salt), each.reason, f"{each.files} files: {ADVICE[each.reason]}")
+        for each in kept
+    ]
+
+
+def _names(folders: Mapping[str, Collection[str]], good: Collection[str]) -> dict[str, str]:
+    """UIDs, and folders that hold one series: one that may be taken, or else one that is refused."""
+    names = {uid: uid for uids in folders.values() for uid in uids}
+    for folder, uids in folders.items():
+        inside = [uid for uid in uids if uid in good] or list(uids)
+        if len(inside) == 1:
+            names[folder] = inside[0]
+    return names

@@ -1,0 +1,85 @@
+"""Which marks of an archive count, and boxes on a file's slices to Marks in the stored order, one a lesion."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+from harvester.config.data import ArchiveSettings
+from harvester.datasets.archive.tables import Known, MarkRow
+from harvester.datasets.discovery import Scan, salted_hash
+from harvester.errors import VolumeError
+from harvester.imaging.dicom.assembly import Laid
+from harvester.imaging.orientation import Turn
+from harvester.records import Mark, Refused, Volume
+
+WITH_MASKS: Final = ("auto", "mask")
+"""data.archive.marks with which label masks are marks."""
+ROUNDING_PX: Final = 0.01
+"""A box that ends this far outside the image ends at its edge: x + width is rounded."""
+
+
+def marked_once(
+    scans: Iterable[Scan], known: Mapping[str, Known], settings: ArchiveSettings, salt: str
+) -> tuple[list[Scan], list[Refused]]:
+    """The scans that have marks of one kind at most; of two, lesions would count twice, and the scan is refused."""
+    kept, refused = [], []
+    for each in scans:
+        reason, fault = _twice(each, known.get(each.key, Known()), settings)
+        hashed = salted_hash(each.key, salt)
+        if reason:
+            refused.append(Refused(hashed, reason, f"volume v{hashed}: {fault}"))
+        else:
+            kept.append(each)
+    return kept, refused
+
+
+def _twice(scan: Scan, known: Known, settings: ArchiveSettings) -> tuple[str, str]:
+    masks = len(scan.masks) if settings.marks in WITH_MASKS else 0
+    if masks > 1:
+        return "two_masks", f"has {masks} label masks; join them to one"
+    kinds = sorted(known.tables) + ["a label mask"] * masks
+    if len(kinds) > 1:
+        told = " and in ".join(kinds)
+        return "two_sources", f"has marks in {told}; say which count: data.archive.marks = csv, coco or mask"
+    return "", ""
+
+
+def turned_marks(volume: Volume, turn: Turn | Laid, rows: Sequence[MarkRow]) -> list[Mark]:
+    """A Mark a lesion: rows of one lesion give their largest box; a row told twice counts once.
+
+    Raises VolumeError: bad_mark (outside the scan, or less than a voxel), not_axial.
+    """
+    lesions: dict[object, list[Mark]] = {}
+    for number, row in enumerate(rows):
+        mark = _mark(volume, turn, number, row)
+        lesions.setdefault(("lesion", row["lesion"]) if row["lesion"] else _told(mark), []).append(mark)
+    return [_largest(marks) for marks in lesions.values()]
+
+
+def _told(mark: Mark) -> Mark:
+    return replace(mark, mark_id="")
+
+
+def _largest(marks: Iterable[Mark]) -> Mark:
+    """The lesion's mark: its largest box, the lowest of equals; clinical if any is."""
+    listed = list(marks)
+    found = max(listed, key=lambda mark: ((mark.x2 - mark.x1 + 1) * (mark.y2 - mark.y1 + 1), -mark.z))
+    return replace(found, clinical=any(mark.clinical for mark in listed))
+
+
+def _mark(volume: Volume, turn: Turn | Laid, number: int, row: MarkRow) -> Mark:
+    columns, rows, slices = turn.shape
+    x1, y1, x2, y2 = row["box_xyxy"]
+    inside = -ROUNDING_PX <= x1 <= x2 <= columns - 1 + ROUNDING_PX
+    inside = inside and -ROUNDING_PX <= y1 <= y2 <= rows - 1 + ROUNDING_PX
+    if not (inside and 0 <= row["z"] < slices):
+        raise VolumeError(
+            "bad_mark",
+            f"volume {volume.volume_id}: the mark of {row['where']} lies outside the scan of {slices} slices, "
+            f"{rows} rows, {columns} columns, or is less than a voxel (z, y, x from 0, x1 <= x2, y1 <= y2); "
+            "correct it",
+        )
+    box = (max(x1, 0.0), max(y1, 0.0), min(x2, columns - 1.0), min(y2, rows - 1.0))
+    z, x1, y1, x2, y2 = turn.box(row["z"], box)
+    mark_id = f"{volume.volume_id}-{number}"
+    return Mark(volume.volume_id, mark_id, z, x1, y1, x2, y2, row["clinical"], row["kind"])

@@ -1,0 +1,181 @@
+"""The NIfTI files of somebody's archive: which are scans, which their label masks, and which are refused.
+
+A mask is a file whose name ends in data.archive.mask_suffix (a.mask.nii.gz of a.nii.gz) or that lies in a folder
+named data.archive.mask_folder (masks/a.nii.gz of a.nii.gz or images/a.nii.gz). Every other .nii and .nii.gz is a scan.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from harvester.config.data import ArchiveSettings
+from harvester.datasets.archive.marks import WITH_MASKS, turned_marks
+from harvester.datasets.archive.masks import Rules, check_fits, mask_marks, whole_labels
+from harvester.datasets.archive.tables import Known, MarkRow
+from harvester.datasets.discovery import Scan, salted_hash
+from harvester.datasets.file_walk import Tree
+from harvester.errors import VolumeError
+from harvester.imaging.nifti.duplicates import twins
+from harvester.imaging.nifti.file import Array, Header, read_header, read_stored
+from harvester.imaging.nifti.reader import read_turned_nifti
+from harvester.records import Mark, Refused, Volume
+
+logger = logging.getLogger(__name__)
+
+LINK: Final = "a symbolic link; not followed, put the file itself there"
+NO_PERMISSION: Final = "a folder that may not be read; let this user read it"
+LONE_MASK: Final = (
+    "a label mask by its name or folder, but no scan is called so; rename it, or see data.archive.mask_suffix and "
+    "mask_folder"
+)
+
+
+def is_nifti(name: str) -> bool:
+    """Whether a file is NIfTI by its name."""
+    return name.lower().endswith((".nii", ".nii.gz"))
+
+
+def find_scans(
+    root: Path, tree: Tree, settings: ArchiveSettings, salt: str
+) -> tuple[list[Scan], list[Refused]]:
+    """The scans under `root` with their masks; links, folders that may not be read and masks without a scan are
+    refused. No file is opened.
+
+    Hidden files (their name or a folder's begins with a dot) are left out: they are somebody's tools'.
+    """
+    names = [name for name in tree.files if is_nifti(name) and not _is_hidden(name)]
+    scans: dict[str, list[Scan]] = {}
+    for name in names:
+        stem = _stem(name)
+        if not _scans_of_mask(stem, settings):
+            scans.setdefault(stem, []).append(Scan(name, stem, [root / name], {name, stem}))
+    refused = [_refused(name, "link", LINK, salt) for name in tree.links if not _is_hidden(name)]
+    refused += [_refused(name, "no_permission", NO_PERMISSION, salt) for name in tree.unreadable]
+    for name in names:
+        wanted = _scans_of_mask(_stem(name), settings)
+        theirs = next((scans[stem] for stem in wanted if stem in scans), [])
+        for each in theirs:
+            each.masks.append(root / name)
+        if wanted and not theirs and settings.marks in WITH_MASKS:
+            refused.append(_refused(name, "mask_without_scan", LONE_MASK, salt))
+    return [each for group in scans.values() for each in group], refused
+
+
+def names_of(scans: Iterable[Scan]) -> dict[str, str]:
+    """The key of each name by which tables may call a scan; "" for a name that several scans have."""
+    listed = list(scans)
+    counts = Counter(name for each in listed for name in each.names)
+    return {name: each.key if counts[name] == 1 else "" for each in listed for name in each.names}
+
+
+def read_marked(
+    path: Path,
+    mask: Path | None,
+    rows: Sequence[MarkRow],
+    volume_id: str,
+    patient_id: str,
+    settings: ArchiveSettings,
+) -> tuple[Volume, list[Mark]]:
+    """A scan and its marks as stored, from its mask where it has one, else from the tables' rows.
+
+    Raises VolumeError as read_nifti, turned_marks, mask_header and mask_marks do.
+    """
+    most = settings.max_voxels
+    volume, turn = read_turned_nifti(path, volume_id, patient_id, most, settings.missing_is_air)
+    if not mask:
+        return volume, turned_marks(volume, turn, rows)
+    header = mask_header(mask, read_header(path, volume_id, most), volume_id, most)
+    rules = Rules(settings.mask_labels, settings.mask_split_labels, settings.mask_min_mm)
+    labels = turn.array(_labels(mask, header, volume_id))
+    marks, strays = mask_marks(labels, volume.spacing_zyx_mm, volume_id, rules)
+    if strays:
+        logger.info("volume %s: %d components of its mask are strays, dropped", volume_id, strays)
+    return volume, marks
+
+
+def _labels(path: Path, header: Header, volume_id: str) -> Array:
+    try:
+        stored = read_stored(path, header, volume_id)
+    except VolumeError as error:
+        raise VolumeError("bad_mask", f"{error} (this is its label mask)") from None
+    return whole_labels(stored, header, volume_id)
+
+
+def _scans_of_mask(stem: str, settings: ArchiveSettings) -> list[str]:
+    """The scans, by stem, that a file would be the mask of; none where it is a scan itself."""
+    parts = list(PurePosixPath(stem).parts)
+    if settings.mask_folder and settings.mask_folder in parts[:-1]:
+        at = parts.index(settings.mask_folder)
+        parts[-1] = parts[-1].removesuffix(settings.mask_suffix)
+        return ["/".join(parts[:at] + put + parts[at + 1 :]) for put in ([], ["images"])]
+    return [stem.removesuffix(settings.mask_suffix)] if stem.endswith(settings.mask_suffix) else []
+
+
+def _stem(name: str) -> str:
+    return name[: -len(".nii.gz")] if name.lower().endswith(".gz") else name[: -len(".nii")]
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in name.split("/"))
+
+
+def _refused(name: str, reason: str, message: str, salt: str) -> Refused:
+    return Refused(salted_hash(name, salt), reason, message)
+
+
+def check_scans(
+    scans: Iterable[Scan], known: Mapping[str, Known], settings: ArchiveSettings, salt: str
+) -> tuple[list[Scan], list[Refused]]:
+    """The scans that may be stored, and why the others may not. Nothing is raised for a bad file."""
+    checked: dict[str, tuple[Scan, Header]] = {}
+    refused = []
+    for each in scans:
+        volume_id = "v" + salted_hash(each.key, salt)
+        try:
+            header = read_header(each.files[0], volume_id, settings.max_voxels)
+            if each.masks and settings.marks in WITH_MASKS:
+                mask_header(each.masks[0], header, volume_id, settings.max_voxels)
+            checked[each.key] = (each, header)
+        except VolumeError as error:
+            refused.append(Refused(salted_hash(each.key, salt), error.reason, str(error)))
+    for group in twins({key: (each.files[0], header) for key, (each, header) in checked.items()}):
+        for key in _surplus([checked[key][0] for key in group], known):
+            refused.append(_twin(key, len(group), salt))
+            del checked[key]
+    return [each for each, _ in checked.values()], refused
+
+
+def mask_header(path: Path, scan: Header, volume_id: str, max_voxels: int) -> Header:
+    """The header of a scan's label mask. Raises VolumeError: bad_mask, mask_differs."""
+    try:
+        header = read_header(path, volume_id, max_voxels)
+    except VolumeError as error:
+        raise VolumeError("bad_mask", f"{error} (this is its label mask)") from None
+    check_fits(header, scan, volume_id)
+    return header
+
+
+def _surplus(twins_found: list[Scan], known: Mapping[str, Known]) -> list[str]:
+    """Which scans of the same voxels to refuse: all but one, or all where they are told different things."""
+    told = {each.key: _said(each, known.get(each.key, Known())) for each in twins_found}
+    said = [key for key in told if told[key] != _said(Scan("", "", [], set()), Known())]
+    if any(told[key] != told[said[0]] for key in said):
+        return list(told)
+    keep = (said or list(told))[0]
+    return [key for key in told if key != keep]
+
+
+def _said(scan: Scan, known: Known) -> tuple[object, ...]:
+    marks = [{**mark, "where": ""} for mark in known.marks]
+    return known.patient, known.split, known.complete, marks, bool(scan.masks)
+
+
+def _twin(key: str, count: int, salt: str) -> Refused:
+    return Refused(
+        salted_hash(key, salt),
+        "duplicate",
+        f"volume v{salted_hash(key, salt)}: {count} files of the archive hold these same voxels, and one scan may not "
+        "be in two splits; keep one of them, with its rows and its mask",
+    )

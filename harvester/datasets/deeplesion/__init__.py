@@ -1,0 +1,1 @@
+"""DeepLesion as published."""

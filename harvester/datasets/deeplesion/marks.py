@@ -1,0 +1,101 @@
+"""The marks of DeepLesion's volumes: the archive's own, and full annotations told apart from them."""
+
+from collections.abc import Mapping, Sequence
+from typing import TypedDict
+
+from harvester.config.data import DeepLesionSettings
+from harvester.labels.deeplesion.clinical import Placed, match_marks
+from harvester.labels.deeplesion.dl_info import DECIMALS, InfoRow
+from harvester.labels.deeplesion.published_marks import PublishedMarks
+from harvester.labels.deeplesion.published_tubelets import SIDES
+
+
+class MarkRow(TypedDict):
+    """One lesion's box on its key slice, in plain values (JSON)."""
+
+    z: int
+    box_xyxy: list[float]
+    clinical: bool
+    kind: str
+
+
+def clinical_marks(
+    rows: Mapping[str, Sequence[InfoRow]], given: Sequence[PublishedMarks], settings: DeepLesionSettings
+) -> dict[str, list[MarkRow]]:
+    """What the archive shows of each volume of `rows` (the lines of DL_info.csv, by volume).
+
+    The boxes of the table without the noisy ones (kept with `keep_noisy`); for a volume that a file of `given` names,
+    that file's boxes, with the kind of the table's box that is the same mark.
+    """
+    marks = {
+        volume: [_row(each.z, each.box_xyxy, True, each.kind) for each in of if settings.keep_noisy or not each.noisy]
+        for volume, of in rows.items()
+    }  # fmt: skip
+    for published in given:
+        boxes = published_marks(published)
+        for volume in set(published.volume_ids) & rows.keys():
+            marks[volume] = _with_kinds(boxes.get(volume, []), rows[volume], settings.match_iou)
+    return marks
+
+
+def _with_kinds(boxes: Sequence[MarkRow], lines: Sequence[InfoRow], iou_at_least: float) -> list[MarkRow]:
+    same = match_marks(_placed(boxes), [(each.z, each.box_xyxy) for each in lines], iou_at_least)
+    return [
+        _row(box["z"], box["box_xyxy"], True, lines[same[i]].kind if i in same else box["kind"])
+        for i, box in enumerate(boxes)
+    ]
+
+
+def annotated_marks(
+    annotated: PublishedMarks, clinical: Mapping[str, Sequence[MarkRow]], iou_at_least: float
+) -> dict[str, list[MarkRow]]:
+    """The full annotation of each of its volumes; none for a volume without a lesion.
+
+    A box is clinical if a box of the archive is the same mark (one of the slice, IoU from `iou_at_least`), or if the
+    annotation itself says so; its kind is then the archive's. The archive's boxes that the annotation lacks are gone:
+    who annotated everything has moved or withdrawn them.
+    """
+    boxes = published_marks(annotated)
+    return {
+        volume: _told_apart(
+            boxes.get(volume, []), clinical.get(volume, []), annotated.tells_clinical, iou_at_least
+        )
+        for volume in annotated.volume_ids
+    }
+
+
+def _told_apart(
+    boxes: Sequence[MarkRow], clinical: Sequence[MarkRow], told: bool, iou_at_least: float
+) -> list[MarkRow]:
+    same = match_marks(_placed(boxes), _placed(clinical), iou_at_least)
+    return [
+        _row(
+            box["z"],
+            box["box_xyxy"],
+            box["clinical"] if told else i in same,
+            box["kind"] or (clinical[same[i]]["kind"] if i in same else ""),
+        )
+        for i, box in enumerate(boxes)
+    ]
+
+
+def published_marks(published: PublishedMarks) -> dict[str, list[MarkRow]]:
+    """The marks of a file by volume, rounded as DL_info's are; no entry for a volume without a mark."""
+    marks: dict[str, list[MarkRow]] = {}
+    for mark in published.marks.to_pylist():
+        row = _row(mark["z"], [mark[side] for side in SIDES], mark["clinical"], mark["kind"])
+        marks.setdefault(mark["volume_id"], []).append(row)
+    return marks
+
+
+def _row(z: int, box_xyxy: Sequence[float], clinical: bool, kind: str) -> MarkRow:
+    return MarkRow(z=z, box_xyxy=[round(end, DECIMALS) for end in box_xyxy], clinical=clinical, kind=kind)
+
+
+def _placed(marks: Sequence[MarkRow]) -> list[Placed]:
+    return [(mark["z"], _box(mark["box_xyxy"])) for mark in marks]
+
+
+def _box(ends: Sequence[float]) -> tuple[float, float, float, float]:
+    x1, y1, x2, y2 = ends
+    return x1, y1, x2, y2

@@ -1,0 +1,72 @@
+"""What a look through an archive found, as text: for --dry-run, and splits.csv for the hospital's own records."""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from harvester.datasets.discovery import Found
+from harvester.records import SPLITS, Refused
+
+SPLIT_COLUMNS: Final = ("patient_id", "split", "origin")
+VM_HINT: Final = (
+    "vm is empty, nothing can be learnt; tell in volumes.csv whose lesions are all marked (complete = 1), of "
+    "DeepLesion by --mining-marks"
+)
+VH_HINT: Final = "vh and vh_test are empty: there is nothing to harvest"
+
+
+def dry_run_table(found: Found) -> str:
+    """Scans, patients and marks by split, and refusals by reason with what to do; how many slices is not known.
+
+    Marks from label masks and DICOM objects are counted when they are read: the scans that have them are told.
+    """
+    lines = [f"{'split':<9}{'scans':>9}{'patients':>10}{'marked':>9}{'marks':>8}{'unread':>9}"]
+    for split in SPLITS:
+        mine = [case for case in found.cases if case.split == split]
+        if mine:
+            lines.append(_row(split, mine))
+    lines.append(f"taken: {len(found.cases)} scans, refused: {len(found.refused)}")
+    lines += _reasons(found.refused)
+    splits = {case.split for case in found.cases}
+    hints = [(VM_HINT, {"vm"}), (VH_HINT, {"vh", "vh_test"})]
+    return "\n".join([*lines, *(f"note: {hint}" for hint, wanted in hints if not wanted & splits)])
+
+
+def split_rows(found: Found) -> list[dict[str, str]]:
+    """SPLIT_COLUMNS of each patient, sorted: pseudonym, split, and whether the split was given or drawn.
+
+    A patient has a row for each split: one, but for DeepLesion, whose V_M and V_H share patients.
+    """
+    rows = {(case.patient_id, case.split, getattr(case, "split_origin", "given")) for case in found.cases}
+    return [dict(zip(SPLIT_COLUMNS, row, strict=True)) for row in sorted(rows)]
+
+
+def splits_csv(rows: Iterable[Mapping[str, str]]) -> str:
+    """The rows as the text of splits.csv."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, SPLIT_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _row(split: str, cases: list[Any]) -> str:
+    patients = len({case.patient_id for case in cases})
+    counts = [_lesions(getattr(case, "marks", ())) for case in cases]
+    unread = sum(1 for case in cases if getattr(case, "mask", "") or getattr(case, "objects", ()))
+    marked = sum(1 for count in counts if count)
+    return f"{split:<9}{len(cases):>9}{patients:>10}{marked:>9}{sum(counts):>8}{unread:>9}"
+
+
+def _lesions(marks: Iterable[Mapping[str, Any]]) -> int:
+    """Rows of tables that are lesions: those of one lesion count once."""
+    return len({mark.get("lesion") or mark.get("where") or number for number, mark in enumerate(marks)})
+
+
+def _reasons(refused: Iterable[Refused]) -> list[str]:
+    listed = list(refused)
+    first = {row.reason: row.message for row in reversed(listed)}
+    counts = Counter(row.reason for row in listed)
+    return [f"  {count:>6} {reason}, the first: {first[reason]}" for reason, count in sorted(counts.items())]

@@ -1,0 +1,1 @@
+"""Lesions of known truth inserted into real CT."""

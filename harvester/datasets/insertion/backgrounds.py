@@ -1,0 +1,189 @@
+"""Real scans as backgrounds for inserted lesions: the list, what is out of bounds, where lesions fit.
+
+The list is a YAML file (configs/backgrounds.yaml). Places are in the `mm` frame of geometry.py on the scan's
+own corner: z to the head, y to the back, x to the patient's left.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError
+from scipy import ndimage
+
+from harvester.config.data import InsertionSettings, Part, Spacing
+from harvester.config.loading import settings_hash
+from harvester.datasets.insertion.lesion_models import smooth
+from harvester.datasets.insertion.tissues import Tissues, find_tissues
+from harvester.errors import SettingsError
+from harvester.imaging.dicom.reader import read_dicom_series
+from harvester.imaging.nifti.reader import read_nifti
+from harvester.imaging.resample import resample
+from harvester.records import Volume
+
+Region = tuple[float, float, float, float, float, float]
+"""z1, z2, y1, y2, x1, x2 in mm from the scan's outer corner."""
+
+MASK_MARGIN_MM: Final = 10.0
+"""An annotated lesion is avoided with this much around it."""
+
+NOISE_TILE: Final = (6, 24, 24)
+
+
+class Background(Part):
+    """One entry of the list; `load_backgrounds` makes paths absolute and checks that they exist.
+
+    role      vm and vh_test are used as backgrounds; held_out never is
+    clean_mm  z ranges that sub-volumes may be cut from; empty: the whole scan
+    mask      NIfTI of the scan's own lesions, avoided and left out of scoring
+    avoid_mm  regions of known or suspected disease: nothing is inserted, nothing found there is scored
+    """
+
+    id: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    file: Path
+    patient: str = Field(min_length=1)
+    role: Literal["vm", "vh_test", "held_out"]
+    mask: Path | None = None
+    clean_mm: tuple[tuple[float, float], ...] = ()
+    avoid_mm: tuple[Region, ...] = ()
+    why: str = ""
+
+    @property
+    def patient_id(self) -> str:
+        """An opaque id, the same for all scans of a patient."""
+        return "bg-" + settings_hash("background patient", self.patient)
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A background on the grid, with all that insertion needs; made once, used for many sub-volumes.
+
+    tissues     where lesions fit (tissues.find_tissues)
+    noise       (z, y, x) tile of the scan's own noise in HU, mean 0
+    crop_yx     rows and columns of the body: y1, y2, x1, x2, ends exclusive
+    slice_mm    the scan's own slice distance
+    muscle_hu   median of the even soft tissue
+    avoid_mm    avoid_mm of the entry and the boxes of its mask
+    """
+
+    background: Background
+    volume: Volume
+    tissues: Tissues
+    noise: NDArray[np.float32]
+    crop_yx: tuple[int, int, int, int]
+    slice_mm: float
+    muscle_hu: float
+    avoid_mm: tuple[Region, ...]
+
+    def starts_for(self, depth: int) -> list[int]:
+        """First slices from which `depth` slices lie inside a clean range; empty where none is so long."""
+        slices, size = len(self.volume.hu_zyx), self.volume.spacing_zyx_mm[0]
+        ranges = self.background.clean_mm or ((0.0, slices * size),)
+        slack = size / 2
+        return [
+            z
+            for z in range(slices - depth + 1)
+            if any(low - slack <= z * size and (z + depth) * size <= high + slack for low, high in ranges)
+        ]
+
+
+def load_backgrounds(settings: InsertionSettings, base_path: Path) -> list[Background]:
+    """The list named by `settings.backgrounds`, in its order, files made absolute.
+
+    `base_path` is what $HARVESTER_DATA stands for in `settings.source`. Raises SettingsError where the list
+    or a file in it is missing or malformed.
+    """
+    source = Path(settings.source.replace("$HARVESTER_DATA", str(base_path)))
+    try:
+        entries = yaml.safe_load(Path(settings.backgrounds).read_text())
+        listed = [Background.model_validate(entry) for entry in entries]
+    except (OSError, yaml.YAMLError, ValidationError, TypeError) as error:
+        text = " ".join(str(error).split())
+        raise SettingsError(f"setting data.insertion.backgrounds = {settings.backgrounds}: {text}") from None
+    return [_located(entry, source) for entry in listed]
+
+
+def _located(entry: Background, source: Path) -> Background:
+    found = {"file": source / entry.file, "mask": source / entry.mask if entry.mask else None}
+    for path in found.values():
+        if path is not None and not path.exists():
+            raise SettingsError(
+                f"setting data.insertion.source: background {entry.id} wants {path}, which is not there; "
+                "set the source or $HARVESTER_DATA"
+            )
+    return entry.model_copy(update=found)
+
+
+def load_background_volume(background: Background, grid_spacing: Spacing) -> Prepared:
+    """Read, resample and search one background; takes a few seconds. Raises VolumeError on a bad scan."""
+    if background.file.is_dir():
+        native = read_dicom_series(background.file, background.id, background.patient_id)
+    else:
+        native = read_nifti(background.file, background.id, background.patient_id)
+    boxes = _mask_boxes(background) if background.mask else ()
+    return prepare(background, native, grid_spacing, boxes)
+
+
+def prepare(
+    background: Background, native: Volume, grid_spacing: Spacing, lesions_mm: tuple[Region, ...] = ()
+) -> Prepared:
+    """All that insertion needs of a scan; `lesions_mm` are regions to avoid besides those of the entry."""
+    volume = resample(native, grid_spacing)
+    tissues = find_tissues(volume.hu_zyx, volume.spacing_zyx_mm)
+    return Prepared(
+        background=background,
+        volume=volume,
+        tissues=tissues,
+        noise=_noise_tile(volume.hu_zyx, tissues.organ_room_mm),
+        crop_yx=_body_crop(tissues.body, volume.spacing_zyx_mm),
+        slice_mm=native.spacing_zyx_mm[0],
+        muscle_hu=_muscle(volume.hu_zyx, tissues.organ_room_mm),
+        avoid_mm=background.avoid_mm + lesions_mm,
+    )
+
+
+def _mask_boxes(background: Background) -> tuple[Region, ...]:
+    """One region a connected lesion of the mask, with MASK_MARGIN_MM around it."""
+    mask = read_nifti(Path(str(background.mask)), background.id, background.patient_id)
+    labels, _ = ndimage.label(mask.hu_zyx > 0, np.ones((3, 3, 3)))
+    regions: list[Region] = []
+    for place in ndimage.find_objects(labels):
+        low = [p.start * s - MASK_MARGIN_MM for p, s in zip(place, mask.spacing_zyx_mm, strict=True)]
+        high = [p.stop * s + MASK_MARGIN_MM for p, s in zip(place, mask.spacing_zyx_mm, strict=True)]
+        regions.append((low[0], high[0], low[1], high[1], low[2], high[2]))
+    return tuple(regions)
+
+
+def _noise_tile(hu_zyx: NDArray[np.int16], organ_room_mm: NDArray[Any]) -> NDArray[np.float32]:
+    """The scan's noise in the middle of its largest even tissue; white noise of 12 HU where it has none."""
+    z, y, x = np.unravel_index(int(organ_room_mm.argmax()), organ_room_mm.shape)
+    if organ_room_mm[z, y, x] <= 0:
+        return np.random.default_rng(0).normal(0, 12, NOISE_TILE).astype(np.float32)
+    middle = (int(z), int(y), int(x))
+    place = tuple(
+        slice(max(0, c - n // 2), max(0, c - n // 2) + n) for c, n in zip(middle, NOISE_TILE, strict=True)
+    )
+    wide = hu_zyx[place[0]]
+    residual = (wide - smooth(wide))[:, place[1], place[2]]
+    limit = 3 * max(float(np.median(np.abs(residual))) * 1.48, 1.0)
+    return np.asarray(np.clip(residual - residual.mean(), -limit, limit), dtype=np.float32)
+
+
+def _muscle(hu_zyx: NDArray[np.int16], organ_room_mm: NDArray[Any]) -> float:
+    """Median of the even soft tissue, no brighter than enhanced muscle; 50 HU where there is none."""
+    values = hu_zyx[organ_room_mm > 0]
+    return min(float(np.median(values)), 75.0) if len(values) else 50.0
+
+
+def _body_crop(body: NDArray[np.bool_], spacing: Spacing) -> tuple[int, int, int, int]:
+    """Bounds of the body over all slices with 10 mm around it, inside the scan."""
+    ends: list[int] = []
+    for axis, size in ((1, spacing[1]), (2, spacing[2])):
+        seen = np.flatnonzero(body.any(axis=tuple({0, 1, 2} - {axis})))
+        margin, count = round(10 / size), body.shape[axis]
+        low, high = (int(seen[0]), int(seen[-1]) + 1) if len(seen) else (0, count)
+        ends += [max(0, low - margin), min(count, high + margin)]
+    return ends[0], ends[1], ends[2], ends[3]

@@ -1,0 +1,281 @@
+"""Putting lesions into a sub-volume: which kinds and sizes, where they fit, and how they change the image."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harvester.config.data import InsertionSettings
+from harvester.datasets.insertion.backgrounds import Prepared
+from harvester.datasets.insertion.lesion_models import (
+    Blob,
+    coverage,
+    draw_blob,
+    draw_texture,
+    half_covered,
+    paint,
+    shade,
+    smooth,
+)
+from harvester.datasets.insertion.subvolume import Frame, IgnoredRegion
+
+Kind = Literal["nodule", "hypodense", "hyperdense", "node"]
+Mask = NDArray[np.bool_]
+
+TRIES: Final = 12
+"""Places that are looked at before a lesion is given up."""
+
+REDRAWS: Final = 4
+"""Lesions drawn for each that is wanted: one that is given up makes way for another kind and size."""
+
+GAP_MM: Final = 8.0
+"""Between two lesions, and between a lesion and an ignored region."""
+
+WHOLE: Final = 0.75
+"""Share of a lesion that must change the image; what is hidden in a wall or an organ is no lesion to find."""
+
+SIZES: Final[dict[str, tuple[float, float]]] = {
+    "nodule": (12.0, 0.42),
+    "organ": (20.0, 0.38),
+    "node": (14.0, 0.25),
+}
+"""Median diameter in mm and spread of its logarithm, before the limits of the settings: DeepLesion's
+lesions have about 4 / 11 / 40 mm at the 5th / 50th / 95th percentile."""
+
+STYLES: Final = {"pleural": 0.25, "vascular": 0.2, "free": 0.55}
+"""Shares of nodules at the pleura, at a vessel, and elsewhere in the lung."""
+
+SPICULATED: Final = 0.35
+ILL_DEFINED: Final = 0.5
+MARGIN_SHARE: Final = (0.04, 0.1)
+"""Shares of nodules with spicules and of organ lesions with an ill-defined margin, and its width
+(standard deviation) as a share of the diameter."""
+
+DARKER_HU: Final = {"nodule": 400.0, "node": 90.0}
+"""A voxel shows a lesion if it was darker than the lesion by this: lung and fat do, a wall does not."""
+
+EVEN_HU: Final = 15.0
+"""Organ lesions go where the tissue they cover varies by no more (standard deviation, noise smoothed)."""
+
+HYPERDENSE_BELOW_HU: Final = 140.0
+"""Brighter tissue would carry a hyperdense lesion out of the soft-tissue window."""
+
+HYPODENSE_ABOVE_HU: Final = 40.0
+
+
+@dataclass(frozen=True, eq=False)
+class Inserted:
+    """One lesion in a sub-volume: kind, diameter, contrast against its surroundings and its visible voxels.
+
+    place_zyx is the first voxel of `voxels`, a mask of the lesion's block clipped to the sub-volume.
+    """
+
+    kind: Kind
+    diameter_mm: float
+    contrast_hu: float
+    centre_zyx: tuple[float, float, float]
+    place_zyx: tuple[int, int, int]
+    voxels: Mask
+
+
+@dataclass(frozen=True, eq=False)
+class _Wanted:
+    kind: Kind
+    diameter_mm: float
+    style: str
+    blob: Blob
+
+
+def insert_lesions(
+    settings: InsertionSettings,
+    prepared: Prepared,
+    frame: Frame,
+    hu_zyx: NDArray[np.float32],
+    ignored: Sequence[IgnoredRegion],
+    rng: np.random.Generator,
+) -> list[Inserted]:
+    """Change `hu_zyx` in place; the lesions that found a place, of a Poisson number of wanted ones."""
+    inserted: list[Inserted] = []
+    rooms = {kind: _room(kind, prepared, frame) for kind in settings.kind_weights}
+    possible: list[Kind] = [kind for kind, room in rooms.items() if room.max() >= 5]
+    weights = np.array([settings.kind_weights[kind] for kind in possible])
+    count = int(rng.poisson(settings.lesions_per_volume))
+    for _ in range(REDRAWS * count):
+        if len(inserted) == count or weights.sum() <= 0:
+            break
+        kind = possible[int(rng.choice(len(possible), p=weights / weights.sum()))]
+        wanted = _draw_wanted(settings, kind, rng)
+        lesion = _place(settings, prepared, frame, hu_zyx, rooms[kind], wanted, ignored, inserted, rng)
+        if lesion is not None:
+            inserted.append(lesion)
+    return inserted
+
+
+def _room(kind: Kind, prepared: Prepared, frame: Frame) -> NDArray[np.float32]:
+    """Room in the slices of the sub-volume where a lesion's centre may lie (not the outermost slices)."""
+    tissues = prepared.tissues
+    room = {"nodule": tissues.lung_room_mm, "node": tissues.fat_room_mm}.get(kind, tissues.organ_room_mm)
+    return room[frame.z_start + 1 : frame.z_start + frame.depth - 1]
+
+
+def _draw_wanted(settings: InsertionSettings, kind: Kind, rng: np.random.Generator) -> _Wanted:
+    if kind == "nodule":
+        diameter = _draw_size(rng, *SIZES["nodule"], settings.nodule_mm)
+        spicules = int(rng.integers(8, 20)) if rng.random() < SPICULATED else 0
+        blob = draw_blob(rng, diameter, flatness=0.65, bumps=0.22, spicules=spicules)
+        return _Wanted(kind, diameter, str(rng.choice(list(STYLES), p=list(STYLES.values()))), blob)
+    if kind == "node":
+        diameter = _draw_size(rng, *SIZES["node"], settings.node_mm)
+        return _Wanted(kind, diameter, "", draw_blob(rng, diameter, flatness=0.65, bumps=0.1))
+    diameter = _draw_size(rng, *SIZES["organ"], settings.organ_mm)
+    margin = diameter * float(rng.uniform(*MARGIN_SHARE)) if rng.random() < ILL_DEFINED else 0.0
+    return _Wanted(kind, diameter, "", draw_blob(rng, diameter, flatness=0.6, bumps=0.26, margin_mm=margin))
+
+
+def _draw_size(rng: np.random.Generator, median: float, spread: float, limits: tuple[float, float]) -> float:
+    return float(np.clip(median * np.exp(rng.normal(0, spread)), *limits))
+
+
+def _place(
+    settings: InsertionSettings,
+    prepared: Prepared,
+    frame: Frame,
+    hu_zyx: NDArray[np.float32],
+    room: NDArray[np.float32],
+    wanted: _Wanted,
+    ignored: Sequence[IgnoredRegion],
+    others: Sequence[Inserted],
+    rng: np.random.Generator,
+) -> Inserted | None:
+    """Try some of the places with room for the lesion; None where none will do."""
+    fits = np.flatnonzero(_fits(wanted, room, prepared, frame))
+    if len(fits) == 0:
+        return None
+    chosen = rng.choice(fits, TRIES, p=_preference(wanted, room.ravel()[fits]))
+    spots = np.stack(np.unravel_index(chosen, room.shape), axis=1).astype(np.float64)
+    spots[:, 0] += frame.z_start + 1
+    for spot in frame.to_frame(spots + rng.uniform(-0.5, 0.5, spots.shape)):
+        if _clear(spot, wanted, prepared, ignored, others):
+            lesion = _insert_at(settings, prepared, hu_zyx, spot, wanted, rng)
+            if lesion is not None:
+                return lesion
+    return None
+
+
+def _fits(wanted: _Wanted, room: NDArray[np.float32], prepared: Prepared, frame: Frame) -> Mask:
+    """Voxels (of the room's slices) where the lesion's centre may lie."""
+    radius = wanted.diameter_mm / 2
+    if wanted.kind == "node":
+        # A node may press on its neighbours; `WHOLE` sees to it that most of it lies in fat.
+        return room >= max(4.5, 0.65 * radius)
+    if wanted.kind != "nodule":
+        return room >= radius + 1
+    if wanted.style == "pleural":
+        return (room >= 0.3 * radius) & (room <= 0.8 * radius)
+    free = room >= radius + 2
+    if wanted.style == "vascular":
+        near = prepared.tissues.vessel[frame.z_start + 1 : frame.z_start + frame.depth - 1]
+        return free & near
+    return free
+
+
+def _preference(wanted: _Wanted, room_mm: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Chances of the places that fit: organ lesions in large organs rather than muscles, others anywhere."""
+    organ = wanted.kind in ("hypodense", "hyperdense")
+    weights = room_mm.astype(np.float64) ** (2 if organ else 0)
+    return np.asarray(weights / weights.sum())
+
+
+def _clear(
+    spot: NDArray[np.float64],
+    wanted: _Wanted,
+    prepared: Prepared,
+    ignored: Sequence[IgnoredRegion],
+    others: Sequence[Inserted],
+) -> bool:
+    """Whether the lesion stays away from ignored regions and from those inserted before."""
+    spacing = np.array(prepared.volume.spacing_zyx_mm)
+    reach = wanted.blob.reach_mm
+    for other in others:
+        apart = float(np.linalg.norm((spot - other.centre_zyx) * spacing))
+        if apart < (wanted.diameter_mm + other.diameter_mm) / 2 * 1.15 + GAP_MM:
+            return False
+    for region in ignored:
+        low = np.array([region.z1, region.y1, region.x1]) - 0.5
+        high = np.array([region.z2, region.y2, region.x2]) + 0.5
+        gap = np.maximum(np.maximum(low - spot, spot - high), 0) * spacing
+        if (gap < reach + GAP_MM).all():
+            return False
+    return True
+
+
+def _insert_at(
+    settings: InsertionSettings,
+    prepared: Prepared,
+    hu_zyx: NDArray[np.float32],
+    spot: NDArray[np.float64],
+    wanted: _Wanted,
+    rng: np.random.Generator,
+) -> Inserted | None:
+    """Change the block round the spot, unless too little of the lesion would show."""
+    spacing = prepared.volume.spacing_zyx_mm
+    middle = np.rint(spot).astype(int)
+    cover = coverage(wanted.blob, spot - middle, spacing, prepared.slice_mm)
+    first = middle - np.array(cover.shape) // 2
+    low, high = np.maximum(first, 0), np.minimum(first + cover.shape, hu_zyx.shape)
+    if (low >= high).any():
+        return None
+    kept = tuple(slice(a - f, b - f) for a, b, f in zip(low, high, first, strict=True))
+    place = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    changed = _changed(settings, prepared, hu_zyx[place], cover[kept], wanted, rng)
+    if changed is None:
+        return None
+    block, voxels, contrast = changed
+    hu_zyx[place] = block
+    z, y, x = (float(value) for value in spot)
+    corner = (int(low[0]), int(low[1]), int(low[2]))
+    return Inserted(wanted.kind, wanted.diameter_mm, contrast, (z, y, x), corner, voxels)
+
+
+def _changed(
+    settings: InsertionSettings,
+    prepared: Prepared,
+    block: NDArray[np.float32],
+    cover: NDArray[np.float32],
+    wanted: _Wanted,
+    rng: np.random.Generator,
+) -> tuple[NDArray[Any], Mask, float] | None:
+    inside = half_covered(cover)
+    base = smooth(block)[inside]
+    around = float(np.median(base))
+    if wanted.kind in ("nodule", "node"):
+        target = float(
+            rng.uniform(10, 60) if wanted.kind == "nodule" else prepared.muscle_hu + rng.uniform(-20, 25)
+        )
+        texture = draw_texture(rng, block.shape, 8.0) + _noise(prepared, block.shape, rng)
+        painted, voxels = paint(block, cover, target, texture, DARKER_HU[wanted.kind])
+        return (painted, voxels, target - around) if voxels.sum() >= WHOLE * inside.sum() else None
+    contrast = _draw_contrast(settings, wanted, rng)
+    allowed = around > HYPODENSE_ABOVE_HU if contrast < 0 else around < HYPERDENSE_BELOW_HU
+    if not allowed or base.std() > EVEN_HU:
+        return None
+    shaded, voxels = shade(block, cover, contrast, draw_texture(rng, block.shape, 0.15))
+    return shaded, voxels, contrast
+
+
+def _draw_contrast(settings: InsertionSettings, wanted: _Wanted, rng: np.random.Generator) -> float:
+    """HU against the organ; the smallest lesions take it from the upper half, or nobody would see them."""
+    low, high = settings.contrast_hu
+    small = float(np.clip((20 - wanted.diameter_mm) / 10, 0, 1))
+    contrast = float(rng.uniform(low + small * (high - low) / 2, high))
+    return -contrast if wanted.kind == "hypodense" else contrast
+
+
+def _noise(prepared: Prepared, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float32]:
+    """The scan's noise tile, mirrored as often as the shape needs, from a random place of it."""
+    tile = prepared.noise
+    starts = [int(rng.integers(0, side)) for side in tile.shape]
+    padded = np.pad(tile, [(0, start + side) for start, side in zip(starts, shape, strict=True)], "symmetric")
+    return padded[tuple(slice(start, start + side) for start, side in zip(starts, shape, strict=True))]

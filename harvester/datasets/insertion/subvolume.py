@@ -1,0 +1,113 @@
+"""Cutting a sub-volume from a background: where it lies, its pixels, its regions that are out of bounds."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from harvester.config.data import InsertionSettings
+from harvester.datasets.insertion.backgrounds import Prepared
+from harvester.errors import VolumeError
+
+PAD_HU: Final = -1024
+SIDE_STEP: Final = 16
+"""Rows and columns are padded to a multiple of this."""
+
+AIR_HU: Final = -1000
+"""No noise is added to what is this empty: many archives blank the surroundings of the body."""
+
+
+@dataclass(frozen=True)
+class IgnoredRegion:
+    """A box of a volume in which nothing is scored: slices z1 to z2 and pixels, all ends inclusive."""
+
+    volume_id: str
+    z1: int
+    z2: int
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+    kind: str = "ignore"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How a sub-volume lies in its background: pixel = (background pixel - centre) * scale + middle."""
+
+    z_start: int
+    depth: int
+    scale: float
+    centre_yx: tuple[float, float]
+    middle_yx: tuple[float, float]
+    shape_yx: tuple[int, int]
+
+    def to_frame(self, points_zyx: NDArray[np.floating]) -> NDArray[np.float64]:
+        """(n, 3) background voxels as voxels of the sub-volume."""
+        moved = np.array(points_zyx, dtype=np.float64)
+        moved[:, 0] -= self.z_start
+        moved[:, 1:] = (moved[:, 1:] - self.centre_yx) * self.scale + self.middle_yx
+        return moved
+
+
+def draw_frame(settings: InsertionSettings, prepared: Prepared, rng: np.random.Generator) -> Frame:
+    """A random clean range, scale and shift. Raises VolumeError where no clean range is long enough."""
+    starts = prepared.starts_for(settings.depth)
+    if not starts:
+        raise VolumeError(
+            "too_short",
+            f"background {prepared.background.id}: no clean range of {settings.depth} slices; "
+            "lower data.insertion.depth or widen clean_mm",
+        )
+    y1, y2, x1, x2 = prepared.crop_yx
+    height, width = (-(-side // SIDE_STEP) * SIDE_STEP for side in (y2 - y1, x2 - x1))
+    shift = rng.uniform(-1, 1, 2) * settings.shift_mm / prepared.volume.spacing_zyx_mm[2]
+    return Frame(
+        z_start=int(rng.choice(starts)),
+        depth=settings.depth,
+        scale=float(rng.uniform(1 - settings.scale_jitter, 1 + settings.scale_jitter)),
+        centre_yx=((y1 + y2 - 1) / 2, (x1 + x2 - 1) / 2),
+        middle_yx=((height - 1) / 2 + float(shift[0]), (width - 1) / 2 + float(shift[1])),
+        shape_yx=(height, width),
+    )
+
+
+def cut(
+    settings: InsertionSettings, prepared: Prepared, frame: Frame, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """The sub-volume's HU with a little more noise; outside the background's crop it is PAD_HU."""
+    y1, y2, x1, x2 = prepared.crop_yx
+    slices = slice(frame.z_start, frame.z_start + frame.depth)
+    hu = prepared.volume.hu_zyx[slices, y1:y2, x1:x2].astype(np.float32)
+    centre = np.array(frame.centre_yx) - (y1, x1)
+    offset = [0.0, *(centre - np.array(frame.middle_yx) / frame.scale)]
+    moved: NDArray[np.float32] = ndimage.affine_transform(
+        hu,
+        np.array([1.0, 1 / frame.scale, 1 / frame.scale]),
+        offset,
+        output_shape=(frame.depth, *frame.shape_yx),
+        order=1,
+        cval=PAD_HU,
+    )
+    share = rng.uniform(0, settings.noise_jitter)
+    white = ndimage.gaussian_filter(rng.normal(size=moved.shape).astype(np.float32), (0, 0.6, 0.6))
+    added = white * np.float32(share * prepared.noise.std() / white.std())
+    return np.where(moved > AIR_HU, moved + added, moved)
+
+
+def ignored_regions(prepared: Prepared, frame: Frame, volume_id: str) -> list[IgnoredRegion]:
+    """The avoided regions of the background that reach into the sub-volume, clipped to it."""
+    spacing = np.array(prepared.volume.spacing_zyx_mm)
+    height, width = frame.shape_yx
+    regions: list[IgnoredRegion] = []
+    for z1, z2, y1, y2, x1, x2 in prepared.avoid_mm:
+        # Ends are edges in mm and become inclusive voxels: a voxel counts if any of it is inside.
+        low, high = frame.to_frame(np.array([[z1, y1, x1], [z2, y2, x2]]) / spacing - 0.5)
+        first = np.maximum(np.floor(low + 0.5), 0)
+        last = np.minimum(np.ceil(high - 0.5), (frame.depth - 1, height - 1, width - 1))
+        if (first <= last).all():
+            (z_low, y_low, x_low), (z_high, y_high, x_high) = first.tolist(), last.tolist()
+            regions.append(IgnoredRegion(volume_id, int(z_low), int(z_high), x_low, y_low, x_high, y_high))
+    return regions

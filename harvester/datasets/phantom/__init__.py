@@ -1,0 +1,1 @@
+"""Made torsos with known truth."""

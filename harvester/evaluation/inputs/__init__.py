@@ -1,0 +1,1 @@
+"""Tables of marks and detections, read and checked."""

@@ -1,0 +1,150 @@
+"""Tubelets in the two layouts they come in, turned into the one that `matching.overlaps` reads.
+
+The answer is a table with volume_id and lists z, x1, y1, x2, y2, one row a tubelet, and (n,) float64 scores.
+"""
+
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from harvester.errors import LabelError
+from harvester.evaluation.inputs.read_table import floats, integers, require
+from harvester.evaluation.inputs.validate import refuse_boxes, refuse_duplicates, refuse_rows
+from harvester.evaluation.matching import SIDES, numbers
+
+Array = NDArray[Any]
+Scored = tuple[pa.Table, NDArray[np.float64]]
+IN_PLANE: Final = (("x1", "x2"), ("y1", "y2"))
+LAYOUTS: Final = (
+    "one row a slice (volume_id, tubelet_id, z, x1, y1, x2, y2, score) "
+    "or one row a tubelet (volume_id, lists z, x1, y1, x2, y2, slice_score)"
+)
+
+
+def from_slices(table: pa.Table, volume: pa.DictionaryArray, score: str | None, file: Path) -> Scored:
+    """Tubelets of a table with one row a slice, in the order of their first rows; `score`: of the slice."""
+    require(table, ("tubelet_id", score or "score"), file, LAYOUTS)
+    sides = {side: floats(table[side], side, file) for side in SIDES}
+    z = integers(table["z"], "z", file)
+    slice_score = floats(table[score or "score"], score or "score", file)
+    told = pa.table({name: table[name] for name in ("volume_id", "tubelet_id", "z", *SIDES)})
+    refuse_boxes(IN_PLANE, sides, told, file)
+    refuse_rows(np.isnan(slice_score), told, "no score", file)
+    key = _tubelet_keys(volume.indices.to_numpy(), table["tubelet_id"], file)
+    if not _stands_together(key, z):
+        order = _grouped(key, z)
+        _refuse_repeated_slices(key, z, order, told, file)
+        volume, key, z, slice_score = volume.take(pa.array(order)), key[order], z[order], slice_score[order]
+        sides = {side: values[order] for side, values in sides.items()}
+    start = _starts(key)
+    ends = pa.array(np.append(start, len(z)), pa.int32())
+    flat = {"z": z.astype(np.int32)} | sides
+    lists = {name: pa.ListArray.from_arrays(ends, pa.array(values)) for name, values in flat.items()}
+    best = np.maximum.reduceat(slice_score, start) if len(start) else slice_score
+    names = volume.dictionary.take(volume.indices.take(pa.array(start)))
+    return pa.table({"volume_id": names, **lists}), best.astype(np.float64)
+
+
+def from_lists(table: pa.Table, volume: pa.DictionaryArray, score: str | None, file: Path) -> Scored:
+    """Tubelets of a table with one row a tubelet, in its order; score: the named column, else the best slice's."""
+    lengths = _lengths(table, file)
+    told = _named(table, lengths)
+    sides = {side: floats(pc.list_flatten(table[side]), side, file) for side in SIDES}
+    z = integers(pc.list_flatten(table["z"]), "z", file)
+    refuse_boxes(IN_PLANE, sides, told, file)
+    row = np.repeat(np.arange(len(table)), lengths)
+    order = np.lexsort((z, row))
+    _refuse_repeated_slices(row, z, order, told, file)
+    _refuse_duplicate_ids(table, file)
+    scores = _list_scores(table, lengths, score, file)
+    ends = pa.array(np.append(0, np.cumsum(lengths)), pa.int32())
+    flat = {"z": z.astype(np.int32)} | sides
+    lists = {name: pa.ListArray.from_arrays(ends, pa.array(values)) for name, values in flat.items()}
+    return pa.table({"volume_id": volume.dictionary.take(volume.indices), **lists}), scores
+
+
+def _tubelet_keys(volume: Array, tubelet_id: pa.ChunkedArray, file: Path) -> Array:
+    """(rows,) int64, one value a tubelet of a volume."""
+    if tubelet_id.null_count:
+        raise LabelError(f"{file.name}: {tubelet_id.null_count} rows have no tubelet_id")
+    if pa.types.is_integer(tubelet_id.type):
+        number = tubelet_id.to_numpy().astype(np.int64)
+    else:
+        number = tubelet_id.combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+    if not len(number):
+        return number
+    low, span = int(number.min()), int(number.max()) - int(number.min()) + 1
+    if span * (int(volume.max()) + 1) >= 2**62:  # ids that are hashes: count them instead
+        _, number = np.unique(number, return_inverse=True)
+        low, span = 0, len(number)
+    return volume.astype(np.int64) * span + (number - low)
+
+
+def _starts(key: Array) -> Array:
+    """(n,) places at which another tubelet begins."""
+    return np.flatnonzero(np.append(True, key[1:] != key[:-1])[: len(key)])
+
+
+def _stands_together(key: Array, z: Array) -> bool:
+    """Whether each tubelet's slices already follow each other, z ascending: most files, and nothing to sort."""
+    same_tubelet = key[1:] == key[:-1]
+    if np.any(same_tubelet & (z[1:] <= z[:-1])):
+        return False
+    begun = np.sort(key[_starts(key)], kind="stable")
+    return not np.any(begun[1:] == begun[:-1])
+
+
+def _grouped(key: Array, z: Array) -> Array:
+    """Order of rows in which they do; tubelets keep the order of their first rows."""
+    _, first, group = np.unique(key, return_index=True, return_inverse=True)
+    return np.lexsort((z, first[group]))
+
+
+def _refuse_repeated_slices(key: Array, z: Array, order: Array, told: pa.Table, file: Path) -> None:
+    """`order` puts the slices of each tubelet (`key`) side by side, z ascending."""
+    again = (np.diff(key[order]) == 0) & (np.diff(z[order]) == 0)
+    wrong = np.zeros(len(order), dtype=bool)
+    wrong[order[1:][again]] = True
+    refuse_rows(wrong, told, "a slice that its tubelet already has", file, "a tubelet has one box a slice")
+
+
+def _lengths(table: pa.Table, file: Path) -> Array:
+    """(n,) slices of each tubelet, at least one, the same in every list."""
+    told = table.select([name for name in ("volume_id", "tubelet_id") if name in table.column_names])
+    columns = [name for name in ("z", *SIDES, "slice_score") if name in table.column_names]
+    counts = [numbers(pc.fill_null(pc.list_value_length(table[name]), -1)) for name in columns]
+    refuse_rows(counts[0] < 1, told, "no slice", file)
+    for count in counts[1:]:
+        refuse_rows(count != counts[0], told, "lists of different lengths", file)
+    return counts[0].astype(np.int64)
+
+
+def _named(table: pa.Table, lengths: Array) -> pa.Table:
+    """A row a slice, for errors."""
+    row = pa.array(np.repeat(np.arange(len(table)), lengths))
+    names = [name for name in ("volume_id", "tubelet_id", "lesion_id") if name in table.column_names]
+    flat = {name: pc.list_flatten(table[name]) for name in ("z", *SIDES)}
+    return pa.table({name: table[name].take(row) for name in names} | flat)
+
+
+def _refuse_duplicate_ids(table: pa.Table, file: Path) -> None:
+    name = next((name for name in ("tubelet_id", "lesion_id") if name in table.column_names), None)
+    if name:
+        refuse_duplicates(table.select(["volume_id", name]), file)
+
+
+def _list_scores(table: pa.Table, lengths: Array, score: str | None, file: Path) -> NDArray[np.float64]:
+    """(n,) the named column, else the highest slice score, else the column `score`."""
+    if score is None and "slice_score" in table.column_names:
+        values = floats(pc.list_flatten(table["slice_score"]), "slice_score", file)
+        starts = np.cumsum(lengths) - lengths
+        scores = np.maximum.reduceat(values, starts) if len(starts) else values
+    else:
+        require(table, (score or "score",), file, "slice_score or a score column")
+        scores = floats(table[score or "score"], score or "score", file)
+    refuse_rows(np.isnan(scores), table.select(["volume_id"]), "no score", file)
+    return scores.astype(np.float64)

@@ -1,0 +1,189 @@
+"""Reviewed exports on their way back: DL_info.csv and annotations.json with `review` filled in, as verdicts.
+
+Rows without a review are passed over. In the CSV a moved lesion's new box is Bounding_boxes on Key_slice_index; in COCO
+it is what its annotations have now. Messages name rows, never what stands in them but our own ids.
+"""
+
+import csv
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from harvester.errors import LabelError, VolumeError
+from harvester.export.coco import CATEGORIES
+from harvester.export.dl_info import first_slice
+from harvester.export.file_grid import turn_of
+from harvester.imaging.orientation import Turn
+from harvester.labels.reviewed import VERDICTS, Placed, Verdict
+
+NEEDED: Final = (
+    "volume_id",
+    "label_id",
+    "role",
+    "source",
+    "turn",
+    "boxes",
+    "review",
+    "Key_slice_index",
+    "Bounding_boxes",
+)
+HASH: Final = re.compile(r"[0-9a-f]{12}")
+SAME_PX: Final = 0.01
+"""A box that came back this near to the exported one was not moved: tools round."""
+
+
+def read_returned(file: Path) -> list[Verdict]:
+    """The verdicts in a reviewed DL_info.csv or annotations.json. Raises LabelError with the row at fault."""
+    try:
+        if file.suffix.lower() == ".json":
+            return _from_coco(json.loads(file.read_text(encoding="utf-8")), file.name)
+        with file.open(newline="", encoding="utf-8-sig") as lines:
+            return _from_csv(csv.DictReader(lines, restval=""), file.name)
+    except OSError as error:
+        raise LabelError(f"{file.name}: cannot be read ({error.strerror})") from None
+    except (UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
+        raise LabelError(f"{file.name}: is neither CSV nor JSON in UTF-8 ({type(error).__name__})") from None
+
+
+def _from_csv(table: "csv.DictReader[str]", name: str) -> list[Verdict]:
+    lacking = [column for column in NEEDED if column not in (table.fieldnames or ())]
+    if lacking:
+        raise LabelError(
+            f"{name}: lacks the columns {', '.join(lacking)}; want the table of jobs/export.py --to csv"
+        )
+    return [
+        _row_verdict(row, f"{name} line {table.line_num}")
+        for row in table
+        if _word(row["review"], f"{name} line {table.line_num}")
+    ]
+
+
+def _row_verdict(row: Mapping[str, str], where: str) -> Verdict:
+    turn, first = _turn(row["turn"], where), first_slice(row["volume_id"])
+    drawn = [_numbers(part, 5, where) for part in row["boxes"].split(";") if part.strip()]
+    found = [_stored(turn, k - first, box, where) for k, *box in drawn]
+    box = _numbers(row["Bounding_boxes"].replace(",", " "), 4, where)
+    key = _stored(turn, _numbers(row["Key_slice_index"], 1, where)[0] - first, box, where)
+    word = _word(row["review"], where)
+    moved = not any(_same(key, each) for each in found)
+    _check_moved(word, moved, where)
+    return Verdict(where, word, _label(row, where), found, [key] if word == "moved" else found)
+
+
+def _from_coco(tree: Any, name: str) -> list[Verdict]:
+    try:
+        images = {image["id"]: image for image in tree["images"]}
+        groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+        for annotation in tree["annotations"]:
+            image = images[annotation["image_id"]]
+            which = (image["volume_id"], annotation["label_id"], annotation["run_id"])
+            groups.setdefault(which, []).append(annotation)
+        return [
+            verdict
+            for (volume_id, *_), group in groups.items()
+            if (verdict := _track_verdict(volume_id, group, images, name))
+        ]
+    except (AttributeError, IndexError, KeyError, TypeError):
+        raise LabelError(
+            f"{name}: an image or an annotation lacks a field that jobs/export.py --to coco wrote; keep them (new "
+            "lesions belong into the archive's marks)"
+        ) from None
+
+
+def _track_verdict(
+    volume_id: str, group: list[Mapping[str, Any]], images: Mapping[Any, Mapping[str, Any]], name: str
+) -> Verdict | None:
+    where = f"{name} annotation {group[0]['id']}"
+    words = {_word(annotation.get("review") or "", where) for annotation in group} - {""}
+    if not words:
+        return None
+    if len(words) > 1:
+        raise LabelError(
+            f"{where}: its lesion was both {' and '.join(sorted(words))}; want one review a lesion"
+        )
+    word = words.pop()
+    turns = [_turn(images[annotation["image_id"]]["turn"], where) for annotation in group]
+    now, found = [], []
+    for annotation, turn in zip(group, turns, strict=True):
+        now.append(_coco_box(turn, images[annotation["image_id"]]["slice"], annotation["bbox"], where))
+        found.append(_coco_box(turn, annotation["found"][0], annotation["found"][1:], where))
+    _check_moved(word, not all(_same(a, b) for a, b in zip(now, found, strict=True)), where)
+    names = {number: role for role, number in CATEGORIES.items()}
+    told = dict(group[0]) | {"volume_id": volume_id, "role": names[group[0]["category_id"]]}
+    return Verdict(where, word, _label(told, where), found, now)
+
+
+def _turn(text: str, where: str) -> Turn:
+    try:
+        return turn_of(text)
+    except LabelError as error:
+        raise LabelError(f"{where}: {error}") from None
+
+
+def _word(text: str, where: str) -> str:
+    word = text.strip().lower()
+    if word and word not in VERDICTS:
+        raise LabelError(f"{where}: review must be empty or one of {', '.join(VERDICTS)}")
+    return word
+
+
+def _check_moved(word: str, moved: bool, where: str) -> None:
+    if moved and word != "moved":
+        raise LabelError(f"{where}: was {word}, but its box is another one than exported; write moved")
+    if word == "moved" and not moved:
+        raise LabelError(
+            f"{where}: was moved, but its box is as exported; write accepted, or give the new box"
+        )
+
+
+def _label(row: Mapping[str, Any], where: str) -> dict[str, Any]:
+    told = {name: row[name] for name in ("volume_id", "label_id", "role", "source")}
+    if told["role"] not in CATEGORIES:
+        raise LabelError(f"{where}: role must be one of {', '.join(CATEGORIES)}")
+    run, model = str(row.get("run_id") or ""), str(row.get("model_hash") or "")
+    if told["source"] not in ("clinical", "annotated") and not HASH.fullmatch(run):
+        raise LabelError(
+            f"{where}: run_id is not as it was exported (12 hex digits); did a spreadsheet turn it into a number?"
+        )
+    score = row.get("score")
+    number = None if score in (None, "") else _numbers(str(score), 1, where)[0]
+    return told | {"run_id": run, "model_hash": model, "score": number, "round": _round(row, where)}
+
+
+def _round(row: Mapping[str, Any], where: str) -> int:
+    told = row.get("round")
+    return -1 if told in (None, "") else int(_numbers(str(told), 1, where)[0])
+
+
+def _coco_box(turn: Turn, k: Any, bbox: Iterable[Any], where: str) -> Placed:
+    x, y, width, height = _numbers(" ".join(map(str, bbox)), 4, where)
+    return _stored(turn, float(k), [x, y, x + width - 1, y + height - 1], where)
+
+
+def _stored(turn: Turn, k: float, box: list[float], where: str) -> Placed:
+    if k != int(k):
+        raise LabelError(f"{where}: the slice must be a whole number")
+    if box[0] > box[2] or box[1] > box[3]:
+        raise LabelError(f"{where}: the ends of a box are out of order; want x1 <= x2 and y1 <= y2")
+    try:
+        z, x1, y1, x2, y2 = turn.box(int(k), (box[0], box[1], box[2], box[3]))
+    except VolumeError as error:
+        raise LabelError(f"{where}: {error}") from None
+    return z, (x1, y1, x2, y2)
+
+
+def _numbers(text: str, count: int, where: str) -> list[float]:
+    try:
+        values = [float(part) for part in text.split()]
+    except ValueError:
+        values = []
+    if len(values) != count or not all(map(math.isfinite, values)):
+        raise LabelError(f"{where}: a box or a slice is not {count} number{'s' * (count > 1)}")
+    return values
+
+
+def _same(a: Placed, b: Placed) -> bool:
+    return a[0] == b[0] and all(abs(p - q) <= SAME_PX for p, q in zip(a[1], b[1], strict=True))

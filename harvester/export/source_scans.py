@@ -1,0 +1,53 @@
+"""The scans that a store was prepared from, found again by their salted hashes."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from harvester.config.data import ArchiveSettings
+from harvester.datasets.archive import archive
+from harvester.errors import StoreError
+from harvester.export.file_grid import Grid, dicom_grid, nifti_grid
+from harvester.storage.location import Location
+
+
+class Source:
+    """The files of each volume under a folder. Ids are hashes of UIDs or paths with the salt beside the store."""
+
+    def __init__(self, root: Path, settings: ArchiveSettings, seed: int, salt: str) -> None:
+        # The archive may have grown: a better reconstruction must not hide the one that was stored.
+        dicom = settings.dicom.model_copy(update={"reconstructions": "all"})
+        cases = archive.scan(root, settings.model_copy(update={"dicom": dicom}), seed, salt).cases
+        self._files = {case.volume_id: [root / file for file in case.files] for case in cases}
+
+    def require(self, volume_ids: Iterable[str]) -> None:
+        """Raise StoreError, naming the first few by their hashed ids, where scans of these volumes are missing."""
+        wanted = sorted(set(volume_ids))
+        missing = [each for each in wanted if each not in self._files]
+        if missing:
+            raise StoreError(
+                f"{len(missing)} of {len(wanted)} volumes have no scan under --source: {', '.join(missing[:3])}; "
+                "give the folder that the store was prepared from, or --skip-missing to export the others"
+            )
+
+    def has(self, volume_id: str) -> bool:
+        """Whether the volume's scan was found."""
+        return volume_id in self._files
+
+    def grid(self, volume: Mapping[str, Any]) -> Grid:
+        """The file's grid for a manifest row. Raises VolumeError where it is not the stored volume's any more."""
+        files = self._files[volume["volume_id"]]
+        if files[0].name.endswith((".nii", ".nii.gz")):
+            return nifti_grid(files[0], volume)
+        return dicom_grid(files, volume)
+
+
+def salt_beside(store: Location) -> str:
+    """The salt of a store's ids, never made anew. Raises StoreError where there is none."""
+    file = store.parent / f"{store.name}.salt"
+    if not file.is_file():
+        raise StoreError(
+            f"{file}: no such file; the salt that jobs/prepare.py wrote beside the store is needed to find the "
+            "scans of --source again"
+        )
+    return file.read_bytes().decode().strip()

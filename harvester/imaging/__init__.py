@@ -1,0 +1,1 @@
+"""Scans as arrays: readers, orientation, resampling, windows. No torch, no ray."""

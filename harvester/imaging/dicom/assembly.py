@@ -1,0 +1,232 @@
+"""The even, upright grid in which the slices of a DICOM series are laid.
+
+Slices are ordered by position along their normal. Slices that slide sideways (a tilted gantry) are moved in their own
+plane by whole pixels, so that no value changes. A few missing or uneven slices are made between their neighbours;
+more of them refuse the series. Positions are believed, GantryDetectorTilt and SliceThickness are not.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harvester.errors import VolumeError
+from harvester.imaging.orientation import HU_RANGE, Turn
+
+Array = NDArray[Any]
+
+GAP_TOLERANCE: Final = 0.1
+"""Share of the usual gap by which a gap between slices may differ from it."""
+MADE_SHARE: Final = 0.1
+"""Most slices that may be made between others, as a share of all."""
+WIDEST_GAP: Final = 3.5
+"""Widest gap that is filled, in usual gaps: two or three slices missing in a row."""
+MOST_TILT_DEG: Final = 35.0
+"""Gantries tilt by 30 degrees at most."""
+SAME_POSITION_MM: Final = 0.01
+STRAIGHT_PX: Final = 1.0
+"""Slices that slide by less than this over the whole series are left where they are."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Slices as their headers give them, in any order: n of them.
+
+    positions_mm    (n, 3) ImagePositionPatient
+    right, down     (3,) unit vectors along a row and down a column
+    pixel_mm        distance between columns, and between rows
+    size_px         columns, rows
+    thickness_mm    of a slice, 0 where unknown: the spacing of a slice that stands alone
+    names           (n) how a message names a slice
+    """
+
+    positions_mm: Array
+    right: Array
+    down: Array
+    pixel_mm: tuple[float, float]
+    size_px: tuple[int, int]
+    thickness_mm: float
+    names: Sequence[str]
+
+    @property
+    def normal(self) -> Array:
+        """(3,) the direction in which slices ascend."""
+        return np.cross(self.right, self.down)
+
+
+@dataclass(frozen=True)
+class Laid:
+    """Where the n slices of a stack lie in the grid (i, j, k), and how the grid turns to the stored order.
+
+    order           indices of the stack's slices, ascending along the normal; the slice index of marks counts in it
+    k_of            (n) the grid's slice that is closest to each ascending one
+    shift_ij        (n, 2) columns and rows by which each ascending slice is moved
+    sources         (depth) for each slice of the grid: the ascending slice below, and the next one's weight
+    size_px         columns and rows of a slice of the file
+    spacing_ijk_mm  of the grid
+    """
+
+    order: tuple[int, ...]
+    k_of: tuple[int, ...]
+    shift_ij: tuple[tuple[int, int], ...]
+    sources: tuple[tuple[int, float], ...]
+    size_px: tuple[int, int]
+    spacing_ijk_mm: tuple[float, float, float]
+    turn: Turn
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Columns, rows and slices of the file, in which marks are given."""
+        return (*self.size_px, len(self.order))
+
+    @property
+    def spacing_zyx_mm(self) -> tuple[float, float, float]:
+        """In the stored order."""
+        return self.turn.spacing_zyx_mm(self.spacing_ijk_mm)
+
+    def box(
+        self, k: int, box_ij: tuple[float, float, float, float]
+    ) -> tuple[int, float, float, float, float]:
+        """(z, x1, y1, x2, y2) of the inclusive box (i1, j1, i2, j2) on ascending slice k of the file."""
+        (i, j), (i1, j1, i2, j2) = self.shift_ij[k], box_ij
+        return self.turn.box(self.k_of[k], (i1 + i, j1 + j, i2 + i, j2 + j))
+
+    def array(self, planes_yx: Sequence[Array]) -> NDArray[np.int16]:
+        """The stored (z, y, x) volume of the stack's (rows, columns) HU planes, air round moved slices."""
+        moved = [self._moved(planes_yx[index], n) for n, index in enumerate(self.order)]
+        grid = np.stack([self._blend(moved, below, weight) for below, weight in self.sources])
+        return np.ascontiguousarray(self.turn.array(grid.transpose(2, 1, 0)))
+
+    def _moved(self, plane_yx: Array, n: int) -> Array:
+        (i, j), (columns, rows) = self.shift_ij[n], self.turn.shape[:2]
+        if (rows, columns) == plane_yx.shape:
+            return plane_yx
+        canvas = np.full((rows, columns), HU_RANGE[0], np.int16)
+        canvas[j : j + self.size_px[1], i : i + self.size_px[0]] = plane_yx
+        return canvas
+
+    @staticmethod
+    def _blend(moved: Sequence[Array], below: int, weight: float) -> Array:
+        if not weight:
+            return moved[below]
+        return np.rint(moved[below] * (1 - weight) + moved[below + 1] * weight).astype(np.int16)
+
+
+def lay(stack: Stack, volume_id: str) -> Laid:
+    """Lay the slices of a stack of at least one. Raises VolumeError: no_geometry, bad_spacing, duplicate_slices,
+    missing_slices, uneven_slices, tilted."""
+    _check_axes(stack, volume_id)
+    heights = stack.positions_mm @ stack.normal
+    order = np.argsort(heights, kind="stable")
+    names = [stack.names[index] for index in order]
+    gap, k_of, sources = _even(heights[order], names, stack.thickness_mm, volume_id)
+    shift_ij = _shifts(stack, order, volume_id)
+    columns, rows = (side + int(shift_ij[:, axis].max()) for axis, side in enumerate(stack.size_px))
+    column_mm, row_mm = stack.pixel_mm
+    affine = np.eye(4)
+    affine[:3, :3] = np.stack([stack.right * column_mm, stack.down * row_mm, stack.normal * gap], axis=1)
+    affine[:2] *= -1  # DICOM is LPS, the affine RAS
+    return Laid(
+        order=tuple(int(index) for index in order),
+        k_of=k_of,
+        shift_ij=tuple((int(i), int(j)) for i, j in shift_ij),
+        sources=sources,
+        size_px=stack.size_px,
+        spacing_ijk_mm=(column_mm, row_mm, gap),
+        turn=Turn.of(affine, (columns, rows, len(sources))),
+    )
+
+
+def _check_axes(stack: Stack, volume_id: str) -> None:
+    numbers = np.concatenate([stack.positions_mm.ravel(), stack.right, stack.down])
+    lengths = [float(np.linalg.norm(axis)) for axis in (stack.right, stack.down)]
+    skew = abs(float(stack.right @ stack.down))
+    if not np.isfinite(numbers).all() or not np.allclose(lengths, 1, atol=1e-2) or not skew < 1e-2:
+        raise VolumeError(
+            "no_geometry",
+            f"volume {volume_id}: ImagePositionPatient or ImageOrientationPatient are no positions and no two "
+            "perpendicular directions; export the series again",
+        )
+    if not all(np.isfinite(mm) and mm > 0 for mm in stack.pixel_mm):
+        raise VolumeError(
+            "bad_spacing", f"volume {volume_id}: PixelSpacing is {stack.pixel_mm} mm; want positive numbers"
+        )
+
+
+Even = tuple[float, tuple[int, ...], tuple[tuple[int, float], ...]]
+
+
+def _even(heights_mm: Array, names: Sequence[str], thickness_mm: float, volume_id: str) -> Even:
+    """The grid's gap in mm, the grid's slice closest to each ascending one, and the grid's sources (Laid)."""
+    count = len(heights_mm)
+    if count == 1:
+        return _alone(names[0], thickness_mm, volume_id), (0,), ((0, 0.0),)
+    gaps = np.diff(heights_mm)
+    _check_apart(gaps, names, volume_id)
+    usual = float(np.median(gaps))
+    if np.all(np.abs(gaps - usual) <= GAP_TOLERANCE * usual):
+        return float(gaps.mean()), tuple(range(count)), tuple((n, 0.0) for n in range(count))
+    # The grid is sized after the check: one far slice must not make millions.
+    if gaps.max() > WIDEST_GAP * usual:
+        raise _uneven(gaps, usual, names, volume_id)
+    depth = round(float(heights_mm[-1] - heights_mm[0]) / usual) + 1
+    places = (heights_mm - heights_mm[0]) * ((depth - 1) / float(heights_mm[-1] - heights_mm[0]))
+    sources = tuple(_source(places, k) for k in range(depth))
+    if sum(weight > 0 for _, weight in sources) > MADE_SHARE * depth:
+        raise _uneven(gaps, usual, names, volume_id)
+    gap = float(heights_mm[-1] - heights_mm[0]) / (depth - 1)
+    return gap, tuple(round(float(place)) for place in places), sources
+
+
+def _source(places: Array, k: int) -> tuple[int, float]:
+    """The slice at (or closest below) place k of the grid, and the weight of the next one."""
+    nearest = int(np.argmin(np.abs(places - k)))
+    if abs(places[nearest] - k) <= GAP_TOLERANCE:
+        return nearest, 0.0
+    below = int(np.searchsorted(places, k)) - 1
+    return below, float((k - places[below]) / (places[below + 1] - places[below]))
+
+
+def _alone(name: str, thickness_mm: float, volume_id: str) -> float:
+    if not (np.isfinite(thickness_mm) and thickness_mm > 0):
+        raise VolumeError("no_geometry", f"volume {volume_id}: {name} stands alone without SliceThickness")
+    return thickness_mm
+
+
+def _check_apart(gaps_mm: Array, names: Sequence[str], volume_id: str) -> None:
+    same = np.flatnonzero(gaps_mm < SAME_POSITION_MM)
+    if len(same):
+        raise VolumeError(
+            "duplicate_slices",
+            f"volume {volume_id}: {names[same[0]]} and {names[same[0] + 1]} lie at one place "
+            f"({len(same)} such pairs); keep one of each, one phase a series",
+        )
+
+
+def _uneven(gaps_mm: Array, usual_mm: float, names: Sequence[str], volume_id: str) -> VolumeError:
+    odd = np.flatnonzero(np.abs(gaps_mm - usual_mm) > GAP_TOLERANCE * usual_mm)
+    reason = "missing_slices" if gaps_mm.max() > 1.5 * usual_mm else "uneven_slices"
+    return VolumeError(
+        reason,
+        f"volume {volume_id}: {names[odd[0]]} and {names[odd[0] + 1]} are {gaps_mm[odd[0]]:.2f} mm apart, "
+        f"others {usual_mm:.2f} mm ({len(odd)} uneven gaps); complete the series, or resample it evenly",
+    )
+
+
+def _shifts(stack: Stack, order: Array, volume_id: str) -> Array:
+    """(n, 2) whole columns and rows to move each ascending slice by, the least of each 0."""
+    positions = stack.positions_mm[order]
+    way = positions[-1] - positions[0]
+    length = float(np.linalg.norm(way))
+    if length and float(way @ stack.normal) < np.cos(np.radians(MOST_TILT_DEG)) * length:
+        raise VolumeError(
+            "tilted",
+            f"volume {volume_id}: slices slide sideways by more than a gantry tilts ({MOST_TILT_DEG:.0f} degrees); "
+            "resample the series upright",
+        )
+    slides_px = positions @ np.stack([stack.right, stack.down], axis=1) / stack.pixel_mm
+    slides_px = slides_px - slides_px.min(0)
+    straight = slides_px.max(0) < STRAIGHT_PX
+    return np.where(straight, 0, np.rint(slides_px)).astype(int)

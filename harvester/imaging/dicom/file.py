@@ -1,0 +1,161 @@
+"""Opening DICOM files that may be broken or made to harm.
+
+A length in a file is a claim: nothing is allocated for more bytes than the file has. A deflated file is inflated up
+to a limit. pydicom's warnings and log lines quote the file, so they are kept silent; so are its errors' texts.
+"""
+
+import io
+import logging
+import os
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import pydicom
+from pydicom import config as pydicom_config
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
+
+from harvester.errors import VolumeError
+
+MOST_FILE_BYTES: Final = 2 << 30
+"""Of one file, as it is and inflated: 4,000 slices of 512 x 512 in one segmentation."""
+MOST_HEADER_BYTES: Final = 16 << 20
+"""Of a deflated file, as far as it is inflated to read its header."""
+PREAMBLE: Final = 132
+SMALL_BYTES: Final = 1 << 16
+"""Reads of up to this are not measured against the file: a header is thousands of them."""
+BROKEN: Final = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    BufferError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,  # RecursionError too: sequences nested too deep
+    TypeError,
+    ValueError,
+    pydicom.errors.InvalidDicomError,
+    pydicom.errors.BytesLengthException,
+    struct.error,
+    zlib.error,
+)
+"""What pydicom and its codecs raise on broken files."""
+
+
+class DeflatedError(Exception):
+    """The file is deflated: pydicom asked for all the rest of it."""
+
+
+class Bounded:
+    """A file that never makes room for more bytes than are left in it."""
+
+    def __init__(self, source: BinaryIO) -> None:
+        self.source, self.seek, self.tell = source, source.seek, source.tell
+        self.size = source.seek(0, os.SEEK_END)
+        source.seek(0)
+
+    def read(self, count: int | None = None) -> bytes:
+        """At most `count` bytes. Raises DeflatedError without one: only pydicom's inflating asks so."""
+        if count is None or count < 0:
+            raise DeflatedError
+        if count <= SMALL_BYTES:
+            return self.source.read(count)
+        return self.source.read(max(0, min(count, self.size - self.tell())))
+
+
+def is_dicom_file(file: Path) -> bool:
+    """Whether the file has DICOM's preamble; False for one that may not be read."""
+    try:
+        with file.open("rb") as source:
+            return source.read(PREAMBLE)[-4:] == b"DICM"
+    except OSError:
+        return False
+
+
+def read_header(file: Path, tags: Sequence[str]) -> pydicom.Dataset:
+    """The named elements before the pixels. Raises what is in BROKEN; call within `quiet`."""
+    with file.open("rb") as source:
+        try:
+            return _read(Bounded(source), stop_before_pixels=True, specific_tags=list(tags))
+        except DeflatedError:
+            opened = _inflated(file, source, MOST_HEADER_BYTES, cut=True)
+            return _read(opened, stop_before_pixels=True, specific_tags=list(tags))
+
+
+def read_whole(file: Path, volume_id: str) -> pydicom.Dataset:
+    """The whole file. Raises VolumeError: unreadable, too_large; call within `quiet`."""
+    try:
+        with file.open("rb") as source:
+            bounded = Bounded(source)
+            if bounded.size > MOST_FILE_BYTES:
+                raise VolumeError("too_large", f"volume {volume_id}: a file of over {MOST_FILE_BYTES} bytes")
+            try:
+                return _read(bounded)
+            except DeflatedError:
+                return _read(_inflated(file, source, MOST_FILE_BYTES))
+    except BROKEN as error:
+        raise VolumeError(
+            "unreadable",
+            f"volume {volume_id}: a file is not readable DICOM ({type(error).__name__}); export it again",
+        ) from None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within it pydicom checks no values and says nothing: what it says quotes names and dates."""
+    log, mode = logging.getLogger("pydicom"), pydicom_config.settings.reading_validation_mode
+    was_disabled = log.disabled
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        log.disabled = True
+        pydicom_config.settings.reading_validation_mode = pydicom_config.IGNORE
+        try:
+            yield
+        finally:
+            log.disabled = was_disabled
+            pydicom_config.settings.reading_validation_mode = mode
+
+
+def _read(source: Any, **options: Any) -> pydicom.Dataset:
+    return pydicom.dcmread(source, **options)
+
+
+def _inflated(file: Path, source: BinaryIO, most_bytes: int, cut: bool = False) -> Bounded:
+    """The file as if it had never been deflated. Raises ValueError past `most_bytes`, unless it may be `cut`."""
+    start = PREAMBLE + 12 + int(read_file_meta_info(str(file)).FileMetaInformationGroupLength)
+    source.seek(0)
+    head, body = source.read(min(start, MOST_HEADER_BYTES)), source.read(MOST_FILE_BYTES)
+    plain = ExplicitVRLittleEndian.ljust(len(DeflatedExplicitVRLittleEndian), "\0")
+    if DeflatedExplicitVRLittleEndian.encode() not in head:
+        raise ValueError("no transfer syntax where it should be")
+    data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(body, most_bytes + 1)
+    if len(data) > most_bytes and not cut:
+        raise ValueError("a decompression bomb")
+    return Bounded(io.BytesIO(head.replace(DeflatedExplicitVRLittleEndian.encode(), plain.encode()) + data))
+
+
+LOUD: Final = ("highdicom", "pydicom")
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Neither warnings nor log lines of pydicom and highdicom while it lasts."""
+    loggers = [logging.getLogger(name) for name in LOUD]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,217 @@
+"""What is read of a DICOM file's header while an archive is searched: the tags of ALLOWED and no other.
+
+Of their values only UIDs (salted into ids) and numbers are kept; words are compared with known ones.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pydicom
+from pydicom.uid import (
+    UID,
+    Comprehensive3DSRStorage,
+    ComprehensiveSRStorage,
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    EnhancedSRStorage,
+    LegacyConvertedEnhancedCTImageStorage,
+    MediaStorageDirectoryStorage,
+    RTStructureSetStorage,
+    SegmentationStorage,
+)
+
+from harvester.config.data import DicomSettings
+from harvester.imaging.dicom.file import BROKEN, is_dicom_file, quiet, read_header
+from harvester.labels.dicom.read import LABEL_MAP
+
+REFERENCES: Final = (
+    "ReferencedSeriesSequence",
+    "CurrentRequestedProcedureEvidenceSequence",
+    "PertinentOtherEvidenceSequence",
+    "ReferencedFrameOfReferenceSequence",
+)
+ALLOWED: Final = (
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "FrameOfReferenceUID",
+    "PatientID",
+    "Modality",
+    "ImageType",
+    "AcquisitionNumber",
+    "ConvolutionKernel",
+    "Rows",
+    "Columns",
+    "NumberOfFrames",
+    "SamplesPerPixel",
+    "BitsAllocated",
+    "PixelSpacing",
+    "SliceThickness",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "RescaleType",
+    *REFERENCES,
+)
+MARK_OBJECTS: Final = {
+    EnhancedSRStorage: "sr",
+    ComprehensiveSRStorage: "sr",
+    Comprehensive3DSRStorage: "sr",
+    SegmentationStorage: "seg",
+    LABEL_MAP: "seg",
+    RTStructureSetStorage: "rtstruct",
+}
+MULTI_FRAME: Final = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
+THREADS: Final = 8
+BATCH: Final = 4096
+"""Files in flight: a list of millions of futures would fill the memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """One file of a CT series. `alike` is what all slices of a stack share: shape, spacing, orientation."""
+
+    file: str
+    sop: str
+    position_mm: tuple[float, ...]
+    acquisition: str
+    alike: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """One file as far as its header tells. `reason` is why it is no slice to be taken, "" for one that may be.
+
+    kind    slice, object (what may hold marks) or other
+    refers  of an object, the SeriesInstanceUIDs that it names
+    """
+
+    file: str
+    kind: str
+    reason: str = ""
+    series: str = ""
+    patient: str = ""
+    study: str = ""
+    frame: str = ""
+    kernel: str = ""
+    original: bool = False
+    thickness_mm: float = 0.0
+    slice: Slice | None = None
+    refers: frozenset[str] = field(default_factory=frozenset)
+
+
+def read_headers(root: Path, files: Sequence[str], settings: DicomSettings) -> Iterator[Header]:
+    """A Header a file, in the files' order; nothing is raised for a bad one. Threads wait for the disk together."""
+    left = iter(files)
+    with quiet(), ThreadPoolExecutor(THREADS) as pool:
+        while batch := list(islice(left, BATCH)):
+            yield from pool.map(lambda file: header_of(root, file, settings), batch)
+
+
+def header_of(root: Path, file: str, settings: DicomSettings) -> Header:
+    """What one file is. Call within `quiet`."""
+    try:
+        if not is_dicom_file(root / file):
+            return Header(file, "other", _no_dicom(root / file))
+        item = read_header(root / file, ALLOWED)
+        reason, kind = refusal(item, settings)
+        return _kept(item, file, kind, reason)
+    except BROKEN:
+        return Header(file, "other", "unreadable")
+
+
+def refusal(item: pydicom.Dataset, settings: DicomSettings) -> tuple[str, str]:
+    """Why a file is no slice of an ordinary CT series ("" if it is one), and its kind."""
+    told = item.get("SOPClassUID") or item.file_meta.get("MediaStorageSOPClassUID")
+    sop_class = UID(str(told or ""))
+    if MARK_OBJECTS.get(sop_class, "") in settings.marks:
+        return "", "object"
+    if "SeriesInstanceUID" not in item:
+        return ("dicomdir" if sop_class == MediaStorageDirectoryStorage else "unreadable"), "other"
+    if item.get("Rows") is None:
+        return ("no_image" if sop_class != CTImageStorage else "no_pixel_data"), "other"
+    if item.get("Modality") != "CT":
+        return "not_ct", "other"
+    return _image_refusal(item, settings), "slice"
+
+
+def _image_refusal(item: pydicom.Dataset, settings: DicomSettings) -> str:
+    """Of an image with Modality CT."""
+    words = {str(word).strip().upper() for word in _list(item.get("ImageType"))}
+    checks = {
+        "multi_frame": item.SOPClassUID in MULTI_FRAME or int(item.get("NumberOfFrames") or 1) != 1,
+        "localizer": "LOCALIZER" in words,
+        "derived": bool(words & set(settings.refused_image_types)) or any("MIP" in word for word in words),
+        "secondary_capture": item.SOPClassUID != CTImageStorage,
+        "not_grey": int(item.get("SamplesPerPixel", 1)) != 1 or item.get("BitsAllocated") not in (16, 32),
+        "not_hu": item.get("RescaleType") not in (None, "", "HU", "US"),
+        "no_geometry": any(
+            item.get(tag) is None
+            for tag in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+        ),
+        "no_rescale": item.get("RescaleSlope") is None or item.get("RescaleIntercept") is None,
+    }
+    return next((reason for reason, holds in checks.items() if holds), "")
+
+
+def _no_dicom(file: Path) -> str:
+    """A file that is called DICOM and is none is a loss; any other is just something else."""
+    try:
+        with file.open("rb"):
+            named = file.suffix.lower() in (".dcm", ".ima", ".dicom")
+    except OSError:
+        return "no_permission"
+    return "unreadable" if named else "not_dicom"
+
+
+def _kept(item: pydicom.Dataset, file: str, kind: str, reason: str) -> Header:
+    series, study = str(item.get("SeriesInstanceUID", "")), str(item.get("StudyInstanceUID", ""))
+    return Header(
+        file=file,
+        kind=kind,
+        reason=reason,
+        series=series,
+        patient=str(item.get("PatientID") or "").strip() or study or series,
+        study=study,
+        frame=str(item.get("FrameOfReferenceUID", "")),
+        kernel=" ".join(str(word).strip().upper() for word in _list(item.get("ConvolutionKernel"))[:1]),
+        original="ORIGINAL" in _list(item.get("ImageType")),
+        thickness_mm=float(item.get("SliceThickness") or 0) if kind == "slice" and not reason else 0.0,
+        slice=_slice(item, file) if kind == "slice" and not reason else None,
+        refers=frozenset(_series_named(item)) if kind == "object" else frozenset(),
+    )
+
+
+def _slice(item: pydicom.Dataset, file: str) -> Slice:
+    spacing = tuple(round(float(mm), 3) for mm in item.PixelSpacing)
+    orientation = tuple(round(float(part), 2) + 0.0 for part in item.ImageOrientationPatient)
+    position = tuple(float(mm) for mm in item.ImagePositionPatient)
+    if len(spacing) != 2 or len(orientation) != 6 or len(position) != 3 or not np.isfinite(position).all():
+        raise ValueError("no geometry")
+    return Slice(
+        file=file,
+        sop=str(item.SOPInstanceUID),
+        position_mm=position,
+        acquisition=str(item.get("AcquisitionNumber") or ""),
+        alike=(int(item.Rows), int(item.Columns), spacing, orientation),
+    )
+
+
+def _series_named(item: pydicom.Dataset) -> Iterator[str]:
+    """Every series that an object's references name, at any depth."""
+    for keyword in REFERENCES:
+        for part in item.get(keyword) or ():
+            yield from (str(each.value) for each in part.iterall() if each.keyword == "SeriesInstanceUID")
+
+
+def _list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return [value] if isinstance(value, str) else list(value)

@@ -1,0 +1,68 @@
+"""The marks of the SR, SEG and RTSTRUCT objects that refer to a DICOM series, in the stored order."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pydicom
+
+from harvester.errors import LabelError, VolumeError
+from harvester.imaging.dicom.file import BROKEN, quiet, read_whole
+from harvester.imaging.dicom.pixels import MOST_SEGMENTATION_PIXELS, check_size, decode
+from harvester.imaging.dicom.reader import DicomSeries
+from harvester.labels.dicom.lesions import Lesion, ReferredSeries, merged
+from harvester.labels.dicom.read import WITH_PIXELS, read_lesions
+from harvester.records import Mark
+
+ADVICE: Final = "correct it, or take it out of the archive: a lesion that is known must not count as unmarked"
+
+
+def read_object_marks(series: DicomSeries, files: Iterable[Path], machine_marks: bool) -> list[Mark]:
+    """One Mark a lesion, on the slice where it is largest; none where the objects mark none.
+
+    Raises VolumeError bad_mark for an object that cannot be read or marks what is outside the series.
+    """
+    name = series.volume.volume_id
+    with quiet():
+        referred = _referred(series)
+        found = [lesion for file in files for lesion in _lesions(file, referred, name, machine_marks)]
+    return [
+        Mark(name, f"{name}-d{number}", *series.laid.box(each.key, each.boxes[each.key]), True, each.kind)
+        for number, each in enumerate(merged(found))
+    ]
+
+
+def _lesions(file: Path, referred: ReferredSeries, volume_id: str, machine_marks: bool) -> list[Lesion]:
+    try:
+        item = read_whole(file, volume_id)
+        frames = np.zeros((0, 0, 0), np.uint8)
+        if item.SOPClassUID in WITH_PIXELS:
+            check_size(item, MOST_SEGMENTATION_PIXELS, f"volume {volume_id}: a segmentation")
+            frames = decode(item).reshape(-1, int(item.Rows), int(item.Columns))
+        return read_lesions(item, frames, referred, machine_marks)
+    except LabelError as error:
+        raise VolumeError(
+            "bad_mark", f"volume {volume_id}: {error}, in a DICOM object that marks it; {ADVICE}"
+        ) from None
+    except VolumeError as error:
+        raise VolumeError("bad_mark", f"{error}; it is an object with marks: {ADVICE}") from None
+    except BROKEN as error:
+        raise VolumeError(
+            "bad_mark",
+            f"volume {volume_id}: a DICOM object that marks it is broken ({type(error).__name__}); {ADVICE}",
+        ) from None
+
+
+def _referred(series: DicomSeries) -> ReferredSeries:
+    stack, order = series.stack, series.laid.order
+    headers: list[pydicom.Dataset] = [series.headers[index] for index in order]
+    return ReferredSeries(
+        sops={str(item.get("SOPInstanceUID", "")): k for k, item in enumerate(headers)},
+        frame=str(headers[0].get("FrameOfReferenceUID", "")),
+        origins_mm=stack.positions_mm[list(order)],
+        right=stack.right,
+        down=stack.down,
+        pixel_mm=stack.pixel_mm,
+        size_px=stack.size_px,
+    )

@@ -1,0 +1,153 @@
+"""The pixels of one DICOM slice in Hounsfield units.
+
+Slope and intercept are the slice's own. Windows and MONOCHROME1 are about showing, not about values: they count for
+nothing. A codestream is believed only where its own header claims the size that the file claims.
+"""
+
+import struct
+from collections.abc import Iterator
+from typing import Any, Final
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.encaps import generate_frames
+from pydicom.pixels.utils import pixel_array
+from pydicom.uid import JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, RLELossless
+
+from harvester.errors import VolumeError
+from harvester.imaging.dicom.file import BROKEN
+from harvester.imaging.orientation import HU_RANGE, to_hu
+
+Array = NDArray[Any]
+
+MOST_SLICE_PIXELS: Final = 8192 * 8192
+MOST_SEGMENTATION_PIXELS: Final = 1 << 31
+JPEG_FRAMES: Final = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
+"""Markers after which a JPEG or JPEG-LS codestream gives its size."""
+SIZELESS: Final = frozenset({0x01, *range(0xD0, 0xD9)})
+"""JPEG markers without a length."""
+
+
+def hu_plane(item: pydicom.Dataset, name: str) -> NDArray[np.int16]:
+    """(rows, columns) HU, clipped as in to_hu, padding as air. `name` is what a message calls the slice.
+
+    Raises VolumeError: not_ct, too_large, unreadable, not_hu.
+    """
+    check_size(item, MOST_SLICE_PIXELS, name)
+    try:
+        stored = decode(item)
+        padding = _padding(item, stored)
+        values = _kept_bits(item, stored).astype(np.float32) * np.float32(item.RescaleSlope)
+        hu = to_hu(values + np.float32(item.RescaleIntercept))
+    except BROKEN as error:
+        raise VolumeError(
+            "unreadable", f"{name} has broken pixel data ({type(error).__name__}); export it again"
+        ) from None
+    hu[padding] = HU_RANGE[0]
+    return hu
+
+
+def check_size(item: pydicom.Dataset, most_pixels: int, name: str) -> None:
+    """Refuse what is no grey image, claims too many pixels, or holds a codestream of another size than it claims."""
+    try:
+        rows, columns = int(item.Rows), int(item.Columns)
+        frames = int(item.get("NumberOfFrames") or 1)
+        grey = int(item.get("SamplesPerPixel", 1)) == 1
+        if not grey or rows < 1 or columns < 1 or frames < 1:
+            raise VolumeError("not_ct", f"{name} is not a grey image")
+        if rows * columns * frames > most_pixels:
+            raise VolumeError(
+                "too_large", f"{name} claims {rows} x {columns} pixels, {frames} times; is its header broken?"
+            )
+        if any(size != (rows, columns, 1) for size in _codestream_sizes(item, frames)):
+            raise VolumeError("unreadable", f"{name} holds compressed pixels of another size than it claims")
+    except BROKEN as error:
+        raise VolumeError(
+            "unreadable", f"{name} has broken pixel data ({type(error).__name__}); export it again"
+        ) from None
+
+
+def decode(item: pydicom.Dataset) -> Array:
+    """The stored values, unused bits as they are, by the maintained codec of each transfer syntax.
+
+    Raises what is in BROKEN.
+    """
+    syntax = item.file_meta.TransferSyntaxUID
+    plugin = ""
+    if syntax in JPEGLSTransferSyntaxes:
+        plugin = "pyjpegls"
+    elif syntax in JPEG2000TransferSyntaxes:
+        plugin = "pylibjpeg"
+    elif syntax.is_encapsulated:
+        plugin = "pydicom" if syntax == RLELossless else "gdcm"
+    return pixel_array(item, decoding_plugin=plugin, raw=True, correct_unused_bits=False)
+
+
+def _padding(item: pydicom.Dataset, stored: Array) -> NDArray[np.bool_]:
+    """Where a slice holds padding. It lies round the scanned circle: without it in a corner, the value is none.
+
+    (Converters write PixelPaddingValue 0 where 0 is water.)
+    """
+    value = item.get("PixelPaddingValue")
+    if value is None:
+        return np.zeros(stored.shape, bool)
+    ends = [_as_stored(int(end), stored.dtype) for end in (value, item.get("PixelPaddingRangeLimit", value))]
+    inside = (stored >= min(ends)) & (stored <= max(ends))
+    return inside if inside[[0, 0, -1, -1], [0, -1, 0, -1]].any() else np.zeros(stored.shape, bool)
+
+
+def _as_stored(value: int, kind: np.dtype[Any]) -> int:
+    """The padding value in the pixels' own sign: writers mix up US and SS."""
+    bits = 8 * kind.itemsize
+    value %= 1 << bits
+    return value - (1 << bits) if kind.kind == "i" and value >> (bits - 1) else value
+
+
+def _kept_bits(item: pydicom.Dataset, stored: Array) -> Array:
+    """Without what old writers kept in the bits that hold no value (overlays)."""
+    allocated, kept = int(item.BitsAllocated), int(item.BitsStored)
+    above = allocated - 1 - int(item.get("HighBit", kept - 1))
+    if not (0 < kept <= allocated and 0 <= above <= allocated - kept):
+        raise ValueError("bits that do not fit")
+    # Shifted up the high bits fall off, shifted down the sign spreads.
+    return (stored << above) >> (allocated - kept) if kept < allocated else stored
+
+
+def _codestream_sizes(item: pydicom.Dataset, frames: int) -> Iterator[tuple[int, int, int]]:
+    """Rows, columns and channels that each compressed frame claims itself; none for uncompressed pixels."""
+    syntax = item.file_meta.TransferSyntaxUID
+    if not syntax.is_encapsulated:
+        return
+    for frame in generate_frames(item.PixelData, number_of_frames=frames):
+        if syntax == RLELossless:
+            _check_runs(item, frame)
+        else:
+            yield _j2k_size(frame) if syntax in JPEG2000TransferSyntaxes else _jpeg_size(frame)
+
+
+def _check_runs(item: pydicom.Dataset, frame: bytes) -> None:
+    """Runs say no size. At worst they are a little longer than the pixels; each byte may become 64."""
+    if len(frame) > 1024 + 2 * int(item.Rows) * int(item.Columns) * int(item.BitsAllocated) // 8:
+        raise ValueError("more runs than pixels")
+
+
+def _j2k_size(frame: bytes) -> tuple[int, int, int]:
+    if not frame.startswith(b"\xff\x4f\xff\x51"):
+        raise ValueError("no JPEG 2000 codestream")
+    right, down, left, top = struct.unpack_from(">4I", frame, 8)
+    return down - top, right - left, struct.unpack_from(">H", frame, 40)[0]
+
+
+def _jpeg_size(frame: bytes) -> tuple[int, int, int]:
+    at = 2 if frame.startswith(b"\xff\xd8") else len(frame)
+    while at + 10 <= len(frame) and frame[at] == 0xFF:
+        marker = frame[at + 1]
+        if marker in JPEG_FRAMES:
+            rows, columns, channels = struct.unpack_from(">HHB", frame, at + 5)
+            return rows, columns, channels
+        if marker == 0xFF or marker in SIZELESS:
+            at += 1 if marker == 0xFF else 2
+        else:
+            at += 2 + struct.unpack_from(">H", frame, at + 2)[0]
+    raise ValueError("a codestream without a size")

@@ -1,0 +1,175 @@
+"""DICOM CT series to Volumes: ordered by position along the slice normal, in HU, turned to the stored order.
+
+Errors name slices by their InstanceNumber and position, never by path or UID: those may tell who it is.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+
+from harvester.errors import VolumeError
+from harvester.imaging.dicom.assembly import Laid, Stack, lay
+from harvester.imaging.dicom.file import BROKEN, is_dicom_file, quiet, read_whole
+from harvester.imaging.dicom.pixels import hu_plane
+from harvester.imaging.orientation import Turn
+from harvester.records import Volume
+
+Array = NDArray[Any]
+
+MOST_VOXELS: Final = 1 << 31
+"""Of a series as laid: 4 GiB of int16. data.archive.max_voxels refuses sooner, by the headers alone."""
+ALIKE: Final = {"SeriesInstanceUID": "series", "Rows": "rows", "Columns": "columns"}
+NEEDED: Final = (
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "RescaleSlope",
+    "RescaleIntercept",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class DicomSeries:
+    """A series as read: its volume, where its slices lie in it, and the slices' headers in the order of `stack`."""
+
+    volume: Volume
+    stack: Stack
+    laid: Laid
+    headers: Sequence[pydicom.Dataset]
+
+
+def read_dicom_series(source: Path | Iterable[Path], volume_id: str, patient_id: str) -> Volume:
+    """One CT series, a folder or its files in any order, as (z, y, x): z to the head, y to the back, x to the
+    patient's left; HU by each slice's own slope and intercept, clipped as in to_hu; spacing from positions.
+
+    VolumeError's reasons: no_slices, unreadable, too_large, not_ct, no_pixel_data, no_geometry, bad_spacing,
+    not_hu, mixed_slices, mixed_orientations, duplicate_slices, missing_slices, uneven_slices, tilted.
+    """
+    return read_series(source, volume_id, patient_id).volume
+
+
+def read_turned_dicom(source: Path | Iterable[Path], volume_id: str, patient_id: str) -> tuple[Volume, Turn]:
+    """The volume, and how (column, row, slice ascending along the normal) became (x, y, z).
+
+    Of a tilted or uneven series the Turn is that of the grid into which it was laid: see read_series.
+    """
+    series = read_series(source, volume_id, patient_id)
+    return series.volume, series.laid.turn
+
+
+def read_series(source: Path | Iterable[Path], volume_id: str, patient_id: str) -> DicomSeries:
+    """The series with all that is needed to place marks in it. Raises VolumeError as read_dicom_series does."""
+    headers: list[pydicom.Dataset] = []
+    planes: list[Array] = []
+    with quiet():
+        for file in series_files(source):
+            item = _load(file, volume_id)
+            if headers:
+                _check_alike(item, headers[0], volume_id)
+            planes.append(hu_plane(item, _name(item, volume_id)))
+            del item.PixelData
+            headers.append(item)
+        if not headers:
+            raise VolumeError(
+                "no_slices", f"volume {volume_id}: no DICOM files; give a folder of one CT series"
+            )
+        stack = stack_of(headers, volume_id)
+    laid = lay(stack, volume_id)
+    if np.prod(laid.turn.shape, dtype=float) > MOST_VOXELS:
+        raise VolumeError("too_large", f"volume {volume_id}: more than {MOST_VOXELS} voxels; cut the series")
+    volume = Volume(volume_id, patient_id, laid.array(planes), laid.spacing_zyx_mm)
+    return DicomSeries(volume, stack, laid, headers)
+
+
+def series_files(source: Path | Iterable[Path]) -> list[Path]:
+    """A folder's DICOM files, or the given files, in name order."""
+    if not isinstance(source, Path):
+        return sorted(source)
+    files = (file for file in source.iterdir() if file.is_file() and file.name != "DICOMDIR")
+    return sorted(file for file in files if file.suffix.lower() in (".dcm", ".ima") or is_dicom_file(file))
+
+
+def stack_of(headers: Sequence[pydicom.Dataset], volume_id: str) -> Stack:
+    """The slices' places as their headers give them. Raises VolumeError no_geometry for what are no numbers."""
+    first = headers[0]
+    try:
+        right, down = np.array(first.ImageOrientationPatient, dtype=np.float64).reshape(2, 3)
+        row_mm, column_mm = (float(value) for value in first.PixelSpacing)  # PixelSpacing is (row, column)
+        return Stack(
+            positions_mm=np.array([list(item.ImagePositionPatient) for item in headers], np.float64).reshape(
+                len(headers), 3
+            ),
+            right=right,
+            down=down,
+            pixel_mm=(column_mm, row_mm),
+            size_px=(int(first.Columns), int(first.Rows)),
+            thickness_mm=float(first.get("SliceThickness") or 0),
+            names=[_name(item) for item in headers],
+        )
+    except BROKEN:
+        raise VolumeError(
+            "no_geometry",
+            f"volume {volume_id}: positions, orientation or PixelSpacing are no numbers; export the series again",
+        ) from None
+
+
+def _load(file: Path, volume_id: str) -> pydicom.Dataset:
+    item = read_whole(file, volume_id)
+    try:
+        _check_kind(item, _name(item, volume_id))
+    except BROKEN as error:
+        raise VolumeError(
+            "unreadable",
+            f"{_name(item, volume_id)} has a broken header ({type(error).__name__}); export it again",
+        ) from None
+    return item
+
+
+def _check_kind(item: pydicom.Dataset, name: str) -> None:
+    if item.get("Modality") != "CT" or "LOCALIZER" in (item.get("ImageType") or ()):
+        raise VolumeError("not_ct", f"{name} is not an image of a CT series")
+    if int(item.get("NumberOfFrames") or 1) != 1:
+        raise VolumeError("not_ct", f"{name} has many frames; convert to one file a slice")
+    if "PixelData" not in item:
+        raise VolumeError("no_pixel_data", f"{name} has no pixel data; is the file cut short?")
+    lacking = [tag for tag in NEEDED if item.get(tag) is None]
+    if lacking:
+        raise VolumeError("no_geometry", f"{name} lacks {', '.join(lacking)}")
+    if item.get("RescaleType") not in (None, "", "HU", "US"):
+        raise VolumeError("not_hu", f"{name} holds no Hounsfield units (RescaleType); leave the series out")
+
+
+def _check_alike(item: pydicom.Dataset, first: pydicom.Dataset, volume_id: str) -> None:
+    pair = f"{_name(item, volume_id)} and {_name(first)}"
+    for tag, word in ALIKE.items():
+        if item.get(tag) != first.get(tag):
+            raise VolumeError("mixed_slices", f"{pair} differ in {word}; give one series")
+    try:
+        alike = [
+            np.allclose(np.array(item[tag].value, float), np.array(first[tag].value, float), atol=1e-3)
+            for tag in ("PixelSpacing", "ImageOrientationPatient")
+        ]
+    except BROKEN:
+        raise VolumeError("no_geometry", f"{pair}: no numbers in PixelSpacing or orientation") from None
+    if not alike[0]:
+        raise VolumeError("mixed_slices", f"{pair} differ in PixelSpacing; give one series")
+    if not alike[1]:
+        raise VolumeError("mixed_orientations", f"{pair} face different ways; give one series")
+
+
+def _name(item: pydicom.Dataset, volume_id: str = "") -> str:
+    """How a message names a slice: its number and place, if they are numbers."""
+    try:
+        number = f"slice {int(item.InstanceNumber)}"
+    except BROKEN:
+        number = "a slice"
+    try:
+        at = f" at ({', '.join(f'{float(v):.1f}' for v in item.ImagePositionPatient)}) mm"
+    except BROKEN:
+        at = ""
+    return (f"volume {volume_id}: " if volume_id else "") + number + at

@@ -1,0 +1,174 @@
+"""NIfTI files whose header is not trusted: size, type, spacing and axes are checked before a voxel is read.
+
+Nothing is allocated for more bytes than the file can hold. nibabel knows the headers' fields; its `load` is not used,
+because it reads extensions of whatever length the file claims and mends a spacing of 0 to 1.
+"""
+
+import gzip
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final, cast
+
+import numpy as np
+from nibabel.nifti1 import Nifti1Header
+from nibabel.nifti2 import Nifti2Header
+from nibabel.spatialimages import HeaderDataError
+from numpy.typing import NDArray
+
+from harvester.errors import VolumeError
+from harvester.imaging.nifti.affine import checked_affine
+from harvester.imaging.orientation import Turn
+
+Array = NDArray[Any]
+
+READ_ON_BYTES: Final = 1 << 20
+BROKEN: Final = (HeaderDataError, OSError, EOFError, zlib.error, ValueError, OverflowError, LookupError)
+MAX_VOXELS: Final = 1000 * 1024 * 1024
+"""A thousand slices of 1024 x 1024: 2 GiB as int16. More is a broken header, or not for one worker's memory."""
+MOST_DEFLATED: Final = 1032
+"""Bytes that one byte of a gzip file can become at most."""
+MOST_HEADER_BYTES: Final = 16 << 20
+"""Header and extensions; those of a real file take some KiB."""
+HEADERS: Final = {348: (Nifti1Header, b"n+1"), 540: (Nifti2Header, b"n+2")}
+"""Header class and magic word by the header's size, which is a file's first number."""
+
+
+@dataclass(frozen=True, eq=False)
+class Header:
+    """What is needed of a NIfTI header, checked.
+
+    shape       voxels along the file's axes (i, j, k)
+    dtype       of the values as stored, in the file's byte order
+    offset      byte at which they begin, in the unpacked file
+    slope       value = slope * stored + inter
+    affine_ras  (4, 4) voxel index to RAS+ mm
+    """
+
+    shape: tuple[int, int, int]
+    dtype: np.dtype[Any]
+    offset: int
+    slope: float
+    inter: float
+    affine_ras: Array
+
+    @property
+    def data_bytes(self) -> int:
+        """Bytes of the values as stored."""
+        return self.shape[0] * self.shape[1] * self.shape[2] * self.dtype.itemsize
+
+    def turn(self) -> Turn:
+        """How the file's axes become the stored ones."""
+        return Turn.of(self.affine_ras, self.shape)
+
+    def spacing_zyx_mm(self) -> tuple[float, float, float]:
+        """Spacing in the stored order."""
+        sides = np.linalg.norm(self.affine_ras[:3, :3], axis=0)
+        return self.turn().spacing_zyx_mm(tuple(sides.tolist()))
+
+
+def read_header(path: Path, volume_id: str, max_voxels: int = MAX_VOXELS) -> Header:
+    """The checked header of a 3D NIfTI; no voxel is read.
+
+    VolumeError's reasons: unreadable, not_3d, not_grey, too_large, and those of nifti_affine.checked_affine.
+    """
+    try:
+        raw, room = _raw_header(path), _room(path)
+        shape = tuple(int(side) for side in raw["dim"][1 : 1 + _dimensions(raw)])
+        dtype, offset = raw.get_data_dtype(), int(raw["vox_offset"])
+        slope, inter = raw.get_slope_inter()
+    except BROKEN as error:
+        raise VolumeError("unreadable", f"volume {volume_id}: not a NIfTI file ({_kind(error)})") from None
+    sides = _checked_shape(shape, volume_id, max_voxels)
+    if dtype.kind not in "iuf":
+        raise VolumeError(
+            "not_grey", f"volume {volume_id}: want one number a voxel, got type {dtype}; is this a picture?"
+        )
+    affine = checked_affine(raw, volume_id)
+    header = Header(sides, dtype, offset, 1.0 if slope is None else slope, inter or 0.0, affine)
+    if not raw["sizeof_hdr"] <= offset <= MOST_HEADER_BYTES or header.data_bytes > room - offset:
+        raise VolumeError(
+            "unreadable",
+            f"volume {volume_id}: the file is too short for shape {sides} from byte {offset} on; copy it anew",
+        )
+    return header
+
+
+def read_stored(path: Path, header: Header, volume_id: str) -> Array:
+    """The values as stored, unscaled, (i, j, k). Raises VolumeError: unreadable."""
+    try:
+        with opened(path) as file:
+            file.seek(header.offset)
+            content = np.empty(header.data_bytes, np.uint8)
+            _fill(file, content.data)
+            # gzip compares its checksum where the file ends: a few bytes behind the voxels as a rule.
+            file.read(READ_ON_BYTES)
+    except BROKEN as error:
+        raise VolumeError(
+            "unreadable", f"volume {volume_id}: NIfTI data broken ({_kind(error)}); copy the file anew"
+        ) from None
+    return content.view(header.dtype).reshape(header.shape, order="F")
+
+
+def opened(path: Path) -> BinaryIO:
+    """The file's bytes, unpacked where its name ends in .gz."""
+    return cast(BinaryIO, gzip.open(path)) if _packed(path) else path.open("rb")
+
+
+def _raw_header(path: Path) -> Any:
+    with opened(path) as file:
+        block = file.read(max(HEADERS))
+    claimed = {int.from_bytes(block[:4], "little"), int.from_bytes(block[:4], "big")}
+    size = next((size for size in HEADERS if size in claimed and size <= len(block)), 0)
+    if not size:
+        raise ValueError("no NIfTI header")
+    kind, magic = HEADERS[size]
+    raw = kind(block[:size], check=False)
+    if bytes(raw["magic"])[:3] != magic:
+        raise ValueError("no NIfTI in one file")
+    return raw
+
+
+def _dimensions(raw: Any) -> int:
+    count = int(raw["dim"][0])
+    if not 1 <= count <= 7:
+        raise ValueError("number of dimensions")
+    return count
+
+
+def _checked_shape(shape: tuple[int, ...], volume_id: str, max_voxels: int) -> tuple[int, int, int]:
+    if len(shape) < 3 or any(side != 1 for side in shape[3:]) or min(shape) < 1:
+        raise VolumeError(
+            "not_3d",
+            f"volume {volume_id}: want a 3D NIfTI with voxels, got shape {shape}; write one file a volume",
+        )
+    voxels = shape[0] * shape[1] * shape[2]
+    if voxels > max_voxels:
+        raise VolumeError(
+            "too_large",
+            f"volume {volume_id}: shape {shape} is {voxels:,} voxels, more than data.archive.max_voxels = "
+            f"{max_voxels:,}; raise it if the scan is right",
+        )
+    return shape[0], shape[1], shape[2]
+
+
+def _packed(path: Path) -> bool:
+    return path.name.lower().endswith(".gz")
+
+
+def _room(path: Path) -> int:
+    """Most bytes that the file can hold, unpacked."""
+    return path.stat().st_size * (MOST_DEFLATED if _packed(path) else 1)
+
+
+def _fill(file: BinaryIO, content: memoryview) -> None:
+    while content:
+        count = file.readinto(content)  # type: ignore[attr-defined]  # both kinds of file have it
+        if not count:
+            raise EOFError
+        content = content[count:]
+
+
+def _kind(error: Exception) -> str:
+    """The error's class alone: its text names the path, and paths may tell a patient's name."""
+    return type(error).__name__

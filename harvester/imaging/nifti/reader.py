@@ -1,0 +1,56 @@
+"""NIfTI files to Volumes, turned to the stored order by their affine."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harvester.errors import VolumeError
+from harvester.imaging.nifti.file import MAX_VOXELS, Header, read_header, read_stored
+from harvester.imaging.orientation import Turn, to_hu
+from harvester.records import Volume
+
+
+def read_nifti(path: Path, volume_id: str, patient_id: str) -> Volume:
+    """A 3D NIfTI as (z, y, x), z to the head, y to the back, x to the patient's left; HU as in to_hu.
+
+    Masks may be read with it too: they come out in the same order. Raises VolumeError: not_finite, and as
+    nifti_file.read_header does.
+    """
+    return read_turned_nifti(path, volume_id, patient_id)[0]
+
+
+def read_turned_nifti(
+    path: Path, volume_id: str, patient_id: str, max_voxels: int = MAX_VOXELS, missing_is_air: bool = False
+) -> tuple[Volume, Turn]:
+    """The volume, and how the file's voxel order became (x, y, z)."""
+    header = read_header(path, volume_id, max_voxels)
+    stored, turn = read_stored(path, header, volume_id), header.turn()
+    hu_kji = np.empty(header.shape[::-1], np.int16)
+    # Slice by slice: a whole scan as float64 takes four times its room in the store. As the file's bytes lie: k, j, i.
+    lost = sum(
+        _slice_hu(slice_ji, header, hu_ji, missing_is_air)
+        for slice_ji, hu_ji in zip(stored.T, hu_kji, strict=True)
+    )
+    if lost:
+        raise VolumeError(
+            "not_finite",
+            f"volume {volume_id}: {lost} voxels are NaN or infinite; write -1024 (air) there, or set "
+            "data.archive.missing_is_air=true if they are NaN as padding",
+        )
+    return Volume(
+        volume_id, patient_id, np.ascontiguousarray(turn.array(hu_kji.T)), header.spacing_zyx_mm()
+    ), turn
+
+
+def _slice_hu(stored: NDArray[Any], header: Header, hu: NDArray[np.int16], missing_is_air: bool) -> int:
+    """One slice in HU into `hu`; how many of its values are no number."""
+    values = stored
+    if (header.slope, header.inter) != (1.0, 0.0):
+        with np.errstate(over="ignore"):  # becomes infinite, which is counted
+            values = stored * np.float64(header.slope) + np.float64(header.inter)
+    hu[...] = to_hu(values)
+    if values.dtype.kind != "f":
+        return 0
+    return int(np.count_nonzero(np.isinf(values) if missing_is_air else ~np.isfinite(values)))

@@ -1,0 +1,1 @@
+"""DeepLesion's annotations as published."""

@@ -1,0 +1,1 @@
+"""Marks from DICOM SR, SEG and RTSTRUCT."""

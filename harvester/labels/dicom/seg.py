@@ -1,0 +1,139 @@
+"""Lesions of a segmentation object: segments that code a lesion, each split into what hangs together in 3D."""
+
+from collections import defaultdict
+from typing import Any, Final
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from harvester.errors import LabelError
+from harvester.labels.dicom.lesions import Lesion, ReferredSeries, Regions, box_round, code, kind_of, within
+
+Array = NDArray[Any]
+
+LESION_CATEGORIES: Final = frozenset({"49755003", "M-01000"})
+"""Morphologically abnormal structure (SNOMED CT, and its older id)."""
+LESION_TYPES: Final = frozenset(
+    {
+        "108369006", "M-80003", "363346000", "86049000", "14799000", "27925004", "M-03010", "4147007", "M-03000",
+        "52988006", "M-01100", "41647002", "44132006",
+    }
+)  # fmt: skip
+"""Neoplasm (any, malignant, primary, secondary), nodule, mass, lesion, abscess."""
+EVERYWHERE: Final = np.ones((3, 3, 3))
+
+
+def read_seg(
+    item: pydicom.Dataset, frames: Array, series: ReferredSeries, machine_marks: bool
+) -> list[Lesion]:
+    """The lesions that a segmentation marks on the series; `frames` are its stored values, (frames, rows, columns).
+
+    Segments of organs are passed over, and automatic ones unless wanted. Raises LabelError for frames that do not
+    lie on the series; a broken object raises what pydicom raises.
+    """
+    wanted = {
+        int(each.SegmentNumber): each for each in item.SegmentSequence if _is_wanted(each, machine_marks)
+    }
+    masks: dict[int, dict[int, Array]] = defaultdict(dict)
+    for index, functional in enumerate(item.PerFrameFunctionalGroupsSequence):
+        for number in wanted:
+            mask = _mask(item, functional, frames[index], number)
+            if mask is not None and mask.any():
+                k, placed = _placed(item, functional, mask, series)
+                masks[number][k] = placed | masks[number].get(k, np.zeros_like(placed))
+    return [
+        part.lesion(
+            _kind(wanted[number]), str(wanted[number].get("TrackingUID", "")) if len(parts) == 1 else ""
+        )
+        for number, planes in sorted(masks.items())
+        for parts in [_parts(planes)]
+        for part in parts
+    ]
+
+
+def _is_wanted(segment: pydicom.Dataset, machine_marks: bool) -> bool:
+    is_lesion = (
+        code(segment, "SegmentedPropertyCategoryCodeSequence") in LESION_CATEGORIES
+        or code(segment, "SegmentedPropertyTypeCodeSequence") in LESION_TYPES
+    )
+    return is_lesion and (machine_marks or segment.get("SegmentAlgorithmType") != "AUTOMATIC")
+
+
+def _kind(segment: pydicom.Dataset) -> str:
+    regions = segment.get("AnatomicRegionSequence") or []
+    return kind_of(
+        [code(segment, "SegmentedPropertyTypeCodeSequence")]
+        + [str(each.get("CodeValue", "")) for each in regions]
+    )
+
+
+def _mask(item: pydicom.Dataset, functional: pydicom.Dataset, frame: Array, number: int) -> Array | None:
+    """Where a frame shows a segment; None for a frame of another one."""
+    if item.get("SegmentationType") == "LABELMAP":
+        return frame == number
+    told = functional.get("SegmentIdentificationSequence") or _shared(item, "SegmentIdentificationSequence")
+    if int(told[0].ReferencedSegmentNumber) != number:
+        return None
+    if item.get("SegmentationType") == "FRACTIONAL":
+        return frame >= 0.5 * int(item.get("MaximumFractionalValue", 255))
+    return frame > 0
+
+
+def _shared(item: pydicom.Dataset, sequence: str) -> Any:
+    return item.SharedFunctionalGroupsSequence[0][sequence].value
+
+
+def _placed(
+    item: pydicom.Dataset, functional: pydicom.Dataset, mask: Array, series: ReferredSeries
+) -> tuple[int, Array]:
+    """The slice of the series on which a frame lies, and the mask in that slice's pixels."""
+
+    def told(sequence: str) -> pydicom.Dataset:
+        return (functional.get(sequence) or _shared(item, sequence))[0]
+
+    origin = np.array(list(told("PlanePositionSequence").ImagePositionPatient), np.float64)
+    turned = np.array(list(told("PlaneOrientationSequence").ImageOrientationPatient), np.float64)
+    row_mm, column_mm = (float(mm) for mm in told("PixelMeasuresSequence").PixelSpacing)
+    way = np.concatenate([series.right, series.down])
+    if not np.allclose(turned, way, atol=1e-3) or not np.allclose(
+        (column_mm, row_mm), series.pixel_mm, rtol=1e-2
+    ):
+        raise LabelError("a segmentation in another grid than its series; resample it to the series")
+    k = series.slice_of(origin)
+    j, i = np.rint(series.on_slice(k, origin[None])[0] - 0.5).astype(int)[::-1]
+    return k, _moved(mask, int(i), int(j), series.size_px)
+
+
+def _moved(mask: Array, i: int, j: int, size_px: tuple[int, int]) -> Array:
+    """The mask with its first pixel at column i and row j of an image of the series."""
+    rows, columns = np.nonzero(mask)
+    rows, columns = rows + j, columns + i
+    inside = (rows >= 0) & (rows < size_px[1]) & (columns >= 0) & (columns < size_px[0])
+    if not inside.all():
+        raise LabelError("a segment reaches beyond the image")
+    placed = np.zeros(size_px[::-1], bool)
+    placed[rows, columns] = True
+    return placed
+
+
+def _parts(planes: dict[int, Array]) -> list[Regions]:
+    """What hangs together over the slices, edges and corners included."""
+    low, high = min(planes), max(planes)
+    used = np.any(list(planes.values()), axis=0)
+    rows, columns = (np.flatnonzero(used.any(axis)) for axis in (1, 0))
+    window = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    blank = np.zeros_like(used[window])
+    stacked = np.stack([planes[k][window] if k in planes else blank for k in range(low, high + 1)])
+    labels, count = ndimage.label(stacked, EVERYWHERE)
+    found = [Regions() for _ in range(count)]
+    for number, places in enumerate(ndimage.find_objects(labels), start=1):
+        part = labels[places] == number
+        for z in np.flatnonzero(part.any((1, 2))):
+            y, x = np.nonzero(part[z])
+            corner = np.array([columns[0] + places[2].start, rows[0] + places[1].start])
+            points = np.stack([x, y], axis=1) + corner
+            box = within(box_round(np.concatenate([points, points + 1])), used.shape[::-1])
+            found[number - 1].add(low + places[0].start + int(z), box, float(len(points)))
+    return found

@@ -1,0 +1,1 @@
+"""Scored tubelets and labels -> harvested lesions and hard negatives."""

@@ -1,0 +1,157 @@
+"""The report: one self-contained page from a run's saved results. It decides nothing and measures nothing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pyarrow as pa
+
+from harvester.config.settings import Settings
+from harvester.report.gallery import Gallery, legend
+from harvester.report.html import Html, page, paragraph, section, tag
+from harvester.report.plots import froc_plot, precision_recall_plot, yield_plot
+from harvester.report.sections import (
+    archive,
+    certificate,
+    closing_table,
+    controls,
+    missing,
+    opening,
+    resolved,
+    rounds,
+    steps,
+)
+from harvester.storage.location import Location
+from harvester.store.store import Store
+
+MISSING_SHOWN: Final = 15
+
+__all__ = ["ReportInputs", "closing_table", "write_report"]
+
+
+@dataclass(frozen=True, eq=False)
+class ReportInputs:
+    """What a run leaves, and what the truth says of it where there is one.
+
+    folder    the run's folder; report.html goes there
+    summary   the tree of summary.json
+    harvest   records.HARVEST
+    unproven  what the point estimate alone would have taken in the last round (records.HARVEST); shown where nothing
+              was harvested, and nowhere else
+    ledger    records.LEDGER
+    correct   (volume_id, lesion_id) of a harvested lesion -> right or wrong; None or absent where unknown
+    missed    hidden lesions that were not harvested (records.MARKS); empty where there is no truth
+    missing   records.MISSING, the volumes that miss the most first
+    curves    {"name", "froc": (fp_per_volume, sensitivity), "precision_recall": (recall, precision)} each;
+              names like "round 0: LPG + LPC"; none without truth
+    """
+
+    folder: Location
+    store: Store
+    settings: Settings
+    summary: Mapping[str, Any]
+    harvest: pa.Table
+    unproven: pa.Table
+    ledger: pa.Table
+    correct: Mapping[tuple[str, str], bool | None]
+    missed: pa.Table
+    missing: pa.Table
+    curves: Sequence[Mapping[str, Any]]
+
+
+def write_report(inputs: ReportInputs) -> Location:
+    """Write folder/report.html and return where it is; a run without lesions or truth has a report too."""
+    target = inputs.folder / "report.html"
+    target.write_text(build(inputs))
+    return target
+
+
+def build(inputs: ReportInputs) -> str:
+    """The page; the same inputs give the same bytes."""
+    summary, settings = inputs.summary, inputs.settings
+    volumes = len(set(inputs.harvest["volume_id"].to_pylist()))
+    return page(
+        f"harvester: {summary['config']}",
+        opening(summary, settings.operating_point, volumes),
+        rounds(summary),
+        _plots(inputs),
+        *_galleries(inputs),
+        certificate(summary, settings.operating_point),
+        controls(summary),
+        *([missing(inputs.missing.slice(0, MISSING_SHOWN).to_pylist())] if len(inputs.missing) else []),
+        archive(inputs.store),
+        steps(summary),
+        resolved(settings, summary),
+    )
+
+
+def _plots(inputs: ReportInputs) -> Html:
+    figures = [yield_plot(_yields(inputs))]
+    if inputs.curves:
+        target = inputs.settings.operating_point.target_precision
+        figures += [froc_plot(inputs.curves), precision_recall_plot(inputs.curves, target)]
+    return section("Yield and curves", tag("div", *figures, class_="plots"), wide=True)
+
+
+def _yields(inputs: ReportInputs) -> dict[int, dict[str, int]]:
+    names = {True: "right", False: "wrong", None: "unknown"}
+    by_round: dict[int, dict[str, int]] = {int(row["round"]): {} for row in inputs.summary["rounds"]}
+    columns = (inputs.harvest[name].to_pylist() for name in ("round", "volume_id", "lesion_id"))
+    for k, volume_id, lesion_id in zip(*columns, strict=True):
+        parts, name = by_round.setdefault(k, {}), names[inputs.correct.get((volume_id, lesion_id))]
+        parts[name] = parts.get(name, 0) + 1
+    return by_round
+
+
+def _galleries(inputs: ReportInputs) -> list[Html]:
+    gallery = Gallery(inputs.store, inputs.settings.report, inputs.harvest)
+    rows = inputs.harvest.to_pylist()
+    chapters = [
+        section(
+            "Harvested lesions",
+            paragraph(
+                "A fair sample: from the best score to the last one above the threshold, in even steps. "
+                "Each row of slices is one lesion with about 100 mm around it, in a lung or a "
+                "soft-tissue window."
+            ),
+            legend("harvested", "clinical mark"),
+            gallery.harvested(rows, inputs.correct),
+            wide=True,
+        )
+    ]
+    if not rows and len(inputs.unproven):
+        words = (
+            "Not harvested, and in no table: too little backs them. The precision as counted on V_M would have "
+            "taken these; the best, the last and evenly between by score."
+        )
+        keys = legend("not proven", "clinical mark")
+        shown = gallery.unproven(inputs.unproven.to_pylist(), inputs.correct)
+        chapters.append(
+            section("What the point estimate would have taken", paragraph(words), keys, shown, wide=True)
+        )
+    if inputs.summary["final"]["precision"] is not None:
+        words = "Harvested, and not on a hidden lesion by a P3D IoU of at least 0.5. Best-scored first."
+        keys = legend("harvested", "clinical mark", "hidden truth")
+        chapters.append(
+            section("Wrong ones", paragraph(words), keys, gallery.wrong(rows, inputs.correct), wide=True)
+        )
+    return [*chapters, _negatives(inputs, gallery), *_misses(inputs, gallery)]
+
+
+def _negatives(inputs: ReportInputs, gallery: Gallery) -> Html:
+    words = (
+        "Sure hard negatives: the generator’s best-scored proposals in V_M that are no lesion, one a "
+        "volume. From round 1 on the generator learns to leave them alone."
+    )
+    keys = legend("hard negative", "clinical mark")
+    return section(
+        "Hardest negatives", paragraph(words), keys, gallery.hard_negatives(inputs.ledger), wide=True
+    )
+
+
+def _misses(inputs: ReportInputs, gallery: Gallery) -> list[Html]:
+    if not inputs.curves and not len(inputs.missed):
+        return []
+    words = f"{len(inputs.missed):,} unmarked lesions of V_H test were not harvested; some of them:"
+    keys = legend("hidden truth", "harvested", "clinical mark")
+    return [section("Misses", paragraph(words), keys, gallery.misses(inputs.missed), wide=True)]

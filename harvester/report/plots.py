@@ -1,0 +1,281 @@
+"""Plots of the report, each an SVG image that stands on its own."""
+
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from harvester.certificate.frontier import Frontier, Row
+from harvester.errors import StoreError
+from harvester.evaluation.bootstrap import CONFIDENCE
+from harvester.evaluation.curves import froc, precision_recall
+from harvester.evaluation.evaluate import Evaluation
+from harvester.evaluation.scorecard import CURVE_RATES, CURVE_RECALLS, Scorecard
+from harvester.evaluation.summary import METRIC_NAMES, rate_labels
+from harvester.report.html import Html, tag
+from harvester.report.pictures import data_uri
+
+INK: Final = "#1c2430"
+SOFT: Final = "#5a6675"
+ROUND_COLOURS: Final = ("#9aa5b1", "#2f7fe0", "#c77700", "#1f9d4c", "#8a4fbf", "#cf3a3a")
+PARTS: Final = {"right": "#2f7fe0", "wrong": "#cf3a3a", "unknown": "#9db8d6"}
+STYLE: Final[Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "harvester",
+    "font.family": ["sans-serif"],
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": SOFT,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+}
+
+
+def froc_plot(curves: Sequence[Mapping[str, Any]]) -> Html:
+    """Sensitivity on unmarked lesions against false positives a volume, one line a curve."""
+
+    def draw(axes: Any) -> None:
+        for curve in curves:
+            fp, sensitivity = curve["froc"]
+            axes.plot(fp, sensitivity, label=curve["name"], **_line_style(curve["name"]))
+        axes.set_xscale("symlog", linthresh=0.25, linscale=0.4)
+        axes.set_xlim(0, 32)
+        axes.set_ylim(0, 1)
+        ticks = (0, 0.25, 1, 4, 16)
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.set_xticks([], minor=True)
+        axes.set_xlabel("false positives a volume")
+        axes.set_ylabel("sensitivity on unmarked lesions")
+        axes.legend(loc="best")
+
+    return _figure(draw, "FROC curves", "FROC: unmarked lesions proposed against false positives a volume.")
+
+
+def precision_recall_plot(curves: Sequence[Mapping[str, Any]], target: float) -> Html:
+    """Precision against recall, one line a curve, the target as a dashed line."""
+
+    def draw(axes: Any) -> None:
+        axes.axhline(target, color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
+        axes.text(1.0, target + 0.012, f"target {target:g}", ha="right", va="bottom", color=SOFT)
+        for curve in curves:
+            recall, precision = curve["precision_recall"]
+            axes.plot(recall, precision, label=curve["name"], **_line_style(curve["name"]))
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1.04)
+        axes.set_xlabel("recall of unmarked lesions")
+        axes.set_ylabel("precision")
+        axes.legend(loc="lower left")
+
+    return _figure(draw, "Precision-recall curves", "Precision against recall as the threshold is lowered.")
+
+
+def yield_plot(by_round: Mapping[int, Mapping[str, int]]) -> Html:
+    """Harvested lesions a round, a bar each: {round: {"right", "wrong", "unknown"}}."""
+
+    def draw(axes: Any) -> None:
+        bottom = dict.fromkeys(by_round, 0)
+        for part, colour in PARTS.items():
+            heights = [by_round[k].get(part, 0) for k in by_round]
+            if any(heights):
+                base = [bottom[k] for k in by_round]
+                axes.bar(list(by_round), heights, 0.55, bottom=base, color=colour, label=f"{part} by truth")
+                bottom = {k: bottom[k] + height for k, height in zip(by_round, heights, strict=True)}
+        for k, total in bottom.items():
+            axes.text(k, total, f" {total}", ha="center", va="bottom")
+        axes.set_xticks(list(by_round), [f"round {k}" for k in by_round])
+        axes.set_xlim(min(by_round) - 0.7, max(by_round) + 0.7)
+        axes.set_ylim(0, max(1.0, 1.18 * max(bottom.values())))
+        axes.set_ylabel("lesions harvested")
+        if any(bottom.values()):
+            axes.legend(loc="upper right")
+
+    return _figure(draw, "Yield per round", "Lesions that each round added.")
+
+
+def _line_style(name: str) -> dict[str, Any]:
+    """Rounds by colour, in the order of their numbers; the generator alone is dashed."""
+    digits = [int(word.rstrip(":")) for word in name.split() if word.rstrip(":").isdigit()]
+    dashed = {"linestyle": (0, (4, 2))} if "LPC" not in name else {}
+    colour = ROUND_COLOURS[(digits[0] if digits else 0) % len(ROUND_COLOURS)]
+    return {"color": colour, "linewidth": 1.8, **dashed}
+
+
+def _figure(draw: Callable[[Any], None], title: str, caption: str) -> Html:
+    # matplotlib takes a second to import; only a report needs it.
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(4.6, 3.5), layout="constrained")
+        draw(figure.add_subplot())
+        buffer = io.BytesIO()
+        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
+    source = data_uri(buffer.getvalue(), "image/svg+xml")
+    return tag("figure", tag("img", src=source, alt=title), tag("figcaption", caption))
+
+
+EVALUATION_COLOURS: Final = {"run": "#2f7fe0", "baseline": "#c77700"}
+DOTS_PER_INCH: Final = 150
+
+
+def write_plots(done: Evaluation, folder: Path) -> list[Path]:
+    """Write froc.png and precision_recall.png into `folder`, made if need be. Raises StoreError where it cannot."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return [
+            _write(folder / "froc.png", lambda axes: _froc(axes, done)),
+            _write(folder / "precision_recall.png", lambda axes: _precision_recall(axes, done)),
+        ]
+    except OSError as error:
+        raise StoreError(f"{folder}: plots cannot be written ({error.strerror})") from None
+
+
+def _cards(done: Evaluation) -> Iterator[tuple[str, Scorecard]]:
+    """The baseline first: the run is drawn over it."""
+    if done.overall.baseline is not None:
+        yield "baseline", done.overall.baseline
+    yield "run", done.overall.run
+
+
+def _froc(axes: Any, done: Evaluation) -> None:
+    rates, volumes = done.protocol.rates, len(done.truth.volume_ids)
+    for name, card in _cards(done):
+        curve = froc(card.hits, volumes)
+        _band(axes, CURVE_RATES, card, "curve_sensitivity", EVALUATION_COLOURS[name])
+        # Carried to the right edge: beyond its last tubelet a run finds no more.
+        fp = np.append(curve.fp_per_volume, np.maximum(curve.fp_per_volume[-1:], CURVE_RATES[-1]))
+        found = np.append(curve.sensitivity, curve.sensitivity[-1:])
+        axes.plot(
+            fp,
+            found,
+            color=EVALUATION_COLOURS[name],
+            linewidth=1.8,
+            label=f"{name}, mean {_told(card, 'mean')}",
+        )
+        axes.plot(rates, card.figures["sensitivity"], "o", color=EVALUATION_COLOURS[name], markersize=3.5)
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(CURVE_RATES[0], CURVE_RATES[-1])
+    axes.set_xticks(rates, rate_labels(done.protocol))
+    axes.set_xticks([], minor=True)
+    axes.set_ylim(0, 1)
+    axes.set_xlabel("false positives a volume")
+    axes.set_ylabel(f"sensitivity, {METRIC_NAMES[done.protocol.metric]} ≥ {done.protocol.threshold:g}")
+    axes.grid(alpha=0.25)
+    axes.legend(loc="lower right")
+
+
+def _precision_recall(axes: Any, done: Evaluation) -> None:
+    for name, card in _cards(done):
+        curve = precision_recall(card.hits)
+        envelope = np.maximum.accumulate(curve.precision[::-1])[::-1]
+        _band(axes, CURVE_RECALLS, card, "curve_precision", EVALUATION_COLOURS[name])
+        axes.plot(
+            curve.recall,
+            envelope,
+            color=EVALUATION_COLOURS[name],
+            linewidth=1.8,
+            label=f"{name}, AP {_told(card, 'ap')}",
+        )
+        if done.accept is not None:
+            point = card.figures["recall"], card.figures["precision"]
+            axes.plot(
+                *point,
+                "D",
+                color=EVALUATION_COLOURS[name],
+                markersize=5,
+                label=f"{name}, score ≥ {done.accept:g}",
+            )
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.04)
+    axes.set_xlabel("recall")
+    axes.set_ylabel("precision (envelope)")
+    axes.grid(alpha=0.25)
+    axes.legend(loc="upper right")
+
+
+def _band(axes: Any, x: Any, card: Scorecard, name: str, colour: str) -> None:
+    ends = card.interval(name)
+    if ends is not None:
+        axes.fill_between(x, *ends, color=colour, alpha=0.2, linewidth=0, label=f"{CONFIDENCE:.0%} interval")
+
+
+def _told(card: Scorecard, name: str) -> str:
+    return f"{card.figures[name]:.3f}"
+
+
+def _write(file: Path, draw: Callable[[Any], None]) -> Path:
+    # matplotlib takes a second to import; only plots need it.
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(STYLE | {"figure.facecolor": "white", "grid.color": SOFT}):
+        figure = Figure(figsize=(5.4, 4.2), dpi=DOTS_PER_INCH, layout="constrained")
+        draw(figure.add_subplot())
+        FigureCanvasAgg(figure).print_png(file, metadata={"Software": None})
+    return file
+
+
+FRONTIER_COLOURS: Final = {"certified": "#2f7fe0", "point estimate": "#c77700"}
+
+
+def frontier_picture(frontier: Frontier) -> bytes:
+    """A PNG: recall against the precision target, certified and by the point estimate; measured precision beside it."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    known = any(row.precision is not None for row in frontier.rows)
+    with mpl.rc_context({**STYLE, "figure.facecolor": "white"}):
+        figure = Figure(figsize=(10 if known else 5, 4), layout="constrained", dpi=120)
+        axes = figure.subplots(1, 2 if known else 1, squeeze=False)[0]
+        _recalls(axes[0], frontier, known)
+        if known:
+            _precisions(axes[1], frontier)
+        picture = io.BytesIO()
+        FigureCanvasAgg(figure).print_png(picture)
+    return picture.getvalue()
+
+
+def _recalls(axes: Any, frontier: Frontier, known: bool) -> None:
+    for way, colour in FRONTIER_COLOURS.items():
+        rows = _of(frontier, way)
+        targets = [row.target for row in rows]
+        axes.frontier_picture(
+            targets, [row.recall_vm for row in rows], color=colour, marker="o", label=f"{way}, V_M"
+        )
+        if known:
+            recalls = [row.recall_unmarked for row in rows]
+            axes.frontier_picture(
+                targets, recalls, color=colour, marker="s", linestyle=(0, (4, 2)), label=f"{way}, V_H test"
+            )
+    axes.set_xlabel("precision target")
+    axes.set_ylabel("share of unmarked lesions found")
+    axes.set_ylim(0, 1)
+    axes.legend(loc="best")
+
+
+def _precisions(axes: Any, frontier: Frontier) -> None:
+    for way, colour in FRONTIER_COLOURS.items():
+        rows = [row for row in _of(frontier, way) if row.precision is not None]
+        axes.frontier_picture(
+            [row.target for row in rows], [row.precision for row in rows], color=colour, marker="s", label=way
+        )
+    targets = [row.target for row in frontier.rows]
+    axes.frontier_picture(targets, targets, color=SOFT, linewidth=1, linestyle=(0, (4, 3)), label="target")
+    axes.set_xlabel("precision target")
+    axes.set_ylabel("precision measured on V_H test")
+    axes.legend(loc="best")
+
+
+def _of(frontier: Frontier, way: str) -> list[Row]:
+    return [row for row in frontier.rows if row.way == way]

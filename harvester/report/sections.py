@@ -1,0 +1,285 @@
+"""The report's chapters in words and tables; summary.json says it, these say it to people."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from harvester.config.loading import dump
+from harvester.config.settings import OperatingPointSettings, Settings
+from harvester.report.html import Html, bar, count, duration, number, paragraph, percent, section, table, tag
+from harvester.store.store import Store
+
+Row = Mapping[str, Any]
+RATES: Final = ("1", "4", "16")
+SPLITS: Final = {
+    "vm": "V_M, every lesion marked",
+    "vh": "V_H, partly marked",
+    "vh_test": "V_H test, partly marked, truth hidden",
+    "vd_test": "V_D test, never seen",
+}
+
+
+def opening(summary: Row, settings: OperatingPointSettings, volumes: int) -> Html:
+    """The title, what was done in one sentence, and the figures that matter."""
+    final = summary["final"]
+    return tag(
+        "header",
+        tag("h1", f"Harvest of {summary['config']}"),
+        tag("p", sentence(summary, settings, volumes), class_="lead"),
+        _facts(
+            {
+                "lesions harvested": number(final["harvested"]),
+                "certified precision": _at_least(final),
+                "measured precision": number(final["precision"], 3),
+                "unmarked lesions found": percent(final["recall_unmarked"]),
+                "time": duration(summary["seconds"]),
+            }
+        ),
+        tag("p", f"Stopped because {summary['stopped_because']}.", class_="soft"),
+    )
+
+
+def sentence(summary: Row, settings: OperatingPointSettings, volumes: int) -> str:
+    """What was done, for a reader who reads nothing else."""
+    final = summary["final"]
+    if not final["harvested"]:
+        why = next((row["refused"] for row in summary["rounds"] if row.get("refused")), "")
+        return "Nothing was harvested" + (f": {why}." if why else ".")
+    said = (
+        f"{count(final['harvested'], 'unmarked lesion')} harvested in {count(volumes, 'volume')} at a "
+        f"precision certified to be at least {number(final['precision_bound'], 3)} "
+        f"({100 * settings.confidence:g} % confidence)"
+    )
+    if final["precision"] is None:
+        return said + "; there is no hidden truth here to measure it against."
+    return (
+        f"{said}; where the truth is known, {percent(final['precision'])} of them are right and they are "
+        f"{percent(final['recall_unmarked'])} of the unmarked lesions."
+    )
+
+
+def rounds(summary: Row) -> Html:
+    """One row a round."""
+    head = (
+        "round", "LPG sensitivity at 1 FP", "at 4 FP", "at 16 FP", "LPC AP", "threshold", "precision bound",
+        "harvested", "hard negatives", "precision so far", "recall so far",
+    )  # fmt: skip
+    told = (
+        "Sensitivity, precision and recall are measured on the unmarked lesions of V_H test (match: P3D "
+        "IoU of at least 0.5); precision and recall are those of all lesions harvested up to that round. "
+        "FP: false positives a volume. An en dash stands for what cannot be known."
+    )
+    rows = [_round(str(row["round"]), row) for row in summary["rounds"]]
+    rows.append(_round("all", {**summary["final"], "lpc_ap": None}))
+    return section("Round by round", tag("p", told, class_="soft"), table(head, rows), wide=True)
+
+
+def certificate(summary: Row, settings: OperatingPointSettings) -> Html:
+    """What the promise is, what it rests on, what it does not say."""
+    tests = [
+        [
+            str(row["round"]), number(row.get("accepted_vm")), number(row["threshold"], 4),
+            number(row["precision_bound"], 3), percent(row.get("recall_vm")),
+        ]
+        for row in summary["rounds"]
+    ]  # fmt: skip
+    refusals = [
+        paragraph(
+            tag("b", f"Round {row['round']} certified nothing"), f": {row['refused']}. ", _estimate(row)
+        )
+        for row in summary["rounds"]
+        if row.get("refused")
+    ]
+    target, sure = f"{settings.target_precision:g}", f"{100 * settings.confidence:g} %"
+    return section(
+        "What the certificate means",
+        paragraph(
+            "In the mining set V_M every lesion is marked. Its volumes went through the same models and "
+            "the same rule as the others, with all but their clinical marks hidden, and no model ever "
+            "scored a patient it had learned from. What the rule accepts there can be checked, lesion by "
+            "lesion."
+        ),
+        paragraph(
+            f"The threshold is the lowest one at which the precision on V_M is at least {target}: not as "
+            f"counted, but by a one-sided lower confidence bound at {sure}, taken over patients rather "
+            "than lesions, because the errors of one patient repeat. Thresholds are tried from the "
+            "highest down and the first that fails ends the search, so that trying many costs no "
+            "confidence; how the scores are combined is chosen by the clinical marks alone. Later rounds "
+            "are held to it together with the earlier ones; so every round but the last is asked for "
+            "more, where that can be met: what it harvests wrongly would burden them."
+        ),
+        table(
+            ("round", "accepted on V_M", "threshold", "lower bound", "recall on V_M"), tests,
+            "What each round’s promise rests on",
+        ),
+        *refusals,
+        paragraph(
+            "It holds for the other volumes as far as their patients resemble those of V_M: same "
+            "scanners, same kinds of disease. It says nothing of the lesions that were not found. And a "
+            f"confidence of {sure} means that about {100 * (1 - settings.confidence):.0f} of a hundred "
+            "such promises may be broken."
+        ),
+    )  # fmt: skip
+
+
+def controls(summary: Row) -> Html:
+    """The full loop beside the generator alone and beside shuffled classifier scores."""
+    known = summary.get("controls") or {}
+    named = {"lpg_alone": "LPG alone, same target", "lpc_shuffled": "LPC scores shuffled"}
+    rows = [_control("full loop", summary["final"])]
+    for key, name in named.items():
+        by_round = [row["controls"][key] for row in summary["rounds"] if key in row.get("controls", {})]
+        rows += [_control(f"{name}, round {k}", row) for k, row in enumerate(by_round[:-1])]
+        rows += [_control(f"{name}, all rounds", known[key])] if key in known else []
+    return section(
+        "Controls",
+        paragraph(
+            "The same target and the same certificate, with less: the proposals of the generator alone, "
+            "and the full loop with the classifier’s scores dealt out at random, of which next to "
+            "nothing should be left. Both harvest round by round and certify what they have so far, as the "
+            "loop does. From round 1 on the generator is the one that learnt from the full loop’s harvest: "
+            "only its first round owes the classifier nothing."
+        ),
+        table(("", "harvested", "precision", "recall of unmarked lesions"), rows),
+    )
+
+
+def missing(rows: Sequence[Row]) -> Html:
+    """The volumes that miss the most annotations, as the engine believes."""
+    head = ("volume", "marked", "harvested", "expected besides", "missing in all")
+    shown = [
+        [
+            row["volume_id"], count(row["marked"], "lesion"), number(row["harvested"]),
+            number(row["expected_more"], 1), number(row["expected_missing"], 1),
+        ]
+        for row in rows
+    ]  # fmt: skip
+    return section(
+        "Volumes that miss the most",
+        paragraph(
+            "Marked: by the archive. Expected besides: what the proposals that were not harvested add up to, "
+            "each weighed by how often proposals of its score are lesions in V_M. All volumes are in missing.csv."
+        ),
+        table(head, shown),
+    )
+
+
+def steps(summary: Row) -> Html:
+    """Where the time went; steps below 1 % of it go together."""
+    told = summary.get("steps") or []
+    total = sum(step["seconds"] for step in told) or 1.0
+    large = [step for step in told if step["seconds"] >= 0.01 * total]
+    rows = [
+        [
+            f"{step['round']} {step['step']}",
+            *_time(step["seconds"], total),
+            _rate(step),
+            bar(step["seconds"] / total),
+        ]
+        for step in large
+    ]
+    rest = total - sum(step["seconds"] for step in large)
+    if len(told) > len(large):
+        rows.append([count(len(told) - len(large), "short step"), *_time(rest, total), "", ""])
+    return section("Time", table(("round and step", "time", "share", "slices a second", ""), rows))
+
+
+def archive(store: Store) -> Html:
+    """What the store holds."""
+    manifest, marks = store.manifest, store.marks()
+    rows = []
+    for split, name in SPLITS.items():
+        mine = manifest.filter(pc.equal(manifest["split"], split))
+        known = marks.filter(pc.is_in(marks["volume_id"], mine["volume_id"].combine_chunks()))
+        if len(mine):
+            patients = len(pc.unique(mine["patient_id"]))
+            rows.append([name, *map(number, (len(mine), patients, _clinical(known), len(known)))])
+    head = ("set", "volumes", "patients", "clinical marks", "all marks known to the run")
+    return section("The archive", table(head, rows))
+
+
+def resolved(settings: Settings, summary: Row) -> Html:
+    """The settings, folded."""
+    names = ("config_hash", "data_hash", "run_id")
+    hashes = ", ".join(f"{name} {summary[name]}" for name in names if summary.get(name))
+    folded = tag("details", tag("summary", "All settings as resolved"), tag("pre", dump(settings)))
+    return section("Settings", tag("p", hashes, class_="soft"), folded)
+
+
+def closing_table(summary: Row) -> str:
+    """The rounds for the terminal, and the sentence that matters."""
+    head = (
+        "round",
+        "LPG @1",
+        "@4",
+        "@16",
+        "threshold",
+        "bound",
+        "harvested",
+        "negatives",
+        "precision",
+        "recall",
+    )
+    rows = [_short(str(row["round"]), row) for row in summary["rounds"]] + [_short("all", summary["final"])]
+    widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
+    lines = [
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)
+    ]
+    rule = "-" * len(lines[0])
+    end = f"stopped: {summary['stopped_because']}; {duration(summary['seconds'])}"
+    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], end])
+
+
+def _round(name: str, row: Row) -> list[str]:
+    sensitivity = row.get("lpg_sensitivity") or {}
+    return [
+        name, *(number(sensitivity.get(rate)) for rate in RATES), number(row.get("lpc_ap")),
+        number(row["threshold"], 4), number(row["precision_bound"], 3), number(row["harvested"]),
+        number(row["hard_negatives"]), number(row["precision"], 3), number(row["recall_unmarked"], 3),
+    ]  # fmt: skip
+
+
+def _short(name: str, row: Row) -> list[str]:
+    cells = _round(name, row)
+    return [*cells[:4], *cells[5:]]
+
+
+def _control(name: str, row: Row) -> list[str]:
+    measured = (number(row.get(key), 3) for key in ("precision", "recall_unmarked"))
+    return [name, number(row["harvested"]), *measured]
+
+
+def _estimate(row: Row) -> str:
+    told = row.get("point_estimate")
+    if not told or not told.get("harvested"):
+        return "The point estimate alone would have harvested nothing either."
+    measured = (
+        f" (measured: precision {number(told['precision'], 3)}, recall {number(told['recall_unmarked'], 3)})"
+        if told.get("precision") is not None
+        else ""
+    )
+    return f"The point estimate alone would have harvested {count(told['harvested'], 'lesion')}{measured}."
+
+
+def _time(seconds: float, total: float) -> tuple[str, str]:
+    return duration(seconds), percent(seconds / total)
+
+
+def _rate(step: Row) -> str:
+    counts = step.get("counts") or {}
+    rate = step.get("rate") or (counts["slices"] / step["seconds"] if counts.get("slices") else None)
+    return number(rate, 1)
+
+
+def _at_least(final: Row) -> str:
+    return f"≥ {number(final['precision_bound'], 3)}" if final["harvested"] else "–"
+
+
+def _facts(facts: Mapping[str, str]) -> Html:
+    return tag("dl", *(tag("div", tag("dt", k), tag("dd", v)) for k, v in facts.items()), class_="facts")
+
+
+def _clinical(marks: pa.Table) -> int:
+    return int(pc.sum(marks["clinical"]).as_py() or 0)

@@ -1,0 +1,1 @@
+"""Files and folders on a disk or in an object store."""

@@ -1,0 +1,1 @@
+"""Volumes made ready once for fast reading by slices."""

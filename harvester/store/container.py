@@ -1,0 +1,172 @@
+"""A shard: volumes in one file, one after another, each readable without the others and without a table.
+
+volume := prefix header frame...       one frame a slice (encoding.py)
+prefix := "HVSHARD1" header_bytes:u32 header_crc32:u32, little-endian
+header := JSON: volume_id, patient_id, shape (z, y, x), spacing_zyx_mm, frame_bytes [z], frame_crc32 [z]
+
+A manifest row says where a volume lies: shard (the file's name), offset and bytes (of the volume in it), checksum
+(the header's, which holds those of the slices). A walk from 0 through all volumes needs no manifest.
+"""
+
+import hashlib
+import json
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from harvester.errors import StoreError
+from harvester.records import Volume
+from harvester.storage.location import Location, writing
+
+MAGIC: Final = b"HVSHARD1"
+PREFIX: Final = struct.Struct("<8sII")
+FIRST_READ: Final = 16 << 10
+"""Holds the header of a volume of about 800 slices: one request in an object store."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where a volume lies: columns of the manifest."""
+
+    shard: str
+    offset: int
+    bytes: int
+    checksum: int
+
+
+@dataclass(frozen=True, eq=False)
+class Header:
+    """What a volume says of itself. starts: (depth + 1,) first byte of each slice's frame, from the volume's own."""
+
+    patient_id: str
+    shape_zyx: tuple[int, int, int]
+    spacing_zyx_mm: tuple[float, float, float]
+    starts: NDArray[np.int64]
+    crc32: NDArray[np.uint32]
+
+
+class ShardWriter:
+    """Volumes into an open file, one at a time."""
+
+    def __init__(self, name: str, sink: Any) -> None:
+        self.name, self.sink, self.offset = name, sink, 0
+
+    def add(self, volume: Volume, split: str, source_hash: str) -> dict[str, Any]:
+        """Write a volume and return its manifest row."""
+        frames = [encode_slice(plane) for plane in volume.hu_zyx]
+        header = _header_json(volume, frames)
+        span = Span(
+            self.name, self.offset, PREFIX.size + len(header) + sum(map(len, frames)), zlib.crc32(header)
+        )
+        for part in (PREFIX.pack(MAGIC, len(header), span.checksum), header, *frames):
+            self.sink.write(part)
+        self.offset += span.bytes
+        return _manifest_row(volume, split, source_hash, span)
+
+
+@contextmanager
+def open_shard(file: Location) -> Iterator[ShardWriter]:
+    """A writer whose shard appears when the block ends well. Raises StoreError where it cannot be written."""
+    with writing(file.parent), file.publish() as sink:
+        yield ShardWriter(file.name, sink)
+
+
+def read_header(file: Location, volume_id: str, span: Span) -> Header:
+    """The header of a volume, checked. Raises StoreError for a broken one, OSError for an unreadable file."""
+    start = file.read(span.offset, min(span.bytes, FIRST_READ))
+    magic, size, crc = PREFIX.unpack(start[: PREFIX.size]) if len(start) >= PREFIX.size else (b"", 0, 0)
+    if (magic, crc) != (MAGIC, span.checksum) or PREFIX.size + size > span.bytes:
+        raise _broken(volume_id)
+    end = PREFIX.size + size
+    text = start[PREFIX.size : end] if end <= len(start) else file.read(span.offset + PREFIX.size, size)
+    if zlib.crc32(text) != crc:
+        raise _broken(volume_id)
+    told = json.loads(text)
+    starts = end + np.concatenate([[0], np.cumsum(told["frame_bytes"])])
+    crc32 = np.asarray(told["frame_crc32"], np.uint32)
+    return Header(told["patient_id"], tuple(told["shape"]), tuple(told["spacing_zyx_mm"]), starts, crc32)
+
+
+def read_slices(
+    file: Location, volume_id: str, span: Span, header: Header, z_start: int, z_end: int
+) -> NDArray[np.int16]:
+    """Slices [z_start, z_end) of a volume, by one read. Raises StoreError for a broken one, OSError."""
+    first, last = int(header.starts[z_start]), int(header.starts[z_end])
+    data = memoryview(file.read(span.offset + first, last - first))
+    hu_zyx = np.empty((z_end - z_start, *header.shape_zyx[1:]), HU)
+    for z, out in zip(range(z_start, z_end), hu_zyx, strict=True):
+        frame = data[int(header.starts[z]) - first : int(header.starts[z + 1]) - first]
+        if zlib.crc32(frame) != header.crc32[z]:
+            raise _broken(volume_id)
+        decode_slice(frame, out)
+    return hu_zyx
+
+
+def _header_json(volume: Volume, frames: list[bytes]) -> bytes:
+    return json.dumps(
+        {
+            "volume_id": volume.volume_id,
+            "patient_id": volume.patient_id,
+            "shape": volume.hu_zyx.shape,
+            "spacing_zyx_mm": [float(size) for size in volume.spacing_zyx_mm],
+            "frame_bytes": [len(frame) for frame in frames],
+            "frame_crc32": [zlib.crc32(frame) for frame in frames],
+        }
+    ).encode()
+
+
+def _manifest_row(volume: Volume, split: str, source_hash: str, span: Span) -> dict[str, Any]:
+    z, y, x = volume.spacing_zyx_mm
+    depth, height, width = volume.hu_zyx.shape
+    return {
+        "volume_id": volume.volume_id,
+        "patient_id": volume.patient_id,
+        "split": split,
+        "spacing_z_mm": float(z),
+        "spacing_y_mm": float(y),
+        "spacing_x_mm": float(x),
+        "depth": depth,
+        "height": height,
+        "width": width,
+        "source_hash": source_hash,
+        "voxel_hash": hashlib.sha256(np.ascontiguousarray(volume.hu_zyx, HU).data).hexdigest()[:16],
+        "shard": span.shard,
+        "offset": span.offset,
+        "bytes": span.bytes,
+        "checksum": span.checksum,
+    }
+
+
+def _broken(volume_id: str) -> StoreError:
+    return StoreError(
+        f"volume {volume_id}: its bytes in the store are not those that were written; the disk or a copy is "
+        "broken: prepare the store again"
+    )
+
+
+CODEC: Final = pa.Codec("lz4")
+HU: Final = np.dtype("<i2")
+
+
+def encode_slice(hu_yx: NDArray[np.int16]) -> bytes:
+    """One slice, int16 (rows, columns), as bytes."""
+    pairs = np.ascontiguousarray(hu_yx, HU).view(np.uint8).reshape(-1, 2)
+    return CODEC.compress(np.ascontiguousarray(pairs.T), asbytes=True)
+
+
+def decode_slice(frame: Any, out_yx: NDArray[np.int16]) -> None:
+    """Bytes of encode_slice into a contiguous array of the slice's shape. Raises OSError for other bytes."""
+    planes = np.frombuffer(CODEC.decompress(frame, out_yx.nbytes), np.uint8)
+    low, high = planes[: out_yx.size], planes[out_yx.size :]
+    flat = out_yx.reshape(-1)
+    # Three passes over a slice in the cache are faster than one that writes every second byte.
+    flat[:] = high
+    flat <<= 8
+    flat |= low

@@ -1,0 +1,189 @@
+"""Slabs of a stored volume on the network's grid, and the way of boxes between the two frames."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harvester.config.settings import GridSettings
+from harvester.geometry import scale_boxes, scale_slices
+from harvester.storage.location import Where
+from harvester.store.store import read_volume
+
+Array = NDArray[Any]
+
+SIDE_MULTIPLE: Final = 16
+"""Grid sides are padded to multiples of this, the deepest stride, with air."""
+AIR_HU: Final = -1024
+SAME_SPACING: Final = 0.01
+"""Spacings that differ by less than this share are taken as equal: no resampling."""
+
+
+@dataclass(frozen=True)
+class GridFrame:
+    """The grid that the network sees of one volume: spacing and unpadded shape, sharing the outer corner."""
+
+    volume_id: str
+    shape_px_zyx: tuple[int, int, int]
+    spacing_px_zyx_mm: tuple[float, float, float]
+    spacing_zyx_mm: tuple[float, float, float]
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any], grid: GridSettings) -> "GridFrame":
+        """The frame for a manifest row; in-plane spacing grows where the longest side would pass max_side_px."""
+        shape = (row["depth"], row["height"], row["width"])
+        spacing = (row["spacing_z_mm"], row["spacing_y_mm"], row["spacing_x_mm"])
+        z, y, x = grid.spacing_zyx_mm
+        shrink = max(
+            1.0, shape[1] * spacing[1] / y / grid.max_side_px, shape[2] * spacing[2] / x / grid.max_side_px
+        )
+        # A side at its limit is resampled, however little it is too long.
+        in_plane = SAME_SPACING if shrink == 1 else 0.0
+        target = tuple(
+            own if abs(own / want - 1) < same else want
+            for own, want, same in zip(
+                spacing, (z, y * shrink, x * shrink), (SAME_SPACING, in_plane, in_plane), strict=True
+            )
+        )
+        return cls(row["volume_id"], shape, spacing, (target[0], target[1], target[2]))
+
+    @property
+    def ratios_zyx(self) -> tuple[float, float, float]:
+        """Grid spacing / pixel spacing."""
+        (a, b, c), (d, e, f) = self.spacing_zyx_mm, self.spacing_px_zyx_mm
+        return a / d, b / e, c / f
+
+    @property
+    def shape_zyx(self) -> tuple[int, int, int]:
+        """Slices, rows and columns of the grid before padding."""
+        z, y, x = (
+            max(1, round(count / ratio))
+            for count, ratio in zip(self.shape_px_zyx, self.ratios_zyx, strict=True)
+        )
+        return z, y, x
+
+    def boxes_to_px(self, boxes_xyxy: Array) -> Array:
+        """Grid boxes (..., 4) to the volume's pixels."""
+        return scale_boxes(boxes_xyxy, self.ratios_zyx[2], self.ratios_zyx[1])
+
+    def boxes_to_grid(self, boxes_xyxy_px: Array) -> Array:
+        """The volume's boxes (..., 4) to grid pixels."""
+        return scale_boxes(boxes_xyxy_px, 1 / self.ratios_zyx[2], 1 / self.ratios_zyx[1])
+
+    def taps_yx(self) -> tuple["Taps", "Taps"]:
+        """How the volume's rows and columns are mixed to the grid's."""
+        y, x = (
+            Taps.at(
+                scale_slices(np.arange(self.shape_zyx[axis]), self.ratios_zyx[axis]), self.shape_px_zyx[axis]
+            )
+            for axis in (1, 2)
+        )
+        return y, x
+
+    def slices_to_grid(self, z_px: Array) -> Array:
+        """The nearest grid slice of each of the volume's slices."""
+        nearest = np.rint(scale_slices(z_px, 1 / self.ratios_zyx[0])).astype(np.int64)
+        return np.clip(nearest, 0, self.shape_zyx[0] - 1)
+
+    def slices_of_px(self) -> Array:
+        """For each of the volume's slices its nearest grid slice, (depth,)."""
+        return self.slices_to_grid(np.arange(self.shape_px_zyx[0]))
+
+
+@dataclass(frozen=True)
+class Taps:
+    """Where values between samples come from: (n,) indices low and high, and the share (float32) of the high one."""
+
+    low: Array
+    high: Array
+    share: Array
+
+    @classmethod
+    def at(cls, positions: Array, count: int) -> "Taps":
+        """For fractional indices into `count` samples; beyond the ends the end repeats."""
+        positions = np.clip(positions, 0, count - 1)
+        low = np.floor(positions).astype(np.int64)
+        return cls(low, np.minimum(low + 1, count - 1), (positions - low).astype(np.float32))
+
+    @property
+    def whole(self) -> bool:
+        """Whether every position is a sample's own: nothing to mix."""
+        return not self.share.any()
+
+    def part(self, start: int, stop: int) -> "Taps":
+        """Those of positions [start, stop)."""
+        return Taps(self.low[start:stop], self.high[start:stop], self.share[start:stop])
+
+
+def read_slab(store: Where, frame: GridFrame, z_start: int, z_end: int) -> Array:
+    """Grid slices [z_start, z_end) as int16 HU (z, y, x), decoding only what they need.
+
+    Slices beyond the volume repeat its first or last one; sides are padded with air to SIDE_MULTIPLE.
+    """
+    pixels, taps = read_pixels(store, frame, z_start, z_end)
+    return pad_sides(_in_plane(_interpolated(pixels, 0, taps), frame))
+
+
+def read_pixels(store: Where, frame: GridFrame, z_start: int, z_end: int) -> tuple[Array, Taps]:
+    """The volume's own slices, int16 HU (z, y, x), that grid slices [z_start, z_end) need, and how to mix them."""
+    wanted = np.clip(np.arange(z_start, z_end), 0, frame.shape_zyx[0] - 1)
+    positions = np.clip(scale_slices(wanted, frame.ratios_zyx[0]), 0, frame.shape_px_zyx[0] - 1)
+    first, last = int(np.floor(positions[0])), int(np.ceil(positions[-1])) + 1
+    return read_volume(store, frame.volume_id, first, last).hu_zyx, Taps.at(positions - first, last - first)
+
+
+def _in_plane(slab_zyx: Array, frame: GridFrame) -> Array:
+    """Each slice's rows and columns on the grid, as `interpolate` would do them one after the other.
+
+    Slice by slice, in place: all that a slice needs stays in the processor's cache.
+    """
+    if frame.ratios_zyx[1:] == (1.0, 1.0):
+        return slab_zyx
+    y, x = frame.taps_yx()
+    share_y = y.share[:, None]
+    grid = np.empty((len(slab_zyx), len(y.low), len(x.low)), slab_zyx.dtype)
+    for plane, out in zip(slab_zyx, grid, strict=True):
+        values = plane.astype(np.float32)
+        rows = _mixed(values.take(y.low, 0), values.take(y.high, 0), share_y)
+        out[...] = _mixed(rows.take(x.low, 1), rows.take(x.high, 1), x.share)
+    return grid
+
+
+def _mixed(low: Array, high: Array, share: Array) -> Array:
+    """low (1 - share) + high share, rounded to whole HU; overwrites both."""
+    low *= 1 - share
+    high *= share
+    low += high
+    return np.rint(low, out=low)
+
+
+def interpolate(values: Array, axis: int, positions: Array) -> Array:
+    """Linear interpolation at fractional indices along an axis, ends repeated; whole indices are just taken."""
+    return _interpolated(values, axis, Taps.at(positions, values.shape[axis]))
+
+
+def _interpolated(values: Array, axis: int, taps: Taps) -> Array:
+    if taps.whole:
+        own = np.arange(values.shape[axis])
+        return values if np.array_equal(taps.low, own) else values.take(taps.low, axis)
+    shape = [1] * values.ndim
+    shape[axis] = -1
+    weight = taps.share.reshape(shape)
+    mixed: Array = values.take(taps.low, axis) * (1 - weight) + values.take(taps.high, axis) * weight
+    return np.rint(mixed).astype(values.dtype)
+
+
+def pad_sides(slab_zyx: Array) -> Array:
+    """Pad rows and columns at their ends with air to multiples of SIDE_MULTIPLE."""
+    rows, columns = pad_widths(slab_zyx.shape[1:])
+    if not rows and not columns:
+        return slab_zyx
+    return np.pad(slab_zyx, ((0, 0), (0, rows), (0, columns)), constant_values=AIR_HU)
+
+
+def pad_widths(sides: Sequence[int]) -> tuple[int, int]:
+    """Rows and columns that are missing to the next multiple of SIDE_MULTIPLE."""
+    rows, columns = (-side % SIDE_MULTIPLE for side in sides)
+    return rows, columns

@@ -1,0 +1,218 @@
+"""The store: volumes decoded once, kept compressed slice by slice, read by slice range without decoding the rest.
+
+store/                        a folder on a disk or in an object store (locations.py)
+  shards/<name>.shard   volumes, one after another (shard.py)
+  shards/<name>.json    what jobs/prepare.py made it from, to go on after a stop (shard_plan.py)
+  manifest.parquet      one row a volume (records.MANIFEST), and where it lies
+  marks.parquet         what the archive knows (records.MARKS)
+  truth.parquet         hidden truth of vh_test and vd_test, for scoring alone
+  ignore.parquet        regions left out of harvest and scoring (records.IGNORE)
+  rejects.parquet       what was refused and why (records.REJECTS)
+  splits.csv            of an archive: each patient's split, and whether it was given or drawn
+  reviewed.parquet      what people said of exported labels (records.REVIEWED); absent before the first review
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
+from functools import lru_cache
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from harvester.config.loading import settings_hash
+from harvester.errors import StoreError
+from harvester.records import IGNORE, MANIFEST, MARKS, REJECTS, REVIEWED, Mark, Volume
+from harvester.storage import location as locations
+from harvester.storage.location import Location, Where, writing
+from harvester.store.container import Header, Span, open_shard, read_header, read_slices
+
+VOLUME_NAME: Final = r"^[0-9A-Za-z_][^/\\\x00-\x1f]*$"
+SHARD_NAME: Final = re.compile(r"[A-Za-z0-9_-]+\.shard")
+WHERE_IT_LIES: Final = ("shard", "offset", "bytes", "checksum")
+"""Columns of the manifest that say where a volume lies; the same data may lie otherwise."""
+
+
+class Store:
+    """A finished store, opened for reading: a folder's path, or the URI of one. Raises StoreError for no store."""
+
+    def __init__(self, where: Where) -> None:
+        self.path = Location.of(where)
+        _forget()
+        file = self.path / "manifest.parquet"
+        if not file.is_file():
+            raise StoreError(f"{self.path}: no manifest.parquet; make a store with jobs/prepare.py")
+        self.manifest: pa.Table = _checked(self.path, file.read_table())
+
+    def read(self, volume_id: str, z_start: int = 0, z_end: int | None = None) -> Volume:
+        """Slices [z_start, z_end) of a volume, decoding only those."""
+        return read_volume(self.path, volume_id, z_start, z_end)
+
+    def marks(self) -> pa.Table:
+        """What the archive knows (records.MARKS)."""
+        return (self.path / "marks.parquet").read_table(MARKS)
+
+    def truth(self) -> pa.Table:
+        """The hidden truth, for scoring alone (records.MARKS); empty where there is none."""
+        return self._table("truth", MARKS)
+
+    def ignore(self) -> pa.Table:
+        """Regions left out of harvest and scoring (records.IGNORE)."""
+        return self._table("ignore", IGNORE)
+
+    def rejects(self) -> pa.Table:
+        """What was refused and why (records.REJECTS)."""
+        return self._table("rejects", REJECTS)
+
+    def reviewed(self) -> pa.Table:
+        """What people said of labels that were exported (records.REVIEWED); empty before the first review."""
+        return self._table("reviewed", REVIEWED)
+
+    def data_hash(self) -> str:
+        """Names what the store holds: voxels, spacings, splits, marks, regions left out, reviews; not where it lies."""
+        rows = [
+            {name: value for name, value in row.items() if name not in WHERE_IT_LIES}
+            for row in self.manifest.to_pylist()
+        ]
+        tables = [rows, self.marks().to_pylist(), self.ignore().to_pylist()]
+        # A store that nobody reviewed keeps the name that it had before there were reviews.
+        tables += [table for table in (self.reviewed().to_pylist(),) if table]
+        return settings_hash(*[sorted(json.dumps(row, sort_keys=True) for row in table) for table in tables])
+
+    def _table(self, name: str, schema: pa.Schema) -> pa.Table:
+        file = self.path / f"{name}.parquet"
+        return file.read_table(schema) if file.is_file() else schema.empty_table()
+
+
+CACHED_BYTES: Final = 4 << 20
+CACHED_VOLUMES: Final = 192
+"""Small volumes stay decoded in the process that read them (192 x 4 MiB at most), for training's random reads."""
+
+
+def read_volume(store: Where, volume_id: str, z_start: int = 0, z_end: int | None = None) -> Volume:
+    """Slices [z_start, z_end) of a stored volume, decoding only those; a small volume is decoded whole, once."""
+    path = Location.of(store)
+    header = _header(path, volume_id)
+    depth, height, width = header.shape_zyx
+    z_end = depth if z_end is None else z_end
+    if not 0 <= z_start < z_end <= depth:
+        raise StoreError(f"volume {volume_id}: slices {z_start} to {z_end} asked of {depth}")
+    if depth * height * width * 2 <= CACHED_BYTES:
+        whole = _read_whole(path, volume_id)
+        return replace(whole, hu_zyx=whole.hu_zyx[z_start:z_end])
+    return _read_slices(path, volume_id, z_start, z_end)
+
+
+def write_volume(store: Where, volume: Volume, split: str, source_hash: str) -> dict[str, Any]:
+    """Write one volume as a shard of its own and return its manifest row. Raises StoreError."""
+    name = f"v{settings_hash(volume.volume_id)}.shard"
+    with open_shard(Location.of(store) / "shards" / name) as shard:
+        row = shard.add(volume, split, source_hash)
+    _forget()
+    return row
+
+
+def write_reviewed(store: Where, reviewed: pa.Table) -> None:
+    """Put what people said (records.REVIEWED) into a store, in place of what was there."""
+    keys: list[tuple[str, Any]] = [(name, "ascending") for name in ("volume_id", "label_id", "role")]
+    folder = Location.of(store)
+    with writing(folder):
+        (folder / "reviewed.parquet").write_table(reviewed.cast(REVIEWED).sort_by(keys))
+
+
+def finish_store(
+    store: Where,
+    manifest_rows: Iterable[Mapping[str, Any]],
+    marks: Iterable[Mark],
+    truth: Iterable[Mark],
+    rejects: Iterable[Mapping[str, Any]] = (),
+    ignore: Iterable[Mapping[str, Any]] = (),
+) -> Store:
+    """Write the tables, the manifest last: a folder without one is not a store yet."""
+    tables = {
+        "marks": pa.Table.from_pylist([asdict(mark) for mark in marks], MARKS),
+        "truth": pa.Table.from_pylist([asdict(mark) for mark in truth], MARKS),
+        "ignore": pa.Table.from_pylist(list(ignore), IGNORE),
+        "rejects": pa.Table.from_pylist(list(rejects), REJECTS),
+        "manifest": pa.Table.from_pylist(sorted(manifest_rows, key=lambda row: row["volume_id"]), MANIFEST),
+    }
+    folder = Location.of(store)
+    with writing(folder):
+        (folder / "manifest.parquet").delete()  # tables of two makings are never seen together
+        for name, table in tables.items():
+            (folder / f"{name}.parquet").write_table(table)
+    return Store(folder)
+
+
+def _checked(path: Location, manifest: pa.Table) -> pa.Table:
+    """The manifest as records.MANIFEST. Raises StoreError for another version and for names that lead out."""
+    if missing := set(MANIFEST.names) - set(manifest.schema.names):
+        raise StoreError(
+            f"{path}: a store of another version (manifest.parquet lacks {', '.join(sorted(missing))}); "
+            "make it again with jobs/prepare.py"
+        )
+    named = pc.match_substring_regex(manifest["volume_id"], VOLUME_NAME)
+    if not pc.all(named, skip_nulls=False, min_count=0).as_py():
+        raise StoreError(
+            f"{path}: manifest.parquet holds volume ids that are no file names; want a letter or digit first and no "
+            "slash, for exports name files by them"
+        )
+    if any(not SHARD_NAME.fullmatch(name or "") for name in manifest["shard"].unique().to_pylist()):
+        raise StoreError(f"{path}: manifest.parquet names shards outside the store; make it again")
+    return manifest.select(MANIFEST.names).cast(MANIFEST)
+
+
+@lru_cache(maxsize=4)
+def _spans(store: Location) -> dict[str, Span]:
+    """Where each volume lies, once a process."""
+    try:
+        table = _checked(store, (store / "manifest.parquet").read_table())
+    except (OSError, pa.ArrowInvalid) as error:
+        raise StoreError(f"{store}: no manifest.parquet that can be read; make a store first") from error
+    columns = (table[name].to_pylist() for name in WHERE_IT_LIES)
+    return dict(zip(table["volume_id"].to_pylist(), map(Span, *columns), strict=True))
+
+
+def _span(store: Location, volume_id: str) -> Span:
+    span = _spans(store).get(volume_id)
+    if span is None:
+        raise StoreError(f"volume {volume_id}: not in the store")
+    return span
+
+
+@lru_cache(maxsize=4096)
+def _header(store: Location, volume_id: str) -> Header:
+    span = _span(store, volume_id)
+    try:
+        return read_header(store / "shards" / span.shard, volume_id, span)
+    except (OSError, KeyError, ValueError) as error:
+        raise _unreadable(volume_id, error) from error
+
+
+@lru_cache(maxsize=CACHED_VOLUMES)
+def _read_whole(store: Location, volume_id: str) -> Volume:
+    volume = _read_slices(store, volume_id, 0, _header(store, volume_id).shape_zyx[0])
+    volume.hu_zyx.setflags(write=False)
+    return volume
+
+
+def _read_slices(store: Location, volume_id: str, z_start: int, z_end: int) -> Volume:
+    span, header = _span(store, volume_id), _header(store, volume_id)
+    try:
+        hu_zyx = read_slices(store / "shards" / span.shard, volume_id, span, header, z_start, z_end)
+    except (OSError, ValueError) as error:
+        raise _unreadable(volume_id, error) from error
+    return Volume(volume_id, header.patient_id, hu_zyx, header.spacing_zyx_mm)
+
+
+def _unreadable(volume_id: str, error: Exception) -> StoreError:
+    return StoreError(f"volume {volume_id}: cannot be read from the store: {error}; prepare the store again")
+
+
+def _forget() -> None:
+    """What this process remembers of stores: one may have been made anew."""
+    for cached in (_spans, _header, _read_whole):
+        cached.cache_clear()
+    locations.forget()

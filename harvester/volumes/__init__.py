@@ -1,1 +1,0 @@
-"""Scans: reading them, keeping them decoded, resampling them, and making ones with a known truth."""
