@@ -10,7 +10,7 @@ level being shared out (fallback procedure; Wiens 2003): FIRST_SHARE of it where
 provable, the rest where as many tubelets are accepted as a third of the lesions; a passed step hands its level on.
 
 What the bound itself takes for granted: patients are independent draws from those who will be harvested, and V_H
-is not harder than V_M. Simulated and measured by tests/benchmarks/certificate.py; docs/decisions/0006.
+is not harder than V_M. Simulated and measured by benchmarks/certificate.py; docs/decisions/0006.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The short form of tests/benchmarks/chaos.py: a step in shards that loses a node, an actor and its driver."""
+"""The short form of benchmarks/chaos.py: a step in shards that loses a node, an actor and its driver."""
 
 import os
 import subprocess

@@ -22,7 +22,7 @@ SPLITS = ("vm", "vh_test", "vd_test", "val", *["vh"] * 8)
 
 @pytest.mark.usefixtures("local_ray")
 def test_an_archive_is_prepared_voxel_by_voxel(tmp_path: Path) -> None:
-    file = Path(__file__).parents[1] / "benchmarks" / "deeplesion_archive.py"
+    file = Path(__file__).parents[2] / "benchmarks" / "deeplesion_archive.py"
     spec = importlib.util.spec_from_file_location("deeplesion_archive", file)
     assert spec and spec.loader
     writer = importlib.util.module_from_spec(spec)

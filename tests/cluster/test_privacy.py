@@ -15,8 +15,8 @@ import pytest
 from harvester.config.settings import Settings
 from harvester.distributed.preparation import prepare
 from harvester.store.store import Store
-from tests.unit.dicom_making import ct, put
-from tests.unit.test_dicom_privacy import AGE, DATE, NAME, TIME, all_text, planted
+from tests.dicom_files import ct, put
+from tests.unit.imaging.dicom.test_privacy import AGE, DATE, NAME, TIME, all_text, planted
 
 SECRETS = (NAME, DATE, TIME, AGE, "1.2.3.77")
 SETTINGS = {"data": {"kind": "archive", "max_reject_share": 0.9}, "compute": {"replicas": 1}}

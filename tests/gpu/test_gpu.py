@@ -2,7 +2,7 @@
 
     pytest tests/gpu -q
 
-How fast it is: python tests/benchmarks/lpg.py --device cuda --slices 256, and lpc.py.
+How fast it is: python benchmarks/lpg.py --device cuda --slices 256, and lpc.py.
 """
 
 import logging

@@ -1,6 +1,6 @@
 """infra/: images, Kubernetes objects, the cluster launcher's and compose's files, as far as files alone can tell.
 
-The launcher's files meet Ray's own validator, and every command its job's parser, in tests/cluster/test_infra.py.
+The launcher's files meet Ray's own validator, and every command its job's parser, in tests/loop/test_infra.py.
 """
 
 import fnmatch

@@ -1,0 +1,103 @@
+"""What jobs/harvest.py --plan tells; the steps are made by stand-ins for what runs on Ray (which is not started)."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harvester.cli.harvest import main
+from harvester.cli.plan import STEPS, lines, plan
+from harvester.config.settings import Settings
+from harvester.results.summary import History
+from harvester.run.folder import Run
+from harvester.store.store import Store
+from tests.loop.test_round_without_examples import SETTINGS, harvested, store
+
+__all__ = ["harvested", "store"]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def changed(part: str, **settings: object) -> Settings:
+    tree = SETTINGS.model_dump(mode="json")
+    tree[part] |= settings
+    return Settings.model_validate(tree)
+
+
+@pytest.fixture
+def finished(harvested: Callable[..., History], tmp_path: Path) -> Path:
+    harvested("generator", 99)
+    return tmp_path / "run"
+
+
+def test_of_a_finished_run_nothing_is_left_and_nothing_is_written(finished: Path, store: Store) -> None:
+    before = content(finished)
+    told = plan(finished, SETTINGS, store)
+    assert told.next is None
+    done = [(step["round"], step["step"]) for step in told.done]
+    assert done == [(k, step) for k in range(len(done) // len(STEPS)) for step in STEPS] and done
+    assert list(lines(told))[-1] == "nothing to do but the report: every step is made"
+    # How it is computed changes nothing.
+    assert plan(finished, changed("compute", replicas=7, train_workers=3), store).next is None
+    assert content(finished) == before
+
+
+def test_a_changed_setting_redoes_what_depends_on_it_and_is_named(finished: Path, store: Store) -> None:
+    told = plan(finished, changed("generator", steps=210, width=40), store)
+    assert (told.done, told.next) == ([], (0, "generator"))
+    assert told.reasons == ["generator.steps 200 -> 210", "generator.width 32 -> 40"]
+    assert told.after == [(k, step) for k in range(3) for step in STEPS][1:]
+    (line,) = [line for line in lines(told) if "round 0 generator" in line]
+    assert "generator.steps 200 -> 210; generator.width 32 -> 40 (took 0 s last time)" in line
+    told = plan(finished, changed("linking", max_gap=2), store)
+    assert [step["step"] for step in told.done] == ["generator"]
+    assert (told.next, told.reasons) == ((0, "tubelets"), ["linking.max_gap 1 -> 2"])
+    told = plan(finished, changed("operating_point", target_precision=0.6), store)
+    assert (told.next, told.reasons) == (
+        (0, "operating-point"),
+        ["operating_point.target_precision 0.5 -> 0.6"],
+    )
+
+
+def test_a_stopped_step_tells_what_is_there(finished: Path, store: Store) -> None:
+    (note,) = (finished / "round-0").glob("tubelets-*.step.json")
+    shards = note.with_name(note.name.replace(".step.json", ".shards"))
+    note.unlink()
+    shards.mkdir()
+    (shards / "plan.json").write_text('{"volumes": 16}')
+    for i in range(3):
+        (shards / f"00000{i}-abc.json").write_text("{}")
+    told = plan(finished, SETTINGS, store)
+    assert (told.next, told.reasons) == ((0, "tubelets"), [])
+    assert told.begun == "3 shards of 16 volumes are published"
+
+
+def test_a_run_that_was_never_started(
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = plan(tmp_path / "new", SETTINGS, store)
+    assert (told.done, told.next, told.reasons) == ([], (0, "generator"), [])
+    assert not (tmp_path / "new").exists()
+    config = tmp_path / "c.yaml"
+    config.write_text("rounds: 2")
+    arguments = ["--config", str(config), "--run", str(tmp_path / "new"), "--plan"]
+    assert main([*arguments, "--store", str(store.path)]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0].split() == ["to", "make", "round", "0", "generator", "never", "made", "here"]
+    assert main(arguments) == 0
+    assert "the volumes (phantom)" in capsys.readouterr().out
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_step_writes_down_what_it_depends_on(tmp_path: Path, store: Store) -> None:
+    run = Run(tmp_path / "run", SETTINGS, store)
+    key = run.key(linking=SETTINGS.linking, generator_weights="abc")
+    run.values("point", 0, key, dict)
+    told = json.loads((run.of_round(0) / f"point-{key}.step.json").read_text())
+    assert told["made_of"] == {
+        "linking": SETTINGS.linking.model_dump(mode="json"),
+        "generator_weights": "abc",
+    }

@@ -1,0 +1,108 @@
+"""Components of label masks to marks, against a slow and obvious search."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harvester.config.data import ArchiveSettings
+from harvester.datasets.archive.masks import Rules, mask_marks
+from harvester.datasets.archive.nifti import read_marked
+from harvester.errors import VolumeError
+from harvester.records import Mark
+
+SPACING = (5.0, 0.8, 0.8)
+
+
+def boxes(labels: np.ndarray, rules: Rules = Rules(split=True)) -> list[tuple[float, ...]]:  # noqa: B008  frozen
+    return [told(mark) for mark in mask_marks(labels, SPACING, "v", rules)[0]]
+
+
+def told(mark: Mark) -> tuple[float, ...]:
+    return mark.z, mark.y1, mark.x1, mark.y2, mark.x2
+
+
+def slow_boxes(labels: np.ndarray) -> list[tuple[float, ...]]:
+    """Flood each component voxel by voxel; its slice is the fullest, the lowest of equals."""
+    left = {tuple(map(int, voxel)) for voxel in np.argwhere(labels)}
+    found = []
+    while left:
+        first = left.pop()
+        component, front = {first}, [first]
+        while front:
+            z, y, x = front.pop()
+            around = {(z + a, y + b, x + c) for a in (-1, 0, 1) for b in (-1, 0, 1) for c in (-1, 0, 1)}
+            near = {voxel for voxel in around & left if labels[voxel] == labels[first]}
+            left -= near
+            component |= near
+            front += near
+        slices = [z for z, _, _ in component]
+        key = max(sorted(set(slices)), key=slices.count)
+        rows, columns = [y for z, y, _ in component if z == key], [x for z, _, x in component if z == key]
+        found.append((key, min(rows), min(columns), max(rows), max(columns)))
+    return sorted(found)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_masks_agree_with_the_slow_search(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(1, 4, (7, 9, 8)) * (rng.random((7, 9, 8)) < 0.12)
+    found = boxes(labels.astype(np.uint8))
+    assert found == slow_boxes(labels)
+    assert len(found) > 10
+
+
+def test_an_empty_mask_has_no_marks() -> None:
+    assert mask_marks(np.zeros((2, 3, 4), np.uint8), SPACING, "v", Rules()) == ([], 0)
+
+
+def test_labels_may_be_chosen_merged_or_kept_apart() -> None:
+    """Label 2 inside label 1, as counts of readers are; label 3 apart, an organ."""
+    labels = np.zeros((3, 8, 9), np.int16)
+    labels[1, 1:5, 1:5], labels[1, 2:4, 2:4], labels[2, 6, 6:9] = 1, 2, 3
+    outer, inner, organ = (1, 1, 1, 4, 4), (1, 2, 2, 3, 3), (2, 6, 6, 6, 8)
+    assert boxes(labels) == [outer, inner, organ]
+    assert boxes(labels, Rules()) == [outer, organ]
+    assert boxes(labels, Rules((1, 2))) == [outer]
+    assert boxes(labels, Rules((2,))) == [inner]
+    assert boxes(labels, Rules((9,))) == []
+    kinds = [mark.kind for mark in mask_marks(labels, SPACING, "v", Rules((1, 2), split=True))[0]]
+    assert kinds == ["label 1", "label 2"]
+    assert {mark.kind for mark in mask_marks(labels, SPACING, "v", Rules((2,), split=True))[0]} == {""}
+
+
+def test_strays_are_dropped_by_their_longer_side_and_counted() -> None:
+    labels = np.zeros((2, 9, 9), bool)
+    labels[0, 0, 0] = labels[0, 3, 3:5] = labels[0, 6, 6:9] = labels[1, 0, 8] = True
+    marks, strays = mask_marks(labels, SPACING, "v", Rules(min_mm=2.0))
+    assert [told(mark) for mark in marks] == [(0, 6, 6, 6, 8)]
+    assert strays == 3
+    assert mask_marks(labels, SPACING, "v", Rules(min_mm=1.6))[1] == 2
+    assert marks[0].mark_id == "v-0"
+
+
+@pytest.mark.parametrize("labels", [np.arange(2000).reshape(2, 25, 40), np.full((1, 2, 2), -3)])
+def test_a_scan_is_no_mask(labels: np.ndarray) -> None:
+    with pytest.raises(VolumeError, match="want whole numbers, 0 for the background") as caught:
+        mask_marks(labels, SPACING, "v", Rules())
+    assert caught.value.reason == "bad_mask"
+
+
+@pytest.mark.parametrize(("name", "count", "settings"), [
+    ("lung_1", 1, {}),
+    ("sts_019", 1, {}),
+    ("chest_lidc1", 1, {}),
+])  # fmt: skip
+def test_real_masks_give_the_lesions_that_they_show(
+    name: str, count: int, settings: dict[str, object]
+) -> None:
+    folder = Path(os.environ.get("HARVESTER_DATA") or Path(__file__).parents[5] / "shared" / "data") / "ct"
+    scan, mask = folder / f"{name}.nii.gz", folder / f"{name}.mask.nii.gz"
+    if not mask.is_file():
+        pytest.skip(f"real masks are not here: {mask.name}; set HARVESTER_DATA")
+    volume, marks = read_marked(scan, mask, [], "v", "p", ArchiveSettings(**settings))
+    assert len(marks) == count
+    for mark in marks:
+        inside = volume.hu_zyx[mark.z, int(mark.y1) : int(mark.y2) + 1, int(mark.x1) : int(mark.x2) + 1]
+        assert np.median(inside) > -200, "a tumour is no air"
