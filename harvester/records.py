@@ -1,18 +1,59 @@
 """What the tables hold: one class for a scan, one Arrow schema a table. Frames and box ends: see geometry.py."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from enum import StrEnum
+from typing import Any, Final, NewType, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from harvester.errors import VolumeError
+from harvester.errors import StoreError, VolumeError
 
-SPLITS: Final = ("vm", "vh", "vh_test", "vd_test")
-"""vm: every lesion marked (mining set). vh: partly marked, to be harvested. vh_test: the same, with a hidden
-truth used for nothing but scoring. vd_test: fully annotated, never seen while harvesting."""
-PARTLY_MARKED: Final = ("vh", "vh_test")
+
+class Split(StrEnum):
+    """Which set a volume belongs to.
+
+    vm       every lesion is marked: the mining set V_M
+    vh       partly marked, to be harvested: V_H
+    vh_test  the same, with a hidden truth used for nothing but scoring: V_H^test
+    vd_test  fully annotated, never seen while harvesting: V_D^test
+    """
+
+    VM = "vm"
+    VH = "vh"
+    VH_TEST = "vh_test"
+    VD_TEST = "vd_test"
+
+
+class Role(StrEnum):
+    """What a label says of its place. See LEDGER and REVIEWED."""
+
+    LESION = "lesion"
+    HARD_NEGATIVE = "hard_negative"
+    IGNORED = "ignored"
+    CALIBRATION = "rehearsed"
+
+
+class Source(StrEnum):
+    """Where a label comes from. See LEDGER.
+
+    clinical and annotated are the archive's own; hard_negative_vm are the sure ones, hard_negative_vh the possible.
+    """
+
+    CLINICAL = "clinical"
+    ANNOTATED = "annotated"
+    HARVESTED = "harvested"
+    REVIEWED = "reviewed"
+    HARD_NEGATIVE_VM = "hard_negative_vm"
+    HARD_NEGATIVE_VH = "hard_negative_vh"
+    IGNORED = "ignored"
+    CALIBRATION = "rehearsed"
+
+
+SPLITS: Final = tuple(Split)
+PARTLY_MARKED: Final = (Split.VH, Split.VH_TEST)
 """What is harvested."""
 
 
@@ -202,6 +243,63 @@ role        lesion: accepted, or moved to these boxes. hard_negative: rejected. 
             in V_M, without a verdict; a later run does not count on it again.
 round       of the run that found it; the ledger has -1
 """
+
+
+# The same tables as types: a function that takes one kind is not given another. A NewType costs nothing at run time;
+# `checked` looks once, where a table is made or read.
+ManifestTable = NewType("ManifestTable", pa.Table)
+RejectTable = NewType("RejectTable", pa.Table)
+MarkTable = NewType("MarkTable", pa.Table)
+IgnoreTable = NewType("IgnoreTable", pa.Table)
+TubeletTable = NewType("TubeletTable", pa.Table)
+ScoredTable = NewType("ScoredTable", pa.Table)
+SelectedTable = NewType("SelectedTable", pa.Table)
+AcceptedTable = NewType("AcceptedTable", pa.Table)
+HarvestTable = NewType("HarvestTable", pa.Table)
+MissingTable = NewType("MissingTable", pa.Table)
+LedgerTable = NewType("LedgerTable", pa.Table)
+ReviewedTable = NewType("ReviewedTable", pa.Table)
+
+SELECTED: Final = SCORED.append(pa.field("score", pa.float64()))
+"""Scored tubelets with the fused score that they were selected by."""
+
+SCHEMAS: Final[dict[Callable[[pa.Table], Any], pa.Schema]] = {
+    ManifestTable: MANIFEST,
+    RejectTable: REJECTS,
+    MarkTable: MARKS,
+    IgnoreTable: IGNORE,
+    TubeletTable: TUBELETS,
+    ScoredTable: SCORED,
+    SelectedTable: SELECTED,
+    AcceptedTable: ACCEPTED,
+    HarvestTable: HARVEST,
+    MissingTable: MISSING,
+    LedgerTable: LEDGER,
+    ReviewedTable: REVIEWED,
+}
+
+Kind = TypeVar("Kind")
+
+
+def checked(kind: Callable[[pa.Table], Kind], table: pa.Table) -> Kind:
+    """The table as what it is meant to be, e.g. checked(LedgerTable, table); more columns than the schema's may follow.
+
+    Raises StoreError where columns are missing or of another type.
+    """
+    found = {field.name: field.type for field in table.schema}
+    wrong = [
+        f"{field.name} ({found.get(field.name, 'missing')}, want {field.type})"
+        for field in SCHEMAS[kind]
+        if found.get(field.name) != field.type
+    ]
+    if wrong:
+        raise StoreError(f"a table is no {getattr(kind, '__name__', kind)}: {', '.join(wrong)}")
+    return kind(table)
+
+
+def empty(kind: Callable[[pa.Table], Kind]) -> Kind:
+    """A table of this kind without rows."""
+    return kind(SCHEMAS[kind].empty_table())
 
 
 def only_data(table: pa.Table) -> pa.Table:
