@@ -1,9 +1,9 @@
 """Score detections against marks: AP, FROC, harvest precision and recall, with intervals; one run or two side by side.
 
-    python jobs/evaluate.py --marks Revised-Test1071.pkl --tubelets detections.parquet
-    python jobs/evaluate.py --marks marks.csv --volumes volumes.txt --tubelets tubelets.csv --by size kind
-    python jobs/evaluate.py --boxes3d --metric iogt --marks 3D-Box.pkl --tubelets detections.parquet
-    python jobs/evaluate.py --marks marks.parquet --tubelets scored.parquet --score lpc_score --accept 0.9 \\
+    harvester evaluate --marks Revised-Test1071.pkl --tubelets detections.parquet
+    harvester evaluate --marks marks.csv --volumes volumes.txt --tubelets tubelets.csv --by size kind
+    harvester evaluate --boxes3d --metric iogt --marks 3D-Box.pkl --tubelets detections.parquet
+    harvester evaluate --marks marks.parquet --tubelets scored.parquet --score lpc_score --accept 0.9 \\
         --baseline scored.parquet --baseline-score lpg_score --json figures.json --plots plots
 
 Marks: a pickle published with Lesion Harvester (read through an allow-list: nothing that it names is run; with
@@ -36,14 +36,13 @@ import json
 import sys
 from pathlib import Path
 
-from harvester.cli.console import job_parser, run_job
+from harvester.cli.console import command_parser, run_command
 from harvester.errors import StoreError
 from harvester.evaluation.boxes3d import METRICS
 from harvester.evaluation.evaluate import Evaluation, evaluate, protocol
 from harvester.evaluation.inputs.annotations import read_annotations
 from harvester.evaluation.inputs.detections import Detections, read_detections
 from harvester.evaluation.summary import as_json, as_text
-from harvester.report.plots import write_plots
 
 VOLUMES = (
     "every annotated volume; without it, those of a marks table are the ones with a mark (pickles name all)"
@@ -53,7 +52,7 @@ VOLUMES = (
 def main(arguments: list[str] | None = None) -> int:
     """Parse, score, print; write JSON and plots where asked."""
     options = parse(arguments)
-    return run_job(lambda: score(options))
+    return run_command(lambda: score(options))
 
 
 def score(options: argparse.Namespace) -> None:
@@ -61,15 +60,22 @@ def score(options: argparse.Namespace) -> None:
     done = run(options)
     if options.json:
         write_json(done, options)
-    plots = write_plots(done, options.plots) if options.plots else []
+    plots = plot(done, options.plots) if options.plots else []
     print(as_text(done))
     if plots:
         print("plots:", *plots)
 
 
+def plot(done: Evaluation, folder: Path) -> list[Path]:
+    """The pictures' files. matplotlib takes a second to import: who asks for none does not wait for it."""
+    from harvester.report.plots import write_plots
+
+    return write_plots(done, folder)
+
+
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = job_parser(__doc__)
+    parser = command_parser("evaluate", __doc__)
     add = parser.add_argument
     add("--marks", type=Path, required=True, metavar="FILE", help="the truth: .pkl, .parquet or .csv")
     add("--tubelets", type=Path, required=True, metavar="FILE", help="the detections: .parquet, .csv or .pkl")

@@ -1,9 +1,9 @@
 """Write what a finished run harvested as files that other tools open.
 
-    python jobs/export.py --run runs/quickstart --to coco --out boxes
-    python jobs/export.py --run runs/night1 --to csv --merge --hard-negatives --out training-set
-    python jobs/export.py --run runs/night1 --to nifti --source SCANS --out masks
-    python jobs/export.py --run runs/night1 --to dicom-sr --source SCANS --max-per-report 10 --out reports
+    harvester export --run runs/quickstart --to coco --out boxes
+    harvester export --run runs/night1 --to csv --merge --hard-negatives --out training-set
+    harvester export --run runs/night1 --to nifti --source SCANS --out masks
+    harvester export --run runs/night1 --to dicom-sr --source SCANS --max-per-report 10 --out reports
 
   coco       annotations.json: a box a slice, track_id over the slices of a lesion
   csv        DL_info.csv: DeepLesion's columns, a row a lesion on its key slice (its largest box), then its origin
@@ -20,7 +20,7 @@ one training set; --hard-negatives adds what the run learnt to leave alone.
 head, rows to the back, columns to the patient's left, first voxel at 0 mm). DICOM needs it. Names of patients go
 from DICOM files into the DICOM objects that refer to them, and nowhere else.
 
-The way back: a reviewer writes accepted, rejected or moved into `review` (coco, csv); see jobs/review.py.
+The way back: a reviewer writes accepted, rejected or moved into `review` (coco, csv); see harvester review.
 Exit codes: 0 done, 1 the run cannot be exported (one line says why), 2 an argument is wrong.
 """
 
@@ -29,7 +29,7 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
-from harvester.cli.console import job_parser, run_job
+from harvester.cli.console import command_parser, run_command
 from harvester.errors import SettingsError
 from harvester.export.export import export
 from harvester.export.request import DICOM, FORMATS, Request, check, closing_table
@@ -43,7 +43,7 @@ MOST_IN_A_REPORT = 20
 def main(arguments: list[str] | None = None) -> int:
     """Parse, export, tell what was written."""
     options = parse(arguments)
-    return run_job(lambda: run(options))
+    return run_command(lambda: run(options))
 
 
 def run(options: argparse.Namespace) -> None:
@@ -64,12 +64,10 @@ def run(options: argparse.Namespace) -> None:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = job_parser(__doc__)
+    parser = command_parser("export", __doc__, "run", "store")
     add = parser.add_argument
-    add("--run", required=True, metavar="PATH|URI", help="folder of a finished run")
     add("--to", required=True, metavar="FORMAT", help=f"one of {', '.join(FORMATS)}")
     add("--out", type=Path, required=True, help="folder for the files; must be empty or new")
-    add("--store", metavar="PATH|URI", help="the run's store (default: RUN/store, or as its settings say)")
     add("--source", type=Path, help="folder of the scans that the store was prepared from")
     add("--merge", action="store_true", help="the archive's marks and reviewed labels too")
     add("--hard-negatives", action="store_true", help="hard negatives too")

@@ -1,10 +1,10 @@
 """Take a reviewed export back into the store: accepted, rejected and moved finds become people's labels.
 
-    python jobs/export.py --run runs/night1 --to csv --out to-review
-    python jobs/review.py --run runs/night1 --reviewed to-review/DL_info.csv
-    python jobs/harvest.py --config configs/night.yaml --store STORE --run runs/night2
+    harvester export --run runs/night1 --to csv --out to-review
+    harvester review --run runs/night1 --reviewed to-review/DL_info.csv
+    harvester harvest --config configs/night.yaml --store STORE --run runs/night2
 
---reviewed is a DL_info.csv or annotations.json of jobs/export.py in which `review` says, for any of its lesions,
+--reviewed is a DL_info.csv or annotations.json of harvester export in which `review` says, for any of its lesions,
 
   accepted  it is one: a lesion of every later run, from round 0 on
   rejected  it is none: a hard negative of every later run
@@ -23,7 +23,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from harvester.cli.console import job_parser, run_job
+from harvester.cli.console import command_parser, run_command
 from harvester.errors import LabelError, StoreError
 from harvester.export.review_import import read_returned
 from harvester.labels.reviewed import MACHINE_MADE, Verdict, merged, reviewed_table, with_rehearsed
@@ -36,16 +36,15 @@ from harvester.store.store import write_reviewed
 def main(arguments: list[str] | None = None) -> int:
     """Parse, read the verdicts, put them into the store."""
     options = parse(arguments)
-    return run_job(lambda: review(options))
+    return run_command(lambda: review(options))
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = job_parser(__doc__)
-    add = parser.add_argument
-    add("--run", required=True, metavar="PATH|URI", help="folder of the run that was exported")
-    add("--reviewed", type=Path, required=True, metavar="FILE", help="the export as it came back")
-    add("--store", metavar="PATH|URI", help="the run's store (default: RUN/store, or as its settings say)")
+    parser = command_parser("review", __doc__, "run", "store")
+    parser.add_argument(
+        "--reviewed", type=Path, required=True, metavar="FILE", help="the export as it came back"
+    )
     return parser.parse_args(arguments)
 
 

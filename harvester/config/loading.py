@@ -9,13 +9,17 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from harvester.config import shipped
 from harvester.config.settings import Settings
 from harvester.errors import SettingsError
 
 
-def resolve(file: Path | None = None, overrides: Sequence[str] = ()) -> Settings:
-    """Defaults < YAML `file` < `overrides` ("a.b=c", the value read as YAML). Raises SettingsError, one line."""
-    return _resolved(_read(file) if file else {}, overrides)
+def resolve(file: Path | str | None = None, overrides: Sequence[str] = ()) -> Settings:
+    """Defaults < YAML `file` < `overrides` ("a.b=c", the value read as YAML). Raises SettingsError, one line.
+
+    `file` may be the bare name of a config that ships with harvester: quickstart.
+    """
+    return _resolved(_read(shipped.named(Path(file))) if file else {}, overrides)
 
 
 def restore(text: str, overrides: Sequence[str] = ()) -> Settings:
@@ -52,7 +56,10 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         text = file.read_text()
     except OSError as error:
-        raise SettingsError(f"--config {file}: cannot be read ({error.strerror}); give a YAML file") from None
+        raise SettingsError(
+            f"--config {file}: cannot be read ({error.strerror}); give a YAML file, or the name of one that ships "
+            f"with harvester: {', '.join(shipped.names())}"
+        ) from None
     tree = _tree(text, f"--config {file}")
     return {"name": file.stem, **tree} if tree else {}
 
@@ -95,10 +102,10 @@ def _one_line(error: ValidationError) -> str:
 
 
 def _allowed(loc: tuple[int | str, ...]) -> list[str]:
-    part: type[BaseModel] = Settings
+    section: type[BaseModel] = Settings
     for key in loc:
-        annotation = part.model_fields[str(key)].annotation
+        annotation = section.model_fields[str(key)].annotation
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
             return []
-        part = annotation
-    return list(part.model_fields)
+        section = annotation
+    return list(section.model_fields)

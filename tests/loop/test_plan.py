@@ -51,7 +51,7 @@ def test_a_changed_setting_redoes_what_depends_on_it_and_is_named(finished: Path
     assert told.reasons == ["generator.steps 200 -> 210", "generator.width 32 -> 40"]
     assert told.after == [(k, step) for k in range(3) for step in STEPS][1:]
     (line,) = [line for line in lines(told) if "round 0 generator" in line]
-    assert "generator.steps 200 -> 210; generator.width 32 -> 40 (took 0 s last time)" in line
+    assert "generator.steps 200 -> 210; generator.width 32 -> 40 (took 0.0 s last time)" in line
     told = plan(finished, changed("linking", max_gap=2), store)
     assert [step["step"] for step in told.done] == ["generator"]
     assert (told.next, told.reasons) == ((0, "tubelets"), ["linking.max_gap 1 -> 2"])

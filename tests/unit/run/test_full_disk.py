@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from harvester.cli.console import run_job
+from harvester.cli.console import run_command
 from harvester.errors import NoRoomError, StoreError, behind
 from harvester.run.log import logged_to
 from harvester.run.step_shards import Shards
@@ -44,7 +44,7 @@ def test_a_shard_that_finds_no_room_is_not_there_and_is_when_room_is_made(
     def work() -> None:
         shards.publish("s", TABLE, {"volumes": []})
 
-    assert run_job(work) == 1
+    assert run_command(work) == 1
     assert capsys.readouterr().err == (
         f"NoRoomError: {shards.folder}: cannot be written (No space left on device); make room there, then start again "
         "with the same command: what is finished is kept\n"

@@ -87,7 +87,7 @@ def test_the_log_keeps_every_start_and_the_error_that_ended_one(run: Path) -> No
         ("ERROR", "KeyError, told where the job was started"),
     ]
     told = "\n".join(lines(status, now=status.log[-1]["time"] + 3600))
-    assert "last line, 60 min ago; is it still running?: KeyError" in told
+    assert "last line, 1 h 0 min ago; is it still running?: KeyError" in told
     assert "last error: KeyError" in told
 
 
