@@ -24,7 +24,7 @@ $(READY): pyproject.toml
 	@touch $@
 
 harvest: $(READY)  ## The quickstart: phantoms to a report in runs/quickstart/
-	$(BIN)/python jobs/harvest.py --config configs/quickstart.yaml
+	$(BIN)/harvester harvest --config quickstart
 
 # Rings, cheapest first; a ring that breaks its budget (seconds) fails. RINGS="unit model" runs some of them.
 RINGS ?= unit golden loop model cluster

@@ -96,7 +96,7 @@ def packages(names: Iterable[str] = PACKAGES) -> Finding:
         except metadata.PackageNotFoundError:
             absent.append(name)
     if absent:
-        return Finding("packages", "missing", f"no {', '.join(absent)}; pip install harvester")
+        return Finding("packages", "missing", f"no {', '.join(absent)}; install harvester again")
     return Finding("packages", "ok", ", ".join(there))
 
 
@@ -136,7 +136,7 @@ def accelerator() -> Finding:
     try:
         from harvester.models.device import describe  # torch takes seconds
     except ImportError as error:
-        return Finding("GPU", "missing", f"torch cannot be loaded ({error}); pip install harvester")
+        return Finding("GPU", "missing", f"torch cannot be loaded ({error}); install harvester again")
     names, precision = describe()
     if names:
         return Finding("GPU", "ok", f"{', '.join(names)}; {precision}")
@@ -156,7 +156,7 @@ def codecs() -> Iterator[Finding]:
         if plugin in get_decoder(syntax).available_plugins:
             yield Finding("DICOM codec", "ok", f"{name}, by {plugin}")
         else:
-            yield Finding("DICOM codec", "missing", f"{name} needs {plugin}; pip install harvester")
+            yield Finding("DICOM codec", "missing", f"{name} needs {plugin}; install harvester again")
 
 
 def highdicom() -> Finding:
@@ -164,9 +164,7 @@ def highdicom() -> Finding:
     try:
         return Finding("highdicom", "ok", metadata.version("highdicom"))
     except metadata.PackageNotFoundError:
-        return Finding(
-            "highdicom", "none", "for export --to dicom-sr and dicom-seg: pip install 'harvester[dicom]'"
-        )
+        return Finding("highdicom", "none", "for export --to dicom-sr and dicom-seg: pip install highdicom")
 
 
 def ray_cluster(address: str | None, current: Path = Path("/tmp/ray/ray_current_cluster")) -> Finding:  # noqa: S108

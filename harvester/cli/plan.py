@@ -44,7 +44,7 @@ class Plan:
 
 
 def plan(folder: Where, settings: Settings, store: Store) -> Plan:
-    """What jobs/harvest.py would do in this run's folder, which need not be there. Writes nothing into it."""
+    """What a harvest would do in this run's folder, which need not be there. Writes nothing into it."""
     run_folder = Location.of(folder)
     with TemporaryDirectory() as aside:
         run = _Planned(run_folder, Location.of(aside), settings, store)

@@ -1,4 +1,4 @@
-"""What jobs/harvest.py --plan tells; the steps are made by stand-ins for what runs on Ray (which is not started)."""
+"""What harvester harvest --plan tells; the steps are made by stand-ins for what runs on Ray (which is not started)."""
 
 import json
 from collections.abc import Callable

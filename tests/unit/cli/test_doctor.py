@@ -38,7 +38,7 @@ def test_what_is_missing_is_told_and_ends_with_1(
 
 def test_packages_that_are_not_installed() -> None:
     found = doctor.packages(["pydicom", "no-such-package", "nor-this"])
-    assert (found.state, found.found) == ("missing", "no no-such-package, nor-this; pip install harvester")
+    assert (found.state, found.found) == ("missing", "no no-such-package, nor-this; install harvester again")
 
 
 def test_a_containers_limit_counts(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_a_codec_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harvester.imaging.dicom.pixels.plugin_of", lambda syntax: "nothing")
     found = list(doctor.codecs())
     assert {each.state for each in found} == {"missing"}
-    assert found[-1].found == "RLE Lossless needs nothing; pip install harvester"
+    assert found[-1].found == "RLE Lossless needs nothing; install harvester again"
 
 
 def test_a_cluster_is_joined_where_one_answers(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What jobs/status.py tells of a run that is under way, has failed, or is finished; and the log that it reads."""
+"""What harvester status tells of a run that is under way, has failed, or is finished; and the log that it reads."""
 
 import json
 import logging
