@@ -12,10 +12,10 @@ DeepLesion's volume ids match with and without .annot and with _ or - before the
 both ends inclusive):
 
   marks        volume_id, z, x1, y1, x2, y2; optional: patient_id, spacing_x_mm, spacing_y_mm, any to stratify by
-  tubelets     one row a slice: volume_id, tubelet_id, z, x1, y1, x2, y2, score (a tubelet's is its highest)
-               or one row a tubelet, as a run's tables: volume_id, lists z, x1, y1, x2, y2, slice_score
+  tubelets     one row per slice: volume_id, tubelet_id, z, x1, y1, x2, y2, score (a tubelet's is its highest)
+               or one row per tubelet, as a run's tables: volume_id, lists z, x1, y1, x2, y2, slice_score
   with --boxes3d: marks volume_id, x1, y1, z1, x2, y2, z2; detections the same and score
-  volumes      one id a line, or a table with volume_id; optional: patient_id, spacing_x_mm, spacing_y_mm
+  volumes      one id per line, or a table with volume_id; optional: patient_id, spacing_x_mm, spacing_y_mm
 
 Tubelets are matched by P3D IoU and scored by Lesion Harvester's rules, 3D boxes by LENS'. A row that is wrong (a
 volume without annotation and no --annotated-only, a duplicate, a box end that is no number, x2 < x1) is an error
@@ -33,7 +33,6 @@ Exit codes: 0 done, 1 a file cannot be scored (one line says why), 2 an argument
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 from harvester.cli.console import command_parser, run_command
@@ -135,13 +134,9 @@ def run(options: argparse.Namespace) -> Evaluation:
 def write_json(done: Evaluation, options: argparse.Namespace) -> None:
     """Write every figure and the names of the files; the folder is made if need be."""
     named = {"marks": options.marks, "tubelets": options.tubelets, "baseline": options.baseline}
-    told = {"files": {role: file.name for role, file in named.items() if file}} | as_json(done)
+    figures = {"files": {role: file.name for role, file in named.items() if file}} | as_json(done)
     try:
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(told, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        options.json.write_text(json.dumps(figures, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise StoreError(f"{options.json}: cannot be written ({error.strerror})") from None
-
-
-if __name__ == "__main__":
-    sys.exit(main())

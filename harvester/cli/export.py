@@ -5,12 +5,12 @@
     harvester export --run runs/night1 --to nifti --source SCANS --out masks
     harvester export --run runs/night1 --to dicom-sr --source SCANS --max-per-report 10 --out reports
 
-  coco       annotations.json: a box a slice, track_id over the slices of a lesion
-  csv        DL_info.csv: DeepLesion's columns, a row a lesion on its key slice (its largest box), then its origin
-  markups    a .mrk.json a volume for 3D Slicer: an ROI box a lesion, in mm (LPS)
-  nifti      a .nii.gz a volume: a label map in the scan's own grid; index.csv says which number is which lesion
-  dicom-sr   a TID 1500 measurement report a volume, a box a lesion on its key slice; UNVERIFIED, by a device
-  dicom-seg  a segmentation a volume, a segment a lesion; AUTOMATIC, with the algorithm's name, version and models
+  coco       annotations.json: a box per slice, track_id over the slices of a lesion
+  csv        DL_info.csv: DeepLesion's columns, a row per lesion, on its key slice (its largest box), then its origin
+  markups    a .mrk.json per volume for 3D Slicer: an ROI box per lesion, in mm (LPS)
+  nifti      a .nii.gz per volume: a label map in the scan's own grid; index.csv says which number is which lesion
+  dicom-sr   a TID 1500 measurement report per volume, a box per lesion on its key slice; UNVERIFIED, by a device
+  dicom-seg  a segmentation per volume, a segment per lesion; AUTOMATIC, with the algorithm's name, version and models
 
 Every label tells its source, round, score, model hash and run. --merge adds the archive's marks and reviewed labels,
 one training set; --hard-negatives adds what the run learnt to leave alone.
@@ -25,7 +25,6 @@ Exit codes: 0 done, 1 the run cannot be exported (one line says why), 2 an argum
 """
 
 import argparse
-import sys
 from datetime import datetime
 from pathlib import Path
 
@@ -97,7 +96,3 @@ def request_of(options: argparse.Namespace) -> Request:
         skip_missing=options.skip_missing,
         force=options.force,
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

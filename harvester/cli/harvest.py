@@ -10,7 +10,6 @@ Exit codes: 0 done, 1 the harvest failed (one line says why), 2 a setting is wro
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from harvester.cli.console import command_parser, run_command
@@ -65,7 +64,3 @@ def _start(options: argparse.Namespace, plan: bool) -> None:
 
     folder = options.run or Path("runs") / settings.name
     (show_plan if plan else run_harvest)(settings, options.store, folder)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -52,7 +52,3 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=f"harvester {__version__}")
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

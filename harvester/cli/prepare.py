@@ -9,8 +9,8 @@
 An archive (--format auto, nifti, dicom) is a folder of any depth with NIfTI files and DICOM CT series, anything else
 beside them. What is known of the scans:
 
-  marks.csv    one row a box: file, z, x1, y1, x2, y2; optional: lesion, clinical (1 or 0, default 1), kind
-  volumes.csv  optional, one row a scan: file; optional: patient, split, complete (1: every lesion is marked)
+  marks.csv    one row per box: file, z, x1, y1, x2, y2; optional: lesion, clinical (1 or 0, default 1), kind
+  volumes.csv  optional, one row per scan: file; optional: patient, split, complete (1: every lesion is marked)
   COCO         marks.json or annotations.json: images with file_name and slice, bbox [x, y, width, height]
   label masks  a.mask.nii.gz or masks/a.nii.gz beside a.nii.gz; components in 3D are lesions
   DICOM        SR (TID 1500), SEG and RTSTRUCT objects that refer to a series
@@ -36,7 +36,6 @@ Exit codes: 0 done, 1 the store could not be made (one line says why), 2 a setti
 import argparse
 import json
 import os
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Final
@@ -172,7 +171,3 @@ def closing_table(store: Store) -> str:
     reasons = Counter(store.rejects()["reason"].to_pylist())
     lines += [f"refused: {count} {reason}" for reason, count in sorted(reasons.items())] or ["refused: none"]
     return "\n".join([*lines, f"store: {store.path}"])
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -19,7 +19,6 @@ Exit codes: 0 done, 1 the file or the run cannot be used (one line says why), 2 
 
 import argparse
 import json
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -52,7 +51,7 @@ def review(options: argparse.Namespace) -> None:
     """Everything is checked before the store is touched."""
     run = Location.of(options.run)
     store = store_of(run, settings_of(run), options.store)
-    run_id, harvested = _told(run)
+    run_id, harvested = _harvest_of(run)
     verdicts = read_returned(options.reviewed)
     check_run(verdicts, run_id)
     table = merged(store.reviewed(), reviewed_table(verdicts, store.manifest))
@@ -72,7 +71,7 @@ def check_run(verdicts: list[Verdict], run_id: str) -> None:
             )
 
 
-def _told(run: Location) -> tuple[str, int]:
+def _harvest_of(run: Location) -> tuple[str, int]:
     summary = json.loads(_file(run, "summary.json").read_text())
     return str(summary["run_id"]), int(summary["final"]["harvested"])
 
@@ -84,7 +83,3 @@ def _file(run: Location, name: str) -> Location:
             "its finished steps are not done twice)"
         )
     return run / name
-
-
-if __name__ == "__main__":
-    sys.exit(main())

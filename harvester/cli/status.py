@@ -10,7 +10,6 @@ Exit codes: 0 told, 1 the folder is no run's (one line says so).
 import argparse
 import dataclasses
 import json
-import sys
 
 from harvester.cli.console import command_parser, run_command
 from harvester.run.status import lines, read_status
@@ -36,7 +35,3 @@ def show(options: argparse.Namespace) -> None:
         print(json.dumps(dataclasses.asdict(status)))
     else:
         print("\n".join(lines(status)))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

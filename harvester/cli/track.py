@@ -10,7 +10,6 @@ Exit codes: 0 done, 1 the server or the run cannot be used (one line says why), 
 
 import argparse
 import os
-import sys
 
 from harvester.cli.console import command_parser, run_command
 from harvester.storage.location import Location
@@ -37,7 +36,3 @@ def track(options: argparse.Namespace) -> None:
 
     sent = sync(Location.of(options.run), options.uri or os.environ.get("MLFLOW_TRACKING_URI"))
     print(f"sent to MLflow: {sent}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

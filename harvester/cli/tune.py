@@ -13,7 +13,6 @@ Exit codes: 0 done, 1 the run's tables cannot be used (one line says why), 2 a s
 
 import argparse
 import json
-import sys
 from dataclasses import asdict
 from typing import Final
 
@@ -88,12 +87,12 @@ def write(frontier: Frontier, settings: Settings, out: Location) -> None:
 
     with (out / "frontier.csv").publish() as sink:
         pcsv.write_csv(as_table(frontier), sink)
-    told = {
+    content = {
         "round": frontier.round,
         "trials": [asdict(trial) for trial in frontier.trials],
         "frontier": [asdict(row) for row in frontier.rows],
     }
-    (out / "frontier.json").write_text(json.dumps(told, indent=1) + "\n")
+    (out / "frontier.json").write_text(json.dumps(content, indent=1) + "\n")
     (out / "frontier.png").write_bytes(frontier_picture(frontier))
     for target in sorted({row.target for row in frontier.rows}):
         (out / f"target-{target:g}.yaml").write_text(dump(narrowed(settings, frontier, target)))
@@ -118,7 +117,3 @@ def _cells(row: Row) -> list[str]:
     )
     proven = (f"{value:.3f}" for value in (row.bound, row.precision_vm, row.recall_vm))
     return [f"{row.target:g}", row.way, cut, *proven, str(row.harvested), precision, recall]
-
-
-if __name__ == "__main__":
-    sys.exit(main())

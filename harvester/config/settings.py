@@ -27,7 +27,7 @@ Sha256 = Annotated[
 
 
 class GridSettings(Section):
-    """The network's grid and its grey values. windows: (low, high) in HU, each one channel a slice."""
+    """The network's grid and its grey values. windows: (low, high) in HU, each one channel per slice."""
 
     spacing_zyx_mm: Spacing = (4.0, 1.6, 1.6)
     max_side_px: int = Field(512, ge=32)
@@ -203,7 +203,7 @@ class ComputeSettings(Section):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: bool = Field(
         False,
-        description="torch.compile for inference: a minute an actor at first, then faster; for long runs",
+        description="torch.compile for inference: a minute per actor at first, then faster; for long runs",
     )
 
     @property
