@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from harvester.config import shipped
-from harvester.errors import HarvesterError, SettingsError, behind
+from harvester.errors import HarvesterError, SettingsError, root_cause
 
 STOPPED: Final = 130
 """What a shell says of a program that Ctrl-C ended."""
@@ -57,7 +57,7 @@ def run_command(work: Callable[[], None]) -> int:
         sys.stderr.write("stopped by Ctrl-C; what is finished is kept, start the same command again\n")
         return STOPPED
     except Exception as error:
-        ours = behind(error)
+        ours = root_cause(error)
         if ours is None:
             raise
         if isinstance(ours, SettingsError):

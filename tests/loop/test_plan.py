@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harvester.cli.harvest import main
+from harvester.cli.harvest import main, plan_main
 from harvester.cli.plan import STEPS, lines, plan
 from harvester.config.settings import Settings
 from harvester.results.summary import History
@@ -86,6 +86,8 @@ def test_a_run_that_was_never_started(
     arguments = ["--config", str(config), "--run", str(tmp_path / "new"), "--plan"]
     assert main([*arguments, "--store", str(store.path)]) == 0
     shown = capsys.readouterr().out.splitlines()
+    assert plan_main([*arguments[:-1], "--store", str(store.path)]) == 0
+    assert capsys.readouterr().out.splitlines() == shown
     assert shown[0].split() == ["to", "make", "round", "0", "generator", "never", "made", "here"]
     assert main(arguments) == 0
     assert "the volumes (phantom)" in capsys.readouterr().out

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from harvester.cli.console import run_command
-from harvester.errors import NoRoomError, StoreError, behind
+from harvester.errors import NoRoomError, StoreError, root_cause
 from harvester.run.log import logged_to
 from harvester.run.step_shards import Shards
 from harvester.storage.location import Location
@@ -83,7 +83,7 @@ def test_an_injected_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         raise PermissionError(errno.EACCES, "not a matter of room")
 
 
-def test_it_travels_between_processes_and_is_found_behind_what_wraps_it() -> None:
+def test_it_travels_between_processes_and_is_found_root_cause_what_wraps_it() -> None:
     error = pickle.loads(pickle.dumps(NoRoomError("/data: cannot be written")))  # noqa: S301  our own bytes
     assert isinstance(error, StoreError)
     assert isinstance(error, OSError)
@@ -91,5 +91,5 @@ def test_it_travels_between_processes_and_is_found_behind_what_wraps_it() -> Non
     wrapped = RuntimeError("a task failed")
     wrapped.__cause__ = ValueError()
     wrapped.__cause__.__cause__ = error
-    assert behind(wrapped) is error
-    assert behind(ValueError()) is None
+    assert root_cause(wrapped) is error
+    assert root_cause(ValueError()) is None
