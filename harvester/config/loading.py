@@ -1,7 +1,5 @@
-"""Settings from defaults, a YAML file and `--set a.b=c`, and what names them: hashes of any part."""
+"""Settings from defaults, a YAML file and `--set a.b=c`."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +8,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from harvester.config import shipped
+from harvester.config.fingerprint import as_tree as as_tree
+from harvester.config.fingerprint import settings_hash as settings_hash
 from harvester.config.settings import Settings
 from harvester.errors import SettingsError
 
@@ -30,17 +30,6 @@ def restore(text: str, overrides: Sequence[str] = ()) -> Settings:
 def dump(settings: Settings) -> str:
     """The resolved tree as YAML that `resolve` reads back to an equal tree."""
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
-
-
-def settings_hash(*parts: Any) -> str:
-    """Twelve hex digits that name settings, tables' hashes and numbers, alike on every machine."""
-    text = json.dumps([as_tree(part) for part in parts], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def as_tree(part: Any) -> Any:
-    """Settings as a tree that JSON takes; anything else as it is."""
-    return part.model_dump(mode="json") if isinstance(part, BaseModel) else part
 
 
 def _resolved(tree: dict[str, Any], overrides: Sequence[str]) -> Settings:

@@ -1,7 +1,7 @@
 """Settings: one frozen tree that refuses unknown keys. Defaults < YAML file < `--set a.b=c`.
 
-Every number that paper.md marks as our own decision is a field here. `resolve` builds the tree, `dump` writes
-it, `settings_hash` names it (and any part of it), so that a step's output can be named by its inputs.
+Every number that the paper leaves open is a field here. `resolve` builds the tree, `dump` writes it, `settings_hash`
+names it (and any part of it), so that a step's output can be named by its inputs.
 """
 
 from typing import Annotated, Any, Literal

@@ -64,7 +64,8 @@ def test_a_codec_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_cluster_is_joined_where_one_answers(tmp_path: Path) -> None:
     current = tmp_path / "ray_current_cluster"
-    assert "starts its own" in doctor.ray_cluster(None, current)[1]
+    for nowhere in (None, "", "auto", "local"):
+        assert "starts its own" in doctor.ray_cluster(nowhere, current)[1]
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         current.write_text(f"{address}\n")
