@@ -13,7 +13,7 @@ import harvester
 REPO = Path(__file__).parents[2]
 API = {
     "HarvesterError": None,
-    "Location": ["base", "options"],
+    "Location": None,
     "Settings": None,
     "Store": ["where"],
     "evaluate": ["run", "truth", "rules", "baseline", "by", "accept", "resamples", "seed"],
