@@ -132,9 +132,10 @@ def highdicom() -> Finding:
 
 def ray_cluster(address: str | None, current: Path = Path("/tmp/ray/ray_current_cluster")) -> Finding:  # noqa: S108
     """The cluster that a command would join: the one RAY_ADDRESS names, else one that runs on this machine."""
-    if (address or "auto") == "auto" and current.is_file():
+    address = address or "auto"
+    if address == "auto" and current.is_file():
         address = current.read_text().strip()
-    if (address or "auto") in ("auto", "local"):
+    if address in ("auto", "local"):
         return OK, "no cluster runs here: a command starts its own, on loopback"
     if _answers(address, 6379):
         return OK, f"joins the cluster at {address}"

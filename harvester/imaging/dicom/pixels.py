@@ -14,17 +14,10 @@ from numpy.typing import NDArray
 from pydicom.encaps import generate_frames
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import (
-    JPEG2000,
     UID,
-    JPEG2000Lossless,
     JPEG2000TransferSyntaxes,
-    JPEGBaseline8Bit,
-    JPEGExtended12Bit,
-    JPEGLossless,
-    JPEGLosslessSV1,
-    JPEGLSLossless,
-    JPEGLSNearLossless,
     JPEGLSTransferSyntaxes,
+    JPEGTransferSyntaxes,
     RLELossless,
 )
 
@@ -35,10 +28,12 @@ from harvester.imaging.orientation import HU_RANGE, to_hu
 Array = NDArray[Any]
 
 COMPRESSED: Final = (
-    *(JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1),
-    *(JPEGLSLossless, JPEGLSNearLossless, JPEG2000Lossless, JPEG2000, RLELossless),
+    *JPEGTransferSyntaxes,
+    *JPEGLSTransferSyntaxes,
+    *JPEG2000TransferSyntaxes[:2],
+    RLELossless,
 )
-"""Transfer syntaxes that scans come in, besides plain pixels."""
+"""Transfer syntaxes that scans come in, besides plain pixels (JPEG 2000's other two are for several components)."""
 MOST_SLICE_PIXELS: Final = 8192 * 8192
 MOST_SEGMENTATION_PIXELS: Final = 1 << 31
 JPEG_FRAMES: Final = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
