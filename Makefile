@@ -1,4 +1,4 @@
-# One word a chore. Each sets up .venv when pyproject.toml is newer than it, and only then.
+# One word per chore. Each sets up .venv when pyproject.toml or setup.py is newer than it, and only then.
 .DEFAULT_GOAL := help
 .PHONY: help harvest test check format clean
 .DELETE_ON_ERROR:
@@ -16,7 +16,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 help:  ## What there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1\t/' | expand -t 12
 
-$(READY): pyproject.toml
+$(READY): pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' \
 	  || { echo "harvester needs Python 3.11 or 3.12, found $$($(PYTHON) --version); set PYTHON=python3.11"; exit 1; }
 	$(PYTHON) -m venv .venv
@@ -24,7 +24,7 @@ $(READY): pyproject.toml
 	@touch $@
 
 harvest: $(READY)  ## The quickstart: phantoms to a report in runs/quickstart/
-	$(BIN)/python jobs/harvest.py --config configs/quickstart.yaml
+	$(BIN)/harvester harvest --config quickstart
 
 # Rings, cheapest first; a ring that breaks its budget (seconds) fails. RINGS="unit model" runs some of them.
 RINGS ?= unit golden loop model cluster

@@ -1,4 +1,4 @@
-"""Time of jobs/evaluate.py's work on the golden case p3d_test1071: CPU seconds after imports, in this one process.
+"""Time of harvester evaluate's work on the golden case p3d_test1071: CPU seconds after imports, in this one process.
 
     python benchmarks/evaluate.py [--json FILE]
 

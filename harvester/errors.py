@@ -50,7 +50,7 @@ class NoExamplesError(StepError):
     """A fold of a model has no example to learn from."""
 
 
-def behind(error: BaseException | None) -> HarvesterError | None:
+def root_cause(error: BaseException | None) -> HarvesterError | None:
     """The error of ours that came, or that what came wraps.
 
     Ray wraps what its workers raise in an error of the same class and its own, whose text is a traceback.

@@ -1,29 +1,63 @@
-"""What every job does alike: its help, its log lines, and how it ends when something is wrong."""
+"""What every command does alike: its parser, shared options, its log lines, and how it ends when something is wrong."""
 
 import argparse
 import logging
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
 
-from harvester.errors import HarvesterError, SettingsError, behind
+from harvester.config import shipped
+from harvester.errors import HarvesterError, SettingsError, root_cause
+
+STOPPED: Final = 130
+"""What a shell says of a program that Ctrl-C ended."""
+SHARED: Final[dict[str, dict[str, Any]]] = {
+    "config": {
+        "type": Path,
+        "metavar": "FILE|NAME",
+        "help": "YAML file of settings, or the name of one that ships with harvester: "
+        f"{', '.join(shipped.names())}; without it, the defaults",
+    },
+    "set": {
+        "action": "append",
+        "default": [],
+        "metavar": "a.b=c",
+        "help": "override one setting; may be repeated",
+    },
+    "run": {"required": True, "metavar": "PATH|URI", "help": "the run's folder"},
+    "store": {
+        "metavar": "PATH|URI",
+        "help": "the run's store (default: RUN/store, or as its settings say)",
+    },
+}
 
 
-def job_parser(help_text: str | None) -> argparse.ArgumentParser:
-    """A parser that prints the job's docstring as it stands and takes no abbreviated options."""
-    return argparse.ArgumentParser(
-        description=help_text, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+def command_parser(command: str, help_text: str | None, *shared: str) -> argparse.ArgumentParser:
+    """A parser that prints the docstring as it stands, takes the named options of SHARED and no abbreviated ones."""
+    parser = argparse.ArgumentParser(
+        prog=f"harvester {command}",
+        description=help_text,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
+    for name in shared:
+        parser.add_argument(f"--{name}", **SHARED[name])
+    return parser
 
 
-def run_job(work: Callable[[], None]) -> int:
-    """Do the work; its exit code: 0 done, 1 failed, 2 a setting is wrong. Our own errors are one line each."""
+def run_command(work: Callable[[], None]) -> int:
+    """Do the work; its exit code: 0 done, 1 failed, 2 a setting is wrong, 130 stopped. Our own errors are one line."""
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout
     )
     try:
         work()
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped by Ctrl-C; what is finished is kept, start the same command again\n")
+        return STOPPED
     except Exception as error:
-        ours = behind(error)
+        ours = root_cause(error)
         if ours is None:
             raise
         if isinstance(ours, SettingsError):

@@ -1,9 +1,9 @@
 """Score detections against marks: AP, FROC, harvest precision and recall, with intervals; one run or two side by side.
 
-    python jobs/evaluate.py --marks Revised-Test1071.pkl --tubelets detections.parquet
-    python jobs/evaluate.py --marks marks.csv --volumes volumes.txt --tubelets tubelets.csv --by size kind
-    python jobs/evaluate.py --boxes3d --metric iogt --marks 3D-Box.pkl --tubelets detections.parquet
-    python jobs/evaluate.py --marks marks.parquet --tubelets scored.parquet --score lpc_score --accept 0.9 \\
+    harvester evaluate --marks Revised-Test1071.pkl --tubelets detections.parquet
+    harvester evaluate --marks marks.csv --volumes volumes.txt --tubelets tubelets.csv --by size kind
+    harvester evaluate --boxes3d --metric iogt --marks 3D-Box.pkl --tubelets detections.parquet
+    harvester evaluate --marks marks.parquet --tubelets scored.parquet --score lpc_score --accept 0.9 \\
         --baseline scored.parquet --baseline-score lpg_score --json figures.json --plots plots
 
 Marks: a pickle published with Lesion Harvester (read through an allow-list: nothing that it names is run; with
@@ -12,10 +12,10 @@ DeepLesion's volume ids match with and without .annot and with _ or - before the
 both ends inclusive):
 
   marks        volume_id, z, x1, y1, x2, y2; optional: patient_id, spacing_x_mm, spacing_y_mm, any to stratify by
-  tubelets     one row a slice: volume_id, tubelet_id, z, x1, y1, x2, y2, score (a tubelet's is its highest)
-               or one row a tubelet, as a run's tables: volume_id, lists z, x1, y1, x2, y2, slice_score
+  tubelets     one row per slice: volume_id, tubelet_id, z, x1, y1, x2, y2, score (a tubelet's is its highest)
+               or one row per tubelet, as a run's tables: volume_id, lists z, x1, y1, x2, y2, slice_score
   with --boxes3d: marks volume_id, x1, y1, z1, x2, y2, z2; detections the same and score
-  volumes      one id a line, or a table with volume_id; optional: patient_id, spacing_x_mm, spacing_y_mm
+  volumes      one id per line, or a table with volume_id; optional: patient_id, spacing_x_mm, spacing_y_mm
 
 Tubelets are matched by P3D IoU and scored by Lesion Harvester's rules, 3D boxes by LENS'. A row that is wrong (a
 volume without annotation and no --annotated-only, a duplicate, a box end that is no number, x2 < x1) is an error
@@ -33,17 +33,15 @@ Exit codes: 0 done, 1 a file cannot be scored (one line says why), 2 an argument
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
-from harvester.cli.console import job_parser, run_job
+from harvester.cli.console import command_parser, run_command
 from harvester.errors import StoreError
 from harvester.evaluation.boxes3d import METRICS
 from harvester.evaluation.evaluate import Evaluation, evaluate, protocol
 from harvester.evaluation.inputs.annotations import read_annotations
 from harvester.evaluation.inputs.detections import Detections, read_detections
 from harvester.evaluation.summary import as_json, as_text
-from harvester.report.plots import write_plots
 
 VOLUMES = (
     "every annotated volume; without it, those of a marks table are the ones with a mark (pickles name all)"
@@ -53,7 +51,7 @@ VOLUMES = (
 def main(arguments: list[str] | None = None) -> int:
     """Parse, score, print; write JSON and plots where asked."""
     options = parse(arguments)
-    return run_job(lambda: score(options))
+    return run_command(lambda: score(options))
 
 
 def score(options: argparse.Namespace) -> None:
@@ -61,15 +59,22 @@ def score(options: argparse.Namespace) -> None:
     done = run(options)
     if options.json:
         write_json(done, options)
-    plots = write_plots(done, options.plots) if options.plots else []
+    plots = plot(done, options.plots) if options.plots else []
     print(as_text(done))
     if plots:
         print("plots:", *plots)
 
 
+def plot(done: Evaluation, folder: Path) -> list[Path]:
+    """The pictures' files. matplotlib takes a second to import: who asks for none does not wait for it."""
+    from harvester.report.plots import write_plots
+
+    return write_plots(done, folder)
+
+
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = job_parser(__doc__)
+    parser = command_parser("evaluate", __doc__)
     add = parser.add_argument
     add("--marks", type=Path, required=True, metavar="FILE", help="the truth: .pkl, .parquet or .csv")
     add("--tubelets", type=Path, required=True, metavar="FILE", help="the detections: .parquet, .csv or .pkl")
@@ -129,13 +134,9 @@ def run(options: argparse.Namespace) -> Evaluation:
 def write_json(done: Evaluation, options: argparse.Namespace) -> None:
     """Write every figure and the names of the files; the folder is made if need be."""
     named = {"marks": options.marks, "tubelets": options.tubelets, "baseline": options.baseline}
-    told = {"files": {role: file.name for role, file in named.items() if file}} | as_json(done)
+    figures = {"files": {role: file.name for role, file in named.items() if file}} | as_json(done)
     try:
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(told, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        options.json.write_text(json.dumps(figures, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise StoreError(f"{options.json}: cannot be written ({error.strerror})") from None
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,16 +1,16 @@
 """Write what a finished run harvested as files that other tools open.
 
-    python jobs/export.py --run runs/quickstart --to coco --out boxes
-    python jobs/export.py --run runs/night1 --to csv --merge --hard-negatives --out training-set
-    python jobs/export.py --run runs/night1 --to nifti --source SCANS --out masks
-    python jobs/export.py --run runs/night1 --to dicom-sr --source SCANS --max-per-report 10 --out reports
+    harvester export --run runs/quickstart --to coco --out boxes
+    harvester export --run runs/night1 --to csv --merge --hard-negatives --out training-set
+    harvester export --run runs/night1 --to nifti --source SCANS --out masks
+    harvester export --run runs/night1 --to dicom-sr --source SCANS --max-per-report 10 --out reports
 
-  coco       annotations.json: a box a slice, track_id over the slices of a lesion
-  csv        DL_info.csv: DeepLesion's columns, a row a lesion on its key slice (its largest box), then its origin
-  markups    a .mrk.json a volume for 3D Slicer: an ROI box a lesion, in mm (LPS)
-  nifti      a .nii.gz a volume: a label map in the scan's own grid; index.csv says which number is which lesion
-  dicom-sr   a TID 1500 measurement report a volume, a box a lesion on its key slice; UNVERIFIED, by a device
-  dicom-seg  a segmentation a volume, a segment a lesion; AUTOMATIC, with the algorithm's name, version and models
+  coco       annotations.json: a box per slice, track_id over the slices of a lesion
+  csv        DL_info.csv: DeepLesion's columns, a row per lesion, on its key slice (its largest box), then its origin
+  markups    a .mrk.json per volume for 3D Slicer: an ROI box per lesion, in mm (LPS)
+  nifti      a .nii.gz per volume: a label map in the scan's own grid; index.csv says which number is which lesion
+  dicom-sr   a TID 1500 measurement report per volume, a box per lesion on its key slice; UNVERIFIED, by a device
+  dicom-seg  a segmentation per volume, a segment per lesion; AUTOMATIC, with the algorithm's name, version and models
 
 Every label tells its source, round, score, model hash and run. --merge adds the archive's marks and reviewed labels,
 one training set; --hard-negatives adds what the run learnt to leave alone.
@@ -20,16 +20,15 @@ one training set; --hard-negatives adds what the run learnt to leave alone.
 head, rows to the back, columns to the patient's left, first voxel at 0 mm). DICOM needs it. Names of patients go
 from DICOM files into the DICOM objects that refer to them, and nowhere else.
 
-The way back: a reviewer writes accepted, rejected or moved into `review` (coco, csv); see jobs/review.py.
+The way back: a reviewer writes accepted, rejected or moved into `review` (coco, csv); see harvester review.
 Exit codes: 0 done, 1 the run cannot be exported (one line says why), 2 an argument is wrong.
 """
 
 import argparse
-import sys
 from datetime import datetime
 from pathlib import Path
 
-from harvester.cli.console import job_parser, run_job
+from harvester.cli.console import command_parser, run_command
 from harvester.errors import SettingsError
 from harvester.export.export import export
 from harvester.export.request import DICOM, FORMATS, Request, check, closing_table
@@ -43,7 +42,7 @@ MOST_IN_A_REPORT = 20
 def main(arguments: list[str] | None = None) -> int:
     """Parse, export, tell what was written."""
     options = parse(arguments)
-    return run_job(lambda: run(options))
+    return run_command(lambda: run(options))
 
 
 def run(options: argparse.Namespace) -> None:
@@ -64,12 +63,10 @@ def run(options: argparse.Namespace) -> None:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = job_parser(__doc__)
+    parser = command_parser("export", __doc__, "run", "store")
     add = parser.add_argument
-    add("--run", required=True, metavar="PATH|URI", help="folder of a finished run")
     add("--to", required=True, metavar="FORMAT", help=f"one of {', '.join(FORMATS)}")
     add("--out", type=Path, required=True, help="folder for the files; must be empty or new")
-    add("--store", metavar="PATH|URI", help="the run's store (default: RUN/store, or as its settings say)")
     add("--source", type=Path, help="folder of the scans that the store was prepared from")
     add("--merge", action="store_true", help="the archive's marks and reviewed labels too")
     add("--hard-negatives", action="store_true", help="hard negatives too")
@@ -99,7 +96,3 @@ def request_of(options: argparse.Namespace) -> Request:
         skip_missing=options.skip_missing,
         force=options.force,
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -16,6 +16,7 @@ from harvester.run.step_shards import Shards
 from harvester.run.tracking import Tracker
 from harvester.storage.location import Location, Where
 from harvester.store.store import Store
+from harvester.text import duration
 
 Told = dict[str, Any]
 
@@ -43,7 +44,7 @@ class Plan:
 
 
 def plan(folder: Where, settings: Settings, store: Store) -> Plan:
-    """What jobs/harvest.py would do in this run's folder, which need not be there. Writes nothing into it."""
+    """What a harvest would do in this run's folder, which need not be there. Writes nothing into it."""
     run_folder = Location.of(folder)
     with TemporaryDirectory() as aside:
         run = _Planned(run_folder, Location.of(aside), settings, store)
@@ -58,7 +59,7 @@ def plan(folder: Where, settings: Settings, store: Store) -> Plan:
 def lines(told: Plan) -> Iterator[str]:
     """The plan for people."""
     for step in told.done:
-        yield f"kept     round {step['round']} {step['step']:16} made in {_span(step['seconds'])}"
+        yield f"kept     round {step['round']} {step['step']:16} made in {duration(step['seconds'])}"
     if told.next is None:
         yield "nothing to do but the report: every step is made"
         return
@@ -152,8 +153,4 @@ def _begun(run: _Planned, missing: _NotMadeError, step: str) -> str:
 
 
 def _last_time(told: Plan, step: str) -> str:
-    return f" (took {_span(told.seconds[step])} last time)" if step in told.seconds else ""
-
-
-def _span(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
+    return f" (took {duration(told.seconds[step])} last time)" if step in told.seconds else ""

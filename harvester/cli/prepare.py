@@ -1,16 +1,16 @@
 """Make a store: decode scans once (or make volumes of known truth), check them, keep them for fast reading.
 
-    python jobs/prepare.py --source SCANS --out STORE --dry-run                   # what would be taken, what refused
-    python jobs/prepare.py --source SCANS --out STORE                             # your own archive
-    python jobs/prepare.py --format deeplesion --source DEEPLESION --out STORE \\
+    harvester prepare --source SCANS --out STORE --dry-run                   # what would be taken, what refused
+    harvester prepare --source SCANS --out STORE                             # your own archive
+    harvester prepare --format deeplesion --source DEEPLESION --out STORE \\
         --mining-marks Revised-Train744.pkl --harvest-test-marks Revised-Train100.pkl
-    python jobs/prepare.py --format phantom --config configs/quickstart.yaml --out STORE
+    harvester prepare --format phantom --config quickstart --out STORE
 
 An archive (--format auto, nifti, dicom) is a folder of any depth with NIfTI files and DICOM CT series, anything else
 beside them. What is known of the scans:
 
-  marks.csv    one row a box: file, z, x1, y1, x2, y2; optional: lesion, clinical (1 or 0, default 1), kind
-  volumes.csv  optional, one row a scan: file; optional: patient, split, complete (1: every lesion is marked)
+  marks.csv    one row per box: file, z, x1, y1, x2, y2; optional: lesion, clinical (1 or 0, default 1), kind
+  volumes.csv  optional, one row per scan: file; optional: patient, split, complete (1: every lesion is marked)
   COCO         marks.json or annotations.json: images with file_name and slice, bbox [x, y, width, height]
   label masks  a.mask.nii.gz or masks/a.nii.gz beside a.nii.gz; components in 3D are lesions
   DICOM        SR (TID 1500), SEG and RTSTRUCT objects that refer to a series
@@ -36,22 +36,19 @@ Exit codes: 0 done, 1 the store could not be made (one line says why), 2 a setti
 import argparse
 import json
 import os
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Final
 
 import pyarrow.compute as pc
 
-from harvester.cli.console import job_parser, run_job
+from harvester.cli.console import command_parser, run_command
 from harvester.config.loading import resolve
 from harvester.config.settings import Settings
-from harvester.datasets.dry_run import dry_run_table
-from harvester.distributed.cluster import start_ray
-from harvester.distributed.preparation import list_cases, prepare
 from harvester.errors import SettingsError
 from harvester.records import SPLITS
 from harvester.store.store import Store
+from harvester.text import table
 
 KINDS: Final = {
     "auto": "archive",
@@ -73,12 +70,17 @@ MARKS: Final = {
 def main(arguments: list[str] | None = None) -> int:
     """Parse, start Ray, prepare, tell what the store holds."""
     options = parse(arguments)
-    return run_job(lambda: run(options))
+    return run_command(lambda: run(options))
 
 
 def run(options: argparse.Namespace) -> None:
     """Make the store and tell what it holds; or, dry, what it would be made from."""
     settings, source = settings_of(options), source_of(options.source)
+    # Ray takes seconds: help and a wrong setting are answered before.
+    from harvester.datasets.dry_run import dry_run_table
+    from harvester.distributed.cluster import start_ray
+    from harvester.distributed.preparation import list_cases, prepare
+
     if options.dry_run:
         print(dry_run_table(list_cases(settings, source, None)))
         return
@@ -88,7 +90,7 @@ def run(options: argparse.Namespace) -> None:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = job_parser(__doc__)
+    parser = command_parser("prepare", __doc__, "config", "set")
     add = parser.add_argument
     add(
         "--store",
@@ -112,8 +114,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         help="DeepLesion: clinical marks instead of DL_info.csv's",
     )
     add("--dry-run", action="store_true", help="tell what would be taken and what refused; write nothing")
-    add("--config", type=Path, help="YAML file of settings; without it, the defaults")
-    add("--set", action="append", default=[], metavar="a.b=c", help="override one setting; may be repeated")
     return parser.parse_args(arguments)
 
 
@@ -158,20 +158,16 @@ def source_of(given: Path | None) -> Path | None:
 
 def closing_table(store: Store) -> str:
     """What was taken and what was refused, for the terminal."""
-    lines = [f"{'split':<9}{'volumes':>9}{'patients':>10}{'marks':>8}{'clinical':>10}{'truth':>8}"]
+    rows = [["split", "volumes", "patients", "marks", "clinical", "truth"]]
     marks, truth = store.marks(), store.truth()
     for split in SPLITS:
-        mine = store.manifest.filter(pc.equal(store.manifest["split"], split))
+        mine = store.manifest.filter(pc.field("split") == split)
         if len(mine):
             known, hidden = (t.filter(pc.is_in(t["volume_id"], mine["volume_id"])) for t in (marks, truth))
             patients, clinical = len(pc.unique(mine["patient_id"])), pc.sum(known["clinical"]).as_py() or 0
-            lines.append(
-                f"{split:<9}{len(mine):>9}{patients:>10}{len(known):>8}{clinical:>10}{len(hidden):>8}"
-            )
+            counts = (len(mine), patients, len(known), clinical, len(hidden))
+            rows.append([split, *map(str, counts)])
+    lines = table(rows)
     reasons = Counter(store.rejects()["reason"].to_pylist())
     lines += [f"refused: {count} {reason}" for reason, count in sorted(reasons.items())] or ["refused: none"]
     return "\n".join([*lines, f"store: {store.path}"])
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,10 +1,10 @@
 """Take a reviewed export back into the store: accepted, rejected and moved finds become people's labels.
 
-    python jobs/export.py --run runs/night1 --to csv --out to-review
-    python jobs/review.py --run runs/night1 --reviewed to-review/DL_info.csv
-    python jobs/harvest.py --config configs/night.yaml --store STORE --run runs/night2
+    harvester export --run runs/night1 --to csv --out to-review
+    harvester review --run runs/night1 --reviewed to-review/DL_info.csv
+    harvester harvest --config configs/night.yaml --store STORE --run runs/night2
 
---reviewed is a DL_info.csv or annotations.json of jobs/export.py in which `review` says, for any of its lesions,
+--reviewed is a DL_info.csv or annotations.json of harvester export in which `review` says, for any of its lesions,
 
   accepted  it is one: a lesion of every later run, from round 0 on
   rejected  it is none: a hard negative of every later run
@@ -19,11 +19,10 @@ Exit codes: 0 done, 1 the file or the run cannot be used (one line says why), 2 
 
 import argparse
 import json
-import sys
 from collections import Counter
 from pathlib import Path
 
-from harvester.cli.console import job_parser, run_job
+from harvester.cli.console import command_parser, run_command
 from harvester.errors import LabelError, StoreError
 from harvester.export.review_import import read_returned
 from harvester.labels.reviewed import MACHINE_MADE, Verdict, merged, reviewed_table, with_rehearsed
@@ -36,16 +35,15 @@ from harvester.store.store import write_reviewed
 def main(arguments: list[str] | None = None) -> int:
     """Parse, read the verdicts, put them into the store."""
     options = parse(arguments)
-    return run_job(lambda: review(options))
+    return run_command(lambda: review(options))
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = job_parser(__doc__)
-    add = parser.add_argument
-    add("--run", required=True, metavar="PATH|URI", help="folder of the run that was exported")
-    add("--reviewed", type=Path, required=True, metavar="FILE", help="the export as it came back")
-    add("--store", metavar="PATH|URI", help="the run's store (default: RUN/store, or as its settings say)")
+    parser = command_parser("review", __doc__, "run", "store")
+    parser.add_argument(
+        "--reviewed", type=Path, required=True, metavar="FILE", help="the export as it came back"
+    )
     return parser.parse_args(arguments)
 
 
@@ -53,7 +51,7 @@ def review(options: argparse.Namespace) -> None:
     """Everything is checked before the store is touched."""
     run = Location.of(options.run)
     store = store_of(run, settings_of(run), options.store)
-    run_id, harvested = _told(run)
+    run_id, harvested = _harvest_of(run)
     verdicts = read_returned(options.reviewed)
     check_run(verdicts, run_id)
     table = merged(store.reviewed(), reviewed_table(verdicts, store.manifest))
@@ -73,7 +71,7 @@ def check_run(verdicts: list[Verdict], run_id: str) -> None:
             )
 
 
-def _told(run: Location) -> tuple[str, int]:
+def _harvest_of(run: Location) -> tuple[str, int]:
     summary = json.loads(_file(run, "summary.json").read_text())
     return str(summary["run_id"]), int(summary["final"]["harvested"])
 
@@ -85,7 +83,3 @@ def _file(run: Location, name: str) -> Location:
             "its finished steps are not done twice)"
         )
     return run / name
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,7 @@
 """How far a harvest is: steps and rounds done, volumes and rate of the step under way, what was left out, last error.
 
-    python jobs/status.py --run runs/night1
-    python jobs/status.py --run runs/night1 --json
+    harvester status --run runs/night1
+    harvester status --run runs/night1 --json
 
 Reads the run's folder alone, on a disk or in an object store, without Ray: while it runs or after it stopped.
 Exit codes: 0 told, 1 the folder is no run's (one line says so).
@@ -10,22 +10,20 @@ Exit codes: 0 told, 1 the folder is no run's (one line says so).
 import argparse
 import dataclasses
 import json
-import sys
 
-from harvester.cli.console import job_parser, run_job
+from harvester.cli.console import command_parser, run_command
 from harvester.run.status import lines, read_status
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse, read, print."""
     options = parse(arguments)
-    return run_job(lambda: show(options))
+    return run_command(lambda: show(options))
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = job_parser(__doc__)
-    parser.add_argument("--run", required=True, metavar="PATH|URI", help="folder of the run")
+    parser = command_parser("status", __doc__, "run")
     parser.add_argument("--json", action="store_true", help="everything as JSON, the whole log too")
     return parser.parse_args(arguments)
 
@@ -37,7 +35,3 @@ def show(options: argparse.Namespace) -> None:
         print(json.dumps(dataclasses.asdict(status)))
     else:
         print("\n".join(lines(status)))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

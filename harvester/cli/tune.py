@@ -1,58 +1,60 @@
 """Operating-point selection: what a finished run would harvest at other precision targets, and with which settings.
 
-    python jobs/tune.py --run runs/quickstart
-    python jobs/tune.py --run runs/night1 --targets 0.8 0.9 0.95 --set "operating_point.lpg_weights=[0,0.25,0.5,0.75]"
-    python jobs/harvest.py --config runs/quickstart/tune/target-0.95.yaml --run runs/quickstart-095
+    harvester tune --run runs/quickstart
+    harvester tune --run runs/night1 --targets 0.8 0.9 0.95 --set "operating_point.lpg_weights=[0,0.25,0.5,0.75]"
+    harvester harvest --config runs/quickstart/tune/target-0.95.yaml --run runs/quickstart-095
 
 Ray Tune sweeps the fusion of LPG and LPC scores, score floors, lengths and size strata; each target's threshold is
 then solved exactly, certified and by the point estimate alone. Nothing is trained. Written to --out:
-frontier.csv, frontier.json, frontier.png and a target-<precision>.yaml for each target, which jobs/harvest.py takes
+frontier.csv, frontier.json, frontier.png and a target-<precision>.yaml for each target, which harvester harvest takes
 (given the same run folder it redoes only what the threshold changes).
 Exit codes: 0 done, 1 the run's tables cannot be used (one line says why), 2 a setting is wrong.
 """
 
 import argparse
 import json
-import sys
 from dataclasses import asdict
+from typing import Final
 
 import pyarrow.csv as pcsv
 
-from harvester.certificate.frontier import Frontier, as_table
-from harvester.cli.console import job_parser, run_job
+from harvester.certificate.frontier import Frontier, Row, as_table
+from harvester.cli.console import command_parser, run_command
 from harvester.config.loading import dump
 from harvester.config.settings import Settings
-from harvester.distributed.cluster import start_ray
 from harvester.errors import SettingsError
-from harvester.frontier import last_round, narrowed, scored_table, trace
-from harvester.report.plots import frontier_picture
 from harvester.run.folder import settings_of, store_of
 from harvester.storage.location import Location
+from harvester.text import table
 
-TARGETS = [0.80, 0.85, 0.90, 0.95]
+TARGETS: Final = [0.80, 0.85, 0.90, 0.95]
+HEAD: Final = [
+    "target",
+    "way",
+    "threshold",
+    "bound",
+    "V_M prec",
+    "V_M rec",
+    "harvested",
+    "precision",
+    "recall",
+]
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse, start Ray, sweep, write."""
     options = parse(arguments)
-    return run_job(lambda: tune(options))
+    return run_command(lambda: tune(options))
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = job_parser(__doc__)
-    parser.add_argument("--run", required=True, metavar="PATH|URI", help="folder of a finished run")
+    parser = command_parser("tune", __doc__, "run", "store", "set")
     parser.add_argument("--round", type=int, help="use the models of this round (default: the last)")
-    parser.add_argument(
-        "--store", help="the run's store, a folder or its URI (default: RUN/store, or as its settings say)"
-    )
     parser.add_argument(
         "--targets", type=float, nargs="+", default=TARGETS, help="precision targets (default: %(default)s)"
     )
     parser.add_argument("--out", metavar="PATH|URI", help="folder for the results (default: RUN/tune)")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="a.b=c", help="override one of the run's settings"
-    )
     return parser.parse_args(arguments)
 
 
@@ -64,6 +66,10 @@ def tune(options: argparse.Namespace) -> None:
     wrong = [target for target in options.targets if not 0 < target < 1]
     if wrong:
         raise SettingsError(f"--targets {wrong[0]:g}: want precisions between 0 and 1")
+    # Ray takes seconds: help and a wrong option are answered before.
+    from harvester.distributed.cluster import start_ray
+    from harvester.frontier import last_round, scored_table, trace
+
     store = store_of(run, settings, options.store)
     number = last_round(run) if options.round is None else options.round
     scored = scored_table(run, number)
@@ -75,15 +81,18 @@ def tune(options: argparse.Namespace) -> None:
 
 
 def write(frontier: Frontier, settings: Settings, out: Location) -> None:
-    """The table, the picture and one settings file a target."""
+    """The table, the picture and one settings file per target."""
+    from harvester.frontier import narrowed
+    from harvester.report.plots import frontier_picture
+
     with (out / "frontier.csv").publish() as sink:
         pcsv.write_csv(as_table(frontier), sink)
-    told = {
+    content = {
         "round": frontier.round,
         "trials": [asdict(trial) for trial in frontier.trials],
         "frontier": [asdict(row) for row in frontier.rows],
     }
-    (out / "frontier.json").write_text(json.dumps(told, indent=1) + "\n")
+    (out / "frontier.json").write_text(json.dumps(content, indent=1) + "\n")
     (out / "frontier.png").write_bytes(frontier_picture(frontier))
     for target in sorted({row.target for row in frontier.rows}):
         (out / f"target-{target:g}.yaml").write_text(dump(narrowed(settings, frontier, target)))
@@ -95,21 +104,16 @@ def text(frontier: Frontier) -> str:
     lines = [
         f"round {frontier.round}, best of {len(frontier.trials)} choices: LPG weight {best.lpg_weight:g}, "
         f"LPG floor {best.lpg_floor:g}, at least {best.min_slices} slices, bonus of small ones {best.small_bonus:g}",
-        f"{'target':>6} {'way':15} {'threshold':>9} {'bound':>6} {'V_M prec':>8} {'V_M rec':>8} "
-        f"{'harvested':>9} {'precision':>9} {'recall':>7}",
+        *table([HEAD, *(_cells(row) for row in frontier.rows)], "rlr"),
     ]
-    for row in frontier.rows:
-        cut = "-" if row.threshold is None else f"{row.threshold:.4f}"
-        precision, recall = (
-            "-" if value is None else f"{value:.3f}" for value in (row.precision, row.recall_unmarked)
-        )
-        lines.append(
-            f"{row.target:6g} {row.way:15} {cut:>9} {row.bound:6.3f} {row.precision_vm:8.3f} {row.recall_vm:8.3f} "
-            f"{row.harvested:9d} {precision:>9} {recall:>7}"
-        )
     refused = [row for row in frontier.rows if row.way == "certified" and row.reason]
     return "\n".join(lines + [f"target {row.target:g}: {row.reason}" for row in refused])
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _cells(row: Row) -> list[str]:
+    cut, precision, recall = (
+        "-" if value is None else f"{value:.{digits}f}"
+        for value, digits in ((row.threshold, 4), (row.precision, 3), (row.recall_unmarked, 3))
+    )
+    proven = (f"{value:.3f}" for value in (row.bound, row.precision_vm, row.recall_vm))
+    return [f"{row.target:g}", row.way, cut, *proven, str(row.harvested), precision, recall]

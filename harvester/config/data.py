@@ -1,4 +1,4 @@
-"""Settings of the data: what is made, what is read of somebody's archive, and how. The rest of the tree: config.py."""
+"""Settings of the data: what is made, what is read of somebody's archive, and how. The other sections: settings.py."""
 
 import re
 from typing import Literal
@@ -6,8 +6,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
-class Part(BaseModel):
-    """Base of every part of the tree: frozen, unknown keys refused, defaults checked too."""
+class Section(BaseModel):
+    """Base of every section of the tree: frozen, unknown keys refused, defaults checked too."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
@@ -15,8 +15,8 @@ class Part(BaseModel):
 Spacing = tuple[float, float, float]
 
 
-class PhantomSettings(Part):
-    """Made torsos with lesions of known truth (volumes/phantom.py)."""
+class PhantomSettings(Section):
+    """Made torsos with lesions of known truth (datasets/phantom)."""
 
     vm_volumes: int = Field(90, ge=1)
     vh_test_volumes: int = Field(90, ge=1)
@@ -43,11 +43,11 @@ class PhantomSettings(Part):
     noise_hu: float = Field(14.0, ge=0, description="mean standard deviation of the noise")
 
 
-class InsertionSettings(Part):
-    """Lesions of known truth inserted into real CT (volumes/insertion.py)."""
+class InsertionSettings(Section):
+    """Lesions of known truth inserted into real CT (datasets/insertion)."""
 
     source: str = "$HARVESTER_DATA/ct"
-    backgrounds: str = "configs/backgrounds.yaml"
+    backgrounds: str = Field("backgrounds", description="list of scans: a file, or one that ships")
     vm_volumes: int = Field(150, ge=1)
     vh_test_volumes: int = Field(90, ge=1)
     depth: int = Field(20, ge=6)
@@ -68,8 +68,8 @@ class InsertionSettings(Part):
     noise_jitter: float = Field(0.5, ge=0, description="most added noise as a share of the scan's own")
 
 
-class DicomSettings(Part):
-    """Which DICOM series are taken, and which objects' marks (volumes/archive_dicom.py)."""
+class DicomSettings(Section):
+    """Which DICOM series are taken, and which objects' marks (datasets/archive/dicom.py)."""
 
     min_slices: int = Field(8, ge=1)
     slice_spacing_mm: tuple[float, float] = Field((0.3, 10.0), description="least and most, by positions")
@@ -105,8 +105,8 @@ class DicomSettings(Part):
         return text
 
 
-class ArchiveSettings(Part):
-    """Somebody's own scans (volumes/archive.py)."""
+class ArchiveSettings(Section):
+    """Somebody's own scans (datasets/archive)."""
 
     format: Literal["auto", "nifti", "dicom"] = Field("auto", description="auto takes both")
     marks: Literal["auto", "csv", "coco", "mask", "objects"] = Field(
@@ -141,8 +141,8 @@ class ArchiveSettings(Part):
     )
 
 
-class DeepLesionSettings(Part):
-    """DeepLesion as it is published (volumes/deeplesion.py). Files: under the source folder, else as the path says."""
+class DeepLesionSettings(Section):
+    """DeepLesion as it is published (datasets/deeplesion). Files: under the source folder, else as the path says."""
 
     info: str = Field("DL_info.csv", description="table of the clinical marks and the official split")
     mining_marks: str = Field("", description="full annotation of V_M: published pickle, .parquet or .csv")
@@ -157,8 +157,8 @@ class DeepLesionSettings(Part):
     )
 
 
-class DataSettings(Part):
-    """Where the volumes come from. `store` reads what jobs/prepare.py (or --store) names; the others are made."""
+class DataSettings(Section):
+    """Where the volumes come from. `store` reads what `harvester prepare` (or --store) made; the others are made."""
 
     kind: Literal["store", "phantom", "insertion", "archive", "deeplesion"] = "phantom"
     store: str = ""

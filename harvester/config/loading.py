@@ -1,7 +1,5 @@
-"""Settings from defaults, a YAML file and `--set a.b=c`, and what names them: hashes of any part."""
+"""Settings from defaults, a YAML file and `--set a.b=c`."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,13 +7,19 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from harvester.config import shipped
+from harvester.config.fingerprint import as_tree as as_tree
+from harvester.config.fingerprint import settings_hash as settings_hash
 from harvester.config.settings import Settings
 from harvester.errors import SettingsError
 
 
-def resolve(file: Path | None = None, overrides: Sequence[str] = ()) -> Settings:
-    """Defaults < YAML `file` < `overrides` ("a.b=c", the value read as YAML). Raises SettingsError, one line."""
-    return _resolved(_read(file) if file else {}, overrides)
+def resolve(file: Path | str | None = None, overrides: Sequence[str] = ()) -> Settings:
+    """Defaults < YAML `file` < `overrides` ("a.b=c", the value read as YAML). Raises SettingsError, one line.
+
+    `file` may be the bare name of a config that ships with harvester: quickstart.
+    """
+    return _resolved(_read(shipped.named(Path(file))) if file else {}, overrides)
 
 
 def restore(text: str, overrides: Sequence[str] = ()) -> Settings:
@@ -26,17 +30,6 @@ def restore(text: str, overrides: Sequence[str] = ()) -> Settings:
 def dump(settings: Settings) -> str:
     """The resolved tree as YAML that `resolve` reads back to an equal tree."""
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
-
-
-def settings_hash(*parts: Any) -> str:
-    """Twelve hex digits that name settings, tables' hashes and numbers, alike on every machine."""
-    text = json.dumps([as_tree(part) for part in parts], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def as_tree(part: Any) -> Any:
-    """Settings as a tree that JSON takes; anything else as it is."""
-    return part.model_dump(mode="json") if isinstance(part, BaseModel) else part
 
 
 def _resolved(tree: dict[str, Any], overrides: Sequence[str]) -> Settings:
@@ -52,7 +45,10 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         text = file.read_text()
     except OSError as error:
-        raise SettingsError(f"--config {file}: cannot be read ({error.strerror}); give a YAML file") from None
+        raise SettingsError(
+            f"--config {file}: cannot be read ({error.strerror}); give a YAML file, or the name of one that ships "
+            f"with harvester: {', '.join(shipped.names())}"
+        ) from None
     tree = _tree(text, f"--config {file}")
     return {"name": file.stem, **tree} if tree else {}
 
@@ -95,10 +91,10 @@ def _one_line(error: ValidationError) -> str:
 
 
 def _allowed(loc: tuple[int | str, ...]) -> list[str]:
-    part: type[BaseModel] = Settings
+    section: type[BaseModel] = Settings
     for key in loc:
-        annotation = part.model_fields[str(key)].annotation
+        annotation = section.model_fields[str(key)].annotation
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
             return []
-        part = annotation
-    return list(part.model_fields)
+        section = annotation
+    return list(section.model_fields)

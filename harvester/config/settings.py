@@ -1,14 +1,14 @@
 """Settings: one frozen tree that refuses unknown keys. Defaults < YAML file < `--set a.b=c`.
 
-Every number that paper.md marks as our own decision is a field here. `resolve` builds the tree, `dump` writes
-it, `settings_hash` names it (and any part of it), so that a step's output can be named by its inputs.
+Every number that the paper leaves open is a field here. `resolve` builds the tree, `dump` writes it, `settings_hash`
+names it (and any part of it), so that a step's output can be named by its inputs.
 """
 
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from harvester.config.data import DataSettings, Part, Spacing
+from harvester.config.data import DataSettings, Section, Spacing
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Weights = Annotated[
@@ -26,15 +26,15 @@ Sha256 = Annotated[
 ]
 
 
-class GridSettings(Part):
-    """The network's grid and its grey values. windows: (low, high) in HU, each one channel a slice."""
+class GridSettings(Section):
+    """The network's grid and its grey values. windows: (low, high) in HU, each one channel per slice."""
 
     spacing_zyx_mm: Spacing = (4.0, 1.6, 1.6)
     max_side_px: int = Field(512, ge=32)
     windows_hu: tuple[tuple[float, float], ...] = ((-1024.0, 3071.0), (-1350.0, 150.0), (-160.0, 240.0))
 
 
-class SuppressionSettings(Part):
+class SuppressionSettings(Section):
     """Hard negative suppression loss (HNSL); `off` is plain CenterNet."""
 
     mode: Literal["off", "signed", "additive"] = "signed"
@@ -46,7 +46,7 @@ class SuppressionSettings(Part):
         return "off" if value is False else value  # YAML reads a bare off as false
 
 
-class LossWeights(Part):
+class LossWeights(Section):
     """Weights of the generator's loss terms; the keys are the terms' names."""
 
     heat: float = Field(1.0, ge=0)
@@ -54,7 +54,7 @@ class LossWeights(Part):
     offset: float = Field(1.0, ge=0)
 
 
-class GeneratorSettings(Part):
+class GeneratorSettings(Section):
     """LPG: network, training, decoding."""
 
     backbone: Literal["small", "resnet18", "densenet121"] = "small"
@@ -96,7 +96,7 @@ class GeneratorSettings(Part):
     body_mask: bool = True
 
 
-class LinkingSettings(Part):
+class LinkingSettings(Section):
     """Slice boxes to tubelets."""
 
     iou_floor: float = Field(0.3, ge=0, le=1)
@@ -110,7 +110,7 @@ class LinkingSettings(Part):
     )
 
 
-class ClassifierSettings(Part):
+class ClassifierSettings(Section):
     """LPC: views, network, training."""
 
     backbone: Literal["small", "resnet18"] = "small"
@@ -135,7 +135,7 @@ class ClassifierSettings(Part):
     augment: bool = True
 
 
-class OperatingPointSettings(Part):
+class OperatingPointSettings(Section):
     """The precision target and what Ray Tune searches for the most recall under it."""
 
     target_precision: float = Field(0.90, gt=0, lt=1)
@@ -154,7 +154,7 @@ class OperatingPointSettings(Part):
     small_mm: float = Field(20.0, gt=0, description="tubelets narrower than this are small")
 
 
-class MiningSettings(Part):
+class MiningSettings(Section):
     """Hard negatives, sure (vm) and possible (vh)."""
 
     hard_negatives_per_volume: int = Field(10, ge=0)
@@ -164,7 +164,7 @@ class MiningSettings(Part):
     clear_iou: float = Field(0.1, ge=0, le=1, description="overlap from which a tubelet touches a label")
 
 
-class ComputeSettings(Part):
+class ComputeSettings(Section):
     """How the steps run on Ray. Threads follow num_cpus."""
 
     replicas: int = Field(2, ge=1, description="at most so many actors propose or score at the same time")
@@ -203,7 +203,7 @@ class ComputeSettings(Part):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: bool = Field(
         False,
-        description="torch.compile for inference: a minute an actor at first, then faster; for long runs",
+        description="torch.compile for inference: a minute per actor at first, then faster; for long runs",
     )
 
     @property
@@ -225,14 +225,14 @@ class ComputeSettings(Part):
         return self
 
 
-class ReportSettings(Part):
+class ReportSettings(Section):
     """Pictures of the report."""
 
     gallery: int = Field(24, ge=0)
     slices_per_picture: int = Field(3, ge=1)
 
 
-class Settings(Part):
+class Settings(Section):
     """The whole tree."""
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9_.-]+$")

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from harvester.datasets.discovery import Found
 from harvester.records import SPLITS, Refused
+from harvester.text import table
 
 SPLIT_COLUMNS: Final = ("patient_id", "split", "origin")
 VM_HINT: Final = (
@@ -22,12 +23,12 @@ def dry_run_table(found: Found) -> str:
 
     Marks from label masks and DICOM objects are counted when they are read: the scans that have them are told.
     """
-    lines = [f"{'split':<9}{'scans':>9}{'patients':>10}{'marked':>9}{'marks':>8}{'unread':>9}"]
+    rows = [["split", "scans", "patients", "marked", "marks", "unread"]]
     for split in SPLITS:
         mine = [case for case in found.cases if case.split == split]
         if mine:
-            lines.append(_row(split, mine))
-    lines.append(f"taken: {len(found.cases)} scans, refused: {len(found.refused)}")
+            rows.append(_row(split, mine))
+    lines = [*table(rows), f"taken: {len(found.cases)} scans, refused: {len(found.refused)}"]
     lines += _reasons(found.refused)
     splits = {case.split for case in found.cases}
     hints = [(VM_HINT, {"vm"}), (VH_HINT, {"vh", "vh_test"})]
@@ -52,12 +53,12 @@ def splits_csv(rows: Iterable[Mapping[str, str]]) -> str:
     return text.getvalue()
 
 
-def _row(split: str, cases: list[Any]) -> str:
+def _row(split: str, cases: list[Any]) -> list[str]:
     patients = len({case.patient_id for case in cases})
     counts = [_lesions(getattr(case, "marks", ())) for case in cases]
     unread = sum(1 for case in cases if getattr(case, "mask", "") or getattr(case, "objects", ()))
     marked = sum(1 for count in counts if count)
-    return f"{split:<9}{len(cases):>9}{patients:>10}{marked:>9}{sum(counts):>8}{unread:>9}"
+    return [split, *map(str, (len(cases), patients, marked, sum(counts), unread))]
 
 
 def _lesions(marks: Iterable[Mapping[str, Any]]) -> int:

@@ -11,6 +11,7 @@ from harvester.evaluation.bootstrap import CONFIDENCE
 from harvester.evaluation.evaluate import Compared, Evaluation
 from harvester.evaluation.scorecard import Protocol, Scorecard, difference
 from harvester.evaluation.strata import Strata
+from harvester.text import table
 
 Array = NDArray[Any]
 FEW: Final = 20
@@ -115,7 +116,7 @@ def _figures_table(pair: Compared, done: Evaluation) -> list[str]:
             cells += _cells(pair.baseline, name, place)
             cells += _difference_cells(pair.run, pair.baseline, name, place)
         rows.append(cells)
-    return _aligned(rows if done.resamples else [_without_empty(row, head) for row in rows])
+    return table(rows if done.resamples else [_without_empty(row, head) for row in rows])
 
 
 def _rows(done: Evaluation) -> Iterator[tuple[str, str, tuple[int, ...]]]:
@@ -135,13 +136,13 @@ def rate_labels(rules: Protocol) -> list[str]:
 
 
 def _cells(card: Scorecard, name: str, place: tuple[int, ...] = ()) -> list[str]:
-    return [_number(card.figures[name][place]), _span(card.interval(name), place)]
+    return [_number(card.figures[name][place]), _interval(card.interval(name), place)]
 
 
 def _difference_cells(run: Scorecard, baseline: Scorecard, name: str, place: tuple[int, ...]) -> list[str]:
     told = difference(run, baseline, name)
     share = f"{told['share_at_most_0'][place]:.3f}".replace("nan", "-") if "share_at_most_0" in told else ""
-    return [_number(told["value"][place], "+"), _span(told.get("interval"), place, "+"), share]
+    return [_number(told["value"][place], "+"), _interval(told.get("interval"), place, "+"), share]
 
 
 def _strata_table(cut: Strata, cards: Sequence[Compared]) -> list[str]:
@@ -163,7 +164,7 @@ def _strata_table(cut: Strata, cards: Sequence[Compared]) -> list[str]:
             row += _difference_cells(pair.run, pair.baseline, "mean", ())[:2]
         rows.append(row)
     shown = rows if any(row[4] for row in rows[1:]) else [_without_empty(row, rows[0]) for row in rows]
-    return _aligned(shown)
+    return table(shown)
 
 
 def _without_empty(row: list[str], head: list[str]) -> list[str]:
@@ -174,20 +175,8 @@ def _number(value: Any, sign: str = "") -> str:
     return "-" if np.isnan(value) else f"{float(value):{sign}.4f}"
 
 
-def _span(ends: Array | None, place: tuple[int, ...], sign: str = "") -> str:
+def _interval(ends: Array | None, place: tuple[int, ...], sign: str = "") -> str:
     if ends is None:
         return ""
     low, high = ends[(0, *place)], ends[(1, *place)]
     return "-" if np.isnan(low) else f"{_number(low, sign)} to {_number(high, sign)}"
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """First column to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if place else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]

@@ -3,7 +3,7 @@
 COCO's boxes are [x, y, width, height] from the outer edge of the first pixel, so that an inclusive box of one pixel
 has width 1. Beside COCO's fields an image has `volume_id`, `slice` and `turn`, an annotation `track_id`, `label_id`,
 where it comes from (labels.ORIGIN), `found` (slice and bbox as exported) and `review`, which is empty: a reviewer
-puts accepted, rejected or moved there, and jobs/review.py reads it back.
+puts accepted, rejected or moved there, and harvester review reads it back.
 """
 
 import json

@@ -2,7 +2,7 @@
 
 What nobody measured stays empty: diameters, the lesion's place in the body, its window, and the patient's age and
 sex, which are not kept. `boxes` holds the whole lesion as "slice x1 y1 x2 y2; ...", in the numbers of Key_slice_index;
-`review` is empty: a reviewer puts accepted, rejected or moved there, and jobs/review.py reads it back.
+`review` is empty: a reviewer puts accepted, rejected or moved there, and harvester review reads it back.
 
 Slices of a DeepLesion volume are numbered as in DeepLesion, those of others from 0 in their file.
 """

@@ -96,7 +96,7 @@ def _writer(to: str) -> WriteOne:
     except ModuleNotFoundError as error:
         if error.name != "highdicom":
             raise
-        raise SettingsError(f"--to {to} needs highdicom: pip install 'harvester[dicom]'") from None
+        raise SettingsError(f"--to {to} needs highdicom: pip install highdicom") from None
     return write
 
 

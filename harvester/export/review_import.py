@@ -52,7 +52,7 @@ def _from_csv(table: "csv.DictReader[str]", name: str) -> list[Verdict]:
     lacking = [column for column in NEEDED if column not in (table.fieldnames or ())]
     if lacking:
         raise LabelError(
-            f"{name}: lacks the columns {', '.join(lacking)}; want the table of jobs/export.py --to csv"
+            f"{name}: lacks the columns {', '.join(lacking)}; want the table of harvester export --to csv"
         )
     return [
         _row_verdict(row, f"{name} line {table.line_num}")
@@ -88,7 +88,7 @@ def _from_coco(tree: Any, name: str) -> list[Verdict]:
         ]
     except (AttributeError, IndexError, KeyError, TypeError):
         raise LabelError(
-            f"{name}: an image or an annotation lacks a field that jobs/export.py --to coco wrote; keep them (new "
+            f"{name}: an image or an annotation lacks a field that harvester export --to coco wrote; keep them (new "
             "lesions belong into the archive's marks)"
         ) from None
 

@@ -95,7 +95,7 @@ def _table(run: Location, name: str, schema: pa.Schema) -> pa.Table:
     file = run / f"{name}.parquet"
     if not file.is_file():
         raise StoreError(
-            f"{run}: no {name}.parquet; give the folder of a finished run (jobs/harvest.py --run)"
+            f"{run}: no {name}.parquet; give the folder of a finished run (harvester harvest --run)"
         )
     return file.read_table(schema)
 

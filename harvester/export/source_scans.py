@@ -47,7 +47,7 @@ def salt_beside(store: Location) -> str:
     file = store.parent / f"{store.name}.salt"
     if not file.is_file():
         raise StoreError(
-            f"{file}: no such file; the salt that jobs/prepare.py wrote beside the store is needed to find the "
+            f"{file}: no such file; the salt that harvester prepare wrote beside the store is needed to find the "
             "scans of --source again"
         )
     return file.read_bytes().decode().strip()

@@ -36,3 +36,9 @@ class Place:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 2**20
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def describe() -> tuple[list[str], str]:
+    """The names of the GPUs that torch sees, and the precision that `auto` takes."""
+    names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    return names, str(Place.choose(bool(names), "auto").dtype).removeprefix("torch.")

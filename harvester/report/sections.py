@@ -8,8 +8,10 @@ import pyarrow.compute as pc
 
 from harvester.config.loading import dump
 from harvester.config.settings import OperatingPointSettings, Settings
-from harvester.report.html import Html, bar, count, duration, number, paragraph, percent, section, table, tag
+from harvester.report.html import Html, bar, count, number, paragraph, percent, section, table, tag
 from harvester.store.store import Store
+from harvester.text import duration
+from harvester.text import table as text_table
 
 Row = Mapping[str, Any]
 RATES: Final = ("1", "4", "16")
@@ -210,7 +212,7 @@ def resolved(settings: Settings, summary: Row) -> Html:
 
 def closing_table(summary: Row) -> str:
     """The rounds for the terminal, and the sentence that matters."""
-    head = (
+    head = [
         "round",
         "LPG @1",
         "@4",
@@ -221,12 +223,9 @@ def closing_table(summary: Row) -> str:
         "negatives",
         "precision",
         "recall",
-    )
-    rows = [_short(str(row["round"]), row) for row in summary["rounds"]] + [_short("all", summary["final"])]
-    widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
-    lines = [
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)
     ]
+    rows = [_short(str(row["round"]), row) for row in summary["rounds"]] + [_short("all", summary["final"])]
+    lines = text_table([head, *rows], "r")
     rule = "-" * len(lines[0])
     end = f"stopped: {summary['stopped_because']}; {duration(summary['seconds'])}"
     return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], end])

@@ -1,4 +1,4 @@
-"""A run's log as JSON lines in its folder, over all starts: written while it runs, read by jobs/status.py.
+"""A run's log as JSON lines in its folder, over all starts: written while it runs, read by harvester status.
 
 On a disk the lines go to the end of log.jsonl. An object store appends to nothing: there each start has a
 log-<time>.jsonl, uploaded whole now and then.
@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from harvester.errors import behind
+from harvester.errors import root_cause
 from harvester.storage.location import Location
 
 NAME: Final = "log"
@@ -94,7 +94,7 @@ def _handler(folder: Location) -> logging.Handler:
 
 def _told(error: BaseException) -> str:
     # Other people's errors may quote what they choked on: only their names are kept.
-    ours = behind(error)
+    ours = root_cause(error)
     text = f": {' '.join(str(ours).split())}" if ours else ", told where the job was started"
     return type(ours or error).__name__ + text
 

@@ -11,6 +11,7 @@ from harvester.run.folder import NOTE, SHARDS
 from harvester.run.log import read_log
 from harvester.run.step_shards import Shards
 from harvester.storage.location import Location, Where
+from harvester.text import duration, table
 
 LATEST_SHARDS: Final = 20
 """The rate is theirs: what went before may have been read from a cold disk, or before a restart."""
@@ -69,10 +70,11 @@ def read_status(run: Where) -> Status:
 
 def lines(status: Status, now: float | None = None) -> Iterator[str]:
     """The status for people."""
-    yield f"{'round':>5}  {'step':16}{'seconds':>9}  did"
+    rows = [["round", "step", "took", "did"]]
     for told in status.steps:
         did = ", ".join(f"{name} {value:g}" for name, value in told["counts"].items())
-        yield f"{told['round']:>5}  {told['step']:16}{told['seconds']:9.1f}  {did}"
+        rows.append([str(told["round"]), told["step"], duration(told["seconds"]), did])
+    yield from table(rows, "rlrl")
     if status.part:
         yield _under_way(status.part)
         yield from (f"  left out: volume {volume}: {error}" for volume, error in status.part.errors.items())
@@ -83,14 +85,16 @@ def lines(status: Status, now: float | None = None) -> Iterator[str]:
         latest = status.log[-1]
         quiet = (time.time() if now is None else now) - latest["time"]
         dead = "; is it still running?" if quiet > QUIET_S else ""
-        yield f"last line, {_span(quiet)} ago{dead}: {latest['message']}"
+        yield f"last line, {duration(quiet)} ago{dead}: {latest['message']}"
     if (error := status.last_error) and not status.summary:
         yield f"last error: {error['message']}"
 
 
 def _under_way(part: Part) -> str:
     left = part.seconds_left
-    rate = f", {part.rate:.2g} volumes a second, {_span(left)} left" if part.rate and left is not None else ""
+    rate = (
+        f", {part.rate:.2g} volumes a second, {duration(left)} left" if part.rate and left is not None else ""
+    )
     return f"under way: {part.step}, {part.done} of {part.volumes} volumes{rate}"
 
 
@@ -131,9 +135,3 @@ def _rate(records: list[Told]) -> float | None:
         return None
     took = records[-1]["ended"] - records[0]["ended"]
     return sum(len(record["volumes"]) for record in records[1:]) / max(took, 1e-3)
-
-
-def _span(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

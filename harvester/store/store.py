@@ -2,7 +2,7 @@
 
 store/                        a folder on a disk or in an object store (locations.py)
   shards/<name>.shard   volumes, one after another (shard.py)
-  shards/<name>.json    what jobs/prepare.py made it from, to go on after a stop (shard_plan.py)
+  shards/<name>.json    what harvester prepare made it from, to go on after a stop (shard_plan.py)
   manifest.parquet      one row a volume (records.MANIFEST), and where it lies
   marks.parquet         what the archive knows (records.MARKS)
   truth.parquet         hidden truth of vh_test and vd_test, for scoring alone
@@ -43,7 +43,7 @@ class Store:
         _forget()
         file = self.path / "manifest.parquet"
         if not file.is_file():
-            raise StoreError(f"{self.path}: no manifest.parquet; make a store with jobs/prepare.py")
+            raise StoreError(f"{self.path}: no manifest.parquet; make a store with harvester prepare")
         self.manifest: pa.Table = _checked(self.path, file.read_table())
 
     def read(self, volume_id: str, z_start: int = 0, z_end: int | None = None) -> Volume:
@@ -151,7 +151,7 @@ def _checked(path: Location, manifest: pa.Table) -> pa.Table:
     if missing := set(MANIFEST.names) - set(manifest.schema.names):
         raise StoreError(
             f"{path}: a store of another version (manifest.parquet lacks {', '.join(sorted(missing))}); "
-            "make it again with jobs/prepare.py"
+            "make it again with harvester prepare"
         )
     named = pc.match_substring_regex(manifest["volume_id"], VOLUME_NAME)
     if not pc.all(named, skip_nulls=False, min_count=0).as_py():

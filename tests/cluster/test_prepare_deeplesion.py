@@ -1,4 +1,4 @@
-"""jobs/prepare's way from a DeepLesion-layout archive to a store: nothing changes on it, what is bad is a row."""
+"""harvester prepare's way from a DeepLesion-layout archive to a store: nothing changes on it, what is bad is a row."""
 
 import importlib.util
 import sys

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from harvester.cli.console import run_job
+from harvester.cli.console import run_command
 from harvester.config.settings import Settings
 from harvester.distributed.inference import InferenceJob, Proposer, run_over_volumes
 from harvester.distributed.preparation import Maker
@@ -43,7 +43,7 @@ def test_an_error_in_an_actor_of_ray_data_is_one_line(
             caught.append(error)
             raise
 
-    assert run_job(work) == 1
+    assert run_command(work) == 1
     assert type(caught[0]) is StepError
     (line,) = [line for line in capfd.readouterr().err.splitlines() if "broken" in line]
     assert line.startswith("StepError: 2 of 2 volumes failed, more than data.max_reject_share = 0.1 allows")
@@ -78,7 +78,7 @@ def test_a_disk_that_fills_under_an_actor_is_one_line_and_no_fault_of_the_volume
     settings = Settings.model_validate({"compute": {"replicas": 1}})
     shards = Shards(Location.of(tmp_path / "shards"))
     job = InferenceJob(settings, tmp_path, Location.of(tmp_path), {}, shards)
-    assert run_job(lambda: run_over_volumes(Full, job, ROWS, TUBELETS) and None) == 1
+    assert run_command(lambda: run_over_volumes(Full, job, ROWS, TUBELETS) and None) == 1
     assert (
         capfd.readouterr()
         .err.splitlines()[-1]

@@ -12,7 +12,7 @@ from harvester.cli.evaluate import main
 
 @pytest.fixture
 def evaluate(tmp_path: Path) -> Callable[..., dict[str, Any]]:
-    """jobs/evaluate.py with the given arguments, which must succeed: what it wrote as JSON."""
+    """harvester evaluate with the given arguments, which must succeed: what it wrote as JSON."""
 
     def run(*arguments: object) -> dict[str, Any]:
         file = tmp_path / "figures.json"

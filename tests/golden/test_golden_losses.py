@@ -59,7 +59,7 @@ def made_store(folder: Path, side: int) -> Store:
 
 
 def losses(folder: Path, settings: Settings, side: int, negatives: bool = True) -> History:
-    """Of a later round's generator, as jobs/harvest.py fits it, with the norm of its gradient."""
+    """Of a later round's generator, as harvester harvest fits it, with the norm of its gradient."""
     torch.manual_seed(1)
     store = made_store(folder, side)
     ledger = from_marks(store.marks())

@@ -1,9 +1,6 @@
-"""infra/'s files before Ray's own validators and the jobs' parsers. No Ray is started, no cloud is asked."""
+"""infra/'s files before Ray's own validators. No Ray is started, no cloud is asked. Their commands: test_texts.py."""
 
-import re
-import shlex
 from copy import deepcopy
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +10,8 @@ from jsonschema import ValidationError
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from harvester.config.loading import resolve
-
 REPO = Path(__file__).parents[2]
 INFRA = REPO / "infra"
-FILES = sorted(
-    path for path in INFRA.rglob("*") if path.suffix in {".yaml", ".md"} or path.name == "Dockerfile"
-)
 
 
 def load(name: str) -> dict[str, Any]:
@@ -72,33 +64,3 @@ def test_rays_autoscaler_reads_the_same_workers_from_kuberay_as_from_the_launche
         assert (gpu["min_workers"], gpu["max_workers"]) == (0, node["max_workers"])
     assert gpu["resources"]["memory"] == 54 * 2**30
     assert types["cpu"]["resources"]["CPU"] == 7 and "GPU" not in types["cpu"]["resources"]
-
-
-def commands() -> list[tuple[str, str, list[str]]]:
-    """Every `python jobs/X.py ...` of infra/: file, job, arguments. Lines that go on are one command."""
-    found = []
-    for file in FILES:
-        text = re.sub(r"\\\n\s*", "", file.read_text())
-        text = re.sub(r"(jobs/\w+\.py[^\n`]*)\n\s+(?=--)", r"\1 ", text)
-        text = re.sub(r"(jobs/\w+\.py[^\n`]*)\n\s+(?=--)", r"\1 ", text)
-        for job, rest in re.findall(r"python jobs/(\w+)\.py((?: [^\s`#;&|\"\\]+)*)", text):
-            found.append((file.name, job, shlex.split(rest)))
-    return found
-
-
-def test_every_command_names_a_job_that_takes_its_options() -> None:
-    asked = commands()
-    assert {file for file, _, _ in asked} >= {"README.md", "rayjob.yaml"}
-    for file, job, arguments in asked:
-        assert (REPO / "jobs" / f"{job}.py").is_file(), f"{file}: jobs/{job}.py"
-        options = import_module(f"harvester.cli.{job}").parse(arguments)
-        if getattr(options, "config", None):
-            assert resolve(REPO / options.config, options.set).name == options.config.stem
-    (entry,) = (arguments for file, _, arguments in asked if file == "rayjob.yaml")
-    assert [part for part in entry if part.startswith("--")] == ["--config", "--store", "--run", "--set"]
-
-
-def test_an_option_that_a_job_does_not_take_is_found(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        import_module("harvester.cli.harvest").parse(["--store", "s3://b/store", "--runs", "s3://b/night1"])
-    assert "--runs" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What jobs/harvest.py --plan tells; the steps are made by stand-ins for what runs on Ray (which is not started)."""
+"""What harvester harvest --plan tells; the steps are made by stand-ins for what runs on Ray (which is not started)."""
 
 import json
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harvester.cli.harvest import main
+from harvester.cli.harvest import main, plan_main
 from harvester.cli.plan import STEPS, lines, plan
 from harvester.config.settings import Settings
 from harvester.results.summary import History
@@ -51,7 +51,7 @@ def test_a_changed_setting_redoes_what_depends_on_it_and_is_named(finished: Path
     assert told.reasons == ["generator.steps 200 -> 210", "generator.width 32 -> 40"]
     assert told.after == [(k, step) for k in range(3) for step in STEPS][1:]
     (line,) = [line for line in lines(told) if "round 0 generator" in line]
-    assert "generator.steps 200 -> 210; generator.width 32 -> 40 (took 0 s last time)" in line
+    assert "generator.steps 200 -> 210; generator.width 32 -> 40 (took 0.0 s last time)" in line
     told = plan(finished, changed("linking", max_gap=2), store)
     assert [step["step"] for step in told.done] == ["generator"]
     assert (told.next, told.reasons) == ((0, "tubelets"), ["linking.max_gap 1 -> 2"])
@@ -86,6 +86,8 @@ def test_a_run_that_was_never_started(
     arguments = ["--config", str(config), "--run", str(tmp_path / "new"), "--plan"]
     assert main([*arguments, "--store", str(store.path)]) == 0
     shown = capsys.readouterr().out.splitlines()
+    assert plan_main([*arguments[:-1], "--store", str(store.path)]) == 0
+    assert capsys.readouterr().out.splitlines() == shown
     assert shown[0].split() == ["to", "make", "round", "0", "generator", "never", "made", "here"]
     assert main(arguments) == 0
     assert "the volumes (phantom)" in capsys.readouterr().out

@@ -94,7 +94,7 @@ def _rows(file: Path, needed: tuple[str, ...]) -> list[tuple[int, dict[str, str]
             lacking = [name for name in needed if name not in (reader.fieldnames or ())]
             if lacking:
                 raise LabelError(
-                    f"{file.name}: lacks the columns {', '.join(lacking)}; see jobs/prepare.py --help"
+                    f"{file.name}: lacks the columns {', '.join(lacking)}; see harvester prepare --help"
                 )
             return [(reader.line_num, {k: (v or "").strip() for k, v in row.items() if k}) for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:

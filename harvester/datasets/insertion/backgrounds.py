@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 from scipy import ndimage
 
-from harvester.config.data import InsertionSettings, Part, Spacing
+from harvester.config.data import InsertionSettings, Section, Spacing
 from harvester.config.loading import settings_hash
+from harvester.config.shipped import named
 from harvester.datasets.insertion.lesion_models import smooth
 from harvester.datasets.insertion.tissues import Tissues, find_tissues
 from harvester.errors import SettingsError
@@ -33,7 +34,7 @@ MASK_MARGIN_MM: Final = 10.0
 NOISE_TILE: Final = (6, 24, 24)
 
 
-class Background(Part):
+class Background(Section):
     """One entry of the list; `load_backgrounds` makes paths absolute and checks that they exist.
 
     role      vm and vh_test are used as backgrounds; held_out never is
@@ -98,7 +99,7 @@ def load_backgrounds(settings: InsertionSettings, base_path: Path) -> list[Backg
     """
     source = Path(settings.source.replace("$HARVESTER_DATA", str(base_path)))
     try:
-        entries = yaml.safe_load(Path(settings.backgrounds).read_text())
+        entries = yaml.safe_load(named(Path(settings.backgrounds)).read_text())
         listed = [Background.model_validate(entry) for entry in entries]
     except (OSError, yaml.YAMLError, ValidationError, TypeError) as error:
         text = " ".join(str(error).split())

@@ -13,7 +13,13 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.encaps import generate_frames
 from pydicom.pixels.utils import pixel_array
-from pydicom.uid import JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, RLELossless
+from pydicom.uid import (
+    UID,
+    JPEG2000TransferSyntaxes,
+    JPEGLSTransferSyntaxes,
+    JPEGTransferSyntaxes,
+    RLELossless,
+)
 
 from harvester.errors import VolumeError
 from harvester.imaging.dicom.file import BROKEN
@@ -21,6 +27,13 @@ from harvester.imaging.orientation import HU_RANGE, to_hu
 
 Array = NDArray[Any]
 
+COMPRESSED: Final = (
+    *JPEGTransferSyntaxes,
+    *JPEGLSTransferSyntaxes,
+    *JPEG2000TransferSyntaxes[:2],
+    RLELossless,
+)
+"""Transfer syntaxes that scans come in, besides plain pixels (JPEG 2000's other two are for several components)."""
 MOST_SLICE_PIXELS: Final = 8192 * 8192
 MOST_SEGMENTATION_PIXELS: Final = 1 << 31
 JPEG_FRAMES: Final = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
@@ -73,15 +86,19 @@ def decode(item: pydicom.Dataset) -> Array:
 
     Raises what is in BROKEN.
     """
-    syntax = item.file_meta.TransferSyntaxUID
-    plugin = ""
-    if syntax in JPEGLSTransferSyntaxes:
-        plugin = "pyjpegls"
-    elif syntax in JPEG2000TransferSyntaxes:
-        plugin = "pylibjpeg"
-    elif syntax.is_encapsulated:
-        plugin = "pydicom" if syntax == RLELossless else "gdcm"
+    plugin = plugin_of(item.file_meta.TransferSyntaxUID)
     return pixel_array(item, decoding_plugin=plugin, raw=True, correct_unused_bits=False)
+
+
+def plugin_of(syntax: UID) -> str:
+    """pydicom's name for the codec of a transfer syntax; "" for plain pixels."""
+    if syntax in JPEGLSTransferSyntaxes:
+        return "pyjpegls"
+    if syntax in JPEG2000TransferSyntaxes:
+        return "pylibjpeg"
+    if syntax.is_encapsulated:
+        return "pydicom" if syntax == RLELossless else "gdcm"
+    return ""
 
 
 def _padding(item: pydicom.Dataset, stored: Array) -> NDArray[np.bool_]:

@@ -2,20 +2,20 @@
 
 import pytest
 
-from harvester.cli.console import job_parser, run_job
+from harvester.cli.console import command_parser, run_command
 from harvester.errors import LabelError, SettingsError, StepError
 
 
-def fails_with(error: Exception) -> int:
+def fails_with(error: BaseException) -> int:
     def work() -> None:
         raise error
 
-    return run_job(work)
+    return run_command(work)
 
 
 def test_done_is_zero() -> None:
     did = []
-    assert run_job(lambda: did.append(1)) == 0
+    assert run_command(lambda: did.append(1)) == 0
     assert did == [1]
 
 
@@ -36,8 +36,17 @@ def test_other_errors_are_not_hidden() -> None:
         fails_with(ZeroDivisionError("ours"))
 
 
+def test_ctrl_c_is_one_line_and_the_exit_code_of_a_stopped_program(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert fails_with(KeyboardInterrupt()) == 130
+    assert capsys.readouterr().err == (
+        "stopped by Ctrl-C; what is finished is kept, start the same command again\n"
+    )
+
+
 def test_options_are_not_abbreviated() -> None:
-    parser = job_parser("what it does")
+    parser = command_parser("harvest", "what it does")
     parser.add_argument("--config")
     with pytest.raises(SystemExit):
         parser.parse_args(["--conf", "x"])

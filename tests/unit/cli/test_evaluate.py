@@ -1,4 +1,4 @@
-"""jobs/evaluate.py as a user calls it: what it prints, writes and refuses, and with which exit code."""
+"""harvester evaluate as a user calls it: what it prints, writes and refuses, and with which exit code."""
 
 import json
 import os

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from harvester.config.loading import dump, resolve, settings_hash
+from harvester.config.fingerprint import settings_hash
+from harvester.config.loading import dump, resolve
 from harvester.config.settings import GridSettings, Settings
 from harvester.errors import SettingsError
 

@@ -33,9 +33,9 @@ FOUND = Found(
 
 def test_scans_patients_and_lesions_are_counted_by_split_and_refusals_by_reason() -> None:
     assert dry_run_table(FOUND).splitlines() == [
-        "split        scans  patients   marked   marks   unread",
-        "vm               2         1        1       2        0",
-        "vh               1         1        0       0        1",
+        "split  scans  patients  marked  marks  unread",
+        "vm         2         1       1      2       0",
+        "vh         1         1       0      0       1",
         "taken: 3 scans, refused: 3",
         "       1 link, the first: two",
         "       2 not_3d, the first: one",

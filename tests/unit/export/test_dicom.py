@@ -16,7 +16,7 @@ import pytest
 from harvester.errors import VolumeError
 
 ROOT = Path(__file__).parents[3]
-hd = pytest.importorskip("highdicom", reason="highdicom is not installed: pip install 'harvester[dicom]'")
+hd = pytest.importorskip("highdicom", reason="highdicom is not installed: pip install highdicom")
 main = runpy.run_path(str(ROOT / "jobs" / "export.py"))["main"]
 
 COLUMNS, ROWS = 40, 32

@@ -380,4 +380,4 @@ def test_without_highdicom_one_line_says_how_to_get_it(
     for name in ("dicom_sr", "dicom_seg"):
         monkeypatch.delitem(sys.modules, f"harvester.export.{name}", raising=False)
     said = failed(finished, capsys, 2, "--to", "dicom-sr", "--source", str(finished.source))
-    assert "pip install 'harvester[dicom]'" in said
+    assert "pip install highdicom" in said

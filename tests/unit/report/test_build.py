@@ -15,7 +15,7 @@ from harvester.config.settings import ReportSettings, Settings
 from harvester.records import HARVEST, LEDGER, MARKS, MISSING, Mark, Volume
 from harvester.report.build import ReportInputs, build, closing_table, write_report
 from harvester.report.gallery import outline, spread
-from harvester.report.html import Html, duration, tag
+from harvester.report.html import Html, tag
 from harvester.report.pictures import Outline, slices_to_show, strip, window_for
 from harvester.store.store import Store, finish_store, write_volume
 
@@ -271,10 +271,3 @@ def test_text_is_escaped_unless_built_by_tag() -> None:
     assert tag("p", "a < b", tag("b", "&")) == "<p>a &lt; b<b>&amp;</b></p>"
     assert tag("p", "x", title='"<') == '<p title="&quot;&lt;">x</p>'
     assert isinstance(tag("p"), Html)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"), [(None, "–"), (3.21, "3.2 s"), (59.97, "1 min 0 s"), (3700, "1 h 1 min")]
-)
-def test_duration(seconds: float | None, said: str) -> None:
-    assert duration(seconds) == said

@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from harvester.cli.console import run_job
-from harvester.errors import NoRoomError, StoreError, behind
+from harvester.cli.console import run_command
+from harvester.errors import NoRoomError, StoreError, root_cause
 from harvester.run.log import logged_to
 from harvester.run.step_shards import Shards
 from harvester.storage.location import Location
@@ -44,7 +44,7 @@ def test_a_shard_that_finds_no_room_is_not_there_and_is_when_room_is_made(
     def work() -> None:
         shards.publish("s", TABLE, {"volumes": []})
 
-    assert run_job(work) == 1
+    assert run_command(work) == 1
     assert capsys.readouterr().err == (
         f"NoRoomError: {shards.folder}: cannot be written (No space left on device); make room there, then start again "
         "with the same command: what is finished is kept\n"
@@ -83,7 +83,7 @@ def test_an_injected_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         raise PermissionError(errno.EACCES, "not a matter of room")
 
 
-def test_it_travels_between_processes_and_is_found_behind_what_wraps_it() -> None:
+def test_it_travels_between_processes_and_is_found_root_cause_what_wraps_it() -> None:
     error = pickle.loads(pickle.dumps(NoRoomError("/data: cannot be written")))  # noqa: S301  our own bytes
     assert isinstance(error, StoreError)
     assert isinstance(error, OSError)
@@ -91,5 +91,5 @@ def test_it_travels_between_processes_and_is_found_behind_what_wraps_it() -> Non
     wrapped = RuntimeError("a task failed")
     wrapped.__cause__ = ValueError()
     wrapped.__cause__.__cause__ = error
-    assert behind(wrapped) is error
-    assert behind(ValueError()) is None
+    assert root_cause(wrapped) is error
+    assert root_cause(ValueError()) is None

@@ -1,4 +1,4 @@
-"""What jobs/status.py tells of a run that is under way, has failed, or is finished; and the log that it reads."""
+"""What harvester status tells of a run that is under way, has failed, or is finished; and the log that it reads."""
 
 import json
 import logging
@@ -87,7 +87,7 @@ def test_the_log_keeps_every_start_and_the_error_that_ended_one(run: Path) -> No
         ("ERROR", "KeyError, told where the job was started"),
     ]
     told = "\n".join(lines(status, now=status.log[-1]["time"] + 3600))
-    assert "last line, 60 min ago; is it still running?: KeyError" in told
+    assert "last line, 1 h 0 min ago; is it still running?: KeyError" in told
     assert "last error: KeyError" in told
 
 

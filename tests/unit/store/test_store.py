@@ -193,7 +193,7 @@ def test_a_store_of_an_earlier_version_is_to_be_made_again(made: Store) -> None:
     file = made.path / "manifest.parquet"
     file.write_table(made.manifest.drop_columns(["shard", "offset"]))
     for opening in (lambda: Store(made.path), lambda: read_volume(made.path, "a")):
-        with pytest.raises(StoreError, match=r"lacks offset, shard.*jobs/prepare.py"):
+        with pytest.raises(StoreError, match=r"lacks offset, shard.*harvester prepare"):
             opening()
 
 
@@ -202,7 +202,7 @@ def test_a_stores_place_travels_to_workers(made: Store) -> None:
 
 
 def test_a_folder_without_a_manifest_is_no_store(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"jobs/prepare.py"):
+    with pytest.raises(StoreError, match=r"harvester prepare"):
         Store(tmp_path)
 
 

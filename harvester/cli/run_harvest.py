@@ -1,0 +1,90 @@
+"""One harvest, from settings and a store to a run folder with its report; or what it would do."""
+
+import os
+import time
+from pathlib import Path
+
+from harvester.cli.plan import lines, plan
+from harvester.config.settings import Settings
+from harvester.distributed.capacity import require_room
+from harvester.distributed.cluster import start_ray
+from harvester.distributed.preparation import prepare, prepared
+from harvester.errors import SettingsError
+from harvester.harvest import harvest
+from harvester.report.build import write_report
+from harvester.report.sections import closing_table
+from harvester.run.folder import Run
+from harvester.run.log import logged_to
+from harvester.run.tracking import Tracker
+from harvester.storage.location import Location, Where
+from harvester.store.store import Store
+
+
+def run_harvest(settings: Settings, store: str | None, run: Where) -> Location:
+    """The whole loop, in `run`: a folder or its URI, which is given back. A run that was stopped goes on.
+
+    `store` is a store's folder or URI; None takes what `settings.data` names, or makes it in the run's folder. Joins
+    the Ray of RAY_ADDRESS or starts one. The closing table goes to stdout. Raises HarvesterError.
+    """
+    began = time.monotonic()
+    folder = Location.of(run)
+    with logged_to(folder):
+        start_ray()
+        require_room(settings.compute)
+        harvest_to(folder, settings, store, began)
+    return folder
+
+
+def show_plan(settings: Settings, store: str | None, run: Where) -> None:
+    """Print what `run_harvest` would do with the same arguments."""
+    folder = Location.of(run)
+    named = named_store(settings, store)
+    opened = Store(named) if named else prepared(settings, folder / "store")
+    if opened is None:
+        print(f"to make  the volumes ({settings.data.kind}), into {folder / 'store'}; then every step")
+    else:
+        print("\n".join(lines(plan(folder, settings, opened))))
+
+
+def harvest_to(folder: Location, settings: Settings, store_path: str | None, began: float) -> None:
+    """The store, the loop, the report."""
+    store = open_store(settings, store_path, folder)
+    opened = Run(folder, settings, store, began)
+    tracker = Tracker.open(folder, settings, os.environ.get("MLFLOW_TRACKING_URI"))
+    try:
+        history = harvest(opened, tracker)
+        report = write_report(history.report_inputs())
+        for artifact in (
+            report,
+            folder / "summary.json",
+            folder / "harvest.parquet",
+            folder / "settings.yaml",
+        ):
+            tracker.log_artifact(artifact)
+    except BaseException:
+        tracker.finish("FAILED")
+        raise
+    tracker.finish("FINISHED")
+    print(closing_table(history.told))
+    print(f"report: {report}")
+
+
+def open_store(settings: Settings, given: str | None, folder: Location) -> Store:
+    """The given store, or the one that the settings name, or a made one in the run folder."""
+    named = named_store(settings, given)
+    return Store(named) if named else prepare(settings, data_root(), folder / "store")
+
+
+def named_store(settings: Settings, given: str | None) -> str | None:
+    """The given store, or the one that the settings name; None where it is to be made."""
+    if given is None and settings.data.kind == "store":
+        if not settings.data.store:
+            raise SettingsError("setting data.kind = 'store': name the store with --store or data.store")
+        given = os.path.expandvars(settings.data.store)
+    return given
+
+
+def data_root() -> Path | None:
+    """What $HARVESTER_DATA names, for data that is read from files."""
+    root = os.environ.get("HARVESTER_DATA")
+    return Path(root).absolute() if root else None

@@ -1,0 +1,31 @@
+"""Plain text for terminals: tables and spans of time."""
+
+from collections.abc import Sequence
+
+
+def table(rows: Sequence[Sequence[str]], sides: str = "lr") -> list[str]:
+    """A line per row, columns two spaces apart and as wide as their widest cell. No rows: no lines.
+
+    sides  l or r per column, the side that its cells stand at; the last holds for all columns that follow
+    """
+    columns = list(zip(*rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    left = [sides[min(place, len(sides) - 1)] == "l" for place in range(len(columns))]
+    return [
+        "  ".join(
+            cell.ljust(width) if to_left else cell.rjust(width)
+            for cell, width, to_left in zip(row, widths, left, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as people say them: 5.4 s, 7 min 58 s, 3 h 12 min; an en dash for what is unknown."""
+    if seconds is None:
+        return "–"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s"
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {whole % 60} s"

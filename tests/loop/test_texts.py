@@ -1,0 +1,106 @@
+"""What README and the other texts tell to type and to open: commands before their parsers, paths before the tree."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from harvester.cli.main import COMMANDS
+from harvester.config.loading import resolve
+
+REPO = Path(__file__).parents[2]
+INFRA = REPO / "infra"
+TEXTS = (
+    *(REPO / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/operations.md")),
+    *sorted(
+        file for file in INFRA.rglob("*") if file.suffix in {".yaml", ".md"} or file.name == "Dockerfile"
+    ),
+)
+NAMES = "|".join(COMMANDS)
+COMMAND = re.compile(rf"(?:\bpython jobs/(\w+)\.py|(?<![\w/.])harvester ({NAMES})\b)((?: [^\s`#;&|\"\\]+)*)")
+TREE = re.compile(
+    r"(?:harvester|jobs|configs|infra|docs|tests|benchmarks|\.ci)/[\w./-]*\w|\w+\.(?:md|cff|toml)"
+)
+"""A path in a text that names something of this repository."""
+
+
+def joined(text: str) -> str:
+    """With commands that go on in the next line, by a backslash or as YAML folds them, on one line."""
+    text = re.sub(r"\\\n\s*", "", text)
+    for _ in range(3):
+        text = re.sub(rf"((?:jobs/\w+\.py|harvester (?:{NAMES})) [^\n`]*)\n +(?=--)", r"\1 ", text)
+    return text
+
+
+def commands() -> Iterator[tuple[Path, str, list[str]]]:
+    """File, command, arguments of every `harvester X ...` and `python jobs/X.py ...` that is given arguments."""
+    for file in TEXTS:
+        for job, command, rest in COMMAND.findall(joined(file.read_text())):
+            assert not job or (REPO / "jobs" / f"{job}.py").is_file(), f"{file.name}: jobs/{job}.py"
+            if rest and rest != " --help":
+                yield file, job or command, shlex.split(rest)
+
+
+def parsed(command: str, arguments: list[str]) -> None:
+    """By the command's own parser; its settings must resolve, where it has any."""
+    module = import_module(f"harvester.cli.{'harvest' if command == 'plan' else command}")
+    options = module.parse(arguments)
+    config = getattr(options, "config", None)
+    if config and config.name != "night.yaml":  # the reader's own
+        where = REPO / config if (REPO / config).is_file() else config
+        assert resolve(where, options.set).name == config.stem
+
+
+def test_every_command_of_the_texts_parses_and_its_settings_resolve() -> None:
+    told = list(commands())
+    for file, command, arguments in told:
+        try:
+            parsed(command, arguments)
+        except SystemExit:
+            pytest.fail(f"{file.name}: harvester {command} {shlex.join(arguments)}")
+    readme = {command for file, command, _ in told if file.name == "README.md"}
+    assert readme >= {"prepare", "harvest", "status", "tune", "evaluate", "export", "review"}
+    assert {file.name for file, _, _ in told} >= {"operations.md", "rayjob.yaml"}
+    (entry,) = (arguments for file, _, arguments in told if file.name == "rayjob.yaml")
+    assert [part for part in entry if part.startswith("--")] == ["--config", "--store", "--run", "--set"]
+
+
+@pytest.mark.parametrize("name", sorted({where.partition(":")[0] for where, _ in COMMANDS.values()}))
+def test_every_example_in_a_commands_own_help_parses(name: str) -> None:
+    text = joined(import_module(f"harvester.cli.{name}").__doc__ or "")
+    examples = [
+        shlex.split(line, comments=True) for line in text.splitlines() if line.startswith("    harvester ")
+    ]
+    assert examples
+    for _, command, *arguments in examples:
+        import_module(f"harvester.cli.{command}").parse(arguments)
+
+
+@pytest.mark.parametrize(("command", "wrong"), [("harvest", "--runs"), ("status", "--store")])
+def test_an_option_that_a_command_does_not_take_is_found(
+    command: str, wrong: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parsed(command, ["--run", "s3://b/night1", wrong, "x"])
+    assert wrong in capsys.readouterr().err
+
+
+def test_every_make_of_the_texts_is_a_target() -> None:
+    targets = set(re.findall(r"^(\w+):", (REPO / "Makefile").read_text(), re.MULTILINE))
+    for file in TEXTS[:4]:
+        asked = set(re.findall(r"(?:`|    )make (?:[A-Z]+=\S+ )*([a-z]+)", file.read_text()))
+        assert asked <= targets, file.name
+
+
+@pytest.mark.parametrize("file", TEXTS, ids=lambda file: file.name)
+def test_every_path_in_the_texts_exists(file: Path) -> None:
+    text = file.read_text()
+    links = {link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link}
+    for link in links - {""}:
+        assert (file.parent / link).exists(), f"{file.name}: {link}"
+    for span in re.findall(r"`([^`\n]+)`", text) if file.suffix == ".md" else []:
+        for path in TREE.findall(span):
+            assert (REPO / path).exists() or (file.parent / path).exists(), f"{file.name}: {path}"
