@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from harvester.cli.console import job_parser, run_job
-from harvester.cli.plan import lines, plan
+from harvester.cli.plan import format_plan, plan
 from harvester.config.loading import resolve
 from harvester.config.settings import Settings
 from harvester.distributed.capacity import require_room
@@ -67,7 +67,7 @@ def show_plan(settings: Settings, store_path: str | None, run_folder: str | None
     if store is None:
         print(f"to make  the volumes ({settings.data.kind}), into {folder / 'store'}; then every step")
     else:
-        print("\n".join(lines(plan(folder, settings, store))))
+        print("\n".join(format_plan(plan(folder, settings, store))))
 
 
 def folder_of(settings: Settings, given: str | None) -> Location:
@@ -88,18 +88,11 @@ def run(settings: Settings, store_path: str | None, run_folder: str | None) -> N
 def harvest_to(folder: Location, settings: Settings, store_path: str | None, began: float) -> None:
     """The store, the loop, the report."""
     store = open_store(settings, store_path, folder)
-    opened = Run(folder, settings, store, began)
-    tracker = Tracker.open(folder, settings, os.environ.get("MLFLOW_TRACKING_URI"))
+    opened = Run.open(folder, settings, store, began)
+    tracker = Tracker.open(opened, os.environ.get("MLFLOW_TRACKING_URI"))
     try:
         history = harvest(opened, tracker)
         report = write_report(history.report_inputs())
-        for artifact in (
-            report,
-            folder / "summary.json",
-            folder / "harvest.parquet",
-            folder / "settings.yaml",
-        ):
-            tracker.log_artifact(artifact)
     except BaseException:
         tracker.finish("FAILED")
         raise

@@ -4,7 +4,7 @@
     python jobs/status.py --run runs/night1 --json
 
 Reads the run's folder alone, on a disk or in an object store, without Ray: while it runs or after it stopped.
-Exit codes: 0 told, 1 the folder is no run's (one line says so).
+Exit codes: 0 shown, 1 the folder is no run's (one line says so).
 """
 
 import argparse
@@ -13,7 +13,7 @@ import json
 import sys
 
 from harvester.cli.console import job_parser, run_job
-from harvester.run.status import lines, read_status
+from harvester.run.status import format_status, read_status
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,7 +36,7 @@ def show(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(dataclasses.asdict(status)))
     else:
-        print("\n".join(lines(status)))
+        print("\n".join(format_status(status)))
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def run(tmp_path: Path, store: Store) -> Run:
-    return Run(tmp_path / "run", Settings(), store)
+    return Run.open(tmp_path / "run", Settings(), store)
 
 
 def test_opening_writes_the_settings(run: Run) -> None:
@@ -54,7 +54,7 @@ def test_opening_writes_the_settings(run: Run) -> None:
     assert settings_of(run.folder, ["seed=4"]) == run.settings.model_copy(update={"seed": 4})
     assert len((run.folder / "settings.hash").read_text().strip()) == 12
     assert set(run.folds) == {"p-a", "p-b"}
-    assert run.folder.files() == ["settings.hash", "settings.yaml"]
+    assert run.folder.files() == ["run.json", "settings.hash", "settings.yaml"]
 
 
 def test_a_table_is_made_once(run: Run) -> None:
@@ -167,10 +167,10 @@ def test_a_tables_hash_follows_its_rows_alone() -> None:
 
 
 def test_the_runs_id_follows_settings_and_data(tmp_path: Path, store: Store, run: Run) -> None:
-    assert Run(tmp_path / "other", Settings(), store).id == run.id
-    assert Run(tmp_path / "seed", Settings(seed=1), store).id != run.id
+    assert Run.open(tmp_path / "other", Settings(), store).id == run.id
+    assert Run.open(tmp_path / "seed", Settings(seed=1), store).id != run.id
     more = finish_store(tmp_path / "store", store.manifest.to_pylist(), [], [])
-    assert Run(tmp_path / "data", Settings(), more).id != run.id
+    assert Run.open(tmp_path / "data", Settings(), more).id != run.id
 
 
 def test_weights_are_named_by_their_bytes(tmp_path: Path) -> None:
@@ -190,6 +190,6 @@ def test_detector_test_volumes_are_neither_mined_nor_learned_from(tmp_path: Path
         write_volume(tmp_path, Volume(split, f"p-{split}", volume, (4, 1, 1)), split, "")
         for split in ("vm", "vh", "vd_test")
     ]
-    run = Run(tmp_path / "run", Settings(), finish_store(tmp_path, rows, [], []))
+    run = Run.open(tmp_path / "run", Settings(), finish_store(tmp_path, rows, [], []))
     assert [row["split"] for row in run.rows if row not in run.mined] == ["vd_test"]
     assert run.slices == 6
