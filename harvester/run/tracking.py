@@ -84,24 +84,23 @@ def sync(run_folder: Location, uri: str | None) -> SyncResult:
     without run.json; TrackingError for a server that is away, hangs or breaks: the next call sends what is left.
     """
     address = uri or own_database(run_folder)
-    if not address:
-        raise SettingsError(
-            f"{run_folder}: MLflow's own database cannot lie in an object store; to track this run, set "
-            "MLFLOW_TRACKING_URI to a server's address"
-        )
+    # A server can fail in more ways than MLflow wraps: sockets, SQLAlchemy, a full disk.
     try:
         return _sync(run_folder, address)
     except HarvesterError:
         raise
-    except (
-        Exception
-    ) as error:  # a server can fail in more ways than MLflow wraps: sockets, SQLAlchemy, a full disk
+    except Exception as error:
         raise TrackingError(f"MLflow at {_without_secret(address)}: {_one_line(error)}") from error
 
 
-def own_database(folder: Location) -> str | None:
-    """Where MLflow keeps a run that no server is named for; None in an object store."""
-    return f"sqlite:///{folder / 'mlflow.db'}" if folder.on_disk else None
+def own_database(folder: Location) -> str:
+    """Where MLflow keeps a run that no server is named for. Raises SettingsError in an object store."""
+    if not folder.on_disk:
+        raise SettingsError(
+            f"{folder}: no tracking, for MLflow's own database cannot lie in an object store; to have it, set "
+            "MLFLOW_TRACKING_URI to a server's address"
+        )
+    return f"sqlite:///{folder / 'mlflow.db'}"
 
 
 class Tracker:
@@ -116,14 +115,11 @@ class Tracker:
     @classmethod
     def open(cls, run: Run, uri: str | None) -> "Tracker":
         """With the parent run started, or gone on with, and what earlier starts could not send."""
-        address = uri or own_database(run.folder)
-        if not address:
-            logger.warning(
-                "%s: no tracking, for MLflow's own database cannot lie in an object store; to have it, set "
-                "MLFLOW_TRACKING_URI to a server's address",
-                run.folder,
-            )
-        tracker = cls(run, address)
+        tracker = cls(run)
+        try:
+            tracker.uri = uri or own_database(run.folder)
+        except SettingsError as error:
+            logger.warning("%s", error)
         tracker._sync()
         return tracker
 
@@ -136,21 +132,19 @@ class Tracker:
         """The harvest has ended. One that is FINISHED waits a while for a server that is away."""
         self.run.end(status)
         until = time.monotonic() + (PATIENCE_S if status == "FINISHED" else 0.0)
-        self._next_try = 0.0
-        while not (done := self._sync()) and time.monotonic() < until:
+        while not (done := self._sync(now=True)) and time.monotonic() < until:
             time.sleep(PAUSE_S)
-            self._next_try = 0.0
         if not done:
             logger.warning(
                 "MLflow was not told all: `harvester track --run %s` sends what is left, or the same command",
                 self.run.folder,
             )
 
-    def _sync(self) -> bool:
-        """Whether the server has all; one that was away a moment ago is left alone."""
+    def _sync(self, now: bool = False) -> bool:
+        """Whether the server has all; one that was away a moment ago is left alone, but for `now`."""
         if not self.uri:
             return True
-        if time.monotonic() < self._next_try:
+        if time.monotonic() < self._next_try and not now:
             return False
         try:
             result = sync(self.run.folder, self.uri)
@@ -191,8 +185,8 @@ class _Sending:
 
     def __init__(self, folder: Location, uri: str, record: RunRecord) -> None:
         self.folder, self.uri, self.record = folder, uri, record
-        self.own = uri == own_database(folder)
-        self.artifacts = Path((folder / "mlartifacts").base).as_uri() if self.own else None
+        own = folder.on_disk and uri == own_database(folder)
+        self.artifacts = Path((folder / "mlartifacts").base).as_uri() if own else None
         self.client = _client(uri)
         self.experiment_id = _experiment(self.client, self.artifacts)
         self.sent: list[str] = []

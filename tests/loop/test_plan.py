@@ -9,6 +9,7 @@ import pytest
 from harvester.cli.harvest import main
 from harvester.cli.plan import format_plan, plan
 from harvester.config.settings import Settings
+from harvester.errors import StoreError
 from harvester.results.summary import History
 from harvester.run.folder import STEP_VERSION, Run
 from harvester.store.store import Store
@@ -62,6 +63,34 @@ def test_a_changed_setting_redoes_what_depends_on_it_and_is_named(finished: Path
         (0, "operating-point"),
         ["operating_point.target_precision 0.5 -> 0.6"],
     )
+
+
+def test_what_an_older_release_made_is_made_anew_and_said_so(
+    finished: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as newer:
+        newer.setitem(STEP_VERSION, "tubelets", STEP_VERSION["tubelets"] + 1)
+        planned = plan(finished, SETTINGS, store)
+        assert (planned.next, planned.reasons) == ((0, "tubelets"), ["made by an older release"])
+        both = plan(finished, changed("linking", max_gap=2), store)
+        assert both.reasons == ["linking.max_gap 1 -> 2", "made by an older release"]
+    monkeypatch.setitem(STEP_VERSION, "classifier", 0)
+    planned = plan(finished, SETTINGS, store)
+    assert (planned.next, planned.reasons) == ((0, "classifier"), ["made by a newer release"])
+    # Before there were versions, a note said made_of.
+    (note,) = (finished / "round-0").glob("generator-*.step.json")
+    tree = json.loads(note.read_text())
+    tree["made_of"] = {name: value for name, value in tree.pop("inputs").items() if name != "step_version"}
+    note.with_name("generator-0123456789ab.step.json").write_text(json.dumps(tree))
+    note.unlink()
+    planned = plan(finished, SETTINGS, store)
+    assert (planned.next, planned.reasons) == ((0, "generator"), ["made by an older release"])
+
+
+def test_a_newer_releases_folder_is_not_planned_in(finished: Path, store: Store) -> None:
+    (finished / "run.json").write_text('{"format": 99}')
+    with pytest.raises(StoreError, match="a run folder of format 99"):
+        plan(finished, SETTINGS, store)
 
 
 def test_a_stopped_step_tells_what_is_there(finished: Path, store: Store) -> None:

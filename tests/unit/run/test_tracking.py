@@ -349,7 +349,7 @@ def test_a_foreign_run_folder_sends_nothing_of_ours_and_writes_nowhere_else(
 
 
 def test_a_run_in_an_object_store_without_a_server_is_not_tracked(caplog: pytest.LogCaptureFixture) -> None:
-    noted: list[Any] = []
+    noted: list[object] = []
     run: Any = SimpleNamespace(
         folder=Location.of("s3://bucket/runs/night"),
         end_round=lambda *given: noted.append(given),
