@@ -130,7 +130,10 @@ class Tracker:
 
     def finish(self, status: Status = "FINISHED") -> None:
         """The harvest has ended. One that is FINISHED waits a while for a server that is away."""
-        self.run.end(status)
+        try:
+            self.run.end(status)
+        except (StoreError, OSError) as error:  # what the harvest found, or died of, says more
+            logger.warning("%s", error)
         until = time.monotonic() + (PATIENCE_S if status == "FINISHED" else 0.0)
         while not (done := self._sync(now=True)) and time.monotonic() < until:
             time.sleep(PAUSE_S)
