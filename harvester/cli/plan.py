@@ -19,6 +19,7 @@ from harvester.run.folder import (
     step_notes,
 )
 from harvester.run.journal import read_run
+from harvester.run.status import span
 from harvester.run.tracking import Tracker
 from harvester.storage.location import Location, Where
 from harvester.store.store import Store
@@ -63,7 +64,7 @@ def plan(folder: Where, settings: Settings, store: Store) -> Plan:
 def format_plan(shown: Plan) -> Iterator[str]:
     """The plan for people."""
     for step in shown.done:
-        yield f"kept     round {step['round']} {step['step']:16} made in {_span(step['seconds'])}"
+        yield f"kept     round {step['round']} {step['step']:16} made in {span(step['seconds'])}"
     if shown.next is None:
         yield "nothing to do but the report: every step is made"
         return
@@ -117,8 +118,4 @@ def _begun(run: Run, missing: StepMissingError, step: str) -> str:
 
 
 def _last_time(shown: Plan, step: str) -> str:
-    return f" (took {_span(shown.seconds[step])} last time)" if step in shown.seconds else ""
-
-
-def _span(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
+    return f" (took {span(shown.seconds[step])} last time)" if step in shown.seconds else ""

@@ -92,7 +92,7 @@ def format_status(status: Status, now: float | None = None) -> Iterator[str]:
         latest = status.log[-1]
         quiet = (time.time() if now is None else now) - latest["time"]
         dead = "; is it still running?" if quiet > QUIET_S else ""
-        yield f"last line, {_span(quiet)} ago{dead}: {latest['message']}"
+        yield f"last line, {span(quiet)} ago{dead}: {latest['message']}"
     if (error := status.last_error) and not status.summary:
         yield f"last error: {error['message']}"
 
@@ -100,7 +100,7 @@ def format_status(status: Status, now: float | None = None) -> Iterator[str]:
 def _format_progress(step: Progress) -> str:
     left = step.seconds_left
     rate = (
-        f", {step.rate:.2g} volumes per second, {_span(left)} left" if step.rate and left is not None else ""
+        f", {step.rate:.2g} volumes per second, {span(left)} left" if step.rate and left is not None else ""
     )
     return f"under way: {step.step}, {step.done} of {step.volumes} volumes{rate}"
 
@@ -133,7 +133,8 @@ def _rate(records: list[Row]) -> float | None:
     return sum(len(record["volumes"]) for record in records[1:]) / max(seconds, 1e-3)
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
+    """So many seconds for people."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

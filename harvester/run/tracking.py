@@ -10,14 +10,14 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
-from harvester.config.loading import settings_hash
+from harvester.config.loading import dump, settings_hash
 from harvester.config.settings import Settings
 from harvester.errors import HarvesterError, SettingsError, StoreError, TrackingError
 from harvester.run.folder import Run, settings_of
@@ -27,6 +27,7 @@ from harvester.storage.location import Location
 if TYPE_CHECKING:  # mlflow takes seconds to import: only sending does
     from mlflow.entities import Metric
     from mlflow.entities import Run as ServerRun
+    from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ NAME_TAG: Final = "mlflow.runName"
 RUN_TAG: Final = "harvester.run"
 """RunRecord.id: finds a run again, also one whose making was never answered."""
 SENT_TAG: Final = "harvester.sent"
-"""Digest of a round's record, or, with a file's name behind it, of an artifact: the server has this already."""
+"""With a name behind it, the digest of what the server has of that name: a tag of the parent run."""
 REFUSALS: Final = ("BAD_REQUEST", "INVALID_PARAMETER_VALUE", "PERMISSION_DENIED", "RESOURCE_DOES_NOT_EXIST")
 """Answers of a server that is there; all else may pass."""
 DEFAULTS: Final = {
@@ -66,7 +67,7 @@ class SyncResult:
     """What one `sync` did.
 
     run_id   the parent run's at the server; "" where the server refused to make one
-    sent     what it did not have: "settings", "round-<k>", names of artifacts, "status"; empty where it had all
+    sent     what it did not have: "settings", "round-<k>", names of files, "status"; empty where it had all
     refused  what it will never take, and what is not as harvester writes it: name -> why; ("run" where run_id is "")
     """
 
@@ -160,9 +161,8 @@ class Tracker:
         if self._away:
             logger.info("MLflow answers again: what it had not been told is sent")
         self._away, self.run_id = False, result.run_id
-        for name, reason in result.refused.items():
-            if name not in self._warned:
-                logger.warning("MLflow: %s is left out: %s", name, reason)
+        for name in result.refused.keys() - self._warned:
+            logger.warning("MLflow: %s is left out: %s", name, result.refused[name])
         self._warned |= result.refused.keys()
         return True
 
@@ -171,119 +171,98 @@ def _sync(folder: Location, uri: str) -> SyncResult:
     settings, record = settings_of(folder), read_run(folder)
     if record is None:
         raise StoreError(f"{folder}: no {RUN}, so an older release's; start its harvest again, then track it")
-    sending = _Sending(folder, uri, record)
-    parent = sending.parent(settings.name)
-    if parent is None:
-        return SyncResult("", (), sending.refused)
-    sending.params(parent, settings)
-    sending.rounds(parent)
-    for name in ARTIFACTS:
-        sending.artifact(parent, name)
-    sending.status(parent)
-    return SyncResult(str(parent.info.run_id), tuple(sending.sent), sending.refused)
+    client = _client(uri)
+    from mlflow.exceptions import MlflowException
+
+    own = folder.on_disk and uri == own_database(folder)
+    artifacts = Path((folder / "mlartifacts").base).as_uri() if own else None
+    experiment_id = _experiment(client, artifacts)
+    try:
+        parent = _run(client, experiment_id, settings.name, {RUN_TAG: record.id}, record.began)
+    except MlflowException as error:
+        return SyncResult("", (), {"run": _refusal(error)})
+    return _Sending(client, experiment_id, parent, folder, record, artifacts).all(settings)
 
 
+@dataclass
 class _Sending:
-    """One sync: what of the folder the server lacks. What it refuses does not keep the rest from it."""
+    """One sync. parent: this folder's run at the server; artifacts: where a folder's own database may write."""
 
-    def __init__(self, folder: Location, uri: str, record: RunRecord) -> None:
-        self.folder, self.uri, self.record = folder, uri, record
-        own = folder.on_disk and uri == own_database(folder)
-        self.artifacts = Path((folder / "mlartifacts").base).as_uri() if own else None
-        self.client = _client(uri)
-        self.experiment_id = _experiment(self.client, self.artifacts)
-        self.sent: list[str] = []
-        self.refused: dict[str, str] = {}
+    client: "MlflowClient"
+    experiment_id: str
+    parent: "ServerRun"
+    folder: Location
+    record: RunRecord
+    artifacts: str | None
+    sent: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
 
-    def parent(self, name: str) -> "ServerRun | None":
-        """The run of this folder, made where there is none; of two that were made at once the earlier."""
-        tags, parent = {RUN_TAG: self.record.id}, None
-        with self._sends("run"):
-            parent = next(iter(self._found(tags)), None) or self._create(name, tags, self.record.began)
-        return parent  # noqa: RET504  a refusal ends the block, too
-
-    def params(self, parent: "ServerRun", settings: Settings) -> None:
-        """The settings."""
-        with self._sends("settings"):
-            values = {**flatten(settings.model_dump(mode="json")), "config_hash": settings_hash(settings)}
-            if self._log(parent, values):
-                self.sent.append("settings")
-
-    def rounds(self, parent: "ServerRun") -> None:
-        """Each round as a child run."""
-        parent_tag = {PARENT_TAG: str(parent.info.run_id)}
-        there = {run.info.run_name: run for run in reversed(self._found(parent_tag))}
+    def all(self, settings: Settings) -> SyncResult:
+        params = {**flatten(settings.model_dump(mode="json")), "config_hash": settings_hash(settings)}
+        self._once("settings", dump(settings), partial(self._log, self.parent, params))
         for k, record in read_rounds(self.folder):
-            name = f"round-{k}"
             if record is None:
-                self.refused[name] = f"{ROUND} is not as harvester writes it"
-                continue
-            with self._sends(name):
-                tags = {**parent_tag, NAME_TAG: name}
-                self._round(there.get(name) or self._create(name, tags, record.ended), record)
+                self.refused[f"round-{k}"] = f"{ROUND} is not as harvester writes it"
+            else:
+                self._once(f"round-{k}", record.model_dump_json(), partial(self._round, record))
+        for name in ARTIFACTS:
+            self._artifact(self.folder / name)
+        self._once("status", f"{self.record.status} {self.record.ended}", self._status)
+        return SyncResult(str(self.parent.info.run_id), tuple(self.sent), self.refused)
 
-    def _round(self, run: "ServerRun", record: RoundRecord) -> None:
+    def _once(self, name: str, data: str | bytes, send: Callable[[], None]) -> None:
+        """Send what the server does not have as it is now. What it refuses does not keep the rest from it."""
+        from mlflow.exceptions import MlflowException
+
+        tag = f"{SENT_TAG}.{name}"
+        digest = hashlib.sha256(data if isinstance(data, bytes) else data.encode()).hexdigest()[:12]
+        if self.parent.data.tags.get(tag) == digest:
+            return
+        try:
+            send()
+            self.client.set_tag(self.parent.info.run_id, tag, digest)
+            self.sent.append(name)
+        except MlflowException as error:
+            self.refused[name] = _refusal(error)
+
+    def _round(self, record: RoundRecord) -> None:
         from mlflow.entities import Metric
 
-        digest, ended = _digest(record.model_dump_json().encode()), _ms(record.ended)
-        if run.data.tags.get(SENT_TAG) == digest:
-            return
+        name, ended = f"round-{record.round}", _ms(record.ended)
+        tags = {PARENT_TAG: str(self.parent.info.run_id), NAME_TAG: name}
+        child = _run(self.client, self.experiment_id, name, tags, record.ended)
         metrics = [Metric(key, value, ended, record.round) for key, value in record.metrics.items()]
-        self._log(run, flatten(record.params), metrics)
-        self.client.set_terminated(run.info.run_id, "FINISHED", ended)
-        self.client.set_tag(run.info.run_id, SENT_TAG, digest)
-        self.sent.append(f"round-{record.round}")
+        self._log(child, flatten(record.params), metrics)
+        self.client.set_terminated(child.info.run_id, "FINISHED", ended)
 
-    def artifact(self, parent: "ServerRun", name: str) -> None:
+    def _artifact(self, file: Location) -> None:
         """A file of the folder itself, whatever its name leads to."""
-        file, place = self.folder / name, str(parent.info.artifact_uri)
         if not file.is_file():
             if self.record.status == "FINISHED":
-                self.refused[name] = "is not there"
+                self.refused[file.name] = "is not there"
         elif file.on_disk and Path(file.base).is_symlink():
-            self.refused[name] = "is a link"
-        elif self.artifacts and not place.startswith(f"{self.artifacts}/"):
+            self.refused[file.name] = "is a link"
+        elif self.artifacts and not str(self.parent.info.artifact_uri).startswith(f"{self.artifacts}/"):
             # The database came with the folder, and with the database where MLflow shall write.
-            self.refused[name] = "the database names a place outside the run's folder"
+            self.refused[file.name] = "the database names a place outside the run's folder"
         else:
-            with self._sends(name):
-                self._upload(parent, name, file.read_bytes())
+            data = file.read_bytes()
+            self._once(file.name, data, partial(self._upload, file.name, data))
 
-    def _upload(self, parent: "ServerRun", name: str, data: bytes) -> None:
-        tag, digest = f"{SENT_TAG}.{name}", _digest(data)
-        if parent.data.tags.get(tag) == digest:
-            return
+    def _upload(self, name: str, data: bytes) -> None:
         with TemporaryDirectory() as aside:  # MLflow takes files of a disk
             copy = Path(aside) / name
             copy.write_bytes(data)
-            self.client.log_artifact(parent.info.run_id, str(copy))
-        self.client.set_tag(parent.info.run_id, tag, digest)
-        self.sent.append(name)
+            self.client.log_artifact(self.parent.info.run_id, str(copy))
 
-    def status(self, parent: "ServerRun") -> None:
-        """How the run stands."""
-        wanted, run_id = self.record.status, parent.info.run_id
-        if parent.info.status == wanted:
-            return
-        with self._sends("status"):
-            if self.record.ended is None:
-                self.client.update_run(run_id, status=wanted)
-            else:
-                self.client.set_terminated(run_id, wanted, _ms(self.record.ended))
-            self.sent.append("status")
+    def _status(self) -> None:
+        run_id, status, ended = self.parent.info.run_id, self.record.status, self.record.ended
+        if ended is None:
+            self.client.update_run(run_id, status=status)
+        else:
+            self.client.set_terminated(run_id, status, _ms(ended))
 
-    @contextmanager
-    def _sends(self, name: str) -> Iterator[None]:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            yield
-        except MlflowException as error:
-            if error.error_code not in REFUSALS:
-                raise
-            self.refused[name] = _one_line(error)
-
-    def _log(self, run: "ServerRun", params: Mapping[str, str], metrics: Sequence["Metric"] = ()) -> bool:
+    def _log(self, run: "ServerRun", params: Mapping[str, str], metrics: Sequence["Metric"] = ()) -> None:
         """Metrics, and parameters that the run does not have yet: MLflow lets none change its value."""
         from mlflow.entities import Param
 
@@ -292,30 +271,34 @@ class _Sending:
             self.client.log_batch(run.info.run_id, metrics=metrics)
         for start in range(0, len(fresh), MAX_BATCH):
             self.client.log_batch(run.info.run_id, params=fresh[start : start + MAX_BATCH])
-        return bool(fresh or metrics)
 
-    def _create(self, name: str, tags: Mapping[str, str], began: float) -> "ServerRun":
-        return self.client.create_run(self.experiment_id, _ms(began), {**tags}, name)
 
-    def _found(self, tags: Mapping[str, str]) -> "list[ServerRun]":
-        """The runs with these tags, earliest first: made before, though the answer may not have come."""
-        asked = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
-        order = ["attributes.start_time ASC"]
-        return list(self.client.search_runs([self.experiment_id], asked, order_by=order))
+def _run(
+    client: "MlflowClient", experiment_id: str, name: str, tags: Mapping[str, str], began: float
+) -> "ServerRun":
+    """The run with these tags, made where there is none; of two that were made at once the earlier."""
+    asked = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in tags.items())
+    found = client.search_runs([experiment_id], asked, max_results=1, order_by=["attributes.start_time ASC"])
+    return found[0] if found else client.create_run(experiment_id, _ms(began), {**tags}, name)
+
+
+def _refusal(error: "MlflowException") -> str:
+    """What a server that is there says no with. Raises what may pass."""
+    if error.error_code not in REFUSALS:
+        raise error
+    return _one_line(error)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Nested settings as {"a.b": "text"}; text longer than MAX_VALUE is cut and ends in "..."."""
-    return dict(_leaves(tree, prefix))
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+    flat: dict[str, str] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
             text = str(value)
-            yield f"{prefix}{key}", text if len(text) <= MAX_VALUE else text[: MAX_VALUE - 3] + "..."
+            flat[f"{prefix}{key}"] = text if len(text) <= MAX_VALUE else text[: MAX_VALUE - 3] + "..."
+    return flat
 
 
 def _experiment(client: "MlflowClient", artifacts: str | None) -> str:
@@ -337,10 +320,6 @@ def _client(uri: str) -> "MlflowClient":
 
 def _ms(seconds: float) -> int:
     return int(seconds * 1000)
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:12]
 
 
 def _one_line(error: Exception) -> str:

@@ -123,7 +123,7 @@ def test_settings_and_artifacts_lie_with_the_parent(run_folder: Path) -> None:
 def test_sync_by_hand_sends_what_is_new_and_nothing_twice(tmp_path: Path, opened: Opened) -> None:
     run = opened(tmp_path)
     first = sync(run.folder, None)
-    assert (first.sent, first.refused) == (("settings", "settings.yaml"), {})
+    assert (first.sent, first.refused) == (("settings", "settings.yaml", "status"), {})
     assert sync(run.folder, None) == tracking.SyncResult(first.run_id, (), {})
     run.end_round(0, {"a": 1}, {"precision": 0.5})
     run.end_round(1, {}, {"precision": 0.4})
@@ -147,7 +147,7 @@ def test_a_run_that_the_server_does_not_know_is_sent_whole(tmp_path: Path, opene
     client.delete_run(lost)
     again = sync(run.folder, None)
     assert again.run_id not in ("", lost)
-    assert again.sent == ("settings", "round-0", "settings.yaml")
+    assert again.sent == ("settings", "round-0", "settings.yaml", "status")
 
 
 def test_a_folder_that_cannot_be_tracked_says_why(tmp_path: Path, opened: Opened) -> None:
@@ -201,7 +201,7 @@ class Server:
             self.processes.append(
                 subprocess.Popen(command, start_new_session=True, stdout=log, stderr=log, cwd=self.folder)
             )
-        for _ in range(600):
+        for _ in range(2000):  # a busy machine takes its time
             try:
                 with urlopen(f"{self.uri}/health", timeout=1):  # noqa: S310  our own
                     return
@@ -215,7 +215,8 @@ class Server:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
+def server(tmp_path: Path, database: bytes) -> Iterator[Server]:
+    (tmp_path / "server.db").write_bytes(database)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
