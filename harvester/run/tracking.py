@@ -75,6 +75,10 @@ class SyncResult:
     sent: tuple[str, ...]
     refused: Mapping[str, str]
 
+    def __str__(self) -> str:
+        left_out = "".join(f"; left out: {name}, {reason}" for name, reason in self.refused.items())
+        return f"{', '.join(self.sent) or 'nothing new'}{left_out}"
+
 
 def sync(run_folder: Location, uri: str | None) -> SyncResult:
     """Send a tracking server what a run's folder says and it does not have; at any time, as often as you like.

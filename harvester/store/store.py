@@ -153,12 +153,7 @@ def finish_store(
 
 def _checked(path: Location, manifest: pa.Table) -> pa.Table:
     """The manifest as records.MANIFEST. Raises StoreError for another version and for names that lead out."""
-    written = (manifest.schema.metadata or {}).get(FORMAT_KEY, b"0")
-    if not written.isdigit() or int(written) > FORMAT:
-        raise StoreError(
-            f"{path}: a store of a newer harvester's format; this one reads formats up to {FORMAT}: use the release "
-            "that made it, or make another store with jobs/prepare.py"
-        )
+    _require_known_format(path, manifest)
     if missing := set(MANIFEST.names) - set(manifest.schema.names):
         raise StoreError(
             f"{path}: a store of another version (manifest.parquet lacks {', '.join(sorted(missing))}); "
@@ -173,6 +168,15 @@ def _checked(path: Location, manifest: pa.Table) -> pa.Table:
     if any(not SHARD_NAME.fullmatch(name or "") for name in manifest["shard"].unique().to_pylist()):
         raise StoreError(f"{path}: manifest.parquet names shards outside the store; make it again")
     return manifest.select(MANIFEST.names).cast(MANIFEST)
+
+
+def _require_known_format(path: Location, manifest: pa.Table) -> None:
+    written = (manifest.schema.metadata or {}).get(FORMAT_KEY, b"0")
+    if not written.isdigit() or int(written) > FORMAT:
+        raise StoreError(
+            f"{path}: a store of a newer harvester's format; this one reads formats up to {FORMAT}: use the release "
+            "that made it, or make another store with jobs/prepare.py"
+        )
 
 
 @lru_cache(maxsize=4)

@@ -133,7 +133,8 @@ def test_sync_by_hand_sends_what_is_new_and_nothing_twice(tmp_path: Path, opened
     run.end("FINISHED")
     assert sync(run.folder, None).sent == (*(n for n in ARTIFACTS if n != "settings.yaml"), "status")
     (tmp_path / "report.html").write_text("written anew")
-    assert sync(run.folder, None).sent == ("report.html",)
+    assert str(sync(run.folder, None)) == "report.html"
+    assert str(sync(run.folder, None)) == "nothing new"
     assert sync(run.folder, None) == tracking.SyncResult(first.run_id, (), {})
     history = MlflowClient(own_uri(tmp_path)).get_metric_history
     assert [len(history(each.info.run_id, "precision")) for each in runs_of(own_uri(tmp_path))] == [0, 1, 1]
@@ -332,6 +333,7 @@ def test_a_foreign_run_folder_sends_nothing_of_ours_and_writes_nowhere_else(
         (folder / f"round-{k}" / "round.json").write_bytes(text.encode("latin-1"))
     (folder / "round-..").mkdir()
     result = sync(run.folder, None)
+    assert str(result).endswith("; left out: report.html, is a link")
     assert result.refused == {
         "report.html": "is a link",
         **{f"round-{k}": "round.json is not as harvester writes it" for k in range(5)},
