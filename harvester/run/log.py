@@ -1,4 +1,4 @@
-"""A run's log as JSON lines in its folder, over all starts: written while it runs, read by `harvester status`.
+"""A run's log as JSON lines in its folder, over all starts: written while it runs, read by harvester status.
 
 On a disk the lines go to the end of log.jsonl. An object store appends to nothing: there each start has a
 log-<time>.jsonl, uploaded whole now and then.
