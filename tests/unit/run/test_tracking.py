@@ -23,7 +23,7 @@ from mlflow.tracking import MlflowClient
 
 from harvester.config.loading import settings_hash
 from harvester.config.settings import Settings
-from harvester.errors import SettingsError, StoreError, TrackingError
+from harvester.errors import NoRoomError, SettingsError, StoreError, TrackingError
 from harvester.records import Split, Volume
 from harvester.run import tracking
 from harvester.run.folder import Run
@@ -372,6 +372,18 @@ def test_missing_artifact_is_told(tmp_path: Path, opened: Opened, caplog: pytest
     assert not caplog.records  # while it runs, there is none yet
     tracker.finish("FINISHED")
     assert "report.html is left out: is not there" in caplog.text
+
+
+def test_an_end_that_cannot_be_written_down_hides_no_error(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: Any) -> None:
+        raise NoRoomError("no room on the disk")
+
+    tracker = Tracker(Run.open(tmp_path, Settings(), store))
+    monkeypatch.setattr("harvester.run.folder.write_run", full)
+    tracker.finish("FAILED")
+    assert caplog.messages == ["no room on the disk"]
 
 
 def test_flatten_joins_names_and_cuts_long_values() -> None:
