@@ -6,7 +6,9 @@ HarvesterError
 |- LabelError       marks or tubelets are malformed or do not belong to the volumes
 |- StoreError       a store or a run folder is missing, broken or of another version
 |  `- NoRoomError      its disk is full; an OSError too
+|- TrackingError    a tracking server is away or broken; a harvest goes on without it
 `- StepError        a step of the loop cannot produce its table
+   |- StepMissingError  it is not made, in a run that only looks (run/folder.py)
    `- NoExamplesError  a fold of a model has no example; the loop ends with a round that harvests nothing
 """
 
@@ -40,6 +42,10 @@ class StoreError(HarvesterError):
 
 class NoRoomError(StoreError, OSError):
     """A disk is full. Nothing of the file that was being written is left."""
+
+
+class TrackingError(HarvesterError):
+    """A tracking server is away, hangs or is broken. What it was not told stands in the run's folder."""
 
 
 class StepError(HarvesterError):

@@ -25,7 +25,7 @@ from harvester.models.pretrained import named_by_content
 from harvester.records import ACCEPTED, LEDGER, PARTLY_MARKED, SCORED, TUBELETS
 from harvester.results.completeness import rank_volumes
 from harvester.results.summary import History
-from harvester.run.folder import Output, Run, table_hash, weights_hash
+from harvester.run.folder import Artifact, Run, table_hash, weights_hash
 from harvester.run.tracking import Tracker
 from harvester.storage.location import Location
 
@@ -40,8 +40,8 @@ def harvest(run: Run, tracker: Tracker) -> History:
     ledger = ledgers.known_before(run.store.marks(), run.store.reviewed())
     rehearsed = ACCEPTED.empty_table()
     history = History(run)
-    start: Output | None = None
-    lpc: Output | None = None
+    start: Artifact | None = None
+    lpc: Artifact | None = None
     scored, point = SCORED.empty_table(), nothing_scored(run.settings.operating_point, "no round was scored")
     for k in range(run.settings.rounds):
         try:
@@ -75,10 +75,11 @@ def give_up(run: Run, k: int, history: History, tracker: Tracker, reason: str) -
     tracker.log_round(k, history.params(), history.metrics())
 
 
-def train_generator(run: Run, k: int, ledger: pa.Table, start: Output | None) -> Output:
+def train_generator(run: Run, k: int, ledger: pa.Table, start: Artifact | None) -> Artifact:
     """LPG on all labels so far; from round 1 on finetuned from `start` with the suppression loss."""
     settings = run.settings
     key = run.key(
+        "generator",
         generator=named_by_content(settings.generator),
         grid=settings.grid,
         folds=settings.folds,
@@ -97,14 +98,14 @@ def train_generator(run: Run, k: int, ledger: pa.Table, start: Output | None) ->
     )
 
 
-def next_start(run: Run, start: Output | None, lpg: Output) -> Output:
+def next_start(run: Run, start: Artifact | None, lpg: Artifact) -> Artifact:
     """The LPG that the next round's is finetuned from: this round's, or always round 0's."""
     return start if start and run.settings.generator.finetune_from == "first" else lpg
 
 
-def propose(run: Run, k: int, lpg: Output) -> Output:
+def propose(run: Run, k: int, lpg: Artifact) -> Artifact:
     """Every volume through the LPG that never saw its patient; boxes linked to tubelets."""
-    key = run.key(generator_weights=lpg.key, linking=run.settings.linking)
+    key = run.key("tubelets", generator_weights=lpg.key, linking=run.settings.linking)
     counts: dict[str, float] = {"slices": run.slices}
 
     def make() -> pa.Table:
@@ -118,11 +119,12 @@ def propose(run: Run, k: int, lpg: Output) -> Output:
 
 
 def train_classifier(
-    run: Run, k: int, tubelets: Output, ledger: pa.Table, lpg: Output, before: Output | None
-) -> Output:
+    run: Run, k: int, tubelets: Artifact, ledger: pa.Table, lpg: Artifact, before: Artifact | None
+) -> Artifact:
     """LPC on tubelets: lesions against what surely is none; from round 1 on finetuned."""
     own = run.settings.classifier
     key = run.key(
+        "classifier",
         tubelets=tubelets.key,
         classifier=named_by_content(own),
         labels=table_hash(ledger.drop_columns(["run_id"])),
@@ -145,9 +147,9 @@ def train_classifier(
     )
 
 
-def classify(run: Run, k: int, tubelets: Output, lpc: Output) -> pa.Table:
+def classify(run: Run, k: int, tubelets: Artifact, lpc: Artifact) -> pa.Table:
     """Every tubelet through the LPC that never saw its patient."""
-    key = run.key(tubelets=tubelets.key, classifier_weights=lpc.key)
+    key = run.key("scored", tubelets=tubelets.key, classifier_weights=lpc.key)
     counts: dict[str, float] = {"slices": run.slices}
 
     def make() -> pa.Table:
@@ -173,7 +175,7 @@ def choose_operating_point(
     tables = {"candidates": free, "lesions": lesions, "rehearsed": rehearsed, "known": finds}
     last = k + 1 == run.settings.rounds
     hashes = {name: table_hash(table) for name, table in tables.items()}
-    key = run.key(operating_point=settings, last=last, **hashes)
+    key = run.key("operating-point", operating_point=settings, last=last, **hashes)
     files = {name: run.table(name, k, key, lambda table=table: table).path for name, table in tables.items()}  # type: ignore[misc]
     rehearsal = Rehearsal(files["candidates"], files["lesions"], files["rehearsed"], files["known"], last)
     storage = run.of_round(k) / "tune"
@@ -204,7 +206,7 @@ def mine(
 
 
 def record(
-    run: Run, k: int, ledger: pa.Table, found: candidates.Found, models: tuple[Output, Output]
+    run: Run, k: int, ledger: pa.Table, found: candidates.Found, models: tuple[Artifact, Artifact]
 ) -> pa.Table:
     """The ledger with this round's lesions, and with its hard negatives in place of the last round's mined ones."""
     origin = (k, model_hash(*models), run.id)
@@ -233,11 +235,11 @@ def rank_missing(
     return rank_volumes(manifest, run.store.marks(), harvested, left, practice, PARTLY_MARKED)
 
 
-def model_hash(lpg: Output, lpc: Output) -> str:
+def model_hash(lpg: Artifact, lpc: Artifact) -> str:
     """Names the weights of both models."""
     return settings_hash(weights_hash(lpg.path), weights_hash(lpc.path))
 
 
-def _job(run: Run, model: str, k: int, out: Location, table: Output, start: Location | None) -> FitJob:
+def _job(run: Run, model: str, k: int, out: Location, table: Artifact, start: Location | None) -> FitJob:
     seed = run.settings.seed * 100 + k
     return FitJob(model, run.settings, run.store.path, out, run.mined, run.folds, table.path, start, seed)

@@ -1,27 +1,29 @@
 """What a start would do, and why, without doing it: the loop itself, stopped at the first step that is not made."""
 
-import json
-import logging
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Final
 
 from harvester.config.settings import Settings
 from harvester.harvest import harvest
-from harvester.run.folder import NOTE, SHARDS, Run
-from harvester.run.step_shards import Shards
+from harvester.run.folder import (
+    STEP_VERSION,
+    VERSION,
+    Inputs,
+    Run,
+    StepMissingError,
+    StepNote,
+    ended,
+    step_notes,
+)
+from harvester.run.journal import read_run
 from harvester.run.tracking import Tracker
 from harvester.storage.location import Location, Where
 from harvester.store.store import Store
 from harvester.text import duration
 
-Told = dict[str, Any]
-
-STEPS: Final = ("generator", "tubelets", "classifier", "scored", "operating-point")
-"""Those that take time, in their order; the small tables between them are not told."""
 HASH: Final = re.compile("[0-9a-f]{12}")
 
 
@@ -35,7 +37,7 @@ class Plan:
     seconds   step -> how long it took when it was last made here
     """
 
-    done: list[Told]
+    done: list[StepNote]
     next: tuple[int, str] | None = None
     reasons: list[str] = field(default_factory=list)
     begun: str = ""
@@ -44,113 +46,76 @@ class Plan:
 
 
 def plan(folder: Where, settings: Settings, store: Store) -> Plan:
-    """What a harvest would do in this run's folder, which need not be there. Writes nothing into it."""
-    run_folder = Location.of(folder)
-    with TemporaryDirectory() as aside:
-        run = _Planned(run_folder, Location.of(aside), settings, store)
+    """What a start would do in this run's folder, which need not be there, and in which nothing can be written.
+
+    Raises StoreError for the folder of a newer release.
+    """
+    run_folder = replace(Location.of(folder), read_only=True)
+    read_run(run_folder)
+    with TemporaryDirectory() as results:
+        run = Run(Location.of(results), settings, store, steps_in=run_folder)
         try:
-            with _quiet():
-                harvest(run, Tracker(run.folder))
-        except _NotMadeError as missing:
-            return _with(missing, run, settings.rounds)
+            harvest(run, Tracker(run))
+        except StepMissingError as missing:
+            return _from(run, missing)
     return Plan(_long(run.steps))
 
 
-def lines(told: Plan) -> Iterator[str]:
+def format_plan(shown: Plan) -> Iterator[str]:
     """The plan for people."""
-    for step in told.done:
+    for step in shown.done:
         yield f"kept     round {step['round']} {step['step']:16} made in {duration(step['seconds'])}"
-    if told.next is None:
+    if shown.next is None:
         yield "nothing to do but the report: every step is made"
         return
-    k, name = told.next
-    why = "; ".join(told.reasons) or "never made here"
-    begun = f"; {told.begun}" if told.begun else ""
-    yield f"to make  round {k} {name:16} {why}{begun}{_last_time(told, name)}"
-    for k, name in told.after:
-        yield f"to make  round {k} {name:16} after it{_last_time(told, name)}"
+    k, name = shown.next
+    why = "; ".join(shown.reasons) or "never made here"
+    begun = f"; {shown.begun}" if shown.begun else ""
+    yield f"to make  round {k} {name:16} {why}{begun}{_last_time(shown, name)}"
+    for k, name in shown.after:
+        yield f"to make  round {k} {name:16} after it{_last_time(shown, name)}"
     yield "a round that finds next to nothing ends the harvest sooner (min_gain)"
 
 
-class _NotMadeError(Exception):
-    def __init__(self, step: str, round_index: int, key: str) -> None:
-        super().__init__(step, round_index, key)
-        self.step, self.round, self.key = step, round_index, key
-
-
-class _Planned(Run):
-    """Reads a run's steps where they are; makes none, and writes what follows from them elsewhere."""
-
-    def __init__(self, folder: Location, aside: Location, settings: Settings, store: Store) -> None:
-        self.steps_folder = folder
-        super().__init__(aside, settings, store)
-
-    def of_round(self, round_index: int) -> Location:
-        return self.steps_folder / f"round-{round_index}"
-
-    def allow(self, step: str, round_index: int, key: str) -> None:
-        raise _NotMadeError(step, round_index, key)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the loop's own lines on what was done before."""
-    loop = logging.getLogger("harvester")
-    before = loop.level
-    loop.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        loop.setLevel(before)
-
-
-def _with(missing: _NotMadeError, run: _Planned, rounds: int) -> Plan:
+def _from(run: Run, missing: StepMissingError) -> Plan:
     # A small table is made for the long step that follows it.
-    made = {(told["round"], told["step"]) for told in run.steps}
-    left = [(k, step) for k in range(rounds) for step in STEPS if (k, step) not in made]
-    left = [each for each in left if each[0] >= missing.round]
-    notes = _notes(run.steps_folder, missing.round)
-    earlier = [told for told in notes if told["step"] == missing.step and told.get("made_of")]
-    now = run.made_of.get(missing.key, {})
-    reasons = list(_changes(max(earlier, key=_ended)["made_of"], now)) if earlier else []
-    every = [told for k in range(rounds) for told in _notes(run.steps_folder, k)]
-    seconds = {told["step"]: told["seconds"] for told in sorted(every, key=_ended)}
-    return Plan(_long(run.steps), left[0], reasons, _begun(run, missing, left[0][1]), left[1:], seconds)
+    made = {(note["round"], note["step"]) for note in run.steps}
+    every = [(k, step) for k in range(run.settings.rounds) for step in STEP_VERSION]
+    (k, step), *after = [each for each in every if each not in made and each[0] >= missing.round]
+    notes = sorted(step_notes(run.steps_in), key=ended)
+    seconds = {note["step"]: note["seconds"] for note in notes}
+    same = [note for note in notes if (note["round"], note["step"]) == (missing.round, missing.step)]
+    # Releases before the first with versions called it made_of.
+    before = [inputs for note in same if (inputs := note.get("inputs") or note.get("made_of"))]
+    reasons = list(_changes(before[-1], missing.inputs)) if before else []
+    return Plan(_long(run.steps), (k, step), reasons, _begun(run, missing, step), after, seconds)
 
 
-def _long(steps: list[Told]) -> list[Told]:
-    return [told for told in steps if told["step"] in STEPS]
+def _long(steps: list[StepNote]) -> list[StepNote]:
+    return [note for note in steps if note["step"] in STEP_VERSION]
 
 
-def _notes(folder: Location, k: int) -> list[Told]:
-    own = folder / f"round-{k}"
-    return [json.loads((own / name).read_bytes()) for name in own.files() if name.endswith(NOTE)]
-
-
-def _ended(told: Told) -> float:
-    return float(told.get("ended", 0.0))
-
-
-def _changes(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def _changes(before: Inputs, now: Inputs, prefix: str = "") -> Iterator[str]:
     for name in sorted(before.keys() | now.keys()):
         old, new = before.get(name), now.get(name)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            yield from _changes(old, new, f"{prefix}{name}.")
+            yield from _changes({**old}, {**new}, f"{prefix}{name}.")
+        elif name == VERSION and old != new:
+            yield f"made by {'a newer' if (old or 0) > (new or 0) else 'an older'} release"
         elif old != new:
             hashed = any(isinstance(each, str) and HASH.fullmatch(each) for each in (old, new))
             yield f"{prefix}{name} changed" if hashed else f"{prefix}{name} {old} -> {new}"
 
 
-def _begun(run: _Planned, missing: _NotMadeError, step: str) -> str:
-    folder = run.of_round(missing.round)
-    shards = Shards(folder / f"{step}-{missing.key}{SHARDS}")
+def _begun(run: Run, missing: StepMissingError, step: str) -> str:
+    shards = run.shards(step, missing.round, missing.key)
     if done := len(shards.done()):
         return f"{done} shards of {shards.volumes()} volumes are published"
-    files = (folder / f"{step}-{missing.key}").files()
+    files = (run.of_round(missing.round) / f"{step}-{missing.key}").files()
     fitted = sum(name.endswith(".safetensors") for name in files)
     stopped = sum(name.endswith(".checkpoint.pt") for name in files)
     return f"{fitted} of its folds are fitted, {stopped} go on from checkpoints" if fitted + stopped else ""
 
 
-def _last_time(told: Plan, step: str) -> str:
-    return f" (took {duration(told.seconds[step])} last time)" if step in told.seconds else ""
+def _last_time(shown: Plan, step: str) -> str:
+    return f" (took {duration(shown.seconds[step])} last time)" if step in shown.seconds else ""

@@ -4,7 +4,7 @@ import os
 import time
 from pathlib import Path
 
-from harvester.cli.plan import lines, plan
+from harvester.cli.plan import format_plan, plan
 from harvester.config.settings import Settings
 from harvester.distributed.capacity import require_room
 from harvester.distributed.cluster import start_ray
@@ -43,24 +43,17 @@ def show_plan(settings: Settings, store: str | None, run: Where) -> None:
     if opened is None:
         print(f"to make  the volumes ({settings.data.kind}), into {folder / 'store'}; then every step")
     else:
-        print("\n".join(lines(plan(folder, settings, opened))))
+        print("\n".join(format_plan(plan(folder, settings, opened))))
 
 
 def harvest_to(folder: Location, settings: Settings, store_path: str | None, began: float) -> None:
     """The store, the loop, the report."""
     store = open_store(settings, store_path, folder)
-    opened = Run(folder, settings, store, began)
-    tracker = Tracker.open(folder, settings, os.environ.get("MLFLOW_TRACKING_URI"))
+    opened = Run.open(folder, settings, store, began)
+    tracker = Tracker.open(opened, os.environ.get("MLFLOW_TRACKING_URI"))
     try:
         history = harvest(opened, tracker)
         report = write_report(history.report_inputs())
-        for artifact in (
-            report,
-            folder / "summary.json",
-            folder / "harvest.parquet",
-            folder / "settings.yaml",
-        ):
-            tracker.log_artifact(artifact)
     except BaseException:
         tracker.finish("FAILED")
         raise

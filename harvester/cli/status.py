@@ -4,7 +4,7 @@
     harvester status --run runs/night1 --json
 
 Reads the run's folder alone, on a disk or in an object store, without Ray: while it runs or after it stopped.
-Exit codes: 0 told, 1 the folder is no run's (one line says so).
+Exit codes: 0 shown, 1 the folder is no run's (one line says so).
 """
 
 import argparse
@@ -12,7 +12,7 @@ import dataclasses
 import json
 
 from harvester.cli.console import command_parser, run_command
-from harvester.run.status import lines, read_status
+from harvester.run.status import format_status, read_status
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,4 +34,4 @@ def show(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(dataclasses.asdict(status)))
     else:
-        print("\n".join(lines(status)))
+        print("\n".join(format_status(status)))

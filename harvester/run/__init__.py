@@ -1,1 +1,1 @@
-"""A run's folder: steps named by the hash of their inputs, shards, log, status, tracking."""
+"""A run's folder: steps named by the hash of their inputs, shards, journal, log, status, tracking."""

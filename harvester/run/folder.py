@@ -4,11 +4,13 @@ It is never made twice: a step is done when its note is there, which is written 
 
 run/
   settings.yaml                    the resolved settings; settings.hash their hash
+  run.json                         format of the folder, release, how the run stands (journal.py)
   round-<k>/<step>-<hash>.parquet  a table, <step>-<hash>/ a folder of weights, <step>-<hash>.json small values
-  round-<k>/<step>-<hash>.shards/  the parts of a table, published one by one by those who made them (shards.py)
-  round-<k>/<step>-<hash>.step.json  its note: how long it took and how much it did
-  log.jsonl                        what was logged, a JSON object a line, over all starts; in an object store a
-                                   log-<time>.jsonl a start
+  round-<k>/<step>-<hash>.shards/  the parts of a table, published one by one by those who made them (step_shards.py)
+  round-<k>/<step>-<hash>.step.json  its note: how long it took, how much it did, what it depends on
+  round-<k>/round.json             what the round chose and how it came out, when it has ended (journal.py)
+  log.jsonl                        what was logged, one JSON object per line, over all starts; in an object store one
+                                   log-<time>.jsonl per start
   harvest.parquet, harvest.csv, ledger.parquet, summary.json, report.html
   rehearsed.parquet                what all rounds accepted in V_M (records.ACCEPTED)
 """
@@ -25,8 +27,19 @@ import pyarrow as pa
 
 from harvester.config.loading import as_tree, dump, restore, settings_hash
 from harvester.config.settings import Settings
-from harvester.errors import SettingsError, StoreError
+from harvester.errors import SettingsError, StepError, StoreError
 from harvester.labels.folds import patient_folds
+from harvester.records import Split
+from harvester.run.journal import (
+    RoundRecord,
+    RunRecord,
+    Status,
+    read_run,
+    round_folder,
+    rounds,
+    write_round,
+    write_run,
+)
 from harvester.run.step_shards import Shards
 from harvester.storage.location import Location, Where
 from harvester.store.store import Store
@@ -35,16 +48,31 @@ logger = logging.getLogger(__name__)
 
 NOTE: Final = ".step.json"
 SHARDS: Final = ".shards"
-Parts = dict[str, Any]
+Inputs = dict[str, Any]
+StepNote = dict[str, Any]
 NOTHING: Final[Mapping[str, float]] = {}
 
+STEP_VERSION: Final = {"generator": 1, "tubelets": 1, "classifier": 1, "scored": 1, "operating-point": 1}
+"""Those steps that take time, in their order. One is raised where a release makes the step, or a small table made
+for it under the same key, otherwise from the same inputs: then nothing made by an older release is taken for it."""
+VERSION: Final = "step_version"
+"""Its name among a step's inputs."""
+
 ROW_GROUP = 4096
-"""Rows a row group of a step's table: sorted by volume, so that reading one volume reads little else."""
+"""Rows per row group of a step's table: sorted by volume, so that reading one volume reads little else."""
+
+
+class StepMissingError(StepError):
+    """A step that is not made, in a run that may make none."""
+
+    def __init__(self, step: str, round_index: int, key: str, inputs: Inputs) -> None:
+        super().__init__(f"round {round_index} {step}: not made, and this run is for looking alone")
+        self.step, self.round, self.key, self.inputs = step, round_index, key, inputs
 
 
 @dataclass(frozen=True)
-class Output:
-    """A finished step: where its result lies, the hash that names it, and what it took."""
+class Artifact:
+    """A finished step's output: where it lies, the hash that names it, and what it took."""
 
     path: Location
     key: str
@@ -52,31 +80,81 @@ class Output:
     counts: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Step:
+    """A step that may be made already. began: on the clock of time.monotonic."""
+
+    name: str
+    round: int
+    key: str
+    path: Location
+    note: Location
+    began: float
+
+
 class Run:
-    """Settings, store and folder of one harvest. Opening it writes the settings.
+    """Settings, store and folder of one harvest, and the steps in it. `open` makes one that may write.
 
     Other settings in the same folder redo what depends on them and reuse the rest: steps are named by their inputs.
+
+    folder    where the results go
+    steps_in  where the steps lie, if elsewhere; where it is read-only, one that is not made is a StepMissingError
+    began     when the harvest began, on the clock of time.monotonic
     """
 
-    def __init__(self, folder: Where, settings: Settings, store: Store, began: float | None = None) -> None:
-        self.folder, self.settings, self.store = Location.of(folder), settings, store
-        self.began = time.monotonic() if began is None else began
+    def __init__(
+        self,
+        folder: Location,
+        settings: Settings,
+        store: Store,
+        began: float = 0.0,
+        steps_in: Location | None = None,
+    ) -> None:
+        self.folder, self.settings, self.store, self.began = folder, settings, store, began
+        self.steps_in = steps_in or folder
         self.rows: list[dict[str, Any]] = store.manifest.to_pylist()
         self.folds = patient_folds(self.rows, settings.folds, settings.seed)
         self.data_hash = store.data_hash()
         self.id = settings_hash(what_matters(settings), self.data_hash)
         # V_D^test is for detectors trained on the harvest: nothing here may look at it, let alone learn from it.
-        self.mined = [row for row in self.rows if row["split"] != "vd_test"]
+        self.mined = [row for row in self.rows if row["split"] != Split.VD_TEST]
         self.slices = sum(row["depth"] for row in self.mined)
-        self.steps: list[dict[str, Any]] = []
-        self.made_of: dict[str, Parts] = {}
-        (self.folder / "settings.yaml").write_text(dump(settings))
-        (self.folder / "settings.hash").write_text(settings_hash(settings) + "\n")
+        self.steps: list[StepNote] = []
+        self._inputs: dict[str, Inputs] = {}
 
-    def key(self, **parts: Any) -> str:
-        """The hash that names a step's output: of all that it depends on, by name, so that a plan can tell a change."""
-        key = settings_hash(*parts.values())
-        self.made_of[key] = {name: as_tree(part) for name, part in parts.items()}
+    @classmethod
+    def open(cls, folder: Where, settings: Settings, store: Store, began: float | None = None) -> "Run":
+        """The run of this folder, new or to go on with: it writes the settings and run.json there.
+
+        Raises StoreError for the folder of a newer release.
+        """
+        run = cls(Location.of(folder), settings, store, time.monotonic() if began is None else began)
+        before = read_run(run.folder) or RunRecord()
+        fresh = RunRecord(id=before.id, began=before.began)
+        (run.folder / "settings.yaml").write_text(dump(settings))
+        (run.folder / "settings.hash").write_text(settings_hash(settings) + "\n")
+        write_run(run.folder, fresh)
+        return run
+
+    def end(self, status: Status) -> None:
+        """Write down how the run ended."""
+        record = read_run(self.folder) or RunRecord()
+        write_run(self.folder, record.model_copy(update={"status": status, "ended": time.time()}))
+
+    def end_round(self, round_index: int, params: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+        """Write down what a round chose and how it came out; not where steps are only looked at."""
+        if not self.steps_in.read_only:
+            record = RoundRecord(round=round_index, ended=time.time(), params={**params}, metrics={**metrics})
+            write_round(self.steps_in, record)
+
+    def key(self, step: str, /, **inputs: Any) -> str:
+        """The hash that names a step's output: of all that it depends on, by name, so that a plan can tell a change.
+
+        `step` is one of STEP_VERSION; small tables that are made for it go by the same key.
+        """
+        every = {VERSION: STEP_VERSION[step], **inputs}
+        key = settings_hash(*every.values())
+        self._inputs[key] = {name: as_tree(value) for name, value in every.items()}
         return key
 
     def table(
@@ -86,18 +164,33 @@ class Run:
         key: str,
         make: Callable[[], pa.Table],
         counts: Mapping[str, float] = NOTHING,
-    ) -> Output:
+    ) -> Artifact:
         """The table of a step, made if it is not there.
 
         `counts`: what it goes through and what `make`, when it is done, has measured.
         """
+        this = self._step(step, round_index, key, ".parquet")
+        if made := self._made(this):
+            return made
+        table = make()
+        this.path.write_table(table, row_group_size=ROW_GROUP)
+        return self._finish(this, {"rows": len(table), **counts})
 
-        def write(file: Location) -> dict[str, float]:
-            table = make()
-            file.write_table(table, row_group_size=ROW_GROUP)
-            return {"rows": len(table), **counts}
+    def values(self, step: str, round_index: int, key: str, make: Callable[[], dict[str, Any]]) -> Artifact:
+        """Small values of a step as JSON."""
+        this = self._step(step, round_index, key, ".json")
+        if made := self._made(this):
+            return made
+        this.path.write_text(json.dumps(make(), indent=1, sort_keys=True))
+        return self._finish(this, {})
 
-        return self._once(step, round_index, key, ".parquet", write)
+    def weights(self, step: str, round_index: int, key: str, make: Callable[[Location], None]) -> Artifact:
+        """A folder of weights, a file at a time, so that a killed fit goes on with what is there."""
+        this = self._step(step, round_index, key, "")
+        if made := self._made(this):
+            return made
+        make(this.path)
+        return self._finish(this, most_measured(this.path))
 
     def shards(self, step: str, round_index: int, key: str) -> Shards:
         """Where the workers of a step publish the parts of its table."""
@@ -105,60 +198,59 @@ class Run:
 
     def of_round(self, round_index: int) -> Location:
         """The folder of a round's steps."""
-        return self.folder / f"round-{round_index}"
+        return round_folder(self.steps_in, round_index)
 
-    def values(self, step: str, round_index: int, key: str, make: Callable[[], dict[str, Any]]) -> Output:
-        """Small values of a step as JSON."""
+    def _step(self, step: str, round_index: int, key: str, suffix: str) -> _Step:
+        folder, name = self.of_round(round_index), f"{step}-{key}"
+        path, note = folder / f"{name}{suffix}", folder / f"{name}{NOTE}"
+        return _Step(step, round_index, key, path, note, time.monotonic())
 
-        def write(file: Location) -> dict[str, float]:
-            file.write_text(json.dumps(make(), indent=1, sort_keys=True))
-            return {}
+    def _made(self, step: _Step) -> Artifact | None:
+        """The step as it was made before; None where it is to be made. Raises StepMissingError where it must not."""
+        looking = self.steps_in.read_only
+        if step.note.is_file() and (step.path.is_file() or step.path.files()):
+            if not looking:
+                logger.info("round %d %s: done before", step.round, step.name)
+            return self._artifact(step, json.loads(step.note.read_bytes()))
+        if looking:
+            raise StepMissingError(step.name, step.round, step.key, self._inputs.get(step.key, {}))
+        logger.info("round %d %s ...", step.round, step.name)
+        return None
 
-        return self._once(step, round_index, key, ".json", write)
+    def _finish(self, step: _Step, counts: dict[str, float]) -> Artifact:
+        seconds = time.monotonic() - step.began
+        note = {"round": step.round, "step": step.name, "seconds": seconds, "counts": counts}
+        more = {"ended": time.time(), "inputs": self._inputs.get(step.key, {})}
+        step.note.write_text(json.dumps(note | more))
+        measured = "".join(f", {name} {value:g}" for name, value in counts.items())
+        logger.info("round %d %s: %.1f s%s", step.round, step.name, seconds, measured)
+        return self._artifact(step, note)
 
-    def weights(self, step: str, round_index: int, key: str, make: Callable[[Location], None]) -> Output:
-        """A folder of weights, a file at a time, so that a killed fit goes on with what is there."""
+    def _artifact(self, step: _Step, note: StepNote) -> Artifact:
+        self.steps.append({name: note[name] for name in ("round", "step", "seconds", "counts")})
+        return Artifact(step.path, step.key, note["seconds"], note["counts"])
 
-        def write(folder: Location) -> dict[str, float]:
-            make(folder)
-            return most_measured(folder)
 
-        return self._once(step, round_index, key, "", write)
+def step_notes(folder: Location) -> list[StepNote]:
+    """The notes of all finished steps, round by round in the order in which they ended."""
+    own = [round_folder(folder, k) for k in rounds(folder)]
+    files = [each / name for each in own for name in each.files() if name.endswith(NOTE)]
+    return sorted(
+        (json.loads(file.read_bytes()) for file in files), key=lambda note: (note["round"], ended(note))
+    )
 
-    def _once(
-        self,
-        step: str,
-        round_index: int,
-        key: str,
-        suffix: str,
-        write: Callable[[Location], dict[str, float]],
-    ) -> Output:
-        path = self.of_round(round_index) / f"{step}-{key}{suffix}"
-        note = self.of_round(round_index) / f"{step}-{key}{NOTE}"
-        if note.is_file() and (path.is_file() or path.files()):
-            told = json.loads(note.read_bytes())
-            logger.info("round %d %s: done before", round_index, step)
-        else:
-            self.allow(step, round_index, key)
-            logger.info("round %d %s ...", round_index, step)
-            began = time.monotonic()
-            counts = write(path)
-            told = {"round": round_index, "step": step, "seconds": time.monotonic() - began, "counts": counts}
-            note.write_text(json.dumps(told | {"ended": time.time(), "made_of": self.made_of.get(key, {})}))
-            shown = "".join(f", {name} {value:g}" for name, value in counts.items())
-            logger.info("round %d %s: %.1f s%s", round_index, step, told["seconds"], shown)
-        self.steps.append(told)
-        return Output(path, key, told["seconds"], told["counts"])
 
-    def allow(self, step: str, round_index: int, key: str) -> None:
-        """Called before a step is made: nothing forbids it here, a plan does (plan.py)."""
+def ended(note: StepNote) -> float:
+    """When a step ended, as time.time() has it; 0 where its note does not say."""
+    return float(note.get("ended", 0.0))
 
 
 def settings_of(folder: Where, overrides: Sequence[str] = ()) -> Settings:
-    """The settings of a run's folder. Raises StoreError for a folder without."""
+    """The settings of a run's folder. Raises StoreError for a folder without, and for one of a newer release."""
     file = Location.of(folder) / "settings.yaml"
     if not file.is_file():
         raise StoreError(f"{folder}: no settings.yaml; give the folder of a run with --run")
+    read_run(file.parent)
     return restore(file.read_text(), overrides)
 
 
@@ -184,11 +276,10 @@ def table_hash(table: pa.Table) -> str:
 
 def most_measured(folder: Location) -> dict[str, float]:
     """What the fits of a folder's weights measured (fold-<k>.measured.json): of each figure the highest."""
-    told = [
-        json.loads((folder / name).read_bytes()) for name in folder.files() if name.endswith(".measured.json")
-    ]
-    names = {name for one in told for name in one}
-    return {name: max(one.get(name, 0.0) for one in told) for name in sorted(names)}
+    files = [folder / name for name in folder.files() if name.endswith(".measured.json")]
+    measured = [json.loads(file.read_bytes()) for file in files]
+    names = {name for one in measured for name in one}
+    return {name: max(one.get(name, 0.0) for one in measured) for name in sorted(names)}
 
 
 def weights_hash(models: Where) -> str:

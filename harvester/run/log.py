@@ -30,7 +30,7 @@ def logged_to(folder: Location) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        handler.handle(logging.LogRecord(__name__, logging.ERROR, __file__, 0, _told(error), None, None))
+        handler.handle(logging.LogRecord(__name__, logging.ERROR, __file__, 0, _one_line(error), None, None))
         raise
     finally:
         logging.getLogger().removeHandler(handler)
@@ -41,18 +41,18 @@ def logged_to(folder: Location) -> Iterator[None]:
 def read_log(folder: Location) -> list[dict[str, Any]]:
     """The lines {"time", "level", "message"} of all starts, in order; none where nothing was logged."""
     names = [name for name in folder.files() if name.startswith(NAME) and name.endswith(SUFFIX)]
-    return [told for name in names for told in _parsed((folder / name).read_text())]
+    return [line for name in names for line in _parsed((folder / name).read_text())]
 
 
 class _AsJson(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        told = {"time": record.created, "level": record.levelname, "message": record.getMessage()}
-        return json.dumps(told)
+        line = {"time": record.created, "level": record.levelname, "message": record.getMessage()}
+        return json.dumps(line)
 
 
 class _Appended(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
-        """A full disk is told by what cannot go on without it, once, and not by a traceback a line."""
+        """A full disk is reported by what cannot go on without it, once, and not by one traceback per line."""
 
 
 class _Uploaded(logging.Handler):
@@ -92,7 +92,7 @@ def _handler(folder: Location) -> logging.Handler:
     return _Appended(Path(folder.base) / f"{NAME}{SUFFIX}")
 
 
-def _told(error: BaseException) -> str:
+def _one_line(error: BaseException) -> str:
     # Other people's errors may quote what they choked on: only their names are kept.
     ours = root_cause(error)
     text = f": {' '.join(str(ours).split())}" if ours else ", told where the job was started"

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from harvester.errors import StoreError
-from harvester.run.folder import NOTE, SHARDS
+from harvester.run.folder import NOTE, SHARDS, StepNote, step_notes
+from harvester.run.journal import read_run, round_folder, rounds
 from harvester.run.log import read_log
 from harvester.run.step_shards import Shards
 from harvester.storage.location import Location, Where
@@ -17,14 +18,14 @@ LATEST_SHARDS: Final = 20
 """The rate is theirs: what went before may have been read from a cold disk, or before a restart."""
 QUIET_S: Final = 600
 """A run that has written nothing for so long may be dead."""
-Told = dict[str, Any]
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Part:
+class Progress:
     """A step that works in shards and has no table yet.
 
-    rate    volumes a second of the latest shards, or None before two are published
+    rate    volumes per second of the latest shards, or None before two are published
     """
 
     step: str
@@ -41,43 +42,51 @@ class Part:
 
 @dataclass(frozen=True)
 class Status:
-    """steps: finished ones in the order of their rounds; part: the one under way; log: the run's lines, latest last."""
+    """How far a run is.
 
-    steps: list[Told]
-    part: Part | None
-    log: list[Told]
-    summary: Told | None
+    steps      notes of the finished ones, in the order of their rounds
+    under_way  the step that is being made
+    log        the run's lines, latest last
+    summary    summary.json of a finished run
+    """
+
+    steps: list[StepNote]
+    under_way: Progress | None
+    log: list[Row]
+    summary: Row | None
 
     @property
-    def last_error(self) -> Told | None:
+    def last_error(self) -> Row | None:
         """The latest line of the log that tells of an error."""
         return next((line for line in reversed(self.log) if line["level"] == "ERROR"), None)
 
 
 def read_status(run: Where) -> Status:
-    """Raises StoreError for a folder that is no run's."""
+    """Raises StoreError for a folder that is no run's, and for one of a newer release."""
     folder = Location.of(run)
     if not (folder / "settings.yaml").is_file():
         raise StoreError(f"{folder}: no settings.yaml; give the folder of a run with --run")
+    read_run(folder)
     summary = folder / "summary.json"
     return Status(
-        sorted(_steps(folder), key=lambda told: (told["round"], told.get("ended", 0.0))),
-        _part(folder),
+        step_notes(folder),
+        _under_way(folder),
         read_log(folder),
         json.loads(summary.read_bytes()) if summary.is_file() else None,
     )
 
 
-def lines(status: Status, now: float | None = None) -> Iterator[str]:
+def format_status(status: Status, now: float | None = None) -> Iterator[str]:
     """The status for people."""
     rows = [["round", "step", "took", "did"]]
-    for told in status.steps:
-        did = ", ".join(f"{name} {value:g}" for name, value in told["counts"].items())
-        rows.append([str(told["round"]), told["step"], duration(told["seconds"]), did])
+    for note in status.steps:
+        did = ", ".join(f"{name} {value:g}" for name, value in note["counts"].items())
+        rows.append([str(note["round"]), note["step"], duration(note["seconds"]), did])
     yield from table(rows, "rlrl")
-    if status.part:
-        yield _under_way(status.part)
-        yield from (f"  left out: volume {volume}: {error}" for volume, error in status.part.errors.items())
+    if status.under_way:
+        yield _format_progress(status.under_way)
+        errors = status.under_way.errors.items()
+        yield from (f"  left out: volume {volume}: {error}" for volume, error in errors)
     if status.summary:
         final = status.summary.get("final", {})
         yield f"finished: {status.summary['stopped_because']}; {final.get('harvested', 0)} lesions harvested"
@@ -90,29 +99,20 @@ def lines(status: Status, now: float | None = None) -> Iterator[str]:
         yield f"last error: {error['message']}"
 
 
-def _under_way(part: Part) -> str:
-    left = part.seconds_left
+def _format_progress(step: Progress) -> str:
+    left = step.seconds_left
     rate = (
-        f", {part.rate:.2g} volumes a second, {duration(left)} left" if part.rate and left is not None else ""
+        f", {step.rate:.2g} volumes per second, {duration(left)} left"
+        if step.rate and left is not None
+        else ""
     )
-    return f"under way: {part.step}, {part.done} of {part.volumes} volumes{rate}"
+    return f"under way: {step.step}, {step.done} of {step.volumes} volumes{rate}"
 
 
-def _rounds(folder: Location) -> list[Location]:
-    return [folder / name for name in folder.folders() if name.startswith("round-")]
-
-
-def _steps(folder: Location) -> Iterator[Told]:
-    for each in _rounds(folder):
-        for name in each.files():
-            if name.endswith(NOTE):
-                yield json.loads((each / name).read_bytes())
-
-
-def _part(folder: Location) -> Part | None:
+def _under_way(folder: Location) -> Progress | None:
     """The latest step in shards without its table."""
     open_ones = []
-    for each in _rounds(folder):
+    for each in (round_folder(folder, k) for k in rounds(folder)):
         files = each.files()
         begun = [name for name in each.folders() if name.endswith(SHARDS)]
         open_ones += [each / name for name in begun if f"{name.removesuffix(SHARDS)}{NOTE}" not in files]
@@ -127,11 +127,11 @@ def _part(folder: Location) -> Part | None:
     errors = {volume: error for record in records for volume, error in record["errors"].items()}
     done = sum(len(record["volumes"]) for record in records)
     step = f"round {path.parent.name.removeprefix('round-')} {path.name.rsplit('-', 1)[0]}"
-    return Part(step, shards.volumes(), done, errors, _rate(records[-LATEST_SHARDS:]))
+    return Progress(step, shards.volumes(), done, errors, _rate(records[-LATEST_SHARDS:]))
 
 
-def _rate(records: list[Told]) -> float | None:
+def _rate(records: list[Row]) -> float | None:
     if len(records) < 2:
         return None
-    took = records[-1]["ended"] - records[0]["ended"]
-    return sum(len(record["volumes"]) for record in records[1:]) / max(took, 1e-3)
+    seconds = float(records[-1]["ended"] - records[0]["ended"])
+    return sum(len(record["volumes"]) for record in records[1:]) / max(seconds, 1e-3)

@@ -1,42 +1,52 @@
-"""MLflow: one parent run a harvest, one child run a round. The only import of mlflow.
+"""MLflow: one parent run per harvest, one child run per round. The only import of mlflow.
 
-Only the driver logs. What a harvest finds never depends on it: while the tracking server is away, what there is to
-tell is kept (unsent.py) and the harvest goes on. It is sent, in order, when the server is back; what is still left at
-the end, when the run is started again. To send twice what was sent before changes nothing.
+The run's folder is the journal (journal.py): `sync` sends what stands there and the server does not have. So nothing is
+lost while a server is away, and to send twice changes nothing. Only the driver sends; what a harvest finds never
+depends on it.
 """
 
+import hashlib
 import logging
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
-from uuid import uuid4
 
-from harvester.config.loading import settings_hash
+from harvester.config.loading import dump, settings_hash
 from harvester.config.settings import Settings
-from harvester.run.outbox import Entry, Unsent
-from harvester.storage.location import Location, Where
+from harvester.errors import HarvesterError, SettingsError, StoreError, TrackingError
+from harvester.run.folder import Run, settings_of
+from harvester.run.journal import ROUND, RUN, RoundRecord, RunRecord, Status, read_rounds, read_run
+from harvester.storage.location import Location
 
-if TYPE_CHECKING:  # mlflow takes seconds to import: only opening a tracker does
+if TYPE_CHECKING:  # mlflow takes seconds to import: only sending does
+    from mlflow.entities import Metric
+    from mlflow.entities import Run as ServerRun
+    from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
 logger = logging.getLogger(__name__)
 
+ARTIFACTS: Final = ("report.html", "summary.json", "harvest.parquet", "settings.yaml")
+"""Files of a run's folder that are kept with its parent run."""
 MAX_VALUE: Final = 500
 """Longest parameter value that every backend of MLflow takes."""
 MAX_BATCH: Final = 100
 """Most parameters that MLflow takes in one call."""
+EXPERIMENT: Final = "harvester"
 PARENT_TAG: Final = "mlflow.parentRunId"
 NAME_TAG: Final = "mlflow.runName"
-OPENING_TAG: Final = "harvester.opening"
-"""Finds a run again whose making was never answered."""
-RUN_ID: Final = "mlflow_run_id"
+RUN_TAG: Final = "harvester.run"
+"""RunRecord.id: finds a run again, also one whose making was never answered."""
+SENT_TAG: Final = "harvester.sent"
+"""With a name behind it, the digest of what the server has of that name: a tag of the parent run."""
 REFUSALS: Final = ("BAD_REQUEST", "INVALID_PARAMETER_VALUE", "PERMISSION_DENIED", "RESOURCE_DOES_NOT_EXIST")
 """Answers of a server that is there; all else may pass."""
-EXPERIMENT: Final = "harvester"
 DEFAULTS: Final = {
     "MLFLOW_DISABLE_TELEMETRY": "true",  # nothing about an archive leaves the machine unasked
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # we try again ourselves, having looked what of it arrived
@@ -45,178 +55,254 @@ DEFAULTS: Final = {
 }
 """What MLflow reads from the environment, where the user has set nothing else."""
 CHATTY: Final = ("mlflow", "alembic", "sqlalchemy", "urllib3.connectionpool", "numexpr")
+SECONDS_BETWEEN_TRIES: Final = 60.0
+"""A server that is away costs a harvest one try per minute at most."""
+PATIENCE_S: Final = 60.0
+PAUSE_S: Final = 5.0
+"""A harvest that is done waits so long for a server that is away, and asks it so often."""
+
+
+@dataclass(frozen=True)
+class SyncResult:
+    """What one `sync` did.
+
+    run_id   the parent run's at the server; "" where the server refused to make one
+    sent     what it did not have: "settings", "round-<k>", names of files, "status"; empty where it had all
+    refused  what it will never take, and what is not as harvester writes it: name -> why; ("run" where run_id is "")
+    """
+
+    run_id: str
+    sent: tuple[str, ...]
+    refused: Mapping[str, str]
+
+    def __str__(self) -> str:
+        left_out = "".join(f"; left out: {name}, {reason}" for name, reason in self.refused.items())
+        return f"{', '.join(self.sent) or 'nothing new'}{left_out}"
+
+
+def sync(run_folder: Location, uri: str | None) -> SyncResult:
+    """Send a tracking server what a run's folder says and it does not have; at any time, as often as you like.
+
+    Without a `uri` it is a database in the folder: mlflow.db, with artifacts in mlartifacts, which takes a disk.
+
+    Raises SettingsError where neither is to be had; StoreError for a folder that is no run's, a newer release's or
+    without run.json; TrackingError for a server that is away, hangs or breaks: the next call sends what is left.
+    """
+    address = uri or own_database(run_folder)
+    # A server can fail in more ways than MLflow wraps: sockets, SQLAlchemy, a full disk.
+    try:
+        return _sync(run_folder, address)
+    except HarvesterError:
+        raise
+    except Exception as error:
+        raise TrackingError(f"MLflow at {_without_secret(address)}: {_one_line(error)}") from error
+
+
+def own_database(folder: Location) -> str:
+    """Where MLflow keeps a run that no server is named for. Raises SettingsError in an object store."""
+    if not folder.on_disk:
+        raise SettingsError(
+            f"{folder}: no tracking, for MLflow's own database cannot lie in an object store; to have it, set "
+            "MLFLOW_TRACKING_URI to a server's address"
+        )
+    return f"sqlite:///{folder / 'mlflow.db'}"
 
 
 class Tracker:
-    """A parent run. Made by `open`. run_id is "" until a server has given one; without a uri nothing is tracked."""
+    """A harvest's: writes its journal and syncs after every round. Never raises what only tracking cannot do."""
 
-    def __init__(self, folder: Location, uri: str | None = None) -> None:
-        self.folder, self.uri = folder, uri
-        self.run_id = _kept_id(folder) if uri else ""
-        self._experiment_id = ""
-        self._client: MlflowClient | None = None
-        self._unsent = Unsent(folder) if uri else None
+    def __init__(self, run: Run, uri: str | None = None) -> None:
+        self.run, self.uri = run, uri
+        self.run_id = ""
+        self._away, self._next_try = False, 0.0
+        self._warned: set[str] = set()
 
     @classmethod
-    def open(cls, folder: Where, settings: Settings, uri: str | None) -> "Tracker":
-        """Start the parent run of a run folder, or go on with the one that its mlflow_run_id names.
-
-        Without a `uri` the store is folder/mlflow.db with artifacts in folder/mlartifacts, which takes a disk.
-        """
-        where = Location.of(folder)
-        if not uri and where.on_disk:
-            uri = f"sqlite:///{where / 'mlflow.db'}"
-        if not uri:
-            logger.warning(
-                "%s: no tracking, for MLflow's own database cannot lie in an object store; to have it, set "
-                "MLFLOW_TRACKING_URI to a server's address",
-                where,
-            )
-        tracker = cls(where, uri)
-        values = {**flatten(settings.model_dump(mode="json")), "config_hash": settings_hash(settings)}
-        tracker._tell("open", settings.name, params=values, opening=uuid4().hex)
+    def open(cls, run: Run, uri: str | None) -> "Tracker":
+        """With the parent run started, or gone on with, and what earlier starts could not send."""
+        tracker = cls(run)
+        try:
+            tracker.uri = uri or own_database(run.folder)
+        except SettingsError as error:
+            logger.warning("%s", error)
+        tracker._sync()
         return tracker
 
     def log_round(self, round_index: int, params: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-        """One round as the child run round-<k>, in one batch; after a restart it is logged over."""
-        values = {name: float(value) for name, value in metrics.items()}
-        self._tell("round", f"round-{round_index}", step=round_index, params=flatten(params), metrics=values)
+        """A round has ended: one child run, round-<k>."""
+        self.run.end_round(round_index, params, metrics)
+        self._sync()
 
-    def log_artifact(self, file: Where) -> None:
-        """Keep a file of the run folder with the parent run; one that is not there is told and left out."""
-        self._tell("artifact", Location.of(file).name)
-
-    def finish(self, status: str = "FINISHED") -> None:
-        """Close the parent run: FINISHED, FAILED or KILLED. A finished harvest waits a while for a server away."""
-        if self._unsent:
-            self._unsent.add(Entry("finish", status, _now_ms()))
-            self._unsent.send_last(self._send, patient=status == "FINISHED")
-
-    def _tell(self, kind: str, name: str, **told: Any) -> None:
-        if self._unsent:
-            self._unsent.add(Entry(kind, name, _now_ms(), **told))
-            self._unsent.send(self._send)
-
-    def _send(self, entry: Entry) -> None:
-        """What the server will never take must not keep the rest from it."""
-        from mlflow.exceptions import MlflowException
-
-        if entry.kind != "open" and not self.run_id:
-            return  # the opening was refused, which was told
-        send = {"open": self._open, "round": self._round, "artifact": self._artifact, "finish": self._finish}
+    def finish(self, status: Status = "FINISHED") -> None:
+        """The harvest has ended. One that is FINISHED waits a while for a server that is away."""
         try:
-            send[entry.kind](entry)
-        except MlflowException as error:
-            if error.error_code not in REFUSALS:
-                raise
-            reason = " ".join(str(error).split())[:200]
-            logger.warning("MLflow refuses %s %s, which is left out: %s", entry.kind, entry.name, reason)
-
-    def _open(self, entry: Entry) -> None:
-        client = self._connected()
-        tags = {OPENING_TAG: entry.opening}
-        self.run_id = (
-            self._reopened(client)
-            or self._found(client, tags)
-            or self._create(client, entry.name, tags, entry.time_ms)
-        )
-        (self.folder / RUN_ID).write_text(self.run_id + "\n")
-        self._log(client, self.run_id, entry)
-
-    def _round(self, entry: Entry) -> None:
-        client = self._connected()
-        tags = {PARENT_TAG: self.run_id, NAME_TAG: entry.name}
-        run_id = self._found(client, tags) or self._create(client, entry.name, tags, entry.time_ms)
-        self._log(client, run_id, entry)
-        client.set_terminated(run_id, "FINISHED", entry.time_ms)
-
-    def _artifact(self, entry: Entry) -> None:
-        file = self.folder / entry.name
-        if not file.is_file() or (file.on_disk and Path(file.base).is_symlink()):
-            logger.warning("%s is not there: not tracked", file)
-            return
-        client = self._connected()
-        place = str(client.get_run(self.run_id).info.artifact_uri)
-        if self._own and not place.startswith(f"{self._artifacts}/"):
-            # The database came with the folder, and with the database where MLflow shall write.
-            logger.warning("%s is not tracked: %s names a place outside the run's folder", file, self.uri)
-            return
-        with TemporaryDirectory() as aside:  # MLflow takes files of a disk
-            copy = Path(aside) / entry.name
-            copy.write_bytes(file.read_bytes())
-            client.log_artifact(self.run_id, str(copy))
-
-    def _finish(self, entry: Entry) -> None:
-        self._connected().set_terminated(self.run_id, entry.name, entry.time_ms)
-
-    def _connected(self) -> "MlflowClient":
-        if self._client is None:
-            client = _client(str(self.uri))
-            self._experiment_id = _experiment(client, self._artifacts if self._own else None)
-            self._client = client
-        return self._client
-
-    @property
-    def _own(self) -> bool:
-        return self.uri == f"sqlite:///{self.folder / 'mlflow.db'}"
-
-    @property
-    def _artifacts(self) -> str:
-        return Path((self.folder / "mlartifacts").base).as_uri()
-
-    def _log(self, client: "MlflowClient", run_id: str, entry: Entry) -> None:
-        """Parameters that the run does not have yet (MLflow lets none change its value), and all metrics."""
-        from mlflow.entities import Metric, Param
-
-        known = client.get_run(run_id).data.params
-        fresh = [Param(key, value) for key, value in entry.params.items() if key not in known]
-        values = [Metric(key, value, entry.time_ms, entry.step) for key, value in entry.metrics.items()]
-        client.log_batch(run_id, metrics=values, params=fresh[:MAX_BATCH])
-        for start in range(MAX_BATCH, len(fresh), MAX_BATCH):
-            client.log_batch(run_id, params=fresh[start : start + MAX_BATCH])
-
-    def _create(self, client: "MlflowClient", name: str, tags: Mapping[str, str], time_ms: int) -> str:
-        made = client.create_run(self._experiment_id, time_ms, {**tags}, name)
-        return str(made.info.run_id)
-
-    def _found(self, client: "MlflowClient", tags: Mapping[str, str]) -> str | None:
-        """The run with these tags: made before, though the answer may not have come."""
-        asked = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
-        found = client.search_runs([self._experiment_id], asked, max_results=1)
-        return str(found[0].info.run_id) if found else None
-
-    def _reopened(self, client: "MlflowClient") -> str | None:
-        """The parent run that the folder names, running again; None where it names none that the server knows."""
-        from mlflow.exceptions import MlflowException
-
-        if not self.run_id:
-            return None
-        try:
-            client.update_run(self.run_id, status="RUNNING")
-        except MlflowException as error:
-            if error.error_code not in REFUSALS:
-                raise
+            self.run.end(status)
+        except (StoreError, OSError) as error:  # what the harvest found, or died of, says more
+            logger.warning("%s", error)
+        until = time.monotonic() + (PATIENCE_S if status == "FINISHED" else 0.0)
+        while not (done := self._sync(now=True)) and time.monotonic() < until:
+            time.sleep(PAUSE_S)
+        if not done:
             logger.warning(
-                "the tracking server does not know run %s of %s: a new one is started",
-                self.run_id,
-                self.folder,
+                "MLflow was not told all: `harvester track --run %s` sends what is left, or the same command",
+                self.run.folder,
             )
-            return None
-        return self.run_id
+
+    def _sync(self, now: bool = False) -> bool:
+        """Whether the server has all; one that was away a moment ago is left alone, but for `now`."""
+        if not self.uri:
+            return True
+        if time.monotonic() < self._next_try and not now:
+            return False
+        try:
+            result = sync(self.run.folder, self.uri)
+        except HarvesterError as error:  # hours of harvesting must not die of it
+            self._next_try = time.monotonic() + SECONDS_BETWEEN_TRIES
+            if not self._away:
+                logger.warning("tracking failed (%s), the harvest goes on and tells it later", error)
+            self._away = True
+            return False
+        if self._away:
+            logger.info("MLflow answers again: what it had not been told is sent")
+        self._away, self.run_id = False, result.run_id
+        for name in result.refused.keys() - self._warned:
+            logger.warning("MLflow: %s is left out: %s", name, result.refused[name])
+        self._warned |= result.refused.keys()
+        return True
+
+
+def _sync(folder: Location, uri: str) -> SyncResult:
+    settings, record = settings_of(folder), read_run(folder)
+    if record is None:
+        raise StoreError(f"{folder}: no {RUN}, so an older release's; start its harvest again, then track it")
+    client = _client(uri)
+    from mlflow.exceptions import MlflowException
+
+    own = folder.on_disk and uri == own_database(folder)
+    artifacts = Path((folder / "mlartifacts").base).as_uri() if own else None
+    experiment_id = _experiment(client, artifacts)
+    try:
+        parent = _run(client, experiment_id, settings.name, {RUN_TAG: record.id}, record.began)
+    except MlflowException as error:
+        return SyncResult("", (), {"run": _refusal(error)})
+    return _Sending(client, experiment_id, parent, folder, record, artifacts).all(settings)
+
+
+@dataclass
+class _Sending:
+    """One sync. parent: this folder's run at the server; artifacts: where a folder's own database may write."""
+
+    client: "MlflowClient"
+    experiment_id: str
+    parent: "ServerRun"
+    folder: Location
+    record: RunRecord
+    artifacts: str | None
+    sent: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+
+    def all(self, settings: Settings) -> SyncResult:
+        params = {**flatten(settings.model_dump(mode="json")), "config_hash": settings_hash(settings)}
+        self._once("settings", dump(settings), partial(self._log, self.parent, params))
+        for k, record in read_rounds(self.folder):
+            if record is None:
+                self.refused[f"round-{k}"] = f"{ROUND} is not as harvester writes it"
+            else:
+                self._once(f"round-{k}", record.model_dump_json(), partial(self._round, record))
+        for name in ARTIFACTS:
+            self._artifact(self.folder / name)
+        self._once("status", f"{self.record.status} {self.record.ended}", self._status)
+        return SyncResult(str(self.parent.info.run_id), tuple(self.sent), self.refused)
+
+    def _once(self, name: str, data: str | bytes, send: Callable[[], None]) -> None:
+        """Send what the server does not have as it is now. What it refuses does not keep the rest from it."""
+        from mlflow.exceptions import MlflowException
+
+        tag = f"{SENT_TAG}.{name}"
+        digest = hashlib.sha256(data if isinstance(data, bytes) else data.encode()).hexdigest()[:12]
+        if self.parent.data.tags.get(tag) == digest:
+            return
+        try:
+            send()
+            self.client.set_tag(self.parent.info.run_id, tag, digest)
+            self.sent.append(name)
+        except MlflowException as error:
+            self.refused[name] = _refusal(error)
+
+    def _round(self, record: RoundRecord) -> None:
+        from mlflow.entities import Metric
+
+        name, ended = f"round-{record.round}", _ms(record.ended)
+        tags = {PARENT_TAG: str(self.parent.info.run_id), NAME_TAG: name}
+        child = _run(self.client, self.experiment_id, name, tags, record.ended)
+        metrics = [Metric(key, value, ended, record.round) for key, value in record.metrics.items()]
+        self._log(child, flatten(record.params), metrics)
+        self.client.set_terminated(child.info.run_id, "FINISHED", ended)
+
+    def _artifact(self, file: Location) -> None:
+        """A file of the folder itself, whatever its name leads to."""
+        if not file.is_file():
+            if self.record.status == "FINISHED":
+                self.refused[file.name] = "is not there"
+        elif file.on_disk and Path(file.base).is_symlink():
+            self.refused[file.name] = "is a link"
+        elif self.artifacts and not str(self.parent.info.artifact_uri).startswith(f"{self.artifacts}/"):
+            # The database came with the folder, and with the database where MLflow shall write.
+            self.refused[file.name] = "the database names a place outside the run's folder"
+        else:
+            data = file.read_bytes()
+            self._once(file.name, data, partial(self._upload, file.name, data))
+
+    def _upload(self, name: str, data: bytes) -> None:
+        with TemporaryDirectory() as aside:  # MLflow takes files of a disk
+            copy = Path(aside) / name
+            copy.write_bytes(data)
+            self.client.log_artifact(self.parent.info.run_id, str(copy))
+
+    def _status(self) -> None:
+        run_id, status, ended = self.parent.info.run_id, self.record.status, self.record.ended
+        if ended is None:
+            self.client.update_run(run_id, status=status)
+        else:
+            self.client.set_terminated(run_id, status, _ms(ended))
+
+    def _log(self, run: "ServerRun", params: Mapping[str, str], metrics: Sequence["Metric"] = ()) -> None:
+        """Metrics, and parameters that the run does not have yet: MLflow lets none change its value."""
+        from mlflow.entities import Param
+
+        fresh = [Param(key, value) for key, value in params.items() if key not in run.data.params]
+        if metrics:
+            self.client.log_batch(run.info.run_id, metrics=metrics)
+        for start in range(0, len(fresh), MAX_BATCH):
+            self.client.log_batch(run.info.run_id, params=fresh[start : start + MAX_BATCH])
+
+
+def _run(
+    client: "MlflowClient", experiment_id: str, name: str, tags: Mapping[str, str], began: float
+) -> "ServerRun":
+    """The run with these tags, made where there is none; of two that were made at once the earlier."""
+    asked = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in tags.items())
+    found = client.search_runs([experiment_id], asked, max_results=1, order_by=["attributes.start_time ASC"])
+    return found[0] if found else client.create_run(experiment_id, _ms(began), {**tags}, name)
+
+
+def _refusal(error: "MlflowException") -> str:
+    """What a server that is there says no with. Raises what may pass."""
+    if error.error_code not in REFUSALS:
+        raise error
+    return _one_line(error)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Nested settings as {"a.b": "text"}; text longer than MAX_VALUE is cut and ends in "..."."""
-    return dict(_leaves(tree, prefix))
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+    flat: dict[str, str] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
             text = str(value)
-            yield f"{prefix}{key}", text if len(text) <= MAX_VALUE else text[: MAX_VALUE - 3] + "..."
+            flat[f"{prefix}{key}"] = text if len(text) <= MAX_VALUE else text[: MAX_VALUE - 3] + "..."
+    return flat
 
 
 def _experiment(client: "MlflowClient", artifacts: str | None) -> str:
@@ -224,16 +310,6 @@ def _experiment(client: "MlflowClient", artifacts: str | None) -> str:
     if found is not None:
         return str(found.experiment_id)
     return str(client.create_experiment(EXPERIMENT, artifact_location=artifacts))
-
-
-def _now_ms() -> int:
-    return int(time.time() * 1000)
-
-
-def _kept_id(folder: Location) -> str:
-    file = folder / RUN_ID
-    text = file.read_bytes().decode(errors="replace").strip() if file.is_file() else ""
-    return text if re.fullmatch("[0-9a-f]{32}", text) else ""
 
 
 def _client(uri: str) -> "MlflowClient":
@@ -244,3 +320,16 @@ def _client(uri: str) -> "MlflowClient":
     from mlflow.tracking import MlflowClient
 
     return MlflowClient(uri)
+
+
+def _ms(seconds: float) -> int:
+    return int(seconds * 1000)
+
+
+def _one_line(error: Exception) -> str:
+    return _without_secret(" ".join(str(error).split()))[:200]
+
+
+def _without_secret(text: str) -> str:
+    """Without what a URI says of its user."""
+    return re.sub(r"//[^/\s]*@", "//", text)

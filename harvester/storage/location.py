@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -45,12 +45,14 @@ PART: Final = ".part"
 class Location:
     """A folder or file: small, hashable, and the same for every worker that it travels to.
 
-    base     absolute path on a disk, or scheme://bucket/key
-    options  the URI's query, for the filesystem
+    base       absolute path on a disk, or scheme://bucket/key
+    options    the URI's query, for the filesystem
+    read_only  writing or removing it, or what lies in it, is a StoreError: a plan touches nothing
     """
 
     base: str
     options: str = ""
+    read_only: bool = False
 
     @classmethod
     def of(cls, where: "Where") -> "Location":
@@ -62,7 +64,7 @@ class Location:
         return cls(str(Path(where).absolute()))
 
     def __truediv__(self, name: str) -> "Location":
-        return Location(f"{self.base.rstrip('/')}/{name}", self.options)
+        return replace(self, base=f"{self.base.rstrip('/')}/{name}")
 
     def __str__(self) -> str:
         return self.base
@@ -75,7 +77,7 @@ class Location:
     @property
     def parent(self) -> "Location":
         """The folder that holds it."""
-        return Location(self.base.rstrip("/").rpartition("/")[0] or "/", self.options)
+        return replace(self, base=self.base.rstrip("/").rpartition("/")[0] or "/")
 
     @property
     def on_disk(self) -> bool:
@@ -173,20 +175,27 @@ class Location:
 
     def delete(self) -> None:
         """Remove the file; nothing happens where there is none."""
+        self._require_writable()
         with suppress(FileNotFoundError):
             self.filesystem.delete_file(self.key)
 
     def delete_folder(self) -> None:
         """Remove the folder and all in it; nothing happens where there is none."""
+        self._require_writable()
         with suppress(FileNotFoundError):
             self.filesystem.delete_dir(self.key)
+
+    def _require_writable(self) -> None:
+        if self.read_only:
+            raise StoreError(f"{self}: not touched, for it was opened for reading alone")
 
     @contextmanager
     def publish(self) -> Iterator[Any]:
         """A stream whose bytes become the file when the block ends well; else nothing is left.
 
-        Raises OSError; of a full disk NoRoomError.
+        Raises OSError; of a full disk NoRoomError; where it is read-only StoreError.
         """
+        self._require_writable()
         try:
             with self._published() as stream:
                 yield stream

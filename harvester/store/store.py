@@ -31,6 +31,10 @@ from harvester.store.container import Header, Span, open_shard, read_header, rea
 
 VOLUME_NAME: Final = r"^[0-9A-Za-z_][^/\\\x00-\x1f]*$"
 SHARD_NAME: Final = re.compile(r"[A-Za-z0-9_-]+\.shard")
+FORMAT: Final = 1
+"""Of a store, in its manifest's metadata. Raised by one where a release lays it out so that an older one would read it
+wrongly. A store without is older than formats and is read as it is."""
+FORMAT_KEY: Final = b"harvester.format"
 WHERE_IT_LIES: Final = ("shard", "offset", "bytes", "checksum")
 """Columns of the manifest that say where a volume lies; the same data may lie otherwise."""
 
@@ -138,6 +142,7 @@ def finish_store(
         "rejects": pa.Table.from_pylist(list(rejects), REJECTS),
         "manifest": pa.Table.from_pylist(sorted(manifest_rows, key=lambda row: row["volume_id"]), MANIFEST),
     }
+    tables["manifest"] = tables["manifest"].replace_schema_metadata({FORMAT_KEY: str(FORMAT)})
     folder = Location.of(store)
     with writing(folder):
         (folder / "manifest.parquet").delete()  # tables of two makings are never seen together
@@ -148,6 +153,7 @@ def finish_store(
 
 def _checked(path: Location, manifest: pa.Table) -> pa.Table:
     """The manifest as records.MANIFEST. Raises StoreError for another version and for names that lead out."""
+    _require_known_format(path, manifest)
     if missing := set(MANIFEST.names) - set(manifest.schema.names):
         raise StoreError(
             f"{path}: a store of another version (manifest.parquet lacks {', '.join(sorted(missing))}); "
@@ -162,6 +168,15 @@ def _checked(path: Location, manifest: pa.Table) -> pa.Table:
     if any(not SHARD_NAME.fullmatch(name or "") for name in manifest["shard"].unique().to_pylist()):
         raise StoreError(f"{path}: manifest.parquet names shards outside the store; make it again")
     return manifest.select(MANIFEST.names).cast(MANIFEST)
+
+
+def _require_known_format(path: Location, manifest: pa.Table) -> None:
+    written = (manifest.schema.metadata or {}).get(FORMAT_KEY, b"0")
+    if not written.isdigit() or int(written) > FORMAT:
+        raise StoreError(
+            f"{path}: a store of a newer harvester's format; this one reads formats up to {FORMAT}: use the release "
+            "that made it, or make another store with jobs/prepare.py"
+        )
 
 
 @lru_cache(maxsize=4)

@@ -55,8 +55,8 @@ def store(local_ray: None, settings: Settings, tmp_path_factory: pytest.TempPath
 
 
 def harvested(settings: Settings, store: Store, folder: Path) -> History:
-    run = Run(folder, settings, store)
-    tracker = Tracker.open(folder, settings, None)
+    run = Run.open(folder, settings, store)
+    tracker = Tracker.open(run, None)
     history = harvest(run, tracker)
     tracker.finish("FINISHED")
     write_report(history.report_inputs())

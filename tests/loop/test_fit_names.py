@@ -12,28 +12,28 @@ from harvester.config.settings import ClassifierSettings, GeneratorSettings, Set
 from harvester.errors import SettingsError
 from harvester.harvest import train_classifier, train_generator
 from harvester.records import LEDGER
-from harvester.run.folder import Output
+from harvester.run.folder import Artifact
 
 
 def named(step: str, weights: str) -> str:
     """The key under which a step of a run with these weights would lie; nothing is fitted."""
 
-    def output(name: str, k: int, key: str, make: Any) -> Output:
-        return Output(Path(name), key, 0.0)
+    def artifact(name: str, k: int, key: str, make: Any) -> Artifact:
+        return Artifact(Path(name), key, 0.0)
 
     settings = Settings(
         generator=GeneratorSettings(backbone="resnet18", weights=weights),
         classifier=ClassifierSettings(backbone="resnet18", weights=weights),
     )
 
-    def key(**parts: Any) -> str:
-        return settings_hash(*parts.values())
+    def key(_: str, **inputs: Any) -> str:
+        return settings_hash(*inputs.values())
 
-    run: Any = SimpleNamespace(settings=settings, data_hash="data", key=key, table=output, weights=output)
+    run: Any = SimpleNamespace(settings=settings, data_hash="data", key=key, table=artifact, weights=artifact)
     ledger: pa.Table = LEDGER.empty_table()
     if step == "generator":
         return train_generator(run, 0, ledger, None).key
-    before = Output(Path("tubelets"), "tubelets", 0.0)
+    before = Artifact(Path("tubelets"), "tubelets", 0.0)
     return train_classifier(run, 0, before, ledger, before, None).key
 
 

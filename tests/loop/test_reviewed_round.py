@@ -14,7 +14,7 @@ from harvester.harvest import mine, record
 from harvester.labels import ledger as ledgers
 from harvester.mining.fusion import Choice
 from harvester.records import ACCEPTED, REVIEWED, SCORED, Volume
-from harvester.run.folder import Output
+from harvester.run.folder import Artifact
 from harvester.store.store import Store, finish_store, write_reviewed, write_volume
 
 SIDES = ("x1", "y1", "x2", "y2")
@@ -79,7 +79,7 @@ def test_a_round_neither_finds_nor_forgets_what_was_reviewed(store: Store, tmp_p
     found = mine(run, scored, ledger, solved(), ACCEPTED.empty_table())
     assert found.lesions["tubelet_id"].to_pylist() == [list(PLACES).index("new")]
     (tmp_path / "fold-0.safetensors").write_bytes(b"w")
-    model = Output(tmp_path, "k", 0.0)
+    model = Artifact(tmp_path, "k", 0.0)
     for k in range(2):
         ledger = record(run, k, ledger, found, (model, model))
     kept = {row["label_id"]: row["role"] for row in ledger.to_pylist() if row["source"] == "reviewed"}

@@ -81,8 +81,8 @@ def harvested(monkeypatch: pytest.MonkeyPatch, store: Store, tmp_path: Path) -> 
         monkeypatch.setattr(loop, "train_folds", fit)
         monkeypatch.setattr(loop, "run_over_volumes", over_volumes)
         monkeypatch.setattr(loop, "search", solved)
-        opened = Run(tmp_path / "run", SETTINGS, store)
-        history = loop.harvest(opened, Tracker(opened.folder))
+        opened = Run.open(tmp_path / "run", SETTINGS, store)
+        history = loop.harvest(opened, Tracker(opened))
         write_report(history.report_inputs())
         return history
 

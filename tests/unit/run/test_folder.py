@@ -1,6 +1,7 @@
 """A run's folder: steps are done once, a step killed while writing is done again, names follow the inputs."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from harvester import __version__
 from harvester.config.loading import restore
 from harvester.config.settings import Settings
 from harvester.errors import StoreError
 from harvester.records import Mark, Volume
-from harvester.run.folder import Run, settings_of, table_hash, weights_hash
+from harvester.run.folder import STEP_VERSION, Run, StepMissingError, settings_of, table_hash, weights_hash
+from harvester.run.journal import FORMAT, read_rounds, read_run
+from harvester.run.status import read_status
 from harvester.storage.location import Location
 from harvester.store.store import Store, finish_store, write_volume
 
@@ -46,7 +50,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def run(tmp_path: Path, store: Store) -> Run:
-    return Run(tmp_path / "run", Settings(), store)
+    return Run.open(tmp_path / "run", Settings(), store)
 
 
 def test_opening_writes_the_settings(run: Run) -> None:
@@ -54,7 +58,22 @@ def test_opening_writes_the_settings(run: Run) -> None:
     assert settings_of(run.folder, ["seed=4"]) == run.settings.model_copy(update={"seed": 4})
     assert len((run.folder / "settings.hash").read_text().strip()) == 12
     assert set(run.folds) == {"p-a", "p-b"}
-    assert run.folder.files() == ["settings.hash", "settings.yaml"]
+    assert run.folder.files() == ["run.json", "settings.hash", "settings.yaml"]
+
+
+def test_making_a_run_has_no_effect_and_opening_it_again_keeps_its_name(
+    tmp_path: Path, store: Store, run: Run
+) -> None:
+    Run(Location.of(tmp_path / "new"), Settings(), store)
+    assert not (tmp_path / "new").exists()
+    first = read_run(run.folder)
+    assert first is not None
+    assert (first.format, first.harvester, first.status) == (FORMAT, __version__, "RUNNING")
+    run.end("FAILED")
+    ended = read_run(run.folder)
+    assert ended is not None and ended.ended is not None
+    assert (ended.id, ended.began, ended.status) == (first.id, first.began, "FAILED")
+    assert read_run(Run.open(run.folder, Settings(seed=2), store).folder) == first
 
 
 def test_a_table_is_made_once(run: Run) -> None:
@@ -153,6 +172,89 @@ def test_a_failing_step_leaves_no_output(run: Run) -> None:
     assert run.steps == []
 
 
+def test_a_run_that_only_looks_makes_nothing_and_cannot_write(run: Run, tmp_path: Path, store: Store) -> None:
+    key = run.key("tubelets", linking=1)
+    made = run.table("tubelets", 0, key, Counted(TABLE))
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    elsewhere = Location.of(tmp_path / "elsewhere")
+    looking = Run(elsewhere, Settings(), store, steps_in=replace(run.folder, read_only=True))
+    again = looking.table("tubelets", 0, looking.key("tubelets", linking=1), Counted(TABLE))
+    assert again.path.read_table().equals(TABLE)
+    assert (again.key, again.seconds, looking.steps) == (made.key, made.seconds, run.steps)
+    other = looking.key("tubelets", linking=2)
+    for make in (looking.table, looking.values, looking.weights):
+        step = Counted(TABLE)
+        with pytest.raises(StepMissingError, match="round 1 tubelets: not made") as caught:
+            make("tubelets", 1, other, step)
+        assert step.calls == 0
+        assert caught.value.inputs == {"step_version": STEP_VERSION["tubelets"], "linking": 2}
+    looking.end_round(0, {}, {})
+    place = looking.of_round(0)
+    for touch in (
+        lambda: (place / "a").write_text(""),
+        lambda: looking.shards("tubelets", 0, other).publish("s", TABLE, {}),
+        (place / f"tubelets-{key}.parquet").delete,
+        place.parent.delete_folder,
+    ):
+        with pytest.raises(StoreError, match="opened for reading alone"):
+            touch()
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_a_release_that_makes_a_step_otherwise_takes_none_of_an_older_one(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Counted(TABLE)
+    before = [run.key(name, data="d") for name in STEP_VERSION]
+    run.table("tubelets", 0, run.key("tubelets", data="d"), step)
+    monkeypatch.setitem(STEP_VERSION, "tubelets", STEP_VERSION["tubelets"] + 1)
+    after = [run.key(name, data="d") for name in STEP_VERSION]
+    changed = [name for name, old, new in zip(STEP_VERSION, before, after, strict=True) if old != new]
+    assert changed == ["tubelets"]
+    run.table("tubelets", 0, run.key("tubelets", data="d"), step)
+    assert step.calls == 2
+
+
+def test_the_folder_of_a_newer_release_is_refused_with_what_to_do(run: Run, store: Store) -> None:
+    file = run.folder / "run.json"
+    record = json.loads(file.read_text())
+    file.write_text(json.dumps({"format": FORMAT + 1, "layout": "other"}))
+    for read in (
+        lambda: Run.open(run.folder, Settings(seed=9), store),
+        lambda: settings_of(run.folder),
+        lambda: read_status(run.folder),
+    ):
+        with pytest.raises(StoreError, match=f"format {FORMAT + 1}.*use the release that.*or give another"):
+            read()
+    assert restore((run.folder / "settings.yaml").read_text()) == Settings()
+    for broken in ("[]", "{", '{"format": "one"}', json.dumps(record | {"status": "LOST"}), "[" * 9999):
+        file.write_text(broken)
+        with pytest.raises(StoreError, match="not as harvester writes it"):
+            settings_of(run.folder)
+
+
+def test_a_folder_older_than_formats_is_read_and_gone_on_with(run: Run, store: Store) -> None:
+    (run.folder / "run.json").delete()
+    assert read_run(run.folder) is None
+    assert settings_of(run.folder) == Settings()
+    assert read_status(run.folder).steps == []
+    assert read_run(Run.open(run.folder, Settings(), store).folder) is not None
+
+
+def test_a_round_is_written_down_when_it_has_ended(run: Run) -> None:
+    for k in range(3):
+        run.end_round(k, {"choice": {"weight": 0.5}}, {"precision": 0.9, "bound": float("inf")})
+    _, first = next(read_rounds(run.folder))
+    assert first is not None
+    assert (first.params, first.metrics["bound"]) == ({"choice": {"weight": 0.5}}, float("inf"))
+    run.end_round(0, {"choice": {"weight": 0.5}}, {"precision": 0.9, "bound": float("inf")})
+    assert next(read_rounds(run.folder)) == (0, first)
+    assert [k for k, _ in read_rounds(run.folder)] == [0, 1, 2]
+    # What followed from a round that came out otherwise is no longer so.
+    run.end_round(1, {}, {"precision": 0.8})
+    assert [k for k, _ in read_rounds(run.folder)] == [0, 1]
+
+
 def test_a_tables_hash_follows_its_rows_alone() -> None:
     chunked = pa.concat_tables([TABLE.slice(0, 1), TABLE.slice(1)])
     assert chunked["z"].num_chunks == 2
@@ -167,10 +269,10 @@ def test_a_tables_hash_follows_its_rows_alone() -> None:
 
 
 def test_the_runs_id_follows_settings_and_data(tmp_path: Path, store: Store, run: Run) -> None:
-    assert Run(tmp_path / "other", Settings(), store).id == run.id
-    assert Run(tmp_path / "seed", Settings(seed=1), store).id != run.id
+    assert Run.open(tmp_path / "other", Settings(), store).id == run.id
+    assert Run.open(tmp_path / "seed", Settings(seed=1), store).id != run.id
     more = finish_store(tmp_path / "store", store.manifest.to_pylist(), [], [])
-    assert Run(tmp_path / "data", Settings(), more).id != run.id
+    assert Run.open(tmp_path / "data", Settings(), more).id != run.id
 
 
 def test_weights_are_named_by_their_bytes(tmp_path: Path) -> None:
@@ -190,6 +292,6 @@ def test_detector_test_volumes_are_neither_mined_nor_learned_from(tmp_path: Path
         write_volume(tmp_path, Volume(split, f"p-{split}", volume, (4, 1, 1)), split, "")
         for split in ("vm", "vh", "vd_test")
     ]
-    run = Run(tmp_path / "run", Settings(), finish_store(tmp_path, rows, [], []))
+    run = Run.open(tmp_path / "run", Settings(), finish_store(tmp_path, rows, [], []))
     assert [row["split"] for row in run.rows if row not in run.mined] == ["vd_test"]
     assert run.slices == 6

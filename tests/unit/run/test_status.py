@@ -10,7 +10,7 @@ import pytest
 from harvester.cli.status import main
 from harvester.errors import StepError
 from harvester.run.log import logged_to
-from harvester.run.status import lines, read_status
+from harvester.run.status import format_status, read_status
 from harvester.run.step_shards import Shards, planned
 from harvester.storage.location import Location
 
@@ -20,8 +20,8 @@ TABLE = pa.table({"volume_id": ["v"]})
 
 def step(folder: Path, k: int, name: str, **counts: float) -> None:
     (folder / f"round-{k}").mkdir(parents=True, exist_ok=True)
-    told = {"round": k, "step": name, "seconds": 12.5, "counts": counts}
-    (folder / f"round-{k}" / f"{name}-abc.step.json").write_text(json.dumps(told))
+    note = {"round": k, "step": name, "seconds": 12.5, "counts": counts}
+    (folder / f"round-{k}" / f"{name}-abc.step.json").write_text(json.dumps(note))
 
 
 @pytest.fixture
@@ -45,22 +45,26 @@ def half_done(run: Path) -> None:
 def test_a_run_under_way_tells_step_rate_and_what_was_left_out(run: Path) -> None:
     half_done(run)
     status = read_status(run)
-    assert status.part is not None
-    assert (status.part.step, status.part.volumes, status.part.done) == ("round 0 tubelets", 8, 5)
-    assert status.part.errors == {"v4": "OSError: no such slice"}
-    assert status.part.rate is not None
-    assert status.part.seconds_left == pytest.approx(3 / status.part.rate)
-    told = "\n".join(lines(status))
-    assert "generator" in told and "12.5" in told and "memory_mib 512" in told
-    assert "under way: round 0 tubelets, 5 of 8 volumes" in told
-    assert "left out: volume v4: OSError: no such slice" in told
+    assert status.under_way is not None
+    assert (status.under_way.step, status.under_way.volumes, status.under_way.done) == (
+        "round 0 tubelets",
+        8,
+        5,
+    )
+    assert status.under_way.errors == {"v4": "OSError: no such slice"}
+    assert status.under_way.rate is not None
+    assert status.under_way.seconds_left == pytest.approx(3 / status.under_way.rate)
+    shown = "\n".join(format_status(status))
+    assert "generator" in shown and "12.5" in shown and "memory_mib 512" in shown
+    assert "under way: round 0 tubelets, 5 of 8 volumes" in shown
+    assert "left out: volume v4: OSError: no such slice" in shown
 
 
 def test_a_step_that_has_its_table_is_not_under_way(run: Path) -> None:
     half_done(run)
     step(run, 0, "tubelets")
     (run / "round-0" / "tubelets-abc.step.json").rename(run / "round-0" / "tubelets-def.step.json")
-    assert read_status(run).part is None
+    assert read_status(run).under_way is None
 
 
 def test_the_log_keeps_every_start_and_the_error_that_ended_one(run: Path) -> None:
@@ -86,9 +90,9 @@ def test_the_log_keeps_every_start_and_the_error_that_ended_one(run: Path) -> No
         ("WARNING", "round 0 generator"),
         ("ERROR", "KeyError, told where the job was started"),
     ]
-    told = "\n".join(lines(status, now=status.log[-1]["time"] + 3600))
-    assert "last line, 1 h 0 min ago; is it still running?: KeyError" in told
-    assert "last error: KeyError" in told
+    shown = "\n".join(format_status(status, now=status.log[-1]["time"] + 3600))
+    assert "last line, 1 h 0 min ago; is it still running?: KeyError" in shown
+    assert "last error: KeyError" in shown
 
 
 def test_a_finished_run_says_why_it_stopped(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

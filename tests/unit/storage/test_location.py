@@ -1,6 +1,7 @@
 """Paths and URIs as places of a store; files that appear whole or not at all."""
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,23 @@ def test_paths_and_uris(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert (far / "x").options == "region=eu-central-1"
     assert pickle.loads(pickle.dumps(far)) == far  # noqa: S301  our own bytes
     assert str(Location.of("gs://bucket").parent / "x") != str(Location.of("gs://bucket") / "x")
+
+
+def test_what_is_opened_for_reading_alone_stays_so_in_all_that_lies_in_it(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("kept")
+    folder = replace(Location.of(tmp_path), read_only=True)
+    file = pickle.loads(pickle.dumps(folder / "a"))  # noqa: S301  our own bytes
+    assert (file.read_text(), folder.files(), file.parent) == ("kept", ["a"], folder)
+    table = pa.table({"a": [1]})
+    for touch in (
+        lambda: file.write_text("x"),
+        lambda: (folder / "new" / "b").write_table(table),
+        file.delete,
+        folder.delete_folder,
+    ):
+        with pytest.raises(StoreError, match=r"not touched, for it was opened for reading alone"):
+            touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 @pytest.mark.parametrize(

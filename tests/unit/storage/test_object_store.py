@@ -116,7 +116,7 @@ def test_a_server_that_answers_503_for_a_while_is_waited_for(door: Door) -> None
 
 
 def test_a_runs_folder_in_a_bucket(door: Door, bucket: str) -> None:
-    run = Run(door.uri("archive", "runs/night"), Settings(), write(bucket))
+    run = Run.open(door.uri("archive", "runs/night"), Settings(), write(bucket))
     table = pa.table({"volume_id": ["a"]})
     made: list[int] = []
 

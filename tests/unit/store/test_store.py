@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from harvester.errors import StoreError
@@ -13,7 +14,7 @@ from harvester.records import IGNORE, MARKS, REJECTS, Mark, Volume
 from harvester.storage.location import Location
 from harvester.store import store as store_module
 from harvester.store.container import open_shard
-from harvester.store.store import Store, finish_store, read_volume, write_volume
+from harvester.store.store import FORMAT, FORMAT_KEY, Store, finish_store, read_volume, write_volume
 
 SPACING = (4.0, 1.6, 1.5)
 HU = np.random.default_rng(0).integers(-1024, 3071, (7, 5, 6)).astype(np.int16)
@@ -195,6 +196,23 @@ def test_a_store_of_an_earlier_version_is_to_be_made_again(made: Store) -> None:
     for opening in (lambda: Store(made.path), lambda: read_volume(made.path, "a")):
         with pytest.raises(StoreError, match=r"lacks offset, shard.*harvester prepare"):
             opening()
+
+
+@pytest.mark.parametrize("metadata", [{FORMAT_KEY: str(FORMAT + 1)}, {FORMAT_KEY: "two"}])
+def test_a_store_of_a_newer_format_is_refused(made: Store, metadata: dict[bytes, str]) -> None:
+    file = made.path / "manifest.parquet"
+    assert int(pq.read_schema(file.key).metadata[FORMAT_KEY]) == FORMAT
+    file.write_table(made.manifest.replace_schema_metadata(metadata))
+    for opening in (lambda: Store(made.path), lambda: read_volume(made.path, "a")):
+        with pytest.raises(StoreError, match=r"newer harvester's format.*make another store"):
+            opening()
+
+
+def test_a_store_older_than_formats_is_read(made: Store) -> None:
+    (made.path / "manifest.parquet").write_table(made.manifest)
+    older = Store(made.path)
+    assert older.data_hash() == made.data_hash()
+    assert older.read("a").volume_id == "a"
 
 
 def test_a_stores_place_travels_to_workers(made: Store) -> None:
