@@ -30,7 +30,7 @@ class Compared:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """All that was scored. by_strata: for each way to cut the marks, a comparison a stratum."""
+    """All that was scored. by_strata: for each way to cut the marks, one comparison per stratum."""
 
     protocol: Protocol
     truth: Annotations

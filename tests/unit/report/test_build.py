@@ -14,7 +14,7 @@ from PIL import Image
 from harvester.config.settings import ReportSettings, Settings
 from harvester.records import HARVEST, LEDGER, MARKS, MISSING, Mark, Volume
 from harvester.report.build import ReportInputs, build, closing_table, write_report
-from harvester.report.gallery import outline, spread
+from harvester.report.gallery import outline, sample_evenly
 from harvester.report.html import Html, duration, tag
 from harvester.report.pictures import Outline, slices_to_show, strip, window_for
 from harvester.store.store import Store, finish_store, write_volume
@@ -259,12 +259,12 @@ def test_outline_reads_all_three_kinds_of_row() -> None:
         assert outline(kind, "#00f").boxes_xyxy_px == {4: (1.0, 2.0, 3.0, 4.0)}
 
 
-def test_spread_keeps_both_ends() -> None:
+def test_an_even_sample_keeps_both_ends() -> None:
     rows: list[dict[str, Any]] = [{"n": n} for n in range(10)]
-    assert [row["n"] for row in spread(rows, 4)] == [0, 3, 6, 9]
-    assert spread(rows, 0) == []
-    assert spread(rows[:2], 5) == rows[:2]
-    assert spread([], 5) == []
+    assert [row["n"] for row in sample_evenly(rows, 4)] == [0, 3, 6, 9]
+    assert sample_evenly(rows, 0) == []
+    assert sample_evenly(rows[:2], 5) == rows[:2]
+    assert sample_evenly([], 5) == []
 
 
 def test_text_is_escaped_unless_built_by_tag() -> None:

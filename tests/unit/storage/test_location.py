@@ -128,4 +128,4 @@ def test_a_server_that_does_not_answer_is_one_clear_error(monkeypatch: pytest.Mo
     with pytest.raises(
         StoreError, match=r"^s3://bucket/one: cannot be asked \(AWS .* curlCode: 7\); .* network$"
     ):
-        Store("s3://bucket/one")
+        Store.open("s3://bucket/one")

@@ -22,10 +22,8 @@ def frame_of(shape: tuple[int, int, int], spacing: tuple[float, float, float], *
     return GridFrame.of(row, GridSettings(**{"spacing_zyx_mm": COARSE, **grid}))
 
 
-def stored(folder: Path, hu: Any, spacing: tuple[float, float, float]) -> Path:
-    volume = Volume("v", "p", hu, spacing)
-    finish_store(folder, [write_volume(folder, volume, "vm", "h")], [], [])
-    return folder
+def stored(folder: Path, hu: Any, spacing: tuple[float, float, float]) -> Location:
+    return made_store(folder, {Split.VM: [Volume("v", "p", hu, spacing)]}).path
 
 
 def slow_slab(hu: Any, frame: GridFrame, z_start: int, z_end: int) -> Any:

@@ -85,7 +85,7 @@ def test_no_flipped_bit_gives_wrong_pixels(made: Store, place: int) -> None:
     file, first, last = shard_of(made, "b")
     flip(file, first + place if place >= 0 else last + 1 + place)
     with pytest.raises(StoreError, match="volume b"):
-        Store(made.path).read("b")
+        Store.open(made.path).read("b")
     np.testing.assert_array_equal(made.read("a").hu_zyx, HU)
 
 
@@ -138,7 +138,7 @@ def test_empty_tables_have_their_columns(tmp_path: Path) -> None:
 def test_a_store_without_its_side_tables_opens(made: Store) -> None:
     for name in ("truth", "ignore", "rejects"):
         (made.path / f"{name}.parquet").delete()
-    opened = Store(made.path)
+    opened = Store.open(made.path)
     assert [len(table) for table in (opened.truth(), opened.ignore(), opened.rejects())] == [0, 0, 0]
 
 
@@ -177,7 +177,7 @@ def test_a_file_cut_short_and_a_missing_one(made: Store) -> None:
             made.read(name)
     file.unlink()
     with pytest.raises(StoreError, match="volume b"):
-        Store(made.path).read("b")
+        Store.open(made.path).read("b")
 
 
 @pytest.mark.parametrize("name", ["../a.shard", "/etc/passwd", "a/b.shard", "..", "a.txt", None])
@@ -192,7 +192,7 @@ def test_a_manifest_that_leads_out_of_the_store_is_refused(made: Store, name: st
 def test_a_store_of_an_earlier_version_is_to_be_made_again(made: Store) -> None:
     file = made.path / "manifest.parquet"
     file.write_table(made.manifest.drop_columns(["shard", "offset"]))
-    for opening in (lambda: Store(made.path), lambda: read_volume(made.path, "a")):
+    for opening in (lambda: Store.open(made.path), lambda: read_volume(made.path, "a")):
         with pytest.raises(StoreError, match=r"lacks offset, shard.*jobs/prepare.py"):
             opening()
 
@@ -203,7 +203,7 @@ def test_a_stores_place_travels_to_workers(made: Store) -> None:
 
 def test_a_folder_without_a_manifest_is_no_store(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"jobs/prepare.py"):
-        Store(tmp_path)
+        Store.open(tmp_path)
 
 
 @pytest.mark.parametrize("volume_id", ["../../x", "a/b", "a\\b", "..", "", "=cmd", "a\n", None])
@@ -213,7 +213,7 @@ def test_a_manifest_whose_volume_ids_are_no_file_names_is_refused(made: Store, v
     rows[0]["volume_id"] = volume_id
     (made.path / "manifest.parquet").write_table(pa.Table.from_pylist(rows, made.manifest.schema))
     with pytest.raises(StoreError, match="volume ids that are no file names"):
-        Store(made.path)
+        Store.open(made.path)
 
 
 def test_a_file_that_is_no_table_is_one_clear_error(made: Store) -> None:

@@ -150,7 +150,11 @@ def test_rows_of_a_runs_table_at_fault_are_named(tmp_path: Path, columns: Any, m
     ("content", "name", "message"),
     [
         ("", "a.csv", "the file is empty"),
-        ("volume_id,z\n1,2\n", "a.csv", "no column x1, y1, x2, y2 among volume_id, z; want one row a slice"),
+        (
+            "volume_id,z\n1,2\n",
+            "a.csv",
+            "no column x1, y1, x2, y2 among volume_id, z; want one row per slice",
+        ),
         (HEAD.replace("tubelet_id", "id") + "\n", "a.csv", "no column tubelet_id among"),
         ("a,b\n1\n", "a.csv", "cannot be read"),
         ("x", "a.parquet", "cannot be read"),
