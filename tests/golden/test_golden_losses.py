@@ -23,9 +23,10 @@ from harvester.models.data_parallel import Team
 from harvester.models.fit import FoldTask
 from harvester.proposals.network import Generator
 from harvester.proposals.training import fit_generator
-from harvester.records import LEDGER, Mark, Volume
+from harvester.records import LEDGER, Mark
 from harvester.storage.location import Location
-from harvester.store.store import Store, finish_store, write_volume
+from harvester.store.store import Store
+from tests.builders import made_store
 
 HERE = Path(__file__).parent
 EXPECTED = HERE / "losses" / "expected.json"
@@ -49,19 +50,18 @@ CLOSE = 2e-3
 History = list[dict[str, float]]
 
 
-def made_store(folder: Path, side: int) -> Store:
+def noise(folder: Path, side: int) -> Store:
     """A volume of noise with two bright boxes: one is a lesion's, the other a hard negative's."""
     hu = np.random.default_rng(0).normal(0, 30, (12, side, side))
     hu[4:8, 16:32, 20:36] = hu[3:7, 36:50, 40:52] = 300
-    volume = Volume("v", "p", hu.astype(np.int16), (2.0, 0.8, 0.8))
     mark = Mark("v", "m", 5, 20, 16, 35, 31, clinical=True)
-    return finish_store(folder, [write_volume(folder, volume, "vm", "h")], [mark], [])
+    return made_store(folder, {"v": "vm"}, [mark], hu=hu.astype(np.int16), spacing_zyx_mm=(2.0, 0.8, 0.8))
 
 
 def losses(folder: Path, settings: Settings, side: int, negatives: bool = True) -> History:
     """Of a later round's generator, as jobs/harvest.py fits it, with the norm of its gradient."""
     torch.manual_seed(1)
-    store = made_store(folder, side)
+    store = noise(folder, side)
     ledger = from_marks(store.marks())
     if negatives:
         ledger = extend(ledger, pa.Table.from_pylist([NEGATIVE], LEDGER))

@@ -9,11 +9,12 @@ import pyarrow as pa
 import pytest
 
 from harvester.errors import StoreError
-from harvester.records import IGNORE, MARKS, REJECTS, Mark, Volume
+from harvester.records import IGNORE, MARKS, REJECTS, REVIEWED, Mark, Split, Volume
 from harvester.storage.location import Location
 from harvester.store import store as store_module
 from harvester.store.container import open_shard
-from harvester.store.store import Store, finish_store, read_volume, write_volume
+from harvester.store.store import Store, finish_store, read_volume, write_reviewed, write_volume
+from tests.builders import label, made_store, reviewed
 
 SPACING = (4.0, 1.6, 1.5)
 HU = np.random.default_rng(0).integers(-1024, 3071, (7, 5, 6)).astype(np.int16)
@@ -25,7 +26,9 @@ HIDDEN = Mark("a", "a-1", 4, 0, 0, 2, 2, clinical=False)
 def made(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     if request.param == "read by slice":
         monkeypatch.setattr(store_module, "CACHED_BYTES", 0)
-    rows = [write_volume(tmp_path, Volume(name, f"p{name}", HU, SPACING), "vh_test", "h") for name in "ba"]
+    rows = [
+        write_volume(tmp_path, Volume(name, f"p{name}", HU, SPACING), Split.VH_TEST, "h") for name in "ba"
+    ]
     reject = {"source_hash": "h", "reason": "not_ct", "message": "no"}
     region = {"volume_id": "a", "z1": 0, "z2": 2, "x1": 0.0, "y1": 0.0, "x2": 3.0, "y2": 4.0}
     return finish_store(tmp_path, rows, [MARK], [MARK, HIDDEN], [reject], [region])
@@ -63,7 +66,9 @@ def flip(file: Path, at: int) -> None:
 
 def in_one_shard(folder: Path, volumes: dict[str, Any]) -> Store:
     with open_shard(Location.of(folder) / "shards" / "one.shard") as shard:
-        rows = [shard.add(Volume(name, f"p{name}", hu, SPACING), "vh", "h") for name, hu in volumes.items()]
+        rows = [
+            shard.add(Volume(name, f"p{name}", hu, SPACING), Split.VH, "h") for name, hu in volumes.items()
+        ]
     return finish_store(folder, rows, [], [])
 
 
@@ -142,6 +147,37 @@ def test_a_store_without_its_side_tables_opens(made: Store) -> None:
     assert [len(table) for table in (opened.truth(), opened.ignore(), opened.rejects())] == [0, 0, 0]
 
 
+def test_a_table_that_lacks_a_column_or_has_another_type_is_named_with_its_file(made: Store) -> None:
+    file = made.path / "marks.parquet"
+    for wrong in (made.marks().drop_columns(["z"]), made.marks().set_column(2, "z", pa.array(["3"]))):
+        file.write_table(wrong)
+        with pytest.raises(StoreError, match=r"marks.parquet.*z"):
+            made.marks()
+
+
+def test_a_table_with_more_columns_in_another_order_is_read_as_its_schema_has_it(made: Store) -> None:
+    table = made.truth()
+    more = table.select(reversed(MARKS.names)).append_column("note", pa.array(["a", "b"]))
+    (made.path / "truth.parquet").write_table(more)
+    assert made.truth().equals(table)
+
+
+def test_what_was_reviewed_is_kept_in_one_order(made: Store) -> None:
+    assert made.reviewed().schema.equals(REVIEWED)
+    rows = [label(name, (1, 1, 3, 3), role) for name in "ba" for role in ("lesion", "hard_negative")]
+    write_reviewed(made.path, reviewed(*rows))
+    assert made.reviewed().schema.equals(REVIEWED)
+    assert made.reviewed()["volume_id"].to_pylist() == ["a", "a", "b", "b"]
+    assert made.data_hash() != made_store(Path(str(made.path)), {"a": "vh"}).data_hash()
+
+
+def test_only_opening_a_store_forgets_what_is_remembered_of_it(tmp_path: Path) -> None:
+    store = made_store(tmp_path, {"a": "vm"}, hu=HU)
+    first = store.read("a").hu_zyx
+    assert Store(store.path, store.manifest).read("a").hu_zyx.base is first.base
+    assert Store.open(tmp_path).read("a").hu_zyx.base is not first.base
+
+
 def test_the_data_hash_follows_rows_and_marks(made: Store, tmp_path: Path) -> None:
     rows, first = made.manifest.to_pylist(), made.data_hash()
     assert (
@@ -153,8 +189,10 @@ def test_the_data_hash_follows_rows_and_marks(made: Store, tmp_path: Path) -> No
 
 
 def test_the_data_hash_follows_voxels_and_not_where_they_lie(tmp_path: Path) -> None:
-    volumes = {name: Volume(name, f"p{name}", HU, SPACING) for name in "ab"}
-    alone = [write_volume(tmp_path / "alone", volume, "vh", "h") for volume in volumes.values()]
+    alone = [
+        write_volume(tmp_path / "alone", Volume(name, f"p{name}", HU, SPACING), Split.VH, "h")
+        for name in "ab"
+    ]
     first = finish_store(tmp_path / "alone", alone, [], []).data_hash()
     assert in_one_shard(tmp_path / "one", {"b": HU, "a": HU}).data_hash() == first
     other = HU.copy()
