@@ -172,7 +172,7 @@ SCORED: Final = TUBELETS.append(pa.field("lpc_score", pa.float64()))
 """Tubelets with the classifier's probability."""
 
 ACCEPTED: Final = SCORED.append(pa.field("score", pa.float64())).append(pa.field("correct", pa.bool_()))
-"""One row per tubelet of V_M that the rehearsal accepted: its fused score, and whether it found a lesion."""
+"""One row per tubelet of V_M that the calibration accepted: its fused score, and whether it found a lesion."""
 
 HARVEST: Final = schema_of(
     ("volume_id", pa.string()),
@@ -296,9 +296,9 @@ def empty(kind: Callable[[pa.Table], Kind]) -> Kind:
     return kind(SCHEMAS[kind].empty_table())
 
 
-def rows_where(table: AnyTable, column: str, *values: str) -> AnyTable:
-    """The rows whose column has one of the values: a table of the same kind."""
-    return table.filter(pc.is_in(table[column], value_set=pa.array(values, pa.string())))
+def rows_where(table: AnyTable, column: str, *wanted: str) -> AnyTable:
+    """The rows whose column has one of the wanted values: a table of the same kind."""
+    return table.filter(pc.is_in(table[column], value_set=pa.array(wanted, pa.string())))
 
 
 def values(column: Column) -> list[Any]:

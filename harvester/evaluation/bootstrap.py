@@ -36,7 +36,7 @@ class Patients:
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class FigureRequest:
     """Which figures of each resample are wanted.
 
     rates      false positives per volume at which to give the sensitivity
@@ -60,16 +60,16 @@ def draw_patients(num_patients: int, resamples: int, seed: int) -> Draws:
     return rng.multinomial(num_patients, shares, size=resamples).astype(np.int16)
 
 
-def resample(hits: Hits, patients: Patients, draws: Draws, asked: Asked) -> dict[str, Floats]:
+def resample(hits: Hits, patients: Patients, draws: Draws, request: FigureRequest) -> dict[str, Floats]:
     """Figures of each of b resamples; nan in a resample without marks.
 
     ap (b,), sensitivity (b, rates), envelope (b, recalls); with `accept`, precision and recall (b,) of the harvest.
     """
     steps = _steps(hits, patients)
-    chunks = [_curves(steps, part, asked) for part in _parts(draws, len(steps.found))]
+    chunks = [_curves(steps, part, request) for part in _parts(draws, len(steps.found))]
     figures = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
-    if asked.accept is not None:
-        figures |= _harvest(hits, patients, draws.astype(np.float64), asked.accept)
+    if request.accept is not None:
+        figures |= _harvest(hits, patients, draws.astype(np.float64), request.accept)
     return figures
 
 
@@ -128,7 +128,7 @@ def _parts(draws: Draws, steps: int) -> Iterator[Floats]:
         yield draws[start : start + size].astype(np.float64)
 
 
-def _curves(steps: _Steps, weights: Floats, asked: Asked) -> dict[str, Floats]:
+def _curves(steps: _Steps, weights: Floats, request: FigureRequest) -> dict[str, Floats]:
     """Figures of the resamples of one chunk; weights (b, p)."""
     marks, volumes = weights @ steps.marks, weights @ steps.volumes
     by_patient = np.ascontiguousarray(weights.T)
@@ -143,17 +143,17 @@ def _curves(steps: _Steps, weights: Floats, asked: Asked) -> dict[str, Floats]:
     with np.errstate(invalid="ignore"):  # 0 / 0 in a resample without marks: nan is meant
         return {
             "ap": area / marks,
-            "sensitivity": _sensitivity(tp, fp_froc / volumes, asked) / marks[:, None],
-            "envelope": np.where(marks > 0, _precision_at(tp / marks, envelope, asked.recalls).T, np.nan).T,
+            "sensitivity": _sensitivity(tp, fp_froc / volumes, request) / marks[:, None],
+            "envelope": np.where(marks > 0, _precision_at(tp / marks, envelope, request.recalls).T, np.nan).T,
         }
 
 
-def _sensitivity(tp: Floats, fp_per_volume: Floats, asked: Asked) -> Floats:
+def _sensitivity(tp: Floats, fp_per_volume: Floats, request: FigureRequest) -> Floats:
     """(b, rates) marks found by the last step that comes before a rate is reached."""
-    side: Literal["left", "right"] = "right" if asked.inclusive else "left"
+    side: Literal["left", "right"] = "right" if request.inclusive else "left"
     found = np.vstack([np.zeros(tp.shape[1]), tp])
     curves = np.ascontiguousarray(fp_per_volume.T)
-    passed = np.array([np.searchsorted(curve, asked.rates, side) for curve in curves])
+    passed = np.array([np.searchsorted(curve, request.rates, side) for curve in curves])
     at_rates: Floats = found[passed.reshape(len(curves), -1), np.arange(len(curves))[:, None]]
     return at_rates
 

@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from harvester.evaluation.bootstrap import Asked, Draws, Patients, interval, resample
+from harvester.evaluation.bootstrap import Draws, FigureRequest, Patients, interval, resample
 from harvester.evaluation.boxes3d import overlaps_3d
 from harvester.evaluation.curves import FROC_RATES, average_precision, sensitivity_at, sensitivity_by_lens
 from harvester.evaluation.inputs.annotations import Annotations
@@ -43,7 +43,7 @@ class Protocol:
 
 @dataclass(frozen=True, eq=False)
 class Match:
-    """One run laid on the marks: what its n detections overlap, their scores and patients, (n,) each."""
+    """One run matched to the marks: what its n detections overlap, their scores and patients, (n,) each."""
 
     found: Overlaps
     scores: Floats
@@ -70,7 +70,7 @@ class Scorecard:
 
 
 def match(run: Detections, truth: Annotations, protocol: Protocol) -> Match:
-    """Lay a run on the marks: the dear part, done once for all figures, strata and resamples."""
+    """Match a run to the marks: the costly part, done once for all figures, strata and resamples."""
     table, marks = run.table, truth.marks
     found = overlaps_3d(table, marks, protocol.metric) if protocol.boxes3d else overlaps(table, marks)
     return Match(found, run.scores, truth.patients_of(table["volume_id"]))
@@ -151,7 +151,7 @@ def _replicates(
     seen: Hits, patients: Patients, draws: Draws, protocol: Protocol, accept: float | None
 ) -> Figures:
     rates = np.concatenate([protocol.rates, CURVE_RATES])
-    made = resample(seen, patients, draws, Asked(rates, protocol.boxes3d, CURVE_RECALLS, accept))
+    made = resample(seen, patients, draws, FigureRequest(rates, protocol.boxes3d, CURVE_RECALLS, accept))
     sensitivity, curve = np.split(made.pop("sensitivity"), [len(protocol.rates)], axis=1)
     mean = sensitivity[:, :MEAN_RATES].mean(axis=1)
     precision = made.pop("envelope")

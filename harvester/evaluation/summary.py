@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 
 from harvester.evaluation.bootstrap import CONFIDENCE
-from harvester.evaluation.evaluate import Compared, Evaluation
+from harvester.evaluation.evaluate import Comparison, Evaluation
 from harvester.evaluation.matching import Floats
 from harvester.evaluation.scorecard import Protocol, Scorecard, difference
 from harvester.evaluation.strata import Strata
@@ -45,7 +45,7 @@ def as_json(done: Evaluation) -> dict[str, Any]:
     return tree
 
 
-def _compared(pair: Compared) -> dict[str, Any]:
+def _compared(pair: Comparison) -> dict[str, Any]:
     figures = _card(pair.run)
     if pair.baseline is not None:
         figures["baseline"] = _card(pair.baseline)
@@ -102,7 +102,7 @@ def _headline(done: Evaluation) -> Iterator[str]:
         yield f"intervals: {CONFIDENCE:.0%}, {done.resamples:,} resamples of patients, seed {done.seed}{few}"
 
 
-def _figures_table(pair: Compared, done: Evaluation) -> list[str]:
+def _figures_table(pair: Comparison, done: Evaluation) -> list[str]:
     """One row per figure; with a baseline its columns and the difference beside it."""
     head = ["", "run", "interval"]
     if pair.baseline is not None:
@@ -143,7 +143,7 @@ def _difference_cells(run: Scorecard, baseline: Scorecard, name: str, place: tup
     return [_number(moved["value"][place], "+"), _span(moved.get("interval"), place, "+"), share]
 
 
-def _strata_table(cut: Strata, cards: Sequence[Compared]) -> list[str]:
+def _strata_table(cut: Strata, cards: Sequence[Comparison]) -> list[str]:
     """One row per stratum; every other figure is in the JSON."""
     compared = any(card.baseline is not None for card in cards)
     head = ["marks", "found", "AP", "interval", "mean sens.", "interval"]
@@ -169,7 +169,7 @@ def _without_empty(row: list[str], head: list[str]) -> list[str]:
     return [cell for cell, name in zip(row, head, strict=True) if name not in ("interval", "share <= 0")]
 
 
-def _number(value: Any, sign: str = "") -> str:
+def _number(value: float | Floats, sign: str = "") -> str:
     return "-" if np.isnan(value) else f"{float(value):{sign}.4f}"
 
 

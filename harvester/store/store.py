@@ -199,7 +199,7 @@ def _manifest(path: Location, manifest: pa.Table) -> ManifestTable:
 
 @lru_cache(maxsize=4)
 def _spans(store: Location) -> dict[str, Span]:
-    """Where each volume lies, once a process."""
+    """Where each volume lies, once per process."""
     try:
         table = _manifest(store, (store / "manifest.parquet").read_table())
     except (OSError, pa.ArrowInvalid) as error:

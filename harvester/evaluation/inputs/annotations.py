@@ -57,7 +57,7 @@ class Annotations:
 
 
 def read_annotations(marks: Path, volumes: Path | None = None, boxes3d: bool = False) -> Annotations:
-    """Read and check marks (3D boxes with `boxes3d`); `volumes` lists every annotated volume, one id a line or a table.
+    """Read and check marks (3D boxes with `boxes3d`); `volumes`: the annotated ones, one id per line or a table.
 
     Raises LabelError, naming the first few rows at fault, for missing columns, duplicate rows, box ends that are no
     finite numbers or are out of order, marks in volumes that the list lacks, and a volume with two patients.
@@ -106,7 +106,7 @@ def _read_marks(file: Path, boxes3d: bool) -> pa.Table:
 
 
 def read_volumes(file: Path) -> pa.Table:
-    """A table of volumes with volume_id as strings: .parquet or .csv as it is, any other file one id a line.
+    """A table of volumes with volume_id as strings: .parquet or .csv as it is, any other file one id per line.
 
     Raises LabelError where a volume is listed twice or a line is no id.
     """
@@ -126,7 +126,7 @@ def _lines(file: Path) -> list[str]:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not text"
-        raise LabelError(f"{file.name}: cannot be read ({reason}); want one volume id a line") from None
+        raise LabelError(f"{file.name}: cannot be read ({reason}); want one volume id per line") from None
     return [plain_id(line.strip()) for line in lines if line.strip()]
 
 

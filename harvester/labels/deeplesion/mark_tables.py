@@ -36,7 +36,7 @@ def read_marks(file: Path) -> PublishedMarks:
     rows = [_row(number, row, file.name) for number, row in enumerate(table.to_pylist(), 1)]
     marks = MarkTable(pa.Table.from_pylist([row for row in rows if row["z"] is not None], MARKS))
     volume_ids = tuple(dict.fromkeys(str(row["volume_id"]) for row in rows))
-    return PublishedMarks(volume_ids, marks, tells_clinical="clinical" in table.column_names)
+    return PublishedMarks(volume_ids, marks, knows_clinical="clinical" in table.column_names)
 
 
 def _table(file: Path) -> pa.Table:

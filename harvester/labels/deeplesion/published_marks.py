@@ -29,13 +29,13 @@ from harvester.records import MARKS, MarkTable
 class PublishedMarks:
     """One file of marks: every volume it annotates, those without a mark too, and its marks.
 
-    The marks of a pickle have clinical=False and kind "": pickles do not tell clinical marks from the added ones.
-    A table (mark_tables.py) may tell, and then `tells_clinical` is True.
+    The marks of a pickle have clinical=False and kind "": pickles do not say which marks are the archive's own.
+    A table (mark_tables.py) may, and then `knows_clinical` is True.
     """
 
     volume_ids: tuple[str, ...]
     marks: MarkTable
-    tells_clinical: bool = False
+    knows_clinical: bool = False
 
 
 def read_published(file: Path) -> PublishedMarks:

@@ -134,7 +134,7 @@ def test_a_runs_folder_in_a_bucket(door: Door, bucket: str) -> None:
     with pytest.raises(StepError), logged_to(run.folder):
         raise StepError("no room")
     status = read_status(run.folder)
-    assert [told["step"] for told in status.steps] == ["tubelets", "generator"]
+    assert [step["step"] for step in status.steps] == ["tubelets", "generator"]
     assert sorted(line["message"] for line in status.log) == ["StepError: no room", "round 0"]
     assert settings_of(run.folder) == Settings()
 
