@@ -155,14 +155,19 @@ class Location:
     def read_table(
         self, schema: pa.Schema | None = None, columns: list[str] | None = None, filters: Any = None
     ) -> pa.Table:
-        """A parquet file as a table. Raises OSError, StoreError for what is none or holds more than data."""
+        """A parquet file as a table: all of it, some columns, or those of a schema, cast to its types.
+
+        Raises OSError; StoreError for what is no table, lacks a column of the schema or holds more than data.
+        """
         try:
-            table = _patiently(
-                lambda: pq.read_table(
-                    self.key, schema=schema, columns=columns, filters=filters, filesystem=self.filesystem
+            table = only_data(
+                _patiently(
+                    lambda: pq.read_table(
+                        self.key, columns=columns, filters=filters, filesystem=self.filesystem
+                    )
                 )
             )
-            return only_data(table)
+            return table if schema is None else _cast(table, schema)
         except pa.ArrowException as error:
             raise StoreError(f"{self}: cannot be read as a table ({error}); make it again") from error
 
@@ -246,6 +251,13 @@ def writing(folder: Location) -> Iterator[None]:
 def forget() -> None:
     """Ask object stores anew for the files that are open: they may have been replaced."""
     _opened.cache_clear()
+
+
+def _cast(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The columns of a schema. Reading with it, as pyarrow does, would fill those that are missing with nulls."""
+    if missing := sorted(set(schema.names) - set(table.column_names)):
+        raise pa.ArrowInvalid(f"lacks {', '.join(missing)}")
+    return table.select(schema.names).cast(schema)
 
 
 def _patiently(read: Callable[[], T]) -> T:

@@ -41,7 +41,6 @@ from harvester.records import (
     ReviewedTable,
     Split,
     Volume,
-    checked,
     empty,
     values,
 )
@@ -70,10 +69,9 @@ class Store:
         """
         path = Location.of(where)
         _forget()
-        file = path / "manifest.parquet"
-        if not file.is_file():
+        if not (path / "manifest.parquet").is_file():
             raise StoreError(f"{path}: no manifest.parquet; make a store with jobs/prepare.py")
-        return cls(path, _manifest(path, file.read_table()))
+        return cls(path, _manifest(path))
 
     def read(self, volume_id: str, z_start: int = 0, z_end: int | None = None) -> Volume:
         """Slices [z_start, z_end) of a volume, decoding only those."""
@@ -115,8 +113,7 @@ class Store:
         return self._read(kind, name) if (self.path / f"{name}.parquet").is_file() else empty(kind)
 
     def _read(self, kind: Callable[[pa.Table], Kind], name: str) -> Kind:
-        file = self.path / f"{name}.parquet"
-        return checked(kind, file.read_table(columns=SCHEMAS[kind].names), file)
+        return kind((self.path / f"{name}.parquet").read_table(SCHEMAS[kind]))
 
 
 CACHED_BYTES: Final = 4 << 20
@@ -179,13 +176,12 @@ def finish_store(
     return Store.open(folder)
 
 
-def _manifest(path: Location, manifest: pa.Table) -> ManifestTable:
-    """The manifest as records.MANIFEST. Raises StoreError for another version and for names that lead out."""
-    if missing := set(MANIFEST.names) - set(manifest.schema.names):
-        raise StoreError(
-            f"{path}: a store of another version (manifest.parquet lacks {', '.join(sorted(missing))}); "
-            "make it again with jobs/prepare.py"
-        )
+def _manifest(path: Location) -> ManifestTable:
+    """The manifest. Raises StoreError for another version and for names that lead out, OSError for none."""
+    try:
+        manifest = (path / "manifest.parquet").read_table(MANIFEST)
+    except StoreError as error:
+        raise StoreError(f"{error} with jobs/prepare.py") from error
     named = pc.match_substring_regex(manifest["volume_id"], VOLUME_NAME)
     if not pc.all(named, skip_nulls=False, min_count=0).as_py():
         raise StoreError(
@@ -194,15 +190,15 @@ def _manifest(path: Location, manifest: pa.Table) -> ManifestTable:
         )
     if any(not SHARD_NAME.fullmatch(name or "") for name in values(manifest["shard"].unique())):
         raise StoreError(f"{path}: manifest.parquet names shards outside the store; make it again")
-    return ManifestTable(manifest.select(MANIFEST.names).cast(MANIFEST))
+    return ManifestTable(manifest)
 
 
 @lru_cache(maxsize=4)
 def _spans(store: Location) -> dict[str, Span]:
     """Where each volume lies, once per process."""
     try:
-        table = _manifest(store, (store / "manifest.parquet").read_table())
-    except (OSError, pa.ArrowInvalid) as error:
+        table = _manifest(store)
+    except OSError as error:
         raise StoreError(f"{store}: no manifest.parquet that can be read; make a store first") from error
     columns = (values(table[name]) for name in WHERE_IT_LIES)
     return dict(zip(values(table["volume_id"]), map(Span, *columns), strict=True))

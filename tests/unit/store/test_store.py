@@ -149,15 +149,19 @@ def test_a_store_without_its_side_tables_opens(made: Store) -> None:
 
 def test_a_table_that_lacks_a_column_or_has_another_type_is_named_with_its_file(made: Store) -> None:
     file = made.path / "marks.parquet"
-    for wrong in (made.marks().drop_columns(["z"]), made.marks().set_column(2, "z", pa.array(["3"]))):
+    for wrong in (made.marks().drop_columns(["z"]), made.marks().set_column(2, "z", pa.array(["x"]))):
         file.write_table(wrong)
-        with pytest.raises(StoreError, match=r"marks.parquet.*z"):
+        with pytest.raises(StoreError, match=r"marks.parquet: cannot be read as a table.*(lacks z|x)"):
             made.marks()
 
 
 def test_a_table_with_more_columns_in_another_order_is_read_as_its_schema_has_it(made: Store) -> None:
     table = made.truth()
-    more = table.select(reversed(MARKS.names)).append_column("note", pa.array(["a", "b"]))
+    more = (
+        table.set_column(2, "z", table["z"].cast(pa.int64()))
+        .select(reversed(MARKS.names))
+        .append_column("note", pa.array(["a", "b"]))
+    )
     (made.path / "truth.parquet").write_table(more)
     assert made.truth().equals(table)
 
