@@ -44,7 +44,7 @@ def main() -> None:
 def again(run: Path, early_targets: tuple[float, ...]) -> tuple[float, float, float]:
     """Lesions harvested in V_H^test, precision (1 where there are none) and recall, after all rounds."""
     settings = _asked_for(resolve(run / "settings.yaml"), early_targets)
-    store = Store(run / "store")
+    store = Store.open(run / "store")
     judge = Judge(store, settings)
     own = settings.operating_point
     loop = Control(choices(own), lambda scored, k: scored, harvested_table(), ACCEPTED.empty_table())

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from harvester.cli.console import command_parser, run_command
 from harvester.config.loading import resolve
+from harvester.storage.location import Location
 
 PLAN_HELP = """What `harvester harvest` would do with the same options, and why: writes nothing, starts no Ray.
 
@@ -62,5 +63,5 @@ def _start(options: argparse.Namespace, plan: bool) -> None:
     # Torch and Ray take seconds: help and a wrong setting are answered before.
     from harvester.cli.run_harvest import run_harvest, show_plan
 
-    folder = options.run or Path("runs") / settings.name
+    folder = Location.of(options.run or Path("runs") / settings.name)
     (show_plan if plan else run_harvest)(settings, options.store, folder)

@@ -25,8 +25,8 @@ from pathlib import Path
 from harvester.cli.console import command_parser, run_command
 from harvester.errors import LabelError, StoreError
 from harvester.export.review_import import read_returned
-from harvester.labels.reviewed import MACHINE_MADE, Verdict, merged, reviewed_table, with_rehearsed
-from harvester.records import ACCEPTED
+from harvester.labels.reviewed import MACHINE_MADE, Verdict, merged, reviewed_table, with_calibration
+from harvester.records import AcceptedTable, checked
 from harvester.run.folder import settings_of, store_of
 from harvester.storage.location import Location
 from harvester.store.store import write_reviewed
@@ -55,8 +55,9 @@ def review(options: argparse.Namespace) -> None:
     verdicts = read_returned(options.reviewed)
     check_run(verdicts, run_id)
     table = merged(store.reviewed(), reviewed_table(verdicts, store.manifest))
-    rehearsed = _file(run, "rehearsed.parquet").read_table(ACCEPTED)
-    write_reviewed(store.path, with_rehearsed(table, rehearsed, harvested, run_id))
+    file = _file(run, "rehearsed.parquet")
+    accepted = checked(AcceptedTable, file.read_table(), file)
+    write_reviewed(store.path, with_calibration(table, accepted, harvested, run_id))
     counts = Counter(verdict.verdict for verdict in verdicts)
     print(", ".join(f"{count} {word}" for word, count in sorted(counts.items())) or "nothing was reviewed")
     print(f"store: {store.path}; harvest it again into a new run folder")

@@ -16,11 +16,11 @@ from harvester.report.sections import closing_table
 from harvester.run.folder import Run
 from harvester.run.log import logged_to
 from harvester.run.tracking import Tracker
-from harvester.storage.location import Location, Where
+from harvester.storage.location import Location
 from harvester.store.store import Store
 
 
-def run_harvest(settings: Settings, store: str | None, run: Where) -> Location:
+def run_harvest(settings: Settings, store: str | None, run: Location | Path | str) -> Location:
     """The whole loop, in `run`: a folder or its URI, which is given back. A run that was stopped goes on.
 
     `store` is a store's folder or URI; None takes what `settings.data` names, or makes it in the run's folder. Joins
@@ -35,11 +35,10 @@ def run_harvest(settings: Settings, store: str | None, run: Where) -> Location:
     return folder
 
 
-def show_plan(settings: Settings, store: str | None, run: Where) -> None:
+def show_plan(settings: Settings, store: str | None, folder: Location) -> None:
     """Print what `run_harvest` would do with the same arguments."""
-    folder = Location.of(run)
     named = named_store(settings, store)
-    opened = Store(named) if named else prepared(settings, folder / "store")
+    opened = Store.open(named) if named else prepared(settings, folder / "store")
     if opened is None:
         print(f"to make  the volumes ({settings.data.kind}), into {folder / 'store'}; then every step")
     else:
@@ -65,7 +64,7 @@ def harvest_to(folder: Location, settings: Settings, store_path: str | None, beg
 def open_store(settings: Settings, given: str | None, folder: Location) -> Store:
     """The given store, or the one that the settings name, or a made one in the run folder."""
     named = named_store(settings, given)
-    return Store(named) if named else prepare(settings, data_root(), folder / "store")
+    return Store.open(named) if named else prepare(settings, data_root(), folder / "store")
 
 
 def named_store(settings: Settings, given: str | None) -> str | None:

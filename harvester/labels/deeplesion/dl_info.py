@@ -1,4 +1,4 @@
-"""DL_info.csv: DeepLesion's table of clinical marks, a row a lesion, with its published columns.
+"""DL_info.csv: DeepLesion's table of clinical marks, one row per lesion, with its published columns.
 
 Read are the columns of COLUMNS and no others: a patient's age and gender never leave the file. Bounding_boxes are
 the ends of the RECIST diameters padded by 5 px, inclusive, x first. They are rounded to DECIMALS, as the published
@@ -14,29 +14,11 @@ from typing import Final
 from harvester.errors import LabelError
 
 COLUMNS: Final = (
-    "File_name",
-    "Patient_index",
-    "Study_index",
-    "Series_ID",
-    "Key_slice_index",
-    "Bounding_boxes",
-    "Coarse_lesion_type",
-    "Possibly_noisy",
-    "Slice_range",
-    "Spacing_mm_px_",
-    "Image_size",
-    "Train_Val_Test",
-)
-KINDS: Final = {
-    1: "bone",
-    2: "abdomen",
-    3: "mediastinum",
-    4: "liver",
-    5: "lung",
-    6: "kidney",
-    7: "soft tissue",
-    8: "pelvis",
-}
+    "File_name", "Patient_index", "Study_index", "Series_ID", "Key_slice_index", "Bounding_boxes",
+    "Coarse_lesion_type", "Possibly_noisy", "Slice_range", "Spacing_mm_px_", "Image_size", "Train_Val_Test",
+)  # fmt: skip
+_ORGANS = ("bone", "abdomen", "mediastinum", "liver", "lung", "kidney", "soft tissue", "pelvis")
+KINDS: Final = dict(enumerate(_ORGANS, start=1))
 """Coarse_lesion_type; -1, which the training rows have, is unknown."""
 SPLITS: Final = {1: "train", 2: "val", 3: "test"}
 """Train_Val_Test: the official split."""
@@ -51,7 +33,7 @@ class InfoRow:
 
     z           key slice counted from the sub-volume's first, in the order of the files' numbers
     spacing     mm between voxel centres, z, y, x; not checked here (a volume with a bad one is refused)
-    size_px     the sides of its slices; the archive's are square, so which is which is not told
+    size_px     the sides of its slices; the archive's are square, so which is which is unknown
     split       train, val or test; kind is "" where unknown
     """
 
