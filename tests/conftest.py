@@ -3,8 +3,19 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 TESTS = Path(__file__).parent
+
+# The same examples everywhere and at every speed: no test's outcome hangs on chance or on how busy a machine is.
+settings.register_profile(
+    "rings",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("rings")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,27 +1,23 @@
-"""Keeping a device busy: reads run ahead of it, and it takes as much at once as its memory has room for."""
+"""A model takes as much at once as its device's memory has room for."""
 
 import logging
-from collections.abc import Callable, Iterator
-from typing import Final, TypeVar
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Final
 
 import torch
 
 from harvester.errors import StepError
-from harvester.models.device import Place
+from harvester.models.device import DeviceSpec
+from harvester.models.memory import out_of_memory
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-R = TypeVar("R")
-
 MEMORY_SHARE: Final = 0.5
 """Of what is free, the share that a batch may plan with: fragments and other models need the rest."""
-READERS_OF_A_GPU: Final = 3
-SAID_BY_THE_CPU: Final = ("can't allocate memory", "not enough memory")
-"""PyTorch's CPU allocator raises a plain RuntimeError; its text tells it from others."""
 
 
-class BatchSize:
+class AutoBatchSize:
     """How many items a model takes at once: on a GPU as many as it has room for, halved when memory runs out.
 
     size    the count to try next
@@ -32,12 +28,24 @@ class BatchSize:
         self.what, self.size, self.most = what, max(1, size), most
         self.settled = most <= size
 
+    def spans(self, count: int, spec: DeviceSpec) -> Iterator["Span"]:
+        """[0, count) span by span, each to be worked on in a `with`; none for a count of 0.
+
+        Work that runs out of memory is not raised: the span comes again in halves. It must leave nothing behind then.
+        """
+        start = 0
+        while start < count:
+            span = Span(start, min(count, start + self.size), self, spec)
+            yield span
+            start = span.stop if span.done else start
+
     def halve(self, error: BaseException) -> None:
         """Try half as many, for good. Raises StepError where one alone does not fit."""
         if self.size == 1:
             raise StepError(
                 f"not even one of the {self.what} fits into memory; take a smaller grid.max_side_px, a smaller "
-                "network, or fewer replicas on a device (compute.gpus_per_replica)"
+                "network, or fewer replicas on a device (compute.gpus_per_replica); what failed: "
+                f"{str(error).split(chr(10), 1)[0][:160] or type(error).__name__}"
             ) from error
         self.size //= 2
         self.settled = True
@@ -45,38 +53,35 @@ class BatchSize:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def learn(self, place: Place, items: int) -> None:
+    def learn(self, spec: DeviceSpec, items: int) -> None:
         """After the first `items` went through a GPU: as many as its free memory has room for, once and for all."""
-        if self.settled or place.device.type != "cuda":
+        if self.settled or spec.device.type != "cuda":
             return
-        each = torch.cuda.max_memory_allocated(place.device) / items
-        free, _ = torch.cuda.mem_get_info(place.device)
-        reusable = torch.cuda.memory_reserved(place.device) - torch.cuda.memory_allocated(place.device)
+        each = torch.cuda.max_memory_allocated(spec.device) / items
+        free, _ = torch.cuda.mem_get_info(spec.device)
+        reusable = torch.cuda.memory_reserved(spec.device) - torch.cuda.memory_allocated(spec.device)
         self.size = int(min(self.most, max(items, MEMORY_SHARE * (free + reusable) / each)))
         self.settled = True
 
 
-def in_batches(count: int, batch: BatchSize, work: Callable[[int, int], R]) -> Iterator[R]:
-    """work(start, stop) over [0, count) in batches; one that runs out of memory is done again in halves.
+class Span:
+    """Items [start, stop), done once a `with` on it was left without an error."""
 
-    `work` must leave nothing behind when it fails. Nothing to do yields nothing.
-    """
-    start = 0
-    while start < count:
-        stop = min(count, start + batch.size)
-        try:
-            result = work(start, stop)
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-            batch.halve(error)
-            continue
-        yield result
-        start = stop
+    def __init__(self, start: int, stop: int, batch: AutoBatchSize, spec: DeviceSpec) -> None:
+        self.start, self.stop, self.batch, self.spec, self.done = start, stop, batch, spec, False
 
+    def __enter__(self) -> None:
+        """Nothing to do."""
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether a device or the machine had no room, as PyTorch and Python say it."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> bool:
+        """Whether the error was one of memory, which the batch size has learnt from."""
+        if error is None:
+            self.done = True
+            self.batch.learn(self.spec, self.stop - self.start)
+            return False
+        if not out_of_memory(error):
+            return False
+        self.batch.halve(error)
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in SAID_BY_THE_CPU)

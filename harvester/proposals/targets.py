@@ -30,7 +30,7 @@ class SlabLabels:
 def build_targets(labels: SlabLabels, height: int, width: int) -> dict[str, Array]:
     """Maps of (depth, channels, height / 4, width / 4), float32.
 
-    heat      Y+: a Gaussian a lesion, 1 at its centre's cell, the maximum where they overlap
+    heat      Y+: a Gaussian per lesion, 1 at its centre's cell, the maximum where they overlap
     negative  Y-: the same for hard negatives, 0 wherever Y+ > 0
     size, offset  in cells; centre is 1 where a lesion has its centre, else 0
     weight    weight of each cell in the heat loss
