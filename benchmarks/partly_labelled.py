@@ -38,7 +38,7 @@ from harvester.mining.candidates import outside_ignored
 from harvester.models.data_parallel import Ranks
 from harvester.models.device import DeviceSpec
 from harvester.models.fit import FoldTask
-from harvester.proposals.inference import load_generators, propose_volume
+from harvester.proposals.inference import load_generator, propose_volume
 from harvester.proposals.training import fit_generator
 from harvester.records import TUBELETS
 from harvester.results.truth import Judge
@@ -189,7 +189,7 @@ class Bench:
         """Tubelets of V_H^test, each volume's by the generator that never saw its patient."""
         spec = DeviceSpec.choose(False, settings.compute.precision)
         for fold in range(settings.folds):
-            models = load_generators([folder / f"fold-{fold}.safetensors"], settings, spec)
+            models = [load_generator(Location.of(folder) / f"fold-{fold}.safetensors", settings, spec)]
             for row in self.rows:
                 if row["split"] == "vh_test" and self.folds[row["patient_id"]] == fold:
                     frame = GridFrame.of(row, settings.grid)
@@ -203,7 +203,7 @@ def newest(folder: Path, pattern: str) -> Path | None:
 
 
 def save(state: dict[str, Tensor], file: Path) -> None:
-    """Weights as load_generators reads them; aside first, so that there is never half a file."""
+    """Weights as load_generator reads them; aside first, so that there is never half a file."""
     file.parent.mkdir(exist_ok=True)
     aside = file.with_suffix(".part")
     save_file({name: value.detach().contiguous() for name, value in state.items()}, aside)

@@ -24,9 +24,10 @@ from harvester.geometry import iou_matrix
 from harvester.imaging.dicom.reader import read_dicom_series
 from harvester.mining import candidates
 from harvester.models.device import DeviceSpec
-from harvester.proposals.inference import load_generators, propose_volume
+from harvester.proposals.inference import load_generator, propose_volume
 from harvester.records import TUBELETS
 from harvester.results.truth import Judge
+from harvester.storage.location import Location
 from harvester.store.slab import GridFrame
 from harvester.store.store import Store, finish_store, write_volume
 
@@ -47,7 +48,7 @@ def main() -> None:
     row = write_volume(options.out / "store", volume, "vd_test", "")
     finish_store(options.out / "store", [row], [], [])
     spec = DeviceSpec.choose(False, settings.compute.precision)
-    models = load_generators(weights, settings, spec)
+    models = [load_generator(Location.of(file), settings, spec) for file in weights]
     frame = GridFrame.of(row, settings.grid)
     found = propose_volume(models, options.out / "store", frame, settings, spec)
     pq.write_table(pa.Table.from_pylist(found, TUBELETS), options.out / "tubelets.parquet")

@@ -7,12 +7,13 @@ slice: each distinct crop goes through its stream once, which the maximum over v
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from harvester.classifier.network import Classifier
@@ -73,7 +74,7 @@ class Scoring:
     ) -> None:
         self.settings, self.store, self.spec, self.rows_of = settings, store, spec, rows_of
         self.batch = crops_at_once(spec)
-        self.models: dict[Location, Classifier] = {}
+        self.model = cache(partial(load_classifier, settings=settings, spec=spec))
 
     def over(self, tasks: Iterable[Task]) -> Iterator[Callable[[], Rows]]:
         """For each volume a call that gives its rows with their lpc_score, or raises its error.
@@ -92,18 +93,13 @@ class Scoring:
         views = read.result()
         if views is None:
             return []
-        for file in files:
-            if file not in self.models:
-                self.models[file] = load_classifier(file, self.settings, self.spec)
-        answers = [classify(self.models[file], views, self.settings, self.spec, self.batch) for file in files]
+        answers = [classify(self.model(file), views, self.settings, self.spec, self.batch) for file in files]
         means = [sum(scores) / len(scores) for scores in zip(*answers, strict=True)]
         return [row | {"lpc_score": score} for row, score in zip(views.rows, means, strict=True)]
 
 
 def load_classifier(weights: Location, settings: Settings, spec: DeviceSpec) -> Classifier:
     """A fitted classifier from its safetensors file, ready to score."""
-    from safetensors.torch import load
-
     model = Classifier(settings.classifier.model_copy(update={"weights": ""}), settings.grid)
     model.load_state_dict(load(weights.read_bytes()))
     return prepare_for_inference(model, spec, settings.compute.compile)

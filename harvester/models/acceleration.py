@@ -35,7 +35,7 @@ class Compiled(nn.Module):
             try:
                 return self.fast(*inputs)
             except RuntimeError as error:  # every error of the compiler is one
-                if out_of_memory(error):
+                if out_of_memory(error, unclear=False):
                     raise
                 logger.warning("torch.compile failed, going on without it: %s", str(error).split("\n", 1)[0])
                 self.fast = None

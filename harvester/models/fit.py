@@ -192,10 +192,9 @@ def _moved(batch: Batch, device: torch.device) -> Batch:
 
 
 def _read_checkpoint(file: Location) -> dict[str, Any]:
+    packed = io.BytesIO(file.read_bytes())
     try:
-        state: dict[str, Any] = torch.load(
-            io.BytesIO(file.read_bytes()), map_location="cpu", weights_only=True
-        )
+        state: dict[str, Any] = torch.load(packed, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         if out_of_memory(error):
             raise

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.torch import load
 from torch import Tensor
 
 from harvester.config.settings import Settings
@@ -30,7 +31,7 @@ class Proposals:
     def __init__(self, settings: Settings, store: Where, spec: DeviceSpec) -> None:
         self.settings, self.store, self.spec = settings, store, spec
         self.batch = slices_at_once(spec)
-        self.models: dict[Location, Generator] = {}
+        self.model = cache(partial(load_generator, settings=settings, spec=spec))
 
     def over(self, tasks: Iterable[Task]) -> Iterator[Callable[[], Rows]]:
         """For each volume, scored by the models in its files, a call that gives its rows or raises its error.
@@ -46,27 +47,18 @@ class Proposals:
 
     def _find(self, given: tuple[Task, Future[Tensor]]) -> Boxes:
         (frame, files), slab = given
-        for file in files:
-            if file not in self.models:
-                self.models[file] = load_generators([file], self.settings, self.spec)[0]
-        models = [self.models[file] for file in files]
+        models = [self.model(file) for file in files]
         return find_boxes(models, slab.result(), frame, self.settings, self.spec, self.batch)
 
     def _link(self, boxes: Future[Boxes], frame: GridFrame) -> Rows:
         return tubelet_rows(boxes.result(), frame, self.settings)
 
 
-def load_generators(weights: list[Location], settings: Settings, spec: DeviceSpec) -> list[Generator]:
-    """Fitted generators from their safetensors files, ready to propose."""
-    from safetensors.torch import load
-
-    models = []
-    for file in weights:
-        bare = settings.generator.model_copy(update={"weights": ""})
-        model = Generator(bare, settings.grid)
-        model.load_state_dict(load(file.read_bytes()))
-        models.append(prepare_for_inference(model, spec, settings.compute.compile))
-    return models
+def load_generator(weights: Location, settings: Settings, spec: DeviceSpec) -> Generator:
+    """A fitted generator from its safetensors file, ready to propose."""
+    model = Generator(settings.generator.model_copy(update={"weights": ""}), settings.grid)
+    model.load_state_dict(load(weights.read_bytes()))
+    return prepare_for_inference(model, spec, settings.compute.compile)
 
 
 def propose_volume(

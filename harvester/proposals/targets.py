@@ -36,13 +36,8 @@ def build_targets(labels: SlabLabels, height: int, width: int) -> dict[str, Arra
     weight    weight of each cell in the heat loss
     """
     depth, rows, columns = len(labels.slice_weight), height // STRIDE, width // STRIDE
-    maps = {
-        name: np.zeros((depth, n, rows, columns), np.float32) for name, n in (("heat", 1), ("negative", 1))
-    }
-    maps |= {
-        name: np.zeros((depth, n, rows, columns), np.float32) for name, n in (("size", 2), ("offset", 2))
-    }
-    maps["centre"] = np.zeros((depth, 1, rows, columns), np.float32)
+    channels = {"heat": 1, "negative": 1, "size": 2, "offset": 2, "centre": 1}
+    maps = {name: np.zeros((depth, n, rows, columns), np.float32) for name, n in channels.items()}
     known = np.ones((depth, 1, rows, columns), np.float32)
     for z, box in labels.ignored:
         _clear(known[z, 0], box)

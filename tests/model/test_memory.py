@@ -63,6 +63,13 @@ def test_another_error_is_not_taken_for_memory(words: str) -> None:
     assert not out_of_memory(RuntimeError(words))
 
 
+def test_onednns_words_may_mean_what_it_does_not_support() -> None:
+    primitive = RuntimeError("could not create a primitive descriptor for the matmul primitive")
+    assert out_of_memory(primitive)
+    assert not out_of_memory(primitive, unclear=False)
+    assert out_of_memory(RuntimeError("std::bad_alloc"), unclear=False)
+
+
 def test_classes_that_mean_no_memory_need_no_words() -> None:
     for error in (
         MemoryError(),

@@ -25,10 +25,11 @@ from harvester.models.batch_size import AutoBatchSize
 from harvester.models.device import DeviceSpec
 from harvester.proposals.boxes import SliceBoxes
 from harvester.proposals.detect import Carries, prepare_for_inference, slice_maps
-from harvester.proposals.inference import load_generators
+from harvester.proposals.inference import load_generator
 from harvester.proposals.losses import generator_losses
 from harvester.proposals.network import CONTEXT, GROUPS, Generator, slice_groups, stack_groups
 from harvester.proposals.targets import SlabLabels, build_targets
+from harvester.storage.location import Location
 
 GRID = GridSettings()
 FLOAT = DeviceSpec(torch.device("cpu"), torch.float32)
@@ -191,7 +192,7 @@ def test_a_saved_generator_answers_as_before(tmp_path: Path) -> None:
     # As distributed.training publishes it: all values as float32, batch norm's counters too.
     state = {name: value.detach().contiguous().float() for name, value in model.state_dict().items()}
     save_file(state, tmp_path / "fold-0.safetensors")
-    (back,) = load_generators([tmp_path / "fold-0.safetensors"], settings, FLOAT)
+    back = load_generator(Location.of(tmp_path) / "fold-0.safetensors", settings, FLOAT)
     for name, out in volume_maps(model, hu).items():
         torch.testing.assert_close(volume_maps(back, hu)[name], out, atol=1e-5, rtol=0)
 
