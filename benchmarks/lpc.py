@@ -4,7 +4,7 @@
 
 Settings are the paper's (configs/deeplesion.yaml: 9 views, 96 and 128 px, ResNet-18) and the small network's; the
 volume is made, 512 x 512 on a grid of 0.8 mm and 2 mm, tubelets are 1 to 8 slices long. One thread on a CPU, whose
-processor time is told.
+processor time is reported.
 
   rates       tubelets per second, read and scored, by backbone and precision; the share of the measured peak
   stages      where a volume's time goes
@@ -103,8 +103,8 @@ def stages(bench: Bench, settings: Settings, store: Any, views: VolumeViews) -> 
     """Seconds of each stage, one after the other, in the device's own precision."""
     spec = bench.spec
     model, batch = model_of(settings, spec), crops_at_once(spec)
-    told = {"read": bench.seconds(lambda: load_views(store.path, views.frame, views.rows, settings, spec))}
-    told["crops"] = 0.0
+    results = {"read": bench.seconds(lambda: load_views(store.path, views.frame, views.rows, settings, spec))}
+    results["crops"] = 0.0
     for name in STREAMS:
         z, corners = views_of(settings, views, name)
         side = pixels(name, settings.classifier)
@@ -116,13 +116,13 @@ def stages(bench: Bench, settings: Settings, store: Any, views: VolumeViews) -> 
             return [cut_crops(views.hu_zyx, z[span], corners[span], side, settings.grid) for span in spans]
 
         made = cut()
-        told["crops"] += bench.seconds(cut)
+        results["crops"] += bench.seconds(cut)
         with spec.autocast():
-            told[f"{name} stream"] = bench.seconds(
+            results[f"{name} stream"] = bench.seconds(
                 lambda name=name, made=made: [model.features(name, crops) for crops in made]  # type: ignore[misc]
             )
-    told["shape profile"] = bench.seconds(lambda: shape_profile(views.tubelets, views.frame))
-    return told
+    results["shape profile"] = bench.seconds(lambda: shape_profile(views.tubelets, views.frame))
+    return results
 
 
 @torch.inference_mode()
@@ -204,40 +204,40 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     bench = Bench(DeviceSpec.choose(options.device == "cuda", "auto"), 512, 64)
-    told: dict[str, Any] = {"device": options.device, "peak": peak(bench)}
+    results: dict[str, Any] = {"device": options.device, "peak": peak(bench)}
     with tempfile.TemporaryDirectory() as folder:
         store = made_store(Path(folder), bench)
         for name, generator in BACKBONES.items():
-            told[name] = measured(bench, settings_of(generator), store, options.tubelets, told["peak"])
+            results[name] = measured(bench, settings_of(generator), store, options.tubelets, results["peak"])
     if options.json:
-        options.json.write_text(json.dumps(told, indent=1))
+        options.json.write_text(json.dumps(results, indent=1))
 
 
 def measured(
     bench: Bench, settings: Settings, store: Any, tubelets: int, most: dict[str, float]
 ) -> dict[str, Any]:
-    """All parts with one backbone, told as they come."""
+    """All parts with one backbone, printed as they come."""
     frame = GridFrame.of(store.manifest.to_pylist()[0], settings.grid)
     views = load_views(store.path, frame, made_tubelets(tubelets, frame), settings, bench.spec)
     own = settings.classifier
     print(f"{own.backbone}: {own.views} views, {own.local_px} and {own.global_px} px, {tubelets} tubelets")
-    told: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for dtype in (torch.float32, torch.bfloat16):
         name = str(dtype).removeprefix("torch.")
-        told[name] = rate(bench, settings, views, dtype, most)
-        print(f"  rate, {name}: {row(told[name])}", flush=True)
-    told["stages"] = {
+        results[name] = rate(bench, settings, views, dtype, most)
+        print(f"  rate, {name}: {row(results[name])}", flush=True)
+    results["stages"] = {
         name: 1000 * took / tubelets for name, took in stages(bench, settings, store, views).items()
     }
-    print(f"  stages ({bench.spec.dtype}), ms per tubelet:\n{shares(told['stages'])}")
-    told["sharing"] = sharing(bench, settings, views)
-    print(f"  sharing equal views: {row(told['sharing'])}")
+    print(f"  stages ({bench.spec.dtype}), ms per tubelet:\n{shares(results['stages'])}")
+    results["sharing"] = sharing(bench, settings, views)
+    print(f"  sharing equal views: {row(results['sharing'])}")
     whole = settings.model_copy(update={"classifier": own.model_copy(update={"global_mm": 0.0})})
-    told["sharing_whole_slices"] = sharing(bench, whole, views)
-    print(f"  the same with whole slices as the global view: {row(told['sharing_whole_slices'])}")
-    told["crops"] = crops_against_numpy(bench, settings, views)
-    print(f"  crops in batches against one by one in numpy: {row(told['crops'])}", flush=True)
-    return told
+    results["sharing_whole_slices"] = sharing(bench, whole, views)
+    print(f"  the same with whole slices as the global view: {row(results['sharing_whole_slices'])}")
+    results["crops"] = crops_against_numpy(bench, settings, views)
+    print(f"  crops in batches against one by one in numpy: {row(results['crops'])}", flush=True)
+    return results
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 
 The grid is the paper's (configs/deeplesion.yaml), the volume is made (tissue, lungs, noise) and read from a store.
 Weights are random: speed depends on them only through the peaks that survive, which are fixed at 20 per slice, as those
-of fitted generators are. On a CPU there is one thread and processor time is told, so that rates are a core's.
+of fitted generators are. On a CPU there is one thread and processor time is reported, so that rates are a core's.
 
   once        features of a slice group computed once, against the nine-slice window computed anew for every slice
   rates       slices per second by backbone and precision; operations and bytes per slice, and their share of the
@@ -210,16 +210,16 @@ def joined(parts: Iterator[dict[str, Tensor]]) -> dict[str, Tensor]:
 @torch.inference_mode()
 def peak(bench: Bench) -> dict[str, float]:
     """What the device can do at most: a large matrix product (GFLOP/s) and a copy (GB/s, read and written)."""
-    device, told = bench.spec.device, {}
+    device, results = bench.spec.device, {}
     side = 2048 if device.type == "cpu" else 8192
     for dtype in (torch.float32, torch.bfloat16):
         a, b = (torch.rand(side, side, device=device).to(dtype) for _ in range(2))
         name = str(dtype).removeprefix("torch.")
-        told[f"gflops_{name}"] = 2 * side**3 / bench.seconds(lambda a=a, b=b: a @ b) / 1e9  # type: ignore[misc]
+        results[f"gflops_{name}"] = 2 * side**3 / bench.seconds(lambda a=a, b=b: a @ b) / 1e9  # type: ignore[misc]
     source = torch.rand(1 << 26, device=device)
     target = torch.empty_like(source)
-    told["copy_gb"] = 2 * source.nbytes / bench.seconds(lambda: target.copy_(source)) / 1e9
-    return told
+    results["copy_gb"] = 2 * source.nbytes / bench.seconds(lambda: target.copy_(source)) / 1e9
+    return results
 
 
 @torch.inference_mode()
@@ -325,7 +325,7 @@ def stages(bench: Bench, backbone: str, folder: Path) -> dict[str, float]:
     windows = bench.seconds(
         lambda: group_images(slab[: batch.size + 2], settings.grid.windows_hu, spec.dtype)
     )
-    told = {
+    results = {
         "decode": decode,
         "resample, copy": bench.seconds(lambda: read_with_context(store.path, frame, spec)) - decode,
         "windows": windows * depth / len(images),
@@ -334,8 +334,8 @@ def stages(bench: Bench, backbone: str, folder: Path) -> dict[str, float]:
         "body": bench.seconds(lambda: body_mask(dense.cpu().numpy())),
         "link": bench.seconds(lambda: tubelet_rows(found, frame, settings)),
     }
-    told |= classifier_stages(bench, settings, store, frame, tubelet_rows(found, frame, settings))
-    return {name: 1000 * seconds / depth for name, seconds in told.items()}
+    results |= classifier_stages(bench, settings, store, frame, tubelet_rows(found, frame, settings))
+    return {name: 1000 * seconds / depth for name, seconds in results.items()}
 
 
 def classifier_stages(
@@ -386,25 +386,25 @@ def pipeline(bench: Bench, backbone: str, folder: Path, volumes: int) -> dict[st
         for work in proposals.over((frame, [weights]) for frame in frames):
             work()
         took = time.perf_counter() - began
-    told = {"slices_per_second": sum(frame.shape_zyx[0] for frame in frames) / took}
-    told["memory_mib"] = bench.spec.memory_mib()
-    return told | ({"gpu_busy_percent": statistics.mean(busy)} if busy else {})
+    results = {"slices_per_second": sum(frame.shape_zyx[0] for frame in frames) / took}
+    results["memory_mib"] = bench.spec.memory_mib()
+    return results | ({"gpu_busy_percent": statistics.mean(busy)} if busy else {})
 
 
 @contextmanager
 def utilisation() -> Iterator[list[float]]:
     """Samples of how busy the GPU is, in percent, five per second; none where there is no nvidia-smi."""
-    told: list[float] = []
+    results: list[float] = []
     watch = None
     with suppress(FileNotFoundError):
         query = ["--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-lms", "200"]
         watch = subprocess.Popen(["nvidia-smi", *query], stdout=subprocess.PIPE, text=True)
     try:
-        yield told
+        yield results
     finally:
         if watch is not None:
             watch.terminate()
-            told += [float(line) for line in watch.communicate()[0].split()]
+            results += [float(line) for line in watch.communicate()[0].split()]
 
 
 def main() -> None:
@@ -422,59 +422,65 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     bench = Bench(DeviceSpec.choose(options.device == "cuda", "auto"), options.side, options.slices)
-    told = measured(bench, options)
+    results = measured(bench, options)
     if options.json:
-        options.json.write_text(json.dumps(told, indent=1))
+        options.json.write_text(json.dumps(results, indent=1))
 
 
 def measured(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
-    """All parts, told as they come."""
+    """All parts, printed as they come."""
     device = bench.spec.device.type
     print(f"{device}, {options.side} x {options.side}, {options.slices} slices")
-    told: dict[str, Any] = {"device": device, "peak": peak(bench), "rates": {}, "stages": {}, "pipeline": {}}
-    print("peak:", ", ".join(f"{name} {value:.0f}" for name, value in told["peak"].items()))
-    told["once"] = {name: once_against_recomputed(bench, name) for name in ("small", "densenet121")}
-    for name, figures in told["once"].items():
+    results: dict[str, Any] = {
+        "device": device,
+        "peak": peak(bench),
+        "rates": {},
+        "stages": {},
+        "pipeline": {},
+    }
+    print("peak:", ", ".join(f"{name} {value:.0f}" for name, value in results["peak"].items()))
+    results["once"] = {name: once_against_recomputed(bench, name) for name in ("small", "densenet121")}
+    for name, figures in results["once"].items():
         print(f"features once, {name}: {row(figures)}")
     for name in options.backbones:
         for dtype in (torch.float32, torch.bfloat16):
             key = f"{name} {str(dtype).removeprefix('torch.')}"
-            told["rates"][key] = rate(bench, name, dtype, told["peak"])
-            print(f"rate, {key}: {row(told['rates'][key])}", flush=True)
-    told["compiled"] = {name: compiled(bench, name) for name in ("small", "densenet121")}
-    for name, figures in told["compiled"].items():
+            results["rates"][key] = rate(bench, name, dtype, results["peak"])
+            print(f"rate, {key}: {row(results['rates'][key])}", flush=True)
+    results["compiled"] = {name: compiled(bench, name) for name in ("small", "densenet121")}
+    for name, figures in results["compiled"].items():
         print(f"compiled, {name} ({bench.spec.dtype}): {row(figures)}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for name in ("small", "densenet121"):
-            told["stages"][name] = stages(bench, name, Path(folder))
+            results["stages"][name] = stages(bench, name, Path(folder))
             print(f"stages, {name} ({bench.spec.dtype}), ms per slice:")
-            print(shares(told["stages"][name]))
+            print(shares(results["stages"][name]))
             few = options.volumes if name == "small" or device == "cuda" else 1
-            told["pipeline"][name] = pipeline(bench, name, Path(folder), few)
-            print(f"pipeline, {name}: {row(told['pipeline'][name])}", flush=True)
+            results["pipeline"][name] = pipeline(bench, name, Path(folder), few)
+            print(f"pipeline, {name}: {row(results['pipeline'][name])}", flush=True)
     if not options.no_peers:
         from peers import PEERS  # beside this file; needs the extra `bench`
 
-        told["peers"] = {}
+        results["peers"] = {}
         for name, peer in PEERS.items():
             timed = peer(made_hu(PEERS_SLICES, bench.side), bench.spec)
-            told["peers"][name] = timed.per_second
+            results["peers"][name] = timed.per_second
             print(f"peer, {name}: {timed.per_second:.3f} slices per second ({timed.notes})", flush=True)
-    return told | headline(told)
+    return results | headline(results)
 
 
-def headline(told: dict[str, Any]) -> dict[str, Any]:
+def headline(results: dict[str, Any]) -> dict[str, Any]:
     """The figures that are asked for by name."""
-    rates = {name: figures["slices_per_second"] for name, figures in told["rates"].items()}
+    rates = {name: figures["slices_per_second"] for name, figures in results["rates"].items()}
     named = {
-        "features_once_speedup": told["once"]["densenet121"][
+        "features_once_speedup": results["once"]["densenet121"][
             "speedup"
         ],  # the paper's; the small one's is beside it
-        "max_abs_difference": max(figures["max_abs_difference"] for figures in told["once"].values()),
+        "max_abs_difference": max(figures["max_abs_difference"] for figures in results["once"].values()),
         "slices_per_second": rates,
     }
-    if "peers" in told:
-        fastest = max(told["peers"].values())
+    if "peers" in results:
+        fastest = max(results["peers"].values())
         small = max(rate for name, rate in rates.items() if name.startswith("small"))
         named["ratio_to_fastest_peer"] = small / fastest
         named["densenet121_ratio_to_fastest_peer"] = (

@@ -63,7 +63,7 @@ def faster_rcnn(
         model = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=2, **sides)
         model.eval().to(spec.device).to(memory_format=layout)
         parts = [images[start : start + batch] for start in range(0, len(images), batch)]
-        notes = f"{_told(dtype, layout)}, batches of {batch}"
+        notes = f"{_setting(dtype, layout)}, batches of {batch}"
         rates.append(timed(model, parts, parts[:1], len(images), spec, dtype, notes))
     return max(rates, key=lambda rate: rate.per_second)
 
@@ -92,7 +92,7 @@ def retinanet3d(volume_hu: NDArray[Any], spec: DeviceSpec, overlap: float = 0.25
         trials[dtype, layout] = timed(detect, [thin], [thin], thin.shape[-1], spec, dtype, "")
     dtype, layout = max(trials, key=lambda way: trials[way].per_second)
     detector.network.to(memory_format=layout)
-    return timed(detect, [image], [thin], z, spec, dtype, _told(dtype, layout))
+    return timed(detect, [image], [thin], z, spec, dtype, _setting(dtype, layout))
 
 
 PEERS: Final = {"Faster R-CNN": faster_rcnn, "MONAI RetinaNet": retinanet3d}
@@ -173,7 +173,7 @@ def _wait(spec: DeviceSpec) -> None:
         torch.cuda.synchronize()
 
 
-def _told(dtype: torch.dtype, layout: torch.memory_format) -> str:
+def _setting(dtype: torch.dtype, layout: torch.memory_format) -> str:
     return (
         f"{dtype}, {layout}".replace("torch.", "")
         .replace("contiguous_format", "channels first")

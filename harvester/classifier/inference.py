@@ -176,11 +176,12 @@ def _features(
     z, corners = distinct[:, 0].astype(np.int64) - views.first, distinct[:, 1:]
     side, parts = pixels(name, settings.classifier), []
     for span in batch.spans(len(z), spec):
-        with span:
-            some = slice(span.start, span.stop)
-            crops = cut_crops(views.hu_zyx, z[some], corners[some], side, settings.grid)
-            with spec.autocast():
-                parts.append(model.features(name, crops))
+        some = slice(span.start, span.stop)
+        with span, spec.autocast():
+            # Crops bear no name here: those of the last span would wait for the next ones.
+            parts.append(
+                model.features(name, cut_crops(views.hu_zyx, z[some], corners[some], side, settings.grid))
+            )
     return torch.cat(parts)[torch.from_numpy(of_view).to(spec.device)]
 
 

@@ -73,9 +73,8 @@ def find_boxes(
     carries: Carries = [None for _ in models]
     for span in (batch or slices_at_once(spec)).spans(len(slab_zyx) - 2 * CONTEXT, spec):
         with span:
-            maps, carried = slice_maps(models, slab_zyx, span, carries, settings, spec)
-            peaks.append(best_peaks(maps, own.top_k))
-            carries = carried
+            best, carries = span_peaks(models, slab_zyx, span, carries, settings, spec)
+            peaks.append(best)
     scores, boxes = (torch.cat(part) for part in zip(*peaks, strict=True))
     z, boxes, scores = above(scores, boxes, own.score_floor)
     body, step = None, coarse_step(frame.spacing_zyx_mm[2])
@@ -83,6 +82,19 @@ def find_boxes(
         dense = slab_zyx[CONTEXT:-CONTEXT, ::step, ::step] > BODY_HU
         body = body_mask(dense.cpu().numpy())
     return Boxes(z.cpu().numpy(), boxes.cpu().double().numpy(), scores.cpu().double().numpy(), body, step)
+
+
+def span_peaks(
+    models: list[Generator],
+    slab_zyx: Tensor,
+    span: Span,
+    carries: Carries,
+    settings: Settings,
+    spec: DeviceSpec,
+) -> tuple[tuple[Tensor, Tensor], Carries]:
+    """The best peaks of a span's slices in place of its maps; else as slice_maps."""
+    maps, carried = slice_maps(models, slab_zyx, span, carries, settings, spec)
+    return best_peaks(maps, settings.generator.top_k), carried
 
 
 def slice_maps(
