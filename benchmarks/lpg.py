@@ -194,7 +194,7 @@ def volume_maps(
 ) -> Iterator[dict[str, Tensor]]:
     """The heads' maps of a volume, batch by batch, as find_boxes makes them."""
     carries: Carries = [None]
-    for span in batch.spans(len(slab) - 2 * CONTEXT, spec):
+    for span in batch.spans(len(slab) - 2 * CONTEXT):
         with span:
             maps, carries = slice_maps([model], slab, span, carries, settings, spec)
         if span.done:

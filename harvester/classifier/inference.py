@@ -118,7 +118,7 @@ def prepare_for_inference(model: Classifier, spec: DeviceSpec, compile_it: bool 
 def crops_at_once(spec: DeviceSpec) -> AutoBatchSize:
     """How many crops a device takes at first."""
     if spec.device.type == "cuda":
-        return AutoBatchSize("crops", CROPS_ON_GPU, MOST_CROPS)
+        return AutoBatchSize("crops", CROPS_ON_GPU, MOST_CROPS, spec.device)
     return AutoBatchSize("crops", CROPS_ON_CPU)
 
 
@@ -175,7 +175,7 @@ def _features(
     distinct, of_view = distinct_views(views.z, corners)
     z, corners = distinct[:, 0].astype(np.int64) - views.first, distinct[:, 1:]
     side, parts = pixels(name, settings.classifier), []
-    for span in batch.spans(len(z), spec):
+    for span in batch.spans(len(z)):
         some = slice(span.start, span.stop)
         with span, spec.autocast():
             # Crops bear no name here: those of the last span would wait for the next ones.

@@ -2,13 +2,12 @@
 
 import logging
 from collections.abc import Iterator
-from types import TracebackType
+from dataclasses import dataclass
 from typing import Final
 
 import torch
 
 from harvester.errors import StepError
-from harvester.models.device import DeviceSpec
 from harvester.models.memory import out_of_memory
 
 logger = logging.getLogger(__name__)
@@ -21,21 +20,21 @@ class AutoBatchSize:
     """How many items a model takes at once: on a GPU as many as it has room for, halved when memory runs out.
 
     size    the count to try next
-    most    it never grows beyond this
+    most    it never grows beyond this, by what is free on `gpu` once a first batch went through it
     """
 
-    def __init__(self, what: str, size: int, most: int = 0) -> None:
-        self.what, self.size, self.most = what, max(1, size), most
-        self.settled = most <= size
+    def __init__(self, what: str, size: int, most: int = 0, gpu: torch.device | None = None) -> None:
+        self.what, self.size, self.most, self.gpu = what, max(1, size), most, gpu
+        self.settled = gpu is None or most <= size
 
-    def spans(self, count: int, spec: DeviceSpec) -> Iterator["Span"]:
+    def spans(self, count: int) -> Iterator["Span"]:
         """[0, count) span by span, each to be worked on in a `with`; none for a count of 0.
 
         Work that runs out of memory is not raised: the span comes again in halves. It must leave nothing behind then.
         """
         start = 0
         while start < count:
-            span = Span(start, min(count, start + self.size), self, spec)
+            span = Span(start, min(count, start + self.size), self)
             yield span
             start = span.stop if span.done else start
 
@@ -53,35 +52,35 @@ class AutoBatchSize:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def learn(self, spec: DeviceSpec, items: int) -> None:
+    def learn(self, items: int) -> None:
         """After the first `items` went through a GPU: as many as its free memory has room for, once and for all."""
-        if self.settled or spec.device.type != "cuda":
+        if self.settled:
             return
-        each = torch.cuda.max_memory_allocated(spec.device) / items
-        free, _ = torch.cuda.mem_get_info(spec.device)
-        reusable = torch.cuda.memory_reserved(spec.device) - torch.cuda.memory_allocated(spec.device)
+        each = torch.cuda.max_memory_allocated(self.gpu) / items
+        free, _ = torch.cuda.mem_get_info(self.gpu)
+        reusable = torch.cuda.memory_reserved(self.gpu) - torch.cuda.memory_allocated(self.gpu)
         self.size = int(min(self.most, max(items, MEMORY_SHARE * (free + reusable) / each)))
         self.settled = True
 
 
+@dataclass
 class Span:
     """Items [start, stop), done once a `with` on it was left without an error."""
 
-    def __init__(self, start: int, stop: int, batch: AutoBatchSize, spec: DeviceSpec) -> None:
-        self.start, self.stop, self.batch, self.spec, self.done = start, stop, batch, spec, False
+    start: int
+    stop: int
+    batch: AutoBatchSize
+    done: bool = False
 
     def __enter__(self) -> None:
         """Nothing to do."""
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> bool:
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> bool:
         """Whether the error was one of memory, which the batch size has learnt from."""
+        self.done = error is None
         if error is None:
-            self.done = True
-            self.batch.learn(self.spec, self.stop - self.start)
-            return False
-        if not out_of_memory(error):
-            return False
-        self.batch.halve(error)
-        return True
+            self.batch.learn(self.stop - self.start)
+        elif out_of_memory(error):
+            self.batch.halve(error)
+            return True
+        return False

@@ -55,7 +55,7 @@ def prepare_for_inference(model: Generator, spec: DeviceSpec, compile_it: bool =
 def slices_at_once(spec: DeviceSpec) -> AutoBatchSize:
     """How many slices a device takes at first."""
     if spec.device.type == "cuda":
-        return AutoBatchSize("slices", SLICES_ON_GPU, MOST_SLICES)
+        return AutoBatchSize("slices", SLICES_ON_GPU, MOST_SLICES, spec.device)
     return AutoBatchSize("slices", SLICES_ON_CPU)
 
 
@@ -71,7 +71,7 @@ def find_boxes(
     """The boxes of every slice between the CONTEXT slices, best peaks first; only they leave the device."""
     own, peaks = settings.generator, []
     carries: Carries = [None for _ in models]
-    for span in (batch or slices_at_once(spec)).spans(len(slab_zyx) - 2 * CONTEXT, spec):
+    for span in (batch or slices_at_once(spec)).spans(len(slab_zyx) - 2 * CONTEXT):
         with span:
             best, carries = span_peaks(models, slab_zyx, span, carries, settings, spec)
             peaks.append(best)

@@ -33,7 +33,7 @@ FRAME = GridFrame("v", (9, 64, 64), (2.0, 1.0, 1.0), (2.0, 1.0, 1.0))
 def test_spans_cover_everything_once() -> None:
     for count in (0, 1, 7, 8, 9):
         parts = []
-        for span in AutoBatchSize("things", 4).spans(count, FLOAT):
+        for span in AutoBatchSize("things", 4).spans(count):
             with span:
                 parts.append((span.start, span.stop))
         assert [at for start, stop in parts for at in range(start, stop)] == list(range(count))
@@ -55,7 +55,7 @@ def test_a_batch_that_does_not_fit_is_halved_for_good(
 
     done: list[int] = []
     with caplog.at_level(logging.WARNING):
-        for span in batch.spans(9, FLOAT):
+        for span in batch.spans(9):
             with span:
                 tried.append(span.stop - span.start)
                 if span.stop - span.start > 3:
@@ -76,7 +76,7 @@ def test_a_batch_that_does_not_fit_is_halved_for_good(
 )
 def test_what_does_not_fit_alone_is_told_with_its_cause(error: BaseException, named: str) -> None:
     def work() -> None:
-        for span in AutoBatchSize("slices", 2).spans(3, FLOAT):
+        for span in AutoBatchSize("slices", 2).spans(3):
             with span:
                 raise error
 
@@ -88,7 +88,7 @@ def test_what_does_not_fit_alone_is_told_with_its_cause(error: BaseException, na
 
 def test_another_error_is_raised_as_it_is() -> None:
     batch = AutoBatchSize("slices", 2)
-    with pytest.raises(RuntimeError, match="shapes differ"), next(batch.spans(1, FLOAT)):
+    with pytest.raises(RuntimeError, match="shapes differ"), next(batch.spans(1)):
         raise RuntimeError("shapes differ")
     assert batch.size == 2
 
@@ -136,3 +136,25 @@ def test_a_process_with_little_memory_goes_on_with_smaller_batches() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("out of memory: on with 32 slices at once, not 64") == len(limits)
     assert done.stdout.count("same boxes\n") == len(limits), done.stdout
+
+
+def test_a_batch_grows_once_by_what_a_first_one_took_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """8 slices took 8 MiB; 40 MiB are free, 8 more are reserved and unused: half of them hold 24 slices."""
+    mib = 2**20
+    taken = {"max_memory_allocated": 8 * mib, "memory_reserved": 10 * mib, "memory_allocated": 2 * mib}
+    for name, size in taken.items():
+        monkeypatch.setattr(torch.cuda, name, lambda _, size=size: size)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (40 * mib, 80 * mib))
+
+    def lengths(batch: AutoBatchSize, count: int) -> list[int]:
+        came = []
+        for span in batch.spans(count):
+            with span:
+                came.append(span.stop - span.start)
+        return came
+
+    gpu = torch.device("cuda")
+    assert lengths(AutoBatchSize("slices", 8, 128, gpu), 60) == [8, 24, 24, 4]
+    assert lengths(AutoBatchSize("slices", 8, 16, gpu), 60) == [8, 16, 16, 16, 4]
+    assert lengths(AutoBatchSize("slices", 8, 0, gpu), 20) == [8, 8, 4]
+    assert lengths(AutoBatchSize("slices", 8, 128), 20) == [8, 8, 4]

@@ -69,7 +69,7 @@ def volume_maps(model: Generator, hu_zyx: Any, chunk: int = 4) -> dict[str, Tens
     slab, batch = torch.from_numpy(hu_zyx), AutoBatchSize("slices", chunk)
     parts: list[dict[str, Tensor]] = []
     carries: Carries = [None]
-    for span in batch.spans(len(slab) - 2 * CONTEXT, FLOAT):
+    for span in batch.spans(len(slab) - 2 * CONTEXT):
         with span:
             maps, carries = slice_maps([model], slab, span, carries, Settings(grid=GRID), FLOAT)
             parts.append(maps)
