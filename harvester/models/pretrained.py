@@ -108,7 +108,7 @@ def checked_digest(file: Path, sha256: str = "") -> str:
 
 @lru_cache
 def _digest(file: Path, size: int, changed_ns: int) -> str:
-    """Size and time of change are what the answer is remembered by: 30 MB are read once, not once a question."""
+    """Size and time of change are what the answer is remembered by: 30 MB are read once, not once per question."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 

@@ -1,4 +1,4 @@
-"""Slice boxes to tubelets: SORT along z, with a constant-velocity Kalman filter a track and Hungarian
+"""Slice boxes to tubelets: SORT along z, with a constant-velocity Kalman filter per track and Hungarian
 assignment.
 
 Works in any frame with inclusive box ends (geometry.py) and integer slices; velocities are per slice. A
