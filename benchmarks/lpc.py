@@ -4,9 +4,9 @@
 
 Settings are the paper's (configs/deeplesion.yaml: 9 views, 96 and 128 px, ResNet-18) and the small network's; the
 volume is made, 512 x 512 on a grid of 0.8 mm and 2 mm, tubelets are 1 to 8 slices long. One thread on a CPU, whose
-processor time is told.
+processor time is reported.
 
-  rates       tubelets a second, read and scored, by backbone and precision; the share of the measured peak
+  rates       tubelets per second, read and scored, by backbone and precision; the share of the measured peak
   stages      where a volume's time goes
   sharing     equal views seen once against all of them: how many times as fast, and the largest difference of a score
   crops       cut on the device in batches (roi_align), against one by one in numpy
@@ -23,13 +23,20 @@ import torch
 from lpg import Bench, made_store, peak, row, settings_of, shares  # beside this file
 from torch.utils.flop_counter import FlopCounterMode
 
-from harvester.classifier.inference import Looked, classify, crops_at_once, distinct_views, look, ready
+from harvester.classifier.inference import (
+    VolumeViews,
+    classify,
+    crops_at_once,
+    distinct_views,
+    load_views,
+    prepare_for_inference,
+)
 from harvester.classifier.network import Classifier
-from harvester.classifier.views import STREAMS, cut_crops, describe, pixels, view_corners
+from harvester.classifier.views import STREAMS, cut_crops, pixels, shape_profile, view_corners
 from harvester.config.settings import Settings
 from harvester.imaging.resample import windowed
-from harvester.models.batch_size import BatchSize
-from harvester.models.device import Place
+from harvester.models.batch_size import AutoBatchSize
+from harvester.models.device import DeviceSpec
 from harvester.store.slab import GridFrame
 
 BACKBONES = {"small": "small", "resnet18": "densenet121"}
@@ -52,92 +59,94 @@ def made_tubelets(count: int, frame: GridFrame) -> list[dict[str, Any]]:
     return made
 
 
-def model_of(settings: Settings, place: Place) -> Classifier:
+def model_of(settings: Settings, spec: DeviceSpec) -> Classifier:
     """A classifier with random weights."""
     torch.manual_seed(0)
-    return ready(Classifier(settings.classifier, settings.grid), place, settings.compute.compile)
+    return prepare_for_inference(
+        Classifier(settings.classifier, settings.grid), spec, settings.compute.compile
+    )
 
 
 @torch.inference_mode()
 def rate(
-    bench: Bench, settings: Settings, looked: Looked, dtype: torch.dtype, most: dict[str, float]
+    bench: Bench, settings: Settings, views: VolumeViews, dtype: torch.dtype, most: dict[str, float]
 ) -> dict[str, float]:
-    """Tubelets a second of crops and both streams."""
-    place = Place(bench.place.device, dtype)
-    model, batch = model_of(settings, place), crops_at_once(place)
+    """Tubelets per second of crops and both streams."""
+    spec = DeviceSpec(bench.spec.device, dtype)
+    model, batch = model_of(settings, spec), crops_at_once(spec)
 
     def run() -> list[float]:
-        return classify(model, looked, settings, place, batch)
+        return classify(model, views, settings, spec, batch)
 
     took = bench.seconds(run)
     with FlopCounterMode(display=False) as counter:
         run()
     gflops = counter.get_total_flops() / took / 1e9
-    crops = sum(len(views_of(settings, looked, name)[0]) for name in STREAMS)
+    crops = sum(len(views_of(settings, views, name)[0]) for name in STREAMS)
     return {
-        "tubelets_per_second": len(looked.rows) / took,
+        "tubelets_per_second": len(views.rows) / took,
         "crops_per_second": crops / took,
         "share_of_peak": gflops / most[f"gflops_{str(dtype).removeprefix('torch.')}"],
         "batch": batch.size,
     }
 
 
-def views_of(settings: Settings, looked: Looked, name: str) -> tuple[Any, Any]:
+def views_of(settings: Settings, views: VolumeViews, name: str) -> tuple[Any, Any]:
     """The distinct views of a stream: slices from the slab's first, and corners."""
-    corners = view_corners(name, looked.boxes_xyxy, settings.classifier, looked.frame)
-    distinct, _ = distinct_views(looked.z, corners)
-    return distinct[:, 0].astype(np.int64) - looked.first, distinct[:, 1:]
+    corners = view_corners(name, views.boxes_xyxy, settings.classifier, views.frame)
+    distinct, _ = distinct_views(views.z, corners)
+    return distinct[:, 0].astype(np.int64) - views.first, distinct[:, 1:]
 
 
 @torch.inference_mode()
-def stages(bench: Bench, settings: Settings, store: Any, looked: Looked) -> dict[str, float]:
-    """Seconds of each stage, one after the other, in the place's own precision."""
-    place = bench.place
-    model, batch = model_of(settings, place), crops_at_once(place)
-    told = {"read": bench.seconds(lambda: look(store.path, looked.frame, looked.rows, settings, place))}
-    told["crops"] = 0.0
+def stages(bench: Bench, settings: Settings, store: Any, views: VolumeViews) -> dict[str, float]:
+    """Seconds of each stage, one after the other, in the device's own precision."""
+    spec = bench.spec
+    model, batch = model_of(settings, spec), crops_at_once(spec)
+    results = {"read": bench.seconds(lambda: load_views(store.path, views.frame, views.rows, settings, spec))}
+    results["crops"] = 0.0
     for name in STREAMS:
-        z, corners = views_of(settings, looked, name)
+        z, corners = views_of(settings, views, name)
         side = pixels(name, settings.classifier)
         spans = [slice(start, start + batch.size) for start in range(0, len(z), batch.size)]
 
         def cut(
             z: Any = z, corners: Any = corners, side: int = side, spans: Any = spans
         ) -> list[torch.Tensor]:
-            return [cut_crops(looked.hu_zyx, z[span], corners[span], side, settings.grid) for span in spans]
+            return [cut_crops(views.hu_zyx, z[span], corners[span], side, settings.grid) for span in spans]
 
         made = cut()
-        told["crops"] += bench.seconds(cut)
-        with place.autocast():
-            told[f"{name} stream"] = bench.seconds(
+        results["crops"] += bench.seconds(cut)
+        with spec.autocast():
+            results[f"{name} stream"] = bench.seconds(
                 lambda name=name, made=made: [model.features(name, crops) for crops in made]  # type: ignore[misc]
             )
-    told["course"] = bench.seconds(lambda: describe(looked.tubelets, looked.frame))
-    return told
+    results["shape profile"] = bench.seconds(lambda: shape_profile(views.tubelets, views.frame))
+    return results
 
 
 @torch.inference_mode()
-def sharing(bench: Bench, settings: Settings, looked: Looked) -> dict[str, float]:
+def sharing(bench: Bench, settings: Settings, views: VolumeViews) -> dict[str, float]:
     """Each distinct view once, against every view of every tubelet, in float32."""
-    place = Place(bench.place.device, torch.float32)
-    model, size = model_of(settings, place), crops_at_once(place).size
+    spec = DeviceSpec(bench.spec.device, torch.float32)
+    model, size = model_of(settings, spec), crops_at_once(spec).size
 
     def shared() -> list[float]:
-        return classify(model, looked, settings, place, BatchSize("crops", size))
+        return classify(model, views, settings, spec, AutoBatchSize("crops", size))
 
     def every() -> list[float]:
         scores: list[float] = []
-        for start in range(0, len(looked.rows), 4):
+        for start in range(0, len(views.rows), 4):
             some = slice(start, start + 4)
-            z, boxes = looked.z[some] - looked.first, looked.boxes_xyxy[some]
+            z, boxes = views.z[some] - views.first, views.boxes_xyxy[some]
             features = []
             for name in STREAMS:
-                corners = view_corners(name, boxes, settings.classifier, looked.frame).reshape(-1, 4)
+                corners = view_corners(name, boxes, settings.classifier, views.frame).reshape(-1, 4)
                 side = pixels(name, settings.classifier)
-                crops = cut_crops(looked.hu_zyx, z.ravel(), corners, side, settings.grid)
+                crops = cut_crops(views.hu_zyx, z.ravel(), corners, side, settings.grid)
                 features.append(model.features(name, crops).unflatten(0, z.shape))
-            course = torch.from_numpy(describe(looked.tubelets, looked.frame)[some]).to(place.device)
-            scores += torch.sigmoid(model.judge(features[0], features[1], course)).tolist()
+            profile = torch.from_numpy(shape_profile(views.tubelets, views.frame)[some]).to(spec.device)
+            scores += torch.sigmoid(model.logits(features[0], features[1], profile)).tolist()
         return scores
 
     slow, fast = bench.seconds(every), bench.seconds(shared)
@@ -145,15 +154,15 @@ def sharing(bench: Bench, settings: Settings, looked: Looked) -> dict[str, float
     return {"speedup": slow / fast, "max_abs_difference": difference}
 
 
-def crops_against_numpy(bench: Bench, settings: Settings, looked: Looked) -> dict[str, float]:
+def crops_against_numpy(bench: Bench, settings: Settings, views: VolumeViews) -> dict[str, float]:
     """The local stream's crops: in batches on the device, and one by one in numpy, both windowed."""
-    z, corners = views_of(settings, looked, "local")
-    side, batch = settings.classifier.local_px, crops_at_once(bench.place).size
-    hu = looked.hu_zyx.cpu().numpy()
+    z, corners = views_of(settings, views, "local")
+    side, batch = settings.classifier.local_px, crops_at_once(bench.spec).size
+    hu = views.hu_zyx.cpu().numpy()
 
     def batched() -> list[torch.Tensor]:
         return [
-            cut_crops(looked.hu_zyx, z[at : at + batch], corners[at : at + batch], side, settings.grid)
+            cut_crops(views.hu_zyx, z[at : at + batch], corners[at : at + batch], side, settings.grid)
             for at in range(0, len(z), batch)
         ]
 
@@ -165,7 +174,7 @@ def crops_against_numpy(bench: Bench, settings: Settings, looked: Looked) -> dic
     ours = torch.cat(batched()).cpu().numpy()
     slow, fast = bench.seconds(one_by_one), bench.seconds(batched)
     difference = float(np.abs(ours - np.stack(one_by_one())).max())
-    return {"speedup": slow / fast, "ms_a_crop": 1000 * fast / len(z), "max_abs_difference": difference}
+    return {"speedup": slow / fast, "ms_per_crop": 1000 * fast / len(z), "max_abs_difference": difference}
 
 
 def numpy_crop(planes: Any, corners: Any, side: int, settings: Settings) -> Any:
@@ -194,41 +203,41 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    bench = Bench(Place.choose(options.device == "cuda", "auto"), 512, 64)
-    told: dict[str, Any] = {"device": options.device, "peak": peak(bench)}
+    bench = Bench(DeviceSpec.choose(options.device == "cuda", "auto"), 512, 64)
+    results: dict[str, Any] = {"device": options.device, "peak": peak(bench)}
     with tempfile.TemporaryDirectory() as folder:
         store = made_store(Path(folder), bench)
         for name, generator in BACKBONES.items():
-            told[name] = measured(bench, settings_of(generator), store, options.tubelets, told["peak"])
+            results[name] = measured(bench, settings_of(generator), store, options.tubelets, results["peak"])
     if options.json:
-        options.json.write_text(json.dumps(told, indent=1))
+        options.json.write_text(json.dumps(results, indent=1))
 
 
 def measured(
     bench: Bench, settings: Settings, store: Any, tubelets: int, most: dict[str, float]
 ) -> dict[str, Any]:
-    """All parts with one backbone, told as they come."""
+    """All parts with one backbone, printed as they come."""
     frame = GridFrame.of(store.manifest.to_pylist()[0], settings.grid)
-    looked = look(store.path, frame, made_tubelets(tubelets, frame), settings, bench.place)
+    views = load_views(store.path, frame, made_tubelets(tubelets, frame), settings, bench.spec)
     own = settings.classifier
     print(f"{own.backbone}: {own.views} views, {own.local_px} and {own.global_px} px, {tubelets} tubelets")
-    told: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for dtype in (torch.float32, torch.bfloat16):
         name = str(dtype).removeprefix("torch.")
-        told[name] = rate(bench, settings, looked, dtype, most)
-        print(f"  rate, {name}: {row(told[name])}", flush=True)
-    told["stages"] = {
-        name: 1000 * took / tubelets for name, took in stages(bench, settings, store, looked).items()
+        results[name] = rate(bench, settings, views, dtype, most)
+        print(f"  rate, {name}: {row(results[name])}", flush=True)
+    results["stages"] = {
+        name: 1000 * took / tubelets for name, took in stages(bench, settings, store, views).items()
     }
-    print(f"  stages ({bench.place.dtype}), ms a tubelet:\n{shares(told['stages'])}")
-    told["sharing"] = sharing(bench, settings, looked)
-    print(f"  sharing equal views: {row(told['sharing'])}")
+    print(f"  stages ({bench.spec.dtype}), ms per tubelet:\n{shares(results['stages'])}")
+    results["sharing"] = sharing(bench, settings, views)
+    print(f"  sharing equal views: {row(results['sharing'])}")
     whole = settings.model_copy(update={"classifier": own.model_copy(update={"global_mm": 0.0})})
-    told["sharing_whole_slices"] = sharing(bench, whole, looked)
-    print(f"  the same with whole slices as the global view: {row(told['sharing_whole_slices'])}")
-    told["crops"] = crops_against_numpy(bench, settings, looked)
-    print(f"  crops in batches against one by one in numpy: {row(told['crops'])}", flush=True)
-    return told
+    results["sharing_whole_slices"] = sharing(bench, whole, views)
+    print(f"  the same with whole slices as the global view: {row(results['sharing_whole_slices'])}")
+    results["crops"] = crops_against_numpy(bench, settings, views)
+    print(f"  crops in batches against one by one in numpy: {row(results['crops'])}", flush=True)
+    return results
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from harvester.distributed.inference import InferenceJob, Proposer, Scorer, run_
 from harvester.distributed.preparation import prepare
 from harvester.labels.folds import patient_folds
 from harvester.mining.negatives import to_classify
-from harvester.models.device import Place
+from harvester.models.device import DeviceSpec
 from harvester.proposals.inference import Proposals
 from harvester.proposals.network import Generator
 from harvester.records import SCORED, TUBELETS, Volume
@@ -130,7 +130,7 @@ def one_side(side: str, work: Path, part: int) -> Times:
 def bare(settings: Settings, store: Store, rows: list[dict[str, Any]], work: Path) -> Times:
     """The same objects that the actors hold, in a loop."""
     job = job_in(settings, store, work, "generator")
-    place = Place.choose(False, settings.compute.precision)
+    spec = DeviceSpec.choose(False, settings.compute.precision)
     tubelets = Location.of(work / "tubelets.parquet")
 
     def tasks(models: InferenceJob) -> Iterator[tuple[GridFrame, list[Location]]]:
@@ -141,11 +141,11 @@ def bare(settings: Settings, store: Store, rows: list[dict[str, Any]], work: Pat
         return list(to_classify(own, settings.classifier.max_tubelets).to_pylist())
 
     told = {
-        "propose": finished(lambda: Proposals(settings, store.path, place).over(tasks(job)), rows, TUBELETS)
+        "propose": finished(lambda: Proposals(settings, store.path, spec).over(tasks(job)), rows, TUBELETS)
     }
     scoring = job_in(settings, store, work, "classifier")
     told["classify"] = finished(
-        lambda: Scoring(settings, store.path, place, tubelets_of).over(tasks(scoring)), rows, SCORED
+        lambda: Scoring(settings, store.path, spec, tubelets_of).over(tasks(scoring)), rows, SCORED
     )
     return told
 

@@ -35,10 +35,10 @@ from harvester.config.settings import Settings
 from harvester.labels import ledger as ledgers
 from harvester.labels.folds import patient_folds
 from harvester.mining.candidates import outside_ignored
-from harvester.models.data_parallel import Team
-from harvester.models.device import Place
+from harvester.models.data_parallel import Ranks
+from harvester.models.device import DeviceSpec
 from harvester.models.fit import FoldTask
-from harvester.proposals.inference import load_generators, propose_volume
+from harvester.proposals.inference import load_generator, propose_volume
 from harvester.proposals.training import fit_generator
 from harvester.records import TUBELETS
 from harvester.results.truth import Judge
@@ -79,14 +79,14 @@ ROWS = (
 )
 
 
-class MeanOfWeights(Team):
-    """An exponential mean of a model's weights, kept beside a fit that calls it once a step (as its team of one)."""
+class MeanOfWeights(Ranks):
+    """An exponential mean of a model's weights, kept beside a fit that calls it once per step (as its only rank)."""
 
     def __init__(self) -> None:
         super().__init__()
         self.state: dict[str, Tensor] = {}
 
-    def add_up(self, model: nn.Module) -> None:
+    def all_reduce_grads(self, model: nn.Module) -> None:
         """Take in the weights of the step before."""
         for name, value in model.state_dict().items():
             if name in self.state and value.is_floating_point():
@@ -169,7 +169,7 @@ class Bench:
             start / file.name if start else None,
             checkpoint,
             gpu=False,
-            team=mean,
+            ranks=mean,
             log=lambda line: print(f"  {row.name}, seed {seed}, fold {fold}: {line}", flush=True),
         )
         others = [each for each in self.rows if self.folds[each["patient_id"]] != fold]
@@ -187,13 +187,13 @@ class Bench:
 
     def _proposed(self, folder: Path, settings: Settings) -> Iterator[dict[str, Any]]:
         """Tubelets of V_H^test, each volume's by the generator that never saw its patient."""
-        place = Place.choose(False, settings.compute.precision)
+        spec = DeviceSpec.choose(False, settings.compute.precision)
         for fold in range(settings.folds):
-            models = load_generators([folder / f"fold-{fold}.safetensors"], settings, place)
+            models = [load_generator(Location.of(folder) / f"fold-{fold}.safetensors", settings, spec)]
             for row in self.rows:
                 if row["split"] == "vh_test" and self.folds[row["patient_id"]] == fold:
                     frame = GridFrame.of(row, settings.grid)
-                    for tubelet in propose_volume(models, self.store.path, frame, settings, place):
+                    for tubelet in propose_volume(models, self.store.path, frame, settings, spec):
                         yield {"patient_id": row["patient_id"]} | tubelet
 
 
@@ -203,7 +203,7 @@ def newest(folder: Path, pattern: str) -> Path | None:
 
 
 def save(state: dict[str, Tensor], file: Path) -> None:
-    """Weights as load_generators reads them; aside first, so that there is never half a file."""
+    """Weights as load_generator reads them; aside first, so that there is never half a file."""
     file.parent.mkdir(exist_ok=True)
     aside = file.with_suffix(".part")
     save_file({name: value.detach().contiguous() for name, value in state.items()}, aside)

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
-from harvester.models.device import Place
+from harvester.models.device import DeviceSpec
 
 WINDOW_HU = (-1024.0, 300.0)
 """The bundle's; torchvision wants values from 0 to 1 too."""
@@ -52,23 +52,23 @@ class Rate:
 
 
 def faster_rcnn(
-    volume_hu: NDArray[Any], place: Place, slices: int = 8, batches: Sequence[int] = (1, 4)
+    volume_hu: NDArray[Any], spec: DeviceSpec, slices: int = 8, batches: Sequence[int] = (1, 4)
 ) -> Rate:
     """The fastest way through `slices` slices, evenly spread, of a volume (z, y, x) of HU on the grid."""
-    images = [image.to(place.device) for image in neighbours(volume_hu, slices)]
+    images = [image.to(spec.device) for image in neighbours(volume_hu, slices)]
     sides = {"min_size": min(volume_hu.shape[1:]), "max_size": max(volume_hu.shape[1:])}
     rates = []
-    for (dtype, layout), batch in product(ways(place, torch.channels_last), batches):
+    for (dtype, layout), batch in product(ways(spec, torch.channels_last), batches):
         torch.manual_seed(0)
         model = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=2, **sides)
-        model.eval().to(place.device).to(memory_format=layout)
+        model.eval().to(spec.device).to(memory_format=layout)
         parts = [images[start : start + batch] for start in range(0, len(images), batch)]
-        notes = f"{_told(dtype, layout)}, batches of {batch}"
-        rates.append(timed(model, parts, parts[:1], len(images), place, dtype, notes))
+        notes = f"{_setting(dtype, layout)}, batches of {batch}"
+        rates.append(timed(model, parts, parts[:1], len(images), spec, dtype, notes))
     return max(rates, key=lambda rate: rate.per_second)
 
 
-def retinanet3d(volume_hu: NDArray[Any], place: Place, overlap: float = 0.25) -> Rate:
+def retinanet3d(volume_hu: NDArray[Any], spec: DeviceSpec, overlap: float = 0.25) -> Rate:
     """The fastest way through a volume (z, y, x) of HU on the grid, in windows as large as it allows.
 
     Sides must be multiples of 16 and slices of 8, so that nothing is padded; up to 192 slices of 512 x 512 are one
@@ -77,9 +77,9 @@ def retinanet3d(volume_hu: NDArray[Any], place: Place, overlap: float = 0.25) ->
     x, y, z = volume_hu.shape[::-1]
     if any(n % multiple for n, multiple in zip((x, y, z), SIZE_MULTIPLE_XYZ, strict=True)):
         raise SystemExit(f"RetinaNet would pad {(x, y, z)}: want x, y, z in multiples of {SIZE_MULTIPLE_XYZ}")
-    image = scaled(volume_hu).permute(2, 1, 0)[None].contiguous().to(place.device)
+    image = scaled(volume_hu).permute(2, 1, 0)[None].contiguous().to(spec.device)
     thin = image[..., : SIZE_MULTIPLE_XYZ[2]].contiguous()
-    detector = luna16_detector().eval().to(place.device)
+    detector = luna16_detector().eval().to(spec.device)
 
     def detect(volume: Tensor) -> None:
         roi = [min(n, most) for n, most in zip(volume.shape[1:], LUNA16_WINDOW_XYZ, strict=True)]
@@ -87,12 +87,12 @@ def retinanet3d(volume_hu: NDArray[Any], place: Place, overlap: float = 0.25) ->
         detector([volume], use_inferer=True)
 
     trials = {}
-    for dtype, layout in ways(place, torch.channels_last_3d):
+    for dtype, layout in ways(spec, torch.channels_last_3d):
         detector.network.to(memory_format=layout)
-        trials[dtype, layout] = timed(detect, [thin], [thin], thin.shape[-1], place, dtype, "")
+        trials[dtype, layout] = timed(detect, [thin], [thin], thin.shape[-1], spec, dtype, "")
     dtype, layout = max(trials, key=lambda way: trials[way].per_second)
     detector.network.to(memory_format=layout)
-    return timed(detect, [image], [thin], z, place, dtype, _told(dtype, layout))
+    return timed(detect, [image], [thin], z, spec, dtype, _setting(dtype, layout))
 
 
 PEERS: Final = {"Faster R-CNN": faster_rcnn, "MONAI RetinaNet": retinanet3d}
@@ -123,9 +123,11 @@ def luna16_detector() -> Any:
     return detector
 
 
-def ways(place: Place, channels_last: torch.memory_format) -> list[tuple[torch.dtype, torch.memory_format]]:
+def ways(
+    spec: DeviceSpec, channels_last: torch.memory_format
+) -> list[tuple[torch.dtype, torch.memory_format]]:
     """float32, and bfloat16 where harvester itself would take it, in both layouts."""
-    dtypes = dict.fromkeys((torch.float32, place.dtype))
+    dtypes = dict.fromkeys((torch.float32, spec.dtype))
     return list(product(dtypes, (torch.contiguous_format, channels_last)))
 
 
@@ -135,20 +137,20 @@ def timed(
     parts: Sequence[Any],
     warm: Sequence[Any],
     slices: int,
-    place: Place,
+    spec: DeviceSpec,
     dtype: torch.dtype,
     notes: str,
 ) -> Rate:
     """The time of detecting in `parts`, `slices` in all, after `warm`, in a precision."""
-    clock = time.perf_counter if place.device.type == "cuda" else time.process_time
-    with Place(place.device, dtype).autocast():
+    clock = time.perf_counter if spec.device.type == "cuda" else time.process_time
+    with DeviceSpec(spec.device, dtype).autocast():
         for part in warm:
             detect(part)
-        _wait(place)
+        _wait(spec)
         began = clock()
         for part in parts:
             detect(part)
-        _wait(place)
+        _wait(spec)
     return Rate(slices, clock() - began, notes)
 
 
@@ -166,12 +168,12 @@ def scaled(volume_hu: NDArray[Any]) -> Tensor:
     return ((torch.from_numpy(volume_hu).float() - low) / (high - low)).clamp(0, 1)
 
 
-def _wait(place: Place) -> None:
-    if place.device.type == "cuda":
+def _wait(spec: DeviceSpec) -> None:
+    if spec.device.type == "cuda":
         torch.cuda.synchronize()
 
 
-def _told(dtype: torch.dtype, layout: torch.memory_format) -> str:
+def _setting(dtype: torch.dtype, layout: torch.memory_format) -> str:
     return (
         f"{dtype}, {layout}".replace("torch.", "")
         .replace("contiguous_format", "channels first")
@@ -189,12 +191,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    place = Place.choose(gpu=True, precision="auto")
+    spec = DeviceSpec.choose(gpu=True, precision="auto")
     shape_zyx = (options.slices, options.side, options.side)
     volume_hu = np.random.default_rng(0).integers(-1000, 300, shape_zyx).astype(np.int16)
     told = {}
     for name, peer in PEERS.items():
-        rate = peer(volume_hu, place)
+        rate = peer(volume_hu, spec)
         told[name] = asdict(rate) | {"per_second": rate.per_second}
         told_of = f"({rate.slices} in {rate.seconds:.1f} s; {rate.notes})"
         print(f"{name:16s}{rate.per_second:8.3f} slices a second {told_of}", flush=True)

@@ -23,10 +23,11 @@ from harvester.evaluation.matching import hits, overlaps
 from harvester.geometry import iou_matrix
 from harvester.imaging.dicom.reader import read_dicom_series
 from harvester.mining import candidates
-from harvester.models.device import Place
-from harvester.proposals.inference import load_generators, propose_volume
+from harvester.models.device import DeviceSpec
+from harvester.proposals.inference import load_generator, propose_volume
 from harvester.records import TUBELETS
 from harvester.results.truth import Judge
+from harvester.storage.location import Location
 from harvester.store.slab import GridFrame
 from harvester.store.store import Store, finish_store, write_volume
 
@@ -46,10 +47,10 @@ def main() -> None:
     volume = read_dicom_series(data / "lung_dx_a0001", "held-out", "held-out")
     row = write_volume(options.out / "store", volume, "vd_test", "")
     finish_store(options.out / "store", [row], [], [])
-    place = Place.choose(False, settings.compute.precision)
-    models = load_generators(weights, settings, place)
+    spec = DeviceSpec.choose(False, settings.compute.precision)
+    models = [load_generator(Location.of(file), settings, spec) for file in weights]
     frame = GridFrame.of(row, settings.grid)
-    found = propose_volume(models, options.out / "store", frame, settings, place)
+    found = propose_volume(models, options.out / "store", frame, settings, spec)
     pq.write_table(pa.Table.from_pylist(found, TUBELETS), options.out / "tubelets.parquet")
     truth = json.loads((data / "lung_dx_a0001.boxes.json").read_text())
     boxes = truth["boxes"] if isinstance(truth, dict) else truth

@@ -2,14 +2,21 @@
 
 from pathlib import Path
 
-import hypothesis
 import pytest
+from hypothesis import HealthCheck, settings
 
 TESTS = Path(__file__).parent
 
-# The same examples on every machine and in every order of the tests, and no clock that can fail them.
-hypothesis.settings.register_profile("harvester", derandomize=True, deadline=None, max_examples=40)
-hypothesis.settings.load_profile("harvester")
+# The same examples everywhere and at every speed: no test's outcome hangs on chance or on how busy a machine is.
+settings.register_profile(
+    "rings",
+    deadline=None,
+    max_examples=40,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("rings")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,12 +7,13 @@ slice: each distinct crop goes through its stream once, which the maximum over v
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from harvester.classifier.network import Classifier
@@ -20,18 +21,18 @@ from harvester.classifier.views import (
     STREAMS,
     Tubelets,
     cut_crops,
-    describe,
     pixels,
+    shape_profile,
     slices_needed,
     view_corners,
     view_places,
 )
 from harvester.config.settings import Settings
 from harvester.models.acceleration import accelerated
-from harvester.models.batch_size import BatchSize, in_batches
-from harvester.models.device import Place
-from harvester.models.device_slab import read_resident
-from harvester.models.prefetch import ahead, readers
+from harvester.models.batch_size import AutoBatchSize
+from harvester.models.device import DeviceSpec
+from harvester.models.device_slab import load_to_device
+from harvester.models.prefetch import prefetch, readers
 from harvester.storage.location import Location, Where
 from harvester.store.slab import GridFrame
 
@@ -45,8 +46,8 @@ MOST_CROPS: Final = 2048
 
 
 @dataclass(frozen=True)
-class Looked:
-    """What a volume's n tubelets look at.
+class VolumeViews:
+    """What the n tubelets of a volume look at.
 
     rows        the tubelets, as in records.TUBELETS
     hu_zyx      int16 HU of the slices from `first` on, on the device
@@ -63,70 +64,62 @@ class Looked:
 
 
 class Scoring:
-    """Fitted classifiers on a place, read once from their files, to go through the volumes of a store.
+    """Fitted classifiers on a device, read once from their files, to go through the volumes of a store.
 
     rows_of     gives a volume's tubelets; called in the thread that reads ahead
     """
 
     def __init__(
-        self, settings: Settings, store: Where, place: Place, rows_of: Callable[[str], Rows]
+        self, settings: Settings, store: Where, spec: DeviceSpec, rows_of: Callable[[str], Rows]
     ) -> None:
-        self.settings, self.store, self.place, self.rows_of = settings, store, place, rows_of
-        self.batch = crops_at_once(place)
-        self.models: dict[Location, Classifier] = {}
+        self.settings, self.store, self.spec, self.rows_of = settings, store, spec, rows_of
+        self.batch = crops_at_once(spec)
+        self.model = cache(partial(load_classifier, settings=settings, spec=spec))
 
     def over(self, tasks: Iterable[Task]) -> Iterator[Callable[[], Rows]]:
         """For each volume a call that gives its rows with their lpc_score, or raises its error.
 
         A score is the mean of the models in the volume's files: of those that never saw its patient.
         """
-        for (_, files), looked in ahead(
-            tasks, self._read, readers(self.place, self.settings.compute.readers)
-        ):
-            yield partial(self._score, looked, files)
+        count = readers(self.spec, self.settings.compute.readers)
+        for (_, files), views in prefetch(tasks, self._read, count):
+            yield partial(self._score, views, files)
 
-    def _read(self, task: Task) -> Looked | None:
+    def _read(self, task: Task) -> VolumeViews | None:
         rows = self.rows_of(task[0].volume_id)
-        return look(self.store, task[0], rows, self.settings, self.place) if rows else None
+        return load_views(self.store, task[0], rows, self.settings, self.spec) if rows else None
 
-    def _score(self, looking: Future[Looked | None], files: list[Location]) -> Rows:
-        looked = looking.result()
-        if looked is None:
+    def _score(self, read: Future[VolumeViews | None], files: list[Location]) -> Rows:
+        views = read.result()
+        if views is None:
             return []
-        for file in files:
-            if file not in self.models:
-                self.models[file] = load_classifier(file, self.settings, self.place)
-        answers = [
-            classify(self.models[file], looked, self.settings, self.place, self.batch) for file in files
-        ]
+        answers = [classify(self.model(file), views, self.settings, self.spec, self.batch) for file in files]
         means = [sum(scores) / len(scores) for scores in zip(*answers, strict=True)]
-        return [row | {"lpc_score": score} for row, score in zip(looked.rows, means, strict=True)]
+        return [row | {"lpc_score": score} for row, score in zip(views.rows, means, strict=True)]
 
 
-def load_classifier(weights: Location, settings: Settings, place: Place) -> Classifier:
+def load_classifier(weights: Location, settings: Settings, spec: DeviceSpec) -> Classifier:
     """A fitted classifier from its safetensors file, ready to score."""
-    from safetensors.torch import load
-
     model = Classifier(settings.classifier.model_copy(update={"weights": ""}), settings.grid)
     model.load_state_dict(load(weights.read_bytes()))
-    return ready(model, place, settings.compute.compile)
+    return prepare_for_inference(model, spec, settings.compute.compile)
 
 
-def ready(model: Classifier, place: Place, compile_it: bool = False) -> Classifier:
-    """A fitted classifier for inference on a place."""
+def prepare_for_inference(model: Classifier, spec: DeviceSpec, compile_it: bool = False) -> Classifier:
+    """A fitted classifier, made fast and moved to the device."""
     model.eval()
     model.streams = nn.ModuleDict(
         {name: accelerated(stream, compile_it) for name, stream in model.streams.items()}
     )
-    place.settle(model)
+    spec.move_model(model)
     return model
 
 
-def crops_at_once(place: Place) -> BatchSize:
-    """How many crops a place takes at first."""
-    if place.device.type == "cuda":
-        return BatchSize("crops", CROPS_ON_GPU, MOST_CROPS)
-    return BatchSize("crops", CROPS_ON_CPU)
+def crops_at_once(spec: DeviceSpec) -> AutoBatchSize:
+    """How many crops a device takes at first."""
+    if spec.device.type == "cuda":
+        return AutoBatchSize("crops", CROPS_ON_GPU, MOST_CROPS, spec.device)
+    return AutoBatchSize("crops", CROPS_ON_CPU)
 
 
 def classify_volume(
@@ -135,56 +128,61 @@ def classify_volume(
     frame: GridFrame,
     rows: Rows,
     settings: Settings,
-    place: Place,
-    batch: BatchSize | None = None,
+    spec: DeviceSpec,
+    batch: AutoBatchSize | None = None,
 ) -> list[float]:
     """The probability of being a lesion of each tubelet (rows of records.TUBELETS, one volume); [] for none."""
     if not rows:
         return []
-    looked = look(store, frame, rows, settings, place)
-    return classify(model, looked, settings, place, batch or crops_at_once(place))
+    views = load_views(store, frame, rows, settings, spec)
+    return classify(model, views, settings, spec, batch or crops_at_once(spec))
 
 
-def look(store: Where, frame: GridFrame, rows: Rows, settings: Settings, place: Place) -> Looked:
+def load_views(
+    store: Where, frame: GridFrame, rows: Rows, settings: Settings, spec: DeviceSpec
+) -> VolumeViews:
     """The slices that the views of one volume's tubelets need, read onto the device."""
     tubelets = Tubelets.of(rows, frame)
     z, boxes = view_places(tubelets, settings.classifier.views, frame.shape_zyx[0])
     first, last = slices_needed(z)
-    hu = read_resident(store, frame, first, last, place.device)
-    return Looked(frame, rows, tubelets, hu, first, z, boxes)
+    hu = load_to_device(store, frame, first, last, spec.device)
+    return VolumeViews(frame, rows, tubelets, hu, first, z, boxes)
 
 
 @torch.inference_mode()
 def classify(
-    model: Classifier, looked: Looked, settings: Settings, place: Place, batch: BatchSize
+    model: Classifier, views: VolumeViews, settings: Settings, spec: DeviceSpec, batch: AutoBatchSize
 ) -> list[float]:
-    """A probability a tubelet."""
-    local, wide = (_features(model, name, looked, settings, place, batch) for name in STREAMS)
-    course = torch.from_numpy(describe(looked.tubelets, looked.frame)).to(place.device)
-    with place.autocast():
-        logits = model.judge(local, wide, course)
+    """A probability per tubelet."""
+    local, wide = (_features(model, name, views, settings, spec, batch) for name in STREAMS)
+    profile = torch.from_numpy(shape_profile(views.tubelets, views.frame)).to(spec.device)
+    with spec.autocast():
+        logits = model.logits(local, wide, profile)
     scores: list[float] = torch.sigmoid(logits.float()).cpu().tolist()
     return scores
 
 
 def _features(
-    model: Classifier, name: str, looked: Looked, settings: Settings, place: Place, batch: BatchSize
+    model: Classifier,
+    name: str,
+    views: VolumeViews,
+    settings: Settings,
+    spec: DeviceSpec,
+    batch: AutoBatchSize,
 ) -> Tensor:
     """A stream's features of every view, (n, views, features); equal views are cut and seen once."""
-    corners = view_corners(name, looked.boxes_xyxy, settings.classifier, looked.frame)
-    distinct, of_view = distinct_views(looked.z, corners)
-    z, corners = distinct[:, 0].astype(np.int64) - looked.first, distinct[:, 1:]
-
-    def work(start: int, stop: int) -> Tensor:
-        side = pixels(name, settings.classifier)
-        crops = cut_crops(looked.hu_zyx, z[start:stop], corners[start:stop], side, settings.grid)
-        with place.autocast():
-            features = model.features(name, crops)
-        batch.learn(place, stop - start)
-        return features
-
-    features = torch.cat(list(in_batches(len(z), batch, work)))
-    return features[torch.from_numpy(of_view).to(place.device)]
+    corners = view_corners(name, views.boxes_xyxy, settings.classifier, views.frame)
+    distinct, of_view = distinct_views(views.z, corners)
+    z, corners = distinct[:, 0].astype(np.int64) - views.first, distinct[:, 1:]
+    side, parts = pixels(name, settings.classifier), []
+    for span in batch.spans(len(z)):
+        some = slice(span.start, span.stop)
+        with span, spec.autocast():
+            # Crops bear no name here: those of the last span would wait for the next ones.
+            parts.append(
+                model.features(name, cut_crops(views.hu_zyx, z[some], corners[some], side, settings.grid))
+            )
+    return torch.cat(parts)[torch.from_numpy(of_view).to(spec.device)]
 
 
 def distinct_views(z: Array, corners: Array) -> tuple[Array, Array]:

@@ -12,7 +12,7 @@ class Classifier(nn.Module):
     """A stream for the lesion, a stream for its place; features joined, the maximum over views, one logit.
 
     The maximum over views can't tell how many of them show the same disc: a small branch of its own looks at the
-    tubelet's course (views.describe), and its logit is added (ours).
+    tubelet's shape profile (views.shape_profile), and its logit is added (ours).
     """
 
     def __init__(self, settings: ClassifierSettings, grid: GridSettings) -> None:
@@ -27,7 +27,7 @@ class Classifier(nn.Module):
         self.streams = nn.ModuleDict(streams)
         features = sum(stream.out_channels[-1] for stream in streams.values())
         self.logit = nn.Sequential(nn.Dropout(0.3), nn.Linear(features, 1))
-        self.course = nn.Sequential(
+        self.shape_profile = nn.Sequential(
             nn.Linear(DESCRIPTORS, 32),
             nn.ReLU(inplace=True),
             nn.Linear(32, 32),
@@ -36,20 +36,20 @@ class Classifier(nn.Module):
         )
 
     def forward(self, views: dict[str, Tensor]) -> Tensor:
-        """`local` and `global` crops (n, views, channels, p, p), and `course` (n, DESCRIPTORS) to logits (n,)."""
+        """Crops `local` and `global` (n, views, channels, p, p) and `shape_profile` (n, DESCRIPTORS) to logits (n,)."""
         local, wide = (
-            self.features(name, views[name].flatten(0, 1)).unflatten(0, views[name].shape[:2])
+            torch.unflatten(self.features(name, views[name].flatten(0, 1)), 0, views[name].shape[:2])
             for name in STREAMS
         )
-        return self.judge(local, wide, views["course"])
+        return self.logits(local, wide, views["shape_profile"])
 
     def features(self, name: str, crops: Tensor) -> Tensor:
         """What a stream sees in each of m crops (m, channels, p, p): (m, its features)."""
         deepest: Tensor = self.streams[name](crops.contiguous(memory_format=torch.channels_last))[-1]
         return deepest.mean(dim=(-2, -1))
 
-    def judge(self, local: Tensor, wide: Tensor, course: Tensor) -> Tensor:
-        """Features of both streams (n, views, features) and the course (n, DESCRIPTORS) to logits (n,)."""
+    def logits(self, local: Tensor, wide: Tensor, shape_profile: Tensor) -> Tensor:
+        """Features of both streams (n, views, features) and the profile (n, DESCRIPTORS) to logits (n,)."""
         best = torch.cat([local, wide], dim=-1).amax(dim=1)
-        logits: Tensor = (self.logit(best) + self.course(course)).squeeze(-1)
-        return logits
+        total: Tensor = (self.logit(best) + self.shape_profile(shape_profile)).squeeze(-1)
+        return total

@@ -12,10 +12,10 @@ from harvester.classifier.examples import Example, Examples
 from harvester.classifier.network import Classifier
 from harvester.config.settings import Settings
 from harvester.errors import NoExamplesError
-from harvester.models.device import Place
-from harvester.models.fit import FoldTask, Plan, fit
+from harvester.models.device import DeviceSpec
+from harvester.models.fit import Fit, FoldTask, TrainSchedule
 
-COURSE_FACTOR: Final = 8.0
+PROFILE_LR_MULTIPLIER: Final = 8.0
 
 
 def fit_classifier(
@@ -45,18 +45,19 @@ def fit_classifier(
     elif before:
         start_from_generator(model, before)
     # Six numbers into two small layers: at the convolutions' rate they would need thousands of steps.
-    plan = Plan(steps, own.batch_size, rate, own.weight_decay, "course", COURSE_FACTOR)
-    items = Examples(task.store, examples, own, settings.grid, plan.steps * plan.batch_size, task.seed)
+    schedule = TrainSchedule(
+        steps, own.batch_size, rate, own.weight_decay, "shape_profile", PROFILE_LR_MULTIPLIER
+    )
+    items = Examples(task.store, examples, own, settings.grid, steps * own.batch_size, task.seed)
 
     def losses_of(network: nn.Module, batch: tuple[dict[str, Tensor], Tensor]) -> dict[str, Tensor]:
         views, labels = batch
         logits = network(views).float()
         summed = functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
-        return {"classify": summed / plan.batch_size}
+        return {"classify": summed / own.batch_size}
 
-    place = Place.choose(task.gpu, settings.compute.precision)
-    history = fit(model, items, losses_of, plan, place, task.checkpoint, task.team, task.log)
-    return model, history
+    spec = DeviceSpec.choose(task.gpu, settings.compute.precision)
+    return model, Fit(model, schedule, spec, task).run(items, losses_of)
 
 
 def start_from_generator(model: Classifier, weights: Mapping[str, Tensor]) -> bool:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from harvester.config.settings import ClassifierSettings, GridSettings
-from harvester.models.device_slab import read_resident
+from harvester.models.device_slab import load_to_device
 from harvester.storage.location import Where
 from harvester.store.slab import AIR_HU, GridFrame
 
@@ -67,19 +67,19 @@ def cut_views(
 ) -> dict[str, Tensor]:
     """Crops of all tubelets at once: `local` (n, views, 3 windows, p, p) and `global` likewise, in [0, 1].
 
-    `course` (n, DESCRIPTORS) comes with them: the tubelet's size, length, and the generator's scores along it.
+    `shape_profile` (n, DESCRIPTORS) comes with them: the tubelet's size, length, and the generator's scores along it.
 
     Only the slices that the views need are decoded; crops are cut on `device`. `jitter` shifts the crops by
     shares of the box's sides (x, y) and scales them. No tubelets: an error of the caller.
     """
     z, boxes = view_places(tubelets, settings.views, frame.shape_zyx[0])
     first, last = slices_needed(z)
-    hu = read_resident(store, frame, first, last, device)
-    crops = {"course": torch.from_numpy(describe(tubelets, frame)).to(device)}
+    hu = load_to_device(store, frame, first, last, device)
+    crops = {"shape_profile": torch.from_numpy(shape_profile(tubelets, frame)).to(device)}
     for name in STREAMS:
         corners = view_corners(name, boxes, settings, frame, jitter).reshape(-1, 4)
         cut = cut_crops(hu, z.ravel() - first, corners, pixels(name, settings), grid)
-        crops[name] = cut.unflatten(0, z.shape)
+        crops[name] = torch.unflatten(cut, 0, z.shape)
     return crops
 
 
@@ -130,10 +130,10 @@ def cut_crops(hu_zyx: Tensor, z: Array, corners: Array, side: int, grid: GridSet
     index = (z[:, None] - first + np.array([-1, 0, 1])).reshape(-1, 1)
     rois = np.concatenate([index, np.repeat(corners, 3, axis=0)], axis=1).astype(np.float32)
     cut: Tensor = roi_align(hu, torch.from_numpy(rois).to(hu.device), side, sampling_ratio=1, aligned=True)
-    return _windowed((cut[:, 0] + AIR_HU).unflatten(0, (-1, 3)), grid)
+    return _windowed(torch.unflatten(cut[:, 0] + AIR_HU, 0, (-1, 3)), grid)
 
 
-def describe(tubelets: Tubelets, frame: GridFrame) -> Array:
+def shape_profile(tubelets: Tubelets, frame: GridFrame) -> Array:
     """(n, DESCRIPTORS) float32: what the crops can't show.
 
     log2 of the widest side over 16 mm; log2 of the length along z over that side; the generator's logit at its
@@ -144,9 +144,9 @@ def describe(tubelets: Tubelets, frame: GridFrame) -> Array:
     width_mm = np.array(sides) * frame.spacing_zyx_mm[2]
     length_mm = np.array([z[-1] - z[0] + 1 for z in tubelets.z]) * frame.spacing_zyx_mm[0]
     logits = [np.log(p / (1 - p)) for p in (np.clip(s, 1e-4, 1 - 1e-4) for s in tubelets.scores)]
-    course = np.array([(own.max(), own.mean(), own[0], own[-1]) for own in logits])
+    along = np.array([(own.max(), own.mean(), own[0], own[-1]) for own in logits])
     shape = np.stack([np.log2(width_mm / 16), np.log2(length_mm / width_mm)], axis=1)
-    return np.concatenate([shape, course], axis=1).astype(np.float32)
+    return np.concatenate([shape, along], axis=1).astype(np.float32)
 
 
 def _centres(boxes_xyxy: Array, jitter: tuple[float, float, float]) -> tuple[Array, Array]:

@@ -27,7 +27,7 @@ from harvester.config.settings import Settings
 from harvester.distributed.watchdog import watched
 from harvester.errors import HarvesterError, NoRoomError, StepError
 from harvester.mining import negatives
-from harvester.models.device import Place
+from harvester.models.device import DeviceSpec
 from harvester.proposals.inference import Proposals
 from harvester.records import SCORED, TUBELETS
 from harvester.run.step_shards import DEATHS, Shard, Shards, Worker, planned
@@ -53,11 +53,11 @@ class InferenceJob:
     shards: Shards
     tubelets: Location | None = None
 
-    def place(self) -> Place:
+    def place(self) -> DeviceSpec:
         """The actor's device, on as many threads as it was given CPUs."""
         compute = self.settings.compute
         torch.set_num_threads(max(1, round(compute.cpus_per_replica)))
-        return Place.choose(compute.gpus_per_replica > 0, compute.precision)
+        return DeviceSpec.choose(compute.gpus_per_replica > 0, compute.precision)
 
     def weights(self, patient_id: str) -> list[Location]:
         """The weights of the fold that never saw the patient; of all folds for an unknown patient."""

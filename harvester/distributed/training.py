@@ -31,10 +31,11 @@ from harvester.distributed.cluster import for_ray
 from harvester.distributed.watchdog import watched
 from harvester.errors import HarvesterError
 from harvester.labels.ledger import by_volume
-from harvester.models.data_parallel import Team
-from harvester.models.device import Place
+from harvester.models.data_parallel import Ranks
+from harvester.models.device import DeviceSpec
 from harvester.models.fit import FoldTask
 from harvester.proposals.training import fit_generator
+from harvester.records import LedgerTable
 from harvester.storage.location import Location, Where
 from harvester.store.slab import GridFrame
 
@@ -142,7 +143,7 @@ def _train_worker(config: dict[str, Any]) -> None:
         # Every rank takes part in making every group, or torch.distributed waits for ever.
         group = dist.new_group(peers) if len(peers) > 1 else None
         if rank in peers and not (job.out / f"fold-{fold}.safetensors").is_file():
-            _fit_fold(job, fold, Team(peers.index(rank), len(peers), group))
+            _fit_fold(job, fold, Ranks(peers.index(rank), len(peers), group))
     ray.train.report({})
 
 
@@ -153,7 +154,7 @@ def shares(folds: int, world: int) -> list[tuple[int, list[int]]]:
     return [(fold, [rank for rank in range(world) if rank % folds == fold]) for fold in range(folds)]
 
 
-def _fit_fold(job: FitJob, fold: int, team: Team) -> None:
+def _fit_fold(job: FitJob, fold: int, ranks: Ranks) -> None:
     rows = [row for row in job.rows if job.folds[row["patient_id"]] != fold]
     task = FoldTask(
         job.store,
@@ -161,19 +162,19 @@ def _fit_fold(job: FitJob, fold: int, team: Team) -> None:
         job.start / f"fold-{fold}.safetensors" if job.start else None,
         job.out / f"fold-{fold}.checkpoint.pt",
         job.settings.compute.train_gpu,
-        team,
+        ranks,
         lambda line: logger.warning("%s fold %d: %s", job.model, fold, line),
     )
     table = job.table.read_table()
     afresh, began = not task.checkpoint.is_file(), time.monotonic()
     model: nn.Module
     if job.model == "generator":
-        model, history = fit_generator(task, job.settings, rows, table)
+        model, history = fit_generator(task, job.settings, rows, LedgerTable(table))
     else:
         model, history = fit_classifier(task, job.settings, examples_of(table, rows, job.settings))
-    if team.rank == 0:
+    if ranks.rank == 0:
         compute = job.settings.compute
-        measured = {"memory_mib": Place.choose(compute.train_gpu, compute.precision).memory_mib()}
+        measured = {"memory_mib": DeviceSpec.choose(compute.train_gpu, compute.precision).memory_mib()}
         if afresh:
             measured["steps_per_second"] = len(history) / (time.monotonic() - began)
         _publish(model, history, measured, job.out, fold)

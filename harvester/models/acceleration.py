@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.fx.experimental.optimization import fuse
 
-from harvester.models.batch_size import out_of_memory
+from harvester.models.memory import out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -29,14 +29,14 @@ class Compiled(nn.Module):
         self.network = network
         self.fast: Any = torch.compile(network)
 
-    def forward(self, *given: Any) -> Any:
+    def forward(self, *inputs: Any) -> Any:
         """What the network answers."""
         if self.fast is not None:
             try:
-                return self.fast(*given)
+                return self.fast(*inputs)
             except RuntimeError as error:  # every error of the compiler is one
-                if out_of_memory(error):
+                if out_of_memory(error, unclear=False):
                     raise
                 logger.warning("torch.compile failed, going on without it: %s", str(error).split("\n", 1)[0])
                 self.fast = None
-        return self.network(*given)
+        return self.network(*inputs)

@@ -16,10 +16,10 @@ from harvester.errors import StepError
 T = TypeVar("T")
 
 
-class Team:
-    """A rank's place in its team. A team of one does nothing that torch does not.
+class Ranks:
+    """The ranks that share a fit, as one of them sees them. A rank alone does nothing that torch does not.
 
-    group    torch.distributed's, of `size` ranks; None for a team of one
+    group    torch.distributed's process group of `size` ranks; None for one alone
     """
 
     def __init__(self, rank: int = 0, size: int = 1, group: Any = None) -> None:
@@ -29,33 +29,33 @@ class Team:
         """This rank's items of a batch."""
         return batch[self.rank :: self.size]
 
-    def total(self, value: Tensor) -> Tensor:
+    def all_reduce(self, value: Tensor) -> Tensor:
         """The sum over the ranks; no gradient flows through it."""
         if self.size > 1:
             value = value.detach().clone()
             dist.all_reduce(value, group=self.group)
         return value
 
-    def add_up(self, model: nn.Module) -> None:
+    def all_reduce_grads(self, model: nn.Module) -> None:
         """Every rank's gradients become their sum, sent as one."""
         grads = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         if self.size == 1 or not grads:
             return
-        whole = self.total(torch.cat([grad.flatten() for grad in grads]))
-        for grad, part in zip(grads, whole.split([grad.numel() for grad in grads]), strict=True):
+        whole = self.all_reduce(torch.cat([grad.flatten() for grad in grads]))
+        for grad, part in zip(grads, torch.split(whole, [grad.numel() for grad in grads]), strict=True):
             grad.copy_(part.view_as(grad))
 
     def agree(self, number: int) -> None:
         """Raise StepError where the ranks hold different numbers."""
         if self.size > 1:
-            told = torch.tensor([number, -number])
+            extremes = torch.tensor([number, -number])
             if dist.get_backend(self.group) == "nccl":
-                told = told.cuda()
-            dist.all_reduce(told, dist.ReduceOp.MAX, group=self.group)
-            if int(told[0]) != -int(told[1]):
+                extremes = extremes.cuda()
+            dist.all_reduce(extremes, dist.ReduceOp.MAX, group=self.group)
+            if int(extremes[0]) != -int(extremes[1]):
                 raise StepError("the ranks of a fit started from different checkpoints; start it again")
 
-    def join(self, model: nn.Module, batch_size: int) -> None:
+    def wrap(self, model: nn.Module, batch_size: int) -> None:
         """Batch norms and dropouts see the whole batch from now on. The names of the model's state stay.
 
         torch's SyncBatchNorm takes no CPU's tensors, and its dropout draws for what it is given.
@@ -65,30 +65,30 @@ class Team:
         on_gpu = next(model.parameters()).is_cuda
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d) and on_gpu:
-                module.__class__, module.process_group = nn.SyncBatchNorm, self.group  # type: ignore[assignment]
+                _become(module, nn.SyncBatchNorm, process_group=self.group)
             elif isinstance(module, nn.BatchNorm2d):
-                module.__class__, module.team = SharedBatchNorm2d, self  # type: ignore[assignment]
+                _become(module, SharedBatchNorm2d, ranks=self)
             elif isinstance(module, nn.Dropout):
-                module.__class__, module.team = SharedDropout, self  # type: ignore[assignment]
-                module.batch_size = batch_size  # type: ignore[assignment]
+                _become(module, SharedDropout, ranks=self, batch_size=batch_size)
 
 
-ALONE = Team()
+ALONE = Ranks()
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
-    """Normalises by mean and variance of all ranks' cells, on a CPU; as nn.BatchNorm2d otherwise. Made by Team.join."""
+    """Normalises by mean and variance of all ranks' cells, on a CPU; else it is nn.BatchNorm2d. Made by Ranks.wrap."""
+
+    ranks: Ranks
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  torch's name
         """(n, channels, y, x), n of this rank."""
         if not self.training:
             return super().forward(input)
-        team = cast(Team, self.team)
         cells = input.double()  # as torch adds up on a CPU
-        count = team.total(torch.tensor(float(cells.numel() // cells.shape[1])))
-        mean = _Sum.apply(cells.sum((0, 2, 3)), team) / count
+        count = self.ranks.all_reduce(torch.tensor(float(cells.numel() // cells.shape[1])))
+        mean = _sum(cells.sum((0, 2, 3)), self.ranks) / count
         centred = cells - mean[:, None, None]
-        variance = _Sum.apply(centred.square().sum((0, 2, 3)), team) / count
+        variance = _sum(centred.square().sum((0, 2, 3)), self.ranks) / count
         self._keep(mean.detach(), variance.detach() * count / (count - 1))
         scale = self.weight * (variance + self.eps).rsqrt()
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
@@ -100,29 +100,41 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
 
 
 class SharedDropout(nn.Dropout):
-    """Leaves out what torch's would of the whole batch, of which this rank has a share. Made by Team.join.
+    """Leaves out what torch's would of the whole batch, of which this rank has a share. Made by Ranks.wrap.
 
     Every rank draws for all items, from generators in the same state.
     """
+
+    ranks: Ranks
+    batch_size: int
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  torch's name
         """(items of this rank, features)."""
         if not self.training:
             return input
-        team = cast(Team, self.team)
-        whole = input.new_empty((cast(int, self.batch_size), *input.shape[1:]))
+        whole = input.new_empty((self.batch_size, *input.shape[1:]))
         mask = whole.bernoulli_(1 - self.p).div_(1 - self.p)
-        return input * cast(Tensor, team.share(cast(Any, mask)))
+        return input * cast(Tensor, self.ranks.share(cast(Any, mask)))
 
 
 class _Sum(torch.autograd.Function):
     """The sum over the ranks, through which gradients flow back to each."""
 
     @staticmethod
-    def forward(context: Any, value: Tensor, team: Team) -> Tensor:  # type: ignore[override]
-        context.team = team
-        return team.total(value)
+    def forward(context: Any, value: Tensor, ranks: Ranks) -> Tensor:
+        context.ranks = ranks
+        return ranks.all_reduce(value)
 
     @staticmethod
-    def backward(context: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return context.team.total(grad), None
+    def backward(context: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return context.ranks.all_reduce(grad), None
+
+
+def _sum(value: Tensor, ranks: Ranks) -> Tensor:
+    return cast(Tensor, _Sum.apply(value, ranks))
+
+
+def _become(module: nn.Module, kind: type[nn.Module], **state: Any) -> None:
+    """The module turns into `kind` where it stands: its parameters and their names in the model's state stay."""
+    module.__class__ = kind
+    vars(module).update(state)

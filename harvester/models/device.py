@@ -8,14 +8,14 @@ from torch import nn
 
 
 @dataclass(frozen=True)
-class Place:
+class DeviceSpec:
     """Where the arithmetic runs and in which precision (torch's autocast)."""
 
     device: torch.device
     dtype: torch.dtype
 
     @classmethod
-    def choose(cls, gpu: bool, precision: str) -> "Place":
+    def choose(cls, gpu: bool, precision: str) -> "DeviceSpec":
         """precision `auto`: bfloat16 on a GPU or a CPU with AMX tiles, where it is faster; else float32."""
         device = torch.device("cuda" if gpu and torch.cuda.is_available() else "cpu")
         if precision == "auto":
@@ -27,8 +27,8 @@ class Place:
         """The context for forward passes and losses."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not torch.float32)
 
-    def settle(self, model: nn.Module) -> nn.Module:
-        """The model on the device with channels last, the layout convolutions are fastest in."""
+    def move_model(self, model: nn.Module) -> nn.Module:
+        """The model itself, moved to the device with channels last, the layout convolutions are fastest in."""
         return model.to(self.device).to(memory_format=torch.channels_last)
 
     def memory_mib(self) -> float:

@@ -1,7 +1,7 @@
-"""A volume's grid slices on the device that works on them: whole HU, two bytes a voxel, copied once.
+"""A volume's grid slices on the device that works on them: whole HU, two bytes per voxel, copied once.
 
 A CPU gets what read_slab makes. A GPU gets the volume's own pixels and resamples them itself, to the same values:
-one core decodes thousands of slices a second, but resamples only hundreds.
+one core decodes thousands of slices per second, but resamples only hundreds.
 """
 
 from typing import Any, Final
@@ -18,7 +18,7 @@ SLICES_AT_ONCE: Final = 32
 """Resampled together: bounds the memory that float values take, not the result."""
 
 
-def read_resident(store: Where, frame: GridFrame, z_start: int, z_end: int, device: torch.device) -> Tensor:
+def load_to_device(store: Where, frame: GridFrame, z_start: int, z_end: int, device: torch.device) -> Tensor:
     """Grid slices [z_start, z_end) as read_slab gives them, int16 HU (z, y, x), on the device, ready to use.
 
     To be called from a thread that runs ahead: on a GPU it copies and resamples in a stream of its own.
@@ -26,7 +26,7 @@ def read_resident(store: Where, frame: GridFrame, z_start: int, z_end: int, devi
     if device.type != "cuda":
         return torch.from_numpy(writable(read_slab(store, frame, z_start, z_end)))
     pixels, taps_z = read_pixels(store, frame, z_start, z_end)
-    stream = torch.cuda.Stream(device)
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch gives it no types
     with torch.cuda.stream(stream):
         hu = torch.from_numpy(writable(pixels)).pin_memory().to(device, non_blocking=True)
         grid = on_grid(hu, taps_z, *frame.taps_yx())

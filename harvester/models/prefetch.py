@@ -1,26 +1,24 @@
 """Reads run ahead of the device that waits for them."""
 
-import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Final, TypeVar
 
-from harvester.models.batch_size import READERS_OF_A_GPU
-from harvester.models.device import Place
-
-logger = logging.getLogger(__name__)
+from harvester.models.device import DeviceSpec
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-
-def readers(place: Place, asked: int | None = None) -> int:
-    """How many volumes are read ahead: a core decodes about 1,500 slices of 512 x 512 a second, a GPU takes more."""
-    return asked or (READERS_OF_A_GPU if place.device.type == "cuda" else 1)
+READERS_OF_A_GPU: Final = 3
 
 
-def ahead(items: Iterable[T], read: Callable[[T], R], count: int = 1) -> Iterator[tuple[T, Future[R]]]:
+def readers(spec: DeviceSpec, setting: int | None = None) -> int:
+    """How many volumes are read ahead: a core decodes about 1,500 slices of 512 x 512 per second, a GPU takes more."""
+    return setting or (READERS_OF_A_GPU if spec.device.type == "cuda" else 1)
+
+
+def prefetch(items: Iterable[T], read: Callable[[T], R], count: int = 1) -> Iterator[tuple[T, Future[R]]]:
     """Each item with its read, at most `count` of which run or wait ahead, a thread each, while the caller works.
 
     A read that fails raises where the caller asks its future for the result.

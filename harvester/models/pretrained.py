@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from harvester.config.settings import ClassifierSettings, GeneratorSettings
 from harvester.errors import SettingsError
+from harvester.models.memory import out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ def checked_digest(file: Path, sha256: str = "") -> str:
 
 @lru_cache
 def _digest(file: Path, size: int, changed_ns: int) -> str:
-    """Size and time of change are what the answer is remembered by: 30 MB are read once, not once a question."""
+    """Size and time of change are what the answer is remembered by: 30 MB are read once, not once per question."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
@@ -145,7 +146,9 @@ def _read(file: Path) -> Mapping[str, Tensor]:
             f"weights {file.name!r}: refused: it is broken or holds more than tensors, which could run code; "
             "save the state dict alone, best as .safetensors"
         ) from None
-    except Exception as error:  # noqa: BLE001 - a broken file raises what its broken bytes lead to
+    except Exception as error:  # a broken file raises what its broken bytes lead to
+        if out_of_memory(error):
+            raise
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SettingsError(f"weights {file.name!r}: cannot be read: {first[:160]}") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):

@@ -1,11 +1,11 @@
-"""The boxes of a volume's slices, found on the device: features once a slice, heads, peaks.
+"""The boxes of a volume's slices, found on the device: features once per slice, heads, peaks.
 
 Only the best peaks of each slice leave the device, and where the body is on a coarse grid.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import torch
 from numpy.typing import NDArray
@@ -14,17 +14,17 @@ from torch import Tensor
 from harvester.config.settings import Settings
 from harvester.imaging.body_mask import BODY_HU, body_mask, coarse_step
 from harvester.models.acceleration import accelerated
-from harvester.models.batch_size import BatchSize, in_batches
-from harvester.models.device import Place
+from harvester.models.batch_size import AutoBatchSize, Span
+from harvester.models.device import DeviceSpec
 from harvester.proposals.decoding import above, best_peaks
 from harvester.proposals.network import CONTEXT, GROUPS, Generator, group_images
 from harvester.store.slab import GridFrame
 
 Array = NDArray[Any]
-R = TypeVar("R")
+Carries = Sequence[list[Tensor] | None]
 
 SLICES_ON_CPU: Final = 4
-"""More at once leave the processor's cache: 16 take half as long again a slice."""
+"""More at once leave the processor's cache: 16 take half as long again per slice."""
 SLICES_ON_GPU: Final = 8
 MOST_SLICES: Final = 128
 
@@ -44,19 +44,19 @@ class Boxes:
     step: int
 
 
-def ready(model: Generator, place: Place, compile_it: bool = False) -> Generator:
-    """A fitted generator for inference on a place."""
+def prepare_for_inference(model: Generator, spec: DeviceSpec, compile_it: bool = False) -> Generator:
+    """A fitted generator, made fast and moved to the device."""
     model.eval()
     model.backbone = accelerated(model.backbone, compile_it)
-    place.settle(model)
+    spec.move_model(model)
     return model
 
 
-def slices_at_once(place: Place) -> BatchSize:
-    """How many slices a place takes at first."""
-    if place.device.type == "cuda":
-        return BatchSize("slices", SLICES_ON_GPU, MOST_SLICES)
-    return BatchSize("slices", SLICES_ON_CPU)
+def slices_at_once(spec: DeviceSpec) -> AutoBatchSize:
+    """How many slices a device takes at first."""
+    if spec.device.type == "cuda":
+        return AutoBatchSize("slices", SLICES_ON_GPU, MOST_SLICES, spec.device)
+    return AutoBatchSize("slices", SLICES_ON_CPU)
 
 
 @torch.inference_mode()
@@ -65,20 +65,17 @@ def find_boxes(
     slab_zyx: Tensor,
     frame: GridFrame,
     settings: Settings,
-    place: Place,
-    batch: BatchSize | None = None,
+    spec: DeviceSpec,
+    batch: AutoBatchSize | None = None,
 ) -> Boxes:
     """The boxes of every slice between the CONTEXT slices, best peaks first; only they leave the device."""
-    own = settings.generator
-    parts = over_slices(
-        models,
-        slab_zyx,
-        settings,
-        place,
-        batch or slices_at_once(place),
-        lambda maps: best_peaks(maps, own.top_k),
-    )
-    scores, boxes = (torch.cat(part) for part in zip(*parts, strict=True))
+    own, peaks = settings.generator, []
+    carries: Carries = [None for _ in models]
+    for span in (batch or slices_at_once(spec)).spans(len(slab_zyx) - 2 * CONTEXT):
+        with span:
+            best, carries = span_peaks(models, slab_zyx, span, carries, settings, spec)
+            peaks.append(best)
+    scores, boxes = (torch.cat(part) for part in zip(*peaks, strict=True))
     z, boxes, scores = above(scores, boxes, own.score_floor)
     body, step = None, coarse_step(frame.spacing_zyx_mm[2])
     if own.body_mask:
@@ -87,35 +84,42 @@ def find_boxes(
     return Boxes(z.cpu().numpy(), boxes.cpu().double().numpy(), scores.cpu().double().numpy(), body, step)
 
 
-def over_slices(
+def span_peaks(
     models: list[Generator],
     slab_zyx: Tensor,
+    span: Span,
+    carries: Carries,
     settings: Settings,
-    place: Place,
-    batch: BatchSize,
-    answer: Callable[[dict[str, Tensor]], R],
-) -> Iterator[R]:
-    """`answer` to the heads' maps (n, channels, rows, columns), batch by batch, of HU with CONTEXT slices at both ends.
+    spec: DeviceSpec,
+) -> tuple[tuple[Tensor, Tensor], Carries]:
+    """The best peaks of a span's slices in place of its maps; else as slice_maps."""
+    maps, carried = slice_maps(models, slab_zyx, span, carries, settings, spec)
+    return best_peaks(maps, settings.generator.top_k), carried
 
-    Each slice group goes through the backbone once: a batch keeps what the next one needs of it. How many
-    slices go through at once bounds the memory of a step, not the result.
+
+def slice_maps(
+    models: list[Generator],
+    slab_zyx: Tensor,
+    span: Span,
+    carries: Carries,
+    settings: Settings,
+    spec: DeviceSpec,
+) -> tuple[dict[str, Tensor], Carries]:
+    """The heads' maps (n, channels, rows, columns) of a span's slices, and what the next span takes as `carries`.
+
+    The slab has CONTEXT slices more at both ends; spans follow each other, and the first one takes a None per model.
+    Each slice group goes through the backbone once: `carries` keeps what later slices need of it. How long a span is
+    bounds the memory of a step, not the result.
     """
-    pending: list[list[Tensor] | None] = [None for _ in models]
-
-    def work(start: int, stop: int) -> R:
-        known = GROUPS[-1] if start else 0
-        hu = slab_zyx[start + known : stop + GROUPS[-1] + 2]
-        images = group_images(hu, settings.grid.windows_hu, place.dtype)
-        with place.autocast():
-            fused = [
-                model.fuse_on(model.features(images), own) for model, own in zip(models, pending, strict=True)
-            ]
-        answered = answer(_averaged([maps for maps, _ in fused]))
-        pending[:] = [own for _, own in fused]
-        batch.learn(place, stop - start)
-        return answered
-
-    return in_batches(len(slab_zyx) - 2 * CONTEXT, batch, work)
+    known = GROUPS[-1] if span.start else 0
+    hu = slab_zyx[span.start + known : span.stop + GROUPS[-1] + 2]
+    images = group_images(hu, settings.grid.windows_hu, spec.dtype)
+    with spec.autocast():
+        fused = [
+            model.fuse_incremental(model.features(images), carry)
+            for model, carry in zip(models, carries, strict=True)
+        ]
+    return _averaged([maps for maps, _ in fused]), [carry for _, carry in fused]
 
 
 def _averaged(outputs: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -2,18 +2,19 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.torch import load
 from torch import Tensor
 
 from harvester.config.settings import Settings
-from harvester.models.device import Place
-from harvester.models.device_slab import read_resident
-from harvester.models.prefetch import ahead, readers
-from harvester.proposals.detect import Boxes, find_boxes, ready, slices_at_once
+from harvester.models.device import DeviceSpec
+from harvester.models.device_slab import load_to_device
+from harvester.models.prefetch import prefetch, readers
+from harvester.proposals.detect import Boxes, find_boxes, prepare_for_inference, slices_at_once
 from harvester.proposals.linking import Tubelet, link, suppress, trim
 from harvester.proposals.network import CONTEXT, Generator
 from harvester.storage.location import Location, Where
@@ -25,64 +26,55 @@ Task = tuple[GridFrame, list[Location]]
 
 
 class Proposals:
-    """Fitted generators on a place, read once from their files, to go through the volumes of a store."""
+    """Fitted generators on a device, read once from their files, to go through the volumes of a store."""
 
-    def __init__(self, settings: Settings, store: Where, place: Place) -> None:
-        self.settings, self.store, self.place = settings, store, place
-        self.batch = slices_at_once(place)
-        self.models: dict[Location, Generator] = {}
+    def __init__(self, settings: Settings, store: Where, spec: DeviceSpec) -> None:
+        self.settings, self.store, self.spec = settings, store, spec
+        self.batch = slices_at_once(spec)
+        self.model = cache(partial(load_generator, settings=settings, spec=spec))
 
     def over(self, tasks: Iterable[Task]) -> Iterator[Callable[[], Rows]]:
         """For each volume, scored by the models in its files, a call that gives its rows or raises its error.
 
         While the boxes of one volume are linked, the next is on the device, and those after it are read.
         """
-        read = ahead(tasks, self._read, readers(self.place, self.settings.compute.readers))
-        for ((frame, _), _), boxes in ahead(read, self._find):
+        read = prefetch(tasks, self._read, readers(self.spec, self.settings.compute.readers))
+        for ((frame, _), _), boxes in prefetch(read, self._find):
             yield partial(self._link, boxes, frame)
 
     def _read(self, task: Task) -> Tensor:
-        return read_with_context(self.store, task[0], self.place)
+        return read_with_context(self.store, task[0], self.spec)
 
     def _find(self, given: tuple[Task, Future[Tensor]]) -> Boxes:
         (frame, files), slab = given
-        for file in files:
-            if file not in self.models:
-                self.models[file] = load_generators([file], self.settings, self.place)[0]
-        models = [self.models[file] for file in files]
-        return find_boxes(models, slab.result(), frame, self.settings, self.place, self.batch)
+        models = [self.model(file) for file in files]
+        return find_boxes(models, slab.result(), frame, self.settings, self.spec, self.batch)
 
     def _link(self, boxes: Future[Boxes], frame: GridFrame) -> Rows:
         return tubelet_rows(boxes.result(), frame, self.settings)
 
 
-def load_generators(weights: list[Location], settings: Settings, place: Place) -> list[Generator]:
-    """Fitted generators from their safetensors files, ready to propose."""
-    from safetensors.torch import load
-
-    models = []
-    for file in weights:
-        bare = settings.generator.model_copy(update={"weights": ""})
-        model = Generator(bare, settings.grid)
-        model.load_state_dict(load(file.read_bytes()))
-        models.append(ready(model, place, settings.compute.compile))
-    return models
+def load_generator(weights: Location, settings: Settings, spec: DeviceSpec) -> Generator:
+    """A fitted generator from its safetensors file, ready to propose."""
+    model = Generator(settings.generator.model_copy(update={"weights": ""}), settings.grid)
+    model.load_state_dict(load(weights.read_bytes()))
+    return prepare_for_inference(model, spec, settings.compute.compile)
 
 
 def propose_volume(
-    models: list[Generator], store: Where, frame: GridFrame, settings: Settings, place: Place
+    models: list[Generator], store: Where, frame: GridFrame, settings: Settings, spec: DeviceSpec
 ) -> Rows:
     """Rows of records.TUBELETS without ids of the patient: boxes in the volume's own pixels, best first.
 
     With several models their answers are averaged: for volumes that none of them has seen.
     """
-    slab = read_with_context(store, frame, place)
-    return tubelet_rows(find_boxes(models, slab, frame, settings, place), frame, settings)
+    slab = read_with_context(store, frame, spec)
+    return tubelet_rows(find_boxes(models, slab, frame, settings, spec), frame, settings)
 
 
-def read_with_context(store: Where, frame: GridFrame, place: Place) -> Tensor:
+def read_with_context(store: Where, frame: GridFrame, spec: DeviceSpec) -> Tensor:
     """All grid slices of a volume on the device, int16 HU, with CONTEXT more at both ends."""
-    return read_resident(store, frame, -CONTEXT, frame.shape_zyx[0] + CONTEXT, place.device)
+    return load_to_device(store, frame, -CONTEXT, frame.shape_zyx[0] + CONTEXT, spec.device)
 
 
 def tubelet_rows(boxes: Boxes, frame: GridFrame, settings: Settings) -> Rows:

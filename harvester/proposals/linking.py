@@ -1,4 +1,4 @@
-"""Slice boxes to tubelets: SORT along z, with a constant-velocity Kalman filter a track and Hungarian
+"""Slice boxes to tubelets: SORT along z, with a constant-velocity Kalman filter per track and Hungarian
 assignment.
 
 Works in any frame with inclusive box ends (geometry.py) and integer slices; velocities are per slice. A
@@ -27,12 +27,12 @@ MEASUREMENT_STD: Final = 0.1
 FIRST_VELOCITY_STD: Final = 0.3
 """How far a new track may move in its first slice, in box sides: further, and the IoU would be too low."""
 ACCELERATION_STD: Final = 0.05
-"""Change of velocity a slice, in box sides: lesions bend and taper slowly against 2 to 5 mm slices."""
+"""Change of velocity per slice, in box sides: lesions bend and taper slowly against 2 to 5 mm slices."""
 
 
 @dataclass(frozen=True, eq=False)
 class Tubelet:
-    """A chain of boxes, at most one a slice.
+    """A chain of boxes, at most one per slice.
 
     z           (k,) int, ascending; gaps are slices without a box
     boxes_xyxy  (k, 4) float, inclusive ends, in the frame of the boxes that were linked

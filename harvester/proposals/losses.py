@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from harvester.config.settings import SuppressionSettings
-from harvester.models.data_parallel import ALONE, Team
+from harvester.models.data_parallel import ALONE, Ranks
 
 ALPHA: Final = 2
 BETA: Final = 4
@@ -27,14 +27,14 @@ def generator_losses(
     outputs: dict[str, Tensor],
     targets: dict[str, Tensor],
     suppression: SuppressionSettings,
-    team: Team = ALONE,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Tensor]:
     """Unweighted scalar terms heat, size and offset; maps as Generator and build_targets make them.
 
-    All are divided by the number of centres, the team's where it shares the batch: the sum over its ranks is the loss.
+    All are divided by the number of centres, all ranks' where they share the batch: the sum over them is the loss.
     """
     centre = targets["centre"]
-    count = team.total(centre.sum()).clamp(min=1)
+    count = ranks.all_reduce(centre.sum()).clamp(min=1)
     losses = {"heat": heat_loss(outputs["heat"].float(), targets, suppression) / count}
     for name in ("size", "offset"):
         gap = functional.l1_loss(outputs[name].float(), targets[name], reduction="none")

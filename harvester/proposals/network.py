@@ -42,11 +42,10 @@ class Generator(nn.Module):
             [nn.Conv2d(3 * channels, settings.channels, 1) for channels in backbone.out_channels]
         )
         self.fused = nn.Sequential(nn.BatchNorm2d(settings.channels), nn.ReLU(inplace=True))
-        self.heads = nn.ModuleDict(
-            {name: _head(settings.channels, settings.head_channels, out) for name, out in HEADS.items()}
-        )
+        heads = {name: _head(settings.channels, settings.head_channels, out) for name, out in HEADS.items()}
         # A rare foreground: start near p = 0.1, as focal losses need (CenterNet).
-        nn.init.constant_(self.heads["heat"][-1].bias, -2.19)  # type: ignore[index]
+        nn.init.constant_(cast(Tensor, heads["heat"][-1].bias), -2.19)
+        self.heads = nn.ModuleDict(heads)
 
     def forward(self, slab: Tensor) -> dict[str, Tensor]:
         """(batch, windows, depth + 2 CONTEXT, y, x) to maps of (batch, depth, channels, y / 4, x / 4)."""
@@ -61,34 +60,34 @@ class Generator(nn.Module):
         return {name: torch.unflatten(out, 0, (len(slab), depth)) for name, out in outputs.items()}
 
     def features(self, groups: Tensor) -> list[Tensor]:
-        """2D features of (n, 3 windows, y, x) slice groups at strides 4, 8, 16: the part done once a slice."""
+        """2D features of (n, 3 windows, y, x) slice groups at strides 4, 8, 16: the part done once per slice."""
         maps: list[Tensor] = self.backbone(groups)
         return maps
 
     def fuse(self, stacked: list[Tensor]) -> dict[str, Tensor]:
-        """Features of three groups side by side, (n, 3 channels, ...) a stride, to the heads' maps of n slices."""
-        return self.answer(
+        """Features of three groups side by side, (n, 3 channels, ...) per stride, to the heads' maps of n slices."""
+        return self.heads_forward(
             top_down([lateral(level) for lateral, level in zip(self.laterals, stacked, strict=True)])
         )
 
-    def fuse_on(
-        self, maps: list[Tensor], pending: list[Tensor] | None
+    def fuse_incremental(
+        self, maps: list[Tensor], carry: list[Tensor] | None
     ) -> tuple[dict[str, Tensor], list[Tensor]]:
         """As `fuse`, on from the groups before: features of n groups to the maps of the n slices that they complete.
 
         A lateral is linear in its three groups: each group meets each part of its weights once, and adds to the sums
-        of the slices 3 above its centre, its own and 3 below. Also gives the sums that are still pending, which the
-        next call takes; the first one takes None and completes n - 6 slices.
+        of the slices 3 above its centre, its own and 3 below. Also gives the sums that are not complete yet, which
+        the next call takes as `carry`; the first one takes None and completes n - 6 slices.
         """
         sums = [
-            _added(cast(nn.Conv2d, lateral), level, pending[at] if pending else None)
+            _added(cast(nn.Conv2d, lateral), level, carry[at] if carry else None)
             for at, (lateral, level) in enumerate(zip(self.laterals, maps, strict=True))
         ]
-        done, first = len(maps[0]), 0 if pending else GROUPS[-1]
-        outputs = self.answer(top_down([level[first:done] for level in sums]))
+        done, first = len(maps[0]), 0 if carry else GROUPS[-1]
+        outputs = self.heads_forward(top_down([level[first:done] for level in sums]))
         return outputs, [level[done:] for level in sums]
 
-    def answer(self, top: Tensor) -> dict[str, Tensor]:
+    def heads_forward(self, top: Tensor) -> dict[str, Tensor]:
         """Fused features (n, channels, y / 4, x / 4) to the heads' maps."""
         shared = self.fused(top)
         return {name: head(shared) for name, head in self.heads.items()}
@@ -102,16 +101,16 @@ def top_down(levels: list[Tensor]) -> Tensor:
     return top
 
 
-def _added(lateral: nn.Conv2d, features: Tensor, pending: Tensor | None) -> Tensor:
-    """Sums of n groups' parts for n + 6 slices, (n + 6, channels, y, x), the first 6 of them on what was pending."""
+def _added(lateral: nn.Conv2d, features: Tensor, carry: Tensor | None) -> Tensor:
+    """Sums of n groups' parts for n + 6 slices, (n + 6, channels, y, x), the first 6 of them on what was carried."""
     count, reach, size = len(features), GROUPS[-1], features.shape[-2:]
     # A 1 x 1 convolution of channels that lie last is a matrix product, which can add to what is there.
     cells = features.permute(0, 2, 3, 1).flatten(0, 2)
     weights = lateral.weight.to(features.dtype).flatten(1).chunk(len(GROUPS), dim=1)
     bias = cast(Tensor, lateral.bias).to(features.dtype)
     sums = bias.expand(count + reach, *size, -1).contiguous()
-    if pending is not None:
-        sums[:reach] = pending.permute(0, 2, 3, 1)
+    if carry is not None:
+        sums[:reach] = carry.permute(0, 2, 3, 1)
     for step, weight in zip(GROUPS, weights, strict=True):
         sums[reach - step : reach - step + count].flatten(0, 2).addmm_(cells, weight.T)
     return sums.permute(0, 3, 1, 2)
@@ -123,7 +122,7 @@ def slice_groups(slab: Tensor, places: Sequence[int] | None = None) -> Tensor:
     All depth - 2 groups, or those at `places`, counted from the first.
     """
     chosen = list(range(slab.shape[2] - 2) if places is None else places)
-    parts = [slab[:, :, [place + step for place in chosen]] for step in range(3)]
+    parts = [slab[:, :, [spec + step for spec in chosen]] for step in range(3)]
     return torch.cat(parts, dim=1).transpose(1, 2)
 
 
@@ -132,7 +131,7 @@ def stack_groups(features: Tensor, places: Sequence[Sequence[int]]) -> Tensor:
 
     `places` names, for each of the three groups that an output fuses, where they lie for every output slice.
     """
-    return torch.cat([features[:, list(place)] for place in places], dim=2)
+    return torch.cat([features[:, list(spec)] for spec in places], dim=2)
 
 
 def group_images(hu_zyx: Tensor, windows_hu: Sequence[tuple[float, float]], dtype: torch.dtype) -> Tensor:

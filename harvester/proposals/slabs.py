@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from harvester.config.settings import GeneratorSettings, GridSettings
+from harvester.config.settings import GeneratorSettings
 from harvester.models.device_slab import as_tensors, writable
 from harvester.proposals.augment import Raw
 from harvester.proposals.labels import VolumeLabels
@@ -21,6 +21,8 @@ from harvester.storage.location import Where
 from harvester.store.slab import SIDE_MULTIPLE, GridFrame, Taps, read_slab
 
 Array = NDArray[Any]
+Anchor = tuple[GridFrame, int, tuple[float, float], float]
+"""A volume, a slice of it, a point (x, y) there, and how far from it a crop's centre may lie, in pixels."""
 
 SCALE_RANGE: Final = (0.8, 1.2)
 HU_SHIFT: Final = 20.0
@@ -57,11 +59,58 @@ class Crop:
         return self.centre_xy[axis] + sign * (np.arange(count) + 0.5 - count / 2) / self.scale - 0.5
 
 
-class Slabs(Dataset[tuple[Raw, dict[str, Tensor]]]):
+class SlabSampler:
+    """Where training slabs lie: a seeded draw of a volume, of its first slice and of a crop. Nothing is read.
+
+    The share settings.marked_slab_share looks at a label, the rest at some place in a volume of background; the crop
+    centres on neither. `side` is the crops', in pixels: of whole slices where settings.crop_px is 0.
+    """
+
+    def __init__(
+        self, frames: Sequence[GridFrame], labels: Mapping[str, VolumeLabels], settings: GeneratorSettings
+    ) -> None:
+        self.settings = settings
+        lesions = [(f, z, box) for f in frames for z, box in labels[f.volume_id].lesions]
+        negatives = [(f, z, box) for f in frames for z, box in labels[f.volume_id].negatives]
+        self.anchors = [anchors for anchors in (lesions, negatives) if anchors]
+        complete = [f for f in frames if labels[f.volume_id].complete]
+        # Unmarked slices that weigh anything are background, so they are drawn as a complete volume's are.
+        everywhere = not complete or settings.unmarked_slice_weight > 0
+        self.background = list(frames) if everywhere else complete
+        self.side = settings.crop_px or _common_side([f.shape_zyx for f in frames])
+
+    def draw(self, rng: np.random.Generator) -> tuple[GridFrame, int, Crop]:
+        """A volume's frame, the slab's first slice, and the crop."""
+        anchored = bool(self.anchors) and rng.random() < self.settings.marked_slab_share
+        frame, z, centre_xy, spread = self._at_label(rng) if anchored else self._anywhere(rng)
+        depth, rows, columns = frame.shape_zyx
+        if not self.settings.crop_px:
+            centre_xy, spread = (columns / 2, rows / 2), 0.0
+        centre_x, centre_y = rng.uniform(-spread, spread, 2) + centre_xy
+        latest = max(0, depth - self.settings.slab_depth)
+        z_start = min(max(0, z - int(rng.integers(self.settings.slab_depth))), latest)
+        scale, flip = 1.0, False
+        if self.settings.augment:
+            scale, flip = float(rng.uniform(*SCALE_RANGE)), bool(rng.random() < 0.5)
+        return frame, z_start, Crop((centre_x, centre_y), (self.side, self.side), scale, flip)
+
+    def _at_label(self, rng: np.random.Generator) -> Anchor:
+        # Hard negatives outnumber lesions many times: the kind is drawn first.
+        kind = self.anchors[int(len(self.anchors) > 1 and rng.random() < HARD_NEGATIVE_SHARE)]
+        frame, z, box = kind[rng.integers(len(kind))]
+        return frame, z, ((box[0] + box[2] + 1) / 2, (box[1] + box[3] + 1) / 2), 0.35 * self.side
+
+    def _anywhere(self, rng: np.random.Generator) -> Anchor:
+        frame = self.background[rng.integers(len(self.background))]
+        depth, rows, columns = frame.shape_zyx
+        return frame, int(rng.integers(depth)), (columns / 2, rows / 2), 0.3 * max(rows, columns)
+
+
+class SlabDataset(Dataset[tuple[Raw, dict[str, Tensor]]]):
     """Item i is a slab and its targets, the same for the same (seed, i): resumed training sees the same items.
 
-    Volumes that the fold holds out must not be among `frames`. An item is what images.show turns into an image of
-    (windows, depth + 2 CONTEXT, y, x) with this `noise`, and the maps of build_targets as tensors.
+    Volumes that the fold holds out must not be among `frames`. An item is what augment.to_network_input turns into an
+    image of (windows, depth + 2 CONTEXT, y, x) with this `noise`, and the maps of build_targets as tensors.
     """
 
     def __init__(
@@ -70,84 +119,47 @@ class Slabs(Dataset[tuple[Raw, dict[str, Tensor]]]):
         frames: Sequence[GridFrame],
         labels: Mapping[str, VolumeLabels],
         settings: GeneratorSettings,
-        grid: GridSettings,
         items: int,
         seed: int,
     ) -> None:
-        self.store, self.frames, self.labels = store, {f.volume_id: f for f in frames}, labels
-        self.settings, self.grid, self.items, self.seed = settings, grid, items, seed
-        lesions, negatives = (
-            [(f.volume_id, z, box) for f in frames for z, box in getattr(labels[f.volume_id], kind)]
-            for kind in ("lesions", "negatives")
-        )
-        self.anchors = [anchors for anchors in (lesions, negatives) if anchors]
-        complete = [f.volume_id for f in frames if labels[f.volume_id].complete]
-        # Unmarked slices that weigh anything are background, so they are drawn as a complete volume's are.
-        everywhere = not complete or settings.unmarked_slice_weight > 0
-        self.background = [f.volume_id for f in frames] if everywhere else complete
-        self.bank = Bank(store, [(self.frames[v], labels[v]) for v in complete])
+        self.store, self.labels, self.settings, self.items, self.seed = store, labels, settings, items, seed
+        self.sampler = SlabSampler(frames, labels, settings)
+        every = [(frame, labels[frame.volume_id]) for frame in frames]
+        self.bank = Bank(store, [(frame, known) for frame, known in every if known.complete])
         self.noise = np.random.default_rng(seed).standard_normal(NOISE_VOXELS, dtype=np.float32)
-        self.side = settings.crop_px or _common_side([f.shape_zyx for f in frames])
 
     def __len__(self) -> int:
         return self.items
 
     def __getitem__(self, index: int) -> tuple[Raw, dict[str, Tensor]]:
         rng = np.random.default_rng((self.seed, index))
-        volume_id, z_start, crop = self._draw(rng)
+        frame, z_start, crop = self.sampler.draw(rng)
         depth = self.settings.slab_depth
-        slab = read_slab(self.store, self.frames[volume_id], z_start - CONTEXT, z_start + depth + CONTEXT)
-        known = self.labels[volume_id].slab(z_start, depth, self.settings.unmarked_slice_weight)
+        slab = read_slab(self.store, frame, z_start - CONTEXT, z_start + depth + CONTEXT)
+        known = self.labels[frame.volume_id].slab(z_start, depth, self.settings.unmarked_slice_weight)
         # Beyond the end the last slice repeats, lesions and all, but their labels do not.
-        known.slice_weight[self.frames[volume_id].shape_zyx[0] - z_start :] = 0
+        known.slice_weight[frame.shape_zyx[0] - z_start :] = 0
         if rng.random() < self.settings.paste_lesions:
             slab, known = paste(slab, known, self.bank, crop.centre_xy, rng)
-        rows, columns = map(as_tensors, crop.taps(slab))
-        raw = {
-            "hu": torch.from_numpy(writable(slab)),
-            "rows": rows,
-            "columns": columns,
-            **self._jitter(len(slab), crop, rng),
-        }
         targets = build_targets(_cropped(known, crop), *crop.side_yx)
+        rows, columns = map(as_tensors, crop.taps(slab))
+        raw = {"hu": torch.from_numpy(writable(slab)), "rows": rows, "columns": columns}
+        if self.settings.augment:
+            raw |= _jitter(len(slab) * crop.side_yx[0] * crop.side_yx[1], rng)
+        else:
+            raw["noise"] = torch.zeros(0, dtype=torch.int64)
         return raw, {name: torch.from_numpy(values) for name, values in targets.items()}
 
-    def _draw(self, rng: np.random.Generator) -> tuple[str, int, Crop]:
-        """A label to look at, or a place in a volume of background; the crop does not centre on either."""
-        anchored = bool(self.anchors) and rng.random() < self.settings.marked_slab_share
-        if anchored:
-            # Hard negatives outnumber lesions many times: the kind is drawn first.
-            kind = self.anchors[int(len(self.anchors) > 1 and rng.random() < HARD_NEGATIVE_SHARE)]
-            volume_id, z, box = kind[rng.integers(len(kind))]
-            centre = ((box[0] + box[2] + 1) / 2, (box[1] + box[3] + 1) / 2)
-            spread = 0.35 * self.side
-        else:
-            volume_id = self.background[rng.integers(len(self.background))]
-            depth, rows, columns = self.frames[volume_id].shape_zyx
-            z, centre, spread = int(rng.integers(depth)), (columns / 2, rows / 2), 0.3 * max(rows, columns)
-        centre_x, centre_y = rng.uniform(-spread, spread, 2) + centre
-        if not self.settings.crop_px:
-            _, rows, columns = self.frames[volume_id].shape_zyx
-            centre_x, centre_y = columns / 2, rows / 2
-        latest = max(0, self.frames[volume_id].shape_zyx[0] - self.settings.slab_depth)
-        z_start = min(max(0, z - int(rng.integers(self.settings.slab_depth))), latest)
-        scale, flip = 1.0, False
-        if self.settings.augment:
-            scale, flip = float(rng.uniform(*SCALE_RANGE)), bool(rng.random() < 0.5)
-        return volume_id, z_start, Crop((centre_x, centre_y), (self.side, self.side), scale, flip)
 
-    def _jitter(self, depth: int, crop: Crop, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Where the crop's stretch of noise begins, its strength, and a shift, in HU; no stretch: neither."""
-        if not self.settings.augment:
-            return {"noise": torch.zeros(0, dtype=torch.int64)}
-        voxels = depth * crop.side_yx[0] * crop.side_yx[1]
-        start = int(rng.integers(len(self.noise) - voxels)) if voxels < len(self.noise) else 0
-        noise_hu, shift_hu = np.float32(rng.uniform(0, NOISE_HU)), np.float32(rng.normal(0, HU_SHIFT))
-        return {
-            "noise": torch.tensor([start]),
-            "noise_hu": torch.tensor(noise_hu),
-            "shift_hu": torch.tensor(shift_hu),
-        }
+def _jitter(voxels: int, rng: np.random.Generator) -> dict[str, Tensor]:
+    """Where a crop's stretch of noise begins, its strength, and a shift, in HU."""
+    start = int(rng.integers(NOISE_VOXELS - voxels)) if voxels < NOISE_VOXELS else 0
+    noise_hu, shift_hu = np.float32(rng.uniform(0, NOISE_HU)), np.float32(rng.normal(0, HU_SHIFT))
+    return {
+        "noise": torch.tensor([start]),
+        "noise_hu": torch.tensor(noise_hu),
+        "shift_hu": torch.tensor(shift_hu),
+    }
 
 
 def _cropped(known: SlabLabels, crop: Crop) -> SlabLabels:

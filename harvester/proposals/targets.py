@@ -30,19 +30,14 @@ class SlabLabels:
 def build_targets(labels: SlabLabels, height: int, width: int) -> dict[str, Array]:
     """Maps of (depth, channels, height / 4, width / 4), float32.
 
-    heat      Y+: a Gaussian a lesion, 1 at its centre's cell, the maximum where they overlap
+    heat      Y+: a Gaussian per lesion, 1 at its centre's cell, the maximum where they overlap
     negative  Y-: the same for hard negatives, 0 wherever Y+ > 0
     size, offset  in cells; centre is 1 where a lesion has its centre, else 0
     weight    weight of each cell in the heat loss
     """
     depth, rows, columns = len(labels.slice_weight), height // STRIDE, width // STRIDE
-    maps = {
-        name: np.zeros((depth, n, rows, columns), np.float32) for name, n in (("heat", 1), ("negative", 1))
-    }
-    maps |= {
-        name: np.zeros((depth, n, rows, columns), np.float32) for name, n in (("size", 2), ("offset", 2))
-    }
-    maps["centre"] = np.zeros((depth, 1, rows, columns), np.float32)
+    channels = {"heat": 1, "negative": 1, "size": 2, "offset": 2, "centre": 1}
+    maps = {name: np.zeros((depth, n, rows, columns), np.float32) for name, n in channels.items()}
     known = np.ones((depth, 1, rows, columns), np.float32)
     for z, box in labels.ignored:
         _clear(known[z, 0], box)

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pyarrow as pa
 import torch
 from safetensors.torch import load
 from torch import Tensor, nn
@@ -11,20 +10,21 @@ from torch import Tensor, nn
 from harvester.config.settings import Settings
 from harvester.errors import NoExamplesError
 from harvester.labels.ledger import by_volume
-from harvester.models.device import Place
-from harvester.models.fit import FoldTask, Plan, fit
-from harvester.proposals.augment import Raw, show, together
+from harvester.models.device import DeviceSpec
+from harvester.models.fit import Fit, FoldTask, TrainSchedule
+from harvester.proposals.augment import Raw, collate, to_network_input
 from harvester.proposals.labels import volume_labels
 from harvester.proposals.losses import generator_losses
 from harvester.proposals.network import Generator
-from harvester.proposals.slabs import Slabs
+from harvester.proposals.slabs import SlabDataset
+from harvester.records import LedgerTable, Split
 from harvester.store.slab import GridFrame
 
 Rows = Sequence[Mapping[str, Any]]
 
 
 def fit_generator(
-    task: FoldTask, settings: Settings, rows: Rows, ledger: pa.Table
+    task: FoldTask, settings: Settings, rows: Rows, ledger: LedgerTable
 ) -> tuple[Generator, list[dict[str, float]]]:
     """A generator fitted to the ledger's labels of these manifest rows' volumes, and its losses step by step.
 
@@ -38,38 +38,29 @@ def fit_generator(
         model.load_state_dict(load(task.start.read_bytes()))
     steps = generator.finetune_steps if bare else generator.steps
     rate = generator.finetune_learning_rate if bare else generator.learning_rate
-    plan = Plan(steps, generator.batch_slabs, rate, generator.weight_decay)
-    items = slabs(task, settings, rows, ledger, plan.steps * plan.batch_size)
-    place = Place.choose(task.gpu, settings.compute.precision)
-    noise = torch.from_numpy(items.noise).to(place.device)
+    schedule = TrainSchedule(steps, generator.batch_slabs, rate, generator.weight_decay)
+    items = slab_dataset(task, settings, rows, ledger, steps * generator.batch_slabs)
+    spec = DeviceSpec.choose(task.gpu, settings.compute.precision)
+    noise = torch.from_numpy(items.noise).to(spec.device)
 
     def losses_of(network: nn.Module, batch: tuple[list[Raw], dict[str, Tensor]]) -> dict[str, Tensor]:
         raws, targets = batch
-        images = torch.stack([show(raw, noise, settings.grid.windows_hu) for raw in raws])
-        terms = generator_losses(network(images), targets, generator.suppression, task.team)
+        images = torch.stack([to_network_input(raw, noise, settings.grid.windows_hu) for raw in raws])
+        terms = generator_losses(network(images), targets, generator.suppression, task.ranks)
         weights = generator.loss.model_dump()
         return {name: weights[name] * term for name, term in terms.items()}
 
-    history = fit(
-        model,
-        items,
-        losses_of,
-        plan,
-        place,
-        task.checkpoint,
-        task.team,
-        task.log,
-        together,
-    )
-    return model, history
+    return model, Fit(model, schedule, spec, task).run(items, losses_of, collate)
 
 
-def slabs(task: FoldTask, settings: Settings, rows: Rows, ledger: pa.Table, items: int) -> Slabs:
+def slab_dataset(
+    task: FoldTask, settings: Settings, rows: Rows, ledger: LedgerTable, items: int
+) -> SlabDataset:
     """The training items of a fold; NoExamplesError where its volumes carry no lesion."""
     labelled = by_volume(ledger)
     frames = [GridFrame.of(row, settings.grid) for row in rows]
     labels = {
-        frame.volume_id: volume_labels(labelled.get(frame.volume_id, []), frame, row["split"] == "vm")
+        frame.volume_id: volume_labels(labelled.get(frame.volume_id, []), frame, row["split"] == Split.VM)
         for frame, row in zip(frames, rows, strict=True)
     }
     if not any(len(own.lesions) for own in labels.values()):
@@ -77,4 +68,4 @@ def slabs(task: FoldTask, settings: Settings, rows: Rows, ledger: pa.Table, item
             f"the generator has no marked lesion in its {len(frames)} training volumes; "
             "give marks, or fewer folds (setting folds)"
         )
-    return Slabs(task.store, frames, labels, settings.generator, settings.grid, items, task.seed)
+    return SlabDataset(task.store, frames, labels, settings.generator, items, task.seed)

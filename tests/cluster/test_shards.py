@@ -16,7 +16,7 @@ import pytest
 from harvester.config.settings import Settings
 from harvester.distributed.inference import InferenceJob, Proposer, Row, Work, run_over_volumes
 from harvester.errors import StepError
-from harvester.models.prefetch import ahead
+from harvester.models.prefetch import prefetch
 from harvester.records import TUBELETS
 from harvester.run.step_shards import DEATHS, MOST_VOLUMES, Shards, Worker, planned
 from harvester.storage.location import Location
@@ -40,7 +40,7 @@ def actor(
 
         def works(self, rows: Iterable[Row]) -> Iterator[Work]:
             # Read ahead like the real one: neighbours of the killer are begun too.
-            for row, future in ahead(rows, lambda row: row["volume_id"]):
+            for row, future in prefetch(rows, lambda row: row["volume_id"]):
                 yield partial(self.found, row, future.result())
 
         def found(self, row: Row, volume_id: str) -> list[Row]:

@@ -19,7 +19,7 @@ from torch import nn
 from harvester.config.loading import resolve
 from harvester.config.settings import Settings
 from harvester.labels.ledger import extend, from_marks
-from harvester.models.data_parallel import Team
+from harvester.models.data_parallel import Ranks
 from harvester.models.fit import FoldTask
 from harvester.proposals.network import Generator
 from harvester.proposals.training import fit_generator
@@ -70,14 +70,14 @@ def losses(folder: Path, settings: Settings, side: int, negatives: bool = True) 
     save_file({name: value.contiguous() for name, value in first.state_dict().items()}, start)
     norms: list[float] = []
 
-    class Norms(Team):
-        def add_up(self, model: nn.Module) -> None:
+    class NormKeeper(Ranks):
+        def all_reduce_grads(self, model: nn.Module) -> None:
             # Where ranks add up their gradients: after they are made, before they are clipped.
             grads = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
             norms.append(float(nn.utils.get_total_norm(grads)))
 
     task = FoldTask(
-        store.path, 1, start, Location.of(folder) / "c.pt", False, team=Norms(), log=lambda line: None
+        store.path, 1, start, Location.of(folder) / "c.pt", False, ranks=NormKeeper(), log=lambda line: None
     )
     _, history = fit_generator(task, settings, store.manifest.to_pylist(), ledger)
     return [{**terms, "gradient": norm} for terms, norm in zip(history, norms, strict=True)]

@@ -17,27 +17,27 @@ import torch
 from safetensors.torch import save_file
 
 from harvester.classifier.inference import classify_volume
-from harvester.classifier.inference import ready as ready_classifier
+from harvester.classifier.inference import prepare_for_inference as prepare_classifier
 from harvester.classifier.network import Classifier
 from harvester.config.settings import ClassifierSettings, GeneratorSettings, GridSettings, Settings
 from harvester.labels.ledger import from_marks
 from harvester.models.acceleration import Compiled
-from harvester.models.batch_size import BatchSize
-from harvester.models.device import Place
-from harvester.models.device_slab import read_resident
+from harvester.models.batch_size import AutoBatchSize
+from harvester.models.device import DeviceSpec
+from harvester.models.device_slab import load_to_device
 from harvester.models.fit import FoldTask
-from harvester.proposals.augment import show
-from harvester.proposals.detect import find_boxes, ready, slices_at_once
+from harvester.proposals.augment import to_network_input
+from harvester.proposals.detect import find_boxes, prepare_for_inference, slices_at_once
 from harvester.proposals.inference import Proposals, read_with_context
 from harvester.proposals.labels import volume_labels
 from harvester.proposals.network import CONTEXT, Generator
-from harvester.proposals.slabs import Slabs
+from harvester.proposals.slabs import SlabDataset
 from harvester.proposals.training import fit_generator
 from harvester.records import Mark
 from harvester.store.slab import GridFrame, read_slab
 from harvester.store.store import Store
 
-CPU = Place(torch.device("cpu"), torch.float32)
+CPU = DeviceSpec(torch.device("cpu"), torch.float32)
 GRID = GridSettings(spacing_zyx_mm=(2.0, 0.8, 0.8), windows_hu=((-1024.0, 1024.0),))
 SETTINGS = Settings(
     folds=2,
@@ -74,21 +74,21 @@ def generator(settings: Settings = SETTINGS) -> Generator:
     return made
 
 
-def test_slices_are_the_cpus_to_the_last_hu(store: Store, frame: GridFrame, place: Place) -> None:
+def test_slices_are_the_cpus_to_the_last_hu(store: Store, frame: GridFrame, spec: DeviceSpec) -> None:
     for z_start, z_end in ((-CONTEXT, frame.shape_zyx[0] + CONTEXT), (3, 5)):
-        got = read_resident(store.path, frame, z_start, z_end, place.device)
-        assert got.device.type == place.device.type
+        got = load_to_device(store.path, frame, z_start, z_end, spec.device)
+        assert got.device.type == spec.device.type
         np.testing.assert_array_equal(got.cpu().numpy(), read_slab(store.path, frame, z_start, z_end))
 
 
 @pytest.mark.parametrize("batch", BATCHES)
-def test_boxes_are_the_cpus(store: Store, frame: GridFrame, place: Place, batch: int) -> None:
-    def found(where: Place) -> Any:
+def test_boxes_are_the_cpus(store: Store, frame: GridFrame, spec: DeviceSpec, batch: int) -> None:
+    def found(where: DeviceSpec) -> Any:
         slab = read_with_context(store.path, frame, where)
-        size = BatchSize("slices", batch)
-        return find_boxes([ready(generator(), where)], slab, frame, SETTINGS, where, size)
+        size = AutoBatchSize("slices", batch)
+        return find_boxes([prepare_for_inference(generator(), where)], slab, frame, SETTINGS, where, size)
 
-    here, there = found(CPU), found(place)
+    here, there = found(CPU), found(spec)
     assert len(here.z) > 20
     np.testing.assert_array_equal(there.z, here.z)
     np.testing.assert_allclose(there.boxes_xyxy, here.boxes_xyxy, atol=1e-2)
@@ -96,17 +96,17 @@ def test_boxes_are_the_cpus(store: Store, frame: GridFrame, place: Place, batch:
 
 
 def test_three_stages_give_every_volume_its_own_tubelets(
-    store: Store, frames_of: Any, place: Place, tmp_path: Path
+    store: Store, frames_of: Any, spec: DeviceSpec, tmp_path: Path
 ) -> None:
     weights = tmp_path / "generator.safetensors"
     save_file(generator().state_dict(), weights)
     frames = list(frames_of(store, GRID).values()) * 5
 
-    def rows(where: Place) -> list[Any]:
+    def rows(where: DeviceSpec) -> list[Any]:
         calls = Proposals(SETTINGS, store.path, where).over((frame, [weights]) for frame in frames)
         return [call() for call in calls]
 
-    for here, there in zip(rows(CPU), rows(place), strict=True):
+    for here, there in zip(rows(CPU), rows(spec), strict=True):
         assert len(here) == len(there) > 5
         for name in ("volume_id", "z"):
             assert [row[name] for row in there] == [row[name] for row in here]
@@ -116,19 +116,19 @@ def test_three_stages_give_every_volume_its_own_tubelets(
 
 
 def test_little_memory_means_smaller_batches_and_the_same_boxes(
-    store: Store, frame: GridFrame, cuda: Place, caplog: pytest.LogCaptureFixture
+    store: Store, frame: GridFrame, cuda: DeviceSpec, caplog: pytest.LogCaptureFixture
 ) -> None:
     deep = replace(frame, shape_zyx=(512, 256, 256))
     hu = np.random.default_rng(0).integers(-900, 900, (512 + 2 * CONTEXT, 256, 256), dtype=np.int16)
-    slab, model = torch.from_numpy(hu).to(cuda.device), ready(generator(), cuda)
-    expected = find_boxes([model], slab, deep, SETTINGS, cuda, BatchSize("slices", 4))
+    slab, model = torch.from_numpy(hu).to(cuda.device), prepare_for_inference(generator(), cuda)
+    expected = find_boxes([model], slab, deep, SETTINGS, cuda, AutoBatchSize("slices", 4))
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(cuda.device).total_memory
     room = torch.cuda.memory_reserved(cuda.device) + 300 * 2**20
     try:
         torch.cuda.set_per_process_memory_fraction(room / total)
         with caplog.at_level(logging.WARNING):
-            got = find_boxes([model], slab, deep, SETTINGS, cuda, BatchSize("slices", 512))
+            got = find_boxes([model], slab, deep, SETTINGS, cuda, AutoBatchSize("slices", 512))
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert any("out of memory: on with" in record.getMessage() for record in caplog.records)
@@ -136,15 +136,15 @@ def test_little_memory_means_smaller_batches_and_the_same_boxes(
     np.testing.assert_allclose(got.boxes_xyxy, expected.boxes_xyxy, atol=1e-2)
 
 
-def test_the_batch_grows_into_free_memory(store: Store, frame: GridFrame, cuda: Place) -> None:
+def test_the_batch_grows_into_free_memory(store: Store, frame: GridFrame, cuda: DeviceSpec) -> None:
     batch = slices_at_once(cuda)
     first, slab = batch.size, read_with_context(store.path, frame, cuda)
-    find_boxes([ready(generator(), cuda)], slab, frame, SETTINGS, cuda, batch)
+    find_boxes([prepare_for_inference(generator(), cuda)], slab, frame, SETTINGS, cuda, batch)
     assert batch.settled
     assert batch.size > first
 
 
-def test_scores_are_the_cpus(store: Store, frame: GridFrame, place: Place) -> None:
+def test_scores_are_the_cpus(store: Store, frame: GridFrame, spec: DeviceSpec) -> None:
     torch.manual_seed(0)
     rows = [
         tubelet([3], 10, 20, 9),
@@ -153,25 +153,27 @@ def test_scores_are_the_cpus(store: Store, frame: GridFrame, place: Place) -> No
     ]
     weights = Classifier(SETTINGS.classifier, GRID).state_dict()
 
-    def scores(where: Place) -> list[float]:
+    def scores(where: DeviceSpec) -> list[float]:
         model = Classifier(SETTINGS.classifier, GRID)
         model.load_state_dict(weights)
-        return classify_volume(ready_classifier(model, where), store.path, frame, rows, SETTINGS, where)
+        return classify_volume(prepare_classifier(model, where), store.path, frame, rows, SETTINGS, where)
 
-    np.testing.assert_allclose(scores(place), scores(CPU), atol=1e-3)
+    np.testing.assert_allclose(scores(spec), scores(CPU), atol=1e-3)
 
 
-def test_training_images_are_the_cpus(store: Store, frames_of: Any, place: Place) -> None:
+def test_training_images_are_the_cpus(store: Store, frames_of: Any, spec: DeviceSpec) -> None:
     own, frames = SETTINGS.generator, list(frames_of(store, GRID).values())
     labels = {frame.volume_id: volume_labels([], frame, complete=True) for frame in frames}
-    items = Slabs(store.path, frames, labels, own, GRID, 4, seed=1)
+    items = SlabDataset(store.path, frames, labels, own, 4, seed=1)
     for raw, _ in (items[i] for i in range(4)):
-        here = show(raw, torch.from_numpy(items.noise), GRID.windows_hu)
-        there = show(moved(raw, place), torch.from_numpy(items.noise).to(place.device), GRID.windows_hu)
+        here = to_network_input(raw, torch.from_numpy(items.noise), GRID.windows_hu)
+        there = to_network_input(
+            moved(raw, spec), torch.from_numpy(items.noise).to(spec.device), GRID.windows_hu
+        )
         np.testing.assert_array_equal(there.cpu().numpy(), here.numpy())
 
 
-def test_a_training_step_has_the_cpus_loss(store: Store, place: Place, tmp_path: Path) -> None:
+def test_a_training_step_has_the_cpus_loss(store: Store, spec: DeviceSpec, tmp_path: Path) -> None:
     rows = store.manifest.to_pylist()
     ledger = from_marks(store.marks())
 
@@ -182,19 +184,19 @@ def test_a_training_step_has_the_cpus_loss(store: Store, place: Place, tmp_path:
         )
         return fit_generator(task, precise, rows, ledger)[1][0]
 
-    there, here = losses(place.device.type == "cuda"), losses(False)
+    there, here = losses(spec.device.type == "cuda"), losses(False)
     assert here == pytest.approx(there, rel=1e-3)
 
 
 @pytest.mark.parametrize("compile_it", [False, True])
 def test_bfloat16_is_close_and_a_compiled_network_too(
-    store: Store, frame: GridFrame, cuda: Place, compile_it: bool, caplog: pytest.LogCaptureFixture
+    store: Store, frame: GridFrame, cuda: DeviceSpec, compile_it: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    fast = Place(cuda.device, torch.bfloat16)
+    fast = DeviceSpec(cuda.device, torch.bfloat16)
     slab = read_with_context(store.path, frame, cuda)
-    exact = find_boxes([ready(generator(), cuda)], slab, frame, SETTINGS, cuda)
+    exact = find_boxes([prepare_for_inference(generator(), cuda)], slab, frame, SETTINGS, cuda)
     with caplog.at_level(logging.WARNING):
-        model = ready(generator(), fast, compile_it)
+        model = prepare_for_inference(generator(), fast, compile_it)
         quick = find_boxes([model], slab, frame, SETTINGS, fast)
     assert any(isinstance(part, Compiled) for part in model.modules()) == compile_it
     assert not caplog.records
@@ -206,7 +208,7 @@ def tubelet(z: list[int], left: float, top: float, side: float) -> dict[str, Any
     return {"z": z, "slice_score": [0.5] * len(z), **{name: [end] * len(z) for name, end in ends.items()}}
 
 
-def moved(values: Any, place: Place) -> Any:
+def moved(values: Any, spec: DeviceSpec) -> Any:
     if isinstance(values, dict):
-        return {name: moved(each, place) for name, each in values.items()}
-    return values.to(place.device)
+        return {name: moved(each, spec) for name, each in values.items()}
+    return values.to(spec.device)

@@ -1,4 +1,4 @@
-"""Features once a slice equal the recomputed nine-slice window; the network's shapes, seeds and weight files."""
+"""Features once per slice equal the recomputed nine-slice window; the network's shapes, seeds and weight files."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -21,17 +21,18 @@ from harvester.config.settings import (
 from harvester.errors import SettingsError
 from harvester.imaging.resample import windowed
 from harvester.models.backbones import build_backbone
-from harvester.models.batch_size import BatchSize
-from harvester.models.device import Place
+from harvester.models.batch_size import AutoBatchSize
+from harvester.models.device import DeviceSpec
 from harvester.proposals.boxes import SliceBoxes
-from harvester.proposals.detect import over_slices, ready
-from harvester.proposals.inference import load_generators
+from harvester.proposals.detect import Carries, prepare_for_inference, slice_maps
+from harvester.proposals.inference import load_generator
 from harvester.proposals.losses import generator_losses
 from harvester.proposals.network import CONTEXT, GROUPS, Generator, slice_groups, stack_groups
 from harvester.proposals.targets import SlabLabels, build_targets
+from harvester.storage.location import Location
 
 GRID = GridSettings()
-FLOAT = Place(torch.device("cpu"), torch.float32)
+FLOAT = DeviceSpec(torch.device("cpu"), torch.float32)
 WINDOW = 2 * CONTEXT + 1
 LOOSE = 1e-4
 
@@ -64,9 +65,14 @@ def recomputed(model: Generator, window: Tensor) -> dict[str, Tensor]:
 
 @torch.inference_mode()
 def volume_maps(model: Generator, hu_zyx: Any, chunk: int = 4) -> dict[str, Tensor]:
-    """The heads' maps of a whole volume, as finding.py goes through it."""
-    slab, batch = torch.from_numpy(hu_zyx), BatchSize("slices", chunk)
-    parts = list(over_slices([model], slab, Settings(grid=GRID), FLOAT, batch, lambda maps: maps))
+    """The heads' maps of a whole volume, as find_boxes goes through it."""
+    slab, batch = torch.from_numpy(hu_zyx), AutoBatchSize("slices", chunk)
+    parts: list[dict[str, Tensor]] = []
+    carries: Carries = [None]
+    for span in batch.spans(len(slab) - 2 * CONTEXT):
+        with span:
+            maps, carries = slice_maps([model], slab, span, carries, Settings(grid=GRID), FLOAT)
+            parts.append(maps)
     assert len(parts) == -(-(len(hu_zyx) - 2 * CONTEXT) // chunk)
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
@@ -91,7 +97,7 @@ def test_a_volumes_maps_equal_the_recomputed_window_to_its_ends(
 ) -> None:
     model, hu = generator(backbone), volume(depth)
     beyond = np.concatenate([np.repeat(hu[:1], CONTEXT, 0), hu, np.repeat(hu[-1:], CONTEXT, 0)])
-    maps = volume_maps(ready(deepcopy(model), FLOAT), beyond, chunk)
+    maps = volume_maps(prepare_for_inference(deepcopy(model), FLOAT), beyond, chunk)
     assert {name: tuple(out.shape) for name, out in maps.items()} == {
         "heat": (depth, 1, 8, 8), "size": (depth, 2, 8, 8), "offset": (depth, 2, 8, 8)
     }  # fmt: skip
@@ -186,7 +192,7 @@ def test_a_saved_generator_answers_as_before(tmp_path: Path) -> None:
     # As distributed.training publishes it: all values as float32, batch norm's counters too.
     state = {name: value.detach().contiguous().float() for name, value in model.state_dict().items()}
     save_file(state, tmp_path / "fold-0.safetensors")
-    (back,) = load_generators([tmp_path / "fold-0.safetensors"], settings, FLOAT)
+    back = load_generator(Location.of(tmp_path) / "fold-0.safetensors", settings, FLOAT)
     for name, out in volume_maps(model, hu).items():
         torch.testing.assert_close(volume_maps(back, hu)[name], out, atol=1e-5, rtol=0)
 
@@ -197,16 +203,16 @@ def test_the_classifier_takes_the_maximum_over_views() -> None:
     views = {
         "local": torch.rand(3, 4, 9, 32, 32),
         "global": torch.rand(3, 4, 9, 48, 48),
-        "course": torch.rand(3, 6),
+        "shape_profile": torch.rand(3, 6),
     }
     with torch.inference_mode():
         logits = model(views)
         assert logits.shape == (3,)
-        course = {"course": views.pop("course")}
+        profile = {"shape_profile": views.pop("shape_profile")}
         turned = {name: view.flip(1) for name, view in views.items()}
-        torch.testing.assert_close(model(turned | course), logits)
+        torch.testing.assert_close(model(turned | profile), logits)
         twice = {name: torch.cat([view, view[:, :1]], dim=1) for name, view in views.items()}
-        torch.testing.assert_close(model(twice | course), logits)
-        views |= course
+        torch.testing.assert_close(model(twice | profile), logits)
+        views |= profile
         alone = torch.cat([model({name: view[i : i + 1] for name, view in views.items()}) for i in range(3)])
         torch.testing.assert_close(alone, logits)

@@ -12,12 +12,12 @@ from harvester.config.settings import GeneratorSettings, GridSettings
 from harvester.imaging.resample import windowed
 from harvester.labels.ledger import BOX
 from harvester.models.device_slab import as_tensors, mixed
-from harvester.proposals.augment import show, together
+from harvester.proposals.augment import collate, to_network_input
 from harvester.proposals.boxes import SliceBoxes
 from harvester.proposals.labels import VolumeLabels, volume_labels
 from harvester.proposals.network import CONTEXT, STRIDE
 from harvester.proposals.pasting import REACH, Bank, paste
-from harvester.proposals.slabs import Crop, Slabs
+from harvester.proposals.slabs import Crop, SlabDataset
 from harvester.proposals.targets import SlabLabels
 from harvester.records import Mark
 from harvester.store.slab import GridFrame, interpolate
@@ -70,7 +70,7 @@ def test_slabs_of_a_volume_that_has_the_grids_spacing_can_be_written_to(
     row = store.manifest.to_pylist()[0]
     own_frame = GridFrame.of(row, WIDE)
     labels = {"m": volume_labels([], own_frame, complete=True)}
-    items = Slabs(store.path, [own_frame], labels, settings(paste_lesions=0.0), WIDE, 20, 0)
+    items = SlabDataset(store.path, [own_frame], labels, settings(paste_lesions=0.0), 20, 0)
     for i in range(20):
         raw, _ = items[i]
         raw["hu"] += 1
@@ -94,13 +94,13 @@ def test_an_image_is_what_numpy_makes_of_it(augment: bool) -> None:
     if augment:
         stretch = draw[(5 + np.arange(hu.size)) % 3000].reshape(hu.shape)
         hu = hu + stretch * np.float32(7.5) + np.float32(-12.25)
-    got = show(raw, torch.from_numpy(draw), windows)
+    got = to_network_input(raw, torch.from_numpy(draw), windows)
     np.testing.assert_array_equal(got.numpy(), windowed(hu, windows))
 
 
 def test_slabs_of_different_sizes_make_a_batch() -> None:
     items = [({"hu": torch.zeros(3, n, n)}, {"heat": torch.full((2, 2), float(n))}) for n in (4, 6)]
-    raws, targets = together(items)
+    raws, targets = collate(items)
     assert [raw["hu"].shape[1] for raw in raws] == [4, 6]
     assert targets["heat"][:, 0, 0].tolist() == [4.0, 6.0]
 
@@ -188,7 +188,7 @@ def test_no_rows_no_labels() -> None:
         assert (labels.slab(0, 4, 0.0).slice_weight == float(complete)).all()
 
 
-# Slabs
+# SlabDataset
 
 
 def noise(depth: int = 10, side: int = 64, seed: int = 0) -> Any:
@@ -207,9 +207,9 @@ def settings(**more: Any) -> GeneratorSettings:
 
 
 class Shown:
-    """Slabs as the network sees them."""
+    """SlabDataset as the network sees them."""
 
-    def __init__(self, items: Slabs) -> None:
+    def __init__(self, items: SlabDataset) -> None:
         self.items, self.noise = items, torch.from_numpy(items.noise)
 
     def __len__(self) -> int:
@@ -217,14 +217,14 @@ class Shown:
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         raw, targets = self.items[index]
-        return show(raw, self.noise, WIDE.windows_hu), targets
+        return to_network_input(raw, self.noise, WIDE.windows_hu), targets
 
 
 def slabs(
     store: Store, labels: dict[str, VolumeLabels], own: GeneratorSettings, seed: int = 0, items: int = 64
 ) -> Shown:
     frames = [GridFrame.of(row, WIDE) for row in store.manifest.to_pylist()]
-    return Shown(Slabs(store.path, frames, labels, own, WIDE, items, seed))
+    return Shown(SlabDataset(store.path, frames, labels, own, items, seed))
 
 
 def cut(crop: Crop, slab: Any) -> Any:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from harvester.classifier.examples import Examples
-from harvester.classifier.views import DESCRIPTORS, MARGIN, Tubelets, cut_views, describe, view_places
+from harvester.classifier.views import DESCRIPTORS, MARGIN, Tubelets, cut_views, shape_profile, view_places
 from harvester.config.settings import ClassifierSettings, GridSettings
 from harvester.store.slab import AIR_HU, GridFrame, read_slab
 from harvester.store.store import Store
@@ -122,7 +122,7 @@ def test_beyond_the_slice_there_is_air(make_store: Callable[..., Store], frames_
     assert float(crops["global"].max()) <= 1e-6
 
 
-def test_the_course_tells_size_length_and_scores() -> None:
+def test_the_shape_profile_tells_size_length_and_scores() -> None:
     # 4 mm slices of 1.6 mm pixels; 20 x 10 px at the widest, slices 2 to 5 with a gap.
     frame = GridFrame("v", (9, 64, 64), (4.0, 1.6, 1.6), (4.0, 1.6, 1.6))
     boxes = np.array([[10.0, 10.0, 19.0, 19.0], [5.0, 10.0, 24.0, 19.0], [10.0, 10.0, 17.0, 17.0]])
@@ -137,11 +137,11 @@ def test_the_course_tells_size_length_and_scores() -> None:
         0.0,
         np.log(0.25),
     ]
-    course = describe(tubelets, frame)
-    assert course.shape == (1, DESCRIPTORS)
-    np.testing.assert_allclose(course[0], expected, atol=1e-6)
+    profile = shape_profile(tubelets, frame)
+    assert profile.shape == (1, DESCRIPTORS)
+    np.testing.assert_allclose(profile[0], expected, atol=1e-6)
     sure = Tubelets(tubelets.z, tubelets.boxes_xyxy, [np.array([0.0, 1.0, 1.0])])
-    assert np.isfinite(describe(sure, frame)).all()
+    assert np.isfinite(shape_profile(sure, frame)).all()
 
 
 # Examples
@@ -161,7 +161,7 @@ def test_examples_are_balanced_and_seeded(opened: Any) -> None:
     assert sum(labels) == 5
     for i in (8, 1):
         (views, _), (again, _), (different, _) = one[i], two[i], other[i]
-        assert set(views) == {"local", "global", "course"}
+        assert set(views) == {"local", "global", "shape_profile"}
         assert views["local"].shape == (4, 6, 16, 16)
         assert all(torch.equal(again[name], view) for name, view in views.items())
         assert not all(torch.equal(different[name], view) for name, view in views.items())

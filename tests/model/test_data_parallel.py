@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from harvester.errors import StepError
-from harvester.models.data_parallel import ALONE, Team
+from harvester.models.data_parallel import ALONE, Ranks
 from harvester.records import Mark
 from harvester.store.store import Store
-from tests.model import team_ranks
+from tests.model import rank_process
 
 CLOSE = 1e-3
 Histories = dict[str, list[dict[str, float]]]
@@ -42,18 +42,25 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture(scope="module")
 def alone(store: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Histories]:
     out = tmp_path_factory.mktemp("alone")
-    return out, team_ranks.fitted(store, out)
+    return out, rank_process.fitted(store, out)
 
 
 @pytest.fixture(scope="module")
 def two(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("two")
-    command = [sys.executable, team_ranks.__file__, str(store.path), str(out)]
+    command = [sys.executable, rank_process.__file__, str(store.path), str(out)]
     ranks = [
-        subprocess.Popen([*command, str(rank), "2"], env={"PYTHONPATH": ".", "OMP_NUM_THREADS": "1"})
+        subprocess.Popen(
+            [*command, str(rank), "2"],
+            env={"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+        )
         for rank in range(2)
     ]
-    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
+    try:
+        assert [rank.wait(timeout=900) for rank in ranks] == [0, 0]
+    finally:
+        for rank in ranks:  # one that waits for a dead one would outlive the tests
+            rank.kill()
     return out
 
 
@@ -69,11 +76,11 @@ def largest(one: list[dict[str, float]], other: list[dict[str, float]]) -> float
 def test_two_ranks_give_the_losses_and_weights_of_one(
     name: str, alone: tuple[Path, Histories], two: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    folder, told = alone
+    folder, losses = alone
     ranks = [json.loads((two / f"rank-{rank}.json").read_text()) for rank in range(2)]
     assert ranks[0] == ranks[1]
-    assert len(told[name]) == 60
-    gap = largest(told[name], ranks[0][name])
+    assert len(losses[name]) == 60
+    gap = largest(losses[name], ranks[0][name])
     record_property("largest_difference", gap)
     assert gap < CLOSE
     one, other = (load_file(each / f"{name}.safetensors") for each in (folder, two))
@@ -88,26 +95,26 @@ def test_one_rank_goes_on_where_two_were_stopped(
     checkpoint = f"{name}.checkpoint.pt"
     assert int(torch.load(two / checkpoint, weights_only=True)["step"]) == 50
     shutil.copy(two / checkpoint, tmp_path / checkpoint)
-    resumed = team_ranks.fitted(store, tmp_path)
+    resumed = rank_process.fitted(store, tmp_path)
     assert largest(alone[1][name], resumed[name]) < CLOSE
 
 
-def test_a_team_of_one_changes_nothing() -> None:
+def test_a_rank_alone_changes_nothing() -> None:
     network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Dropout(0.5))
-    ALONE.join(network, 4)
+    ALONE.wrap(network, 4)
     assert [type(part) for part in network] == [nn.Conv2d, nn.BatchNorm2d, nn.Dropout]
     value = torch.ones(2, requires_grad=True)
-    assert ALONE.total(value) is value
+    assert ALONE.all_reduce(value) is value
     assert ALONE.share([1, 2, 3]) == [1, 2, 3]
-    assert Team(1, 2).share([1, 2, 3]) == [2]
+    assert Ranks(1, 2).share([1, 2, 3]) == [2]
 
 
 def test_ranks_of_different_checkpoints_do_not_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    def other_rank_says_50(told: torch.Tensor, *_: object, **__: object) -> None:
-        told.copy_(torch.maximum(told, torch.tensor([50, -50])))
+    def other_rank_says_50(numbers: torch.Tensor, *_: object, **__: object) -> None:
+        numbers.copy_(torch.maximum(numbers, torch.tensor([50, -50])))
 
     monkeypatch.setattr(torch.distributed, "all_reduce", other_rank_says_50)
     monkeypatch.setattr(torch.distributed, "get_backend", lambda _: "gloo")
-    Team(0, 2).agree(50)
+    Ranks(0, 2).agree(50)
     with pytest.raises(StepError, match="different checkpoints"):
-        Team(0, 2).agree(0)
+        Ranks(0, 2).agree(0)

@@ -16,19 +16,19 @@ from harvester.classifier.inference import (
     classify_volume,
     crops_at_once,
     distinct_views,
-    look,
-    ready,
+    load_views,
+    prepare_for_inference,
 )
 from harvester.classifier.network import Classifier
 from harvester.classifier.views import cut_views
 from harvester.config.settings import ClassifierSettings, GridSettings, Settings
 from harvester.errors import StoreError
-from harvester.models.batch_size import BatchSize
-from harvester.models.device import Place
+from harvester.models.batch_size import AutoBatchSize
+from harvester.models.device import DeviceSpec
 from harvester.store.slab import GridFrame
 from harvester.store.store import Store
 
-FLOAT = Place(torch.device("cpu"), torch.float32)
+FLOAT = DeviceSpec(torch.device("cpu"), torch.float32)
 GRID = GridSettings(windows_hu=((-1024.0, 1024.0),))
 OWN = ClassifierSettings(channels=8, views=9, local_px=16, global_px=20, global_mm=48.0)
 SETTINGS = Settings(grid=GRID, classifier=OWN)
@@ -92,10 +92,10 @@ def test_views_that_are_shared_give_the_scores_of_views_that_are_not(opened: Any
     assert classify_volume(made, store.path, frame, ROWS, settings, FLOAT) == pytest.approx(
         expected, abs=1e-5
     )
-    # Of 9 views a tubelet: 5 slices of the first, 7 of the second, 3 of the third, 7 of the last; all 8 together.
+    # Of 9 views per tubelet: 5 slices of the first, 7 of the second, 3 of the third, 7 of the last; all 8 together.
     assert seen["local"] == 5 + 7 + 3 + 7
     assert seen["global"] == (seen["local"] if global_mm else 8)
-    faster = ready(model(settings), FLOAT)
+    faster = prepare_for_inference(model(settings), FLOAT)
     assert classify_volume(faster, store.path, frame, ROWS, settings, FLOAT) == pytest.approx(
         expected, abs=1e-5
     )
@@ -116,8 +116,8 @@ def test_a_volume_that_runs_out_of_memory_has_the_same_scores(
 ) -> None:
     store, frame = opened
     made, tried = model(), []
-    looked = look(store.path, frame, ROWS, SETTINGS, FLOAT)
-    expected = classify(made, looked, SETTINGS, FLOAT, crops_at_once(FLOAT))
+    inputs = load_views(store.path, frame, ROWS, SETTINGS, FLOAT)
+    expected = classify(made, inputs, SETTINGS, FLOAT, crops_at_once(FLOAT))
     real = made.features
 
     def little_room(name: str, crops: torch.Tensor) -> torch.Tensor:
@@ -127,7 +127,7 @@ def test_a_volume_that_runs_out_of_memory_has_the_same_scores(
         return real(name, crops)
 
     monkeypatch.setattr(made, "features", little_room)
-    assert classify(made, looked, SETTINGS, FLOAT, BatchSize("crops", 16)) == pytest.approx(
+    assert classify(made, inputs, SETTINGS, FLOAT, AutoBatchSize("crops", 16)) == pytest.approx(
         expected, abs=1e-6
     )
     assert tried[:4] == [16, 8, 4, 4]
@@ -146,10 +146,10 @@ def test_volumes_are_scored_by_the_mean_of_their_models(opened: Any, tmp_path: P
     both, gone, one, none = scoring.over(
         [(frame, files), (missing, files), (frame, files[1:]), (empty, files)]
     )
-    told = both()
-    assert [{name: each[name] for name in ROWS[0]} for each in told] == ROWS
+    rows = both()
+    assert [{name: each[name] for name in ROWS[0]} for each in rows] == ROWS
     means = [sum(pair) / 2 for pair in zip(*alone, strict=True)]
-    assert [each["lpc_score"] for each in told] == pytest.approx(means, abs=1e-5)
+    assert [each["lpc_score"] for each in rows] == pytest.approx(means, abs=1e-5)
     # A volume that cannot be read costs no other one.
     with pytest.raises(StoreError, match="gone"):
         gone()

@@ -9,7 +9,7 @@ import torch
 
 from harvester.config.settings import GridSettings
 from harvester.imaging.resample import windowed
-from harvester.models.device_slab import on_grid, read_resident
+from harvester.models.device_slab import load_to_device, on_grid
 from harvester.proposals.network import group_images, slice_groups
 from harvester.store.slab import GridFrame, read_pixels, read_slab
 from harvester.store.store import Store
@@ -30,7 +30,7 @@ def test_resampling_on_the_device_equals_read_slab(
         grid = on_grid(torch.from_numpy(np.array(pixels)), taps_z, *frame.taps_yx())
         assert grid.dtype == torch.int16
         np.testing.assert_array_equal(grid.numpy(), expected)
-        here = read_resident(store.path, frame, z_start, z_end, torch.device("cpu"))
+        here = load_to_device(store.path, frame, z_start, z_end, torch.device("cpu"))
         np.testing.assert_array_equal(here.numpy(), expected)
 
 

@@ -24,9 +24,9 @@ from harvester.config.settings import (
 )
 from harvester.errors import StepError, StoreError
 from harvester.labels.ledger import from_marks
-from harvester.models.data_parallel import Team
-from harvester.models.device import Place
-from harvester.models.fit import FoldTask, Plan, fit
+from harvester.models.data_parallel import ALONE, Ranks
+from harvester.models.device import DeviceSpec
+from harvester.models.fit import Fit, FoldTask, LossesOf, TrainSchedule
 from harvester.proposals.network import Generator
 from harvester.proposals.training import fit_generator
 from harvester.records import LEDGER, Mark
@@ -34,8 +34,10 @@ from harvester.storage.location import Location
 from harvester.store.slab import GridFrame
 from harvester.store.store import Store
 
-FLOAT = Place(torch.device("cpu"), torch.float32)
-PLAN = Plan(steps=12, batch_size=4, learning_rate=1e-2, weight_decay=1e-3, checkpoint_every=5, log_every=4)
+FLOAT = DeviceSpec(torch.device("cpu"), torch.float32)
+SCHEDULE = TrainSchedule(
+    steps=12, batch_size=4, learning_rate=1e-2, weight_decay=1e-3, checkpoint_every=5, log_every=4
+)
 
 
 class Killed(BaseException):
@@ -52,6 +54,20 @@ class Bright(Dataset[Any]):
         rng = np.random.default_rng(index)
         label = float(index % 2)
         return torch.from_numpy(rng.normal(label, 1, (3, 8, 8)).astype(np.float32)), torch.tensor(label)
+
+
+def fit(
+    network: nn.Module,
+    losses: LossesOf,
+    folder: Path,
+    schedule: TrainSchedule = SCHEDULE,
+    ranks: Ranks = ALONE,
+    items: Dataset[Any] | None = None,
+    log: Callable[[str], None] = lambda _: None,
+) -> list[dict[str, float]]:
+    """The history of a fit to bright images, with its checkpoint in the folder."""
+    task = FoldTask(folder, 0, None, Location.of(folder) / "c.pt", False, ranks, log)
+    return Fit(network, schedule, FLOAT, task).run(items or Bright(), losses)
 
 
 def model(dropout: float = 0.0) -> nn.Module:
@@ -98,18 +114,18 @@ def fitted(
     """A fit; with `kill`, one that dies before that step and is started again from nothing but its checkpoint."""
     if kill is not None:
         with pytest.raises(Killed):
-            fit(model(dropout), Bright(), killed_at(kill), PLAN, FLOAT, Location.of(folder) / "c.pt")
+            fit(model(dropout), killed_at(kill), folder)
         # Another process: its random state is another one.
         torch.manual_seed(99)
     network = model(dropout)
-    return network, fit(network, Bright(), losses_of, PLAN, FLOAT, Location.of(folder) / "c.pt")
+    return network, fit(network, losses_of, folder)
 
 
 def test_two_fits_are_equal(tmp_path: Path) -> None:
     (one, history), (two, again) = fitted(tmp_path / "a"), fitted(tmp_path / "b")
     assert same(one, two)
     assert history == again
-    assert len(history) == PLAN.steps
+    assert len(history) == SCHEDULE.steps
     assert set(history[0]) == {"classify", "small"}
     assert not same(one, model())
 
@@ -129,10 +145,10 @@ def test_a_killed_fit_with_dropout_goes_on_to_the_same_weights(tmp_path: Path) -
 
 
 def test_a_finished_checkpoint_is_not_fitted_again(tmp_path: Path) -> None:
-    plan = Plan(10, 4, 1e-2, 0.0, checkpoint_every=5)
+    schedule = TrainSchedule(10, 4, 1e-2, 0.0, checkpoint_every=5)
     one, two = model(), model()
-    history = fit(one, Bright(), losses_of, plan, FLOAT, Location.of(tmp_path) / "c.pt")
-    assert fit(two, Bright(), killed_at(0), plan, FLOAT, Location.of(tmp_path) / "c.pt") == history
+    history = fit(one, losses_of, tmp_path, schedule)
+    assert fit(two, killed_at(0), tmp_path, schedule) == history
     assert same(one, two)
 
 
@@ -141,44 +157,44 @@ def test_a_strangers_checkpoint_runs_nothing_and_is_refused(tmp_path: Path) -> N
         def __reduce__(self) -> Any:
             return Path.touch, (tmp_path / "touched",)
 
-    for pickled in (torch.save, lambda told, file: file.write_bytes(pickle.dumps(told, 2))):
+    for pickled in (torch.save, lambda state, file: file.write_bytes(pickle.dumps(state, 2))):
         pickled({"step": Payload(), "model": {}}, tmp_path / "c.pt")
         with pytest.raises(StoreError, match=r"c\.pt: refused: .* could run code; delete it"):
-            fit(model(), Bright(), losses_of, PLAN, FLOAT, Location.of(tmp_path) / "c.pt")
+            fit(model(), losses_of, tmp_path)
     (tmp_path / "c.pt").write_bytes(b"cut sh")
     with pytest.raises(StoreError, match=r"c\.pt: refused: it is broken"):
-        fit(model(), Bright(), losses_of, PLAN, FLOAT, Location.of(tmp_path) / "c.pt")
+        fit(model(), losses_of, tmp_path)
     assert not (tmp_path / "touched").exists()
 
 
 def test_ranks_that_share_a_model_see_every_item_once(tmp_path: Path) -> None:
     seen: list[int] = []
 
-    class Told(Bright):
+    class Recording(Bright):
         def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
             seen.append(index)
             return super().__getitem__(index)
 
-    class Apart(Team):
+    class Apart(Ranks):
         """Ranks that run one after the other: they share the batches and nothing else."""
 
-        def total(self, value: Tensor) -> Tensor:
+        def all_reduce(self, value: Tensor) -> Tensor:
             return value
 
         def agree(self, number: int) -> None:
             assert number == 0
 
     for rank in range(3):
-        fit(model(), Told(), losses_of, PLAN, FLOAT, tmp_path / f"{rank}.pt", Apart(rank, 3))
-    assert sorted(seen) == list(range(PLAN.steps * PLAN.batch_size))
-    assert (tmp_path / "0.pt").exists()
-    assert not (tmp_path / "1.pt").exists()
+        fit(model(), losses_of, tmp_path / str(rank), ranks=Apart(rank, 3), items=Recording())
+    assert sorted(seen) == list(range(SCHEDULE.steps * SCHEDULE.batch_size))
+    assert (tmp_path / "0" / "c.pt").exists()
+    assert not (tmp_path / "1" / "c.pt").exists()
 
 
 def test_it_learns_and_tells(tmp_path: Path) -> None:
     lines: list[str] = []
-    plan = Plan(60, 8, 1e-2, 1e-3, log_every=20)
-    history = fit(model(), Bright(), losses_of, plan, FLOAT, Location.of(tmp_path) / "c.pt", log=lines.append)
+    schedule = TrainSchedule(60, 8, 1e-2, 1e-3, log_every=20)
+    history = fit(model(), losses_of, tmp_path, schedule, log=lines.append)
     first, last = (np.mean([row["classify"] for row in part]) for part in (history[:5], history[-5:]))
     assert last < 0.3 * first
     assert len(lines) == 3
@@ -187,15 +203,53 @@ def test_it_learns_and_tells(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("steps", [1, 2, 8, 9, 10, 19])
 def test_any_number_of_steps_will_do(tmp_path: Path, steps: int) -> None:
-    plan = Plan(steps, 2, 1e-2, 0.0)
-    assert len(fit(model(), Bright(), losses_of, plan, FLOAT, Location.of(tmp_path) / "c.pt")) == steps
+    assert len(fit(model(), losses_of, tmp_path, TrainSchedule(steps, 2, 1e-2, 0.0))) == steps
+
+
+def test_steps_are_taken_one_by_one_as_they_are_asked_for(tmp_path: Path) -> None:
+    task = FoldTask(tmp_path, 0, None, Location.of(tmp_path) / "c.pt", False)
+    by_hand, at_once = Fit(model(), SCHEDULE, FLOAT, task), model()
+    steps = by_hand.steps(Bright(), losses_of)
+    first = [next(steps) for _ in range(3)]
+    assert [step for step, _ in first] == [1, 2, 3]
+    history = fit(at_once, losses_of, tmp_path / "b")
+    assert [losses for _, losses in first] == history[:3]
+    assert not same(by_hand.model, at_once)
+    assert [step for step, _ in steps] == list(range(4, SCHEDULE.steps + 1))
+    assert same(by_hand.model, at_once)
+    assert not task.checkpoint.is_file()
+
+
+def test_no_memory_for_a_checkpoint_is_not_a_broken_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted(tmp_path)
+
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 64 bytes")
+
+    monkeypatch.setattr(torch, "load", full)
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        fit(model(), losses_of, tmp_path)
+
+
+def test_a_named_part_learns_faster(tmp_path: Path) -> None:
+    schedule = TrainSchedule(1, 4, 1e-3, 0.0, fast_prefix="5", lr_multiplier=8.0)
+    before, after = model(), model()
+    fit(after, losses_of, tmp_path, schedule)
+    moved = {
+        name: float((a - b).detach().abs().max())
+        for (name, a), b in zip(before.named_parameters(), after.parameters(), strict=True)
+    }
+    # AdamW's first step moves a weight by the learning rate, whatever its gradient.
+    assert moved["5.weight"] == pytest.approx(8 * moved["0.weight"], rel=0.01)
 
 
 def test_precision_is_chosen_by_name() -> None:
-    assert Place.choose(False, "float32") == FLOAT
-    assert Place.choose(False, "bfloat16").dtype is torch.bfloat16
-    assert Place.choose(False, "auto").device.type == "cpu"
-    with Place.choose(False, "bfloat16").autocast():
+    assert DeviceSpec.choose(False, "float32") == FLOAT
+    assert DeviceSpec.choose(False, "bfloat16").dtype is torch.bfloat16
+    assert DeviceSpec.choose(False, "auto").device.type == "cpu"
+    with DeviceSpec.choose(False, "bfloat16").autocast():
         assert nn.functional.linear(torch.ones(2, 2), torch.ones(2, 2)).dtype is torch.bfloat16
     with FLOAT.autocast():
         assert nn.functional.linear(torch.ones(2, 2), torch.ones(2, 2)).dtype is torch.float32
@@ -318,6 +372,6 @@ def test_a_later_round_finetunes_the_classifier_before(store: Store, tmp_path: P
     gap = max(
         float((a - b).detach().abs().max())
         for (name, a), b in zip(first.named_parameters(), tuned.parameters(), strict=True)
-        if not name.startswith("course")
+        if not name.startswith("shape_profile")
     )
     assert 0 < gap < 10 * own.classifier.finetune_learning_rate

@@ -1,6 +1,6 @@
-"""A rank of a team that fits both models on a small store: a process of its own, without Ray.
+"""A rank of several that fit both models on a small store: a process of its own, without Ray.
 
-    python tests/model/team_ranks.py STORE OUT RANK SIZE
+    python tests/model/rank_process.py STORE OUT RANK SIZE
 
 OUT receives generator.json and classifier.json (losses), their weights, and the checkpoints of step 50.
 """
@@ -22,7 +22,7 @@ from harvester.config.settings import (
     Settings,
 )
 from harvester.labels.ledger import from_marks
-from harvester.models.data_parallel import ALONE, Team
+from harvester.models.data_parallel import ALONE, Ranks
 from harvester.models.fit import FoldTask
 from harvester.proposals.training import fit_generator
 from harvester.storage.location import Location
@@ -42,18 +42,18 @@ SETTINGS = Settings(
 )  # fmt: skip
 
 
-def fitted(store: Store, out: Path, team: Team = ALONE) -> dict[str, list[dict[str, float]]]:
+def fitted(store: Store, out: Path, ranks: Ranks = ALONE) -> dict[str, list[dict[str, float]]]:
     """Both models' losses; their weights go to `out`."""
-    told = {}
+    losses = {}
     for name, fit in (("generator", generator), ("classifier", classifier)):
         task = FoldTask(
-            store.path, 5, None, Location.of(out) / f"{name}.checkpoint.pt", False, team, log=lambda _: None
+            store.path, 5, None, Location.of(out) / f"{name}.checkpoint.pt", False, ranks, log=lambda _: None
         )
-        model, told[name] = fit(store, task)
-        if team.rank == 0:
+        model, losses[name] = fit(store, task)
+        if ranks.rank == 0:
             state = {key: value.contiguous() for key, value in model.state_dict().items()}
             save_file(state, out / f"{name}.safetensors")
-    return told
+    return losses
 
 
 def generator(store: Store, task: FoldTask) -> Any:
@@ -77,8 +77,8 @@ def main(store: str, out: str, rank: str, size: str) -> None:
     """Meet the others in OUT, fit, write down."""
     meeting = (Path(out) / "meeting").as_uri()
     dist.init_process_group("gloo", init_method=meeting, rank=int(rank), world_size=int(size))
-    told = fitted(Store.open(store), Path(out), Team(int(rank), int(size), dist.group.WORLD))
-    (Path(out) / f"rank-{rank}.json").write_text(json.dumps(told))
+    losses = fitted(Store.open(store), Path(out), Ranks(int(rank), int(size), dist.group.WORLD))
+    (Path(out) / f"rank-{rank}.json").write_text(json.dumps(losses))
     dist.destroy_process_group()
 
 

@@ -13,8 +13,8 @@ from harvester.classifier import inference as classifier_inference
 from harvester.classifier.network import Classifier
 from harvester.config.settings import ClassifierSettings, GeneratorSettings, GridSettings, Settings
 from harvester.geometry import paired_iou
-from harvester.models.batch_size import BatchSize
-from harvester.models.device import Place
+from harvester.models.batch_size import AutoBatchSize
+from harvester.models.device import DeviceSpec
 from harvester.proposals import inference
 from harvester.proposals.boxes import SliceBoxes
 from harvester.proposals.network import GROUPS, STRIDE
@@ -23,7 +23,7 @@ from harvester.records import TUBELETS
 from harvester.store.slab import GridFrame
 from harvester.store.store import Store
 
-FLOAT = Place(torch.device("cpu"), torch.float32)
+FLOAT = DeviceSpec(torch.device("cpu"), torch.float32)
 GRID = GridSettings(windows_hu=((-1024.0, 1024.0),))
 SETTINGS = Settings(grid=GRID, generator=GeneratorSettings(body_mask=False))
 Boxes = dict[int, list[tuple[float, ...]]]
@@ -42,10 +42,10 @@ class Answering(nn.Module):
     def features(self, groups: Tensor) -> list[Tensor]:
         return [groups[:, :1, ::4, ::4]]
 
-    def fuse_on(
-        self, maps: list[Tensor], pending: list[Tensor] | None
+    def fuse_incremental(
+        self, maps: list[Tensor], carry: list[Tensor] | None
     ) -> tuple[dict[str, Tensor], list[Tensor]]:
-        depth, (rows, columns) = len(maps[0]) - (0 if pending else GROUPS[-1]), maps[0].shape[-2:]
+        depth, (rows, columns) = len(maps[0]) - (0 if carry else GROUPS[-1]), maps[0].shape[-2:]
         first, self.z = self.z, self.z + depth
         pairs = [
             (z - first, box) for z, boxes in self.boxes.items() for box in boxes if first <= z < first + depth
@@ -108,9 +108,9 @@ def test_a_tubelet_is_worth_what_its_kept_slices_are(make_store: Any, frames_of:
     one, wide, other = (8.0, 8.0, 23.0, 23.0), (6.0, 8.0, 25.0, 23.0), (40.0, 40.0, 51.0, 51.0)
     boxes: Boxes = {3: [wide], 4: [one], 5: [wide], 7: [other]}
     rows = propose([Answering(boxes, {3: 0.9, 4: 0.5, 5: 0.8, 7: 0.7})], store, frame)
-    told = [(row["tubelet_id"], row["z"], round(row["lpg_score"], 3)) for row in rows]
+    summary = [(row["tubelet_id"], row["z"], round(row["lpg_score"], 3)) for row in rows]
     # The first one's best grid slice is lost: best first is by what is left of it.
-    assert told == [(0, [2], 0.7), (1, [1], 0.5)]
+    assert summary == [(0, [2], 0.7), (1, [1], 0.5)]
     assert all(row["lpg_score"] == max(row["slice_score"]) for row in rows)
     assert [row["width_mm"] for row in rows] == pytest.approx([12 * 1.6, 16 * 1.6], abs=0.01)
 
@@ -170,7 +170,7 @@ def test_chunks_do_not_change_probabilities(make_store: Any, frames_of: Any) -> 
     ]
     given = (model, store.path, frames_of(store, GRID)["v"])
     whole = classifier_inference.classify_volume(*given, rows, settings, FLOAT)
-    parts = classifier_inference.classify_volume(*given, rows, settings, FLOAT, BatchSize("crops", 2))
+    parts = classifier_inference.classify_volume(*given, rows, settings, FLOAT, AutoBatchSize("crops", 2))
     alone = [classifier_inference.classify_volume(*given, [row], settings, FLOAT)[0] for row in rows]
     assert all(0 < p < 1 for p in whole)
     assert whole == pytest.approx(parts, abs=1e-5)
