@@ -108,8 +108,8 @@ def propose(run: Run, k: int, lpg: Output) -> Output:
     counts: dict[str, float] = {"slices": run.slices}
 
     def make() -> pa.Table:
-        shards = run.shards("tubelets", k, key)
-        job = InferenceJob(run.settings, run.store.path, lpg.path, run.folds, shards)
+        partials = run.partials("tubelets", k, key)
+        job = InferenceJob(run.settings, run.store.path, lpg.path, run.folds, partials)
         table, measured = run_over_volumes(Proposer, job, run.mined, TUBELETS)
         counts.update(measured)
         return outside_ignored(table, run.store.ignore())
@@ -152,7 +152,7 @@ def classify(run: Run, k: int, tubelets: Output, lpc: Output) -> pa.Table:
 
     def make() -> pa.Table:
         job = InferenceJob(
-            run.settings, run.store.path, lpc.path, run.folds, run.shards("scored", k, key), tubelets.path
+            run.settings, run.store.path, lpc.path, run.folds, run.partials("scored", k, key), tubelets.path
         )
         table, measured = run_over_volumes(Scorer, job, run.mined, SCORED)
         counts.update(measured)

@@ -8,6 +8,7 @@ import ray
 import ray.data
 from ray._private import ray_constants, services
 
+from harvester.run.quarantine import Quarantine, Worker
 from harvester.storage.location import Location
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,24 @@ def _start_on_loopback() -> None:
     ray.init(address="local", logging_level=logging.WARNING)
     if ray.util.get_node_ip_address() != LOOPBACK:
         logger.warning("this Ray listens beyond loopback (%s)", ray.util.get_node_ip_address())
+
+
+def quarantine_in(folder: Location) -> Quarantine:
+    """A worker's quarantine, in its name."""
+    return Quarantine(folder, this_worker(), alive_nodes)
+
+
+def this_worker() -> Worker:
+    """Whose process this is; nobody's where no Ray runs."""
+    if not ray.is_initialized():
+        return Worker("", "")
+    context = ray.get_runtime_context()
+    return Worker(context.get_job_id(), context.get_node_id())
+
+
+def alive_nodes() -> set[str]:
+    """The nodes of the cluster that live now."""
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
 def for_ray(folder: Location) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from harvester.store.store import Store
 
 ASK = """
 import json, psutil, ray
-from harvester.distributed.start import start_ray
+from harvester.distributed.cluster import start_ray
 
 def listening():
     me = psutil.Process()

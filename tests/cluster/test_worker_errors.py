@@ -15,7 +15,7 @@ from harvester.distributed.inference import InferenceJob, Proposer, run_over_vol
 from harvester.distributed.preparation import Maker
 from harvester.errors import LabelError, StepError
 from harvester.records import TUBELETS
-from harvester.run.step_shards import Shards
+from harvester.run.partials import Partials
 from harvester.storage.location import Location
 
 ROWS = [{"volume_id": f"v{i}", "patient_id": f"p{i}"} for i in range(2)]
@@ -26,14 +26,14 @@ def test_an_error_in_an_actor_of_ray_data_is_one_line(
 ) -> None:
     # Local, so that it travels to the worker by value.
     class Broken(Proposer):
-        def works(self, rows: list[dict[str, Any]]) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+        def tasks(self, rows: list[dict[str, Any]]) -> Iterator[Callable[[], list[dict[str, Any]]]]:
             def work(row: dict[str, Any]) -> list[dict[str, Any]]:
                 raise StepError(f"{row['patient_id']} is broken\non purpose")
 
             return (partial(work, row) for row in rows)
 
     settings = Settings.model_validate({"compute": {"replicas": 1}})
-    job = InferenceJob(settings, tmp_path, tmp_path, {}, Shards(Location.of(tmp_path / "shards")))
+    job = InferenceJob(settings, tmp_path, tmp_path, {}, Partials(Location.of(tmp_path / "partials")))
     caught: list[StepError] = []
 
     def work() -> None:
@@ -68,7 +68,7 @@ def test_a_disk_that_fills_under_an_actor_is_one_line_and_no_fault_of_the_volume
     local_ray: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     class Full(Proposer):
-        def works(self, rows: list[dict[str, Any]]) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+        def tasks(self, rows: list[dict[str, Any]]) -> Iterator[Callable[[], list[dict[str, Any]]]]:
             for row in rows:
                 if row["volume_id"] == "v1":  # as begin() finds it
                     with Location.of(tmp_path / "x").publish():
@@ -76,8 +76,8 @@ def test_a_disk_that_fills_under_an_actor_is_one_line_and_no_fault_of_the_volume
                 yield list
 
     settings = Settings.model_validate({"compute": {"replicas": 1}})
-    shards = Shards(Location.of(tmp_path / "shards"))
-    job = InferenceJob(settings, tmp_path, Location.of(tmp_path), {}, shards)
+    partials = Partials(Location.of(tmp_path / "partials"))
+    job = InferenceJob(settings, tmp_path, Location.of(tmp_path), {}, partials)
     assert run_job(lambda: run_over_volumes(Full, job, ROWS, TUBELETS) and None) == 1
     assert (
         capfd.readouterr()
@@ -87,14 +87,14 @@ def test_a_disk_that_fills_under_an_actor_is_one_line_and_no_fault_of_the_volume
             "with the same command: what is finished is kept"
         )
     )
-    assert len(shards.done()) == 1
+    assert len(partials.done()) == 1
     whole, _ = run_over_volumes(Proposed, job, ROWS, TUBELETS)
     assert len(whole) == 0
-    assert len(shards.done()) == 2
+    assert len(partials.done()) == 2
 
 
 class Proposed(Proposer):
     """Finds nothing."""
 
-    def works(self, rows: Any) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    def tasks(self, rows: Any) -> Iterator[Callable[[], list[dict[str, Any]]]]:
         return (list for _ in rows)
