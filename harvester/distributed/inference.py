@@ -1,6 +1,6 @@
 """Ray Data: parts of the volumes over a pool of actors, for proposals and for their classification.
 
-Manifest rows go in and a word on each block comes out: voxels are read from the store in the actor that needs them,
+Manifest rows go in and a word on each part comes out: voxels are read from the store in the actor that needs them,
 and it publishes the rows of its parts itself (harvester/run/partials.py). What is published is not done again,
 whoever dies.
 A volume that fails is left out with its reason; the step fails past data.max_reject_share.
@@ -75,8 +75,8 @@ class Actor(ABC):
         self.job, self.place = job, job.place()
         self.quarantine = quarantine_in(job.partials.folder)
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """A block of parts (name, rows as JSON), each published when its volumes are through; how many they were.
+    def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """A block of parts (name, rows as JSON); for each, when it is published, its name and how many volumes.
 
         The next volume is read while one is worked on, across parts, but for those that may have killed a worker.
         """
@@ -86,7 +86,7 @@ class Actor(ABC):
         suspects = begun(self.job.partials.folder, (row["volume_id"] for part in parts for row in part.rows))
         for part, outcomes in WorkList.split(parts, done, suspects).outcomes(self.tasks, self.quarantine):
             self.publish(part, outcomes)
-        return {"parts": [len(parts)]}
+            yield {"name": [part.name], "volumes": [len(part.rows)]}
 
     def task(self, row: Row) -> tuple[GridFrame, list[Location]]:
         """A volume on the grid, and the models that never saw its patient."""

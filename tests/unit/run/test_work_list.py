@@ -1,4 +1,4 @@
-"""How a worker goes through parts, without Ray: what is read ahead, who is alone, who is left out, what ends the step."""
+"""How a worker goes through parts, without Ray: what is read ahead, who is alone, who is left out."""
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
