@@ -13,7 +13,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import pyarrow as pa
 import ray.data
@@ -180,8 +180,13 @@ def run_over_volumes(
 
 def joined(tables: Iterable[pa.Table], schema: pa.Schema) -> pa.Table:
     """One table of one chunk per column; its parts hold volumes in order, and are sorted by tubelet here."""
-    keys = [("volume_id", "ascending"), ("tubelet_id", "ascending")]
-    columns = pa.concat_tables([schema.empty_table(), *(table.sort_by(keys) for table in tables)]).columns
+    keys: list[tuple[str, Literal["ascending", "descending"]]] = [
+        ("volume_id", "ascending"),
+        ("tubelet_id", "ascending"),
+    ]
+    columns: list[Any] = pa.concat_tables(
+        [schema.empty_table(), *(table.sort_by(keys) for table in tables)]
+    ).columns
     for place, column in enumerate(columns):
         columns[place] = column.combine_chunks()
         del column  # the parts are let go

@@ -56,9 +56,9 @@ def test_an_error_while_a_volume_is_made_is_a_refused_volume(
     def broken(self: Maker, case: dict[str, Any]) -> Any:
         raise LabelError(f"{case['volume_id']}: box outside the image")
 
-    monkeypatch.setattr(Maker, "make", broken)
-    given = {"name": "s", "cases": json.dumps([{"volume_id": "v", "split": "vh"}]), "sources": '{"v": "h"}'}
-    told = Maker(Settings(), None, tmp_path)(given)
+    monkeypatch.setattr(Maker, "load", broken)
+    rows = [{"volume_id": "v", "source_hash": "h", "case": {"volume_id": "v", "split": "vh"}}]
+    told = Maker(Settings(), None, tmp_path, tmp_path / "begun")({"name": "s", "rows": json.dumps(rows)})
     (row,) = json.loads(told["rejects"])
     assert row == {"source_hash": "h", "reason": "LabelError", "message": "v: box outside the image"}
     assert (json.loads(told["note"])["manifest"], told["error"]) == ([], "")

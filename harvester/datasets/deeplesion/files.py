@@ -66,7 +66,7 @@ def _fault(
 
 
 Fault = tuple[str, str]
-"""Reason and message of a Refused."""
+"""Reason and message of a Reject."""
 
 
 def unknown(
