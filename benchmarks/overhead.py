@@ -168,14 +168,14 @@ def by_ray(settings: Settings, store: Store, rows: list[dict[str, Any]], work: P
     compute = settings.compute.model_copy(update={"replicas": replicas})
     own = settings.model_copy(update={"compute": compute})
     told = {}
-    for step, actor, models, schema in (
-        ("propose", Proposer, "generator", TUBELETS),
-        ("classify", Scorer, "classifier", SCORED),
+    for step, actor, models in (
+        ("propose", Proposer, "generator"),
+        ("classify", Scorer, "classifier"),
     ):
         partials = Partials(Location.of(work / f"{time.time()}.partials"))
         job = replace(job_in(own, store, work, models), partials=partials)
         began = time.time()
-        table, _ = run_over_volumes(actor, job, rows, schema)  # type: ignore[arg-type]
+        table, _ = run_over_volumes(actor, job, rows)  # type: ignore[arg-type]
         if step == "propose":
             Location.of(work / "tubelets.parquet").write_table(table, row_group_size=4096)
         records = [partials.record(shard.name) or {} for shard in plan_parts(rows)]

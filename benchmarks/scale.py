@@ -117,14 +117,14 @@ def swept(store: Store, settings: Settings, work: Path) -> float:
     """Warm seconds a volume, proposed and scored, tables and all."""
     rows, total = store.manifest.to_pylist(), 0.0
     with tempfile.TemporaryDirectory(dir=work) as aside:
-        for step, actor, models, schema in (
-            (STEPS[0], Proposer, "generator", TUBELETS),
-            (STEPS[1], Scorer, "classifier", SCORED),
+        for step, actor, models in (
+            (STEPS[0], Proposer, "generator"),
+            (STEPS[1], Scorer, "classifier"),
         ):
             partials = Partials(Location.of(aside) / f"{step}.partials")
             job = replace(job_in(settings, store, work, models), partials=partials)
             began = time.time()
-            table, _ = run_over_volumes(actor, job, rows, schema)  # type: ignore[arg-type]
+            table, _ = run_over_volumes(actor, job, rows)  # type: ignore[arg-type]
             if step == STEPS[0]:
                 job.tubelets.write_table(table, row_group_size=4096)  # type: ignore[union-attr]
             records = [partials.record(shard.name) or {} for shard in plan_parts(rows)]

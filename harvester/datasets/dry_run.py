@@ -11,7 +11,7 @@ from harvester.records import SPLITS, Reject
 
 SPLIT_COLUMNS: Final = ("patient_id", "split", "origin")
 VM_HINT: Final = (
-    "vm is empty, nothing can be learnt; tell in volumes.csv whose lesions are all marked (complete = 1), of "
+    "vm is empty, nothing can be learnt; say in volumes.csv whose lesions are all marked (complete = 1), of "
     "DeepLesion by --mining-marks"
 )
 VH_HINT: Final = "vh and vh_test are empty: there is nothing to harvest"
@@ -20,7 +20,7 @@ VH_HINT: Final = "vh and vh_test are empty: there is nothing to harvest"
 def dry_run_table(discovery: Discovery) -> str:
     """Scans, patients and marks by split, and refusals by reason with what to do; how many slices is not known.
 
-    Marks from label masks and DICOM objects are counted when they are read: the scans that have them are told.
+    Marks from label masks and DICOM objects are counted when they are read: the scans that have them are counted.
     """
     lines = [f"{'split':<9}{'scans':>9}{'patients':>10}{'marked':>9}{'marks':>8}{'unread':>9}"]
     for split in SPLITS:

@@ -1,7 +1,7 @@
 """The steps on Ray, and all that knows Ray.
 
 One thing is done on import, because Ray reads it when it is imported: unless the job belongs to a cluster
-(RAY_ADDRESS), the Ray that it starts is told to listen on loopback alone. By itself Ray listens on all interfaces of a
+(RAY_ADDRESS), the Ray that it starts is made to listen on loopback alone. By itself Ray listens on all interfaces of a
 Linux machine, and turns a node's address of 127.0.0.1 into one that others reach; this is its switch against that.
 """
 

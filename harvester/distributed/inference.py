@@ -13,7 +13,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Generic, Literal
 
 import pyarrow as pa
 import ray.data
@@ -28,7 +28,7 @@ from harvester.errors import StepError
 from harvester.mining import negatives
 from harvester.models.device import Place
 from harvester.proposals.inference import Proposals
-from harvester.records import SCORED, TUBELETS
+from harvester.records import SCHEMAS, Kind, ScoredTable, TubeletTable
 from harvester.run.partials import Part, Partials, Row, plan_parts
 from harvester.run.progress import ProgressLines
 from harvester.run.quarantine import begun, forget
@@ -66,10 +66,10 @@ class InferenceJob:
         return [self.models / f"fold-{fold}.safetensors" for fold in folds]
 
 
-class Actor(ABC):
+class Actor(ABC, Generic[Kind]):
     """Parts of the manifest to published rows; what a volume takes is `tasks`' to say."""
 
-    schema: pa.Schema
+    kind: Callable[[pa.Table], Kind]
 
     def __init__(self, job: InferenceJob) -> None:
         self.job, self.place = job, job.place()
@@ -110,13 +110,13 @@ class Actor(ABC):
             "seconds": time.monotonic() - began,
             "memory_mib": self.place.memory_mib(),
         }
-        self.job.partials.publish(part.name, pa.Table.from_pylist(rows, self.schema), note)
+        self.job.partials.publish(part.name, pa.Table.from_pylist(rows, SCHEMAS[self.kind]), note)
 
 
-class Proposer(Actor):
+class Proposer(Actor[TubeletTable]):
     """Manifest rows to tubelets."""
 
-    schema = TUBELETS
+    kind = TubeletTable
 
     def __init__(self, job: InferenceJob) -> None:
         super().__init__(job)
@@ -127,10 +127,10 @@ class Proposer(Actor):
         return self.proposals.over(self.task(row) for row in rows)
 
 
-class Scorer(Actor):
+class Scorer(Actor[ScoredTable]):
     """Manifest rows to classified tubelets."""
 
-    schema = SCORED
+    kind = ScoredTable
 
     def __init__(self, job: InferenceJob) -> None:
         super().__init__(job)
@@ -151,11 +151,8 @@ class Scorer(Actor):
 
 
 def run_over_volumes(
-    actor: type[Proposer] | type[Scorer],
-    job: InferenceJob,
-    rows: Sequence[Mapping[str, Any]],
-    schema: pa.Schema,
-) -> tuple[pa.Table, dict[str, float]]:
+    actor: type[Actor[Kind]], job: InferenceJob, rows: Sequence[Mapping[str, Any]]
+) -> tuple[Kind, dict[str, float]]:
     """Every volume through a pool of actors, logged with its rate on the way; what was published before is not redone.
 
     The sorted table, and what was measured: `memory_mib`, the most that an actor's device held.
@@ -173,9 +170,9 @@ def run_over_volumes(
     records = job.partials.records(names)
     forget(job.partials.folder)
     _refuse_if_broken(job, dict(zip(names, records, strict=True)), len(rows))
-    return joined(job.partials.tables(names, schema), schema), {
-        "memory_mib": max((record["memory_mib"] for record in records), default=0.0)
-    }
+    schema = SCHEMAS[actor.kind]
+    table = actor.kind(joined(job.partials.tables(names, schema), schema))
+    return table, {"memory_mib": max((record["memory_mib"] for record in records), default=0.0)}
 
 
 def joined(tables: Iterable[pa.Table], schema: pa.Schema) -> pa.Table:
@@ -194,7 +191,7 @@ def joined(tables: Iterable[pa.Table], schema: pa.Schema) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
-def _dataset(actor: type[Proposer] | type[Scorer], job: InferenceJob, parts: list[Part]) -> ray.data.Dataset:
+def _dataset(actor: type[Actor[Any]], job: InferenceJob, parts: list[Part]) -> ray.data.Dataset:
     compute = job.settings.compute
     # Small blocks keep every replica busy to the end; a block is as many parts as an actor works on without a stop.
     blocks = min(len(parts), max(1, compute.replicas * BLOCKS_PER_REPLICA))

@@ -1,4 +1,4 @@
-"""Ray Train: one fit a model and round, its folds shared out over the workers.
+"""Ray Train: one fit per model and round, its folds shared out over the workers.
 
 With as many workers as folds or fewer, a worker fits its folds alone, one after the other. With more, the workers of
 a fold share its batches (harvester/models/data_parallel.py). Either way the models are the same but for rounding, and
@@ -64,7 +64,7 @@ class FitJob:
 
 
 def train_folds(job: FitJob) -> None:
-    """Fit all folds of a model on Ray Train. Afterwards `job.out` holds one safetensors file a fold.
+    """Fit all folds of a model on Ray Train. Afterwards `job.out` holds one safetensors file per fold.
 
     Lost workers are replaced, and the fits go on from their last checkpoints. Raises StepError where that happens too
     often or nothing moves, and the workers' own HarvesterErrors, which would come again.

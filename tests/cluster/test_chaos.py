@@ -25,7 +25,7 @@ from tests.cluster.test_partials import actor, job_in, manifest
 
 folder = Path(sys.argv[1])
 start_ray()
-table, _ = run_over_volumes(actor(folder / "log", takes_s=0.4), job_in(folder), manifest(), TUBELETS)
+table, _ = run_over_volumes(actor(folder / "log", takes_s=0.4), job_in(folder), manifest())
 pq.write_table(table, folder / "table.parquet")
 """
 

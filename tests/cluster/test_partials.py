@@ -79,7 +79,7 @@ def records(folder: Path) -> list[dict[str, Any]]:
 
 
 def undisturbed(folder: Path) -> pa.Table:
-    return run_over_volumes(actor(folder / "log"), job_in(folder), manifest(), TUBELETS)[0]
+    return run_over_volumes(actor(folder / "log"), job_in(folder), manifest())[0]
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def expected(finished: Path) -> pa.Table:
 
 def test_a_later_start_does_what_is_missing_and_nothing_else(expected: pa.Table, tmp_path: Path) -> None:
     half = manifest()[: VOLUMES // 2]
-    run_over_volumes(actor(tmp_path / "log"), job_in(tmp_path), half, TUBELETS)
+    run_over_volumes(actor(tmp_path / "log"), job_in(tmp_path), half)
     assert times_done(tmp_path / "log") == {row["volume_id"]: 1 for row in half}
     assert undisturbed(tmp_path).equals(expected)
     assert undisturbed(tmp_path).equals(expected)
@@ -110,7 +110,7 @@ def test_a_later_start_does_what_is_missing_and_nothing_else(expected: pa.Table,
 
 def test_a_worker_that_dies_takes_nothing_with_it(expected: pa.Table, tmp_path: Path) -> None:
     table, _ = run_over_volumes(
-        actor(tmp_path / "log", dies="v0013", survives=1), job_in(tmp_path), manifest(), TUBELETS
+        actor(tmp_path / "log", dies="v0013", survives=1), job_in(tmp_path), manifest()
     )
     assert table.equals(expected)
     assert {record["published"] for record in records(tmp_path)} == {1}
@@ -123,7 +123,7 @@ def test_a_worker_that_dies_takes_nothing_with_it(expected: pa.Table, tmp_path: 
 def test_a_volume_that_kills_is_left_out_and_the_rest_goes_on(
     expected: pa.Table, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    table, _ = run_over_volumes(actor(tmp_path / "log", dies="v0013"), job_in(tmp_path), manifest(), TUBELETS)
+    table, _ = run_over_volumes(actor(tmp_path / "log", dies="v0013"), job_in(tmp_path), manifest())
     assert table.equals(expected.filter(pa.compute.not_equal(expected["volume_id"], "v0013")))
     assert (
         "volume v0013 refused: VolumeError: volume v0013: 2 workers that had it alone did not come back"
@@ -148,7 +148,7 @@ def test_too_many_failures_are_tried_again_at_the_next_start(local_ray: None, tm
     few = manifest()[6:9]
     for tries in (1, 2):
         with pytest.raises(StepError, match="1 of 3 volumes failed, more than"):
-            run_over_volumes(actor(tmp_path / "log"), job_in(tmp_path), few, TUBELETS)
+            run_over_volumes(actor(tmp_path / "log"), job_in(tmp_path), few)
         assert times_done(tmp_path / "log") == {"v0006": 1, "v0007": tries, "v0008": 1}
 
 
@@ -156,7 +156,7 @@ def test_no_progress_is_an_error_that_names_what_is_waited_for(local_ray: None, 
     hanging = actor(tmp_path / "log", hangs="v0001")
     began = time.monotonic()
     with pytest.raises(StepError, match=r"no part was published for 0.3 minutes .*volumes begun: v0001"):
-        run_over_volumes(hanging, job_in(tmp_path, no_progress_minutes=0.3), manifest(2), TUBELETS)
+        run_over_volumes(hanging, job_in(tmp_path, no_progress_minutes=0.3), manifest(2))
     assert time.monotonic() - began < 60
 
 

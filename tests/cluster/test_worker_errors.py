@@ -14,7 +14,6 @@ from harvester.config.settings import Settings
 from harvester.distributed.inference import InferenceJob, Proposer, run_over_volumes
 from harvester.distributed.preparation import Maker
 from harvester.errors import LabelError, StepError
-from harvester.records import TUBELETS
 from harvester.run.partials import Partials
 from harvester.storage.location import Location
 
@@ -38,7 +37,7 @@ def test_an_error_in_an_actor_of_ray_data_is_one_line(
 
     def work() -> None:
         try:
-            run_over_volumes(Broken, job, ROWS, TUBELETS)
+            run_over_volumes(Broken, job, ROWS)
         except StepError as error:
             caught.append(error)
             raise
@@ -78,7 +77,7 @@ def test_a_disk_that_fills_under_an_actor_is_one_line_and_no_fault_of_the_volume
     settings = Settings.model_validate({"compute": {"replicas": 1}})
     partials = Partials(Location.of(tmp_path / "partials"))
     job = InferenceJob(settings, tmp_path, Location.of(tmp_path), {}, partials)
-    assert run_job(lambda: run_over_volumes(Full, job, ROWS, TUBELETS) and None) == 1
+    assert run_job(lambda: run_over_volumes(Full, job, ROWS) and None) == 1
     assert (
         capfd.readouterr()
         .err.splitlines()[-1]
@@ -88,7 +87,7 @@ def test_a_disk_that_fills_under_an_actor_is_one_line_and_no_fault_of_the_volume
         )
     )
     assert len(partials.done()) == 1
-    whole, _ = run_over_volumes(Proposed, job, ROWS, TUBELETS)
+    whole, _ = run_over_volumes(Proposed, job, ROWS)
     assert len(whole) == 0
     assert len(partials.done()) == 2
 

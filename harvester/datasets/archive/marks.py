@@ -1,4 +1,4 @@
-"""Which marks of an archive count, and boxes on a file's slices to Marks in the stored order, one a lesion."""
+"""Which marks of an archive count, and boxes on a file's slices to Marks in the stored order, one per lesion."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -39,24 +39,27 @@ def _twice(scan: ScanFiles, known: Known, settings: ArchiveSettings) -> tuple[st
         return "two_masks", f"has {masks} label masks; join them to one"
     kinds = sorted(known.tables) + ["a label mask"] * masks
     if len(kinds) > 1:
-        told = " and in ".join(kinds)
-        return "two_sources", f"has marks in {told}; say which count: data.archive.marks = csv, coco or mask"
+        tables = " and in ".join(kinds)
+        return (
+            "two_sources",
+            f"has marks in {tables}; say which count: data.archive.marks = csv, coco or mask",
+        )
     return "", ""
 
 
 def turned_marks(volume: Volume, turn: Turn | Laid, rows: Sequence[MarkRow]) -> list[Mark]:
-    """A Mark a lesion: rows of one lesion give their largest box; a row told twice counts once.
+    """A Mark per lesion: rows of one lesion give their largest box; a row that is there twice counts once.
 
     Raises VolumeError: bad_mark (outside the scan, or less than a voxel), not_axial.
     """
     lesions: dict[object, list[Mark]] = {}
     for number, row in enumerate(rows):
         mark = _mark(volume, turn, number, row)
-        lesions.setdefault(("lesion", row["lesion"]) if row["lesion"] else _told(mark), []).append(mark)
+        lesions.setdefault(("lesion", row["lesion"]) if row["lesion"] else _unnamed(mark), []).append(mark)
     return [_largest(marks) for marks in lesions.values()]
 
 
-def _told(mark: Mark) -> Mark:
+def _unnamed(mark: Mark) -> Mark:
     return replace(mark, mark_id="")
 
 

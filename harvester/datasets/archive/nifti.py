@@ -183,13 +183,13 @@ def mask_header(path: Path, scan: Header, volume_id: str, max_voxels: int) -> He
 
 
 def _surplus(twins_found: list[ScanFiles], known: Mapping[str, Known]) -> list[str]:
-    """Which scans of the same voxels to refuse: all but one, or all where they are told different things."""
-    told = {each.key: _said(each, known.get(each.key, Known())) for each in twins_found}
-    said = [key for key in told if told[key] != _said(ScanFiles("", "", [], set()), Known())]
-    if any(told[key] != told[said[0]] for key in said):
-        return list(told)
-    keep = (said or list(told))[0]
-    return [key for key in told if key != keep]
+    """Which scans of the same voxels to refuse: all but one, or all where the tables say different things of them."""
+    about = {each.key: _said(each, known.get(each.key, Known())) for each in twins_found}
+    said = [key for key in about if about[key] != _said(ScanFiles("", "", [], set()), Known())]
+    if any(about[key] != about[said[0]] for key in said):
+        return list(about)
+    keep = (said or list(about))[0]
+    return [key for key in about if key != keep]
 
 
 def _said(scan: ScanFiles, known: Known) -> tuple[object, ...]:

@@ -86,7 +86,7 @@ def discover(root: Path, settings: DeepLesionSettings, seed: int, salt: str) -> 
         for volume, split in sorted(assigned.splits.items())
         if volume not in faults
     ]
-    _tell(cases, assigned)
+    _log_counts(cases, assigned)
     return Discovery(cases, [Reject(salted_hash(name, salt), *faults[name]) for name in sorted(faults)])
 
 
@@ -161,7 +161,7 @@ def _case(line: InfoRow, split: str, marks: list[MarkRow]) -> DeepLesionCase:
     )
 
 
-def _tell(cases: Sequence[DeepLesionCase], assigned: Assigned) -> None:
+def _log_counts(cases: Sequence[DeepLesionCase], assigned: Assigned) -> None:
     """Counts alone: what was taken, and what rule 2 of deeplesion_splits moved."""
     for split in SPLITS:
         marks = [mark for case in cases if case.split == split for mark in case.marks]
