@@ -28,7 +28,7 @@ from ray._private.internal_api import get_memory_info_reply, get_state_from_addr
 from harvester.config.settings import Settings
 from harvester.distributed.cluster import start_ray
 from harvester.distributed.inference import Proposer, Scorer, run_over_volumes
-from harvester.records import SCORED, TUBELETS, Volume
+from harvester.records import TUBELETS, Volume
 from harvester.run.partials import Partials, plan_parts
 from harvester.storage.location import Location
 from harvester.store.container import open_shard

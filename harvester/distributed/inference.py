@@ -85,7 +85,8 @@ class Actor(ABC, Generic[Kind]):
         done = {part.name for part, record in zip(parts, records, strict=True) if record}
         suspects = begun(self.job.partials.folder, (row["volume_id"] for part in parts for row in part.rows))
         for part, outcomes in WorkList.split(parts, done, suspects).outcomes(self.tasks, self.quarantine):
-            self.publish(part, outcomes)
+            began = time.monotonic()
+            self.publish(part, list(outcomes), began)
             yield {"name": [part.name], "volumes": [len(part.rows)]}
 
     def task(self, row: Row) -> tuple[GridFrame, list[Location]]:
@@ -96,9 +97,9 @@ class Actor(ABC, Generic[Kind]):
     def tasks(self, rows: Iterable[Row]) -> Iterator[Task]:
         """For each volume in turn a call that gives its rows or raises its error."""
 
-    def publish(self, part: Part, outcomes: Iterable[Outcome[list[Row]]]) -> None:
+    def publish(self, part: Part, outcomes: Iterable[Outcome[list[Row]]], began: float) -> None:
         """A part's rows, and the errors of the volumes that have none."""
-        began, rows, errors = time.monotonic(), [], {}
+        rows, errors = [], {}
         for outcome in outcomes:
             if outcome.error:
                 errors[outcome.row["volume_id"]] = f"{type(outcome.error).__name__}: {outcome.error}"
@@ -143,7 +144,7 @@ class Scorer(Actor[ScoredTable]):
     def tubelets(self, volume_id: str) -> list[dict[str, Any]]:
         """The best tubelets of a volume."""
         assert self.job.tubelets is not None  # noqa: S101  a Scorer's job has them
-        mine = self.job.tubelets.read_table(filters=[("volume_id", "==", volume_id)])
+        mine = TubeletTable(self.job.tubelets.read_table(filters=[("volume_id", "==", volume_id)]))
         best: list[dict[str, Any]] = negatives.to_classify(
             mine, self.job.settings.classifier.max_tubelets
         ).to_pylist()
