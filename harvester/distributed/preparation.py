@@ -64,20 +64,13 @@ def prepare(settings: Settings, source: Path | None, store: Where, shard_bytes: 
     stamp = {"settings": identity, "cases": settings_hash(sorted(source_hashes.items()))}
     if before == stamp:
         return _as_it_is(folder)
-    shards = folder / "shards"
+    shards, begun = folder / "shards", folder / f"{BEGUN}{stamp['cases']}"
     sweep(shards)
     kept = shards_made(shards, source_hashes)
-    done = {volume_id for note in kept for volume_id in note.cases}
-    if done:
-        logger.info("prepare: %d of %d volumes were made before", len(done), len(cases))
-    missing = [case for case in cases if case["volume_id"] not in done]
-    parts = [_part(group, source_hashes) for group in plan_shards(missing, shard_bytes)]
+    parts = _missing(cases, kept, source_hashes, shard_bytes)
     allowed = math.floor(settings.data.max_reject_share * len(cases))
-    begun = folder / f"{BEGUN}{stamp['cases']}"
     try:
-        made, rejects = (
-            _make_all(Maker, (settings, source, folder, begun), parts, allowed) if parts else ([], [])
-        )
+        made, rejects = _make_all(Maker, (settings, source, folder, begun), parts, allowed)
     except StoreError:
         sweep(shards)
         forget(begun)  # whoever mends what is wrong may have mended what killed
@@ -85,8 +78,15 @@ def prepare(settings: Settings, source: Path | None, store: Where, shard_bytes: 
     if settings.data.kind not in FROM_SETTINGS:
         with writing(folder):
             (folder / "splits.csv").write_bytes(splits_csv(split_rows(discovery)).encode())
-    finished = finish(folder, [*kept, *made], [*discovery.rejects, *rejects], stamp)
-    sweep(shards, [*kept, *made])
+    return _finished(folder, [*kept, *made], [*discovery.rejects, *rejects], stamp)
+
+
+def _finished(
+    folder: Location, notes: Sequence[ShardNote], rejects: Sequence[Reject], stamp: dict[str, str]
+) -> Store:
+    """The store of these shards, and nothing beside them."""
+    finished = finish(folder, notes, rejects, stamp)
+    sweep(folder / "shards", notes)
     for name in folder.folders():
         if name.startswith(BEGUN):
             (folder / name).delete_folder()
@@ -167,6 +167,8 @@ def _make_all(
     allowed: int,
 ) -> tuple[list[ShardNote], list[Reject]]:
     """The shards of the parts, and what was refused. Raises StoreError: no room, more than `allowed` refused."""
+    if not parts:
+        return [], []
     settings, *_, begun = given
     compute = settings.compute
     dataset = ray.data.from_items(
@@ -227,13 +229,26 @@ class Collected:
         )
 
 
-def _part(cases: list[Row], source_hashes: dict[str, str]) -> Part:
-    """The cases of a shard, each with the hash of what it is made from."""
-    rows = [
-        {"volume_id": case["volume_id"], "source_hash": source_hashes[case["volume_id"]], "case": case}
+def _missing(
+    cases: Sequence[Row], kept: Sequence[ShardNote], source_hashes: dict[str, str], shard_bytes: int
+) -> list[Part]:
+    """A part for each shard to be made: its cases, each with the hash of what it is made from."""
+    done = {volume_id for note in kept for volume_id in note.cases}
+    if done:
+        logger.info("prepare: %d of %d volumes were made before", len(done), len(cases))
+    rows = {
+        case["volume_id"]: {
+            "volume_id": case["volume_id"],
+            "source_hash": source_hashes[case["volume_id"]],
+            "case": case,
+        }
         for case in cases
+    }
+    groups = plan_shards([case for case in cases if case["volume_id"] not in done], shard_bytes)
+    return [
+        Part(shard_name(group, source_hashes), [rows[case["volume_id"]] for case in group])
+        for group in groups
     ]
-    return Part(shard_name(cases, source_hashes), rows)
 
 
 def _reject(case: Row, source_hash: str, error: Exception | None) -> Reject:

@@ -91,7 +91,7 @@ def discover(root: Path, settings: DeepLesionSettings, seed: int, salt: str) -> 
 
 
 def read(case: DeepLesionCase, root: Path) -> tuple[Volume, list[Mark]]:
-    """The sub-volume of a case and its marks. Raises VolumeError (see io_png; also bad_mark, bad_spacing)."""
+    """The sub-volume of a case and its marks. Raises VolumeError (see imaging.png; also bad_mark, bad_spacing)."""
     names = slice_names(case.folder, case.start, case.end)
     z, y, x = case.spacing_zyx_mm
     size = (case.size_px[0], case.size_px[1])
@@ -162,7 +162,7 @@ def _case(line: InfoRow, split: str, marks: list[MarkRow]) -> DeepLesionCase:
 
 
 def _log_counts(cases: Sequence[DeepLesionCase], assigned: Assigned) -> None:
-    """Counts alone: what was taken, and what rule 2 of deeplesion_splits moved."""
+    """Counts alone: what was taken, and what rule 2 of splits.py moved."""
     for split in SPLITS:
         marks = [mark for case in cases if case.split == split for mark in case.marks]
         volumes = sum(case.split == split for case in cases)
