@@ -6,7 +6,7 @@ from pathlib import Path
 
 from harvester.cli.plan import format_plan, plan
 from harvester.config.settings import Settings
-from harvester.distributed.capacity import require_room
+from harvester.distributed.capacity import require_capacity
 from harvester.distributed.cluster import start_ray
 from harvester.distributed.preparation import prepare, prepared
 from harvester.errors import SettingsError
@@ -30,7 +30,7 @@ def run_harvest(settings: Settings, store: str | None, run: Location | Path | st
     folder = Location.of(run)
     with logged_to(folder):
         start_ray()
-        require_room(settings.compute)
+        require_capacity(settings.compute)
         harvest_to(folder, settings, store, began)
     return folder
 

@@ -41,4 +41,4 @@ class DeviceSpec:
 def describe() -> tuple[list[str], str]:
     """The names of the GPUs that torch sees, and the precision that `auto` takes."""
     names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    return names, str(Place.choose(bool(names), "auto").dtype).removeprefix("torch.")
+    return names, str(DeviceSpec.choose(bool(names), "auto").dtype).removeprefix("torch.")

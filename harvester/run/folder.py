@@ -6,7 +6,7 @@ run/
   settings.yaml                    the resolved settings; settings.hash their hash
   run.json                         format of the folder, release, how the run stands (journal.py)
   round-<k>/<step>-<hash>.parquet  a table, <step>-<hash>/ a folder of weights, <step>-<hash>.json small values
-  round-<k>/<step>-<hash>.shards/  the parts of a table, published one by one by those who made them (step_shards.py)
+  round-<k>/<step>-<hash>.partials/ the parts of a table, published one by one by those who made them (partials.py)
   round-<k>/<step>-<hash>.step.json  its note: how long it took, how much it did, what it depends on
   round-<k>/round.json             what the round chose and how it came out, when it has ended (journal.py)
   log.jsonl                        what was logged, one JSON object per line, over all starts; in an object store one
@@ -40,14 +40,14 @@ from harvester.run.journal import (
     write_round,
     write_run,
 )
-from harvester.run.step_shards import Shards
+from harvester.run.partials import Partials
 from harvester.storage.location import Location, Where
 from harvester.store.store import Store
 
 logger = logging.getLogger(__name__)
 
 NOTE: Final = ".step.json"
-SHARDS: Final = ".shards"
+PARTIALS: Final = ".partials"
 Inputs = dict[str, Any]
 StepNote = dict[str, Any]
 NOTHING: Final[Mapping[str, float]] = {}
@@ -192,9 +192,9 @@ class Run:
         make(this.path)
         return self._finish(this, most_measured(this.path))
 
-    def shards(self, step: str, round_index: int, key: str) -> Shards:
+    def partials(self, step: str, round_index: int, key: str) -> Partials:
         """Where the workers of a step publish the parts of its table."""
-        return Shards(self.of_round(round_index) / f"{step}-{key}{SHARDS}")
+        return Partials(self.of_round(round_index) / f"{step}-{key}{PARTIALS}")
 
     def of_round(self, round_index: int) -> Location:
         """The folder of a round's steps."""

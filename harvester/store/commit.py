@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from harvester.errors import StoreError
-from harvester.records import PARTLY_MARKED, Mark, Refused, Split
+from harvester.records import PARTLY_MARKED, Mark, Reject, Split
 from harvester.storage.location import Location, writing
 from harvester.store.shard_plan import ShardNote
 from harvester.store.store import Store, finish_store
@@ -15,7 +15,7 @@ STAMP: Final = "prepared.json"
 
 
 def commit_store(
-    folder: Location, notes: Sequence[ShardNote], refused: Sequence[Refused], inputs: Mapping[str, str]
+    folder: Location, notes: Sequence[ShardNote], refused: Sequence[Reject], inputs: Mapping[str, str]
 ) -> Store:
     """Write the tables, in the order of ids, whatever shard a volume is in; `inputs`: what it was all made from."""
     manifest = sorted((row for note in notes for row in note.manifest), key=_volume_id)

@@ -1,7 +1,6 @@
 """The DICOM part of an archive: which series are taken, what is refused, and the marks of objects beside them.
 
-`look` reads every header once; `choose` picks among reconstructions when the tables are known; `read_marked` reads
-one series with the marks of its SR, SEG and RTSTRUCT objects.
+`index` reads every header once; `SeriesIndex.take` picks among reconstructions when the tables are known.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -10,12 +9,12 @@ from pathlib import Path
 from typing import Final
 
 from harvester.config.data import ArchiveSettings, DicomSettings
-from harvester.datasets.discovery import Scan, salted_hash
-from harvester.datasets.file_walk import Tree
+from harvester.datasets.discovery import ScanFiles, salted_hash
+from harvester.datasets.file_walk import FileList
 from harvester.errors import VolumeError
 from harvester.imaging.dicom.header import Header, read_headers
 from harvester.imaging.dicom.series import Odd, Series, checked, chosen, gather
-from harvester.records import Refused
+from harvester.records import Reject
 
 TABLES: Final = ("marks.csv", "volumes.csv", "marks.json", "annotations.json")
 OTHERS: Final = (".nii", ".nii.gz")
@@ -25,7 +24,7 @@ ADVICE: Final = {
     "dicomdir": "a DICOMDIR; not needed, every file is looked at",
     "link": "symbolic links; not followed, give --source the folder that they lead to",
     "localizer": "localizers (scouts); nothing to do",
-    "multi_frame": "many frames in a file (enhanced CT); convert to one file a slice",
+    "multi_frame": "many frames in a file (enhanced CT); convert to one file per slice",
     "no_geometry": "no position, orientation or PixelSpacing; export the series again",
     "no_image": "DICOM objects without an image; nothing to do",
     "no_permission": "files or folders that may not be read; let this user read them",
@@ -45,72 +44,68 @@ ADVICE: Final = {
 
 
 @dataclass(frozen=True)
-class Look:
-    """What a look through the headers found.
+class SeriesIndex:
+    """The DICOM series of an archive by their headers.
 
     root     of the archive
     series   what may be taken, checked, by UID
     objects  files that may hold marks, as headers
-    refused  what is refused whatever the tables say
+    rejects  what is refused whatever the tables say
     names    what a table may call a series: its UID, or a folder that it has for itself; refused ones too
     """
 
     root: Path
     series: dict[str, Series]
     objects: Sequence[Header]
-    refused: Sequence[Refused]
+    rejects: Sequence[Reject]
     names: dict[str, str]
 
+    def take(
+        self, named: Collection[str], settings: ArchiveSettings, salt: str
+    ) -> tuple[list[ScanFiles], list[Reject]]:
+        """The series to be stored, each with the files of its mark objects, and all that is refused.
 
-@dataclass
-class Taken:
-    """The series to be read, each with the files of its mark objects, and all that is refused."""
+        Of several reconstructions those are taken that are marked, or `named`: keys of what the tables name.
+        """
+        marked = {uid for each in self.objects for uid in each.refers}
+        taken = chosen(list(self.series.values()), marked | set(named), settings.dicom)
+        scans = {each.uid: _scan(each, self.root, settings.dicom) for each in taken}
+        left = [
+            Odd(uid, "other_reconstruction", len(each.slices))
+            for uid, each in self.series.items()
+            if uid not in scans
+        ]
+        for each in self.objects:
+            used = sorted(each.refers & scans.keys())
+            for uid in used:
+                scans[uid].objects.append(each.file)
+            left += [] if used else [Odd(each.file, "no_series", 1)]
+        return list(scans.values()), [*self.rejects, *_odd_rows(left, salt)]
 
-    scans: list[Scan]
-    refused: list[Refused]
 
-
-def look(root: Path, tree: Tree, settings: ArchiveSettings, salt: str) -> Look:
-    """Every file of the `tree` under `root` by its header. Nothing is raised for a bad one, nothing read of pixels
+def index(root: Path, listed: FileList, settings: ArchiveSettings, salt: str) -> SeriesIndex:
+    """Every listed file under `root` by its header. Nothing is raised for a bad one, nothing read of pixels
     (but of two files with one UID)."""
-    files = [file for file in tree.files if file not in TABLES and not file.lower().endswith(OTHERS)]
+    files = [file for file in listed.files if file not in TABLES and not file.lower().endswith(OTHERS)]
     found = gather(read_headers(root, files, settings.dicom))
-    found.odd += [Odd(file, "link", 1) for file in tree.links if not file.lower().endswith(OTHERS)]
-    found.odd += [Odd(file, "no_permission", 1) for file in tree.unreadable]
+    found.odd += [Odd(file, "link", 1) for file in listed.links if not file.lower().endswith(OTHERS)]
+    found.odd += [Odd(file, "no_permission", 1) for file in listed.unreadable]
     good, bad = _sifted(found.series, root, settings, salt)
     series = {each.uid: each for each in good}
-    return Look(
+    return SeriesIndex(
         root, series, found.objects, [*bad, *_odd_rows(found.odd, salt)], _names(found.folders, series.keys())
     )
 
 
-def choose(looked: Look, named: Collection[str], settings: ArchiveSettings, salt: str) -> Taken:
-    """The series to be stored. `named` are the keys of what the tables name: those are taken."""
-    marked = {uid for each in looked.objects for uid in each.refers}
-    series = chosen(list(looked.series.values()), marked | set(named), settings.dicom)
-    scans = {each.uid: _scan(each, looked, settings.dicom) for each in series}
-    left = [
-        Odd(uid, "other_reconstruction", len(each.slices))
-        for uid, each in looked.series.items()
-        if uid not in scans
-    ]
-    for each in looked.objects:
-        used = sorted(each.refers & scans.keys())
-        for uid in used:
-            scans[uid].objects.append(each.file)
-        left += [] if used else [Odd(each.file, "no_series", 1)]
-    return Taken(list(scans.values()), [*looked.refused, *_odd_rows(left, salt)])
-
-
-def _scan(series: Series, looked: Look, settings: DicomSettings) -> Scan:
-    files = [looked.root / each.file for each in series.slices]
+def _scan(series: Series, root: Path, settings: DicomSettings) -> ScanFiles:
+    files = [root / each.file for each in series.slices]
     patient = series.first.patient
-    return Scan(series.uid, patient, files, set(), machine_marks=settings.machine_marks)
+    return ScanFiles(series.uid, patient, files, set(), machine_marks=settings.machine_marks)
 
 
 def _sifted(
     found: Sequence[Series], root: Path, settings: ArchiveSettings, salt: str
-) -> tuple[list[Series], list[Refused]]:
+) -> tuple[list[Series], list[Reject]]:
     good, bad = [], []
     for each in found:
         try:
@@ -119,18 +114,18 @@ def _sifted(
             message = (
                 f"a series of {len(each.slices)} files: {str(error).removeprefix('volume of this archive: ')}"
             )
-            bad.append(Refused(salted_hash(each.uid, salt), error.reason, message))
+            bad.append(Reject(salted_hash(each.uid, salt), error.reason, message))
     return good, bad
 
 
-def _odd_rows(odd: Sequence[Odd], salt: str) -> list[Refused]:
-    """A row a series and reason; what is no DICOM in one row, whatever its number."""
+def _odd_rows(odd: Sequence[Odd], salt: str) -> list[Reject]:
+    """A row per series and reason; what is no DICOM in one row, whatever its number."""
     foreign = sum(each.files for each in odd if each.reason == "not_dicom")
     kept = [each for each in odd if each.reason != "not_dicom"]
     if foreign:
         kept.append(Odd("not_dicom", "not_dicom", foreign))
     return [
-        Refused(salted_hash(each.uid, salt), each.reason, f"{each.files} files: {ADVICE[each.reason]}")
+        Reject(salted_hash(each.uid, salt), each.reason, f"{each.files} files: {ADVICE[each.reason]}")
         for each in kept
     ]
 
