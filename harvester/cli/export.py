@@ -33,7 +33,7 @@ from harvester.cli.console import job_parser, run_job
 from harvester.errors import SettingsError
 from harvester.export.export import export
 from harvester.export.request import DICOM, FORMATS, Request, check, closing_table
-from harvester.export.source_scans import Source, salt_beside
+from harvester.export.source_scans import SourceScans, salt_beside
 from harvester.run.folder import settings_of, store_of
 from harvester.storage.location import Location
 
@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> None:
         if not options.source.is_dir():
             raise SettingsError(f"--source {options.source}: no such folder; give the folder of the scans")
         salt = salt_beside(store.path)
-        source = Source(options.source.absolute(), settings.data.archive, settings.seed, salt)
+        source = SourceScans(options.source.absolute(), settings.data.archive, settings.seed, salt)
     print(closing_table(request, export(folder, store, source, request)))
 
 

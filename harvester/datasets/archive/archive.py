@@ -29,7 +29,7 @@ from harvester.config.data import ArchiveSettings
 from harvester.datasets.archive import dicom as archive_dicom
 from harvester.datasets.archive import nifti as archive_nifti
 from harvester.datasets.archive.coco import read_coco
-from harvester.datasets.archive.marks import WITH_MASKS, marked_once, turned_marks
+from harvester.datasets.archive.marks import WITH_MASKS, marked_once, stored_marks
 from harvester.datasets.archive.nifti import check_scans
 from harvester.datasets.archive.splits import Assigned, assign
 from harvester.datasets.archive.tables import Known, MarkRow, read_tables
@@ -76,9 +76,9 @@ def scan(root: Path, settings: ArchiveSettings, seed: int, salt: str) -> Found:
     """
     tree = walk(root)
     nifti, refused = archive_nifti.find_scans(root, tree, settings, salt)
-    looked = archive_dicom.look(root, tree, settings, salt)
-    known = _known(root, archive_nifti.names_of(nifti) | looked.names, settings)
-    taken = archive_dicom.choose(looked, known.keys(), settings, salt)
+    index = archive_dicom.index_series(root, tree, settings, salt)
+    known = _known(root, archive_nifti.names_of(nifti) | index.names, settings)
+    taken = archive_dicom.choose(index, known.keys(), settings, salt)
     if settings.format == "dicom":
         nifti, refused = [], []
     dicom, refused_dicom = (taken.scans, taken.refused) if settings.format != "nifti" else ([], [])
@@ -129,7 +129,7 @@ def read(case: Case, root: Path, settings: ArchiveSettings = DEFAULTS) -> tuple[
             files[0], mask, case.marks, case.volume_id, case.patient_id, settings
         )
     series = read_series(files, case.volume_id, case.patient_id)
-    marks = turned_marks(series.volume, series.laid, case.marks)
+    marks = stored_marks(series.volume, series.assembled.slices, case.marks)
     found = read_object_marks(series, [root / file for file in case.objects], case.machine_marks)
     if marks and found:
         raise VolumeError(

@@ -14,7 +14,7 @@ from harvester.datasets.discovery import Scan, salted_hash
 from harvester.datasets.file_walk import Tree
 from harvester.errors import VolumeError
 from harvester.imaging.dicom.header import Header, read_headers
-from harvester.imaging.dicom.series import Odd, Series, checked, chosen, gather
+from harvester.imaging.dicom.series import Rejected, Series, checked, chosen, gather
 from harvester.records import Refused
 
 TABLES: Final = ("marks.csv", "volumes.csv", "marks.json", "annotations.json")
@@ -45,7 +45,7 @@ ADVICE: Final = {
 
 
 @dataclass(frozen=True)
-class Look:
+class SeriesIndex:
     """What a look through the headers found.
 
     root     of the archive
@@ -70,40 +70,44 @@ class Taken:
     refused: list[Refused]
 
 
-def look(root: Path, tree: Tree, settings: ArchiveSettings, salt: str) -> Look:
+def index_series(root: Path, tree: Tree, settings: ArchiveSettings, salt: str) -> SeriesIndex:
     """Every file of the `tree` under `root` by its header. Nothing is raised for a bad one, nothing read of pixels
     (but of two files with one UID)."""
     files = [file for file in tree.files if file not in TABLES and not file.lower().endswith(OTHERS)]
     found = gather(read_headers(root, files, settings.dicom))
-    found.odd += [Odd(file, "link", 1) for file in tree.links if not file.lower().endswith(OTHERS)]
-    found.odd += [Odd(file, "no_permission", 1) for file in tree.unreadable]
+    found.rejected += [Rejected(file, "link", 1) for file in tree.links if not file.lower().endswith(OTHERS)]
+    found.rejected += [Rejected(file, "no_permission", 1) for file in tree.unreadable]
     good, bad = _sifted(found.series, root, settings, salt)
     series = {each.uid: each for each in good}
-    return Look(
-        root, series, found.objects, [*bad, *_odd_rows(found.odd, salt)], _names(found.folders, series.keys())
+    return SeriesIndex(
+        root,
+        series,
+        found.objects,
+        [*bad, *_rejected_rows(found.rejected, salt)],
+        _names(found.folders, series.keys()),
     )
 
 
-def choose(looked: Look, named: Collection[str], settings: ArchiveSettings, salt: str) -> Taken:
+def choose(index: SeriesIndex, named: Collection[str], settings: ArchiveSettings, salt: str) -> Taken:
     """The series to be stored. `named` are the keys of what the tables name: those are taken."""
-    marked = {uid for each in looked.objects for uid in each.refers}
-    series = chosen(list(looked.series.values()), marked | set(named), settings.dicom)
-    scans = {each.uid: _scan(each, looked, settings.dicom) for each in series}
+    marked = {uid for each in index.objects for uid in each.refers}
+    series = chosen(list(index.series.values()), marked | set(named), settings.dicom)
+    scans = {each.uid: _scan(each, index, settings.dicom) for each in series}
     left = [
-        Odd(uid, "other_reconstruction", len(each.slices))
-        for uid, each in looked.series.items()
+        Rejected(uid, "other_reconstruction", len(each.slices))
+        for uid, each in index.series.items()
         if uid not in scans
     ]
-    for each in looked.objects:
+    for each in index.objects:
         used = sorted(each.refers & scans.keys())
         for uid in used:
             scans[uid].objects.append(each.file)
-        left += [] if used else [Odd(each.file, "no_series", 1)]
-    return Taken(list(scans.values()), [*looked.refused, *_odd_rows(left, salt)])
+        left += [] if used else [Rejected(each.file, "no_series", 1)]
+    return Taken(list(scans.values()), [*index.refused, *_rejected_rows(left, salt)])
 
 
-def _scan(series: Series, looked: Look, settings: DicomSettings) -> Scan:
-    files = [looked.root / each.file for each in series.slices]
+def _scan(series: Series, index: SeriesIndex, settings: DicomSettings) -> Scan:
+    files = [index.root / each.file for each in series.slices]
     patient = series.first.patient
     return Scan(series.uid, patient, files, set(), machine_marks=settings.machine_marks)
 
@@ -123,12 +127,12 @@ def _sifted(
     return good, bad
 
 
-def _odd_rows(odd: Sequence[Odd], salt: str) -> list[Refused]:
+def _rejected_rows(rejected: Sequence[Rejected], salt: str) -> list[Refused]:
     """A row a series and reason; what is no DICOM in one row, whatever its number."""
-    foreign = sum(each.files for each in odd if each.reason == "not_dicom")
-    kept = [each for each in odd if each.reason != "not_dicom"]
+    foreign = sum(each.files for each in rejected if each.reason == "not_dicom")
+    kept = [each for each in rejected if each.reason != "not_dicom"]
     if foreign:
-        kept.append(Odd("not_dicom", "not_dicom", foreign))
+        kept.append(Rejected("not_dicom", "not_dicom", foreign))
     return [
         Refused(salted_hash(each.uid, salt), each.reason, f"{each.files} files: {ADVICE[each.reason]}")
         for each in kept

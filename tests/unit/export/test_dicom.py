@@ -13,8 +13,6 @@ import numpy as np
 import pydicom
 import pytest
 
-from harvester.errors import VolumeError
-
 ROOT = Path(__file__).parents[3]
 hd = pytest.importorskip("highdicom", reason="highdicom is not installed: pip install 'harvester[dicom]'")
 main = runpy.run_path(str(ROOT / "jobs" / "export.py"))["main"]
@@ -217,8 +215,8 @@ def test_boxes_of_a_real_tumour_come_back_from_a_real_series(real: Path, tmp_pat
     """The eleven boxes that a radiologist drew, as if they had been harvested."""
     from harvester.export import dicom_seg, dicom_sr
     from harvester.export.file_grid import dicom_grid
-    from harvester.export.selection import Case
-    from harvester.imaging.dicom.file import unheard
+    from harvester.export.selection import LabelledVolume
+    from harvester.imaging.dicom.file import silence_dicom_loggers
 
     drawn = json.loads((real / "lung_dx_a0001.boxes.json").read_text())["boxes"]
     boxes = {each["z"]: each["box_xyxy"] for each in drawn}
@@ -238,10 +236,10 @@ def test_boxes_of_a_real_tumour_come_back_from_a_real_series(real: Path, tmp_pat
         side: [float(box[at]) for box in boxes.values()] for at, side in enumerate(("x1", "y1", "x2", "y2"))
     }
     slices = {each["sop"]: each["z"] for each in drawn}
-    with unheard():
-        case = Case(volume, [label], dicom_grid(files, volume))
+    with silence_dicom_loggers():
+        labelled = LabelledVolume(volume, [label], dicom_grid(files, volume))
         write = dicom_sr.write if to == "sr" else dicom_seg.write
-        write(case, tmp_path, {"made": "now", "capped": False})
+        write(labelled, tmp_path, {"made": "now", "capped": False})
         if to == "sr":
             z, box = sr_boxes(hd.sr.srread(tmp_path / "v1.sr.dcm"), slices)["a"]
             largest = max(boxes, key=lambda at: np.prod(np.array(boxes[at][2:]) - boxes[at][:2] + 1))
@@ -250,17 +248,3 @@ def test_boxes_of_a_real_tumour_come_back_from_a_real_series(real: Path, tmp_pat
             found = seg_boxes(hd.seg.segread(tmp_path / "v1.seg.dcm"), slices, 1)
             assert [list(box) for box in found.values()] == list(boxes.values())
     assert errors_of(tmp_path / f"v1.{to}.dcm") == []
-
-
-def test_slices_that_slide_sideways_are_not_placed(finished: Any) -> None:
-    from harvester.export.file_grid import dicom_grid
-
-    volume = next(row for row in finished.store.manifest.to_pylist() if row["volume_id"] == finished.supine)
-    files = sorted((finished.source / "ZEBRA" / "ct").iterdir())
-    assert len(dicom_grid(files, volume).headers) == 8
-    for file in files:
-        header = pydicom.dcmread(file)
-        header.ImagePositionPatient = [-10.5, -20.25 + header.InstanceNumber, header.ImagePositionPatient[2]]
-        header.save_as(file)
-    with pytest.raises(VolumeError, match="slide sideways"):
-        dicom_grid(files, volume)

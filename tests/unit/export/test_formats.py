@@ -12,8 +12,6 @@ import nibabel
 import numpy as np
 import pytest
 
-from harvester.imaging.orientation import Turn
-
 ROOT = Path(__file__).parents[3]
 COLUMNS, ROWS, DEPTH = 40, 32, 8
 FIRST = {2: (3, 4, 9.25, 8), 3: (2.5, 4, 10, 9.5), 4: (4, 5, 8, 8)}
@@ -119,8 +117,8 @@ def test_the_csv_has_deeplesions_columns_and_the_key_slice(finished: Any) -> Non
 
 def test_deeplesions_own_names_come_back() -> None:
     from harvester.export import dl_info
-    from harvester.export.file_grid import stored_grid
-    from harvester.export.selection import ORIGIN, Case
+    from harvester.export.selection import ORIGIN
+    from harvester.imaging.slice_map import SliceMap
 
     volume = {"volume_id": "000227_02_01_047-080", "patient_id": "000227", "split": "vh"}
     volume |= {"width": 512, "height": 512, "depth": 34}
@@ -133,7 +131,7 @@ def test_deeplesions_own_names_come_back() -> None:
         "x2": [3.0],
         "y2": [4.0],
     }
-    (row,) = [dl_info._row(case, label) for case in [Case(volume, [label], stored_grid(volume))]]
+    row = dl_info._row(volume, SliceMap.stored(512, 512, 34), label)
     assert (row["File_name"], row["Key_slice_index"]) == ("000227_02_01_050.png", 50)
     assert (row["Patient_index"], row["Study_index"], row["Series_ID"]) == (227, 2, 1)
     assert row["Slice_range"] == "47, 80"
@@ -360,17 +358,6 @@ def test_a_run_that_harvested_nothing_is_exported_as_nothing(finished: Any) -> N
 def test_a_cap_keeps_the_best(finished: Any) -> None:
     rows = table(exported(finished, "csv", "--max-per-report", "1") / "DL_info.csv")
     assert {row["label_id"] for row in rows} == {"harvested-0-1"}
-
-
-def test_a_turn_survives_its_text() -> None:
-    from harvester.errors import LabelError
-    from harvester.export.file_grid import turn_of, turn_text
-
-    turn = Turn((1, 0, 2), (True, False, True), (40, 32, 8))
-    assert turn_of(turn_text(turn)) == turn
-    for text in ("", "+0+1 4x4x4", "+0+0+2 4x4x4", "zebra"):
-        with pytest.raises(LabelError, match="as it was exported"):
-            turn_of(text)
 
 
 def test_without_highdicom_one_line_says_how_to_get_it(
