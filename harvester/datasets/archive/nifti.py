@@ -32,6 +32,11 @@ LONE_MASK: Final = (
     "mask_folder"
 )
 
+TWO_PLACES: Final = (
+    "%d NIfTI scans have an sform and a qform that differ by more than a voxel: axes and spacing are taken from the "
+    "sform, other programs may take the qform's; write one affine into both if that is wrong"
+)
+
 
 def is_nifti(name: str) -> bool:
     """Whether a file is NIfTI by its name."""
@@ -141,6 +146,9 @@ def check_scans(
             checked[each.key] = (each, header)
         except VolumeError as error:
             refused.append(Refused(salted_hash(each.key, salt), error.reason, str(error)))
+    two_places = sum(header.forms_differ() for _, header in checked.values())
+    if two_places:
+        logger.warning(TWO_PLACES, two_places)
     for group in twins({key: (each.files[0], header) for key, (each, header) in checked.items()}):
         for key in _surplus([checked[key][0] for key in group], known):
             refused.append(_twin(key, len(group), salt))

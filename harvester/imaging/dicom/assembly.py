@@ -120,7 +120,7 @@ def assemble(stack: Stack, volume_id: str) -> AssembledGrid:
     affine[:3, :3] = np.stack([stack.right * column_mm, stack.down * row_mm, stack.normal * gap], axis=1)
     # Slices were moved by whole pixels: the origin by which all together lie best.
     affine[:3, 3] = (
-        stack.positions_mm[order] - np.column_stack([-shift_ij, places]) @ affine[:3, :3].T
+        stack.positions_mm[order] - np.column_stack([shift_ij, places]) @ affine[:3, :3].T
     ).mean(axis=0)
     orientation = Orientation.of(RAS_TO_LPS @ affine, (columns, rows, len(sources)))
     shifts = tuple((int(i), int(j)) for i, j in shift_ij)

@@ -138,8 +138,8 @@ def _read(source: Any, **options: Any) -> pydicom.Dataset:
 def _inflated(file: Path, source: BinaryIO, most_bytes: int, cut: bool = False) -> Bounded:
     """The file as if it had never been deflated. Raises ValueError past `most_bytes`, unless it may be `cut`."""
     start = PREAMBLE + 12 + int(read_file_meta_info(str(file)).FileMetaInformationGroupLength)
-    source.seek(0)
-    head, body = source.read(min(start, MOST_HEADER_BYTES)), source.read(MOST_FILE_BYTES)
+    bounded = Bounded(source)
+    head, body = bounded.read(min(start, MOST_HEADER_BYTES)), bounded.read(MOST_FILE_BYTES)
     plain = ExplicitVRLittleEndian.ljust(len(DeflatedExplicitVRLittleEndian), "\0")
     if DeflatedExplicitVRLittleEndian.encode() not in head:
         raise ValueError("no transfer syntax where it should be")

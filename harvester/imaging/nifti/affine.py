@@ -65,7 +65,8 @@ def same_place(
 
 
 def forms_differ(raw: Any, shape: tuple[int, int, int]) -> bool:
-    """Whether the header has an sform and a qform that put the voxels more than one voxel apart.
+    """Whether the header has an sform and a qform that put a corner of the voxels further apart
+    than a voxel's shortest side.
 
     nibabel, and so we, go by the sform; ITK's programs (Slicer, ITK-SNAP) by one or the other, as their codes say.
     """

@@ -5,13 +5,19 @@ import logging
 import os
 import runpy
 import shutil
+import struct
 import subprocess
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+from harvester.errors import VolumeError
+from harvester.export.file_grid import dicom_grid
 
 ROOT = Path(__file__).parents[3]
 hd = pytest.importorskip("highdicom", reason="highdicom is not installed: pip install 'harvester[dicom]'")
@@ -171,6 +177,38 @@ def test_names_go_into_the_objects_and_nowhere_else(
     said = said.replace(str(finished.run.parent), "")
     assert len([file for file in out.iterdir() if file.suffix == ".dcm"]) == 2
     assert not [word for word in ("ZEBRA", "19310203", "ACC777", "1.2.826.55") if word in said]
+
+
+def test_a_header_that_claims_four_gigabytes_makes_no_room(finished: Any) -> None:
+    """Of a text before the pixels: what there is of it is read, and the slice has lost its place."""
+    file = next(iter((finished.source / "other").iterdir()))
+    header = pydicom.dcmread(file)
+    header.add_new(0x00091010, "OB", b"12345678")
+    header.save_as(file)
+    data = file.read_bytes()
+    at = data.index(b"\x09\x00\x10\x10OB") + 8
+    file.write_bytes(data[:at] + struct.pack("<I", 0xFFFFFFF0) + data[at + 4 :])
+    volume = next(row for row in finished.store.manifest.to_pylist() if row["volume_id"] == finished.turned)
+    tracemalloc.start()
+    with pytest.raises(VolumeError) as error:
+        dicom_grid(sorted((finished.source / "other").iterdir()), volume)
+    assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    tracemalloc.stop()
+    assert error.value.reason in ("unreadable", "no_geometry", "mixed_slices")
+
+
+def test_a_deflated_header_is_inflated_no_further_than_a_header_is_long(finished: Any) -> None:
+    for file in (finished.source / "other").iterdir():
+        header = pydicom.dcmread(file)
+        header.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+        header.add_new(0x7FE10010, "OB", bytes(64 << 20) if file.name == "ZEBRA_0.dcm" else b"12")
+        header.save_as(file)
+    volume = next(row for row in finished.store.manifest.to_pylist() if row["volume_id"] == finished.turned)
+    tracemalloc.start()
+    grid = dicom_grid(sorted((finished.source / "other").iterdir()), volume)
+    assert tracemalloc.get_traced_memory()[1] < 60 << 20
+    tracemalloc.stop()
+    assert len(grid.headers) == 8
 
 
 def test_a_series_that_breaks_the_standard_is_left_out_without_its_text(finished: Any) -> None:

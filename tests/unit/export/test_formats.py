@@ -45,6 +45,7 @@ def table(file: Path) -> list[dict[str, str]]:
 # COCO
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # pycocotools' own
 def test_coco_opens_in_pycocotools_with_the_same_boxes(finished: Any) -> None:
     coco_module = pytest.importorskip("pycocotools.coco", reason="pycocotools is not installed")
     out = exported(finished, "coco", "--merge", "--hard-negatives")
@@ -61,6 +62,13 @@ def test_coco_opens_in_pycocotools_with_the_same_boxes(finished: Any) -> None:
         z = coco.imgs[each["image_id"]]["slice"]
         boxes.setdefault(each["label_id"], {})[z] = (x, y, x + width - 1, y + height - 1)
         assert each["area"] == width * height
+        # The pixels whose centres lie in the box; pycocotools reads no box without a polygon or a run of pixels.
+        drawn = coco.annToMask(each)
+        assert drawn.shape == (ROWS, COLUMNS)
+        assert abs(int(drawn.sum()) - each["area"]) <= width + height
+        rows, columns = np.nonzero(drawn)
+        near = [columns.min() - x, rows.min() - y, columns.max() - x - width + 1, rows.max() - y - height + 1]
+        assert np.abs(near).max() <= 0.5
     assert boxes["harvested-0-1"] == FIRST
     assert boxes["harvested-0-2"] == SECOND
     tracks = {
@@ -172,6 +180,52 @@ def test_label_maps_open_in_nibabel_in_the_files_own_grid(finished: Any) -> None
         ("2", "harvested-0-2"),
     ]
     assert [int(row["voxels"]) for row in index] == [int((values == n).sum()) for n in (1, 2)]
+
+
+@pytest.mark.parametrize("codes", [(2, 1), (1, 1), (4, 1), (1, 2), (0, 1), (1, 0)])
+def test_a_label_map_has_both_forms_of_its_scan(finished: Any, codes: tuple[int, int]) -> None:
+    """Programs go by the one or the other, as the codes say: scan and map must be alike in both."""
+    scan: Any = nibabel.load(finished.source / "ZEBRA.nii.gz")
+    moved = scan.affine.copy()
+    moved[:3, 3] += (10, -20, 8)
+    scan.header.set_sform(scan.affine, codes[0])
+    scan.header.set_qform(moved if all(codes) else scan.affine, codes[1])
+    scan.header["descrip"] = b"ZEBRA"
+    nibabel.save(
+        nibabel.Nifti1Image(np.asarray(scan.dataobj), None, scan.header), finished.source / "ZEBRA.nii.gz"
+    )
+    again: Any = nibabel.load(finished.source / "ZEBRA.nii.gz")
+    image: Any = nibabel.load(with_source(finished, "nifti") / f"{finished.nifti}.nii.gz")
+    for one, other in (
+        (image.get_sform(True), again.get_sform(True)),
+        (image.get_qform(True), again.get_qform(True)),
+    ):
+        assert one[1] == other[1]
+        assert (one[0] is None and other[0] is None) or np.array_equal(one[0], other[0])
+    assert (int(image.header["sform_code"]), int(image.header["qform_code"])) == codes
+    assert image.header.get_zooms() == again.header.get_zooms()
+    assert b"ZEBRA" not in image.header.binaryblock
+
+
+def test_markups_of_a_scan_with_two_places_are_left_out(
+    finished: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scan: Any = nibabel.load(finished.source / "ZEBRA.nii.gz")
+    for millimetres, left_out in ((0.4, False), (0.6, True)):
+        moved = scan.affine.copy()
+        moved[2, 3] += millimetres
+        scan.header.set_sform(scan.affine, 2)
+        scan.header.set_qform(moved, 1)
+        file = finished.source / "ZEBRA.nii.gz"
+        nibabel.save(nibabel.Nifti1Image(np.asarray(scan.dataobj), None, scan.header), file)
+        out = with_source(finished, "markups", "--skip-missing", *["--force"] * left_out)
+        assert (out / "left_out.csv").is_file() == left_out
+    (row,) = table(out / "left_out.csv")
+    assert (row["volume_id"], row["reason"]) == (finished.nifti, "forms_differ")
+    assert not (out / f"{finished.nifti}.mrk.json").exists()
+    capsys.readouterr()
+    said = failed(finished, capsys, 1, "--to", "markups", "--source", str(finished.source))
+    assert "sform and qform differ" in said
 
 
 def test_a_label_map_of_a_dicom_series_lies_on_its_slices(finished: Any) -> None:
