@@ -27,7 +27,7 @@ from harvester.classifier.inference import Looked, classify, crops_at_once, dist
 from harvester.classifier.network import Classifier
 from harvester.classifier.views import STREAMS, cut_crops, describe, pixels, view_corners
 from harvester.config.settings import Settings
-from harvester.imaging.resample import windowed
+from harvester.imaging.hounsfield import windowed
 from harvester.models.batch_size import BatchSize
 from harvester.models.device import Place
 from harvester.store.slab import GridFrame

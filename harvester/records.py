@@ -10,6 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from harvester.errors import StoreError, VolumeError
+from harvester.geometry import SIDES
 
 
 class Split(StrEnum):
@@ -150,7 +151,7 @@ truth.parquet: every lesion of vh_test and vd_test, for scoring alone."""
 IGNORE: Final = pa.schema(
     [("volume_id", pa.string())]
     + [(name, pa.int32()) for name in ("z1", "z2")]
-    + [(name, pa.float64()) for name in ("x1", "y1", "x2", "y2")]
+    + [(name, pa.float64()) for name in SIDES]
 )
 """One row a region that is left out of harvest and scoring, inclusive ends: disease that nobody annotated."""
 
@@ -190,9 +191,9 @@ HARVEST: Final = pa.schema(
         ("threshold", pa.float64()),
         ("precision_bound", pa.float64()),
         ("z", _lists(pa.int32())),
-        *[(f"{side}_px", _lists(pa.float32())) for side in ("x1", "y1", "x2", "y2")],
+        *[(f"{side}_px", _lists(pa.float32())) for side in SIDES],
         ("z_mm", _lists(pa.float32())),
-        *[(f"{side}_mm", _lists(pa.float32())) for side in ("x1", "y1", "x2", "y2")],
+        *[(f"{side}_mm", _lists(pa.float32())) for side in SIDES],
         ("model_hash", pa.string()),
         ("run_id", pa.string()),
     ]

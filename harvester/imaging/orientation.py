@@ -12,9 +12,6 @@ from harvester.geometry import Box
 
 Array = NDArray[Any]
 
-AIR_HU: Final = -1024
-HU_RANGE: Final = (AIR_HU, 3071)
-"""Values are clipped to the 12 bits of a common scanner: padding becomes air, metal becomes 3071."""
 RAS_TO_LPS: Final = np.diag([-1.0, -1.0, 1.0, 1.0])
 """DICOM's axes run to the left, the back and the head, NIfTI's to the right, the front and the head."""
 
@@ -92,10 +89,3 @@ class Orientation:
         if not self.flips[axis]:
             return first, last
         return self.shape[source] - 1 - last, self.shape[source] - 1 - first
-
-
-def to_hu(values: Array) -> NDArray[np.int16]:
-    """Rounded int16 clipped to HU_RANGE; what is not a number becomes air."""
-    if np.issubdtype(values.dtype, np.floating):
-        values = np.rint(np.nan_to_num(values, nan=AIR_HU))
-    return np.ascontiguousarray(np.clip(values, *HU_RANGE), dtype=np.int16)

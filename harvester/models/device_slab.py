@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from harvester.imaging.hounsfield import AIR_HU
 from harvester.storage.location import Where
-from harvester.store.slab import AIR_HU, GridFrame, Taps, pad_widths, read_pixels, read_slab
+from harvester.store.slab import GridFrame, Taps, pad_widths, read_pixels, read_slab
 
 SLICES_AT_ONCE: Final = 32
 """Resampled together: bounds the memory that float values take, not the result."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from harvester.config.settings import Settings
+from harvester.geometry import SIDES
 from harvester.models.device import Place
 from harvester.models.device_slab import read_resident
 from harvester.models.prefetch import ahead, readers
@@ -136,6 +137,6 @@ def _row(tubelet: Tubelet, frame: GridFrame) -> dict[str, Any]:
         "lpg_score": float(scores.max()),
         "width_mm": float(sides_mm.min()),
         "z": z_px.tolist(),
-        **{side: boxes[:, i].tolist() for i, side in enumerate(("x1", "y1", "x2", "y2"))},
+        **{side: boxes[:, i].tolist() for i, side in enumerate(SIDES)},
         "slice_score": scores.tolist(),
     }

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from harvester.geometry import boxes_to_mm
+from harvester.imaging.hounsfield import AIR_HU, windowed
 from harvester.records import Volume
 from harvester.report.html import Html, tag
 
@@ -19,7 +20,6 @@ Array = NDArray[Any]
 CONTEXT_MM: Final = 100.0
 """Side of a crop; wider where the box alone takes most of it."""
 WINDOWS: Final = {"lung": (-1350.0, 150.0), "soft tissue": (-160.0, 240.0)}
-AIR_HU: Final = -1024
 SHOWN_PX: Final = 200
 """Side of a crop's PNG: about what one slice takes on the page."""
 
@@ -97,9 +97,8 @@ def _grey(
     steps = (np.arange(SHOWN_PX) + 0.5) * side / SHOWN_PX
     plane = np.pad(volume.hu_zyx[z].astype(np.float32), 1, constant_values=AIR_HU)
     rows, columns = (top + steps) / spacing_y + 0.5, (left + steps) / spacing_x + 0.5
-    low, high = window_hu
     hu = _between(_between(plane, rows).T, columns).T
-    return np.rint(np.clip((hu - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+    return np.rint(windowed(hu, [window_hu])[0] * 255).astype(np.uint8)
 
 
 def _between(rows: Array, at: Array) -> Array:

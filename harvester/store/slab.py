@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harvester.config.settings import GridSettings
-from harvester.geometry import scale_boxes, scale_slices
+from harvester.geometry import SAME_SPACING, scale_boxes, scale_slices
+from harvester.imaging.hounsfield import AIR_HU
 from harvester.storage.location import Where
 from harvester.store.store import read_volume
 
@@ -16,9 +17,6 @@ Array = NDArray[Any]
 
 SIDE_MULTIPLE: Final = 16
 """Grid sides are padded to multiples of this, the deepest stride, with air."""
-AIR_HU: Final = -1024
-SAME_SPACING: Final = 0.01
-"""Spacings that differ by less than this share are taken as equal: no resampling."""
 
 
 @dataclass(frozen=True)

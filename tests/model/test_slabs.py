@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from harvester.config.settings import GeneratorSettings, GridSettings
-from harvester.imaging.resample import windowed
+from harvester.imaging.hounsfield import windowed
 from harvester.labels.ledger import BOX
 from harvester.models.device_slab import as_tensors, mixed
 from harvester.proposals.augment import show, together

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harvester.errors import VolumeError
-from harvester.imaging.orientation import AIR_HU, RAS_TO_LPS, Orientation
+from harvester.imaging.hounsfield import AIR_HU
+from harvester.imaging.orientation import RAS_TO_LPS, Orientation
 from harvester.imaging.slice_map import SliceMap
 
 Array = NDArray[Any]
@@ -119,9 +120,9 @@ def assemble(stack: Stack, volume_id: str) -> AssembledGrid:
     affine = np.eye(4)
     affine[:3, :3] = np.stack([stack.right * column_mm, stack.down * row_mm, stack.normal * gap], axis=1)
     # Slices were moved by whole pixels: the origin by which all together lie best.
-    affine[:3, 3] = (
-        stack.positions_mm[order] - np.column_stack([shift_ij, places]) @ affine[:3, :3].T
-    ).mean(axis=0)
+    affine[:3, 3] = (stack.positions_mm[order] - np.column_stack([shift_ij, places]) @ affine[:3, :3].T).mean(
+        axis=0
+    )
     orientation = Orientation.of(RAS_TO_LPS @ affine, (columns, rows, len(sources)))
     shifts = tuple((int(i), int(j)) for i, j in shift_ij)
     return AssembledGrid(

@@ -17,7 +17,7 @@ from pydicom.uid import JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, RLELos
 
 from harvester.errors import VolumeError
 from harvester.imaging.dicom.file import BROKEN
-from harvester.imaging.orientation import AIR_HU, to_hu
+from harvester.imaging.hounsfield import AIR_HU, to_hu
 
 Array = NDArray[Any]
 

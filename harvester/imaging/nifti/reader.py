@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harvester.errors import VolumeError
+from harvester.imaging.hounsfield import AIR_HU, to_hu
 from harvester.imaging.nifti.file import MAX_VOXELS, Header, read_header, read_stored
-from harvester.imaging.orientation import Orientation, to_hu
+from harvester.imaging.orientation import Orientation
 from harvester.records import Volume
 
 
@@ -36,7 +37,7 @@ def read_oriented_nifti(
     if lost:
         raise VolumeError(
             "not_finite",
-            f"volume {volume_id}: {lost} voxels are NaN or infinite; write -1024 (air) there, or set "
+            f"volume {volume_id}: {lost} voxels are NaN or infinite; write {AIR_HU} (air) there, or set "
             "data.archive.missing_is_air=true if they are NaN as padding",
         )
     return Volume(

@@ -9,8 +9,9 @@ from scipy.ndimage import map_coordinates
 
 from harvester.config.settings import GridSettings
 from harvester.geometry import boxes_to_mm, scale_slices
+from harvester.imaging.hounsfield import AIR_HU
 from harvester.records import Volume
-from harvester.store.slab import AIR_HU, SIDE_MULTIPLE, GridFrame, interpolate, pad_sides, read_slab
+from harvester.store.slab import SIDE_MULTIPLE, GridFrame, interpolate, pad_sides, read_slab
 from harvester.store.store import finish_store, write_volume
 
 COARSE = (4.0, 1.6, 1.6)
