@@ -5,7 +5,7 @@
     python jobs/export.py --run runs/night1 --to nifti --source SCANS --out masks
     python jobs/export.py --run runs/night1 --to dicom-sr --source SCANS --max-per-report 10 --out reports
 
-  coco       annotations.json: a box a slice, track_id over the slices of a lesion
+  coco       annotations.json: one box per slice, track_id over the slices of a lesion
   csv        DL_info.csv: DeepLesion's columns, a row a lesion on its key slice (its largest box), then its origin
   markups    a .mrk.json a volume for 3D Slicer: an ROI box a lesion, in mm (LPS)
   nifti      a .nii.gz a volume: a label map in the scan's own grid; index.csv says which number is which lesion

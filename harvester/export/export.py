@@ -154,7 +154,7 @@ def _with_progress(volumes: Iterable[LabelledVolume], total: int) -> Iterator[La
         if now - last > SECONDS_BETWEEN_LINES:
             last, rate = now, done / (now - began)
             logger.info(
-                "export: %d of %d volumes, %.1f a second, %.0f s left",
+                "export: %d of %d volumes, %.1f per second, %.0f s left",
                 done,
                 total,
                 rate,

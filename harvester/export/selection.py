@@ -25,7 +25,7 @@ ORIGIN: Final = (
     "model_hash",
     "run_id",
 )
-"""What every exported label tells of where it comes from; None where it does not apply."""
+"""What every exported label says of where it comes from; None where it does not apply."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from harvester.geometry import boxes_to_mm
 from harvester.imaging.hounsfield import AIR_HU, windowed
+from harvester.imaging.interpolation import Taps, between
 from harvester.records import Volume
 from harvester.report.html import Html, tag
 
@@ -97,16 +98,8 @@ def _grey(
     steps = (np.arange(SHOWN_PX) + 0.5) * side / SHOWN_PX
     plane = np.pad(volume.hu_zyx[z].astype(np.float32), 1, constant_values=AIR_HU)
     rows, columns = (top + steps) / spacing_y + 0.5, (left + steps) / spacing_x + 0.5
-    hu = _between(_between(plane, rows).T, columns).T
+    hu = between(between(plane, 0, Taps.at(rows, len(plane))), 1, Taps.at(columns, plane.shape[1]))
     return np.rint(windowed(hu, [window_hu])[0] * 255).astype(np.uint8)
-
-
-def _between(rows: Array, at: Array) -> Array:
-    """Rows of an array at fractional indices, linear between neighbours, held at the ends."""
-    at = np.clip(at, 0, len(rows) - 1)
-    below = np.minimum(np.floor(at).astype(int), max(len(rows) - 2, 0))
-    share = (at - below)[:, None]
-    return rows[below] * (1 - share) + rows[np.minimum(below + 1, len(rows) - 1)] * share
 
 
 def _line(volume: Volume, outline: Outline, z: int, bold: bool) -> Html:

@@ -1,14 +1,14 @@
 """Somebody's own archive: a folder of scans and what is known of them.
 
-Scans       .nii and .nii.gz files (archive_nifti.py) and DICOM CT series, in folders of any depth.
-marks.csv   one row a box, all in the file's own voxels from 0, ends inclusive: `file` (path in the archive of
+Scans       .nii and .nii.gz files (nifti.py) and DICOM CT series, in folders of any depth.
+marks.csv   one row per box, all in the file's own voxels from 0, ends inclusive: `file` (path in the archive of
             the NIfTI file or of the series' folder, or a SeriesInstanceUID), `z`, `x1`, `y1`, `x2`, `y2`; z is
             the index of the file's third axis, in DICOM of the slices ascending along their normal. Optional:
             `clinical` (default 1; 0 for a lesion that the clinic did not mark), `kind`, `lesion` (rows of a scan
             with the same word are one lesion on several slices, its mark is the largest box).
-marks.json  or annotations.json: the same as COCO (archive_coco.py).
-masks       label masks of NIfTI scans, a.mask.nii.gz or masks/a.nii.gz (archive_mask.py): a component a lesion.
-volumes.csv optional, one row a scan: `file`, and any of `patient`, `split`, `complete` (1: every lesion of it is
+marks.json  or annotations.json: the same as COCO (coco.py).
+masks       label masks of NIfTI scans, a.mask.nii.gz or masks/a.nii.gz (masks.py): one component per lesion.
+volumes.csv optional, one row per scan: `file`, and any of `patient`, `split`, `complete` (1: every lesion of it is
             marked). marks.csv may have these three columns instead.
 Objects     SR, SEG and RTSTRUCT files that name a DICOM series give its marks. Which series are taken: settings
             data.archive.dicom, decision 0009.

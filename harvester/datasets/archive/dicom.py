@@ -25,7 +25,7 @@ ADVICE: Final = {
     "dicomdir": "a DICOMDIR; not needed, every file is looked at",
     "link": "symbolic links; not followed, give --source the folder that they lead to",
     "localizer": "localizers (scouts); nothing to do",
-    "multi_frame": "many frames in a file (enhanced CT); convert to one file a slice",
+    "multi_frame": "many frames in a file (enhanced CT); convert to one file per slice",
     "no_geometry": "no position, orientation or PixelSpacing; export the series again",
     "no_image": "DICOM objects without an image; nothing to do",
     "no_permission": "files or folders that may not be read; let this user read them",
@@ -128,7 +128,7 @@ def _sifted(
 
 
 def _rejected_rows(rejected: Sequence[Rejected], salt: str) -> list[Refused]:
-    """A row a series and reason; what is no DICOM in one row, whatever its number."""
+    """One row per series and reason; what is no DICOM in one row, whatever its number."""
     foreign = sum(each.files for each in rejected if each.reason == "not_dicom")
     kept = [each for each in rejected if each.reason != "not_dicom"]
     if foreign:

@@ -1,4 +1,4 @@
-"""Which marks of an archive count, and boxes on a file's slices to Marks in the stored order, one a lesion."""
+"""Which marks of an archive count, and boxes on a file's slices to Marks in the stored order, one per lesion."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -44,7 +44,7 @@ def _twice(scan: Scan, known: Known, settings: ArchiveSettings) -> tuple[str, st
 
 
 def stored_marks(volume: Volume, slice_map: SliceMap, rows: Sequence[MarkRow]) -> list[Mark]:
-    """A Mark a lesion: rows of one lesion give their largest box; a row told twice counts once.
+    """One Mark per lesion: rows of one lesion give their largest box; a row given twice counts once.
 
     Raises VolumeError: bad_mark (outside the scan, or less than a voxel), not_axial.
     """

@@ -34,7 +34,7 @@ class Rules:
 def mask_marks(
     labels_zyx: Array, spacing_zyx_mm: tuple[float, float, float], volume_id: str, rules: Rules
 ) -> tuple[list[Mark], int]:
-    """A Mark a component of the mask (z, y, x) as stored, z, y, x ascending; and how many strays were dropped.
+    """One Mark per component of the mask (z, y, x) as stored, z, y, x ascending; and how many strays were dropped.
 
     A mark's slice is the one with most of its component's voxels, the lowest of equals. Its kind is "label 2" where
     several labels are named and kept apart, else "". No component gives no mark. Raises VolumeError: bad_mask.

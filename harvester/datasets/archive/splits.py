@@ -46,7 +46,9 @@ def _named_split(told: Sequence[Known]) -> str:
     named = sorted({scan.split for scan in told if scan.split})
     rows = ", ".join([where for scan in told for where in scan.told][:MOST_ROWS])
     if len(named) > 1:
-        raise LabelError(f"a patient's scans are in {' and '.join(named)} ({rows}); want one split a patient")
+        raise LabelError(
+            f"a patient's scans are in {' and '.join(named)} ({rows}); want one split per patient"
+        )
     if named not in ([], ["vh"]) and not all(scan.split or scan.complete for scan in told):
         raise LabelError(
             f"a patient in split {named[0]} ({rows}) has scans that are not told to be complete; give each of the "

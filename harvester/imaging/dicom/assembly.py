@@ -198,7 +198,7 @@ def _check_apart(gaps_mm: Array, names: Sequence[str], volume_id: str) -> None:
         raise VolumeError(
             "duplicate_slices",
             f"volume {volume_id}: {names[same[0]]} and {names[same[0] + 1]} lie at one place "
-            f"({len(same)} such pairs); keep one of each, one phase a series",
+            f"({len(same)} such pairs); keep one of each, one phase per series",
         )
 
 

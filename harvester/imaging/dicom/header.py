@@ -108,7 +108,7 @@ class Header:
 
 
 def read_headers(root: Path, files: Sequence[str], settings: DicomSettings) -> Iterator[Header]:
-    """A Header a file, in the files' order; nothing is raised for a bad one. Threads wait for the disk together."""
+    """One Header per file, in the files' order; nothing is raised for a bad one. Threads wait for the disk together."""
     left = iter(files)
     with silence_dicom_loggers(), ThreadPoolExecutor(THREADS) as pool:
         while batch := list(islice(left, BATCH)):
@@ -129,8 +129,7 @@ def header_of(root: Path, file: str, settings: DicomSettings) -> Header:
 
 def refusal(item: pydicom.Dataset, settings: DicomSettings) -> tuple[str, str]:
     """Why a file is no slice of an ordinary CT series ("" if it is one), and its kind."""
-    told = item.get("SOPClassUID") or item.file_meta.get("MediaStorageSOPClassUID")
-    sop_class = UID(str(told or ""))
+    sop_class = UID(str(item.get("SOPClassUID") or item.file_meta.get("MediaStorageSOPClassUID") or ""))
     if MARK_OBJECTS.get(sop_class, "") in settings.marks:
         return "", "object"
     if "SeriesInstanceUID" not in item:

@@ -19,7 +19,7 @@ ADVICE: Final = "correct it, or take it out of the archive: a lesion that is kno
 
 
 def read_object_marks(series: DicomSeries, files: Iterable[Path], machine_marks: bool) -> list[Mark]:
-    """One Mark a lesion, on the slice where it is largest; none where the objects mark none.
+    """One Mark per lesion, on the slice where it is largest; none where the objects mark none.
 
     Raises VolumeError bad_mark for an object that cannot be read or marks what is outside the series.
     """

@@ -147,7 +147,7 @@ def _check_kind(item: pydicom.Dataset, name: str) -> None:
     if item.get("Modality") != "CT" or "LOCALIZER" in (item.get("ImageType") or ()):
         raise VolumeError("not_ct", f"{name} is not an image of a CT series")
     if int(item.get("NumberOfFrames") or 1) != 1:
-        raise VolumeError("not_ct", f"{name} has many frames; convert to one file a slice")
+        raise VolumeError("not_ct", f"{name} has many frames; convert to one file per slice")
     if "PixelData" not in item:
         raise VolumeError("no_pixel_data", f"{name} has no pixel data; is the file cut short?")
     lacking = [tag for tag in NEEDED if item.get(tag) is None]

@@ -171,7 +171,7 @@ def _stack(series: Series) -> Stack:
 
 
 def _without_copies(slices: Sequence[Slice], root: Path) -> list[Slice]:
-    """One slice a SOPInstanceUID. Raises VolumeError duplicate_uids where two have one UID and other pixels."""
+    """One slice per SOPInstanceUID. Raises VolumeError duplicate_uids where two have one UID and other pixels."""
     by_sop: dict[str, list[Slice]] = defaultdict(list)
     for each in slices:
         by_sop[each.sop].append(each)
@@ -188,5 +188,5 @@ def _fingerprint(file: Path) -> str:
     """Of the stored pixels and what gives them place and value; a header exported again differs elsewhere."""
     with silence_dicom_loggers():
         item = read_whole(file, "of this archive")
-    told = [str(item.get(tag)) for tag in GEOMETRY]
-    return hashlib.sha256(repr(told).encode() + bytes(item.get("PixelData") or b"")).hexdigest()
+    places = [str(item.get(tag)) for tag in GEOMETRY]
+    return hashlib.sha256(repr(places).encode() + bytes(item.get("PixelData") or b"")).hexdigest()

@@ -88,7 +88,7 @@ def read_header(path: Path, volume_id: str, max_voxels: int = MAX_VOXELS) -> Hea
     sides = _checked_shape(shape, volume_id, max_voxels)
     if dtype.kind not in "iuf":
         raise VolumeError(
-            "not_grey", f"volume {volume_id}: want one number a voxel, got type {dtype}; is this a picture?"
+            "not_grey", f"volume {volume_id}: want one number per voxel, got type {dtype}; is this a picture?"
         )
     affine = checked_affine(raw, volume_id)
     header = Header(sides, dtype, offset, 1.0 if slope is None else slope, inter or 0.0, affine, raw)
@@ -146,7 +146,7 @@ def _checked_shape(shape: tuple[int, ...], volume_id: str, max_voxels: int) -> t
     if len(shape) < 3 or any(side != 1 for side in shape[3:]) or min(shape) < 1:
         raise VolumeError(
             "not_3d",
-            f"volume {volume_id}: want a 3D NIfTI with voxels, got shape {shape}; write one file a volume",
+            f"volume {volume_id}: want a 3D NIfTI with voxels, got shape {shape}; write one file per volume",
         )
     voxels = shape[0] * shape[1] * shape[2]
     if voxels > max_voxels:

@@ -17,7 +17,7 @@ def read_nifti(path: Path, volume_id: str, patient_id: str) -> Volume:
     """A 3D NIfTI as (z, y, x), z to the head, y to the back, x to the patient's left; HU as in to_hu.
 
     Masks may be read with it too: they come out in the same order. Raises VolumeError: not_finite, and as
-    nifti_file.read_header does.
+    file.read_header does.
     """
     return read_oriented_nifti(path, volume_id, patient_id)[0]
 

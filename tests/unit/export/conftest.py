@@ -123,7 +123,7 @@ def finished(made_once: Finished, tmp_path: Path) -> Finished:
 
 
 def write_run(run: Path, volume_ids: list[str]) -> None:
-    """What a finished run leaves: two lesions a volume that overlap, a mark of the archive, a hard negative."""
+    """What a finished run leaves: two lesions per volume that overlap, a mark of the archive, a hard negative."""
     ledger = []
     for volume_id in volume_ids:
         ledger.append(label(volume_id, 1, BOXES))

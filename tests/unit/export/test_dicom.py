@@ -96,7 +96,7 @@ def test_sr_says_who_found_it_and_that_nobody_checked(made_once: Any, written: d
         b"run = 0123456789ab",
         b"precision_bound = 0.91",
     ):
-        assert file.read_bytes().count(told) == 2  # one a lesion
+        assert file.read_bytes().count(told) == 2  # one per lesion
     assert report.StudyInstanceUID == "1.2.826.55.19"
     assert report.PatientName == "ZEBRA^Ann"
     evidence = report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0]

@@ -134,7 +134,7 @@ BROKEN = {
     "no split": ("volumes.csv", "file,split\ndoe_jane,train\n", "want one of vm, vh, vh_test, vd_test"),
     "two splits": ("volumes.csv", "file,split\ndoe_jane,vm\ndoe_jane,vh\n", "line 3: an earlier row"),
     "torn patient": (
-        "volumes.csv", "file,patient,split\ndoe_jane,p,vm\ndeep/er/b,p,vh\n", "one split a patient"
+        "volumes.csv", "file,patient,split\ndoe_jane,p,vm\ndeep/er/b,p,vh\n", "one split per patient"
     ),
     "half a patient": (
         "volumes.csv", "file,patient,split\ndoe_jane,p,vm\ndeep/er/b,p,\n", "not told to be complete"
