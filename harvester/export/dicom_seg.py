@@ -24,7 +24,7 @@ from harvester.export.dicom_origin import (
     uid,
 )
 from harvester.export.nifti import pixels
-from harvester.export.selection import LabelledVolume, Row, boxes
+from harvester.export.selection import LabelledVolume, Row, boxes, index_rows
 
 LABEL: Final = "MACHINE_BOXES"
 DESCRIPTION: Final = "Boxes of machine-made findings, not verified"
@@ -34,9 +34,7 @@ def write(labelled: LabelledVolume, folder: Path, made_by: Row) -> list[Row]:
     """Write <volume_id>.seg.dcm; one row per segment. Raises export.REFUSED where highdicom refuses it."""
     file = folder / f"{labelled.volume['volume_id']}.seg.dcm"
     segmentation(labelled, made_by).save_as(file)
-    return [
-        {"file": file.name, "number": place, "label": label} for place, label in enumerate(labelled.labels, 1)
-    ]
+    return index_rows(file, labelled.labels)
 
 
 def segmentation(labelled: LabelledVolume, made_by: Row) -> seg.Segmentation:

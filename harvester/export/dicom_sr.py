@@ -26,7 +26,7 @@ from harvester.export.dicom_origin import (
     tracking_uid,
     uid,
 )
-from harvester.export.selection import LabelledVolume, Row, boxes, key_box
+from harvester.export.selection import LabelledVolume, Row, boxes, index_rows, key_box
 from harvester.geometry import Box
 
 DEVICE: Final = "lesion proposals and their classifier"
@@ -36,9 +36,7 @@ def write(labelled: LabelledVolume, folder: Path, made_by: Row) -> list[Row]:
     """Write <volume_id>.sr.dcm; one row per lesion. Raises export.REFUSED where highdicom refuses it."""
     file = folder / f"{labelled.volume['volume_id']}.sr.dcm"
     report(labelled, made_by).save_as(file)
-    return [
-        {"file": file.name, "number": place, "label": label} for place, label in enumerate(labelled.labels, 1)
-    ]
+    return index_rows(file, labelled.labels)
 
 
 def report(labelled: LabelledVolume, made_by: Row) -> sr.ComprehensiveSR:

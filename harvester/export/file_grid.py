@@ -51,16 +51,12 @@ class FileGrid:
 
         A voxel's centre has its whole index, so that voxel 0 reaches from -0.5 to 0.5.
         """
-        z, sides = [z for z, _ in placed], np.array([box for _, box in placed])
-        low_xyz = np.array([*sides[:, :2].min(axis=0), min(z)]) - 0.5
-        high_xyz = np.array([*sides[:, 2:].max(axis=0), max(z)]) + 0.5
-        orientation, low, high = self.slices.orientation, np.zeros(3), np.zeros(3)
-        for stored, axis in enumerate(orientation.axes):
-            ends = (low_xyz[stored], high_xyz[stored])
-            if orientation.flips[stored]:
-                ends = (orientation.shape[axis] - 1 - ends[1], orientation.shape[axis] - 1 - ends[0])
-            low[axis], high[axis] = ends
-        return low, high
+        x1, y1, z1 = np.min([(x, y, z) for z, (x, y, _, _) in placed], axis=0)
+        x2, y2, z2 = np.max([(x, y, z) for z, (_, _, x, y) in placed], axis=0)
+        orientation, ends = self.slices.orientation, np.array([(x1, y1, z1), (x2, y2, z2)])
+        last = np.array(orientation.shape)[list(orientation.axes)] - 1
+        ends = np.where(orientation.flips, last - ends, ends)[:, np.argsort(orientation.axes)]
+        return ends.min(axis=0) - 0.5, ends.max(axis=0) + 0.5
 
 
 def stored_grid(volume: Mapping[str, Any]) -> FileGrid:

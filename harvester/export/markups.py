@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from harvester.export.file_grid import FileGrid
-from harvester.export.selection import ORIGIN, LabelledVolume, Row, boxes
+from harvester.export.selection import ORIGIN, LabelledVolume, Row, boxes, index_rows
 
 SCHEMA: Final = (
     "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"
@@ -25,10 +25,7 @@ def write(labelled: LabelledVolume, folder: Path, _made_by: Row) -> list[Row]:
     file = folder / f"{labelled.volume['volume_id']}.mrk.json"
     markups = [_roi(label, labelled.grid) for label in labelled.labels]
     file.write_text(json.dumps({"@schema": SCHEMA, "markups": markups}, indent=1) + "\n", encoding="utf-8")
-    return [
-        {"file": file.name, "number": place + 1, "label": label}
-        for place, label in enumerate(labelled.labels)
-    ]
+    return index_rows(file, labelled.labels)
 
 
 def _roi(label: Row, grid: FileGrid) -> dict[str, Any]:

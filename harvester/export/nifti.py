@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harvester.errors import VolumeError
-from harvester.export.selection import LabelledVolume, Row, boxes
+from harvester.export.selection import LabelledVolume, Row, boxes, index_rows
 from harvester.imaging.orientation import RAS_TO_LPS
 
 MOST: Final = 65_535
@@ -39,10 +39,7 @@ def write(labelled: LabelledVolume, folder: Path, _made_by: Row) -> list[Row]:
     file = folder / f"{volume_id}.nii.gz"
     nibabel.save(image, file)
     voxels = np.bincount(drawn.ravel(), minlength=len(labelled.labels) + 1)
-    return [
-        {"file": file.name, "number": number, "voxels": int(voxels[number]), "label": label}
-        for number, label in enumerate(labelled.labels, start=1)
-    ]
+    return [row | {"voxels": int(voxels[row["number"]])} for row in index_rows(file, labelled.labels)]
 
 
 def label_map(labelled: LabelledVolume) -> NDArray[np.uint16]:

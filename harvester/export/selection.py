@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
@@ -78,6 +79,11 @@ def by_volume(labels: Sequence[Row], store: Store) -> list[tuple[Row, list[Row]]
             "that was harvested with --store"
         )
     return [(volumes[name], rows) for name, rows in groups.items()]
+
+
+def index_rows(file: Path, labels: Sequence[Row]) -> list[Row]:
+    """What is in a file, one row per label: numbers from 1 in the labels' order."""
+    return [{"file": file.name, "number": number, "label": label} for number, label in enumerate(labels, 1)]
 
 
 def key_box(placed: Sequence[Placed]) -> Placed:

@@ -85,13 +85,12 @@ class SliceMap:
 
         Raises VolumeError, not_axial.
         """
-        own, (i, j), (i1, j1, i2, j2) = round(self.places[k]), self.shift_ij[k], box_ij
-        low, high = self.places[max(0, k - 1)], self.places[min(k + 1, len(self.places) - 1)]
-        made = [
-            near for near in range(round(low), round(high) + 1) if near != own and self._nearest(near) == k
-        ]
-        found = [self.orientation.box(each, (i1 + i, j1 + j, i2 + i, j2 + j)) for each in (own, *made)]
-        return [(z, (x1, y1, x2, y2)) for z, x1, y1, x2, y2 in found]
+        own, (z, x1, y1, x2, y2) = round(self.places[k]), self.box(k, box_ij)
+        around = self.places[max(0, k - 1) : k + 2]
+        between = range(round(around[0]), round(around[-1]) + 1)
+        made = [at for at in between if at != own and self._nearest(at) == k]
+        up = -1 if self.orientation.flips[2] else 1
+        return [(z + up * (at - own), (x1, y1, x2, y2)) for at in (own, *made)]
 
     def _nearest(self, k: int) -> int:
         """The file's slice that lies closest to the grid's slice k, the lower of equals."""

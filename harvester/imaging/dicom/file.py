@@ -94,15 +94,21 @@ def read_header(file: Path, tags: Sequence[str] | None = None) -> pydicom.Datase
 
 def read_whole(file: Path, volume_id: str) -> pydicom.Dataset:
     """The whole file. Raises VolumeError: unreadable, too_large; call within `silence_dicom_loggers`."""
+    with readable(volume_id), file.open("rb") as source:
+        bounded = Bounded(source)
+        if bounded.size > MOST_FILE_BYTES:
+            raise VolumeError("too_large", f"volume {volume_id}: a file of over {MOST_FILE_BYTES} bytes")
+        try:
+            return _read(bounded)
+        except DeflatedError:
+            return _read(_inflated(file, source, MOST_FILE_BYTES))
+
+
+@contextmanager
+def readable(volume_id: str) -> Iterator[None]:
+    """Within it what is in BROKEN becomes a VolumeError, unreadable."""
     try:
-        with file.open("rb") as source:
-            bounded = Bounded(source)
-            if bounded.size > MOST_FILE_BYTES:
-                raise VolumeError("too_large", f"volume {volume_id}: a file of over {MOST_FILE_BYTES} bytes")
-            try:
-                return _read(bounded)
-            except DeflatedError:
-                return _read(_inflated(file, source, MOST_FILE_BYTES))
+        yield
     except BROKEN as error:
         raise VolumeError(
             "unreadable",

@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 
 from harvester.errors import VolumeError
 from harvester.imaging.dicom.assembly import AssembledGrid, Stack, assemble
-from harvester.imaging.dicom.file import BROKEN, is_dicom_file, read_header, read_whole, silence_dicom_loggers
+from harvester.imaging.dicom.file import (
+    BROKEN,
+    is_dicom_file,
+    read_header,
+    read_whole,
+    readable,
+    silence_dicom_loggers,
+)
 from harvester.imaging.dicom.pixels import hu_plane
 from harvester.records import Volume
 
@@ -82,7 +89,8 @@ def read_series_grid(files: Iterable[Path], volume_id: str) -> tuple[list[pydico
     Raises VolumeError: unreadable, no_geometry, and as `assemble` does.
     """
     with silence_dicom_loggers():
-        headers = [_header(file, volume_id) for file in files]
+        with readable(volume_id):
+            headers = [read_header(file) for file in files]
         for header in headers:
             _check_alike(header, headers[0], volume_id)
         stack = stack_of(headers, volume_id)
@@ -118,16 +126,6 @@ def stack_of(headers: Sequence[pydicom.Dataset], volume_id: str) -> Stack:
         raise VolumeError(
             "no_geometry",
             f"volume {volume_id}: positions, orientation or PixelSpacing are no numbers; export the series again",
-        ) from None
-
-
-def _header(file: Path, volume_id: str) -> pydicom.Dataset:
-    try:
-        return read_header(file)
-    except BROKEN as error:
-        raise VolumeError(
-            "unreadable",
-            f"volume {volume_id}: a file is not readable DICOM ({type(error).__name__}); export it again",
         ) from None
 
 
