@@ -14,9 +14,10 @@ from typing import Any, Final
 
 from harvester.export.selection import ORIGIN, LabelledVolume, Row, boxes
 from harvester.imaging.slice_map import SliceMap
+from harvester.records import Role
 
 FILE: Final = "annotations.json"
-CATEGORIES: Final = {"lesion": 1, "hard_negative": 2}
+CATEGORIES: Final[dict[str, int]] = {Role.LESION: 1, Role.HARD_NEGATIVE: 2}
 
 
 def write(volumes: Iterable[LabelledVolume], folder: Path, made_by: Row) -> None:

@@ -15,6 +15,7 @@ from typing import Final
 
 from harvester.export.selection import ORIGIN, LabelledVolume, Row, boxes, key_box
 from harvester.imaging.slice_map import SliceMap
+from harvester.records import Split
 
 FILE: Final = "DL_info.csv"
 DEEPLESION: Final = re.compile(r"(\d{6})_(\d{2})_(\d{2})_(\d+)-(\d+)")
@@ -74,7 +75,7 @@ def _row(volume: Row, slices: SliceMap, label: Row) -> Row:
         "Slice_range": f"{first}, {first + slices.shape[2] - 1}",
         "Spacing_mm_px_": _listed(spacing),
         "Image_size": f"{slices.shape[0]}, {slices.shape[1]}",
-        "Train_Val_Test": 3 if volume["split"] == "vd_test" else 1,
+        "Train_Val_Test": 3 if volume["split"] == Split.VD_TEST else 1,
         **{name: volume[name] for name in ("volume_id", "patient_id", "split")},
         "label_id": label["label_id"],
         **{name: "" if label[name] is None else label[name] for name in ORIGIN},

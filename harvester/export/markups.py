@@ -12,12 +12,16 @@ import numpy as np
 
 from harvester.export.file_grid import FileGrid
 from harvester.export.selection import ORIGIN, LabelledVolume, Row, boxes, index_rows
+from harvester.records import Role, Source
 
 SCHEMA: Final = (
     "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"
     "markups-schema-v1.0.3.json#"
 )
-COLORS: Final = {"lesion": [0.24, 0.58, 1.0], "hard_negative": [1.0, 0.69, 0.18]}
+COLORS: Final[dict[str, list[float]]] = {
+    Role.LESION: [0.24, 0.58, 1.0],
+    Role.HARD_NEGATIVE: [1.0, 0.69, 0.18],
+}
 
 
 def write(labelled: LabelledVolume, folder: Path, _made_by: Row) -> list[Row]:
@@ -69,5 +73,5 @@ def _origin(label: Row) -> str:
 
 def status(label: Row) -> str:
     """In words, whether a person stands behind a label."""
-    by_people = label["source"] in ("clinical", "annotated", "reviewed")
+    by_people = label["source"] in (Source.CLINICAL, Source.ANNOTATED, Source.REVIEWED)
     return "by a person" if by_people else "machine-made, not verified"

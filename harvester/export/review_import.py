@@ -21,6 +21,7 @@ from harvester.export.dl_info import first_slice
 from harvester.geometry import Placed
 from harvester.imaging.slice_map import SliceMap
 from harvester.labels.reviewed import VERDICTS, Verdict
+from harvester.records import Source
 
 NEEDED: Final = (
     "volume_id",
@@ -148,7 +149,7 @@ def _label(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     if label["role"] not in CATEGORIES:
         raise LabelError(f"{where}: role must be one of {', '.join(CATEGORIES)}")
     run, model = str(row.get("run_id") or ""), str(row.get("model_hash") or "")
-    if label["source"] not in ("clinical", "annotated") and not HASH.fullmatch(run):
+    if label["source"] not in (Source.CLINICAL, Source.ANNOTATED) and not HASH.fullmatch(run):
         raise LabelError(
             f"{where}: run_id is not as it was exported (12 hex digits); did a spreadsheet turn it into a number?"
         )

@@ -32,7 +32,7 @@ class Orientation:
     @classmethod
     def of(cls, affine_ras: Array, shape: tuple[int, int, int]) -> "Orientation":
         """From a NIfTI affine (voxel index to RAS+ mm): a stored axis takes the file axis closest to it."""
-        ornt = io_orientation(affine_ras)  # type: ignore[no-untyped-call]
+        ornt = io_orientation(affine_ras)  # type: ignore[no-untyped-call]  # nibabel's has no types
         axes = [int(np.flatnonzero(ornt[:, 0] == axis)[0]) for axis in range(3)]
         # Stored x and y run to the left and the back, RAS+ to the right and the front.
         flips = [bool(ornt[axis, 1] == want) for axis, want in zip(axes, (1, 1, -1), strict=True)]

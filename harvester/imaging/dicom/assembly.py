@@ -115,25 +115,29 @@ def assemble(stack: Stack, volume_id: str) -> AssembledGrid:
     names = [stack.names[index] for index in order]
     gap, places, sources = _even(heights[order], names, stack.thickness_mm, volume_id)
     shift_ij = _shifts(stack, order, volume_id)
+    affine = _affine_lps(stack, stack.positions_mm[order], gap, np.column_stack([shift_ij, places]))
     columns, rows = (side + int(shift_ij[:, axis].max()) for axis, side in enumerate(stack.size_px))
-    column_mm, row_mm = stack.pixel_mm
-    affine = np.eye(4)
-    affine[:3, :3] = np.stack([stack.right * column_mm, stack.down * row_mm, stack.normal * gap], axis=1)
-    # Slices were moved by whole pixels: the origin by which all together lie best.
-    affine[:3, 3] = (stack.positions_mm[order] - np.column_stack([shift_ij, places]) @ affine[:3, :3].T).mean(
-        axis=0
-    )
-    orientation = Orientation.of(RAS_TO_LPS @ affine, (columns, rows, len(sources)))
-    shifts = tuple((int(i), int(j)) for i, j in shift_ij)
     return AssembledGrid(
         order=tuple(int(index) for index in order),
         slices=SliceMap(
-            orientation, stack.size_px, tuple(round(float(place), 3) for place in places), shifts
+            orientation=Orientation.of(RAS_TO_LPS @ affine, (columns, rows, len(sources))),
+            size_px=stack.size_px,
+            places=tuple(round(float(place), 3) for place in places),
+            shift_ij=tuple((int(i), int(j)) for i, j in shift_ij),
         ),
         sources=sources,
-        spacing_ijk_mm=(column_mm, row_mm, gap),
+        spacing_ijk_mm=(*stack.pixel_mm, gap),
         affine_lps=affine,
     )
+
+
+def _affine_lps(stack: Stack, positions_mm: Array, gap_mm: float, voxels_ijk: Array) -> Array:
+    """Slices were moved by whole pixels: the origin is the one by which all of them together lie best."""
+    column_mm, row_mm = stack.pixel_mm
+    affine = np.eye(4)
+    affine[:3, :3] = np.stack([stack.right * column_mm, stack.down * row_mm, stack.normal * gap_mm], axis=1)
+    affine[:3, 3] = (positions_mm - voxels_ijk @ affine[:3, :3].T).mean(axis=0)
+    return affine
 
 
 def _check_axes(stack: Stack, volume_id: str) -> None:
