@@ -167,8 +167,11 @@ def _even(heights_mm: Array, names: Sequence[str], thickness_mm: float, volume_i
     gaps = np.diff(heights_mm)
     _check_apart(gaps, names, volume_id)
     usual = float(np.median(gaps))
-    if np.all(np.abs(gaps - usual) <= GAP_TOLERANCE * usual):
+    even = np.abs(gaps - usual) <= GAP_TOLERANCE * usual
+    if even.all():
         return float(gaps.mean()), np.arange(count), tuple((n, 0.0) for n in range(count))
+    # Positions are rounded: over hundreds of slices the median's error would add up to slices of its own.
+    usual = float(gaps[even].mean()) if even.any() else usual
     # The grid is sized after the check: one far slice must not make millions.
     if gaps.max() > WIDEST_GAP * usual:
         raise _uneven(gaps, usual, names, volume_id)

@@ -83,7 +83,7 @@ def layouts(draw: st.DrawFn) -> Layout:
     missing = draw(st.none() | st.integers(1, count - 2))
     numbers = [number for number in range(count) if number != missing]
     slides = draw(st.tuples(st.floats(-0.4, 0.4), st.floats(-0.4, 0.4)))
-    jitter = 0.0 if missing else draw(st.sampled_from([0.0, 0.04]))
+    jitter = draw(st.sampled_from([0.0, 0.02]))
     way = draw(st.sampled_from([1, -1]))
     right, down = np.array([1.0, 0, 0]) * way, np.array([0, 1.0, 0]) * draw(st.sampled_from([1, -1]))
     heights = np.array([number + jitter * (number % 2) for number in numbers]) * gap

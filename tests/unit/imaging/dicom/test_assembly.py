@@ -95,6 +95,15 @@ def test_a_missing_slice_of_many_is_made_between_its_neighbours() -> None:
     assert assembled.slices.box(7, (1, 1, 2, 2))[0] == 8
 
 
+def test_rounded_positions_hide_no_missing_slice() -> None:
+    """Slices 0.625 mm apart, written to a hundredth: gaps of 0.62 and 0.63, whose median is four slices off in 501."""
+    heights = [round(0.625 * n - 0.0001, 2) for n in range(501) if n != 250]
+    assembled = assemble(upright(heights), "v")
+    assert assembled.shape[2] == 501
+    assert [k for k, (_, weight) in enumerate(assembled.sources) if weight] == [250]
+    assert assembled.spacing_zyx_mm[0] == pytest.approx(0.625, abs=1e-4)
+
+
 @pytest.mark.parametrize(
     ("heights_mm", "expected"),
     [
