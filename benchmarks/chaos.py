@@ -61,7 +61,7 @@ class Journal:
     def look(self) -> None:
         """Read the notes of steps and shards that are there now."""
         notes = dict.fromkeys(self.run.glob("round-*/*.step.json"), "step")
-        notes |= dict.fromkeys(self.run.glob("round-*/*.shards/[0-9]*.json"), "shard")
+        notes |= dict.fromkeys(self.run.glob("round-*/*.partials/[0-9]*.json"), "shard")
         notes |= dict.fromkeys(self.run.glob("store/shards/*.json"), "store_shard")
         for path, kind in notes.items():
             now = (kind, path.stat().st_mtime_ns, json.loads(path.read_text()).get("published", 1))
@@ -282,7 +282,7 @@ def compared(quiet: Path, disturbed: Path) -> dict[str, Any]:
         "equal": all(equal.values()),
         "equal_tables": equal,
         "harvested_by_round": [row["harvested"] for row in final["rounds"]],
-        "marks_left": len(list(disturbed.glob("round-*/*.shards/begun-*"))),
+        "marks_left": len(list(disturbed.glob("round-*/*.partials/begun-*"))),
         "run_ids_equal": final["run_id"] == json.loads((quiet / "summary.json").read_text())["run_id"],
     }
 

@@ -31,8 +31,8 @@ from harvester.config.data import InsertionSettings
 from harvester.config.loading import settings_hash
 from harvester.datasets.insertion.insertion import (
     Background,
-    Case,
     IgnoredRegion,
+    InsertionCase,
     Prepared,
     load_background_volume,
     load_backgrounds,
@@ -127,7 +127,7 @@ def made_volumes(
         done = attempt = 0
         while done < count:
             name = settings_hash("deeplesion archive", split, prepared.background.id, attempt)
-            case = Case(f"in-{name}", prepared.background.patient_id, prepared.background.id, split)
+            case = InsertionCase(f"in-{name}", prepared.background.patient_id, prepared.background.id, split)
             volume, marks, ignored = make(settings, prepared, case, seed)
             attempt += 1
             if marks:

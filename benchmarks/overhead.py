@@ -37,7 +37,7 @@ from harvester.models.device import Place
 from harvester.proposals.inference import Proposals
 from harvester.proposals.network import Generator
 from harvester.records import SCORED, TUBELETS, Volume
-from harvester.run.step_shards import Shards, planned
+from harvester.run.partials import Partials, plan_parts
 from harvester.storage.location import Location
 from harvester.store.slab import GridFrame
 from harvester.store.store import Store, finish_store, write_volume
@@ -168,27 +168,27 @@ def by_ray(settings: Settings, store: Store, rows: list[dict[str, Any]], work: P
     compute = settings.compute.model_copy(update={"replicas": replicas})
     own = settings.model_copy(update={"compute": compute})
     told = {}
-    for step, actor, models, schema in (
-        ("propose", Proposer, "generator", TUBELETS),
-        ("classify", Scorer, "classifier", SCORED),
+    for step, actor, models in (
+        ("propose", Proposer, "generator"),
+        ("classify", Scorer, "classifier"),
     ):
-        shards = Shards(Location.of(work / f"{time.time()}.shards"))
-        job = replace(job_in(own, store, work, models), shards=shards)
+        partials = Partials(Location.of(work / f"{time.time()}.partials"))
+        job = replace(job_in(own, store, work, models), partials=partials)
         began = time.time()
-        table, _ = run_over_volumes(actor, job, rows, schema)  # type: ignore[arg-type]
+        table, _ = run_over_volumes(actor, job, rows)  # type: ignore[arg-type]
         if step == "propose":
             Location.of(work / "tubelets.parquet").write_table(table, row_group_size=4096)
-        records = [shards.record(shard.name) or {} for shard in planned(rows)]
+        records = [partials.record(shard.name) or {} for shard in plan_parts(rows)]
         assert not any(record["errors"] for record in records)
         told[step] = sorted(record["ended"] - began for record in records for _ in record["volumes"])
-        shards.folder.delete_folder()
+        partials.folder.delete_folder()
     return told
 
 
 def job_in(settings: Settings, store: Store, work: Path, models: str) -> InferenceJob:
     """A step's job; its shards are put in by by_ray."""
     folds = patient_folds(store.manifest.to_pylist(), settings.folds, settings.seed)
-    nowhere = Shards(Location.of(work / "nowhere"))
+    nowhere = Partials(Location.of(work / "nowhere"))
     tubelets = Location.of(work / "tubelets.parquet")
     return InferenceJob(settings, store.path, Location.of(work / models), folds, nowhere, tubelets)
 

@@ -28,8 +28,8 @@ from ray._private.internal_api import get_memory_info_reply, get_state_from_addr
 from harvester.config.settings import Settings
 from harvester.distributed.cluster import start_ray
 from harvester.distributed.inference import Proposer, Scorer, run_over_volumes
-from harvester.records import SCORED, TUBELETS, Volume
-from harvester.run.step_shards import Shards, planned
+from harvester.records import TUBELETS, Volume
+from harvester.run.partials import Partials, plan_parts
 from harvester.storage.location import Location
 from harvester.store.container import open_shard
 from harvester.store.store import Store, finish_store
@@ -117,17 +117,17 @@ def swept(store: Store, settings: Settings, work: Path) -> float:
     """Warm seconds a volume, proposed and scored, tables and all."""
     rows, total = store.manifest.to_pylist(), 0.0
     with tempfile.TemporaryDirectory(dir=work) as aside:
-        for step, actor, models, schema in (
-            (STEPS[0], Proposer, "generator", TUBELETS),
-            (STEPS[1], Scorer, "classifier", SCORED),
+        for step, actor, models in (
+            (STEPS[0], Proposer, "generator"),
+            (STEPS[1], Scorer, "classifier"),
         ):
-            shards = Shards(Location.of(aside) / f"{step}.shards")
-            job = replace(job_in(settings, store, work, models), shards=shards)
+            partials = Partials(Location.of(aside) / f"{step}.partials")
+            job = replace(job_in(settings, store, work, models), partials=partials)
             began = time.time()
-            table, _ = run_over_volumes(actor, job, rows, schema)  # type: ignore[arg-type]
+            table, _ = run_over_volumes(actor, job, rows)  # type: ignore[arg-type]
             if step == STEPS[0]:
                 job.tubelets.write_table(table, row_group_size=4096)  # type: ignore[union-attr]
-            records = [shards.record(shard.name) or {} for shard in planned(rows)]
+            records = [partials.record(shard.name) or {} for shard in plan_parts(rows)]
             times = sorted(record["ended"] - began for record in records for _ in record["volumes"])
             total += 1 / warm_rate(times)
     return total
@@ -143,25 +143,25 @@ def million() -> dict[str, Any]:
     """Seconds at a million rows: to plan, and from a sample of published shards to list and to read back."""
     rows = [{"volume_id": f"v{i:07d}", "patient_id": f"p{i:07d}"} for i in range(ROWS)]
     began = time.monotonic()
-    plan = planned(rows)
+    plan = plan_parts(rows)
     told: dict[str, Any] = {"rows": ROWS, "shards": len(plan), "plan_seconds": time.monotonic() - began}
     table = pa.Table.from_pylist([{"volume_id": "v", "patient_id": "p"}], TUBELETS)
     with tempfile.TemporaryDirectory() as aside:
-        shards = Shards(Location.of(aside))
+        partials = Partials(Location.of(aside))
         began = time.monotonic()
-        shards.plan(plan)
+        partials.plan(plan)
         for shard in plan[:RECORDED]:
-            shards.publish(
+            partials.publish(
                 shard.name, table, {"volumes": [row["volume_id"] for row in shard.rows], "errors": {}}
             )
         scale = len(plan) / RECORDED
         told["publish_seconds"] = (time.monotonic() - began) * scale
         began = time.monotonic()
-        found = shards.done()
+        found = partials.done()
         told["list_seconds"] = (time.monotonic() - began) * scale
         began = time.monotonic()
-        shards.records(sorted(found))
-        rows_read = sum(len(each) for each in shards.tables(sorted(found), TUBELETS))
+        partials.records(sorted(found))
+        rows_read = sum(len(each) for each in partials.tables(sorted(found), TUBELETS))
         told["read_seconds"] = (time.monotonic() - began) * scale
     assert rows_read == RECORDED
     return {name: round(value, 2) for name, value in told.items()}

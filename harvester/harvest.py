@@ -22,7 +22,7 @@ from harvester.labels import ledger as ledgers
 from harvester.mining import calibration, candidates, fusion, negatives
 from harvester.mining.candidates import outside_ignored
 from harvester.models.pretrained import named_by_content
-from harvester.records import ACCEPTED, LEDGER, PARTLY_MARKED, SCORED, TUBELETS
+from harvester.records import ACCEPTED, LEDGER, PARTLY_MARKED, SCORED
 from harvester.results.completeness import rank_volumes
 from harvester.results.summary import History
 from harvester.run.folder import Output, Run, table_hash, weights_hash
@@ -108,9 +108,9 @@ def propose(run: Run, k: int, lpg: Output) -> Output:
     counts: dict[str, float] = {"slices": run.slices}
 
     def make() -> pa.Table:
-        shards = run.shards("tubelets", k, key)
-        job = InferenceJob(run.settings, run.store.path, lpg.path, run.folds, shards)
-        table, measured = run_over_volumes(Proposer, job, run.mined, TUBELETS)
+        partials = run.partials("tubelets", k, key)
+        job = InferenceJob(run.settings, run.store.path, lpg.path, run.folds, partials)
+        table, measured = run_over_volumes(Proposer, job, run.mined)
         counts.update(measured)
         return outside_ignored(table, run.store.ignore())
 
@@ -152,9 +152,9 @@ def classify(run: Run, k: int, tubelets: Output, lpc: Output) -> pa.Table:
 
     def make() -> pa.Table:
         job = InferenceJob(
-            run.settings, run.store.path, lpc.path, run.folds, run.shards("scored", k, key), tubelets.path
+            run.settings, run.store.path, lpc.path, run.folds, run.partials("scored", k, key), tubelets.path
         )
-        table, measured = run_over_volumes(Scorer, job, run.mined, SCORED)
+        table, measured = run_over_volumes(Scorer, job, run.mined)
         counts.update(measured)
         return table
 

@@ -322,7 +322,7 @@ def _is_data(kind: pa.DataType) -> bool:
 
 
 @dataclass(frozen=True)
-class Refused:
+class Reject:
     """A row of rejects.parquet (records.REJECTS), known before a pixel was read.
 
     source_hash  salted hash of what names the file or series in the archive (salted_hash)

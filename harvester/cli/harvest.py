@@ -19,7 +19,7 @@ from harvester.cli.console import job_parser, run_job
 from harvester.cli.plan import lines, plan
 from harvester.config.loading import resolve
 from harvester.config.settings import Settings
-from harvester.distributed.capacity import require_room
+from harvester.distributed.capacity import require_capacity
 from harvester.distributed.cluster import start_ray
 from harvester.distributed.preparation import prepare, prepared
 from harvester.errors import SettingsError
@@ -81,7 +81,7 @@ def run(settings: Settings, store_path: str | None, run_folder: str | None) -> N
     folder = folder_of(settings, run_folder)
     with logged_to(folder):
         start_ray()
-        require_room(settings.compute)
+        require_capacity(settings.compute)
         harvest_to(folder, settings, store_path, began)
 
 

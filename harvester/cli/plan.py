@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from harvester.config.settings import Settings
 from harvester.harvest import harvest
-from harvester.run.folder import NOTE, SHARDS, Run
-from harvester.run.step_shards import Shards
+from harvester.run.folder import NOTE, PARTIALS, Run
+from harvester.run.partials import Partials
 from harvester.run.tracking import Tracker
 from harvester.storage.location import Location, Where
 from harvester.store.store import Store
@@ -142,9 +142,9 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = ""
 
 def _begun(run: _Planned, missing: _NotMadeError, step: str) -> str:
     folder = run.of_round(missing.round)
-    shards = Shards(folder / f"{step}-{missing.key}{SHARDS}")
-    if done := len(shards.done()):
-        return f"{done} shards of {shards.volumes()} volumes are published"
+    partials = Partials(folder / f"{step}-{missing.key}{PARTIALS}")
+    if done := len(partials.done()):
+        return f"{done} parts of {partials.volumes()} volumes are published"
     files = (folder / f"{step}-{missing.key}").files()
     fitted = sum(name.endswith(".safetensors") for name in files)
     stopped = sum(name.endswith(".checkpoint.pt") for name in files)

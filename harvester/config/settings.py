@@ -198,7 +198,8 @@ class ComputeSettings(Part):
     no_progress_minutes: float = Field(
         60,
         gt=0,
-        description="proposing, scoring and training give up where nothing is published for so long",
+        description="proposing, scoring and training give up where nothing is published for so long; preparation "
+        "refuses a scan whose reader takes longer, twice",
     )
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: bool = Field(

@@ -1,16 +1,17 @@
-"""What a look through an archive finds: the scans to be stored, and what is refused, each with its reason."""
+"""What discovery finds in a dataset: the scans to be stored, and what is refused, each with its reason."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from harvester.records import Refused
+from harvester.errors import SettingsError
+from harvester.records import Mark, Reject, Volume
 
 
 @dataclass
-class Scan:
+class ScanFiles:
     """A scan as found: its files, the names by which a table may call it, and who it is of.
 
     masks  label masks of its lesions
@@ -27,11 +28,42 @@ class Scan:
 
 
 @dataclass(frozen=True)
-class Found:
-    """Cases (dataclasses of plain values, each with volume_id, patient_id and split), sorted by id; and refusals."""
+class Discovery:
+    """What is to be made, in that order, and what is refused.
+
+    cases  dataclasses of plain values, each with volume_id, patient_id and split
+    """
 
     cases: Sequence[Any]
-    refused: Sequence[Refused] = ()
+    rejects: Sequence[Reject] = ()
+
+
+@dataclass(frozen=True)
+class LoadedVolume:
+    """A volume of a dataset, its marks, and the regions left out of harvest and scoring (rows of records.IGNORE)."""
+
+    volume: Volume
+    marks: Sequence[Mark]
+    ignored: Sequence[Mapping[str, Any]] = ()
+
+
+class Dataset(Protocol):
+    """One kind of data: what there is, and how a volume of it is read or made."""
+
+    def discover(self, salt: str) -> Discovery:
+        """What there is to store; `salt` makes ids meaningless outside. Raises LabelError, SettingsError."""
+
+    def load(self, case: Mapping[str, Any]) -> LoadedVolume:
+        """The volume of a discovered case, given as its fields. Raises VolumeError, and whatever a reader may raise."""
+
+
+def root_of(source: Path | None) -> Path:
+    """The folder of data that is read from files. Raises SettingsError where none is given."""
+    if source is None:
+        raise SettingsError(
+            "this data.kind reads files: give --source, or set $HARVESTER_DATA to the folder of the data"
+        )
+    return source
 
 
 def salted_hash(name: str, salt: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 @dataclass
-class Tree:
+class FileList:
     """What lies under a root, sorted, as paths relative to it with forward slashes.
 
     files       ordinary files (no pipes, sockets or devices: opening those may wait for ever)
@@ -20,30 +20,30 @@ class Tree:
     unreadable: list[str] = field(default_factory=list)
 
 
-def walk(root: Path) -> Tree:
+def list_files(root: Path) -> FileList:
     """Everything under `root`. An absent root is an unreadable one: nothing is raised."""
-    tree = Tree()
+    found = FileList()
     waiting = [""]
     while waiting:
         folder = waiting.pop()
         try:
             entries = list(os.scandir(root / folder))
         except OSError:
-            tree.unreadable.append(folder)
+            found.unreadable.append(folder)
             continue
-        waiting.extend(_sorted_in(tree, folder, entries))
-    for listed in (tree.files, tree.links, tree.unreadable):
+        waiting.extend(_sorted_in(found, folder, entries))
+    for listed in (found.files, found.links, found.unreadable):
         listed.sort()
-    return tree
+    return found
 
 
-def _sorted_in(tree: Tree, folder: str, entries: list[os.DirEntry[str]]) -> Iterator[str]:
+def _sorted_in(found: FileList, folder: str, entries: list[os.DirEntry[str]]) -> Iterator[str]:
     """Put each entry where it belongs; the folders come back."""
     for entry in entries:
         name = f"{folder}/{entry.name}" if folder else entry.name
         if entry.is_symlink():
-            tree.links.append(name)
+            found.links.append(name)
         elif entry.is_dir(follow_symlinks=False):
             yield name
         elif entry.is_file(follow_symlinks=False):
-            tree.files.append(name)
+            found.files.append(name)

@@ -1,4 +1,4 @@
-"""Whether a cluster has room for what the settings ask, told before any work begins."""
+"""Whether a cluster has the capacity for what the settings ask, said before any work begins."""
 
 import logging
 import time
@@ -6,17 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import ray
 from ray.autoscaler.sdk import request_resources
 
 from harvester.config.settings import ComputeSettings
+from harvester.distributed.cluster import living_nodes
 from harvester.errors import SettingsError
 
 logger = logging.getLogger(__name__)
 
 Resources = Mapping[str, float]
 
-TOLD: Final = {"CPU": "CPUs", "GPU": "GPUs", "memory": "GiB of memory"}
+NAMES: Final = {"CPU": "CPUs", "GPU": "GPUs", "memory": "GiB of memory"}
 GIB: Final = 2**30
 SECONDS_BETWEEN_LOOKS: Final = 10.0
 SLACK: Final = 1e-6
@@ -24,7 +24,7 @@ SLACK: Final = 1e-6
 
 
 @dataclass(frozen=True)
-class Need:
+class ResourceRequest:
     """So many processes at the same time, each of which lives on one node.
 
     setting     the setting that asks for `count` of them
@@ -37,11 +37,11 @@ class Need:
 
     def text(self) -> str:
         """For people."""
-        parts = [f"{_amount(name, value)} {TOLD[name]}" for name, value in self.each.items() if value]
+        parts = [f"{_amount(name, value)} {NAMES[name]}" for name, value in self.each.items() if value]
         return f"{self.setting} = {self.count} (each {' and '.join(parts)})"
 
 
-def needs_of(compute: ComputeSettings) -> list[Need]:
+def requests_of(compute: ComputeSettings) -> list[ResourceRequest]:
     """What must have room at the same time, step by step: the smallest pool, then the training workers."""
     pool = {"CPU": compute.cpus_per_replica, "GPU": compute.gpus_per_replica}
     if compute.memory_gib_per_replica:
@@ -49,59 +49,59 @@ def needs_of(compute: ComputeSettings) -> list[Need]:
     name = "compute.replicas" if compute.min_replicas is None else "compute.min_replicas"
     train = {"CPU": compute.cpus_per_train_worker, "GPU": float(compute.train_gpu)}
     return [
-        Need(name, compute.least_replicas, pool),
-        Need("compute.train_workers", compute.train_workers, train),
+        ResourceRequest(name, compute.least_replicas, pool),
+        ResourceRequest("compute.train_workers", compute.train_workers, train),
     ]
 
 
-def unmet(needs: Sequence[Need], nodes: Sequence[Resources]) -> list[str]:
-    """A line for each need that the nodes together have no room for, were they empty."""
+def shortfall(requests: Sequence[ResourceRequest], nodes: Sequence[Resources]) -> list[str]:
+    """A line for each request that the nodes together have no room for, were they empty."""
     return [
-        f"{need.text()}: room for {fitting}"
-        for need in needs
-        if (fitting := sum(_fit(need.each, node) for node in nodes)) < need.count
+        f"{request.text()}: room for {fitting}"
+        for request in requests
+        if (fitting := sum(_fit(request.each, node) for node in nodes)) < request.count
     ]
 
 
-def require_room(compute: ComputeSettings) -> None:
+def require_capacity(compute: ComputeSettings) -> None:
     """Wait compute.wait_for_nodes_minutes for nodes to come, then raise a SettingsError that says what is missing.
 
-    An autoscaler is told meanwhile what is wanted.
+    An autoscaler is asked meanwhile for what is wanted.
     """
-    needs = needs_of(compute)
+    requests = requests_of(compute)
     deadline = time.monotonic() + 60 * compute.wait_for_nodes_minutes
-    missing = unmet(needs, _nodes())
+    missing = shortfall(requests, _nodes())
     if missing and compute.wait_for_nodes_minutes:
         logger.info("waiting for nodes: %s", "; ".join(missing))
-        request_resources(bundles=_most_demanding(needs))
+        request_resources(bundles=_most_demanding(requests))
     while missing and time.monotonic() < deadline:
         time.sleep(min(SECONDS_BETWEEN_LOOKS, max(0.1, deadline - time.monotonic())))
-        missing = unmet(needs, _nodes())
+        missing = shortfall(requests, _nodes())
     if missing:
         raise SettingsError(
-            f"{'; '.join(missing)}. The cluster has {_told(_nodes())}; ask for less (--set), add nodes, or let it wait "
+            f"{'; '.join(missing)}. The cluster has {_said(_nodes())}; ask for less (--set), add nodes, or let it wait "
             "for nodes that come (compute.wait_for_nodes_minutes)"
         )
 
 
 def _nodes() -> list[Resources]:
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [node["Resources"] for node in living_nodes()]
 
 
 def _fit(each: Resources, node: Resources) -> int:
     return int(min(node.get(name, 0.0) / value + SLACK for name, value in each.items() if value))
 
 
-def _most_demanding(needs: Sequence[Need]) -> list[dict[str, float]]:
-    most = max(needs, key=lambda need: (need.count * need.each["GPU"], need.count * need.each["CPU"]))
+def _most_demanding(requests: Sequence[ResourceRequest]) -> list[dict[str, float]]:
+    most = max(requests, key=lambda one: (one.count * one.each["GPU"], one.count * one.each["CPU"]))
     return [{name: value for name, value in most.each.items() if value}] * most.count
 
 
-def _told(nodes: Sequence[Resources]) -> str:
+def _said(nodes: Sequence[Resources]) -> str:
     if not nodes:
         return "no node"
     each = [
-        " and ".join(f"{_amount(name, node[name])} {text}" for name, text in TOLD.items() if node.get(name))
+        " and ".join(f"{_amount(name, node[name])} {text}" for name, text in NAMES.items() if node.get(name))
         for node in nodes
     ]
     kinds = sorted({kind: each.count(kind) for kind in each}.items())

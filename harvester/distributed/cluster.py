@@ -1,13 +1,16 @@
-"""Joining or starting Ray, the same for every job."""
+"""Joining or starting Ray, the same for every job, and who is who on it."""
 
 import logging
 import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 
 import ray
 import ray.data
-from ray._private import ray_constants, services
 
+from harvester.run.quarantine import Quarantine, Worker
 from harvester.storage.location import Location
 
 logger = logging.getLogger(__name__)
@@ -16,29 +19,69 @@ LOOPBACK: Final = "127.0.0.1"
 
 
 def start_ray() -> None:
-    """Join the cluster that the job was submitted to (RAY_ADDRESS), or start one on this machine; quietly.
+    """Join the cluster that the job was submitted to (RAY_ADDRESS), or start a Ray on this machine; quietly.
 
-    One that is started here listens on loopback alone: nobody else on the network can reach it.
+    One that is started here listens on loopback alone: nobody else on the network can reach it. Workers know by their
+    own RAY_ADDRESS which cluster is theirs: parts of Ray ask for that, and would take another one on this machine.
     """
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    if services.canonicalize_bootstrap_address(None) is None:  # type: ignore[arg-type] # as ray.init asks
-        _start_on_loopback()
+    if address := os.environ.get("RAY_ADDRESS", ""):
+        named = (
+            ":" in address and "://" not in address
+        )  # "auto" and clients' addresses are no use to a worker
+        ray.init(
+            runtime_env={"env_vars": {"RAY_ADDRESS": address}} if named else None,
+            logging_level=logging.WARNING,
+        )
     else:
-        ray.init(logging_level=logging.WARNING)
+        port = _free_port()
+        with _environment({"RAY_ADDRESS": f"{LOOPBACK}:{port}", "RAY_GCS_SERVER_PORT": str(port)}):
+            ray.init(address="local", logging_level=logging.WARNING)
+        (node,) = living_nodes()
+        if node["NodeManagerAddress"] != LOOPBACK:
+            logger.warning("this Ray listens beyond loopback (%s)", node["NodeManagerAddress"])
     ray.data.DataContext.get_current().enable_progress_bars = False
     # What our own log lines say already, said again by Ray at length.
     for name in ("ray.data", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def _start_on_loopback() -> None:
-    # By itself Ray listens on all interfaces of a Linux machine, and turns a node's address of 127.0.0.1 into one that
-    # others reach. It has a switch, RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0, that it reads before we are asked.
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"  # its processes, and their children
-    ray.init(address="local", logging_level=logging.WARNING)
-    if ray.util.get_node_ip_address() != LOOPBACK:
-        logger.warning("this Ray listens beyond loopback (%s)", ray.util.get_node_ip_address())
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """What processes inherit that are started in the block."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            os.environ.update({name: value} if value is not None else {})
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+def living_nodes() -> list[dict[str, Any]]:
+    """What Ray says of the nodes that live now: NodeID, Resources, NodeManagerAddress."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]  # Ray gives no types for it
+    return [node for node in nodes if node["Alive"]]
+
+
+def quarantine_in(folder: Location) -> Quarantine:
+    """A worker's quarantine, in its name."""
+    return Quarantine(folder, this_worker(), lambda: [node["NodeID"] for node in living_nodes()])
+
+
+def this_worker() -> Worker:
+    """Whose process this is; nobody's where no Ray runs."""
+    if not ray.is_initialized():
+        return Worker("", "")
+    context = ray.get_runtime_context()
+    return Worker(context.get_job_id(), context.get_node_id())
 
 
 def for_ray(folder: Location) -> dict[str, Any]:

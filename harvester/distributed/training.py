@@ -1,4 +1,4 @@
-"""Ray Train: one fit a model and round, its folds shared out over the workers.
+"""Ray Train: one fit per model and round, its folds shared out over the workers.
 
 With as many workers as folds or fewer, a worker fits its folds alone, one after the other. With more, the workers of
 a fold share its batches (harvester/models/data_parallel.py). Either way the models are the same but for rounding, and
@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -28,7 +29,7 @@ from torch import nn
 from harvester.classifier.training import fit_classifier
 from harvester.config.settings import Settings
 from harvester.distributed.cluster import for_ray
-from harvester.distributed.watchdog import watched
+from harvester.distributed.watchdog import watch
 from harvester.errors import HarvesterError
 from harvester.labels.ledger import by_volume
 from harvester.models.data_parallel import Team
@@ -63,7 +64,7 @@ class FitJob:
 
 
 def train_folds(job: FitJob) -> None:
-    """Fit all folds of a model on Ray Train. Afterwards `job.out` holds one safetensors file a fold.
+    """Fit all folds of a model on Ray Train. Afterwards `job.out` holds one safetensors file per fold.
 
     Lost workers are replaced, and the fits go on from their last checkpoints. Raises StepError where that happens too
     often or nothing moves, and the workers' own HarvesterErrors, which would come again.
@@ -71,9 +72,7 @@ def train_folds(job: FitJob) -> None:
     compute = job.settings.compute
     for tries in range(1, compute.train_retries + 2):
         try:
-            watched(
-                lambda: _fit_all(job), job.out.versions, compute.no_progress_minutes, lambda _: _waiting(job)
-            )
+            watch(partial(_fit_all, job), FitProgress(job))
             break
         except (TrainingFailedError, RayError) as error:
             failures = list(getattr(error, "worker_failures", {}).values())
@@ -108,14 +107,25 @@ def _fit_all(job: FitJob) -> None:
     ).fit()
 
 
-def _waiting(job: FitJob) -> str:
-    compute = job.settings.compute
-    return (
-        f"{job.model}: no checkpoint and no weights for {compute.no_progress_minutes:g} minutes "
-        f"(compute.no_progress_minutes); {compute.train_workers} training workers of "
-        f"{compute.cpus_per_train_worker:g} CPUs{' and a GPU' if compute.train_gpu else ''} are waited for: does the "
-        "cluster have room? Start the same command again: it goes on from the last checkpoint"
-    )
+class FitProgress:
+    """Watches a fit's files: checkpoints and weights."""
+
+    def __init__(self, job: FitJob) -> None:
+        self.job, self.minutes = job, job.settings.compute.no_progress_minutes
+
+    def reached(self) -> dict[str, Any]:
+        """When each file was last written."""
+        return self.job.out.versions()
+
+    def waiting(self) -> str:
+        """The workers that should have written."""
+        compute = self.job.settings.compute
+        return (
+            f"{self.job.model}: no checkpoint and no weights for {self.minutes:g} minutes "
+            f"(compute.no_progress_minutes); {compute.train_workers} training workers of "
+            f"{compute.cpus_per_train_worker:g} CPUs{' and a GPU' if compute.train_gpu else ''} are waited for: does "
+            "the cluster have room? Start the same command again: it goes on from the last checkpoint"
+        )
 
 
 class Ungrouped(TorchConfig):

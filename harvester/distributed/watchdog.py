@@ -1,51 +1,84 @@
-"""Long work in a thread, watched: lines of progress, and an error where nothing moves for too long."""
+"""Long work in a thread under a watchdog: lines of progress, and an error where nothing moves for too long."""
 
+import faulthandler
 import threading
 import time
-from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, Protocol
 
 from harvester.errors import StepError
+from harvester.run.quarantine import begun
+from harvester.storage.location import Location
 
-T = TypeVar("T")
+SECONDS_BETWEEN_LOOKS: Final = 15.0
+STDERR: Final = 2
 
-SECONDS_BETWEEN_LINES: Final = 15.0
 
+class Progress(Protocol):
+    """How far some work is.
 
-def watched(
-    work: Callable[[], Any],
-    progress: Callable[[], T],
-    minutes: float,
-    waited_for: Callable[[T], str],
-    tell: Callable[[T, float], None] = lambda reached, seconds: None,
-) -> None:
-    """Do the work; its own errors are raised here.
-
-    progress    how far it is: whatever differs once something has moved
-    minutes     without any such difference until it is given up with a StepError that says what `waited_for` says
-    tell        called now and then with the progress and the seconds since the start
+    minutes     without progress until the work is given up
     """
-    failed: list[BaseException] = []
 
-    def guarded() -> None:
+    minutes: float
+
+    def reached(self) -> Any:
+        """Whatever differs once something has moved. Called now and then, and when the work is done."""
+
+    def waiting(self) -> str:
+        """What is waited for, for the error that gives up."""
+
+
+def said_begun(folder: Location, volume_ids: Iterable[str]) -> str:
+    """Which of the volumes are begun, for an error that gives up."""
+    names = sorted(begun(folder, volume_ids))
+    return (
+        f"volumes begun: {', '.join(names[:8])}"
+        if names
+        else "no volume was begun; does the cluster have room?"
+    )
+
+
+class _Work(threading.Thread):
+    """A daemon, so that work which hangs keeps no program from its end."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        super().__init__(daemon=True)
+        self.work = work
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
         try:
-            work()
+            self.work()
         except BaseException as error:  # noqa: BLE001 - raised where somebody waits for it
-            failed.append(error)
+            self.error = error
 
-    before = progress()
-    thread = threading.Thread(target=guarded, daemon=True)
+
+def watch(work: Callable[[], Any], progress: Progress) -> None:
+    """Do the work; its own errors are raised here, and a StepError where nothing moves for progress.minutes."""
+    before, moved = progress.reached(), time.monotonic()
+    thread = _Work(work)
     thread.start()
-    began = told = moved = time.monotonic()
     while thread.is_alive():
-        thread.join(min(SECONDS_BETWEEN_LINES, 60 * minutes / 4))
-        now, reached = time.monotonic(), progress()
+        thread.join(min(SECONDS_BETWEEN_LOOKS, 60 * progress.minutes / 4))
+        now, reached = time.monotonic(), progress.reached()
         if reached != before:
             before, moved = reached, now
-        if now - told >= SECONDS_BETWEEN_LINES:
-            told = now
-            tell(reached, now - began)
-        if now - moved > 60 * minutes and thread.is_alive():
-            raise StepError(waited_for(reached))
-    if failed:
-        raise failed[0]
+        if now - moved > 60 * progress.minutes and thread.is_alive():
+            raise StepError(progress.waiting())
+    if thread.error:
+        raise thread.error
+
+
+@contextmanager
+def time_limit(minutes: float) -> Iterator[None]:
+    """End this process, at once, where the block takes longer, even in C code that never returns nor lets go of Python.
+
+    Where it was is then in the process's log. One limit per process at a time.
+    """
+    faulthandler.dump_traceback_later(60 * minutes, exit=True, file=STDERR)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()

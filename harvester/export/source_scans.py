@@ -18,7 +18,7 @@ class SourceScans:
     def __init__(self, root: Path, settings: ArchiveSettings, seed: int, salt: str) -> None:
         # The archive may have grown: a better reconstruction must not hide the one that was stored.
         dicom = settings.dicom.model_copy(update={"reconstructions": "all"})
-        cases = archive.scan(root, settings.model_copy(update={"dicom": dicom}), seed, salt).cases
+        cases = archive.discover(root, settings.model_copy(update={"dicom": dicom}), seed, salt).cases
         self._max_voxels = settings.max_voxels
         self._files = {case.volume_id: [root / file for file in case.files] for case in cases}
 

@@ -5,7 +5,7 @@ It is never made twice: a step is done when its note is there, which is written 
 run/
   settings.yaml                    the resolved settings; settings.hash their hash
   round-<k>/<step>-<hash>.parquet  a table, <step>-<hash>/ a folder of weights, <step>-<hash>.json small values
-  round-<k>/<step>-<hash>.shards/  the parts of a table, published one by one by those who made them (shards.py)
+  round-<k>/<step>-<hash>.partials/ the parts of a table, published one by one by those who made them (partials.py)
   round-<k>/<step>-<hash>.step.json  its note: how long it took and how much it did
   log.jsonl                        what was logged, a JSON object a line, over all starts; in an object store a
                                    log-<time>.jsonl a start
@@ -27,14 +27,14 @@ from harvester.config.loading import as_tree, dump, restore, settings_hash
 from harvester.config.settings import Settings
 from harvester.errors import SettingsError, StoreError
 from harvester.labels.folds import patient_folds
-from harvester.run.step_shards import Shards
+from harvester.run.partials import Partials
 from harvester.storage.location import Location, Where
 from harvester.store.store import Store
 
 logger = logging.getLogger(__name__)
 
 NOTE: Final = ".step.json"
-SHARDS: Final = ".shards"
+PARTIALS: Final = ".partials"
 Parts = dict[str, Any]
 NOTHING: Final[Mapping[str, float]] = {}
 
@@ -99,9 +99,9 @@ class Run:
 
         return self._once(step, round_index, key, ".parquet", write)
 
-    def shards(self, step: str, round_index: int, key: str) -> Shards:
+    def partials(self, step: str, round_index: int, key: str) -> Partials:
         """Where the workers of a step publish the parts of its table."""
-        return Shards(self.of_round(round_index) / f"{step}-{key}{SHARDS}")
+        return Partials(self.of_round(round_index) / f"{step}-{key}{PARTIALS}")
 
     def of_round(self, round_index: int) -> Location:
         """The folder of a round's steps."""

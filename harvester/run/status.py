@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from harvester.errors import StoreError
-from harvester.run.folder import NOTE, SHARDS
+from harvester.run.folder import NOTE, PARTIALS
 from harvester.run.log import read_log
-from harvester.run.step_shards import Shards
+from harvester.run.partials import Partials
 from harvester.storage.location import Location, Where
 
-LATEST_SHARDS: Final = 20
+LATEST_PARTS: Final = 20
 """The rate is theirs: what went before may have been read from a cold disk, or before a restart."""
 QUIET_S: Final = 600
 """A run that has written nothing for so long may be dead."""
@@ -21,9 +21,9 @@ Told = dict[str, Any]
 
 @dataclass(frozen=True)
 class Part:
-    """A step that works in shards and has no table yet.
+    """A step that works in parts and has no table yet.
 
-    rate    volumes a second of the latest shards, or None before two are published
+    rate    volumes a second of the latest parts, or None before two are published
     """
 
     step: str
@@ -106,24 +106,24 @@ def _steps(folder: Location) -> Iterator[Told]:
 
 
 def _part(folder: Location) -> Part | None:
-    """The latest step in shards without its table."""
+    """The latest step in parts without its table."""
     open_ones = []
     for each in _rounds(folder):
         files = each.files()
-        begun = [name for name in each.folders() if name.endswith(SHARDS)]
-        open_ones += [each / name for name in begun if f"{name.removesuffix(SHARDS)}{NOTE}" not in files]
+        begun = [name for name in each.folders() if name.endswith(PARTIALS)]
+        open_ones += [each / name for name in begun if f"{name.removesuffix(PARTIALS)}{NOTE}" not in files]
     if not open_ones:
         return None
-    path = max(open_ones, key=lambda path: Shards(path).planned_at())
-    shards = Shards(path)
+    path = max(open_ones, key=lambda path: Partials(path).planned_at())
+    partials = Partials(path)
     records = sorted(
-        (record for name in shards.done() if (record := shards.record(name))),
+        (record for name in partials.done() if (record := partials.record(name))),
         key=lambda record: record["ended"],
     )
     errors = {volume: error for record in records for volume, error in record["errors"].items()}
     done = sum(len(record["volumes"]) for record in records)
     step = f"round {path.parent.name.removeprefix('round-')} {path.name.rsplit('-', 1)[0]}"
-    return Part(step, shards.volumes(), done, errors, _rate(records[-LATEST_SHARDS:]))
+    return Part(step, partials.volumes(), done, errors, _rate(records[-LATEST_PARTS:]))
 
 
 def _rate(records: list[Told]) -> float | None:

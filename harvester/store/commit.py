@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from harvester.errors import StoreError
-from harvester.records import PARTLY_MARKED, Mark, Refused
+from harvester.records import PARTLY_MARKED, Mark, Reject
 from harvester.storage.location import Location, writing
 from harvester.store.shard_plan import ShardNote
 from harvester.store.store import Store, finish_store
@@ -15,7 +15,7 @@ STAMP: Final = "prepared.json"
 
 
 def finish(
-    folder: Location, notes: Sequence[ShardNote], refused: Sequence[Refused], told: dict[str, str]
+    folder: Location, notes: Sequence[ShardNote], refused: Sequence[Reject], told: dict[str, str]
 ) -> Store:
     """The tables, in the order of ids, whatever shard a volume is in."""
     manifest = sorted((row for note in notes for row in note.manifest), key=_volume_id)

@@ -1,4 +1,4 @@
-"""The short form of benchmarks/chaos.py: a step in shards that loses a node, an actor and its driver."""
+"""The short form of benchmarks/chaos.py: a step in parts that loses a node, an actor and its driver."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.test_shards import manifest, records, times_done
+from tests.cluster.test_partials import manifest, records, times_done
 from tests.ray_nodes import Nodes, kill, ray_nodes
 
 ROOT = Path(__file__).parents[2]
@@ -19,13 +19,13 @@ import sys
 from pathlib import Path
 import pyarrow.parquet as pq
 from harvester.distributed.inference import run_over_volumes
-from harvester.distributed.start import start_ray
+from harvester.distributed.cluster import start_ray
 from harvester.records import TUBELETS
-from tests.cluster.test_shards import actor, job_in, manifest
+from tests.cluster.test_partials import actor, job_in, manifest
 
 folder = Path(sys.argv[1])
 start_ray()
-table, _ = run_over_volumes(actor(folder / "log", takes_s=0.4), job_in(folder), manifest(), TUBELETS)
+table, _ = run_over_volumes(actor(folder / "log", takes_s=0.4), job_in(folder), manifest())
 pq.write_table(table, folder / "table.parquet")
 """
 
@@ -59,7 +59,7 @@ def test_a_step_outlives_a_node_an_actor_and_its_driver(nodes: Nodes, tmp_path: 
     assert set(done) == {row["volume_id"] for row in manifest()}
     # A death costs what the dead had in their hands: two actors at most on the node, two of the driver, one killed.
     assert sum(done.values()) <= len(manifest()) + 5
-    assert not list((tmp_path / "shards").glob("begun-*"))
+    assert not list((tmp_path / "partials").glob("begun-*"))
 
 
 def started(nodes: Nodes, folder: Path) -> subprocess.Popen[bytes]:
@@ -68,7 +68,7 @@ def started(nodes: Nodes, folder: Path) -> subprocess.Popen[bytes]:
 
 
 def await_more(folder: Path, seen: dict[str, Any], count: int) -> None:
-    """Until so many more shards are published; those seen before must not have changed."""
+    """Until so many more parts are published; those seen before must not have changed."""
     wanted, deadline = len(seen) + count, time.monotonic() + 100
     while True:
         now = {record["volumes"][0]: record for record in records(folder)}
@@ -76,5 +76,5 @@ def await_more(folder: Path, seen: dict[str, Any], count: int) -> None:
         seen.update(now)
         if len(seen) >= wanted:
             return
-        assert time.monotonic() < deadline, f"{len(seen)} of {wanted} shards"
+        assert time.monotonic() < deadline, f"{len(seen)} of {wanted} parts"
         time.sleep(0.05)

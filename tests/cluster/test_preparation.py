@@ -5,6 +5,8 @@ import gzip
 import json
 import logging
 import os
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,12 @@ import numpy as np
 import pytest
 
 from harvester.config.settings import Settings
+from harvester.datasets.discovery import Dataset, LoadedVolume
 from harvester.distributed import preparation
 from harvester.distributed.preparation import Maker, prepare
 from harvester.errors import StoreError
 from harvester.storage.location import Location
+from harvester.store.container import ShardWriter
 from harvester.store.store import Store
 
 SHAPE = (16, 12, 5)
@@ -149,13 +153,16 @@ def case(name: str) -> dict[str, Any]:
 def row(*names: str) -> dict[str, Any]:
     return {
         "name": "one",
-        "cases": json.dumps([case(name) for name in names]),
-        "sources": json.dumps({name: f"h-{name}" for name in names}),
+        "rows": json.dumps(
+            [{"volume_id": name, "source_hash": f"h-{name}", "case": case(name)} for name in names]
+        ),
     }
 
 
 def phantoms(tmp_path: Path) -> Maker:
-    return Maker(Settings.model_validate({"data": {"phantom": {"depth": 6}}}), None, tmp_path)
+    return Maker(
+        Settings.model_validate({"data": {"phantom": {"depth": 6}}}), None, tmp_path, tmp_path / "begun"
+    )
 
 
 def test_what_a_reader_raises_is_a_refusal_without_its_words(
@@ -166,14 +173,14 @@ def test_what_a_reader_raises_is_a_refusal_without_its_words(
         FileNotFoundError(errno.ENOENT, "No such file", "/archive/DOE^JANE/1.dcm"),
         ValueError("PatientName DOE^JANE"), KeyError("DOE^JANE"), MemoryError(), RecursionError("DOE^JANE"),
     ]  # fmt: skip
-    make = Maker.make
+    load = Maker.load
 
     def broken(self: Maker, given: dict[str, Any]) -> Any:
         if given["volume_id"].startswith("bad"):
             raise errors[int(given["volume_id"][3:])]
-        return make(self, given)
+        return load(self, given)
 
-    monkeypatch.setattr(Maker, "make", broken)
+    monkeypatch.setattr(Maker, "load", broken)
     told = phantoms(tmp_path)(row("bad0", "v1", "bad1", "bad2", "v2", "bad3", "bad4"))
     assert told["error"] == ""
     assert list(json.loads(told["note"])["cases"]) == ["v1", "v2"]
@@ -187,7 +194,7 @@ def test_a_shard_of_refusals_alone_is_none(tmp_path: Path, monkeypatch: pytest.M
     def broken(self: Maker, given: dict[str, Any]) -> Any:
         raise ValueError
 
-    monkeypatch.setattr(Maker, "make", broken)
+    monkeypatch.setattr(Maker, "load", broken)
     told = phantoms(tmp_path)(row("v1"))
     assert (told["error"], len(json.loads(told["rejects"]))) == ("", 1)
     assert Location.of(tmp_path / "shards").files() == []
@@ -198,7 +205,7 @@ def test_a_full_disk_ends_the_job_with_one_error_and_no_half_shard(
 ) -> None:
     """The second volume of the second shard does not fit any more; what was finished stays."""
     maker, written = phantoms(tmp_path), []
-    add = preparation.ShardWriter.add
+    add = ShardWriter.add
 
     def full(self: Any, *given: Any) -> Any:
         written.append(given)
@@ -207,7 +214,7 @@ def test_a_full_disk_ends_the_job_with_one_error_and_no_half_shard(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return add(self, *given)
 
-    monkeypatch.setattr(preparation.ShardWriter, "add", full)
+    monkeypatch.setattr(ShardWriter, "add", full)
     assert maker(row("v1", "v2"))["error"] == ""
     told = maker({**row("v3", "v4", "v5"), "name": "two"})
     assert "No space left on device); make room there, then start again" in told["error"]
@@ -228,3 +235,81 @@ def test_an_actors_full_disk_is_the_jobs_error(
     with pytest.raises(StoreError, match=r"^no room left$"):
         prepare(settings(), archive, tmp_path / "a", shard_bytes=ALONE)
     assert not (tmp_path / "a" / "manifest.parquet").exists()
+
+
+KILLERS = {2.0: "exits", 3.0: "hangs"}
+"""Slice distance of the scan whose reader does so."""
+
+
+@pytest.fixture
+def hostile(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two of nine scans have a reader that ends or keeps its process; the log says how often each was read."""
+    for number, distance in ((3, 2.0), (5, 3.0)):
+        hu = np.zeros(SHAPE, np.int16) + number
+        nibabel.save(nibabel.Nifti1Image(hu, np.diag([0.8, 0.8, distance, 1])), archive / f"s{number}.nii")
+    log, killers = tmp_path / "log", dict(KILLERS)
+
+    # Local, so that both travel to the worker by value.
+    class Reader:
+        def __init__(self, dataset: Dataset) -> None:
+            self.dataset = dataset
+
+        def load(self, case: Mapping[str, Any]) -> LoadedVolume:
+            loaded = self.dataset.load(case)
+            does = killers.get(round(loaded.volume.spacing_zyx_mm[0], 1), "")
+            with log.open("a") as file:
+                file.write(f"{case['volume_id']} {does}\n")
+            if does == "exits":
+                os._exit(1)
+            if does == "hangs":
+                time.sleep(600)
+            return loaded
+
+    class HostileMaker(Maker):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            self.dataset = Reader(self.dataset)  # type: ignore[assignment]
+
+    monkeypatch.setattr(preparation, "Maker", HostileMaker)
+    return log
+
+
+def test_a_scan_that_kills_its_reader_or_keeps_it_is_refused_and_the_rest_is_prepared(
+    local_ray: None, archive: Path, tmp_path: Path, hostile: Path
+) -> None:
+    given = settings(max_reject_share=0.3)
+    limited = given.compute.model_copy(update={"no_progress_minutes": 0.05})
+    store = prepare(given.model_copy(update={"compute": limited}), archive, tmp_path / "a")
+    rejects = store.rejects().to_pylist()
+    assert [row["reason"] for row in rejects] == ["crash", "crash"]
+    assert all(
+        "2 workers that had it alone did not come back, dead or stuck" in row["message"] for row in rejects
+    )
+    assert len(store.manifest) == 7
+    # Each read twice, nobody else's work redone but that of the shard in hand.
+    read = [line.split(" ")[1] for line in hostile.read_text().splitlines()]
+    assert (read.count("exits"), read.count("hangs")) == (2, 2)
+    assert sorted(file.name for file in (tmp_path / "a").iterdir() if file.is_dir()) == ["shards"]
+    assert not list((tmp_path / "a" / "shards").glob(".*"))
+
+
+def test_what_killed_before_a_restart_is_left_out_at_once(
+    local_ray: None, archive: Path, tmp_path: Path, hostile: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job ends between verdict and tables; once the scan is mended, it is read again."""
+    (archive / "s5.nii").unlink()
+    given = settings(max_reject_share=0.3)
+
+    def killed(*_: Any) -> Store:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(preparation, "finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(given, archive, tmp_path / "a", shard_bytes=ALONE)
+    assert hostile.read_text().count("exits") == 2
+    store = prepare(given, archive, tmp_path / "a", shard_bytes=ALONE)
+    assert hostile.read_text().count("exits") == 2
+    assert store.rejects()["reason"].to_pylist() == ["crash"]
+    add_scan(archive, 3, (16, 12, 6))
+    assert len(prepare(given, archive, tmp_path / "a", shard_bytes=ALONE).rejects()) == 0

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 from ray.data._internal.object_extensions.arrow import ArrowPythonObjectType
 from ray.train.backend import Backend
 
@@ -22,8 +23,10 @@ from harvester.records import MANIFEST
 from harvester.store.store import Store
 
 ASK = """
-import json, psutil, ray
-from harvester.distributed.start import start_ray
+import json, os, psutil
+from harvester.distributed.cluster import start_ray
+import ray
+from ray.util.state import list_actors
 
 def listening():
     me = psutil.Process()
@@ -36,13 +39,19 @@ def listening():
 
 @ray.remote(num_cpus=0)
 class Worker:
-    def alive(self):
-        return True
+    def sees(self):
+        # As Ray Train's own PlacementGroupCleaner asks: of the cluster that is found.
+        own = [actor.actor_id for actor in list_actors(filters=[("class_name", "=", "Worker")])]
+        return {"address": os.environ.get("RAY_ADDRESS"), "found": ray.get_runtime_context().get_actor_id() in own}
 
 start_ray()
 worker = Worker.remote()
-assert ray.get(worker.alive.remote())
-print(json.dumps({"listening": listening(), "nodes": [node["NodeManagerAddress"] for node in ray.nodes()]}))
+print(json.dumps({
+    "listening": listening(),
+    "nodes": [node["NodeManagerAddress"] for node in ray.nodes()],
+    "sees": ray.get(worker.sees.remote()),
+    "address": ray.get_runtime_context().gcs_address,
+}))
 ray.shutdown()
 """
 
@@ -63,7 +72,8 @@ def asked(environment: dict[str, str], folder: Path) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_a_ray_of_ones_own_listens_on_loopback_alone_with_a_token(tmp_path: Path) -> None:
+def test_a_ray_of_ones_own_listens_on_loopback_alone_with_a_token(local_ray: None, tmp_path: Path) -> None:
+    """And its workers know which of two Rays on this machine is theirs."""
     token = tmp_path / "token"
     token.write_text("0123456789abcdef0123456789abcdef")
     told = asked(
@@ -79,6 +89,13 @@ def test_a_ray_of_ones_own_listens_on_loopback_alone_with_a_token(tmp_path: Path
     assert {"gcs_server", "raylet"} <= names
     beyond = [each for each in told["listening"] if not loopback(each[1])]
     assert beyond == []
+    assert told["sees"] == {"address": told["address"], "found": True}
+
+
+def test_workers_of_a_cluster_that_a_job_joins_know_it(local_ray: None, tmp_path: Path) -> None:
+    address = ray.get_runtime_context().gcs_address
+    told = asked({"RAY_ADDRESS": address, "RAY_AUTH_MODE": "token"}, tmp_path)
+    assert (told["address"], told["sees"]["address"]) == (address, address)
 
 
 def loopback(address: str) -> bool:

@@ -14,8 +14,7 @@ from harvester.config.settings import Settings
 from harvester.distributed.inference import InferenceJob, Proposer, run_over_volumes
 from harvester.distributed.preparation import Maker
 from harvester.errors import LabelError, StepError
-from harvester.records import TUBELETS
-from harvester.run.step_shards import Shards
+from harvester.run.partials import Partials
 from harvester.storage.location import Location
 
 ROWS = [{"volume_id": f"v{i}", "patient_id": f"p{i}"} for i in range(2)]
@@ -26,19 +25,19 @@ def test_an_error_in_an_actor_of_ray_data_is_one_line(
 ) -> None:
     # Local, so that it travels to the worker by value.
     class Broken(Proposer):
-        def works(self, rows: list[dict[str, Any]]) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+        def tasks(self, rows: list[dict[str, Any]]) -> Iterator[Callable[[], list[dict[str, Any]]]]:
             def work(row: dict[str, Any]) -> list[dict[str, Any]]:
                 raise StepError(f"{row['patient_id']} is broken\non purpose")
 
             return (partial(work, row) for row in rows)
 
     settings = Settings.model_validate({"compute": {"replicas": 1}})
-    job = InferenceJob(settings, tmp_path, tmp_path, {}, Shards(Location.of(tmp_path / "shards")))
+    job = InferenceJob(settings, tmp_path, tmp_path, {}, Partials(Location.of(tmp_path / "partials")))
     caught: list[StepError] = []
 
     def work() -> None:
         try:
-            run_over_volumes(Broken, job, ROWS, TUBELETS)
+            run_over_volumes(Broken, job, ROWS)
         except StepError as error:
             caught.append(error)
             raise
@@ -56,9 +55,9 @@ def test_an_error_while_a_volume_is_made_is_a_refused_volume(
     def broken(self: Maker, case: dict[str, Any]) -> Any:
         raise LabelError(f"{case['volume_id']}: box outside the image")
 
-    monkeypatch.setattr(Maker, "make", broken)
-    given = {"name": "s", "cases": json.dumps([{"volume_id": "v", "split": "vh"}]), "sources": '{"v": "h"}'}
-    told = Maker(Settings(), None, tmp_path)(given)
+    monkeypatch.setattr(Maker, "load", broken)
+    rows = [{"volume_id": "v", "source_hash": "h", "case": {"volume_id": "v", "split": "vh"}}]
+    told = Maker(Settings(), None, tmp_path, tmp_path / "begun")({"name": "s", "rows": json.dumps(rows)})
     (row,) = json.loads(told["rejects"])
     assert row == {"source_hash": "h", "reason": "LabelError", "message": "v: box outside the image"}
     assert (json.loads(told["note"])["manifest"], told["error"]) == ([], "")
@@ -68,7 +67,7 @@ def test_a_disk_that_fills_under_an_actor_is_one_line_and_no_fault_of_the_volume
     local_ray: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     class Full(Proposer):
-        def works(self, rows: list[dict[str, Any]]) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+        def tasks(self, rows: list[dict[str, Any]]) -> Iterator[Callable[[], list[dict[str, Any]]]]:
             for row in rows:
                 if row["volume_id"] == "v1":  # as begin() finds it
                     with Location.of(tmp_path / "x").publish():
@@ -76,9 +75,9 @@ def test_a_disk_that_fills_under_an_actor_is_one_line_and_no_fault_of_the_volume
                 yield list
 
     settings = Settings.model_validate({"compute": {"replicas": 1}})
-    shards = Shards(Location.of(tmp_path / "shards"))
-    job = InferenceJob(settings, tmp_path, Location.of(tmp_path), {}, shards)
-    assert run_job(lambda: run_over_volumes(Full, job, ROWS, TUBELETS) and None) == 1
+    partials = Partials(Location.of(tmp_path / "partials"))
+    job = InferenceJob(settings, tmp_path, Location.of(tmp_path), {}, partials)
+    assert run_job(lambda: run_over_volumes(Full, job, ROWS) and None) == 1
     assert (
         capfd.readouterr()
         .err.splitlines()[-1]
@@ -87,14 +86,14 @@ def test_a_disk_that_fills_under_an_actor_is_one_line_and_no_fault_of_the_volume
             "with the same command: what is finished is kept"
         )
     )
-    assert len(shards.done()) == 1
-    whole, _ = run_over_volumes(Proposed, job, ROWS, TUBELETS)
+    assert len(partials.done()) == 1
+    whole, _ = run_over_volumes(Proposed, job, ROWS)
     assert len(whole) == 0
-    assert len(shards.done()) == 2
+    assert len(partials.done()) == 2
 
 
 class Proposed(Proposer):
     """Finds nothing."""
 
-    def works(self, rows: Any) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    def tasks(self, rows: Any) -> Iterator[Callable[[], list[dict[str, Any]]]]:
         return (list for _ in rows)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from harvester.config.data import DeepLesionSettings
-from harvester.datasets.deeplesion.deeplesion import scan
+from harvester.datasets.deeplesion.deeplesion import discover
 from harvester.datasets.deeplesion.marks import MarkRow, annotated_marks, clinical_marks, published_marks
 from harvester.datasets.deeplesion.splits import assign
 from harvester.labels.deeplesion.dl_info import InfoRow, read_dl_info
@@ -184,7 +184,7 @@ def test_a_scan_of_the_real_tables_refuses_what_was_not_fetched(tmp_path: Path) 
     settings = DeepLesionSettings(
         info=str(DATA / INFO), detector_test_marks=str(DATA / "Revised-Test1071.pkl")
     )
-    found = scan(tmp_path, settings, 0, "salt")
+    found = discover(tmp_path, settings, 0, "salt")
     assert not found.cases
-    assert Counter(each.reason for each in found.refused) == {"official_test": 1945, "missing_series": 1071}
-    assert np.unique([each.source_hash for each in found.refused]).size == 3016
+    assert Counter(each.reason for each in found.rejects) == {"official_test": 1945, "missing_series": 1071}
+    assert np.unique([each.source_hash for each in found.rejects]).size == 3016

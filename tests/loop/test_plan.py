@@ -64,15 +64,15 @@ def test_a_changed_setting_redoes_what_depends_on_it_and_is_named(finished: Path
 
 def test_a_stopped_step_tells_what_is_there(finished: Path, store: Store) -> None:
     (note,) = (finished / "round-0").glob("tubelets-*.step.json")
-    shards = note.with_name(note.name.replace(".step.json", ".shards"))
+    partials = note.with_name(note.name.replace(".step.json", ".partials"))
     note.unlink()
-    shards.mkdir()
-    (shards / "plan.json").write_text('{"volumes": 16}')
+    partials.mkdir()
+    (partials / "plan.json").write_text('{"volumes": 16}')
     for i in range(3):
-        (shards / f"00000{i}-abc.json").write_text("{}")
+        (partials / f"00000{i}-abc.json").write_text("{}")
     told = plan(finished, SETTINGS, store)
     assert (told.next, told.reasons) == ((0, "tubelets"), [])
-    assert told.begun == "3 shards of 16 volumes are published"
+    assert told.begun == "3 parts of 16 volumes are published"
 
 
 def test_a_run_that_was_never_started(

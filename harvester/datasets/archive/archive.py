@@ -1,13 +1,13 @@
 """Somebody's own archive: a folder of scans and what is known of them.
 
-Scans       .nii and .nii.gz files (nifti.py) and DICOM CT series, in folders of any depth.
+Scans       .nii and .nii.gz files (archive_nifti.py) and DICOM CT series, in folders of any depth.
 marks.csv   one row per box, all in the file's own voxels from 0, ends inclusive: `file` (path in the archive of
             the NIfTI file or of the series' folder, or a SeriesInstanceUID), `z`, `x1`, `y1`, `x2`, `y2`; z is
             the index of the file's third axis, in DICOM of the slices ascending along their normal. Optional:
             `clinical` (default 1; 0 for a lesion that the clinic did not mark), `kind`, `lesion` (rows of a scan
             with the same word are one lesion on several slices, its mark is the largest box).
-marks.json  or annotations.json: the same as COCO (coco.py).
-masks       label masks of NIfTI scans, a.mask.nii.gz or masks/a.nii.gz (masks.py): one component per lesion.
+marks.json  or annotations.json: the same as COCO (archive_coco.py).
+masks       label masks of NIfTI scans, a.mask.nii.gz or masks/a.nii.gz (archive_mask.py): a component per lesion.
 volumes.csv optional, one row per scan: `file`, and any of `patient`, `split`, `complete` (1: every lesion of it is
             marked). marks.csv may have these three columns instead.
 Objects     SR, SEG and RTSTRUCT files that name a DICOM series give its marks. Which series are taken: settings
@@ -23,22 +23,23 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from harvester.config.data import ArchiveSettings
+from harvester.config.settings import Settings
 from harvester.datasets.archive import dicom as archive_dicom
 from harvester.datasets.archive import nifti as archive_nifti
 from harvester.datasets.archive.coco import read_coco
 from harvester.datasets.archive.marks import WITH_MASKS, marked_once, stored_marks
-from harvester.datasets.archive.nifti import check_scans
+from harvester.datasets.archive.nifti import check_scans, is_nifti
 from harvester.datasets.archive.splits import Assigned, assign
 from harvester.datasets.archive.tables import Known, MarkRow, read_tables
-from harvester.datasets.discovery import Found, Scan, salted_hash
-from harvester.datasets.file_walk import walk
+from harvester.datasets.discovery import Discovery, LoadedVolume, ScanFiles, root_of, salted_hash
+from harvester.datasets.file_walk import list_files
 from harvester.errors import VolumeError
 from harvester.imaging.dicom.mark_objects import read_object_marks
 from harvester.imaging.dicom.reader import read_series
-from harvester.records import Mark, Volume
+from harvester.records import Mark, Reject, Volume
 from harvester.storage.location import Location, Where
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ WITH_OBJECTS: Final = ("auto", "objects")
 
 
 @dataclass(frozen=True)
-class Case:
+class ArchiveCase:
     """One scan to be stored. `files`, `mask` ("" for none) and `objects` lie under the archive's root.
 
     marks         in the files' own voxels
@@ -69,35 +70,58 @@ class Case:
     machine_marks: bool = False
 
 
-def scan(root: Path, settings: ArchiveSettings, seed: int, salt: str) -> Found:
-    """Every scan under `root` as a Case; none for an empty folder. Raises LabelError for broken tables.
+class Archive:
+    """The dataset of somebody's own scans."""
+
+    def __init__(self, settings: Settings, source: Path | None) -> None:
+        self.settings, self.seed, self.root = settings.data.archive, settings.seed, root_of(source)
+
+    def discover(self, salt: str) -> Discovery:
+        """Every scan, as `discover` below finds it."""
+        return discover(self.root, self.settings, self.seed, salt)
+
+    def load(self, case: Mapping[str, Any]) -> LoadedVolume:
+        """A scan and its marks, as `read` below gives them."""
+        return LoadedVolume(*read(ArchiveCase(**case), self.root, self.settings))
+
+
+def discover(root: Path, settings: ArchiveSettings, seed: int, salt: str) -> Discovery:
+    """Every scan under `root` as an ArchiveCase; none for an empty folder. Raises LabelError for broken tables.
 
     The same archive, seed and salt give the same cases; a further patient moves nobody's split.
     """
-    tree = walk(root)
-    nifti, refused = archive_nifti.find_scans(root, tree, settings, salt)
-    index = archive_dicom.index_series(root, tree, settings, salt)
-    known = _known(root, archive_nifti.names_of(nifti) | index.names, settings)
-    taken = archive_dicom.choose(index, known.keys(), settings, salt)
-    if settings.format == "dicom":
-        nifti, refused = [], []
-    dicom, refused_dicom = (taken.scans, taken.refused) if settings.format != "nifti" else ([], [])
-    patients = {each.key: known.get(each.key, Known()).patient or each.patient for each in [*nifti, *dicom]}
+    files = list_files(root)
+    nifti, dicom = (each.index(root, files, settings, salt) for each in (archive_nifti, archive_dicom))
+    known = _known(root, nifti.names | dicom.names, settings)
+    scans, rejects = _taken(nifti, dicom, known, settings, salt)
+    patients = {each.key: known.get(each.key, Known()).patient or each.patient for each in scans}
     # Before scans are refused: one that is mended later moves nobody's split.
     splits = assign(patients, known, settings.vh_test_share, seed)
-    _warn_of_patients(nifti, known)
-    nifti, twice = marked_once(nifti, known, settings, salt)
-    dicom, twice_too = marked_once(dicom, known, settings, salt)
-    nifti, bad = check_scans(nifti, known, settings, salt)
+    _warn_of_patients(scans, known)
+    for check in (marked_once, check_scans):
+        scans, bad = check(scans, known, settings, salt)
+        rejects += bad
     cases = [
         _case(root, each, patients[each.key], splits, known.get(each.key, Known()), settings, salt)
-        for each in [*nifti, *dicom]
+        for each in scans
     ]
     # A link, or a folder that may not be read, is met by every format's search.
-    once = {
-        (row.source_hash, row.reason): row for row in [*refused, *refused_dicom, *twice, *twice_too, *bad]
-    }
-    return Found(sorted(cases, key=lambda case: case.volume_id), list(once.values()))
+    once = {(row.source_hash, row.reason): row for row in rejects}
+    return Discovery(sorted(cases, key=lambda case: case.volume_id), list(once.values()))
+
+
+def _taken(
+    nifti: archive_nifti.ScanIndex,
+    dicom: archive_dicom.SeriesIndex,
+    known: Mapping[str, Known],
+    settings: ArchiveSettings,
+    salt: str,
+) -> tuple[list[ScanFiles], list[Reject]]:
+    """The scans of the wanted formats, and what is refused of these."""
+    scans, rejects = dicom.take(known.keys(), settings, salt) if settings.format != "nifti" else ([], [])
+    if settings.format == "dicom":
+        return scans, rejects
+    return [*nifti.scans, *scans], [*nifti.rejects, *rejects]
 
 
 def _known(root: Path, names: Mapping[str, str], settings: ArchiveSettings) -> dict[str, Known]:
@@ -107,8 +131,8 @@ def _known(root: Path, names: Mapping[str, str], settings: ArchiveSettings) -> d
     return known
 
 
-def _warn_of_patients(scans: Sequence[Scan], known: Mapping[str, Known]) -> None:
-    untold = sum(1 for each in scans if not known.get(each.key, Known()).patient)
+def _warn_of_patients(scans: Sequence[ScanFiles], known: Mapping[str, Known]) -> None:
+    untold = sum(is_nifti(each.key) and not known.get(each.key, Known()).patient for each in scans)
     if untold > 1:
         logger.warning(
             "%d NIfTI scans have no patient in volumes.csv: each counts as a patient of its own, so name those who "
@@ -117,13 +141,13 @@ def _warn_of_patients(scans: Sequence[Scan], known: Mapping[str, Known]) -> None
         )
 
 
-def read(case: Case, root: Path, settings: ArchiveSettings = DEFAULTS) -> tuple[Volume, list[Mark]]:
+def read(case: ArchiveCase, root: Path, settings: ArchiveSettings = DEFAULTS) -> tuple[Volume, list[Mark]]:
     """The scan of a case and its marks in the stored order.
 
     Raises VolumeError (also bad_mark, two_sources, not_axial).
     """
     files = [root / file for file in case.files]
-    if archive_nifti.is_nifti(case.files[0]):
+    if is_nifti(case.files[0]):
         mask = root / case.mask if case.mask else None
         return archive_nifti.read_marked(
             files[0], mask, case.marks, case.volume_id, case.patient_id, settings
@@ -156,15 +180,15 @@ def salt_of(store: Where) -> str:
 
 def _case(
     root: Path,
-    each: Scan,
+    each: ScanFiles,
     patient: str,
     splits: Mapping[str, Assigned],
     known: Known,
     settings: ArchiveSettings,
     salt: str,
-) -> Case:
+) -> ArchiveCase:
     mask = each.masks[:1] if settings.marks in WITH_MASKS else []
-    return Case(
+    return ArchiveCase(
         volume_id="v" + salted_hash(each.key, salt),
         patient_id="p" + salted_hash(f"patient:{patient}", salt),
         split=splits[patient].split,

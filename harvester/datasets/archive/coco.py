@@ -44,9 +44,9 @@ def read_coco(root: Path, keys: Mapping[str, str], known: dict[str, Known]) -> N
             if image is None:
                 raise LabelError(f"{where}: image_id names no image of the file")
             name, z = _slice(image, where)
-            told = known.setdefault(key_of(name, keys, where), Known())
-            told.marks.append(_mark_row(item, z, kinds, where))
-            told.tables.add(file.name)
+            scan = known.setdefault(key_of(name, keys, where), Known())
+            scan.marks.append(_mark_row(item, z, kinds, where))
+            scan.tables.add(file.name)
 
 
 def _tree(file: Path) -> Item:

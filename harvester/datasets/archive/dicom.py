@@ -1,7 +1,6 @@
 """The DICOM part of an archive: which series are taken, what is refused, and the marks of objects beside them.
 
-`look` reads every header once; `choose` picks among reconstructions when the tables are known; `read_marked` reads
-one series with the marks of its SR, SEG and RTSTRUCT objects.
+`index` reads every header once; `SeriesIndex.take` picks among reconstructions when the tables are known.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -10,12 +9,12 @@ from pathlib import Path
 from typing import Final
 
 from harvester.config.data import ArchiveSettings, DicomSettings
-from harvester.datasets.discovery import Scan, salted_hash
-from harvester.datasets.file_walk import Tree
+from harvester.datasets.discovery import ScanFiles, salted_hash
+from harvester.datasets.file_walk import FileList
 from harvester.errors import VolumeError
 from harvester.imaging.dicom.header import Header, read_headers
 from harvester.imaging.dicom.series import Rejected, Series, checked, chosen, gather
-from harvester.records import Refused
+from harvester.records import Reject
 
 TABLES: Final = ("marks.csv", "volumes.csv", "marks.json", "annotations.json")
 OTHERS: Final = (".nii", ".nii.gz")
@@ -46,37 +45,53 @@ ADVICE: Final = {
 
 @dataclass(frozen=True)
 class SeriesIndex:
-    """What a look through the headers found.
+    """The DICOM series of an archive by their headers.
 
     root     of the archive
     series   what may be taken, checked, by UID
     objects  files that may hold marks, as headers
-    refused  what is refused whatever the tables say
+    rejects  what is refused whatever the tables say
     names    what a table may call a series: its UID, or a folder that it has for itself; refused ones too
     """
 
     root: Path
     series: dict[str, Series]
     objects: Sequence[Header]
-    refused: Sequence[Refused]
+    rejects: Sequence[Reject]
     names: dict[str, str]
 
+    def take(
+        self, named: Collection[str], settings: ArchiveSettings, salt: str
+    ) -> tuple[list[ScanFiles], list[Reject]]:
+        """The series to be stored, each with the files of its mark objects, and all that is refused.
 
-@dataclass
-class Taken:
-    """The series to be read, each with the files of its mark objects, and all that is refused."""
+        Of several reconstructions those are taken that are marked, or `named`: keys of what the tables name.
+        """
+        marked = {uid for each in self.objects for uid in each.refers}
+        taken = chosen(list(self.series.values()), marked | set(named), settings.dicom)
+        scans = {each.uid: _scan(each, self.root, settings.dicom) for each in taken}
+        left = [
+            Rejected(uid, "other_reconstruction", len(each.slices))
+            for uid, each in self.series.items()
+            if uid not in scans
+        ]
+        for each in self.objects:
+            used = sorted(each.refers & scans.keys())
+            for uid in used:
+                scans[uid].objects.append(each.file)
+            left += [] if used else [Rejected(each.file, "no_series", 1)]
+        return list(scans.values()), [*self.rejects, *_rejected_rows(left, salt)]
 
-    scans: list[Scan]
-    refused: list[Refused]
 
-
-def index_series(root: Path, tree: Tree, settings: ArchiveSettings, salt: str) -> SeriesIndex:
-    """Every file of the `tree` under `root` by its header. Nothing is raised for a bad one, nothing read of pixels
+def index(root: Path, listed: FileList, settings: ArchiveSettings, salt: str) -> SeriesIndex:
+    """Every listed file under `root` by its header. Nothing is raised for a bad one, nothing read of pixels
     (but of two files with one UID)."""
-    files = [file for file in tree.files if file not in TABLES and not file.lower().endswith(OTHERS)]
+    files = [file for file in listed.files if file not in TABLES and not file.lower().endswith(OTHERS)]
     found = gather(read_headers(root, files, settings.dicom))
-    found.rejected += [Rejected(file, "link", 1) for file in tree.links if not file.lower().endswith(OTHERS)]
-    found.rejected += [Rejected(file, "no_permission", 1) for file in tree.unreadable]
+    found.rejected += [
+        Rejected(file, "link", 1) for file in listed.links if not file.lower().endswith(OTHERS)
+    ]
+    found.rejected += [Rejected(file, "no_permission", 1) for file in listed.unreadable]
     good, bad = _sifted(found.series, root, settings, salt)
     series = {each.uid: each for each in good}
     return SeriesIndex(
@@ -88,33 +103,15 @@ def index_series(root: Path, tree: Tree, settings: ArchiveSettings, salt: str) -
     )
 
 
-def choose(index: SeriesIndex, named: Collection[str], settings: ArchiveSettings, salt: str) -> Taken:
-    """The series to be stored. `named` are the keys of what the tables name: those are taken."""
-    marked = {uid for each in index.objects for uid in each.refers}
-    series = chosen(list(index.series.values()), marked | set(named), settings.dicom)
-    scans = {each.uid: _scan(each, index, settings.dicom) for each in series}
-    left = [
-        Rejected(uid, "other_reconstruction", len(each.slices))
-        for uid, each in index.series.items()
-        if uid not in scans
-    ]
-    for each in index.objects:
-        used = sorted(each.refers & scans.keys())
-        for uid in used:
-            scans[uid].objects.append(each.file)
-        left += [] if used else [Rejected(each.file, "no_series", 1)]
-    return Taken(list(scans.values()), [*index.refused, *_rejected_rows(left, salt)])
-
-
-def _scan(series: Series, index: SeriesIndex, settings: DicomSettings) -> Scan:
-    files = [index.root / each.file for each in series.slices]
+def _scan(series: Series, root: Path, settings: DicomSettings) -> ScanFiles:
+    files = [root / each.file for each in series.slices]
     patient = series.first.patient
-    return Scan(series.uid, patient, files, set(), machine_marks=settings.machine_marks)
+    return ScanFiles(series.uid, patient, files, set(), machine_marks=settings.machine_marks)
 
 
 def _sifted(
     found: Sequence[Series], root: Path, settings: ArchiveSettings, salt: str
-) -> tuple[list[Series], list[Refused]]:
+) -> tuple[list[Series], list[Reject]]:
     good, bad = [], []
     for each in found:
         try:
@@ -123,18 +120,18 @@ def _sifted(
             message = (
                 f"a series of {len(each.slices)} files: {str(error).removeprefix('volume of this archive: ')}"
             )
-            bad.append(Refused(salted_hash(each.uid, salt), error.reason, message))
+            bad.append(Reject(salted_hash(each.uid, salt), error.reason, message))
     return good, bad
 
 
-def _rejected_rows(rejected: Sequence[Rejected], salt: str) -> list[Refused]:
-    """One row per series and reason; what is no DICOM in one row, whatever its number."""
+def _rejected_rows(rejected: Sequence[Rejected], salt: str) -> list[Reject]:
+    """A row per series and reason; what is no DICOM in one row, whatever its number."""
     foreign = sum(each.files for each in rejected if each.reason == "not_dicom")
     kept = [each for each in rejected if each.reason != "not_dicom"]
     if foreign:
         kept.append(Rejected("not_dicom", "not_dicom", foreign))
     return [
-        Refused(salted_hash(each.uid, salt), each.reason, f"{each.files} files: {ADVICE[each.reason]}")
+        Reject(salted_hash(each.uid, salt), each.reason, f"{each.files} files: {ADVICE[each.reason]}")
         for each in kept
     ]
 

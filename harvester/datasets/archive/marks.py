@@ -6,10 +6,10 @@ from typing import Final
 
 from harvester.config.data import ArchiveSettings
 from harvester.datasets.archive.tables import Known, MarkRow
-from harvester.datasets.discovery import Scan, salted_hash
+from harvester.datasets.discovery import ScanFiles, salted_hash
 from harvester.errors import VolumeError
 from harvester.imaging.slice_map import SliceMap
-from harvester.records import Mark, Refused, Volume
+from harvester.records import Mark, Reject, Volume
 
 WITH_MASKS: Final = ("auto", "mask")
 """data.archive.marks with which label masks are marks."""
@@ -18,44 +18,47 @@ ROUNDING_PX: Final = 0.01
 
 
 def marked_once(
-    scans: Iterable[Scan], known: Mapping[str, Known], settings: ArchiveSettings, salt: str
-) -> tuple[list[Scan], list[Refused]]:
+    scans: Iterable[ScanFiles], known: Mapping[str, Known], settings: ArchiveSettings, salt: str
+) -> tuple[list[ScanFiles], list[Reject]]:
     """The scans that have marks of one kind at most; of two, lesions would count twice, and the scan is refused."""
-    kept, refused = [], []
+    kept, rejects = [], []
     for each in scans:
         reason, fault = _twice(each, known.get(each.key, Known()), settings)
         hashed = salted_hash(each.key, salt)
         if reason:
-            refused.append(Refused(hashed, reason, f"volume v{hashed}: {fault}"))
+            rejects.append(Reject(hashed, reason, f"volume v{hashed}: {fault}"))
         else:
             kept.append(each)
-    return kept, refused
+    return kept, rejects
 
 
-def _twice(scan: Scan, known: Known, settings: ArchiveSettings) -> tuple[str, str]:
+def _twice(scan: ScanFiles, known: Known, settings: ArchiveSettings) -> tuple[str, str]:
     masks = len(scan.masks) if settings.marks in WITH_MASKS else 0
     if masks > 1:
         return "two_masks", f"has {masks} label masks; join them to one"
     kinds = sorted(known.tables) + ["a label mask"] * masks
     if len(kinds) > 1:
-        told = " and in ".join(kinds)
-        return "two_sources", f"has marks in {told}; say which count: data.archive.marks = csv, coco or mask"
+        tables = " and in ".join(kinds)
+        return (
+            "two_sources",
+            f"has marks in {tables}; say which count: data.archive.marks = csv, coco or mask",
+        )
     return "", ""
 
 
 def stored_marks(volume: Volume, slice_map: SliceMap, rows: Sequence[MarkRow]) -> list[Mark]:
-    """One Mark per lesion: rows of one lesion give their largest box; a row given twice counts once.
+    """A Mark per lesion: rows of one lesion give their largest box; a row that is there twice counts once.
 
     Raises VolumeError: bad_mark (outside the scan, or less than a voxel), not_axial.
     """
     lesions: dict[object, list[Mark]] = {}
     for number, row in enumerate(rows):
         mark = _mark(volume, slice_map, number, row)
-        lesions.setdefault(("lesion", row["lesion"]) if row["lesion"] else _told(mark), []).append(mark)
+        lesions.setdefault(("lesion", row["lesion"]) if row["lesion"] else _unnamed(mark), []).append(mark)
     return [_largest(marks) for marks in lesions.values()]
 
 
-def _told(mark: Mark) -> Mark:
+def _unnamed(mark: Mark) -> Mark:
     return replace(mark, mark_id="")
 
 

@@ -34,7 +34,7 @@ class Rules:
 def mask_marks(
     labels_zyx: Array, spacing_zyx_mm: tuple[float, float, float], volume_id: str, rules: Rules
 ) -> tuple[list[Mark], int]:
-    """One Mark per component of the mask (z, y, x) as stored, z, y, x ascending; and how many strays were dropped.
+    """A Mark per component of the mask (z, y, x) as stored, z, y, x ascending; and how many strays were dropped.
 
     A mark's slice is the one with most of its component's voxels, the lowest of equals. Its kind is "label 2" where
     several labels are named and kept apart, else "". No component gives no mark. Raises VolumeError: bad_mask.
@@ -54,7 +54,8 @@ def check_fits(mask: Header, scan: Header, volume_id: str) -> None:
     if mask.shape != scan.shape or not same_place(mask.affine_ras, scan.affine_ras, scan.shape):
         raise VolumeError(
             "mask_differs",
-            f"volume {volume_id}: the mask has {_told(mask)}, its scan {_told(scan)}; resample the mask to the scan",
+            f"volume {volume_id}: the mask has {_shape_and_place(mask)}, its scan "
+            f"{_shape_and_place(scan)}; resample the mask to the scan",
         )
 
 
@@ -107,6 +108,6 @@ def _longer_mm(box: tuple[int, int, int, int, int, str], spacing_zyx_mm: tuple[f
     return max((y2 - y1 + 1) * spacing_zyx_mm[1], (x2 - x1 + 1) * spacing_zyx_mm[2])
 
 
-def _told(header: Header) -> str:
+def _shape_and_place(header: Header) -> str:
     rows = "; ".join(" ".join(f"{number:.4g}" for number in row) for row in header.affine_ras[:3])
     return f"shape {header.shape} and affine [{rows}]"

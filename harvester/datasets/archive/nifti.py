@@ -7,6 +7,7 @@ named data.archive.mask_folder (masks/a.nii.gz of a.nii.gz or images/a.nii.gz). 
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -14,14 +15,14 @@ from harvester.config.data import ArchiveSettings
 from harvester.datasets.archive.marks import WITH_MASKS, stored_marks
 from harvester.datasets.archive.masks import Rules, check_fits, mask_marks, whole_labels
 from harvester.datasets.archive.tables import Known, MarkRow
-from harvester.datasets.discovery import Scan, salted_hash
-from harvester.datasets.file_walk import Tree
+from harvester.datasets.discovery import ScanFiles, salted_hash
+from harvester.datasets.file_walk import FileList
 from harvester.errors import VolumeError
 from harvester.imaging.nifti.duplicates import twins
 from harvester.imaging.nifti.file import Array, Header, read_header, read_stored
 from harvester.imaging.nifti.reader import read_oriented_nifti
 from harvester.imaging.slice_map import SliceMap
-from harvester.records import Mark, Refused, Volume
+from harvester.records import Mark, Reject, Volume
 
 logger = logging.getLogger(__name__)
 
@@ -43,37 +44,57 @@ def is_nifti(name: str) -> bool:
     return name.lower().endswith((".nii", ".nii.gz"))
 
 
-def find_scans(
-    root: Path, tree: Tree, settings: ArchiveSettings, salt: str
-) -> tuple[list[Scan], list[Refused]]:
+@dataclass(frozen=True)
+class ScanIndex:
+    """The NIfTI scans of an archive by their files' names, with their masks; and what is refused."""
+
+    scans: Sequence[ScanFiles]
+    rejects: Sequence[Reject]
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The key of each name by which tables may call a scan; "" for a name that several scans have."""
+        counts = Counter(name for each in self.scans for name in each.names)
+        return {name: each.key if counts[name] == 1 else "" for each in self.scans for name in each.names}
+
+
+def index(root: Path, listed: FileList, settings: ArchiveSettings, salt: str) -> ScanIndex:
     """The scans under `root` with their masks; links, folders that may not be read and masks without a scan are
     refused. No file is opened.
 
     Hidden files (their name or a folder's begins with a dot) are left out: they are somebody's tools'.
     """
-    names = [name for name in tree.files if is_nifti(name) and not _is_hidden(name)]
-    scans: dict[str, list[Scan]] = {}
+    names = [name for name in listed.files if is_nifti(name) and not _is_hidden(name)]
+    masks = {name: stems for name in names if (stems := _scans_of_mask(_stem(name), settings))}
+    scans = _scans_by_stem(root, [name for name in names if name not in masks])
+    lone = _give_masks(root, masks, scans)
+    rejects = [_reject(name, "link", LINK, salt) for name in listed.links if not _is_hidden(name)]
+    rejects += [_reject(name, "no_permission", NO_PERMISSION, salt) for name in listed.unreadable]
+    if settings.marks in WITH_MASKS:
+        rejects += [_reject(name, "mask_without_scan", LONE_MASK, salt) for name in lone]
+    return ScanIndex([each for group in scans.values() for each in group], rejects)
+
+
+def _scans_by_stem(root: Path, names: Iterable[str]) -> dict[str, list[ScanFiles]]:
+    """a.nii and a.nii.gz are two scans of one stem."""
+    scans: dict[str, list[ScanFiles]] = {}
     for name in names:
         stem = _stem(name)
-        if not _scans_of_mask(stem, settings):
-            scans.setdefault(stem, []).append(Scan(name, stem, [root / name], {name, stem}))
-    refused = [_refused(name, "link", LINK, salt) for name in tree.links if not _is_hidden(name)]
-    refused += [_refused(name, "no_permission", NO_PERMISSION, salt) for name in tree.unreadable]
-    for name in names:
-        wanted = _scans_of_mask(_stem(name), settings)
-        theirs = next((scans[stem] for stem in wanted if stem in scans), [])
+        scans.setdefault(stem, []).append(ScanFiles(name, stem, [root / name], {name, stem}))
+    return scans
+
+
+def _give_masks(
+    root: Path, masks: Mapping[str, Sequence[str]], scans: Mapping[str, Sequence[ScanFiles]]
+) -> list[str]:
+    """Each mask to the scans of the first stem that there is; the names of those without."""
+    lone = []
+    for name, stems in masks.items():
+        theirs = next((scans[stem] for stem in stems if stem in scans), [])
         for each in theirs:
             each.masks.append(root / name)
-        if wanted and not theirs and settings.marks in WITH_MASKS:
-            refused.append(_refused(name, "mask_without_scan", LONE_MASK, salt))
-    return [each for group in scans.values() for each in group], refused
-
-
-def names_of(scans: Iterable[Scan]) -> dict[str, str]:
-    """The key of each name by which tables may call a scan; "" for a name that several scans have."""
-    listed = list(scans)
-    counts = Counter(name for each in listed for name in each.names)
-    return {name: each.key if counts[name] == 1 else "" for each in listed for name in each.names}
+        lone += [] if theirs else [name]
+    return lone
 
 
 def read_marked(
@@ -127,17 +148,21 @@ def _is_hidden(name: str) -> bool:
     return any(part.startswith(".") for part in name.split("/"))
 
 
-def _refused(name: str, reason: str, message: str, salt: str) -> Refused:
-    return Refused(salted_hash(name, salt), reason, message)
+def _reject(name: str, reason: str, message: str, salt: str) -> Reject:
+    return Reject(salted_hash(name, salt), reason, message)
 
 
 def check_scans(
-    scans: Iterable[Scan], known: Mapping[str, Known], settings: ArchiveSettings, salt: str
-) -> tuple[list[Scan], list[Refused]]:
-    """The scans that may be stored, and why the others may not. Nothing is raised for a bad file."""
-    checked: dict[str, tuple[Scan, Header]] = {}
-    refused = []
-    for each in scans:
+    scans: Iterable[ScanFiles], known: Mapping[str, Known], settings: ArchiveSettings, salt: str
+) -> tuple[list[ScanFiles], list[Reject]]:
+    """The scans that may be stored, and why the others may not. Nothing is raised for a bad file.
+
+    DICOM series among them were checked by their headers.
+    """
+    listed = list(scans)
+    checked: dict[str, tuple[ScanFiles, Header]] = {}
+    rejects = []
+    for each in (scan for scan in listed if is_nifti(scan.key)):
         volume_id = "v" + salted_hash(each.key, salt)
         try:
             header = read_header(each.files[0], volume_id, settings.max_voxels)
@@ -145,15 +170,15 @@ def check_scans(
                 mask_header(each.masks[0], header, volume_id, settings.max_voxels)
             checked[each.key] = (each, header)
         except VolumeError as error:
-            refused.append(Refused(salted_hash(each.key, salt), error.reason, str(error)))
+            rejects.append(Reject(salted_hash(each.key, salt), error.reason, str(error)))
     two_places = sum(header.forms_differ() for _, header in checked.values())
     if two_places:
         logger.warning(TWO_PLACES, two_places)
     for group in twins({key: (each.files[0], header) for key, (each, header) in checked.items()}):
         for key in _surplus([checked[key][0] for key in group], known):
-            refused.append(_twin(key, len(group), salt))
+            rejects.append(_twin(key, len(group), salt))
             del checked[key]
-    return [each for each, _ in checked.values()], refused
+    return [each for each in listed if each.key in checked or not is_nifti(each.key)], rejects
 
 
 def mask_header(path: Path, scan: Header, volume_id: str, max_voxels: int) -> Header:
@@ -166,23 +191,23 @@ def mask_header(path: Path, scan: Header, volume_id: str, max_voxels: int) -> He
     return header
 
 
-def _surplus(twins_found: list[Scan], known: Mapping[str, Known]) -> list[str]:
-    """Which scans of the same voxels to refuse: all but one, or all where they are told different things."""
-    told = {each.key: _said(each, known.get(each.key, Known())) for each in twins_found}
-    said = [key for key in told if told[key] != _said(Scan("", "", [], set()), Known())]
-    if any(told[key] != told[said[0]] for key in said):
-        return list(told)
-    keep = (said or list(told))[0]
-    return [key for key in told if key != keep]
+def _surplus(twins_found: list[ScanFiles], known: Mapping[str, Known]) -> list[str]:
+    """Which scans of the same voxels to refuse: all but one, or all where the tables say different things of them."""
+    about = {each.key: _said(each, known.get(each.key, Known())) for each in twins_found}
+    said = [key for key in about if about[key] != _said(ScanFiles("", "", [], set()), Known())]
+    if any(about[key] != about[said[0]] for key in said):
+        return list(about)
+    keep = (said or list(about))[0]
+    return [key for key in about if key != keep]
 
 
-def _said(scan: Scan, known: Known) -> tuple[object, ...]:
+def _said(scan: ScanFiles, known: Known) -> tuple[object, ...]:
     marks = [{**mark, "where": ""} for mark in known.marks]
     return known.patient, known.split, known.complete, marks, bool(scan.masks)
 
 
-def _twin(key: str, count: int, salt: str) -> Refused:
-    return Refused(
+def _twin(key: str, count: int, salt: str) -> Reject:
+    return Reject(
         salted_hash(key, salt),
         "duplicate",
         f"volume v{salted_hash(key, salt)}: {count} files of the archive hold these same voxels, and one scan may not "

@@ -31,27 +31,27 @@ def assign(
     of_patient: dict[str, list[Known]] = {}
     for key, patient in patients.items():
         of_patient.setdefault(patient, []).append(known.get(key, Known()))
-    return {patient: _assigned(patient, told, share, seed) for patient, told in of_patient.items()}
+    return {patient: _assigned(patient, scans, share, seed) for patient, scans in of_patient.items()}
 
 
-def _assigned(patient: str, told: Sequence[Known], share: float, seed: int) -> Assigned:
-    named = _named_split(told)
+def _assigned(patient: str, scans: Sequence[Known], share: float, seed: int) -> Assigned:
+    named = _named_split(scans)
     if named:
         return Assigned(named, "given")
-    return Assigned(_drawn_split(all(bool(scan.complete) for scan in told), patient, share, seed), "drawn")
+    return Assigned(_drawn_split(all(bool(scan.complete) for scan in scans), patient, share, seed), "drawn")
 
 
-def _named_split(told: Sequence[Known]) -> str:
+def _named_split(scans: Sequence[Known]) -> str:
     """The split that the tables name for the scans of a patient, "" for none. Raises LabelError for two."""
-    named = sorted({scan.split for scan in told if scan.split})
-    rows = ", ".join([where for scan in told for where in scan.told][:MOST_ROWS])
+    named = sorted({scan.split for scan in scans if scan.split})
+    rows = ", ".join([where for scan in scans for where in scan.rows][:MOST_ROWS])
     if len(named) > 1:
         raise LabelError(
             f"a patient's scans are in {' and '.join(named)} ({rows}); want one split per patient"
         )
-    if named not in ([], ["vh"]) and not all(scan.split or scan.complete for scan in told):
+    if named not in ([], ["vh"]) and not all(scan.split or scan.complete for scan in scans):
         raise LabelError(
-            f"a patient in split {named[0]} ({rows}) has scans that are not told to be complete; give each of the "
+            f"a patient in split {named[0]} ({rows}) has scans that are not said to be complete; give each of the "
             "patient's scans the split or complete = 1"
         )
     return named[0] if named else ""

@@ -33,16 +33,16 @@ class MarkRow(TypedDict):
 
 @dataclass
 class Known:
-    """What the tables tell of one scan; "" and False where they do not.
+    """What the tables say of one scan; "" and False where they do not.
 
-    told      which rows tell of it
+    rows      which rows of the tables name it
     complete  None where no row says
     tables    names of the tables that its marks are from
     """
 
     patient: str = ""
     split: str = ""
-    told: list[str] = field(default_factory=list)
+    rows: list[str] = field(default_factory=list)
     complete: bool | None = None
     marks: list[MarkRow] = field(default_factory=list)
     tables: set[str] = field(default_factory=set)
@@ -52,16 +52,16 @@ def read_tables(root: Path, keys: Mapping[str, str], marks: str = "auto") -> dic
     """What is known of each scan, by its key; `keys` has the key of every name that a row may use, "" for several.
 
     marks.csv is read if `marks` (data.archive.marks) is auto or csv. Raises LabelError, naming file and line and
-    never what stands there, which may tell a patient's name.
+    never what stands there, which may be a patient's name.
     """
     known: dict[str, Known] = {}
     for line, row in _rows(root / "volumes.csv", ("file",)):
-        _tell(known, keys, row, f"volumes.csv line {line}")
+        _note(known, keys, row, f"volumes.csv line {line}")
     listed = _rows(root / "marks.csv", ("file", "z", *SIDES)) if marks in ("auto", "csv") else []
     for line, row in listed:
-        told = _tell(known, keys, row, f"marks.csv line {line}")
-        told.marks.append(_mark_row(row, line))
-        told.tables.add("marks.csv")
+        scan = _note(known, keys, row, f"marks.csv line {line}")
+        scan.marks.append(_mark_row(row, line))
+        scan.tables.add("marks.csv")
     return known
 
 
@@ -103,24 +103,24 @@ def _rows(file: Path, needed: tuple[str, ...]) -> list[tuple[int, dict[str, str]
         raise LabelError(f"{file.name}: cannot be read ({type(error).__name__}); check its rights") from None
 
 
-def _tell(known: dict[str, Known], keys: Mapping[str, str], row: Mapping[str, str], where: str) -> Known:
-    told = known.setdefault(key_of(row["file"], keys, where), Known())
-    told.told.append(where)
+def _note(known: dict[str, Known], keys: Mapping[str, str], row: Mapping[str, str], where: str) -> Known:
+    scan = known.setdefault(key_of(row["file"], keys, where), Known())
+    scan.rows.append(where)
     split, patient = row.get("split", ""), row.get("patient", "")
     if split and split not in SPLITS:
         raise LabelError(f"{where}: no such split; want one of {', '.join(SPLITS)}")
-    if told.split not in ("", split or told.split) or told.patient not in ("", patient or told.patient):
+    if scan.split not in ("", split or scan.split) or scan.patient not in ("", patient or scan.patient):
         raise LabelError(f"{where}: an earlier row gives this scan another split or patient; want one")
-    told.split, told.patient = split or told.split, patient or told.patient
-    _tell_complete(told, row, where)
-    return told
+    scan.split, scan.patient = split or scan.split, patient or scan.patient
+    _note_complete(scan, row, where)
+    return scan
 
 
-def _tell_complete(told: Known, row: Mapping[str, str], where: str) -> None:
+def _note_complete(scan: Known, row: Mapping[str, str], where: str) -> None:
     complete = _truth(row, "complete", where)
-    if told.complete is not None and complete not in (None, told.complete):
+    if scan.complete is not None and complete not in (None, scan.complete):
         raise LabelError(f"{where}: an earlier row says otherwise of `complete`; want one")
-    told.complete = told.complete if complete is None else complete
+    scan.complete = scan.complete if complete is None else complete
 
 
 def _mark_row(row: Mapping[str, str], line: int) -> MarkRow:

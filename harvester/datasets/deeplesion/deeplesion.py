@@ -12,20 +12,21 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from harvester.config.data import DeepLesionSettings
+from harvester.config.settings import Settings
 from harvester.datasets.deeplesion.files import IMAGES, Fault, slice_names, unknown, unusable
 from harvester.datasets.deeplesion.marks import MarkRow, annotated_marks, clinical_marks
 from harvester.datasets.deeplesion.splits import LEFT_OUT, Assigned, assign
-from harvester.datasets.discovery import Found, salted_hash
+from harvester.datasets.discovery import Discovery, LoadedVolume, root_of, salted_hash
 from harvester.errors import SettingsError, VolumeError
 from harvester.imaging.png import read_png_slices
 from harvester.labels.deeplesion.dl_info import InfoRow, read_dl_info
 from harvester.labels.deeplesion.mark_tables import read_marks
 from harvester.labels.deeplesion.published_marks import PublishedMarks
 from harvester.labels.deeplesion.volume_ids import split_id
-from harvester.records import SPLITS, Mark, Refused, Volume
+from harvester.records import SPLITS, Mark, Reject, Volume
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ PAD_PX: Final = 5.0
 
 
 @dataclass(frozen=True)
-class Case:
+class DeepLesionCase:
     """One sub-volume to be stored: slices `start` to `end` of the series in `folder`, both included."""
 
     volume_id: str
@@ -49,8 +50,23 @@ class Case:
     marks: list[MarkRow]
 
 
-def scan(root: Path, settings: DeepLesionSettings, seed: int, salt: str) -> Found:
-    """Every sub-volume of the table as a Case or a Refused, sorted by id; no pixel is read, nothing is drawn.
+class DeepLesion:
+    """The dataset as published."""
+
+    def __init__(self, settings: Settings, source: Path | None) -> None:
+        self.settings, self.seed, self.root = settings.data.deeplesion, settings.seed, root_of(source)
+
+    def discover(self, salt: str) -> Discovery:
+        """Every sub-volume, as `discover` below finds it."""
+        return discover(self.root, self.settings, self.seed, salt)
+
+    def load(self, case: Mapping[str, Any]) -> LoadedVolume:
+        """A sub-volume and its marks, as `read` below gives them."""
+        return LoadedVolume(*read(DeepLesionCase(**case), self.root))
+
+
+def discover(root: Path, settings: DeepLesionSettings, seed: int, salt: str) -> Discovery:
+    """Every sub-volume of the table as a DeepLesionCase or a Reject, sorted by id; no pixel is read, nothing is drawn.
 
     Raises LabelError for a broken table or pickle, SettingsError where the images are not there.
     """
@@ -70,11 +86,11 @@ def scan(root: Path, settings: DeepLesionSettings, seed: int, salt: str) -> Foun
         for volume, split in sorted(assigned.splits.items())
         if volume not in faults
     ]
-    _tell(cases, assigned)
-    return Found(cases, [Refused(salted_hash(name, salt), *faults[name]) for name in sorted(faults)])
+    _log_counts(cases, assigned)
+    return Discovery(cases, [Reject(salted_hash(name, salt), *faults[name]) for name in sorted(faults)])
 
 
-def read(case: Case, root: Path) -> tuple[Volume, list[Mark]]:
+def read(case: DeepLesionCase, root: Path) -> tuple[Volume, list[Mark]]:
     """The sub-volume of a case and its marks. Raises VolumeError (see io_png; also bad_mark, bad_spacing)."""
     names = slice_names(case.folder, case.start, case.end)
     z, y, x = case.spacing_zyx_mm
@@ -127,11 +143,11 @@ def _marks(
     return {volume: full.get(splits.get(volume, ""), clinical)[volume] for volume in rows}
 
 
-def _case(line: InfoRow, split: str, marks: list[MarkRow]) -> Case:
+def _case(line: InfoRow, split: str, marks: list[MarkRow]) -> DeepLesionCase:
     parts = split_id(line.volume_id)
     assert parts  # noqa: S101  # the table's reader made the id
     depth = parts.end - parts.start + 1
-    return Case(
+    return DeepLesionCase(
         volume_id=line.volume_id,
         patient_id=line.patient_id,
         split=split,
@@ -145,7 +161,7 @@ def _case(line: InfoRow, split: str, marks: list[MarkRow]) -> Case:
     )
 
 
-def _tell(cases: Sequence[Case], assigned: Assigned) -> None:
+def _log_counts(cases: Sequence[DeepLesionCase], assigned: Assigned) -> None:
     """Counts alone: what was taken, and what rule 2 of deeplesion_splits moved."""
     for split in SPLITS:
         marks = [mark for case in cases if case.split == split for mark in case.marks]

@@ -59,14 +59,14 @@ def _fault(
     if not lost:
         return None
     key = sorted(set(lost) & set(keys))
-    told = f"volume {volume}: {len(lost)} of its {len(names)} slices are missing"
+    fault = f"volume {volume}: {len(lost)} of its {len(names)} slices are missing"
     if key:
-        return "missing_key_slice", f"{told}, the key slice z = {key[0]} among them; fetch the series again"
-    return "missing_slice", f"{told}, the first is z = {lost[0]}; fetch the series again"
+        return "missing_key_slice", f"{fault}, the key slice z = {key[0]} among them; fetch the series again"
+    return "missing_slice", f"{fault}, the first is z = {lost[0]}; fetch the series again"
 
 
 Fault = tuple[str, str]
-"""Reason and message of a Refused."""
+"""Reason and message of a Reject."""
 
 
 def unknown(

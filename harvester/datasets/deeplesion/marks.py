@@ -1,4 +1,4 @@
-"""The marks of DeepLesion's volumes: the archive's own, and full annotations told apart from them."""
+"""The marks of DeepLesion's volumes: the archive's own, and full annotations apart from them."""
 
 from collections.abc import Mapping, Sequence
 from typing import TypedDict
@@ -65,14 +65,14 @@ def annotated_marks(
 
 
 def _told_apart(
-    boxes: Sequence[MarkRow], clinical: Sequence[MarkRow], told: bool, iou_at_least: float
+    boxes: Sequence[MarkRow], clinical: Sequence[MarkRow], has_clinical: bool, iou_at_least: float
 ) -> list[MarkRow]:
     same = match_marks(_placed(boxes), _placed(clinical), iou_at_least)
     return [
         _row(
             box["z"],
             box["box_xyxy"],
-            box["clinical"] if told else i in same,
+            box["clinical"] if has_clinical else i in same,
             box["kind"] or (clinical[same[i]]["kind"] if i in same else ""),
         )
         for i, box in enumerate(boxes)

@@ -146,7 +146,7 @@ def prepare(
 
 
 def _mask_boxes(background: Background) -> tuple[Region, ...]:
-    """One region a connected lesion of the mask, with MASK_MARGIN_MM around it."""
+    """One region per connected lesion of the mask, with MASK_MARGIN_MM around it."""
     mask = read_nifti(Path(str(background.mask)), background.id, background.patient_id)
     labels, _ = ndimage.label(mask.hu_zyx > 0, np.ones((3, 3, 3)))
     regions: list[Region] = []

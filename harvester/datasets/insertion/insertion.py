@@ -6,14 +6,17 @@ marked (`clinical` on the share that the archive pretends to know) and the regio
 One background gives many sub-volumes whose errors repeat: splits, folds and intervals go by patient_id.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 
 from harvester.config.data import InsertionSettings
 from harvester.config.loading import settings_hash
+from harvester.config.settings import Settings
+from harvester.datasets.discovery import Discovery, LoadedVolume, root_of
 from harvester.datasets.insertion.backgrounds import (
     Background,
     Prepared,
@@ -29,8 +32,8 @@ from harvester.records import Mark, Volume
 
 __all__ = [
     "Background",
-    "Case",
     "IgnoredRegion",
+    "InsertionCase",
     "Prepared",
     "load_background_volume",
     "load_backgrounds",
@@ -47,7 +50,7 @@ MARK_POWER: Final = 1.5
 
 
 @dataclass(frozen=True)
-class Case:
+class InsertionCase:
     """One sub-volume to be made: opaque id, its background, that one's patient, and the split."""
 
     volume_id: str
@@ -56,7 +59,37 @@ class Case:
     split: str
 
 
-def plan(settings: InsertionSettings, backgrounds: Sequence[Background]) -> list[Case]:
+class Insertions:
+    """The dataset of sub-volumes with inserted lesions. Of backgrounds, which take seconds to read, one is kept."""
+
+    def __init__(self, settings: Settings, source: Path | None) -> None:
+        self.settings, self.seed, self.grid = (
+            settings.data.insertion,
+            settings.seed,
+            settings.grid.spacing_zyx_mm,
+        )
+        self.backgrounds = load_backgrounds(self.settings, root_of(source))
+        self.kept: Prepared | None = None
+
+    def discover(self, salt: str) -> Discovery:
+        """The sub-volumes of both splits, those of a background side by side. Raises VolumeError as `plan`."""
+        return Discovery(sorted(plan(self.settings, self.backgrounds), key=lambda case: case.background_id))
+
+    def load(self, case: Mapping[str, Any]) -> LoadedVolume:
+        """Make one; no VolumeError but of `make` and the background's reader."""
+        wanted = InsertionCase(**case)
+        volume, marks, regions = make(self.settings, self._prepared(wanted.background_id), wanted, self.seed)
+        rows = [{k: v for k, v in asdict(region).items() if k != "kind"} for region in regions]
+        return LoadedVolume(volume, marks, rows)
+
+    def _prepared(self, background_id: str) -> Prepared:
+        if self.kept is None or self.kept.background.id != background_id:
+            chosen = next(each for each in self.backgrounds if each.id == background_id)
+            self.kept = load_background_volume(chosen, self.grid)
+        return self.kept
+
+
+def plan(settings: InsertionSettings, backgrounds: Sequence[Background]) -> list[InsertionCase]:
     """The sub-volumes of both splits, spread evenly over the backgrounds of each; held_out ones are left out.
 
     Raises VolumeError where a split has no background, or a patient is in both splits.
@@ -71,17 +104,17 @@ def plan(settings: InsertionSettings, backgrounds: Sequence[Background]) -> list
     ]
 
 
-def _plan_split(split: str, count: int, backgrounds: Sequence[Background]) -> Iterator[Case]:
+def _plan_split(split: str, count: int, backgrounds: Sequence[Background]) -> Iterator[InsertionCase]:
     if not backgrounds:
         raise VolumeError("no_background", f"no background has role {split}; list at least one")
     for index in range(count):
         background = backgrounds[index % len(backgrounds)]
         name = settings_hash("insertion", split, background.id, index)
-        yield Case(f"in-{name}", background.patient_id, background.id, split)
+        yield InsertionCase(f"in-{name}", background.patient_id, background.id, split)
 
 
 def make(
-    settings: InsertionSettings, prepared: Prepared, case: Case, seed: int
+    settings: InsertionSettings, prepared: Prepared, case: InsertionCase, seed: int
 ) -> tuple[Volume, list[Mark], list[IgnoredRegion]]:
     """One sub-volume on the grid, a mark for every lesion in it, and what must not be scored.
 

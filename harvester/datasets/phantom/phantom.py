@@ -5,7 +5,9 @@ and recall be measured anywhere. `plan` says which volumes there are, `make` dra
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +15,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
 from harvester.config.data import PhantomSettings, Spacing
+from harvester.config.settings import Settings
+from harvester.datasets.discovery import Discovery, LoadedVolume
 from harvester.datasets.phantom import anatomy
 from harvester.datasets.phantom.bones import paint_bones
 from harvester.datasets.phantom.canvas import SUB_SLICES, Array, Canvas, empty_canvas
@@ -28,7 +32,7 @@ Z_START_MM = (40.0, 345.0)
 
 
 @dataclass(frozen=True)
-class Case:
+class PhantomCase:
     """One volume of the archive. Even patient indices belong to vm, odd ones to vh_test: patients are
     disjoint, and a longer vm leaves vh_test as it was. volume_index counts the volumes of a patient."""
 
@@ -39,7 +43,27 @@ class Case:
     volume_index: int
 
 
-def plan(settings: PhantomSettings) -> list[Case]:
+class Phantoms:
+    """The dataset of phantoms; they follow from the settings, no source is read."""
+
+    def __init__(self, settings: Settings, source: Path | None = None) -> None:
+        self.settings, self.seed, self.grid = (
+            settings.data.phantom,
+            settings.seed,
+            settings.grid.spacing_zyx_mm,
+        )
+
+    def discover(self, salt: str) -> Discovery:
+        """The phantoms of both splits."""
+        return Discovery(plan(self.settings))
+
+    def load(self, case: Mapping[str, Any]) -> LoadedVolume:
+        """Draw one."""
+        volume, marks, _ = make(self.settings, self.grid, PhantomCase(**case), self.seed)
+        return LoadedVolume(volume, marks)
+
+
+def plan(settings: PhantomSettings) -> list[PhantomCase]:
     """The cases of both splits, vm first, volumes_per_patient each (the last patient may have fewer)."""
     sizes: tuple[tuple[Split, int], ...] = (
         ("vm", settings.vm_volumes),
@@ -52,14 +76,14 @@ def plan(settings: PhantomSettings) -> list[Case]:
     ]
 
 
-def _case(split: Split, patient_index: int, volume_index: int) -> Case:
+def _case(split: Split, patient_index: int, volume_index: int) -> PhantomCase:
     patient = hashlib.sha256(f"phantom patient {patient_index}".encode()).hexdigest()[:12]
     volume = hashlib.sha256(f"phantom volume {patient_index} {volume_index}".encode()).hexdigest()[:12]
-    return Case(f"ph-{volume}", f"pp-{patient}", split, patient_index, volume_index)
+    return PhantomCase(f"ph-{volume}", f"pp-{patient}", split, patient_index, volume_index)
 
 
 def make(
-    settings: PhantomSettings, grid_spacing_zyx_mm: Spacing, case: Case, seed: int
+    settings: PhantomSettings, grid_spacing_zyx_mm: Spacing, case: PhantomCase, seed: int
 ) -> tuple[Volume, list[Mark], list[dict[str, Any]]]:
     """Draw one case: the volume on the grid, a mark for every lesion, and what only looks like one.
 

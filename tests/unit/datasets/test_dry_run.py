@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from harvester.datasets.discovery import Found
+from harvester.datasets.discovery import Discovery
 from harvester.datasets.dry_run import dry_run_table, split_rows, splits_csv
-from harvester.records import Refused
+from harvester.records import Reject
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,13 @@ class Case:
 MARKS = [
     {"where": f"marks.csv line {line}", "lesion": lesion} for line, lesion in ((2, ""), (3, "a"), (4, "a"))
 ]
-FOUND = Found(
+FOUND = Discovery(
     [
         Case("v1", "pb", "vm", MARKS, split_origin="given"),
         Case("v2", "pb", "vm", split_origin="given"),
         Case("v3", "pa", "vh", mask="a.mask.nii.gz"),
     ],
-    [Refused("1", "not_3d", "one"), Refused("2", "link", "two"), Refused("3", "not_3d", "three")],
+    [Reject("1", "not_3d", "one"), Reject("2", "link", "two"), Reject("3", "not_3d", "three")],
 )
 
 
@@ -43,12 +43,12 @@ def test_scans_patients_and_lesions_are_counted_by_split_and_refusals_by_reason(
 
 
 def test_an_empty_archive_and_missing_roles_are_told() -> None:
-    text = dry_run_table(Found([]))
+    text = dry_run_table(Discovery([]))
     assert "taken: 0 scans, refused: 0" in text
     assert text.count("note:") == 2
-    assert "nothing to harvest" in dry_run_table(Found([Case("v", "p", "vm")]))
-    assert "complete = 1" in dry_run_table(Found([Case("v", "p", "vh")]))
-    assert "note:" not in dry_run_table(Found([Case("v", "p", "vm"), Case("w", "q", "vh_test")]))
+    assert "nothing to harvest" in dry_run_table(Discovery([Case("v", "p", "vm")]))
+    assert "complete = 1" in dry_run_table(Discovery([Case("v", "p", "vh")]))
+    assert "note:" not in dry_run_table(Discovery([Case("v", "p", "vm"), Case("w", "q", "vh_test")]))
 
 
 def test_splits_are_a_row_a_patient() -> None:

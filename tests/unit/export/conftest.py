@@ -103,7 +103,7 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     folder.mkdir(parents=True)
     (root / "run" / "store.salt").write_text(SALT + "\n")
     rows, by_kind = [], {}
-    for case in archive.scan(source, ArchiveSettings(), 0, SALT).cases:
+    for case in archive.discover(source, ArchiveSettings(), 0, SALT).cases:
         volume, _ = archive.read(case, source)
         rows.append(write_volume(folder, volume, "vh", "h"))
         kind = "nifti" if "nii" in case.files[0] else "turned" if "other" in case.files[0] else "supine"

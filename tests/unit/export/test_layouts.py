@@ -114,8 +114,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     folder = root / "run" / "store"
     folder.mkdir(parents=True)
     (root / "run" / "store.salt").write_text("00ff\n")
-    found = archive.scan(root / "source", ArchiveSettings(), 0, "00ff")
-    assert found.refused == []
+    found = archive.discover(root / "source", ArchiveSettings(), 0, "00ff")
+    assert found.rejects == []
     rows, volumes, stored = [], {}, {}
     for case in found.cases:
         volume, _ = archive.read(case, root / "source")

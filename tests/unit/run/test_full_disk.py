@@ -14,7 +14,7 @@ import pytest
 from harvester.cli.console import run_job
 from harvester.errors import NoRoomError, StoreError, behind
 from harvester.run.log import logged_to
-from harvester.run.step_shards import Shards
+from harvester.run.partials import Partials
 from harvester.storage.location import Location
 
 TABLE = pa.table({"a": list(range(200_000))})
@@ -39,21 +39,21 @@ def test_a_shard_that_finds_no_room_is_not_there_and_is_when_room_is_made(
 ) -> None:
     filler = small_disk / "filler"
     filler.write_bytes(b"0" * (200 << 10))
-    shards = Shards(Location.of(small_disk / "round-0" / "tubelets-1.shards"))
+    partials = Partials(Location.of(small_disk / "round-0" / "tubelets-1.partials"))
 
     def work() -> None:
-        shards.publish("s", TABLE, {"volumes": []})
+        partials.publish("s", TABLE, {"volumes": []})
 
     assert run_job(work) == 1
     assert capsys.readouterr().err == (
-        f"NoRoomError: {shards.folder}: cannot be written (No space left on device); make room there, then start again "
-        "with the same command: what is finished is kept\n"
+        f"NoRoomError: {partials.folder}: cannot be written (No space left on device); make room there, then start "
+        "again with the same command: what is finished is kept\n"
     )
     assert [file for file in small_disk.rglob("*") if file.is_file()] == [filler]
     filler.unlink()
     small = TABLE.slice(0, 10)
-    shards.publish("s", small, {"volumes": []})
-    assert next(shards.tables(["s"], TABLE.schema)).equals(small)
+    partials.publish("s", small, {"volumes": []})
+    assert next(partials.tables(["s"], TABLE.schema)).equals(small)
 
 
 def test_a_log_without_room_ends_nothing_and_tells_nothing(

@@ -10,8 +10,8 @@ import pytest
 from harvester.cli.status import main
 from harvester.errors import StepError
 from harvester.run.log import logged_to
+from harvester.run.partials import Partials, plan_parts
 from harvester.run.status import lines, read_status
-from harvester.run.step_shards import Shards, planned
 from harvester.storage.location import Location
 
 ROWS = [{"volume_id": f"v{i}", "patient_id": f"p{i}"} for i in range(8)]
@@ -33,13 +33,13 @@ def run(tmp_path: Path) -> Path:
 
 def half_done(run: Path) -> None:
     """Five of eight volumes, the fifth left out."""
-    shards = Shards(Location.of(run / "round-0" / "tubelets-def.shards"))
-    plan = planned(ROWS)
-    shards.plan(plan)
-    for shard in plan[:5]:
-        (row,) = shard.rows
+    partials = Partials(Location.of(run / "round-0" / "tubelets-def.partials"))
+    plan = plan_parts(ROWS)
+    partials.plan(plan)
+    for part in plan[:5]:
+        (row,) = part.rows
         errors = {"v4": "OSError: no such slice"} if row["volume_id"] == "v4" else {}
-        shards.publish(shard.name, TABLE, {"volumes": [row["volume_id"]], "errors": errors})
+        partials.publish(part.name, TABLE, {"volumes": [row["volume_id"]], "errors": errors})
 
 
 def test_a_run_under_way_tells_step_rate_and_what_was_left_out(run: Path) -> None:

@@ -14,8 +14,9 @@ from harvester.errors import SettingsError, StepError, StoreError
 from harvester.records import Mark, Volume
 from harvester.run.folder import Run, settings_of
 from harvester.run.log import logged_to
+from harvester.run.partials import Partials
+from harvester.run.quarantine import Quarantine, Worker, begun
 from harvester.run.status import read_status
-from harvester.run.step_shards import Shards, Worker
 from harvester.storage.location import Location
 from harvester.store.container import open_shard
 from harvester.store.store import Store, finish_store, read_volume
@@ -139,16 +140,17 @@ def test_a_runs_folder_in_a_bucket(door: Door, bucket: str) -> None:
     assert settings_of(run.folder) == Settings()
 
 
-def test_shards_in_a_bucket(door: Door) -> None:
-    shards = Shards(Location.of(door.uri("archive", "runs/night/round-0/tubelets-k.shards")))
+def test_partials_in_a_bucket(door: Door) -> None:
+    partials = Partials(Location.of(door.uri("archive", "runs/night/round-0/tubelets-k.partials")))
+    quarantine = Quarantine(partials.folder, Worker("driver", "node"), list)
     table = pa.table({"volume_id": ["a"]})
-    shards.publish("000000-a", table, {"volumes": ["a"], "errors": {}})
-    shards.begin("b", Worker("driver", "node"), alone=False)
-    assert shards.done() == {"000000-a"}
-    assert shards.suspects([{"volume_id": "a"}, {"volume_id": "b"}]) == {"b"}
-    shards.end("b")
-    shards.end("b")
-    assert next(shards.tables(["000000-a"], table.schema)).equals(table)
-    shards.withdraw(["000000-a"])
+    partials.publish("000000-a", table, {"volumes": ["a"], "errors": {}})
+    quarantine.begin("b")
+    assert partials.done() == {"000000-a"}
+    assert begun(partials.folder, ["a", "b"]) == {"b"}
+    quarantine.end("b")
+    quarantine.end("b")
+    assert next(partials.tables(["000000-a"], table.schema)).equals(table)
+    partials.withdraw(["000000-a"])
     with pytest.raises(StepError, match="damaged"):
-        next(shards.tables(["000000-a"], table.schema))
+        next(partials.tables(["000000-a"], table.schema))

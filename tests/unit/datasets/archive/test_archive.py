@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from harvester.config.data import ArchiveSettings
-from harvester.datasets.archive.archive import Case, read, salt_of, scan
+from harvester.datasets.archive.archive import ArchiveCase, discover, read, salt_of
 from harvester.errors import LabelError, VolumeError
 from tests.dicom_files import ct, put, put_series
 
@@ -30,11 +30,11 @@ def put_nifti(path: Path, sign_xy: int = -1) -> Path:
     return path
 
 
-def scanned(root: Path, seed: int = 0, salt: str = "s", **settings: Any) -> list[Case]:
-    return list(scan(root, ArchiveSettings(**settings), seed, salt).cases)
+def scanned(root: Path, seed: int = 0, salt: str = "s", **settings: Any) -> list[ArchiveCase]:
+    return list(discover(root, ArchiveSettings(**settings), seed, salt).cases)
 
 
-def of_file(cases: list[Case], name: str) -> Case:
+def of_file(cases: list[ArchiveCase], name: str) -> ArchiveCase:
     return next(case for case in cases if case.files == [name])
 
 
@@ -73,7 +73,7 @@ def test_ids_hang_on_the_salt_and_tell_nothing(root: Path) -> None:
 @pytest.mark.parametrize("name", ["doe_jane.nii.gz", "deep/er/b.nii"])
 def test_marks_are_turned_with_their_scan(root: Path, name: str) -> None:
     case = of_file(scanned(root), name)
-    volume, marks = read(Case(**asdict(case)), root)
+    volume, marks = read(ArchiveCase(**asdict(case)), root)
     mark = marks[0]
     bright = np.argwhere(volume.hu_zyx > 500)
     (z1, y1, x1), (z2, y2, x2) = bright.min(0), bright.max(0)
@@ -137,7 +137,7 @@ BROKEN = {
         "volumes.csv", "file,patient,split\ndoe_jane,p,vm\ndeep/er/b,p,vh\n", "one split per patient"
     ),
     "half a patient": (
-        "volumes.csv", "file,patient,split\ndoe_jane,p,vm\ndeep/er/b,p,\n", "not told to be complete"
+        "volumes.csv", "file,patient,split\ndoe_jane,p,vm\ndeep/er/b,p,\n", "not said to be complete"
     ),
 }  # fmt: skip
 
@@ -204,7 +204,7 @@ def test_a_dicom_series_marked_in_two_tables_is_refused(tmp_path: Path) -> None:
     (tmp_path / "marks.json").write_text(
         '{"images": [{"id": 1, "file_name": "a", "z": 0}], "annotations": [{"image_id": 1, "bbox": [0, 0, 1, 1]}]}'
     )
-    (row,) = scan(tmp_path, ArchiveSettings(), 0, "s").refused
+    (row,) = discover(tmp_path, ArchiveSettings(), 0, "s").rejects
     assert (row.reason, scanned(tmp_path)) == ("two_sources", [])
     assert len(scanned(tmp_path, marks="coco")[0].marks) == 1
     assert scanned(tmp_path, marks="objects")[0].marks == []

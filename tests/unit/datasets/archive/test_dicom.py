@@ -20,28 +20,28 @@ from pydicom.uid import (
 )
 
 from harvester.config.data import ArchiveSettings, DicomSettings
-from harvester.datasets.archive.archive import read, scan
-from harvester.datasets.discovery import Found
+from harvester.datasets.archive.archive import discover, read
+from harvester.datasets.discovery import Discovery
 from harvester.errors import VolumeError
 from harvester.imaging.dicom.reader import read_dicom_series
 from tests.dicom_files import PLANE, ct, put, put_series
 
 
-def found(root: Path, **settings: Any) -> Found:
+def found(root: Path, **settings: Any) -> Discovery:
     max_voxels = settings.pop("max_voxels", 10**9)
     dicom = DicomSettings(**settings)
-    return scan(root, ArchiveSettings(max_voxels=max_voxels, dicom=dicom), 0, "salt")
+    return discover(root, ArchiveSettings(max_voxels=max_voxels, dicom=dicom), 0, "salt")
 
 
 def reasons(root: Path, **settings: Any) -> list[str]:
     """The reasons of all that is refused; nothing is taken."""
     result = found(root, **settings)
     assert not result.cases
-    return sorted(row.reason for row in result.refused)
+    return sorted(row.reason for row in result.rejects)
 
 
 def rows(root: Path, **settings: Any) -> list[str]:
-    return sorted(row.reason for row in found(root, **settings).refused)
+    return sorted(row.reason for row in found(root, **settings).rejects)
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_a_series_is_taken_wherever_its_files_lie(series: Path, tmp_path: Path) 
         file.rename(target)
     result = found(tmp_path)
     assert len(result.cases) == 1
-    assert not result.refused
+    assert not result.rejects
     volume, marks = read(result.cases[0], tmp_path)
     np.testing.assert_array_equal(volume.hu_zyx, [PLANE.astype(int) + n - 1024 for n in range(10)])
     assert marks == []
@@ -100,7 +100,7 @@ def test_a_series_that_is_not_wanted_is_one_row(tmp_path: Path, case: str) -> No
     else:
         put_series(tmp_path / "s", **changes)
     assert reasons(tmp_path) == [reason]
-    row = found(tmp_path).refused[0]
+    row = found(tmp_path).rejects[0]
     assert "10 files" in row.message
     assert len(row.source_hash) == 12
 
@@ -127,7 +127,7 @@ def test_a_scout_inside_a_series_is_left_out(series: Path) -> None:
     put(series / "t.dcm", ct(600, PLANE[:3], SOPInstanceUID="1.10"))
     result = found(series)
     assert len(result.cases[0].files) == 10
-    assert sorted(row.reason for row in result.refused) == ["localizer", "odd_slices"]
+    assert sorted(row.reason for row in result.rejects) == ["localizer", "odd_slices"]
 
 
 def test_what_is_no_dicom_is_counted_in_one_row(series: Path) -> None:
@@ -135,8 +135,8 @@ def test_what_is_no_dicom_is_counted_in_one_row(series: Path) -> None:
         (series / f"n{n}.txt").write_text("hello")
     put(series / "DICOMDIR", ct(SOPClassUID=MediaStorageDirectoryStorage, SeriesInstanceUID=None, Rows=None))
     result = found(series)
-    assert sorted(row.reason for row in result.refused) == ["dicomdir", "not_dicom"]
-    assert next(row for row in result.refused if row.reason == "not_dicom").message.startswith("5 files")
+    assert sorted(row.reason for row in result.rejects) == ["dicomdir", "not_dicom"]
+    assert next(row for row in result.rejects if row.reason == "not_dicom").message.startswith("5 files")
 
 
 @pytest.mark.parametrize("kept", [0, 100, 140, 200])
@@ -145,7 +145,7 @@ def test_a_file_cut_short_has_its_own_row(series: Path, kept: int) -> None:
     file.write_bytes(file.read_bytes()[:kept])
     assert rows(series, min_slices=10) == ["few_slices", "unreadable"]
     result = found(series, min_slices=9)  # the gap is filled, the file still told
-    assert [row.reason for row in result.refused] == ["unreadable"]
+    assert [row.reason for row in result.rejects] == ["unreadable"]
     assert len(read(result.cases[0], series)[0].hu_zyx) == 10
 
 
@@ -180,7 +180,7 @@ def test_sequences_nested_deep_refuse_the_file_alone(series: Path, defined: bool
     file.write_bytes(data[:at] + nested(1500, defined) + data[at:])
     result = found(series)
     assert len(result.cases) == 1
-    assert [row.reason for row in result.refused] == ["unreadable"]
+    assert [row.reason for row in result.rejects] == ["unreadable"]
 
 
 def test_copies_count_once_and_other_pixels_under_one_uid_are_refused(series: Path) -> None:
@@ -201,7 +201,7 @@ def test_a_link_is_not_followed(series: Path, tmp_path: Path) -> None:
     (series / "one.dcm").symlink_to(outside / "000.dcm")
     result = found(series)
     assert [case.files for case in result.cases] == [[f"{n:03d}.dcm" for n in range(10)]]
-    assert [row.reason for row in result.refused] == ["link"] * 3
+    assert [row.reason for row in result.rejects] == ["link"] * 3
 
 
 def test_a_pipe_is_not_opened(series: Path) -> None:
@@ -231,8 +231,8 @@ def test_files_and_folders_that_may_not_be_read_are_rows(
     monkeypatch.setattr(os, "scandir", no_list)
     result = found(series)
     assert len(result.cases) == 1
-    assert [row.reason for row in result.refused] == ["no_permission", "no_permission"]
-    assert all("secret" not in row.message for row in result.refused)
+    assert [row.reason for row in result.rejects] == ["no_permission", "no_permission"]
+    assert all("secret" not in row.message for row in result.rejects)
 
 
 def uids(root: Path, **settings: Any) -> set[str]:
@@ -248,7 +248,7 @@ def test_of_reconstructions_the_soft_and_thin_one_is_taken(tmp_path: Path) -> No
     put_series(tmp_path / "d", uid="1.4", gap_mm=1, ImageType=["DERIVED", "SECONDARY", "AXIAL"])
     result = found(tmp_path)
     assert [case.files[0] for case in result.cases] == ["c/000.dcm"]
-    assert [row.reason for row in result.refused] == ["other_reconstruction"] * 3
+    assert [row.reason for row in result.rejects] == ["other_reconstruction"] * 3
     assert len(found(tmp_path, reconstructions="all").cases) == 4
 
 
@@ -287,7 +287,7 @@ def test_a_table_may_name_a_series_that_is_refused(series: Path, tmp_path: Path)
     (tmp_path / "volumes.csv").write_text("file,complete\nmip,1\nseries,1\n")
     result = found(tmp_path)
     assert [case.split for case in result.cases] == ["vm"]
-    assert [row.reason for row in result.refused] == ["derived"]
+    assert [row.reason for row in result.rejects] == ["derived"]
 
 
 def find_real(name: str) -> Path:
@@ -340,7 +340,7 @@ def test_the_real_series_is_found_among_two_hundred_decoys(tmp_path: Path) -> No
     assert [len(case.files) for case in result.cases] == [64]
     volume, _ = read(result.cases[0], tmp_path)
     np.testing.assert_array_equal(volume.hu_zyx, read_dicom_series(real, "v", "p").hu_zyx)
-    listed = Counter(row.reason for row in result.refused)
+    listed = Counter(row.reason for row in result.rejects)
     assert set(listed) == EXPECTED
-    together = next(row for row in result.refused if row.reason == "not_dicom")
+    together = next(row for row in result.rejects if row.reason == "not_dicom")
     assert sum(listed.values()) - 1 + int(together.message.split()[0]) == 201

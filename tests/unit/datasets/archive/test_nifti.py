@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from harvester.config.data import ArchiveSettings
-from harvester.datasets.archive.archive import read, scan
-from harvester.datasets.discovery import Found, salted_hash
+from harvester.datasets.archive.archive import discover, read
+from harvester.datasets.discovery import Discovery, salted_hash
 from harvester.errors import LabelError, VolumeError
-from harvester.records import Mark, Refused, Volume
+from harvester.records import Mark, Reject, Volume
 
 LPS = np.diag([-0.8, -0.8, 5, 1.0])
 SHAPE_IJK = (12, 10, 8)
@@ -43,17 +43,17 @@ def mask_values(dtype: Any = np.uint8) -> Any:
     return values
 
 
-def look(root: Path, seed: int = 0, **settings: Any) -> Found:
-    return scan(root, ArchiveSettings(**settings), seed, "s")
+def look(root: Path, seed: int = 0, **settings: Any) -> Discovery:
+    return discover(root, ArchiveSettings(**settings), seed, "s")
 
 
-def files(found: Found) -> list[str]:
+def files(found: Discovery) -> list[str]:
     return sorted(case.files[0] for case in found.cases)
 
 
-def reasons(found: Found) -> dict[str, str]:
+def reasons(found: Discovery) -> dict[str, str]:
     """Reason by the file's hash, made readable again."""
-    return {row.source_hash: row.reason for row in found.refused}
+    return {row.source_hash: row.reason for row in found.rejects}
 
 
 def of(name: str) -> str:
@@ -62,7 +62,7 @@ def of(name: str) -> str:
 
 def read_one(root: Path, **settings: Any) -> tuple[Volume, list[Mark]]:
     chosen = ArchiveSettings(**settings)
-    return read(scan(root, chosen, 0, "s").cases[0], root, chosen)
+    return read(discover(root, chosen, 0, "s").cases[0], root, chosen)
 
 
 def told(mark: Mark) -> tuple[float, ...]:
@@ -89,7 +89,7 @@ def test_masks_are_found_by_suffix_or_folder(
     put(tmp_path / mask_name, mask_values())
     found = look(tmp_path, **settings)
     assert files(found) == [scan_name]
-    assert not found.refused
+    assert not found.rejects
     _, marks = read_one(tmp_path, **settings)
     assert [told(mark) for mark in marks] == [BOX_MARK]
     assert (marks[0].clinical, marks[0].kind) == (True, "")
@@ -101,7 +101,7 @@ def test_a_mask_without_its_scan_is_refused_and_not_taken_for_a_scan(tmp_path: P
     found = look(tmp_path)
     assert files(found) == ["a.nii.gz"]
     assert reasons(found) == {of("b.mask.nii.gz"): "mask_without_scan"}
-    assert not look(tmp_path, marks="csv").refused
+    assert not look(tmp_path, marks="csv").rejects
 
 
 def test_two_kinds_of_marks_refuse_the_scan_until_one_is_chosen(tmp_path: Path) -> None:
@@ -112,15 +112,15 @@ def test_two_kinds_of_marks_refuse_the_scan_until_one_is_chosen(tmp_path: Path) 
     write_coco(tmp_path / "marks.json", [("b.nii.gz#1", [0, 0, 3, 3])])
     found = look(tmp_path)
     assert reasons(found) == {of("a.nii.gz"): "two_sources", of("b.nii.gz"): "two_sources"}
-    assert "marks.csv and in a label mask" in found.refused[0].message + found.refused[1].message
+    assert "marks.csv and in a label mask" in found.rejects[0].message + found.rejects[1].message
     for marks, boxes in {
         "csv": [(0, 0, 0, 1, 1), (0, 0, 0, 1, 1)],
         "coco": [(1, 0, 0, 2, 2)],
         "mask": [BOX_MARK],
     }.items():
         settings = ArchiveSettings(marks=marks)
-        chosen = scan(tmp_path, settings, 0, "s")
-        assert not chosen.refused
+        chosen = discover(tmp_path, settings, 0, "s")
+        assert not chosen.rejects
         assert [told(mark) for case in chosen.cases for mark in read(case, tmp_path, settings)[1]] == boxes
 
 
@@ -145,7 +145,7 @@ def test_two_masks_refuse_the_scan(tmp_path: Path) -> None:
     put(tmp_path / "a.mask.nii.gz", mask_values())
     put(tmp_path / "masks" / "a.nii.gz", mask_values())
     assert reasons(look(tmp_path)) == {of("a.nii.gz"): "two_masks"}
-    assert not look(tmp_path, marks="csv").refused
+    assert not look(tmp_path, marks="csv").rejects
 
 
 MASKS: dict[str, tuple[Any, Any, str, str]] = {
@@ -162,7 +162,7 @@ def test_a_mask_that_does_not_fit_refuses_its_scan_before_a_voxel_is_read(tmp_pa
     values, affine, reason, message = MASKS[case]
     put(tmp_path / "a.nii.gz")
     put(tmp_path / "a.mask.nii.gz", values, affine)
-    (row,) = look(tmp_path).refused
+    (row,) = look(tmp_path).rejects
     assert (row.source_hash, row.reason) == (of("a.nii.gz"), reason)
     assert message in row.message
 
@@ -170,7 +170,7 @@ def test_a_mask_that_does_not_fit_refuses_its_scan_before_a_voxel_is_read(tmp_pa
 def test_a_mask_saved_with_rounded_affine_fits(tmp_path: Path) -> None:
     put(tmp_path / "a.nii.gz")
     put(tmp_path / "a.mask.nii.gz", mask_values(), LPS + np.random.default_rng(0).normal(0, 1e-4, (4, 4)))
-    assert not look(tmp_path).refused
+    assert not look(tmp_path).rejects
 
 
 @pytest.mark.parametrize("values", [mask_values(np.float32) * 0.5, mask_values(np.int16) * -1])
@@ -211,7 +211,7 @@ def test_one_bad_file_stops_nothing(tmp_path: Path) -> None:
         of("big.nii.gz"): "too_large",
     }
     assert not any(
-        name in row.message for row in found.refused for name in ("junk", "cut", "big", str(tmp_path))
+        name in row.message for row in found.rejects for name in ("junk", "cut", "big", str(tmp_path))
     )
 
 
@@ -219,7 +219,7 @@ def test_what_grows_after_the_search_is_refused_when_read(tmp_path: Path) -> Non
     """The limit holds for the file that is read, whatever it was when it was found."""
     settings = ArchiveSettings(max_voxels=1000)
     put(tmp_path / "a.nii.gz")
-    (case,) = scan(tmp_path, settings, 0, "s").cases
+    (case,) = discover(tmp_path, settings, 0, "s").cases
     put(tmp_path / "a.nii.gz", np.zeros((11, 10, 10), np.int16))
     with pytest.raises(VolumeError) as caught:
         read(case, tmp_path, settings)
@@ -260,7 +260,7 @@ def test_hidden_files_and_pipes_are_left_alone(tmp_path: Path) -> None:
     put(tmp_path / ".git" / "a.nii.gz")
     put(tmp_path / "._b.nii.gz")
     os.mkfifo(tmp_path / "c.nii.gz")
-    assert look(tmp_path) == Found([], [])
+    assert look(tmp_path) == Discovery([], [])
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "deep/../../x", "..\\..\\x", ""])
@@ -331,7 +331,7 @@ def test_the_same_voxels_under_several_names_are_taken_once(tmp_path: Path) -> N
     found = look(twin_root(tmp_path))
     assert files(found) == ["a.nii", "d.nii"]
     assert reasons(found) == {of("b.nii.gz"): "duplicate", of("c.nii.gz"): "duplicate"}
-    assert "3 files" in found.refused[0].message
+    assert "3 files" in found.rejects[0].message
 
 
 def test_of_twins_the_one_that_the_tables_know_is_taken(tmp_path: Path) -> None:
@@ -344,7 +344,7 @@ def test_twins_told_to_be_in_two_splits_are_all_refused(tmp_path: Path) -> None:
     found = look(tmp_path)
     assert files(found) == ["d.nii"]
     assert set(reasons(found).values()) == {"duplicate"}
-    assert len(found.refused) == 3
+    assert len(found.rejects) == 3
 
 
 def test_an_archive_without_twins_is_not_read_through(
@@ -401,7 +401,7 @@ def test_names_in_files_and_paths_come_out_nowhere(tmp_path: Path, caplog: pytes
         f"file,z,x1,y1,x2,y2,lesion,report\n{spelled}/good,1,2,3,4,5,{spelled},{spelled}\n{spelled}/out,99,2,3,4,5,,\n"
     )
     found = look(tmp_path)
-    texts = [caplog.text, *map(str, found.refused)]
+    texts = [caplog.text, *map(str, found.rejects)]
     for case in found.cases:
         texts += [case.volume_id, case.patient_id, case.split]
         try:
@@ -409,7 +409,7 @@ def test_names_in_files_and_paths_come_out_nowhere(tmp_path: Path, caplog: pytes
             texts += [volume.volume_id, volume.patient_id, *map(str, marks)]
         except VolumeError as error:
             texts += [str(error), error.reason]
-    assert {row.reason for row in found.refused} == {"not_3d", "duplicate", "mask_without_scan"}
+    assert {row.reason for row in found.rejects} == {"not_3d", "duplicate", "mask_without_scan"}
     assert any("bad_mark" in text for text in texts)
     assert not any("Doe" in text or "1950" in text for text in texts)
 
@@ -422,14 +422,14 @@ def test_a_gzip_bomb_is_read_no_further_than_its_header(tmp_path: Path) -> None:
     header.set_sform(LPS, 1)
     header["magic"], header["vox_offset"] = b"n+1", 352 + (24 << 20)
     (tmp_path / "a.nii.gz").write_bytes(gzip.compress(header.binaryblock + b"\1\0\0\0" + bytes(24 << 20), 9))
-    (row,) = look(tmp_path).refused
+    (row,) = look(tmp_path).rejects
     assert row.reason == "unreadable"
 
 
 def test_refusals_are_plain_rows(tmp_path: Path) -> None:
     put(tmp_path / "a.nii", np.zeros((3, 4, 5, 2), np.int16))
-    (row,) = look(tmp_path).refused
-    assert isinstance(row, Refused)
+    (row,) = look(tmp_path).rejects
+    assert isinstance(row, Reject)
     assert f"volume v{row.source_hash}: want a 3D NIfTI" in row.message
 
 
@@ -445,5 +445,5 @@ def test_scans_whose_two_forms_differ_are_told(
     image.header.set_sform(image.affine, codes[0])
     image.header.set_qform(moved, codes[1])
     nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), None, image.header), tmp_path / "a.nii")
-    assert look(tmp_path).refused == []
+    assert look(tmp_path).rejects == []
     assert ("sform and a qform that differ" in caplog.text) == warned

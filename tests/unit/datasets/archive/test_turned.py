@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from harvester.config.data import ArchiveSettings
-from harvester.datasets.archive.archive import read, scan
+from harvester.datasets.archive.archive import discover, read
 from harvester.records import Mark
 
 SHAPE_ZYX = (5, 9, 11)
@@ -84,7 +84,7 @@ def test_every_orientation_gives_the_same_volume_and_boxes(
         saved(hu, tmp_path / "a.nii", axes, flips)
         put_marks(tmp_path, kind, axes, flips)
         settings = ArchiveSettings(mask_min_mm=0, mask_split_labels=True)
-        (case,) = scan(tmp_path, settings, 0, "s").cases
+        (case,) = discover(tmp_path, settings, 0, "s").cases
         volume, marks = read(case, tmp_path, settings)
         np.testing.assert_array_equal(volume.hu_zyx, hu)
         assert volume.spacing_zyx_mm == pytest.approx(SPACING_ZYX_MM)

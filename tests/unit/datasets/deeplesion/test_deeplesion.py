@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from harvester.config.data import DeepLesionSettings
-from harvester.datasets.deeplesion.deeplesion import Case, read, scan
-from harvester.datasets.discovery import Found
+from harvester.datasets.deeplesion.deeplesion import DeepLesionCase, discover, read
+from harvester.datasets.discovery import Discovery
 from harvester.datasets.dry_run import dry_run_table, split_rows
 from harvester.errors import LabelError, SettingsError, VolumeError
 from harvester.records import Mark, Volume
@@ -92,12 +92,12 @@ def write(root: Path, volumes: Iterable[Any]) -> None:
     archive.close()
 
 
-def scanned(root: Path, **settings: Any) -> Found:
-    return scan(root, DeepLesionSettings(**FILES | settings), 0, "salt")
+def scanned(root: Path, **settings: Any) -> Discovery:
+    return discover(root, DeepLesionSettings(**FILES | settings), 0, "salt")
 
 
-def reasons(found: Found) -> list[str]:
-    return sorted(each.reason for each in found.refused)
+def reasons(found: Discovery) -> list[str]:
+    return sorted(each.reason for each in found.rejects)
 
 
 def edit(root: Path, old: str, new: str) -> None:
@@ -114,7 +114,7 @@ def test_every_voxel_box_and_split_survives(root: Path, truth: dict[str, Any], t
     }
     rows, marks = [], []
     for case in found.cases:
-        again = Case(**json.loads(json.dumps(asdict(case))))
+        again = DeepLesionCase(**json.loads(json.dumps(asdict(case))))
         volume, own = read(again, root)
         rows.append(write_volume(tmp_path / "store", volume, case.split, ""))
         marks += own
@@ -159,8 +159,8 @@ def test_the_same_again_and_ids_as_published(root: Path) -> None:
     assert found.cases[0].patient_id == "000001"
     assert [case.volume_id for case in found.cases] == sorted(case.volume_id for case in found.cases)
     assert (
-        found.refused[0].source_hash
-        != scan(root, DeepLesionSettings(**FILES), 0, "other").refused[0].source_hash
+        found.rejects[0].source_hash
+        != discover(root, DeepLesionSettings(**FILES), 0, "other").rejects[0].source_hash
     )
 
 
@@ -221,7 +221,7 @@ def test_volumes_that_no_table_knows_are_refused(root: Path) -> None:
     )
     found = scanned(root, mining_marks="mining.csv")
     assert reasons(found) == ["bad_id", "official_val", "unknown_volume"]
-    assert not any("../" in each.message for each in found.refused)
+    assert not any("../" in each.message for each in found.rejects)
 
 
 def test_what_was_not_fetched_is_refused(root: Path) -> None:
@@ -238,12 +238,12 @@ def test_a_broken_line_and_rows_that_disagree_are_refused(root: Path) -> None:
     edit(root, "000005_01_01_008.png,5,", "000005_01_01_008.png,smith,")
     found = scanned(root)
     assert reasons(found) == ["bad_row", "official_val"]
-    assert not any("smith" in each.message for each in found.refused)
+    assert not any("smith" in each.message for each in found.rejects)
     lines = (root / "DL_info.csv").read_text().splitlines()
     (root / "DL_info.csv").write_text("\n".join([*lines, lines[1].replace("0.75, 0.75, 5", "0.75, 0.75, 2")]))
     found = scanned(root)
     assert reasons(found) == ["bad_row", "bad_row", "official_val"]
-    assert any("000001_01_01_007-012: its rows disagree on spacing" in each.message for each in found.refused)
+    assert any("000001_01_01_007-012: its rows disagree on spacing" in each.message for each in found.rejects)
 
 
 def test_broken_tables_are_errors(root: Path) -> None:

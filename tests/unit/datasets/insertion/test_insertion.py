@@ -10,7 +10,7 @@ import pytest
 from harvester.config.data import InsertionSettings
 from harvester.datasets.insertion.insertion import (
     Background,
-    Case,
+    InsertionCase,
     Prepared,
     load_background_volume,
     load_backgrounds,
@@ -64,8 +64,8 @@ def prepared() -> Prepared:
     return prepare(background(), torso(), SPACING)
 
 
-def case(number: int = 1) -> Case:
-    return Case(f"in-{number:012x}", "bg-1", "made", "vm")
+def case(number: int = 1) -> InsertionCase:
+    return InsertionCase(f"in-{number:012x}", "bg-1", "made", "vm")
 
 
 def test_the_tissues_of_a_made_torso_are_found(prepared: Prepared) -> None:

@@ -14,7 +14,7 @@ import pytest
 from pydicom.datadict import DicomDictionary
 
 from harvester.config.data import ArchiveSettings
-from harvester.datasets.archive.archive import read, scan
+from harvester.datasets.archive.archive import discover, read
 from harvester.errors import HarvesterError
 from harvester.store.store import write_volume
 from tests.dicom_files import ct, put
@@ -121,8 +121,8 @@ def broken(root: Path) -> Iterator[str]:
 def told(root: Path, store: Path) -> list[Any]:
     """All that comes out of an archive but its voxels."""
     out: list[Any] = []
-    found = scan(root, ArchiveSettings(), 0, "salt")
-    out += [asdict(row) for row in found.refused]
+    found = discover(root, ArchiveSettings(), 0, "salt")
+    out += [asdict(row) for row in found.rejects]
     for case in found.cases:
         out += [case.volume_id, case.patient_id, case.split]
         try:

@@ -8,7 +8,7 @@ import pydicom
 import pytest
 
 from harvester.config.data import ArchiveSettings, DicomSettings
-from harvester.datasets.archive.archive import read, scan
+from harvester.datasets.archive.archive import discover, read
 from harvester.errors import VolumeError
 from harvester.records import Mark
 from tests.dicom_files import ct, put
@@ -38,9 +38,9 @@ def root(tmp_path: Path) -> Path:
 
 
 def marks_of(root: Path, **settings: Any) -> list[Mark]:
-    found = scan(root, ArchiveSettings(dicom=DicomSettings(**settings)), 0, "salt")
+    found = discover(root, ArchiveSettings(dicom=DicomSettings(**settings)), 0, "salt")
     (case,) = found.cases
-    assert [row.reason for row in found.refused] == []
+    assert [row.reason for row in found.rejects] == []
     return read(case, root)[1]
 
 
@@ -209,8 +209,8 @@ def test_a_lesion_in_two_objects_counts_once(root: Path) -> None:
 
 def test_kinds_of_objects_are_a_setting(root: Path) -> None:
     put(root / "sr.dcm", report(group(scoord("1.2.3.4", "POLYLINE", rectangle(5, 6, 14, 12)))))
-    found = scan(root, ArchiveSettings(dicom=DicomSettings(marks=("seg",))), 0, "salt")
-    assert [row.reason for row in found.refused] == ["no_image"]
+    found = discover(root, ArchiveSettings(dicom=DicomSettings(marks=("seg",))), 0, "salt")
+    assert [row.reason for row in found.rejects] == ["no_image"]
     assert read(found.cases[0], root)[1] == []
 
 
@@ -224,8 +224,8 @@ def test_marks_of_tables_and_objects_together_are_refused(root: Path) -> None:
 
 def test_an_object_of_no_series_is_a_row(root: Path) -> None:
     put(root / "sr.dcm", report(group(), uid="7.7"))
-    found = scan(root, ArchiveSettings(), 0, "salt")
-    assert [row.reason for row in found.refused] == ["no_series"]
+    found = discover(root, ArchiveSettings(), 0, "salt")
+    assert [row.reason for row in found.rejects] == ["no_series"]
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ def test_marks_in_a_tilted_series_move_with_their_slices(tmp_path: Path) -> None
         slices = ct(0, plane, SOPInstanceUID=f"1.2.3.{n}", ImagePositionPatient=place)
         put(tmp_path / "ct" / f"{n}.dcm", slices)
     put(tmp_path / "sr.dcm", report(group(scoord("1.2.3.6", "POLYLINE", rectangle(20, 10, 26, 14)))))
-    found = scan(tmp_path, ArchiveSettings(), 0, "salt")
+    found = discover(tmp_path, ArchiveSettings(), 0, "salt")
     volume, (mark,) = read(found.cases[0], tmp_path)
     bright = np.argwhere(volume.hu_zyx == 2000 - 1024)
     np.testing.assert_array_equal(bright.min(0), [mark.z, mark.y1, mark.x1])
@@ -278,9 +278,9 @@ def test_a_marked_series_is_taken_before_other_reconstructions(root: Path) -> No
     for n in range(24):
         changes = {"SeriesInstanceUID": "1.4", "SOPInstanceUID": f"1.4.{n}", "ConvolutionKernel": "B30f"}
         put(root / "thin" / f"{n}.dcm", ct(GAP_MM / 2 * n, np.full((SIDE, SIDE), 7), **changes))
-    assert len(read(scan(root, ArchiveSettings(), 0, "s").cases[0], root)[0].hu_zyx) == 24
+    assert len(read(discover(root, ArchiveSettings(), 0, "s").cases[0], root)[0].hu_zyx) == 24
     put(root / "sr.dcm", report(group(scoord("1.2.3.4", "POLYLINE", rectangle(5, 6, 14, 12)))))
-    found = scan(root, ArchiveSettings(), 0, "s")
-    assert [row.reason for row in found.refused] == ["other_reconstruction"]
+    found = discover(root, ArchiveSettings(), 0, "s")
+    assert [row.reason for row in found.rejects] == ["other_reconstruction"]
     assert len(read(found.cases[0], root)[1]) == 1
     assert pydicom.dcmread(root / found.cases[0].files[0]).SeriesInstanceUID == "1.2.3"

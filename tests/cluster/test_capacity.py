@@ -7,7 +7,7 @@ import pytest
 
 from harvester.config.loading import resolve
 from harvester.config.settings import ComputeSettings, Settings
-from harvester.distributed.capacity import Need, needs_of, require_room, unmet
+from harvester.distributed.capacity import ResourceRequest, requests_of, require_capacity, shortfall
 from harvester.errors import SettingsError
 
 SMALL, GPUS = {"CPU": 8.0, "memory": 2.0**34}, {"CPU": 16.0, "GPU": 2.0, "memory": 2.0**36}
@@ -30,8 +30,8 @@ SMALL, GPUS = {"CPU": 8.0, "memory": 2.0**34}, {"CPU": 16.0, "GPU": 2.0, "memory
 def test_a_process_lives_on_one_node(
     each: dict[str, float], nodes: list[dict[str, float]], fitting: int
 ) -> None:
-    assert unmet([Need("compute.replicas", fitting, each)], nodes) == []
-    (line,) = unmet([Need("compute.replicas", fitting + 1, each)], nodes)
+    assert shortfall([ResourceRequest("compute.replicas", fitting, each)], nodes) == []
+    (line,) = shortfall([ResourceRequest("compute.replicas", fitting + 1, each)], nodes)
     assert line.startswith(f"compute.replicas = {fitting + 1} (each ") and line.endswith(
         f"room for {fitting}"
     )
@@ -39,18 +39,20 @@ def test_a_process_lives_on_one_node(
 
 def test_the_papers_settings_on_too_few_gpus() -> None:
     compute = resolve(Path("configs/deeplesion.yaml")).compute
-    told = unmet(needs_of(compute), [GPUS])
+    told = shortfall(requests_of(compute), [GPUS])
     assert told == [
         "compute.replicas = 8 (each 4 CPUs and 1 GPUs): room for 2",
         "compute.train_workers = 5 (each 8 CPUs and 1 GPUs): room for 2",
     ]
-    assert unmet(needs_of(compute), [{"CPU": 40.0, "GPU": 8.0}]) == []
+    assert shortfall(requests_of(compute), [{"CPU": 40.0, "GPU": 8.0}]) == []
 
 
 def test_the_smallest_pool_is_what_must_fit() -> None:
     compute = ComputeSettings(replicas=64, min_replicas=2, cpus_per_replica=4)
-    assert unmet(needs_of(compute), [SMALL]) == []
-    assert [line.split()[0] for line in unmet(needs_of(compute), [{"CPU": 7.0}])] == ["compute.min_replicas"]
+    assert shortfall(requests_of(compute), [SMALL]) == []
+    assert [line.split()[0] for line in shortfall(requests_of(compute), [{"CPU": 7.0}])] == [
+        "compute.min_replicas"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -67,11 +69,11 @@ def test_what_ray_would_refuse_is_a_wrong_setting(override: str, says: str) -> N
 
 
 def test_a_start_that_has_no_room_says_what_is_there(local_ray: None) -> None:
-    require_room(Settings().compute)
+    require_capacity(Settings().compute)
     with pytest.raises(
         SettingsError, match=r"train_workers = 1 \(each 2 CPUs and 1 GPUs\): room for 0\. The cluster"
     ) as told:
-        require_room(ComputeSettings(train_gpu=True))
+        require_capacity(ComputeSettings(train_gpu=True))
     assert "1 node with 2 CPUs" in str(told.value) and "\n" not in str(told.value)
 
 
@@ -89,8 +91,8 @@ def test_nodes_that_come_are_waited_for(
         "harvester.distributed.capacity.request_resources", lambda bundles: asked.append(bundles)
     )
     compute = ComputeSettings(train_gpu=True, train_workers=2, wait_for_nodes_minutes=0.1)
-    require_room(compute)
+    require_capacity(compute)
     assert asked == [[{"CPU": 2.0, "GPU": 1.0}] * 2]
     assert any("waiting for nodes: compute.replicas = 2" in line for line in caplog.messages)
     with pytest.raises(SettingsError, match="room for 0"):
-        require_room(compute.model_copy(update={"gpus_per_replica": 4.0, "wait_for_nodes_minutes": 0.01}))
+        require_capacity(compute.model_copy(update={"gpus_per_replica": 4.0, "wait_for_nodes_minutes": 0.01}))

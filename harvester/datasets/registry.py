@@ -1,0 +1,32 @@
+"""The datasets by data.kind. Each is a package of its own that knows nothing of the others."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from harvester.config.settings import Settings
+from harvester.datasets.archive.archive import Archive
+from harvester.datasets.deeplesion.deeplesion import DeepLesion
+from harvester.datasets.discovery import Dataset
+from harvester.datasets.insertion.insertion import Insertions
+from harvester.datasets.phantom.phantom import Phantoms
+from harvester.errors import SettingsError
+
+DATASETS: Final[dict[str, Callable[[Settings, Path | None], Dataset]]] = {
+    "phantom": Phantoms,
+    "insertion": Insertions,
+    "archive": Archive,
+    "deeplesion": DeepLesion,
+}
+FROM_SETTINGS: Final = ("phantom", "insertion")
+"""Those whose cases follow from the settings; what an archive holds is to be looked up."""
+
+
+def open_dataset(settings: Settings, source: Path | None) -> Dataset:
+    """The dataset that the settings name. Raises SettingsError: nothing to prepare, or a folder of data is missing."""
+    kind = settings.data.kind
+    if kind not in DATASETS:
+        raise SettingsError(
+            f"setting data.kind = '{kind}': nothing to prepare; want {', '.join([*DATASETS][:-1])} or {[*DATASETS][-1]}"
+        )
+    return DATASETS[kind](settings, source)

@@ -1,0 +1,145 @@
+"""A step's volumes in parts: each is published once, whole, with its record, and never done again.
+
+folder/
+  <part>.parquet        the rows of its volumes
+  <part>.json           its record, written after it: what is not recorded is not there
+  plan.json             how many volumes there are
+  begun-<volume>.json   who works on a volume now (quarantine.py)
+"""
+
+import json
+import logging
+import time
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from harvester.config.loading import settings_hash
+from harvester.errors import StepError
+from harvester.records import only_data
+from harvester.run.quarantine import BEGUN
+from harvester.storage.location import Location
+
+logger = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+
+PARTS_WANTED: Final = 64
+"""Few volumes make parts of one; many make parts of MOST_VOLUMES."""
+MOST_VOLUMES: Final = 16
+"""A part's loss is the loss of so many volumes' work, and a restart asks for one record per part."""
+PLAN: Final = "plan.json"
+READERS: Final = 16
+"""Threads that read small files: an object store takes its time for each."""
+AT_ONCE: Final = 2 * READERS
+"""Parts that are read before the next ones are asked for: their bytes wait in memory."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of a step's volumes, under a name that says which. rows: each has a volume_id."""
+
+    name: str
+    rows: list[Row]
+
+
+def plan_parts(rows: Sequence[Mapping[str, Any]]) -> list[Part]:
+    """The manifest's rows in parts. They depend on the volumes alone, so that other workers find the same ones."""
+    size = min(MOST_VOLUMES, max(1, len(rows) // PARTS_WANTED))
+    groups = [[dict(row) for row in rows[start : start + size]] for start in range(0, len(rows), size)]
+    return [
+        Part(f"{index:06d}-{settings_hash([row['volume_id'] for row in group])}", group)
+        for index, group in enumerate(groups)
+    ]
+
+
+@dataclass(frozen=True)
+class Partials:
+    """The published parts of one step in its folder. Small: it travels to every worker."""
+
+    folder: Location
+
+    def plan(self, parts: Sequence[Part]) -> None:
+        """Write down how much there is to do."""
+        volumes = sum(len(part.rows) for part in parts)
+        plan = {"parts": len(parts), "volumes": volumes, "at": time.time()}
+        (self.folder / PLAN).write_bytes(json.dumps(plan).encode())
+
+    def volumes(self) -> int:
+        """How many volumes the step has; 0 before it is planned."""
+        return int(self._plan().get("volumes", 0))
+
+    def planned_at(self) -> float:
+        """When it was last begun, as time.time() has it; 0 before it is planned."""
+        return float(self._plan().get("at", 0.0))
+
+    def _plan(self) -> Row:
+        file = self.folder / PLAN
+        return json.loads(file.read_bytes()) if file.is_file() else {}
+
+    def done(self) -> set[str]:
+        """Names of the recorded parts."""
+        return {name.removesuffix(".json") for name in self.folder.files() if _is_record(name)}
+
+    def record(self, name: str) -> Row | None:
+        """A part's record (`publish`'s note, bytes, crc32, when), or None where it is not published."""
+        file = self.folder / f"{name}.json"
+        return json.loads(file.read_bytes()) if file.is_file() else None
+
+    def publish(self, name: str, table: pa.Table, note: Row) -> Row:
+        """The rows, then the record. Gives the record. Raises OSError; then nothing is published."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink)
+        data = sink.getvalue().to_pybytes()
+        earlier = self.record(name)
+        published = earlier["published"] + 1 if earlier else 1
+        record = note | {
+            "bytes": len(data),
+            "crc32": zlib.crc32(data),
+            "published": published,
+            "ended": time.time(),
+        }
+        (self.folder / f"{name}.parquet").write_bytes(data)
+        (self.folder / f"{name}.json").write_bytes(json.dumps(record).encode())
+        return record
+
+    def records(self, names: Sequence[str]) -> list[Row]:
+        """The records of these parts, {} for one that is not published."""
+        with ThreadPoolExecutor(READERS) as pool:
+            return [record or {} for record in pool.map(self.record, names)]
+
+    def tables(self, names: Sequence[str], schema: pa.Schema) -> Iterator[pa.Table]:
+        """The rows of published parts, in turn. A damaged one is unpublished and a StepError."""
+        with ThreadPoolExecutor(READERS) as pool:
+            some = [names[start : start + AT_ONCE] for start in range(0, len(names), AT_ONCE)]
+            read = (each for group in some for each in pool.map(self._published, group))
+            for name, (record, data) in zip(names, read, strict=True):
+                if record is None or zlib.crc32(data) != record["crc32"]:
+                    self.withdraw([name])
+                    raise StepError(
+                        f"{self.folder}: part {name} is damaged; start the same command again: it alone is made anew"
+                    )
+                yield only_data(pq.read_table(pa.BufferReader(data))).cast(schema)
+
+    def _published(self, name: str) -> tuple[Row | None, bytes]:
+        return self.record(name), self._bytes(name)
+
+    def _bytes(self, name: str) -> bytes:
+        try:
+            return (self.folder / f"{name}.parquet").read_bytes()
+        except FileNotFoundError:
+            return b""
+
+    def withdraw(self, names: Iterable[str]) -> None:
+        """Unpublish parts: the next start makes them anew."""
+        for name in names:
+            (self.folder / f"{name}.json").delete()
+
+
+def _is_record(name: str) -> bool:
+    return name.endswith(".json") and name != PLAN and not name.startswith((BEGUN, "."))

@@ -1,0 +1,94 @@
+"""How a worker goes through parts: which volumes may be read ahead of each other, and which one at a time."""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, Generic, TypeVar
+
+from harvester.errors import HarvesterError, NoRoomError
+from harvester.run.partials import Part, Row
+from harvester.run.quarantine import Quarantine, is_crash
+
+T = TypeVar("T")
+Tasks = Callable[[Iterable[Row]], Iterator[Callable[[], T]]]
+"""For each volume's row in turn a call that gives its result or raises its error; the next ones may run ahead."""
+
+REFUSABLE: Final = (HarvesterError, OSError, ValueError)
+"""What leaves a volume out with its reason. Anything else is a mistake of ours and ends the step."""
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[T]):
+    """What became of a volume: its result, or the error that leaves it out."""
+
+    row: Row
+    result: T | None = None
+    error: Exception | None = None
+
+
+@dataclass(frozen=True)
+class WorkList:
+    """The parts that a worker is given.
+
+    done         published before
+    clean        without a suspect: their volumes are read ahead of each other
+    quarantined  with a suspect: volume by volume, when all others are through
+    """
+
+    done: Sequence[Part]
+    clean: Sequence[Part]
+    quarantined: Sequence[Part]
+
+    @classmethod
+    def split(cls, parts: Sequence[Part], done: Collection[str], suspects: Collection[str]) -> "WorkList":
+        """done: names of published parts; suspects: volume ids."""
+        to_do = [part for part in parts if part.name not in done]
+        held = [part for part in to_do if any(row["volume_id"] in suspects for row in part.rows)]
+        return cls(
+            [part for part in parts if part.name in done],
+            [part for part in to_do if part not in held],
+            held,
+        )
+
+    def outcomes(
+        self, tasks: Tasks[T], quarantine: Quarantine, refusable: tuple[type[Exception], ...] = REFUSABLE
+    ) -> Iterator[tuple[Part, Iterator[Outcome[T]]]]:
+        """Each part that is to do, with an outcome per volume. The outcomes of one are taken before the next part.
+
+        Raises NoRoomError, which is no fault of a volume's, and what is not `refusable`.
+        """
+        ahead = tasks(_begun(quarantine, (row for part in self.clean for row in part.rows)))
+        for part in self.clean:
+            yield part, _outcomes(part.rows, ahead, quarantine, refusable)
+        for part in self.quarantined:
+            alone = (partial(_alone, row, tasks, quarantine) for row in part.rows)
+            yield part, _outcomes(part.rows, alone, quarantine, refusable)
+
+
+def _begun(quarantine: Quarantine, rows: Iterable[Row]) -> Iterator[Row]:
+    for row in rows:
+        quarantine.begin(row["volume_id"])
+        yield row
+
+
+def _alone(row: Row, tasks: Tasks[T], quarantine: Quarantine) -> T:
+    quarantine.begin_alone(row["volume_id"])
+    return next(tasks([row]))()
+
+
+def _outcomes(
+    rows: Iterable[Row],
+    tasks: Iterator[Callable[[], T]],
+    quarantine: Quarantine,
+    refusable: tuple[type[Exception], ...],
+) -> Iterator[Outcome[T]]:
+    for row in rows:
+        try:
+            outcome = Outcome(row, next(tasks)())
+        except NoRoomError:
+            raise
+        except refusable as error:
+            outcome = Outcome[T](row, error=error)
+        yield outcome
+        if not is_crash(outcome.error):
+            quarantine.end(row["volume_id"])
