@@ -15,14 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-Box = tuple[float, float, float, float]
-"""(x1, y1, x2, y2), ends inclusive."""
-Placed = tuple[int, Box]
-"""A slice and a box on it."""
 SAME_SPACING: Final = 0.01
 """Spacings that differ by less than this share are taken as equal: no resampling."""
-SIDES: Final = ("x1", "y1", "x2", "y2")
-"""The columns of a table that hold boxes."""
 
 
 def box_areas(boxes_xyxy: Array) -> Array:

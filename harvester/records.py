@@ -10,7 +10,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from harvester.errors import StoreError, VolumeError
-from harvester.geometry import SIDES
 
 
 class Split(StrEnum):
@@ -56,6 +55,12 @@ class Source(StrEnum):
 SPLITS: Final = tuple(Split)
 PARTLY_MARKED: Final = (Split.VH, Split.VH_TEST)
 """What is harvested."""
+SIDES: Final = ("x1", "y1", "x2", "y2")
+"""The columns of a box: pixel indices, both ends inclusive."""
+Box = tuple[float, float, float, float]
+"""The same as a value."""
+Placed = tuple[int, Box]
+"""A slice and a box on it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +156,7 @@ truth.parquet: every lesion of vh_test and vd_test, for scoring alone."""
 IGNORE: Final = pa.schema(
     [("volume_id", pa.string())]
     + [(name, pa.int32()) for name in ("z1", "z2")]
-    + [(name, pa.float64()) for name in SIDES]
+    + [(name, pa.float64()) for name in ("x1", "y1", "x2", "y2")]
 )
 """One row a region that is left out of harvest and scoring, inclusive ends: disease that nobody annotated."""
 
@@ -191,9 +196,9 @@ HARVEST: Final = pa.schema(
         ("threshold", pa.float64()),
         ("precision_bound", pa.float64()),
         ("z", _lists(pa.int32())),
-        *[(f"{side}_px", _lists(pa.float32())) for side in SIDES],
+        *[(f"{side}_px", _lists(pa.float32())) for side in ("x1", "y1", "x2", "y2")],
         ("z_mm", _lists(pa.float32())),
-        *[(f"{side}_mm", _lists(pa.float32())) for side in SIDES],
+        *[(f"{side}_mm", _lists(pa.float32())) for side in ("x1", "y1", "x2", "y2")],
         ("model_hash", pa.string()),
         ("run_id", pa.string()),
     ]

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from harvester.config.settings import ClassifierSettings, GridSettings
-from harvester.geometry import SIDES
 from harvester.imaging.hounsfield import AIR_HU
 from harvester.models.device_slab import read_resident
+from harvester.records import SIDES
 from harvester.storage.location import Where
 from harvester.store.slab import GridFrame
 

@@ -8,7 +8,7 @@ Lesion Harvester.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +16,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from harvester.errors import LabelError, SettingsError
-from harvester.geometry import SIDES, paired_iou
+from harvester.geometry import paired_iou
 
+SIDES: Final = ("x1", "y1", "x2", "y2")
 Array = NDArray[Any]
 
 

@@ -27,7 +27,7 @@ from harvester.export.dicom_origin import (
     uid,
 )
 from harvester.export.selection import LabelledVolume, Row, boxes, index_rows, key_box
-from harvester.geometry import Box
+from harvester.records import Box
 
 DEVICE: Final = "lesion proposals and their classifier"
 

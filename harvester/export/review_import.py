@@ -18,10 +18,9 @@ from typing import Any, Final
 from harvester.errors import LabelError, VolumeError
 from harvester.export.coco import CATEGORIES
 from harvester.export.dl_info import first_slice
-from harvester.geometry import Placed
 from harvester.imaging.slice_map import SliceMap
 from harvester.labels.reviewed import VERDICTS, Verdict
-from harvester.records import Source
+from harvester.records import Placed, Source
 
 NEEDED: Final = (
     "volume_id",

@@ -10,8 +10,18 @@ import pyarrow.compute as pc
 
 from harvester.errors import StoreError
 from harvester.export.file_grid import FileGrid
-from harvester.geometry import SIDES, Box, Placed
-from harvester.records import HARVEST, LEDGER, HarvestTable, LedgerTable, Role, Source, checked
+from harvester.records import (
+    HARVEST,
+    LEDGER,
+    SIDES,
+    Box,
+    HarvestTable,
+    LedgerTable,
+    Placed,
+    Role,
+    Source,
+    checked,
+)
 from harvester.storage.location import Location, Where
 from harvester.store.store import Store
 

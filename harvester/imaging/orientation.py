@@ -8,7 +8,7 @@ from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 
 from harvester.errors import VolumeError
-from harvester.geometry import Box
+from harvester.records import Box
 
 Array = NDArray[Any]
 

@@ -14,8 +14,8 @@ from itertools import accumulate, groupby, pairwise
 from typing import Final
 
 from harvester.errors import LabelError
-from harvester.geometry import Box, Placed
 from harvester.imaging.orientation import Orientation
+from harvester.records import Box, Placed
 
 STEPS: Final = re.compile(r"(-?\d{1,6}(?:\.\d{1,3})?)(?:\*(\d{1,6}))?")
 TEXT: Final = re.compile(

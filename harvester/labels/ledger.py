@@ -8,10 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harvester.errors import LabelError
-from harvester.geometry import SIDES
 from harvester.records import LEDGER
 
-BOX: Final = SIDES
+BOX: Final = ("x1", "y1", "x2", "y2")
 
 NEAR: Final = 0.25
 """A mark on one slice holds on slices within this share of its short side (paper.md)."""

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from harvester.config.settings import Settings
-from harvester.geometry import SIDES
 from harvester.models.device import Place
 from harvester.models.device_slab import read_resident
 from harvester.models.prefetch import ahead, readers
 from harvester.proposals.detect import Boxes, find_boxes, ready, slices_at_once
 from harvester.proposals.linking import Tubelet, link, suppress, trim
 from harvester.proposals.network import CONTEXT, Generator
+from harvester.records import SIDES
 from harvester.storage.location import Location, Where
 from harvester.store.slab import GridFrame
 

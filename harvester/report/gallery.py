@@ -8,7 +8,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harvester.config.settings import ReportSettings
-from harvester.geometry import SIDES
 from harvester.report.html import Html, join, number, tag
 from harvester.report.pictures import Outline, slices_to_show, strip
 from harvester.store.store import Store
@@ -19,6 +18,7 @@ AMBER: Final = "#ffb02e"
 RED: Final = "#ff5a5a"
 VIOLET: Final = "#c77dff"
 NAMED: Final = {BLUE: "harvested lesion", VIOLET: "proposal that is not proven"}
+SIDES: Final = ("x1", "y1", "x2", "y2")
 Row = Mapping[str, Any]
 Correct = Mapping[tuple[str, str], bool | None]
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Final, TypedDict
 
 from harvester.errors import LabelError
-from harvester.geometry import SIDES
-from harvester.records import SPLITS
+from harvester.records import SIDES, SPLITS
 
 KIND: Final = re.compile(r"[\w /+.-]{0,40}")
 """A kind of lesion is a word or two. More may be somebody's report, and kinds go into the store's tables."""

@@ -23,8 +23,7 @@ from harvester.evaluation.boxes3d import SIDES_3D
 from harvester.evaluation.inputs.read_table import floats, ids, integers, read_table, require
 from harvester.evaluation.inputs.tubelet_tables import IN_PLANE
 from harvester.evaluation.inputs.validate import first_few, refuse_boxes, refuse_duplicates
-from harvester.evaluation.matching import codes
-from harvester.geometry import SIDES
+from harvester.evaluation.matching import SIDES, codes
 from harvester.labels.deeplesion.mark_tables import PICKLES
 from harvester.labels.deeplesion.published_marks import read_published
 from harvester.labels.deeplesion.published_tubelets import read_published_boxes3d

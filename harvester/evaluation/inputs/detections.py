@@ -23,7 +23,7 @@ from harvester.evaluation.boxes3d import SIDES_3D
 from harvester.evaluation.inputs.read_table import floats, ids, read_table, require
 from harvester.evaluation.inputs.tubelet_tables import IN_PLANE, LAYOUTS, from_lists, from_slices
 from harvester.evaluation.inputs.validate import first_few, refuse_boxes, refuse_duplicates, refuse_rows
-from harvester.geometry import SIDES
+from harvester.evaluation.matching import SIDES
 from harvester.labels.deeplesion.mark_tables import PICKLES
 from harvester.labels.deeplesion.published_tubelets import read_published_tubelets
 

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from harvester.errors import LabelError
 from harvester.evaluation.inputs.read_table import floats, integers, require
 from harvester.evaluation.inputs.validate import refuse_boxes, refuse_duplicates, refuse_rows
-from harvester.evaluation.matching import numbers
-from harvester.geometry import SIDES
+from harvester.evaluation.matching import SIDES, numbers
 
 Array = NDArray[Any]
 Scored = tuple[pa.Table, NDArray[np.float64]]

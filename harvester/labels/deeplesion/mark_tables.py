@@ -13,9 +13,8 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from harvester.errors import LabelError
-from harvester.geometry import SIDES
 from harvester.labels.deeplesion.published_marks import PublishedMarks, read_published
-from harvester.labels.deeplesion.published_tubelets import numbers
+from harvester.labels.deeplesion.published_tubelets import SIDES, numbers
 from harvester.labels.deeplesion.volume_ids import plain_id
 from harvester.records import MARKS, only_data
 

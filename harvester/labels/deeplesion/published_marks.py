@@ -14,8 +14,13 @@ from typing import Any
 import pyarrow as pa
 
 from harvester.errors import LabelError
-from harvester.geometry import SIDES
-from harvester.labels.deeplesion.published_tubelets import holds_boxes3d, numbers, read_volumes, tubelet_rows
+from harvester.labels.deeplesion.published_tubelets import (
+    SIDES,
+    holds_boxes3d,
+    numbers,
+    read_volumes,
+    tubelet_rows,
+)
 from harvester.labels.deeplesion.safe_pickle import plain
 from harvester.records import MARKS
 

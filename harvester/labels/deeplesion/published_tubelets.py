@@ -17,10 +17,10 @@ import numpy as np
 import pyarrow as pa
 
 from harvester.errors import LabelError
-from harvester.geometry import SIDES
 from harvester.labels.deeplesion.safe_pickle import load_numbers, plain
 from harvester.labels.deeplesion.volume_ids import plain_id
 
+SIDES: Final = ("x1", "y1", "x2", "y2")
 TUBELETS: Final = pa.schema(
     [("volume_id", pa.string()), ("tubelet_id", pa.int32()), ("z", pa.list_(pa.int32()))]
     + [(name, pa.list_(pa.float64())) for name in (*SIDES, "slice_score")]

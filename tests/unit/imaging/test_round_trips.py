@@ -6,10 +6,11 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harvester.geometry import Box, boxes_to_mm, iou_matrix, scale_boxes, scale_slices
+from harvester.geometry import boxes_to_mm, iou_matrix, scale_boxes, scale_slices
 from harvester.imaging.dicom.assembly import GAP_TOLERANCE, AssembledGrid, Stack, assemble
 from harvester.imaging.orientation import Orientation
 from harvester.imaging.slice_map import SliceMap
+from harvester.records import Box
 
 stable = settings(derandomize=True, deadline=None, max_examples=60)
 COLUMNS, ROWS = 12, 9
