@@ -34,7 +34,7 @@ from harvester.classifier.inference import (
 from harvester.classifier.network import Classifier
 from harvester.classifier.views import STREAMS, cut_crops, pixels, shape_profile, view_corners
 from harvester.config.settings import Settings
-from harvester.imaging.resample import windowed
+from harvester.imaging.hounsfield import windowed
 from harvester.models.batch_size import AutoBatchSize
 from harvester.models.device import DeviceSpec
 from harvester.store.slab import GridFrame

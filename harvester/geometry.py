@@ -9,25 +9,31 @@ Frames          `px` is the volume's own (native) voxel grid; `grid` is the netw
                 pixel i covers [i * spacing, (i + 1) * spacing).
 """
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+SAME_SPACING: Final = 0.01
+"""Spacings that differ by less than this share are taken as equal: no resampling."""
 
 
 def box_areas(boxes_xyxy: Array) -> Array:
     """Areas of (..., 4) inclusive boxes in square pixels, shape (...)."""
-    return (boxes_xyxy[..., 2] - boxes_xyxy[..., 0] + 1) * (boxes_xyxy[..., 3] - boxes_xyxy[..., 1] + 1)
+    areas: Array = (boxes_xyxy[..., 2] - boxes_xyxy[..., 0] + 1) * (
+        boxes_xyxy[..., 3] - boxes_xyxy[..., 1] + 1
+    )
+    return areas
 
 
 def paired_iou(a_xyxy: Array, b_xyxy: Array) -> Array:
     """IoU of (n, 4) inclusive boxes with (n, 4) others, pair by pair (broadcasts); shape (n,), 0 where apart."""
     width = np.minimum(a_xyxy[..., 2], b_xyxy[..., 2]) - np.maximum(a_xyxy[..., 0], b_xyxy[..., 0]) + 1
     height = np.minimum(a_xyxy[..., 3], b_xyxy[..., 3]) - np.maximum(a_xyxy[..., 1], b_xyxy[..., 1]) + 1
-    inter = np.maximum(width, 0.0) * np.maximum(height, 0.0)
-    return inter / (box_areas(a_xyxy) + box_areas(b_xyxy) - inter)
+    inter: Array = np.maximum(width, 0.0) * np.maximum(height, 0.0)
+    iou: Array = inter / (box_areas(a_xyxy) + box_areas(b_xyxy) - inter)
+    return iou
 
 
 def iou_matrix(a_xyxy: Array, b_xyxy: Array) -> Array:
@@ -39,7 +45,8 @@ def iou_matrix(a_xyxy: Array, b_xyxy: Array) -> Array:
     inter = np.multiply(*np.maximum(sides, 0.0, out=sides))
     union = box_areas(a_xyxy)[:, None] + box_areas(b_xyxy)
     union -= inter
-    return np.divide(inter, union, out=union)
+    iou: Array = np.divide(inter, union, out=union)
+    return iou
 
 
 def scale_boxes(boxes_xyxy: Array, ratio_x: float, ratio_y: float) -> Array:
@@ -60,4 +67,5 @@ def scale_slices(z: Array, ratio_z: float) -> Array:
 def boxes_to_mm(boxes_xyxy_px: Array, spacing_x_mm: float, spacing_y_mm: float) -> Array:
     """Outer edges of (..., 4) inclusive pixel boxes in mm from the volume's outer corner."""
     spacing = np.array([spacing_x_mm, spacing_y_mm, spacing_x_mm, spacing_y_mm])
-    return (boxes_xyxy_px + np.array([0, 0, 1, 1])) * spacing
+    edges: Array = (boxes_xyxy_px + np.array([0, 0, 1, 1])) * spacing
+    return edges

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from harvester.config.settings import ClassifierSettings, GridSettings
+from harvester.imaging.hounsfield import AIR_HU
 from harvester.models.device_slab import load_to_device
+from harvester.records import SIDES
 from harvester.storage.location import Where
-from harvester.store.slab import AIR_HU, GridFrame
+from harvester.store.slab import GridFrame
 
 Array = NDArray[Any]
 
@@ -38,7 +40,7 @@ class Tubelets:
         z, boxes, scores = [], [], []
         for row in rows:
             slices, first = np.unique(frame.slices_to_grid(np.array(row["z"])), return_index=True)
-            own = np.array([row[side] for side in ("x1", "y1", "x2", "y2")], np.float64).T
+            own = np.array([row[side] for side in SIDES], np.float64).T
             z.append(slices)
             boxes.append(frame.boxes_to_grid(own[first]))
             scores.append(np.array(row["slice_score"], np.float64)[first])

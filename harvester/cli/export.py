@@ -32,7 +32,7 @@ from harvester.cli.console import command_parser, run_command
 from harvester.errors import SettingsError
 from harvester.export.export import export
 from harvester.export.request import DICOM, FORMATS, Request, check, closing_table
-from harvester.export.source_scans import Source, salt_beside
+from harvester.export.source_scans import SourceScans, salt_beside
 from harvester.run.folder import settings_of, store_of
 from harvester.storage.location import Location
 
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> None:
         if not options.source.is_dir():
             raise SettingsError(f"--source {options.source}: no such folder; give the folder of the scans")
         salt = salt_beside(store.path)
-        source = Source(options.source.absolute(), settings.data.archive, settings.seed, salt)
+        source = SourceScans(options.source.absolute(), settings.data.archive, settings.seed, salt)
     print(closing_table(request, export(folder, store, source, request)))
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from harvester.cli.console import command_parser, run_command
 from harvester.errors import LabelError, StoreError
-from harvester.export.review_import import read_returned
+from harvester.export.review_import import read_review
 from harvester.labels.reviewed import MACHINE_MADE, Verdict, merged, reviewed_table, with_calibration
 from harvester.records import AcceptedTable, checked
 from harvester.run.folder import settings_of, store_of
@@ -52,7 +52,7 @@ def review(options: argparse.Namespace) -> None:
     run = Location.of(options.run)
     store = store_of(run, settings_of(run), options.store)
     run_id, harvested = _harvest_of(run)
-    verdicts = read_returned(options.reviewed)
+    verdicts = read_review(options.reviewed)
     check_run(verdicts, run_id)
     table = merged(store.reviewed(), reviewed_table(verdicts, store.manifest))
     file = _file(run, "rehearsed.parquet")

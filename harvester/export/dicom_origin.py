@@ -1,4 +1,4 @@
-"""What DICOM objects of ours say of themselves alike: the algorithm, the device, the UIDs. Needs highdicom."""
+"""What the DICOM objects that we write say alike: the algorithm, the device, the UIDs. Needs highdicom."""
 
 import uuid
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
 from harvester import __version__
-from harvester.export.selection import Case, Row
+from harvester.export.selection import LabelledVolume, Row
 
 NAME: Final = "harvester"
 NAMESPACE: Final = uuid.UUID("0b0dbd5e-9f0c-4d0e-8d0b-5f1c2f3e7a11")
@@ -24,12 +24,12 @@ def uid(*parts: object) -> str:
     return f"2.25.{uuid.uuid5(NAMESPACE, '/'.join(map(str, parts))).int}"
 
 
-def evidence(case: Case, slices: Iterable[int]) -> list[Dataset]:
+def evidence(labelled: LabelledVolume, slices: Iterable[int]) -> list[Dataset]:
     """The headers of these slices, for highdicom to copy patient and study from.
 
     References to a study that name none, which de-identification leaves behind, would make our objects invalid too.
     """
-    headers = [case.grid.headers[k] for k in slices]
+    headers = [labelled.grid.headers[k] for k in slices]
     for header in headers:
         if any("ReferencedSOPClassUID" not in item for item in header.get("ReferencedStudySequence") or ()):
             del header.ReferencedStudySequence
@@ -43,14 +43,16 @@ def tracking_uid(label: Row) -> str:
 
 def parameters(label: Row) -> dict[str, str]:
     """What identifies the models and the run that found a label, and what was proven of them."""
-    told: dict[str, Any] = {
+    origin: dict[str, Any] = {
         "model": label["model_hash"],
         "run": label["run_id"],
         "round": label["round"],
         "threshold": label["threshold"],
         "precision_bound": label["precision_bound"],
     }
-    return {name: f"{v:.4g}" if isinstance(v, float) else str(v) for name, v in told.items() if v is not None}
+    return {
+        name: f"{v:.4g}" if isinstance(v, float) else str(v) for name, v in origin.items() if v is not None
+    }
 
 
 def document(kind: str, labels: list[Row], series: str, made: str) -> dict[str, Any]:

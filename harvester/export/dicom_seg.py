@@ -1,4 +1,4 @@
-"""DICOM SEG: a segment a lesion, its boxes filled on the slices of the original series.
+"""Writing DICOM SEG (labels/dicom/seg.py reads it): one segment per lesion, on the slices of the original series.
 
 Every segment is AUTOMATIC, with the algorithm's name, version and models. A box is drawn by the pixels whose centres
 lie in it, so that it comes back to half a pixel. Segments may overlap. Only slices with a box are stored.
@@ -24,26 +24,24 @@ from harvester.export.dicom_origin import (
     uid,
 )
 from harvester.export.nifti import pixels
-from harvester.export.selection import Case, Row, boxes
+from harvester.export.selection import LabelledVolume, Row, boxes, index_rows
 
 LABEL: Final = "MACHINE_BOXES"
 DESCRIPTION: Final = "Boxes of machine-made findings, not verified"
 
 
-def write(case: Case, folder: Path, made_by: Row) -> list[Row]:
-    """Write <volume_id>.seg.dcm; a row a segment of it. ValueError and the like where highdicom refuses the series."""
-    file = folder / f"{case.volume['volume_id']}.seg.dcm"
-    segmentation(case, made_by).save_as(file)
-    return [
-        {"file": file.name, "number": place, "label": label} for place, label in enumerate(case.labels, 1)
-    ]
+def write(labelled: LabelledVolume, folder: Path, made_by: Row) -> list[Row]:
+    """Write <volume_id>.seg.dcm; one row per segment. Raises export.REFUSED where highdicom refuses it."""
+    file = folder / f"{labelled.volume['volume_id']}.seg.dcm"
+    segmentation(labelled, made_by).save_as(file)
+    return index_rows(file, labelled.labels)
 
 
-def segmentation(case: Case, made_by: Row) -> seg.Segmentation:
-    """The segmentation of a case with at least one label, and the headers of its series."""
-    labels = list(case.labels)
-    slices, planes = _planes(case)
-    images = evidence(case, slices)
+def segmentation(labelled: LabelledVolume, made_by: Row) -> seg.Segmentation:
+    """The segmentation of a volume with at least one label, and the headers of its series."""
+    labels = list(labelled.labels)
+    slices, planes = _planes(labelled)
+    images = evidence(labelled, slices)
     return seg.Segmentation(
         source_images=images,
         pixel_array=planes,
@@ -58,15 +56,14 @@ def segmentation(case: Case, made_by: Row) -> seg.Segmentation:
     )
 
 
-def _planes(case: Case) -> tuple[list[int], NDArray[np.uint8]]:
-    """The file's slices that hold a box, and their pixels: numbers of segments, or a layer each where they overlap."""
-    turn = case.grid.turn
-    placed = [[turn.file_box(z, box) for z, box in boxes(label)] for label in case.labels]
-    slices = sorted({k for boxes_of_one in placed for k, *_ in boxes_of_one})
-    columns, rows, _ = turn.shape
-    numbers = np.zeros((len(slices), rows, columns), np.uint8)
+def _planes(labelled: LabelledVolume) -> tuple[list[int], NDArray[np.uint8 | np.uint16]]:
+    """The file's slices that hold a box, and their pixels: segments' numbers, or one layer each where they overlap."""
+    placed = [labelled.grid.slices.file_boxes(boxes(label)) for label in labelled.labels]
+    slices = sorted({k for boxes_of_one in placed for k, _ in boxes_of_one})
+    columns, rows, _ = labelled.grid.slices.shape
+    numbers = np.zeros((len(slices), rows, columns), np.uint16)
     filled = [
-        [(slices.index(k), pixels(j1, j2), pixels(i1, i2)) for k, i1, j1, i2, j2 in boxes_of_one]
+        [(slices.index(k), pixels(j1, j2), pixels(i1, i2)) for k, (i1, j1, i2, j2) in boxes_of_one]
         for boxes_of_one in placed
     ]
     for number, areas in enumerate(filled, 1):

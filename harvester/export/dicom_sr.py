@@ -1,4 +1,6 @@
-"""DICOM SR, TID 1500: a measurement group a lesion, its box on its key slice of the original series (TID 1410).
+"""Writing DICOM SR (labels/dicom/sr.py reads it), TID 1500: one measurement group per lesion.
+
+Its box (TID 1410) lies on its key slice of the original series.
 
 An unverified, preliminary report by a device: VerificationFlag UNVERIFIED, no person named. Only the images that it
 points at are its evidence; highdicom copies patient and study from them. Coordinates are those of DICOM: the outer
@@ -24,27 +26,28 @@ from harvester.export.dicom_origin import (
     tracking_uid,
     uid,
 )
-from harvester.export.file_grid import Box
-from harvester.export.selection import Case, Row, boxes, key_slice
+from harvester.export.selection import LabelledVolume, Row, boxes, index_rows, key_box
+from harvester.records import Box
 
 DEVICE: Final = "lesion proposals and their classifier"
 
 
-def write(case: Case, folder: Path, made_by: Row) -> list[Row]:
-    """Write <volume_id>.sr.dcm; a row a lesion of it. ValueError and the like where highdicom refuses the series."""
-    file = folder / f"{case.volume['volume_id']}.sr.dcm"
-    report(case, made_by).save_as(file)
-    return [
-        {"file": file.name, "number": place, "label": label} for place, label in enumerate(case.labels, 1)
+def write(labelled: LabelledVolume, folder: Path, made_by: Row) -> list[Row]:
+    """Write <volume_id>.sr.dcm; one row per lesion. Raises export.REFUSED where highdicom refuses it."""
+    file = folder / f"{labelled.volume['volume_id']}.sr.dcm"
+    report(labelled, made_by).save_as(file)
+    return index_rows(file, labelled.labels)
+
+
+def report(labelled: LabelledVolume, made_by: Row) -> sr.ComprehensiveSR:
+    """The document of a volume with at least one label, and the headers of its series."""
+    labels = list(labelled.labels)
+    slices = labelled.grid.slices
+    drawn = [key_box(slices.file_boxes(boxes(label))) for label in labels]
+    images = evidence(labelled, sorted({k for k, _ in drawn}))
+    groups = [
+        _group(label, labelled.grid.headers[k], box) for label, (k, box) in zip(labels, drawn, strict=True)
     ]
-
-
-def report(case: Case, made_by: Row) -> sr.ComprehensiveSR:
-    """The document of a case with at least one label, and the headers of its series."""
-    labels = list(case.labels)
-    drawn = [_key_box(case, label) for label in labels]
-    images = evidence(case, sorted({k for k, _ in drawn}))
-    groups = [_group(label, case.grid.headers[k], box) for label, (k, box) in zip(labels, drawn, strict=True)]
     content = sr.MeasurementReport(
         observation_context=sr.ObservationContext(_device(labels[0])),
         procedure_reported=codes.cid100.CTUnspecifiedBodyRegion,
@@ -57,12 +60,6 @@ def report(case: Case, made_by: Row) -> sr.ComprehensiveSR:
         is_complete=not made_by["capped"],
         **document("sr", labels, str(images[0].SeriesInstanceUID), made_by["made"]),
     )
-
-
-def _key_box(case: Case, label: Row) -> tuple[int, Box]:
-    z, box = boxes(label)[key_slice(label)]
-    k, *sides = case.grid.turn.file_box(z, box)
-    return k, (sides[0], sides[1], sides[2], sides[3])
 
 
 def _group(label: Row, image: Dataset, box: Box) -> sr.PlanarROIMeasurementsAndQualitativeEvaluations:

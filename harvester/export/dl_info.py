@@ -1,4 +1,4 @@
-"""A table in the columns of DeepLesion's DL_info.csv, one row a lesion on its key slice; then where it comes from.
+"""A table in the columns of DeepLesion's DL_info.csv, one row per lesion on its key slice; then where it comes from.
 
 What nobody measured stays empty: diameters, the lesion's place in the body, its window, and the patient's age and
 sex, which are not kept. `boxes` holds the whole lesion as "slice x1 y1 x2 y2; ...", in the numbers of Key_slice_index;
@@ -11,11 +11,11 @@ import csv
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from harvester.export.file_grid import turn_text
-from harvester.export.selection import ORIGIN, Case, Row, boxes, key_slice
-from harvester.imaging.orientation import Turn
+from harvester.export.selection import ORIGIN, LabelledVolume, Row, boxes, key_box
+from harvester.imaging.slice_map import SliceMap
+from harvester.records import Split
 
 FILE: Final = "DL_info.csv"
 DEEPLESION: Final = re.compile(r"(\d{6})_(\d{2})_(\d{2})_(\d+)-(\d+)")
@@ -45,13 +45,13 @@ UNKNOWN_TYPE: Final = -1
 """DeepLesion's Coarse_lesion_type of lesions that nobody sorted."""
 
 
-def write(cases: Iterable[Case], folder: Path, _made_by: Row) -> None:
+def write(volumes: Iterable[LabelledVolume], folder: Path, _made_by: Row) -> None:
     """Write DL_info.csv."""
     with (folder / FILE).open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, [*PUBLISHED, *OWN], restval="", lineterminator="\n")
         table.writeheader()
-        for case in cases:
-            table.writerows(_row(case, label) for label in case.labels)
+        for each in volumes:
+            table.writerows(_row(each.volume, each.grid.axial(), label) for label in each.labels)
 
 
 def first_slice(volume_id: str) -> int:
@@ -60,27 +60,27 @@ def first_slice(volume_id: str) -> int:
     return int(named.group(4)) if named else 0
 
 
-def _row(case: Case, label: Row) -> Row:
-    volume, turn = case.volume, case.grid.axial().turn
+def _row(volume: Row, slices: SliceMap, label: Row) -> Row:
     first = first_slice(volume["volume_id"])
-    placed = [turn.file_box(z, box) for z, box in boxes(label)]
-    key, *box = placed[key_slice(label)]
-    spacing = _in_file(turn, [volume[f"spacing_{axis}_mm"] for axis in "xyz"])
+    placed = slices.file_boxes(boxes(label))
+    key, box = key_box(placed)
+    stored = [volume[f"spacing_{axis}_mm"] for axis in "xyz"]
+    spacing = [stored[slices.orientation.axes.index(axis)] for axis in range(3)]
     return {
         **_named(volume, first + key),
         "Key_slice_index": first + key,
         "Bounding_boxes": _listed(box),
         "Coarse_lesion_type": UNKNOWN_TYPE,
         "Possibly_noisy": 0,
-        "Slice_range": f"{first}, {first + turn.shape[2] - 1}",
+        "Slice_range": f"{first}, {first + slices.shape[2] - 1}",
         "Spacing_mm_px_": _listed(spacing),
-        "Image_size": f"{turn.shape[0]}, {turn.shape[1]}",
-        "Train_Val_Test": 3 if volume["split"] == "vd_test" else 1,
+        "Image_size": f"{slices.shape[0]}, {slices.shape[1]}",
+        "Train_Val_Test": 3 if volume["split"] == Split.VD_TEST else 1,
         **{name: volume[name] for name in ("volume_id", "patient_id", "split")},
         "label_id": label["label_id"],
         **{name: "" if label[name] is None else label[name] for name in ORIGIN},
-        "turn": turn_text(turn),
-        "boxes": "; ".join(" ".join(map(_number, (first + k, *sides))) for k, *sides in placed),
+        "turn": slices.text(),
+        "boxes": "; ".join(" ".join(map(_number, (first + k, *sides))) for k, sides in placed),
     }
 
 
@@ -96,10 +96,6 @@ def _named(volume: Row, number: int) -> Row:
         "Study_index": int(study),
         "Series_ID": int(series),
     }
-
-
-def _in_file(turn: Turn, stored: list[Any]) -> list[Any]:
-    return [stored[turn.axes.index(axis)] for axis in range(3)]
 
 
 def _listed(values: Iterable[float]) -> str:

@@ -14,29 +14,29 @@ from typing import Final
 from harvester import __version__
 from harvester.errors import SettingsError, StoreError, VolumeError
 from harvester.export import coco, dl_info, markups, nifti
-from harvester.export.file_grid import Grid, stored_grid
-from harvester.export.request import DICOM, Request, Told
-from harvester.export.selection import ORIGIN, Case, Row, by_volume, labels_of_run
-from harvester.export.source_scans import Source
-from harvester.imaging.dicom.file import unheard
+from harvester.export.file_grid import FileGrid, stored_grid
+from harvester.export.request import DICOM, ExportSummary, Request
+from harvester.export.selection import ORIGIN, LabelledVolume, Row, by_volume, labels_of_run
+from harvester.export.source_scans import SourceScans
+from harvester.imaging.dicom.file import BROKEN, silence_dicom_loggers
 from harvester.storage.location import Where
 from harvester.store.store import Store
 
 logger = logging.getLogger(__name__)
 
-WriteAll = Callable[[Iterable[Case], Path, Row], None]
-WriteOne = Callable[[Case, Path, Row], list[Row]]
+WriteAll = Callable[[Iterable[LabelledVolume], Path, Row], None]
+WriteOne = Callable[[LabelledVolume, Path, Row], list[Row]]
 
 WHOLE: Final[dict[str, WriteAll]] = {"coco": coco.write, "csv": dl_info.write}
 FOR_EACH: Final[dict[str, WriteOne]] = {"markups": markups.write, "nifti": nifti.write}
 LAZY: Final = {"dicom-sr": "harvester.export.dicom_sr", "dicom-seg": "harvester.export.dicom_seg"}
 """Modules that load highdicom, and only when they are asked for: it is an extra."""
-REFUSED: Final = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
+REFUSED: Final = tuple(kind for kind in BROKEN if kind is not OSError)
 """What highdicom and pydicom raise for a series that breaks the standard; their texts may quote it."""
 SECONDS_BETWEEN_LINES: Final = 15.0
 
 
-def export(run: Where, store: Store, source: Source | None, request: Request) -> Told:
+def export(run: Where, store: Store, source: SourceScans | None, request: Request) -> ExportSummary:
     """Write the request's files to its folder; they appear there together, at the end.
 
     Raises StoreError for a run that is not finished or a missing scan, VolumeError for a scan that has changed.
@@ -44,15 +44,15 @@ def export(run: Where, store: Store, source: Source | None, request: Request) ->
     groups = by_volume(labels_of_run(run, request.merge, request.hard_negatives), store)
     if source and not request.skip_missing:
         source.require(volume["volume_id"] for volume, _ in groups)
-    told = Told()
+    summary = ExportSummary()
     aside = request.out.with_name(f".{request.out.name}.part")
     shutil.rmtree(aside, ignore_errors=True)  # what an export that was killed left
-    cases = _watched(_cases(groups, source, request, told), len(groups))
+    volumes = _with_progress(_labelled(groups, source, request, summary), len(groups))
     try:
         aside.mkdir(parents=True)
-        with unheard():
-            _write(cases, aside, request, told)
-        _tell(aside, request, told)
+        with silence_dicom_loggers():
+            _write(volumes, aside, request, summary)
+        _write_about(aside, request, summary)
         _publish(aside, request.out)
     except OSError as error:
         raise StoreError(
@@ -60,32 +60,34 @@ def export(run: Where, store: Store, source: Source | None, request: Request) ->
         ) from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return told
+    return summary
 
 
-def _write(cases: Iterable[Case], folder: Path, request: Request, told: Told) -> None:
+def _write(volumes: Iterable[LabelledVolume], folder: Path, request: Request, summary: ExportSummary) -> None:
     made_by: Row = {"made_by": f"harvester {__version__}", "made": request.made}
     if request.to in WHOLE:
-        WHOLE[request.to](cases, folder, made_by)
+        WHOLE[request.to](volumes, folder, made_by)
         return
     write = _writer(request.to)
     rows: list[Row] = []
-    for case in cases:
+    for each in volumes:
         try:
-            rows += write(case, folder, made_by | {"capped": len(case.labels) == request.most})
-        except REFUSED as error:
-            told.volumes, told.labels = told.volumes - 1, told.labels - len(case.labels)
-            _leave_out(
-                VolumeError(
-                    "unwritable",
-                    f"volume {case.volume['volume_id']}: its series cannot carry a {request.to} object "
-                    f"({type(error).__name__}); check the series against the standard",
-                ),
-                case.volume,
-                request,
-                told,
-            )
+            rows += write(each, folder, made_by | {"capped": len(each.labels) == request.most})
+        except (VolumeError, *REFUSED) as error:
+            summary.volumes, summary.labels = summary.volumes - 1, summary.labels - len(each.labels)
+            _leave_out(_unwritable(error, each, request), each.volume, request, summary)
     _index(rows, folder / "index.csv")
+
+
+def _unwritable(error: Exception, labelled: LabelledVolume, request: Request) -> VolumeError:
+    """The error's class alone where it is not ours: its text may quote the series."""
+    if isinstance(error, VolumeError):
+        return error
+    return VolumeError(
+        "unwritable",
+        f"volume {labelled.volume['volume_id']}: its series cannot carry a {request.to} object "
+        f"({type(error).__name__}); check the series against the standard",
+    )
 
 
 def _writer(to: str) -> WriteOne:
@@ -100,23 +102,26 @@ def _writer(to: str) -> WriteOne:
     return write
 
 
-def _cases(
-    groups: Sequence[tuple[Row, list[Row]]], source: Source | None, request: Request, told: Told
-) -> Iterator[Case]:
+def _labelled(
+    groups: Sequence[tuple[Row, list[Row]]],
+    source: SourceScans | None,
+    request: Request,
+    summary: ExportSummary,
+) -> Iterator[LabelledVolume]:
     for volume, labels in groups:
         try:
             grid = _grid(volume, source, request)
         except VolumeError as error:
-            _leave_out(error, volume, request, told)
+            _leave_out(error, volume, request, summary)
             continue
         kept = labels[: request.most]
-        told.volumes += 1
-        told.labels += len(kept)
-        told.capped += len(labels) - len(kept)
-        yield Case(volume, kept, grid)
+        summary.volumes += 1
+        summary.labels += len(kept)
+        summary.capped += len(labels) - len(kept)
+        yield LabelledVolume(volume, kept, grid)
 
 
-def _grid(volume: Row, source: Source | None, request: Request) -> Grid:
+def _grid(volume: Row, source: SourceScans | None, request: Request) -> FileGrid:
     if source is None:
         return stored_grid(volume)
     if not source.has(volume["volume_id"]):
@@ -126,55 +131,61 @@ def _grid(volume: Row, source: Source | None, request: Request) -> Grid:
         raise VolumeError(
             "not_dicom", f"volume {volume['volume_id']}: its scan is NIfTI; export it with --to nifti"
         )
+    if request.to == "markups" and grid.nifti and grid.nifti.forms_differ():
+        raise VolumeError(
+            "forms_differ",
+            f"volume {volume['volume_id']}: its sform and qform differ by more than a voxel, so that mm are no one "
+            "place; export it with --to nifti, or write one affine into both",
+        )
     # Headers are large: only the formats that copy from them keep them.
     return grid if request.to in DICOM else replace(grid, headers=())
 
 
-def _leave_out(error: VolumeError, volume: Row, request: Request, told: Told) -> None:
+def _leave_out(error: VolumeError, volume: Row, request: Request, summary: ExportSummary) -> None:
     if not request.skip_missing:
         raise error
-    told.left_out.append({"volume_id": volume["volume_id"], "reason": error.reason, "message": str(error)})
+    summary.left_out.append({"volume_id": volume["volume_id"], "reason": error.reason, "message": str(error)})
 
 
-def _watched(cases: Iterable[Case], total: int) -> Iterator[Case]:
+def _with_progress(volumes: Iterable[LabelledVolume], total: int) -> Iterator[LabelledVolume]:
     began = last = time.monotonic()
-    for done, case in enumerate(cases):
+    for done, each in enumerate(volumes):
         now = time.monotonic()
         if now - last > SECONDS_BETWEEN_LINES:
             last, rate = now, done / (now - began)
             logger.info(
-                "export: %d of %d volumes, %.1f a second, %.0f s left",
+                "export: %d of %d volumes, %.1f per second, %.0f s left",
                 done,
                 total,
                 rate,
                 (total - done) / rate,
             )
-        yield case
+        yield each
 
 
 def _index(rows: Sequence[Row], file: Path) -> None:
-    """What is in which file: a row a label."""
+    """What is in which file: one row per label."""
     names = ["file", "number", *(["voxels"] if rows and "voxels" in rows[0] else []), "volume_id", "label_id"]
     flat = [row["label"] | row for row in rows]
     _table(file, [*names, *ORIGIN], flat)
 
 
-def _tell(folder: Path, request: Request, told: Told) -> None:
+def _write_about(folder: Path, request: Request, summary: ExportSummary) -> None:
     about = {
         "made_by": f"harvester {__version__}",
         "made": request.made,
         "format": request.to,
         "merge": request.merge,
         "hard_negatives": request.hard_negatives,
-        "volumes": told.volumes,
-        "labels": told.labels,
-        "labels_above_the_cap": told.capped,
-        "volumes_left_out": len(told.left_out),
+        "volumes": summary.volumes,
+        "labels": summary.labels,
+        "labels_above_the_cap": summary.capped,
+        "volumes_left_out": len(summary.left_out),
         "status": "machine-made, not verified, but for labels whose source is clinical, annotated or reviewed",
     }
     (folder / "about.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    if told.left_out:
-        _table(folder / "left_out.csv", ["volume_id", "reason", "message"], told.left_out)
+    if summary.left_out:
+        _table(folder / "left_out.csv", ["volume_id", "reason", "message"], summary.left_out)
 
 
 def _table(file: Path, names: Sequence[str], rows: Iterable[Row]) -> None:

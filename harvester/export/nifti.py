@@ -1,4 +1,8 @@
-"""NIfTI label maps: a .nii.gz a volume in its file's own grid, each label's boxes filled with its number.
+"""NIfTI label maps: one .nii.gz per volume in its file's own grid, each label's boxes filled with its number.
+
+A NIfTI scan's map has its sform, qform and codes, so that every program sees both in one place, whichever it goes by.
+NIfTI has one affine for all slices: the map of a tilted or uneven DICOM series has the even, upright grid in which
+import assembled it. The file's slices lie in it at their own place in mm, to half a pixel; made slices are filled too.
 
 Voxels lie in a box if their centres do, so that it comes back to half a voxel. Where boxes overlap, the better score
 lies on top; index.csv has every number, and the boxes as they are are in the other formats.
@@ -12,34 +16,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harvester.errors import VolumeError
-from harvester.export.file_grid import RAS_TO_LPS
-from harvester.export.selection import Case, Row, boxes
+from harvester.export.selection import LabelledVolume, Row, boxes, index_rows
+from harvester.imaging.orientation import RAS_TO_LPS
 
 MOST: Final = 65_535
+QFORM: Final = ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
+FORMS: Final = ("qform_code", "sform_code", *QFORM, "srow_x", "srow_y", "srow_z")
+"""The header's fields that place its voxels, beside pixdim; texts, which may name somebody, stay behind."""
 
 
-def write(case: Case, folder: Path, _made_by: Row) -> list[Row]:
-    """Write <volume_id>.nii.gz; a row a label with its number and the voxels that show it."""
-    volume_id = case.volume["volume_id"]
-    drawn = label_map(case)
-    image: Any = nibabel.Nifti1Image(case.grid.turn.file_array(drawn), RAS_TO_LPS @ case.grid.affine_lps)
+def write(labelled: LabelledVolume, folder: Path, _made_by: Row) -> list[Row]:
+    """Write <volume_id>.nii.gz; one row per label with its number and the voxels that show it."""
+    volume_id, grid = labelled.volume["volume_id"], labelled.grid
+    drawn = label_map(labelled)
+    kind: Any = nibabel.Nifti1Image
+    image = kind(grid.slices.orientation.file_array(drawn), RAS_TO_LPS @ grid.affine_lps)
     image.header.set_xyzt_units("mm")
+    if grid.nifti:
+        for field in FORMS:
+            image.header[field] = grid.nifti.raw[field]
+        image.header["pixdim"][:4] = grid.nifti.raw["pixdim"][:4]
     file = folder / f"{volume_id}.nii.gz"
     nibabel.save(image, file)
-    voxels = np.bincount(drawn.ravel(), minlength=len(case.labels) + 1)
-    return [
-        {"file": file.name, "number": number, "voxels": int(voxels[number]), "label": label}
-        for number, label in enumerate(case.labels, start=1)
-    ]
+    voxels = np.bincount(drawn.ravel(), minlength=len(labelled.labels) + 1)
+    return [row | {"voxels": int(voxels[row["number"]])} for row in index_rows(file, labelled.labels)]
 
 
-def label_map(case: Case) -> NDArray[np.uint16]:
-    """The numbers 1, 2, ... of the case's labels in the stored order (z, y, x), 0 elsewhere."""
-    if len(case.labels) > MOST:
-        raise VolumeError("too_many", f"volume {case.volume['volume_id']}: over {MOST} labels for one map")
-    drawn = np.zeros([case.volume[name] for name in ("depth", "height", "width")], np.uint16)
-    for number in range(len(case.labels), 0, -1):  # the best scored come first, and are drawn last
-        for z, (x1, y1, x2, y2) in boxes(case.labels[number - 1]):
+def label_map(labelled: LabelledVolume) -> NDArray[np.uint16]:
+    """The numbers 1, 2, ... of the volume's labels in the stored order (z, y, x), 0 elsewhere."""
+    if len(labelled.labels) > MOST:
+        raise VolumeError(
+            "too_many", f"volume {labelled.volume['volume_id']}: over {MOST} labels for one map"
+        )
+    drawn = np.zeros([labelled.volume[name] for name in ("depth", "height", "width")], np.uint16)
+    for number in range(len(labelled.labels), 0, -1):  # the best scored come first, and are drawn last
+        for z, (x1, y1, x2, y2) in boxes(labelled.labels[number - 1]):
             drawn[z, pixels(y1, y2), pixels(x1, x2)] = number
     return drawn
 

@@ -10,7 +10,7 @@ from harvester.errors import SettingsError
 WHOLE: Final = ("coco", "csv")
 """One file for all volumes."""
 DICOM: Final = ("dicom-sr", "dicom-seg")
-"""A file a volume, by highdicom, which is an extra."""
+"""One file per volume, by highdicom, which is an extra."""
 FORMATS: Final = (*WHOLE, "markups", "nifti", *DICOM)
 
 
@@ -19,10 +19,10 @@ class Request:
     """What is asked for.
 
     to              one of FORMATS
-    made            when, as text: told in the files
+    made            when, as text that the files show
     merge           lesions of every source, not the harvested ones alone
     hard_negatives  those too
-    most            labels a volume at most, the best scored; None for all
+    most            labels per volume at most, the best scored; None for all
     skip_missing    leave out volumes whose scan is missing or has changed, instead of failing
     """
 
@@ -37,7 +37,7 @@ class Request:
 
 
 @dataclass
-class Told:
+class ExportSummary:
     """What was exported, and what was left out (volume_id, reason, message)."""
 
     volumes: int = 0
@@ -67,11 +67,11 @@ def check(request: Request, has_source: bool) -> None:
         )
 
 
-def closing_table(request: Request, told: Told) -> str:
+def closing_table(request: Request, summary: ExportSummary) -> str:
     """What was exported, for the terminal."""
-    lines = [f"{told.labels} labels of {told.volumes} volumes as {request.to}"]
-    if told.capped:
-        lines.append(f"left out: {told.capped} labels beyond --max-per-report {request.most}")
-    reasons = Counter(row["reason"] for row in told.left_out)
+    lines = [f"{summary.labels} labels of {summary.volumes} volumes as {request.to}"]
+    if summary.capped:
+        lines.append(f"left out: {summary.capped} labels beyond --max-per-report {request.most}")
+    reasons = Counter(row["reason"] for row in summary.left_out)
     lines += [f"left out: {count} volumes, {reason}" for reason, count in sorted(reasons.items())]
     return "\n".join([*lines, f"written to {request.out}"])

@@ -1,24 +1,26 @@
 """Reviewed exports on their way back: DL_info.csv and annotations.json with `review` filled in, as verdicts.
 
-Rows without a review are passed over. In the CSV a moved lesion's new box is Bounding_boxes on Key_slice_index; in COCO
-it is what its annotations have now. Messages name rows, never what stands in them but our own ids.
+A box comes back on every stored slice that its file's slice stands for: on its own, and on made ones (in gaps) that it
+is the nearest to. Rows without a review are passed over. In the CSV a moved lesion's new box is Bounding_boxes on
+Key_slice_index; in COCO it is what its annotations have now. Messages name rows, never what stands in them but our
+own ids.
 """
 
 import csv
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
 from harvester.errors import LabelError, VolumeError
 from harvester.export.coco import CATEGORIES
 from harvester.export.dl_info import first_slice
-from harvester.export.file_grid import turn_of
-from harvester.imaging.orientation import Turn
+from harvester.imaging.slice_map import SliceMap
 from harvester.labels.reviewed import VERDICTS, Verdict
-from harvester.records import Placed
+from harvester.records import Placed, Source
 
 NEEDED: Final = (
     "volume_id",
@@ -36,7 +38,7 @@ SAME_PX: Final = 0.01
 """A box that came back this near to the exported one was not moved: tools round."""
 
 
-def read_returned(file: Path) -> list[Verdict]:
+def read_review(file: Path) -> list[Verdict]:
     """The verdicts in a reviewed DL_info.csv or annotations.json. Raises LabelError with the row at fault."""
     try:
         if file.suffix.lower() == ".json":
@@ -63,15 +65,15 @@ def _from_csv(table: "csv.DictReader[str]", name: str) -> list[Verdict]:
 
 
 def _row_verdict(row: Mapping[str, str], where: str) -> Verdict:
-    turn, first = _turn(row["turn"], where), first_slice(row["volume_id"])
+    slices, first = _slice_map(row["turn"], where), first_slice(row["volume_id"])
     drawn = [_numbers(part, 5, where) for part in row["boxes"].split(";") if part.strip()]
-    found = [_stored(turn, k - first, box, where) for k, *box in drawn]
+    found = [_stored(slices, k - first, box, where) for k, *box in drawn]
     box = _numbers(row["Bounding_boxes"].replace(",", " "), 4, where)
-    key = _stored(turn, _numbers(row["Key_slice_index"], 1, where)[0] - first, box, where)
+    key = _stored(slices, _numbers(row["Key_slice_index"], 1, where)[0] - first, box, where)
     word = _word(row["review"], where)
-    moved = not any(_same(key, each) for each in found)
-    _check_moved(word, moved, where)
-    return Verdict(where, word, _label(row, where), found, [key] if word == "moved" else found)
+    _check_moved(word, not any(_same(key, each) for each in found), where)
+    now = [key] if word == "moved" else found
+    return Verdict(where, word, _label(row, where), list(chain(*found)), list(chain(*now)))
 
 
 def _from_coco(tree: Any, name: str) -> list[Verdict]:
@@ -103,23 +105,24 @@ def _track_verdict(
         return None
     if len(words) > 1:
         raise LabelError(
-            f"{where}: its lesion was both {' and '.join(sorted(words))}; want one review a lesion"
+            f"{where}: its lesion was both {' and '.join(sorted(words))}; want one review per lesion"
         )
     word = words.pop()
-    turns = [_turn(images[annotation["image_id"]]["turn"], where) for annotation in group]
     now, found = [], []
-    for annotation, turn in zip(group, turns, strict=True):
-        now.append(_coco_box(turn, images[annotation["image_id"]]["slice"], annotation["bbox"], where))
-        found.append(_coco_box(turn, annotation["found"][0], annotation["found"][1:], where))
+    for annotation in group:
+        image = images[annotation["image_id"]]
+        slices = _slice_map(image["turn"], where)
+        now.append(_coco_box(slices, image["slice"], annotation["bbox"], where))
+        found.append(_coco_box(slices, annotation["found"][0], annotation["found"][1:], where))
     _check_moved(word, not all(_same(a, b) for a, b in zip(now, found, strict=True)), where)
     names = {number: role for role, number in CATEGORIES.items()}
-    told = dict(group[0]) | {"volume_id": volume_id, "role": names[group[0]["category_id"]]}
-    return Verdict(where, word, _label(told, where), found, now)
+    row = dict(group[0]) | {"volume_id": volume_id, "role": names[group[0]["category_id"]]}
+    return Verdict(where, word, _label(row, where), list(chain(*found)), list(chain(*now)))
 
 
-def _turn(text: str, where: str) -> Turn:
+def _slice_map(text: str, where: str) -> SliceMap:
     try:
-        return turn_of(text)
+        return SliceMap.of_text(text)
     except LabelError as error:
         raise LabelError(f"{where}: {error}") from None
 
@@ -141,39 +144,41 @@ def _check_moved(word: str, moved: bool, where: str) -> None:
 
 
 def _label(row: Mapping[str, Any], where: str) -> dict[str, Any]:
-    told = {name: row[name] for name in ("volume_id", "label_id", "role", "source")}
-    if told["role"] not in CATEGORIES:
+    label = {name: row[name] for name in ("volume_id", "label_id", "role", "source")}
+    if label["role"] not in CATEGORIES:
         raise LabelError(f"{where}: role must be one of {', '.join(CATEGORIES)}")
     run, model = str(row.get("run_id") or ""), str(row.get("model_hash") or "")
-    if told["source"] not in ("clinical", "annotated") and not HASH.fullmatch(run):
+    if label["source"] not in (Source.CLINICAL, Source.ANNOTATED) and not HASH.fullmatch(run):
         raise LabelError(
             f"{where}: run_id is not as it was exported (12 hex digits); did a spreadsheet turn it into a number?"
         )
     score = row.get("score")
     number = None if score in (None, "") else _numbers(str(score), 1, where)[0]
-    return told | {"run_id": run, "model_hash": model, "score": number, "round": _round(row, where)}
+    return label | {"run_id": run, "model_hash": model, "score": number, "round": _round(row, where)}
 
 
 def _round(row: Mapping[str, Any], where: str) -> int:
-    told = row.get("round")
-    return -1 if told in (None, "") else int(_numbers(str(told), 1, where)[0])
+    number = row.get("round")
+    return -1 if number in (None, "") else int(_numbers(str(number), 1, where)[0])
 
 
-def _coco_box(turn: Turn, k: Any, bbox: Iterable[Any], where: str) -> Placed:
+def _coco_box(slices: SliceMap, k: Any, bbox: Iterable[Any], where: str) -> list[Placed]:
     x, y, width, height = _numbers(" ".join(map(str, bbox)), 4, where)
-    return _stored(turn, float(k), [x, y, x + width - 1, y + height - 1], where)
+    return _stored(slices, float(k), [x, y, x + width - 1, y + height - 1], where)
 
 
-def _stored(turn: Turn, k: float, box: list[float], where: str) -> Placed:
+def _stored(slices: SliceMap, k: float, box: list[float], where: str) -> list[Placed]:
+    """On the stored slices that the file's slice stands for, its own first."""
     if k != int(k):
         raise LabelError(f"{where}: the slice must be a whole number")
+    if not 0 <= k < slices.shape[2]:
+        raise LabelError(f"{where}: a box lies outside its volume of {slices.shape[2]} slices")
     if box[0] > box[2] or box[1] > box[3]:
         raise LabelError(f"{where}: the ends of a box are out of order; want x1 <= x2 and y1 <= y2")
     try:
-        z, x1, y1, x2, y2 = turn.box(int(k), (box[0], box[1], box[2], box[3]))
+        return slices.stored_boxes(int(k), (box[0], box[1], box[2], box[3]))
     except VolumeError as error:
         raise LabelError(f"{where}: {error}") from None
-    return z, (x1, y1, x2, y2)
 
 
 def _numbers(text: str, count: int, where: str) -> list[float]:
@@ -186,5 +191,7 @@ def _numbers(text: str, count: int, where: str) -> list[float]:
     return values
 
 
-def _same(a: Placed, b: Placed) -> bool:
-    return a[0] == b[0] and all(abs(p - q) <= SAME_PX for p, q in zip(a[1], b[1], strict=True))
+def _same(a: Sequence[Placed], b: Sequence[Placed]) -> bool:
+    """Of boxes of one slice of the file each."""
+    (z, one), (other_z, other) = a[0], b[0]
+    return z == other_z and all(abs(p - q) <= SAME_PX for p, q in zip(one, other, strict=True))

@@ -1,15 +1,27 @@
-"""What is exported: the ledger of a finished run with its volumes, one dict a label, by volume."""
+"""What is exported: the ledger of a finished run with its volumes, one dict per label, by volume."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from harvester.errors import StoreError
-from harvester.export.file_grid import Grid
-from harvester.records import HARVEST, LEDGER
+from harvester.export.file_grid import FileGrid
+from harvester.records import (
+    HARVEST,
+    LEDGER,
+    SIDES,
+    Box,
+    HarvestTable,
+    LedgerTable,
+    Placed,
+    Role,
+    Source,
+    checked,
+)
 from harvester.storage.location import Location, Where
 from harvester.store.store import Store
 
@@ -24,11 +36,11 @@ ORIGIN: Final = (
     "model_hash",
     "run_id",
 )
-"""What every exported label tells of where it comes from; None where it does not apply."""
+"""What every exported label says of where it comes from; None where it does not apply."""
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
+class LabelledVolume:
     """One volume to be exported.
 
     volume  its row of the manifest
@@ -39,7 +51,7 @@ class Case:
 
     volume: Row
     labels: Sequence[Row]
-    grid: Grid
+    grid: FileGrid
 
 
 def labels_of_run(run: Where, merge: bool, hard_negatives: bool) -> list[Row]:
@@ -48,21 +60,24 @@ def labels_of_run(run: Where, merge: bool, hard_negatives: bool) -> list[Row]:
     Sorted by volume, best score first, labels without a score (marks of the archive) before those with one. Empty
     where nothing was harvested. Raises StoreError for a folder that is no finished run.
     """
-    ledger, harvest = _table(Location.of(run), "ledger", LEDGER), _table(Location.of(run), "harvest", HARVEST)
-    lesion = pc.equal(ledger["role"], "lesion")
-    wanted = lesion if merge else pc.and_(lesion, pc.equal(ledger["source"], "harvested"))
-    if hard_negatives:
-        wanted = pc.or_(wanted, pc.equal(ledger["role"], "hard_negative"))
+    ledger = checked(LedgerTable, _table(Location.of(run), "ledger", LEDGER))
+    harvest = checked(HarvestTable, _table(Location.of(run), "harvest", HARVEST))
     proven = {
         (row["volume_id"], row["lesion_id"]): row
         for row in harvest.select(["volume_id", "lesion_id", "threshold", "precision_bound"]).to_pylist()
     }
-    rows = [_proven(row, proven.get((row["volume_id"], row["label_id"]))) for row in _rows(ledger, wanted)]
+    wanted = pc.field("role") == Role.LESION.value
+    if not merge:
+        wanted &= pc.field("source") == Source.HARVESTED.value
+    if hard_negatives:
+        wanted |= pc.field("role") == Role.HARD_NEGATIVE.value
+    found = ledger.filter(wanted).to_pylist()
+    rows = [_proven(row, proven.get((row["volume_id"], row["label_id"]))) for row in found]
     return sorted(rows, key=lambda row: (row["volume_id"], -_rank(row), row["label_id"]))
 
 
 def by_volume(labels: Sequence[Row], store: Store) -> list[tuple[Row, list[Row]]]:
-    """(manifest row, its labels) a volume that has any. Raises StoreError where the store lacks a volume."""
+    """(manifest row, its labels) for each volume that has any. Raises StoreError where the store lacks a volume."""
     volumes = {row["volume_id"]: row for row in store.manifest.to_pylist()}
     groups: dict[str, list[Row]] = {}
     for label in labels:
@@ -76,18 +91,19 @@ def by_volume(labels: Sequence[Row], store: Store) -> list[tuple[Row, list[Row]]
     return [(volumes[name], rows) for name, rows in groups.items()]
 
 
-def key_slice(label: Row) -> int:
-    """Place in the label's lists of its largest box, the first of several: the slice that a reader would measure."""
-    areas = [
-        (x2 - x1 + 1) * (y2 - y1 + 1)
-        for x1, y1, x2, y2 in zip(*(label[side] for side in ("x1", "y1", "x2", "y2")), strict=True)
-    ]
-    return areas.index(max(areas))
+def index_rows(file: Path, labels: Sequence[Row]) -> list[Row]:
+    """What is in a file, one row per label: numbers from 1 in the labels' order."""
+    return [{"file": file.name, "number": number, "label": label} for number, label in enumerate(labels, 1)]
 
 
-def boxes(label: Row) -> list[tuple[int, tuple[float, float, float, float]]]:
-    """(z, box) a slice, in the stored order."""
-    sides = zip(*(label[side] for side in ("x1", "y1", "x2", "y2")), strict=True)
+def key_box(placed: Sequence[Placed]) -> Placed:
+    """The largest box with its slice, the first of several: what a reader would measure."""
+    return max(placed, key=lambda each: (each[1][2] - each[1][0] + 1) * (each[1][3] - each[1][1] + 1))
+
+
+def boxes(label: Row) -> list[Placed]:
+    """(z, box) for each slice, in the stored order."""
+    sides: Iterable[Box] = zip(*(label[side] for side in SIDES), strict=True)
     return list(zip(label["z"], sides, strict=True))
 
 
@@ -98,11 +114,6 @@ def _table(run: Location, name: str, schema: pa.Schema) -> pa.Table:
             f"{run}: no {name}.parquet; give the folder of a finished run (harvester harvest --run)"
         )
     return file.read_table(schema)
-
-
-def _rows(ledger: pa.Table, wanted: pa.ChunkedArray) -> list[Row]:
-    rows: list[Row] = ledger.filter(wanted).to_pylist()
-    return rows
 
 
 def _proven(label: Row, found: Row | None) -> Row:

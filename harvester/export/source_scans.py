@@ -6,18 +6,20 @@ from typing import Any
 
 from harvester.config.data import ArchiveSettings
 from harvester.datasets.archive import archive
+from harvester.datasets.archive.nifti import is_nifti
 from harvester.errors import StoreError
-from harvester.export.file_grid import Grid, dicom_grid, nifti_grid
+from harvester.export.file_grid import FileGrid, dicom_grid, nifti_grid
 from harvester.storage.location import Location
 
 
-class Source:
+class SourceScans:
     """The files of each volume under a folder. Ids are hashes of UIDs or paths with the salt beside the store."""
 
     def __init__(self, root: Path, settings: ArchiveSettings, seed: int, salt: str) -> None:
         # The archive may have grown: a better reconstruction must not hide the one that was stored.
         dicom = settings.dicom.model_copy(update={"reconstructions": "all"})
         cases = archive.discover(root, settings.model_copy(update={"dicom": dicom}), seed, salt).cases
+        self._max_voxels = settings.max_voxels
         self._files = {case.volume_id: [root / file for file in case.files] for case in cases}
 
     def require(self, volume_ids: Iterable[str]) -> None:
@@ -34,11 +36,11 @@ class Source:
         """Whether the volume's scan was found."""
         return volume_id in self._files
 
-    def grid(self, volume: Mapping[str, Any]) -> Grid:
+    def grid(self, volume: Mapping[str, Any]) -> FileGrid:
         """The file's grid for a manifest row. Raises VolumeError where it is not the stored volume's any more."""
         files = self._files[volume["volume_id"]]
-        if files[0].name.endswith((".nii", ".nii.gz")):
-            return nifti_grid(files[0], volume)
+        if is_nifti(files[0].name):
+            return nifti_grid(files[0], volume, self._max_voxels)
         return dicom_grid(files, volume)
 
 

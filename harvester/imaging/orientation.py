@@ -8,15 +8,16 @@ from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 
 from harvester.errors import VolumeError
+from harvester.records import Box
 
 Array = NDArray[Any]
 
-HU_RANGE: Final = (-1024, 3071)
-"""Values are clipped to the 12 bits of a common scanner: padding becomes air, metal becomes 3071."""
+RAS_TO_LPS: Final = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""DICOM's axes run to the left, the back and the head, NIfTI's to the right, the front and the head."""
 
 
 @dataclass(frozen=True)
-class Turn:
+class Orientation:
     """How a file's axes (i, j, k) become the stored (x, y, z).
 
     axes    which file axis gives x, y and z
@@ -29,9 +30,9 @@ class Turn:
     shape: tuple[int, int, int]
 
     @classmethod
-    def of(cls, affine_ras: Array, shape: tuple[int, int, int]) -> "Turn":
+    def of(cls, affine_ras: Array, shape: tuple[int, int, int]) -> "Orientation":
         """From a NIfTI affine (voxel index to RAS+ mm): a stored axis takes the file axis closest to it."""
-        ornt = io_orientation(affine_ras)  # type: ignore[no-untyped-call]
+        ornt = io_orientation(affine_ras)  # type: ignore[no-untyped-call]  # nibabel's has no types
         axes = [int(np.flatnonzero(ornt[:, 0] == axis)[0]) for axis in range(3)]
         # Stored x and y run to the left and the back, RAS+ to the right and the front.
         flips = [bool(ornt[axis, 1] == want) for axis, want in zip(axes, (1, 1, -1), strict=True)]
@@ -47,9 +48,7 @@ class Turn:
         x, y, z = (float(spacing_ijk_mm[axis]) for axis in self.axes)
         return z, y, x
 
-    def box(
-        self, k: int, box_ij: tuple[float, float, float, float]
-    ) -> tuple[int, float, float, float, float]:
+    def box(self, k: int, box_ij: Box) -> tuple[int, float, float, float, float]:
         """(z, x1, y1, x2, y2) of the inclusive box (i1, j1, i2, j2) drawn on the file's slice k.
 
         Raises VolumeError where the file's slices are not axial: such a box is no box on a stored slice.
@@ -62,9 +61,7 @@ class Turn:
         z = self.shape[2] - 1 - k if self.flips[2] else k
         return z, low[0], high[0], low[1], high[1]
 
-    def file_box(
-        self, z: int, box_xyxy: tuple[float, float, float, float]
-    ) -> tuple[int, float, float, float, float]:
+    def file_box(self, z: int, box_xyxy: Box) -> tuple[int, float, float, float, float]:
         """(k, i1, j1, i2, j2) in the file of the inclusive box (x1, y1, x2, y2) on the stored slice z: undoes `box`.
 
         Raises VolumeError where the file's slices are not axial.
@@ -86,16 +83,9 @@ class Turn:
         unflipped = values_zyx[tuple(slice(None, None, -1 if flip else 1) for flip in self.flips[::-1])]
         return unflipped.transpose(2, 1, 0).transpose(np.argsort(self.axes))
 
-    def _ends(self, axis: int, box_ij: tuple[float, float, float, float]) -> tuple[float, float]:
+    def _ends(self, axis: int, box_ij: Box) -> tuple[float, float]:
         source = self.axes[axis]
         first, last = sorted((box_ij[source], box_ij[source + 2]))
         if not self.flips[axis]:
             return first, last
         return self.shape[source] - 1 - last, self.shape[source] - 1 - first
-
-
-def to_hu(values: Array) -> NDArray[np.int16]:
-    """Rounded int16 clipped to HU_RANGE; what is not a number becomes air."""
-    if np.issubdtype(values.dtype, np.floating):
-        values = np.rint(np.nan_to_num(values, nan=HU_RANGE[0]))
-    return np.ascontiguousarray(np.clip(values, *HU_RANGE), dtype=np.int16)

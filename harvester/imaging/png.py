@@ -1,4 +1,4 @@
-"""DeepLesion's slices: 16-bit grey PNG files, one a slice, whose values are HU + 32768.
+"""DeepLesion's slices: 16-bit grey PNG files, one per slice, whose values are HU + 32768.
 
 Values are kept as they are (a scanner's padding too): int16 holds every one of them.
 """
@@ -77,7 +77,7 @@ def _shape(file: Path, volume_id: str, depth: int, size_px: tuple[int, int] | No
     if rows * columns > MAX_SLICE or depth * rows * columns > MAX_VOXELS:
         raise VolumeError(
             "too_large",
-            f"volume {volume_id}: {depth} slices of {rows} x {columns} pixels; want at most {MAX_SLICE} a slice and "
+            f"volume {volume_id}: {depth} slices of {rows} x {columns} pixels; want at most {MAX_SLICE} per slice and "
             f"{MAX_VOXELS} in all; cut it",
         )
     return rows, columns

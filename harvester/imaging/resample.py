@@ -1,19 +1,15 @@
 """Resampling to another spacing; outer corners coincide: geometry.scale_boxes, scale_slices lead back."""
 
-from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from harvester.geometry import scale_slices
+from harvester.geometry import SAME_SPACING, scale_slices
 from harvester.records import Volume
 
 Array = NDArray[Any]
-
-SAME_SPACING: Final = 0.01
-"""Spacings that differ by less than this share are taken as equal."""
 
 
 def resample(volume: Volume, spacing_zyx_mm: tuple[float, float, float]) -> Volume:
@@ -66,16 +62,3 @@ def _weights(count: int, ratio: float) -> sparse.csr_array | None:
     )  # clipped taps repeat the edge: sums add up
     matrix.eliminate_zeros()
     return matrix
-
-
-def windowed(hu_zyx: NDArray[Any], windows_hu: Sequence[tuple[float, float]]) -> NDArray[np.float32]:
-    """(windows, z, y, x) float32 in [0, 1]: each (low, high) in HU mapped to 0 and 1, clipped beyond.
-
-    `hu_zyx` may be of any shape and any real type; no windows give an array whose first axis is 0.
-    """
-    channels = np.empty((len(windows_hu), *hu_zyx.shape), np.float32)
-    for channel, (low, high) in zip(channels, windows_hu, strict=True):
-        np.subtract(hu_zyx, np.float32(low), out=channel, dtype=np.float32)
-        channel *= np.float32(1 / (high - low))
-        np.clip(channel, 0.0, 1.0, out=channel)
-    return channels

@@ -11,8 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from harvester.imaging.hounsfield import AIR_HU
+from harvester.imaging.interpolation import Taps
 from harvester.storage.location import Where
-from harvester.store.slab import AIR_HU, GridFrame, Taps, pad_widths, read_pixels, read_slab
+from harvester.store.slab import GridFrame, pad_widths, read_pixels, read_slab
 
 SLICES_AT_ONCE: Final = 32
 """Resampled together: bounds the memory that float values take, not the result."""
@@ -61,7 +63,7 @@ def as_tensors(taps: Taps) -> dict[str, Tensor]:
 
 
 def mixed(values: Tensor, taps: dict[str, Tensor], axis: int) -> Tensor:
-    """Whole values, linearly interpolated along an axis where the taps say, and rounded: as slab.interpolate does."""
+    """Whole values, linearly interpolated along an axis where the taps say, and rounded: as `interpolate` does."""
     low, high, share = taps["low"], taps["high"], taps["share"]
     if not len(share):
         return values.index_select(axis, low)

@@ -17,6 +17,7 @@ from harvester.models.prefetch import prefetch, readers
 from harvester.proposals.detect import Boxes, find_boxes, prepare_for_inference, slices_at_once
 from harvester.proposals.linking import Tubelet, link, suppress, trim
 from harvester.proposals.network import CONTEXT, Generator
+from harvester.records import SIDES
 from harvester.storage.location import Location, Where
 from harvester.store.slab import GridFrame
 
@@ -128,6 +129,6 @@ def _row(tubelet: Tubelet, frame: GridFrame) -> dict[str, Any]:
         "lpg_score": float(scores.max()),
         "width_mm": float(sides_mm.min()),
         "z": z_px.tolist(),
-        **{side: boxes[:, i].tolist() for i, side in enumerate(("x1", "y1", "x2", "y2"))},
+        **{side: boxes[:, i].tolist() for i, side in enumerate(SIDES)},
         "slice_score": scores.tolist(),
     }

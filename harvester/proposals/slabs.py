@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from harvester.config.settings import GeneratorSettings
+from harvester.imaging.interpolation import Taps
 from harvester.models.device_slab import as_tensors, writable
 from harvester.proposals.augment import Raw
 from harvester.proposals.labels import VolumeLabels
@@ -18,7 +19,7 @@ from harvester.proposals.network import CONTEXT, STRIDE
 from harvester.proposals.pasting import Bank, paste
 from harvester.proposals.targets import SlabLabels, build_targets
 from harvester.storage.location import Where
-from harvester.store.slab import SIDE_MULTIPLE, GridFrame, Taps, read_slab
+from harvester.store.slab import SIDE_MULTIPLE, GridFrame, read_slab
 
 Array = NDArray[Any]
 Anchor = tuple[GridFrame, int, tuple[float, float], float]

@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from harvester.geometry import Array, boxes_to_mm
+from harvester.geometry import boxes_to_mm
+from harvester.imaging.hounsfield import AIR_HU, windowed
+from harvester.imaging.interpolation import Taps, between
 from harvester.records import Volume
 from harvester.report.html import Html, tag
 
@@ -19,7 +21,6 @@ Grey = NDArray[np.uint8]
 CONTEXT_MM: Final = 100.0
 """Side of a crop; wider where the box alone takes most of it."""
 WINDOWS: Final = {"lung": (-1350.0, 150.0), "soft tissue": (-160.0, 240.0)}
-AIR_HU: Final = -1024
 SHOWN_PX: Final = 200
 """Side of a crop's PNG: about what one slice takes on the page."""
 
@@ -97,18 +98,9 @@ def _grey(
     steps = (np.arange(SHOWN_PX) + 0.5) * side / SHOWN_PX
     plane = np.pad(volume.hu_zyx[z].astype(np.float32), 1, constant_values=AIR_HU)
     rows, columns = (top + steps) / spacing_y + 0.5, (left + steps) / spacing_x + 0.5
-    low, high = window_hu
-    hu = _between(_between(plane, rows).T, columns).T
-    return np.rint(np.clip((hu - low) / (high - low), 0, 1) * 255).astype(np.uint8)
-
-
-def _between(rows: Array, at: Array) -> Array:
-    """Rows of an array at fractional indices, linear between neighbours, held at the ends."""
-    at = np.clip(at, 0, len(rows) - 1)
-    below = np.minimum(np.floor(at).astype(int), max(len(rows) - 2, 0))
-    share = (at - below)[:, None]
-    mixed: Array = rows[below] * (1 - share) + rows[np.minimum(below + 1, len(rows) - 1)] * share
-    return mixed
+    hu = between(between(plane, 0, Taps.at(rows, len(plane))), 1, Taps.at(columns, plane.shape[1]))
+    grey: NDArray[np.uint8] = np.rint(windowed(hu, [window_hu])[0] * 255).astype(np.uint8)
+    return grey
 
 
 def _line(volume: Volume, outline: Outline, z: int, bold: bool) -> Html:

@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harvester.config.settings import GridSettings
-from harvester.geometry import Array, scale_boxes, scale_slices
+from harvester.geometry import SAME_SPACING, Array, scale_boxes, scale_slices
+from harvester.imaging.hounsfield import AIR_HU
+from harvester.imaging.interpolation import Taps, interpolate, interpolate_in_plane
 from harvester.storage.location import Location
 from harvester.store.store import read_volume
 
@@ -18,9 +20,6 @@ Slab = NDArray[np.int16]
 
 SIDE_MULTIPLE: Final = 16
 """Grid sides are padded to multiples of this, the deepest stride, with air."""
-AIR_HU: Final = -1024
-SAME_SPACING: Final = 0.01
-"""Spacings that differ by less than this share are taken as equal: no resampling."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ class GridFrame:
         """The volume's boxes (..., 4) to grid pixels."""
         return scale_boxes(boxes_xyxy_px, 1 / self.ratios_zyx[2], 1 / self.ratios_zyx[1])
 
-    def taps_yx(self) -> tuple["Taps", "Taps"]:
+    def taps_yx(self) -> tuple[Taps, Taps]:
         """How the volume's rows and columns are mixed to the grid's."""
         y, x = (
             Taps.at(
@@ -94,38 +93,16 @@ class GridFrame:
         return self.slices_to_grid(np.arange(self.shape_px_zyx[0]))
 
 
-@dataclass(frozen=True)
-class Taps:
-    """Where values between samples come from: (n,) indices low and high, and the share (float32) of the high one."""
-
-    low: Integers
-    high: Integers
-    share: NDArray[np.float32]
-
-    @classmethod
-    def at(cls, positions: Floats, count: int) -> "Taps":
-        """For fractional indices into `count` samples; beyond the ends the end repeats."""
-        positions = np.clip(positions, 0, count - 1)
-        low = np.floor(positions).astype(np.int64)
-        return cls(low, np.minimum(low + 1, count - 1), (positions - low).astype(np.float32))
-
-    @property
-    def whole(self) -> bool:
-        """Whether every position is a sample's own: nothing to mix."""
-        return not self.share.any()
-
-    def part(self, start: int, stop: int) -> "Taps":
-        """Those of positions [start, stop)."""
-        return Taps(self.low[start:stop], self.high[start:stop], self.share[start:stop])
-
-
 def read_slab(store: Location, frame: GridFrame, z_start: int, z_end: int) -> Slab:
     """Grid slices [z_start, z_end) as int16 HU (z, y, x), decoding only what they need.
 
     Slices beyond the volume repeat its first or last one; sides are padded with air to SIDE_MULTIPLE.
     """
     pixels, taps = read_pixels(store, frame, z_start, z_end)
-    return pad_sides(_in_plane(_interpolated(pixels, 0, taps), frame))
+    slab: Slab = interpolate(pixels, 0, taps)
+    if frame.ratios_zyx[1:] != (1.0, 1.0):
+        slab = interpolate_in_plane(slab, *frame.taps_yx())
+    return pad_sides(slab)
 
 
 def read_pixels(store: Location, frame: GridFrame, z_start: int, z_end: int) -> tuple[Slab, Taps]:
@@ -134,47 +111,6 @@ def read_pixels(store: Location, frame: GridFrame, z_start: int, z_end: int) -> 
     positions = np.clip(scale_slices(wanted, frame.ratios_zyx[0]), 0, frame.shape_px_zyx[0] - 1)
     first, last = int(np.floor(positions[0])), int(np.ceil(positions[-1])) + 1
     return read_volume(store, frame.volume_id, first, last).hu_zyx, Taps.at(positions - first, last - first)
-
-
-def _in_plane(slab_zyx: Slab, frame: GridFrame) -> Slab:
-    """Each slice's rows and columns on the grid, as `interpolate` would do them one after the other.
-
-    Slice by slice, in place: all that a slice needs stays in the processor's cache.
-    """
-    if frame.ratios_zyx[1:] == (1.0, 1.0):
-        return slab_zyx
-    y, x = frame.taps_yx()
-    share_y = y.share[:, None]
-    grid = np.empty((len(slab_zyx), len(y.low), len(x.low)), slab_zyx.dtype)
-    for plane, out in zip(slab_zyx, grid, strict=True):
-        values = plane.astype(np.float32)
-        rows = _mixed(values.take(y.low, 0), values.take(y.high, 0), share_y)
-        out[...] = _mixed(rows.take(x.low, 1), rows.take(x.high, 1), x.share)
-    return grid
-
-
-def _mixed(low: Array, high: Array, share: Array) -> Array:
-    """low (1 - share) + high share, rounded to whole HU; overwrites both."""
-    low *= 1 - share
-    high *= share
-    low += high
-    return np.rint(low, out=low)
-
-
-def interpolate(values: Array, axis: int, positions: Floats) -> Array:
-    """Linear interpolation at fractional indices along an axis, ends repeated; whole indices are just taken."""
-    return _interpolated(values, axis, Taps.at(positions, values.shape[axis]))
-
-
-def _interpolated(values: Array, axis: int, taps: Taps) -> Array:
-    if taps.whole:
-        own = np.arange(values.shape[axis])
-        return values if np.array_equal(taps.low, own) else values.take(taps.low, axis)
-    shape = [1] * values.ndim
-    shape[axis] = -1
-    weight = taps.share.reshape(shape)
-    mixed: Array = values.take(taps.low, axis) * (1 - weight) + values.take(taps.high, axis) * weight
-    return np.rint(mixed).astype(values.dtype)
 
 
 def pad_sides(slab_zyx: Slab) -> Slab:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from harvester.config.settings import GridSettings
-from harvester.imaging.resample import windowed
+from harvester.imaging.hounsfield import windowed
 from harvester.models.device_slab import load_to_device, on_grid
 from harvester.proposals.network import group_images, slice_groups
 from harvester.store.slab import GridFrame, read_pixels, read_slab

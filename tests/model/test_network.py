@@ -19,7 +19,7 @@ from harvester.config.settings import (
     SuppressionSettings,
 )
 from harvester.errors import SettingsError
-from harvester.imaging.resample import windowed
+from harvester.imaging.hounsfield import windowed
 from harvester.models.backbones import build_backbone
 from harvester.models.batch_size import AutoBatchSize
 from harvester.models.device import DeviceSpec

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from harvester.config.settings import GeneratorSettings, GridSettings
-from harvester.imaging.resample import windowed
+from harvester.imaging.hounsfield import windowed
+from harvester.imaging.interpolation import interpolate
 from harvester.labels.ledger import BOX
 from harvester.models.device_slab import as_tensors, mixed
 from harvester.proposals.augment import collate, to_network_input
@@ -20,7 +21,7 @@ from harvester.proposals.pasting import REACH, Bank, paste
 from harvester.proposals.slabs import Crop, SlabDataset
 from harvester.proposals.targets import SlabLabels
 from harvester.records import Mark
-from harvester.store.slab import GridFrame, interpolate
+from harvester.store.slab import GridFrame
 from harvester.store.store import Store
 
 WIDE = GridSettings(windows_hu=((-1024.0, 1024.0),))
@@ -88,9 +89,7 @@ def test_an_image_is_what_numpy_makes_of_it(augment: bool) -> None:
         "noise_hu": torch.tensor(np.float32(7.5)), "shift_hu": torch.tensor(np.float32(-12.25)),
     }  # fmt: skip
     draw = rng.standard_normal(3000, dtype=np.float32)
-    hu = interpolate(
-        interpolate(slab, 1, rows.low + rows.share), 2, (columns.low + columns.share.astype(np.float64))
-    )
+    hu = interpolate(interpolate(slab, 1, rows), 2, columns)
     if augment:
         stretch = draw[(5 + np.arange(hu.size)) % 3000].reshape(hu.shape)
         hu = hu + stretch * np.float32(7.5) + np.float32(-12.25)

@@ -10,7 +10,8 @@ import torch
 from harvester.classifier.examples import Examples
 from harvester.classifier.views import DESCRIPTORS, MARGIN, Tubelets, cut_views, shape_profile, view_places
 from harvester.config.settings import ClassifierSettings, GridSettings
-from harvester.store.slab import AIR_HU, GridFrame, read_slab
+from harvester.imaging.hounsfield import AIR_HU
+from harvester.store.slab import GridFrame, read_slab
 from harvester.store.store import Store
 
 GRID = GridSettings(windows_hu=((-1024.0, 1024.0), (-160.0, 240.0)))

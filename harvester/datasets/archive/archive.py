@@ -30,7 +30,7 @@ from harvester.config.settings import Settings
 from harvester.datasets.archive import dicom as archive_dicom
 from harvester.datasets.archive import nifti as archive_nifti
 from harvester.datasets.archive.coco import read_coco
-from harvester.datasets.archive.marks import WITH_MASKS, marked_once, turned_marks
+from harvester.datasets.archive.marks import WITH_MASKS, marked_once, stored_marks
 from harvester.datasets.archive.nifti import check_scans, is_nifti
 from harvester.datasets.archive.splits import Assigned, assign
 from harvester.datasets.archive.tables import Known, MarkRow, read_tables
@@ -153,7 +153,7 @@ def read(case: ArchiveCase, root: Path, settings: ArchiveSettings = DEFAULTS) ->
             files[0], mask, case.marks, case.volume_id, case.patient_id, settings
         )
     series = read_series(files, case.volume_id, case.patient_id)
-    marks = turned_marks(series.volume, series.laid, case.marks)
+    marks = stored_marks(series.volume, series.assembled.slices, case.marks)
     found = read_object_marks(series, [root / file for file in case.objects], case.machine_marks)
     if marks and found:
         raise VolumeError(

@@ -13,7 +13,7 @@ from harvester.datasets.discovery import ScanFiles, salted_hash
 from harvester.datasets.file_walk import FileList
 from harvester.errors import VolumeError
 from harvester.imaging.dicom.header import Header, read_headers
-from harvester.imaging.dicom.series import Odd, Series, checked, chosen, gather
+from harvester.imaging.dicom.series import Rejected, Series, checked, chosen, gather
 from harvester.records import Reject
 
 TABLES: Final = ("marks.csv", "volumes.csv", "marks.json", "annotations.json")
@@ -71,7 +71,7 @@ class SeriesIndex:
         taken = chosen(list(self.series.values()), marked | set(named), settings.dicom)
         scans = {each.uid: _scan(each, self.root, settings.dicom) for each in taken}
         left = [
-            Odd(uid, "other_reconstruction", len(each.slices))
+            Rejected(uid, "other_reconstruction", len(each.slices))
             for uid, each in self.series.items()
             if uid not in scans
         ]
@@ -79,8 +79,8 @@ class SeriesIndex:
             used = sorted(each.refers & scans.keys())
             for uid in used:
                 scans[uid].objects.append(each.file)
-            left += [] if used else [Odd(each.file, "no_series", 1)]
-        return list(scans.values()), [*self.rejects, *_odd_rows(left, salt)]
+            left += [] if used else [Rejected(each.file, "no_series", 1)]
+        return list(scans.values()), [*self.rejects, *_rejected_rows(left, salt)]
 
 
 def index(root: Path, listed: FileList, settings: ArchiveSettings, salt: str) -> SeriesIndex:
@@ -88,12 +88,18 @@ def index(root: Path, listed: FileList, settings: ArchiveSettings, salt: str) ->
     (but of two files with one UID)."""
     files = [file for file in listed.files if file not in TABLES and not file.lower().endswith(OTHERS)]
     found = gather(read_headers(root, files, settings.dicom))
-    found.odd += [Odd(file, "link", 1) for file in listed.links if not file.lower().endswith(OTHERS)]
-    found.odd += [Odd(file, "no_permission", 1) for file in listed.unreadable]
+    found.rejected += [
+        Rejected(file, "link", 1) for file in listed.links if not file.lower().endswith(OTHERS)
+    ]
+    found.rejected += [Rejected(file, "no_permission", 1) for file in listed.unreadable]
     good, bad = _sifted(found.series, root, settings, salt)
     series = {each.uid: each for each in good}
     return SeriesIndex(
-        root, series, found.objects, [*bad, *_odd_rows(found.odd, salt)], _names(found.folders, series.keys())
+        root,
+        series,
+        found.objects,
+        [*bad, *_rejected_rows(found.rejected, salt)],
+        _names(found.folders, series.keys()),
     )
 
 
@@ -118,12 +124,12 @@ def _sifted(
     return good, bad
 
 
-def _odd_rows(odd: Sequence[Odd], salt: str) -> list[Reject]:
+def _rejected_rows(rejected: Sequence[Rejected], salt: str) -> list[Reject]:
     """A row per series and reason; what is no DICOM in one row, whatever its number."""
-    foreign = sum(each.files for each in odd if each.reason == "not_dicom")
-    kept = [each for each in odd if each.reason != "not_dicom"]
+    foreign = sum(each.files for each in rejected if each.reason == "not_dicom")
+    kept = [each for each in rejected if each.reason != "not_dicom"]
     if foreign:
-        kept.append(Odd("not_dicom", "not_dicom", foreign))
+        kept.append(Rejected("not_dicom", "not_dicom", foreign))
     return [
         Reject(salted_hash(each.uid, salt), each.reason, f"{each.files} files: {ADVICE[each.reason]}")
         for each in kept

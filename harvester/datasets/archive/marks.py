@@ -8,8 +8,7 @@ from harvester.config.data import ArchiveSettings
 from harvester.datasets.archive.tables import Known, MarkRow
 from harvester.datasets.discovery import ScanFiles, salted_hash
 from harvester.errors import VolumeError
-from harvester.imaging.dicom.assembly import Laid
-from harvester.imaging.orientation import Turn
+from harvester.imaging.slice_map import SliceMap
 from harvester.records import Mark, Reject, Volume
 
 WITH_MASKS: Final = ("auto", "mask")
@@ -47,14 +46,14 @@ def _twice(scan: ScanFiles, known: Known, settings: ArchiveSettings) -> tuple[st
     return "", ""
 
 
-def turned_marks(volume: Volume, turn: Turn | Laid, rows: Sequence[MarkRow]) -> list[Mark]:
+def stored_marks(volume: Volume, slice_map: SliceMap, rows: Sequence[MarkRow]) -> list[Mark]:
     """A Mark per lesion: rows of one lesion give their largest box; a row that is there twice counts once.
 
     Raises VolumeError: bad_mark (outside the scan, or less than a voxel), not_axial.
     """
     lesions: dict[object, list[Mark]] = {}
     for number, row in enumerate(rows):
-        mark = _mark(volume, turn, number, row)
+        mark = _mark(volume, slice_map, number, row)
         lesions.setdefault(("lesion", row["lesion"]) if row["lesion"] else _unnamed(mark), []).append(mark)
     return [_largest(marks) for marks in lesions.values()]
 
@@ -70,8 +69,8 @@ def _largest(marks: Iterable[Mark]) -> Mark:
     return replace(found, clinical=any(mark.clinical for mark in listed))
 
 
-def _mark(volume: Volume, turn: Turn | Laid, number: int, row: MarkRow) -> Mark:
-    columns, rows, slices = turn.shape
+def _mark(volume: Volume, slice_map: SliceMap, number: int, row: MarkRow) -> Mark:
+    columns, rows, slices = slice_map.shape
     x1, y1, x2, y2 = row["box_xyxy"]
     inside = -ROUNDING_PX <= x1 <= x2 <= columns - 1 + ROUNDING_PX
     inside = inside and -ROUNDING_PX <= y1 <= y2 <= rows - 1 + ROUNDING_PX
@@ -83,6 +82,6 @@ def _mark(volume: Volume, turn: Turn | Laid, number: int, row: MarkRow) -> Mark:
             "correct it",
         )
     box = (max(x1, 0.0), max(y1, 0.0), min(x2, columns - 1.0), min(y2, rows - 1.0))
-    z, x1, y1, x2, y2 = turn.box(row["z"], box)
+    z, x1, y1, x2, y2 = slice_map.box(row["z"], box)
     mark_id = f"{volume.volume_id}-{number}"
     return Mark(volume.volume_id, mark_id, z, x1, y1, x2, y2, row["clinical"], row["kind"])

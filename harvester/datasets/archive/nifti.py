@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from harvester.config.data import ArchiveSettings
-from harvester.datasets.archive.marks import WITH_MASKS, turned_marks
+from harvester.datasets.archive.marks import WITH_MASKS, stored_marks
 from harvester.datasets.archive.masks import Rules, check_fits, mask_marks, whole_labels
 from harvester.datasets.archive.tables import Known, MarkRow
 from harvester.datasets.discovery import ScanFiles, salted_hash
@@ -20,7 +20,8 @@ from harvester.datasets.file_walk import FileList
 from harvester.errors import VolumeError
 from harvester.imaging.nifti.duplicates import twins
 from harvester.imaging.nifti.file import Array, Header, read_header, read_stored
-from harvester.imaging.nifti.reader import read_turned_nifti
+from harvester.imaging.nifti.reader import read_oriented_nifti
+from harvester.imaging.slice_map import SliceMap
 from harvester.records import Mark, Reject, Volume
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,11 @@ NO_PERMISSION: Final = "a folder that may not be read; let this user read it"
 LONE_MASK: Final = (
     "a label mask by its name or folder, but no scan is called so; rename it, or see data.archive.mask_suffix and "
     "mask_folder"
+)
+
+TWO_PLACES: Final = (
+    "%d NIfTI scans have an sform and a qform that differ by more than a voxel: axes and spacing are taken from the "
+    "sform, other programs may take the qform's; write one affine into both if that is wrong"
 )
 
 
@@ -101,15 +107,15 @@ def read_marked(
 ) -> tuple[Volume, list[Mark]]:
     """A scan and its marks as stored, from its mask where it has one, else from the tables' rows.
 
-    Raises VolumeError as read_nifti, turned_marks, mask_header and mask_marks do.
+    Raises VolumeError as read_nifti, stored_marks, mask_header and mask_marks do.
     """
     most = settings.max_voxels
-    volume, turn = read_turned_nifti(path, volume_id, patient_id, most, settings.missing_is_air)
+    volume, orientation = read_oriented_nifti(path, volume_id, patient_id, most, settings.missing_is_air)
     if not mask:
-        return volume, turned_marks(volume, turn, rows)
+        return volume, stored_marks(volume, SliceMap.of(orientation), rows)
     header = mask_header(mask, read_header(path, volume_id, most), volume_id, most)
     rules = Rules(settings.mask_labels, settings.mask_split_labels, settings.mask_min_mm)
-    labels = turn.array(_labels(mask, header, volume_id))
+    labels = orientation.array(_labels(mask, header, volume_id))
     marks, strays = mask_marks(labels, volume.spacing_zyx_mm, volume_id, rules)
     if strays:
         logger.info("volume %s: %d components of its mask are strays, dropped", volume_id, strays)
@@ -165,6 +171,9 @@ def check_scans(
             checked[each.key] = (each, header)
         except VolumeError as error:
             rejects.append(Reject(salted_hash(each.key, salt), error.reason, str(error)))
+    two_places = sum(header.forms_differ() for _, header in checked.values())
+    if two_places:
+        logger.warning(TWO_PLACES, two_places)
     for group in twins({key: (each.files[0], header) for key, (each, header) in checked.items()}):
         for key in _surplus([checked[key][0] for key in group], known):
             rejects.append(_twin(key, len(group), salt))

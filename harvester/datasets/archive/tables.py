@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Final, TypedDict
 
 from harvester.errors import LabelError
-from harvester.records import SPLITS
+from harvester.records import SIDES, SPLITS
 
-SIDES: Final = ("x1", "y1", "x2", "y2")
 KIND: Final = re.compile(r"[\w /+.-]{0,40}")
 """A kind of lesion is a word or two. More may be somebody's report, and kinds go into the store's tables."""
 TRUTH: Final = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}

@@ -27,6 +27,7 @@ from harvester.datasets.insertion.backgrounds import (
 from harvester.datasets.insertion.placement import Inserted, insert_lesions
 from harvester.datasets.insertion.subvolume import IgnoredRegion, cut, draw_frame, ignored_regions
 from harvester.errors import VolumeError
+from harvester.imaging.hounsfield import to_hu
 from harvester.records import Mark, Volume
 
 __all__ = [
@@ -126,8 +127,7 @@ def make(
     hu = cut(settings, prepared, frame, rng)
     ignored = ignored_regions(prepared, frame, case.volume_id)
     inserted = insert_lesions(settings, prepared, frame, hu, ignored, rng)
-    rounded = np.clip(np.rint(hu), -1024, 3071).astype(np.int16)
-    volume = Volume(case.volume_id, case.patient_id, rounded, prepared.volume.spacing_zyx_mm)
+    volume = Volume(case.volume_id, case.patient_id, to_hu(hu), prepared.volume.spacing_zyx_mm)
     return volume, _marks(settings, volume, inserted, rng), ignored
 
 

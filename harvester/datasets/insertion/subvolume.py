@@ -10,12 +10,12 @@ from scipy import ndimage
 from harvester.config.data import InsertionSettings
 from harvester.datasets.insertion.backgrounds import Prepared
 from harvester.errors import VolumeError
+from harvester.imaging.hounsfield import AIR_HU
 
-PAD_HU: Final = -1024
 SIDE_STEP: Final = 16
 """Rows and columns are padded to a multiple of this."""
 
-AIR_HU: Final = -1000
+EMPTY_HU: Final = -1000
 """No noise is added to what is this empty: many archives blank the surroundings of the body."""
 
 
@@ -77,7 +77,7 @@ def draw_frame(settings: InsertionSettings, prepared: Prepared, rng: np.random.G
 def cut(
     settings: InsertionSettings, prepared: Prepared, frame: Frame, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """The sub-volume's HU with a little more noise; outside the background's crop it is PAD_HU."""
+    """The sub-volume's HU with a little more noise; outside the background's crop it is AIR_HU."""
     y1, y2, x1, x2 = prepared.crop_yx
     slices = slice(frame.z_start, frame.z_start + frame.depth)
     hu = prepared.volume.hu_zyx[slices, y1:y2, x1:x2].astype(np.float32)
@@ -89,12 +89,12 @@ def cut(
         offset,
         output_shape=(frame.depth, *frame.shape_yx),
         order=1,
-        cval=PAD_HU,
+        cval=AIR_HU,
     )
     share = rng.uniform(0, settings.noise_jitter)
     white = ndimage.gaussian_filter(rng.normal(size=moved.shape).astype(np.float32), (0, 0.6, 0.6))
     added = white * np.float32(share * prepared.noise.std() / white.std())
-    return np.where(moved > AIR_HU, moved + added, moved)
+    return np.where(moved > EMPTY_HU, moved + added, moved)
 
 
 def ignored_regions(prepared: Prepared, frame: Frame, volume_id: str) -> list[IgnoredRegion]:

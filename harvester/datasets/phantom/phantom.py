@@ -23,6 +23,7 @@ from harvester.datasets.phantom.canvas import SUB_SLICES, Array, Canvas, empty_c
 from harvester.datasets.phantom.distractors import paint_distractors
 from harvester.datasets.phantom.lesions import Finding, Scene, paint_lesions
 from harvester.datasets.phantom.tubes import paint_gut, paint_vessels, paint_wires
+from harvester.imaging.hounsfield import to_hu
 from harvester.records import Mark, Volume
 
 Split = Literal["vm", "vh_test"]
@@ -124,8 +125,7 @@ def _scan(canvas: Canvas, noise_hu: float, rng: np.random.Generator) -> NDArray[
     depth = canvas.z.size // SUB_SLICES
     hu = canvas.hu.reshape(depth, SUB_SLICES, *canvas.hu.shape[1:]).mean(1)
     hu = _blur(hu, 0.45) + np.float32(noise_hu * rng.uniform(0.7, 1.4)) * _grain(hu.shape, rng)
-    hu_zyx: NDArray[np.int16] = np.clip(np.rint(hu), -1024, 3071).astype(np.int16)
-    return hu_zyx
+    return to_hu(hu)
 
 
 def _grain(shape: tuple[int, ...], rng: np.random.Generator) -> Array:

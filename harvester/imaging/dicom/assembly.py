@@ -1,4 +1,4 @@
-"""The even, upright grid in which the slices of a DICOM series are laid.
+"""The even, upright grid in which the slices of a DICOM series are assembled.
 
 Slices are ordered by position along their normal. Slices that slide sideways (a tilted gantry) are moved in their own
 plane by whole pixels, so that no value changes. A few missing or uneven slices are made between their neighbours;
@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harvester.errors import VolumeError
-from harvester.imaging.orientation import HU_RANGE, Turn
+from harvester.imaging.hounsfield import AIR_HU
+from harvester.imaging.orientation import RAS_TO_LPS, Orientation
+from harvester.imaging.slice_map import SliceMap
 
 Array = NDArray[Any]
 
@@ -56,55 +58,45 @@ class Stack:
         return np.cross(self.right, self.down)
 
 
-@dataclass(frozen=True)
-class Laid:
-    """Where the n slices of a stack lie in the grid (i, j, k), and how the grid turns to the stored order.
+@dataclass(frozen=True, eq=False)
+class AssembledGrid:
+    """The grid, and where the n slices of a stack lie in it.
 
     order           indices of the stack's slices, ascending along the normal; the slice index of marks counts in it
-    k_of            (n) the grid's slice that is closest to each ascending one
-    shift_ij        (n, 2) columns and rows by which each ascending slice is moved
+    slices          where each ascending slice lies
     sources         (depth) for each slice of the grid: the ascending slice below, and the next one's weight
-    size_px         columns and rows of a slice of the file
     spacing_ijk_mm  of the grid
+    affine_lps      (4, 4) of the grid: voxel index (i, j, k) to mm to the patient's left, back and head
     """
 
     order: tuple[int, ...]
-    k_of: tuple[int, ...]
-    shift_ij: tuple[tuple[int, int], ...]
+    slices: SliceMap
     sources: tuple[tuple[int, float], ...]
-    size_px: tuple[int, int]
     spacing_ijk_mm: tuple[float, float, float]
-    turn: Turn
+    affine_lps: Array
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Columns, rows and slices of the file, in which marks are given."""
-        return (*self.size_px, len(self.order))
+        """Columns, rows and slices of the grid."""
+        return self.slices.orientation.shape
 
     @property
     def spacing_zyx_mm(self) -> tuple[float, float, float]:
         """In the stored order."""
-        return self.turn.spacing_zyx_mm(self.spacing_ijk_mm)
-
-    def box(
-        self, k: int, box_ij: tuple[float, float, float, float]
-    ) -> tuple[int, float, float, float, float]:
-        """(z, x1, y1, x2, y2) of the inclusive box (i1, j1, i2, j2) on ascending slice k of the file."""
-        (i, j), (i1, j1, i2, j2) = self.shift_ij[k], box_ij
-        return self.turn.box(self.k_of[k], (i1 + i, j1 + j, i2 + i, j2 + j))
+        return self.slices.orientation.spacing_zyx_mm(self.spacing_ijk_mm)
 
     def array(self, planes_yx: Sequence[Array]) -> NDArray[np.int16]:
         """The stored (z, y, x) volume of the stack's (rows, columns) HU planes, air round moved slices."""
         moved = [self._moved(planes_yx[index], n) for n, index in enumerate(self.order)]
         grid = np.stack([self._blend(moved, below, weight) for below, weight in self.sources])
-        return np.ascontiguousarray(self.turn.array(grid.transpose(2, 1, 0)))
+        return np.ascontiguousarray(self.slices.orientation.array(grid.transpose(2, 1, 0)))
 
     def _moved(self, plane_yx: Array, n: int) -> Array:
-        (i, j), (columns, rows) = self.shift_ij[n], self.turn.shape[:2]
+        (i, j), (columns, rows) = self.slices.shift_ij[n], self.shape[:2]
         if (rows, columns) == plane_yx.shape:
             return plane_yx
-        canvas = np.full((rows, columns), HU_RANGE[0], np.int16)
-        canvas[j : j + self.size_px[1], i : i + self.size_px[0]] = plane_yx
+        canvas = np.full((rows, columns), AIR_HU, np.int16)
+        canvas[j : j + plane_yx.shape[0], i : i + plane_yx.shape[1]] = plane_yx
         return canvas
 
     @staticmethod
@@ -114,29 +106,38 @@ class Laid:
         return np.rint(moved[below] * (1 - weight) + moved[below + 1] * weight).astype(np.int16)
 
 
-def lay(stack: Stack, volume_id: str) -> Laid:
-    """Lay the slices of a stack of at least one. Raises VolumeError: no_geometry, bad_spacing, duplicate_slices,
+def assemble(stack: Stack, volume_id: str) -> AssembledGrid:
+    """The grid of a stack of at least one slice. Raises VolumeError: no_geometry, bad_spacing, duplicate_slices,
     missing_slices, uneven_slices, tilted."""
     _check_axes(stack, volume_id)
     heights = stack.positions_mm @ stack.normal
     order = np.argsort(heights, kind="stable")
     names = [stack.names[index] for index in order]
-    gap, k_of, sources = _even(heights[order], names, stack.thickness_mm, volume_id)
+    gap, places, sources = _even(heights[order], names, stack.thickness_mm, volume_id)
     shift_ij = _shifts(stack, order, volume_id)
+    affine = _affine_lps(stack, stack.positions_mm[order], gap, np.column_stack([shift_ij, places]))
     columns, rows = (side + int(shift_ij[:, axis].max()) for axis, side in enumerate(stack.size_px))
+    return AssembledGrid(
+        order=tuple(int(index) for index in order),
+        slices=SliceMap(
+            orientation=Orientation.of(RAS_TO_LPS @ affine, (columns, rows, len(sources))),
+            size_px=stack.size_px,
+            places=tuple(round(float(place), 3) for place in places),
+            shift_ij=tuple((int(i), int(j)) for i, j in shift_ij),
+        ),
+        sources=sources,
+        spacing_ijk_mm=(*stack.pixel_mm, gap),
+        affine_lps=affine,
+    )
+
+
+def _affine_lps(stack: Stack, positions_mm: Array, gap_mm: float, voxels_ijk: Array) -> Array:
+    """Slices were moved by whole pixels: the origin is the one by which all of them together lie best."""
     column_mm, row_mm = stack.pixel_mm
     affine = np.eye(4)
-    affine[:3, :3] = np.stack([stack.right * column_mm, stack.down * row_mm, stack.normal * gap], axis=1)
-    affine[:2] *= -1  # DICOM is LPS, the affine RAS
-    return Laid(
-        order=tuple(int(index) for index in order),
-        k_of=k_of,
-        shift_ij=tuple((int(i), int(j)) for i, j in shift_ij),
-        sources=sources,
-        size_px=stack.size_px,
-        spacing_ijk_mm=(column_mm, row_mm, gap),
-        turn=Turn.of(affine, (columns, rows, len(sources))),
-    )
+    affine[:3, :3] = np.stack([stack.right * column_mm, stack.down * row_mm, stack.normal * gap_mm], axis=1)
+    affine[:3, 3] = (positions_mm - voxels_ijk @ affine[:3, :3].T).mean(axis=0)
+    return affine
 
 
 def _check_axes(stack: Stack, volume_id: str) -> None:
@@ -155,19 +156,22 @@ def _check_axes(stack: Stack, volume_id: str) -> None:
         )
 
 
-Even = tuple[float, tuple[int, ...], tuple[tuple[int, float], ...]]
+Even = tuple[float, Array, tuple[tuple[int, float], ...]]
 
 
 def _even(heights_mm: Array, names: Sequence[str], thickness_mm: float, volume_id: str) -> Even:
-    """The grid's gap in mm, the grid's slice closest to each ascending one, and the grid's sources (Laid)."""
+    """The grid's gap in mm, the place of each ascending slice in it, and its sources (AssembledGrid)."""
     count = len(heights_mm)
     if count == 1:
-        return _alone(names[0], thickness_mm, volume_id), (0,), ((0, 0.0),)
+        return _alone(names[0], thickness_mm, volume_id), np.zeros(1), ((0, 0.0),)
     gaps = np.diff(heights_mm)
     _check_apart(gaps, names, volume_id)
     usual = float(np.median(gaps))
-    if np.all(np.abs(gaps - usual) <= GAP_TOLERANCE * usual):
-        return float(gaps.mean()), tuple(range(count)), tuple((n, 0.0) for n in range(count))
+    even = np.abs(gaps - usual) <= GAP_TOLERANCE * usual
+    if even.all():
+        return float(gaps.mean()), np.arange(count), tuple((n, 0.0) for n in range(count))
+    # Positions are rounded: over hundreds of slices the median's error would add up to slices of its own.
+    usual = float(gaps[even].mean()) if even.any() else usual
     # The grid is sized after the check: one far slice must not make millions.
     if gaps.max() > WIDEST_GAP * usual:
         raise _uneven(gaps, usual, names, volume_id)
@@ -177,7 +181,7 @@ def _even(heights_mm: Array, names: Sequence[str], thickness_mm: float, volume_i
     if sum(weight > 0 for _, weight in sources) > MADE_SHARE * depth:
         raise _uneven(gaps, usual, names, volume_id)
     gap = float(heights_mm[-1] - heights_mm[0]) / (depth - 1)
-    return gap, tuple(round(float(place)) for place in places), sources
+    return gap, places, sources
 
 
 def _source(places: Array, k: int) -> tuple[int, float]:
@@ -201,7 +205,7 @@ def _check_apart(gaps_mm: Array, names: Sequence[str], volume_id: str) -> None:
         raise VolumeError(
             "duplicate_slices",
             f"volume {volume_id}: {names[same[0]]} and {names[same[0] + 1]} lie at one place "
-            f"({len(same)} such pairs); keep one of each, one phase a series",
+            f"({len(same)} such pairs); keep one of each, one phase per series",
         )
 
 

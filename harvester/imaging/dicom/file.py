@@ -26,6 +26,8 @@ MOST_FILE_BYTES: Final = 2 << 30
 """Of one file, as it is and inflated: 4,000 slices of 512 x 512 in one segmentation."""
 MOST_HEADER_BYTES: Final = 16 << 20
 """Of a deflated file, as far as it is inflated to read its header."""
+LOUD: Final = ("highdicom", "pydicom")
+"""Loggers."""
 PREAMBLE: Final = 132
 SMALL_BYTES: Final = 1 << 16
 """Reads of up to this are not measured against the file: a header is thousands of them."""
@@ -80,27 +82,33 @@ def is_dicom_file(file: Path) -> bool:
         return False
 
 
-def read_header(file: Path, tags: Sequence[str]) -> pydicom.Dataset:
-    """The named elements before the pixels. Raises what is in BROKEN; call within `quiet`."""
+def read_header(file: Path, tags: Sequence[str] | None = None) -> pydicom.Dataset:
+    """The named elements before the pixels, or all. Raises what is in BROKEN; call within `silence_dicom_loggers`."""
+    options = {"stop_before_pixels": True, "specific_tags": None if tags is None else list(tags)}
     with file.open("rb") as source:
         try:
-            return _read(Bounded(source), stop_before_pixels=True, specific_tags=list(tags))
+            return _read(Bounded(source), **options)
         except DeflatedError:
-            opened = _inflated(file, source, MOST_HEADER_BYTES, cut=True)
-            return _read(opened, stop_before_pixels=True, specific_tags=list(tags))
+            return _read(_inflated(file, source, MOST_HEADER_BYTES, cut=True), **options)
 
 
 def read_whole(file: Path, volume_id: str) -> pydicom.Dataset:
-    """The whole file. Raises VolumeError: unreadable, too_large; call within `quiet`."""
+    """The whole file. Raises VolumeError: unreadable, too_large; call within `silence_dicom_loggers`."""
+    with readable(volume_id), file.open("rb") as source:
+        bounded = Bounded(source)
+        if bounded.size > MOST_FILE_BYTES:
+            raise VolumeError("too_large", f"volume {volume_id}: a file of over {MOST_FILE_BYTES} bytes")
+        try:
+            return _read(bounded)
+        except DeflatedError:
+            return _read(_inflated(file, source, MOST_FILE_BYTES))
+
+
+@contextmanager
+def readable(volume_id: str) -> Iterator[None]:
+    """Within it what is in BROKEN becomes a VolumeError, unreadable."""
     try:
-        with file.open("rb") as source:
-            bounded = Bounded(source)
-            if bounded.size > MOST_FILE_BYTES:
-                raise VolumeError("too_large", f"volume {volume_id}: a file of over {MOST_FILE_BYTES} bytes")
-            try:
-                return _read(bounded)
-            except DeflatedError:
-                return _read(_inflated(file, source, MOST_FILE_BYTES))
+        yield
     except BROKEN as error:
         raise VolumeError(
             "unreadable",
@@ -109,18 +117,23 @@ def read_whole(file: Path, volume_id: str) -> pydicom.Dataset:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Within it pydicom checks no values and says nothing: what it says quotes names and dates."""
-    log, mode = logging.getLogger("pydicom"), pydicom_config.settings.reading_validation_mode
-    was_disabled = log.disabled
+def silence_dicom_loggers() -> Iterator[None]:
+    """Within it pydicom and highdicom warn and log nothing, for that quotes names and dates; no value read is checked.
+
+    It may be entered again within itself.
+    """
+    loggers = [logging.getLogger(name) for name in LOUD]
+    levels, mode = [log.level for log in loggers], pydicom_config.settings.reading_validation_mode
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        log.disabled = True
+        for log in loggers:
+            log.setLevel(logging.CRITICAL + 1)
         pydicom_config.settings.reading_validation_mode = pydicom_config.IGNORE
         try:
             yield
         finally:
-            log.disabled = was_disabled
+            for log, level in zip(loggers, levels, strict=True):
+                log.setLevel(level)
             pydicom_config.settings.reading_validation_mode = mode
 
 
@@ -131,8 +144,8 @@ def _read(source: Any, **options: Any) -> pydicom.Dataset:
 def _inflated(file: Path, source: BinaryIO, most_bytes: int, cut: bool = False) -> Bounded:
     """The file as if it had never been deflated. Raises ValueError past `most_bytes`, unless it may be `cut`."""
     start = PREAMBLE + 12 + int(read_file_meta_info(str(file)).FileMetaInformationGroupLength)
-    source.seek(0)
-    head, body = source.read(min(start, MOST_HEADER_BYTES)), source.read(MOST_FILE_BYTES)
+    bounded = Bounded(source)
+    head, body = bounded.read(min(start, MOST_HEADER_BYTES)), bounded.read(MOST_FILE_BYTES)
     plain = ExplicitVRLittleEndian.ljust(len(DeflatedExplicitVRLittleEndian), "\0")
     if DeflatedExplicitVRLittleEndian.encode() not in head:
         raise ValueError("no transfer syntax where it should be")
@@ -140,22 +153,3 @@ def _inflated(file: Path, source: BinaryIO, most_bytes: int, cut: bool = False) 
     if len(data) > most_bytes and not cut:
         raise ValueError("a decompression bomb")
     return Bounded(io.BytesIO(head.replace(DeflatedExplicitVRLittleEndian.encode(), plain.encode()) + data))
-
-
-LOUD: Final = ("highdicom", "pydicom")
-
-
-@contextmanager
-def unheard() -> Iterator[None]:
-    """Neither warnings nor log lines of pydicom and highdicom while it lasts."""
-    loggers = [logging.getLogger(name) for name in LOUD]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)

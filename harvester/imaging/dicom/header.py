@@ -26,7 +26,7 @@ from pydicom.uid import (
 )
 
 from harvester.config.data import DicomSettings
-from harvester.imaging.dicom.file import BROKEN, is_dicom_file, quiet, read_header
+from harvester.imaging.dicom.file import BROKEN, is_dicom_file, read_header, silence_dicom_loggers
 from harvester.labels.dicom.read import LABEL_MAP
 
 REFERENCES: Final = (
@@ -108,15 +108,15 @@ class Header:
 
 
 def read_headers(root: Path, files: Sequence[str], settings: DicomSettings) -> Iterator[Header]:
-    """A Header a file, in the files' order; nothing is raised for a bad one. Threads wait for the disk together."""
+    """One Header per file, in the files' order; nothing is raised for a bad one. Threads wait for the disk together."""
     left = iter(files)
-    with quiet(), ThreadPoolExecutor(THREADS) as pool:
+    with silence_dicom_loggers(), ThreadPoolExecutor(THREADS) as pool:
         while batch := list(islice(left, BATCH)):
             yield from pool.map(lambda file: header_of(root, file, settings), batch)
 
 
 def header_of(root: Path, file: str, settings: DicomSettings) -> Header:
-    """What one file is. Call within `quiet`."""
+    """What one file is. Call within `silence_dicom_loggers`."""
     try:
         if not is_dicom_file(root / file):
             return Header(file, "other", _no_dicom(root / file))
@@ -129,8 +129,7 @@ def header_of(root: Path, file: str, settings: DicomSettings) -> Header:
 
 def refusal(item: pydicom.Dataset, settings: DicomSettings) -> tuple[str, str]:
     """Why a file is no slice of an ordinary CT series ("" if it is one), and its kind."""
-    told = item.get("SOPClassUID") or item.file_meta.get("MediaStorageSOPClassUID")
-    sop_class = UID(str(told or ""))
+    sop_class = UID(str(item.get("SOPClassUID") or item.file_meta.get("MediaStorageSOPClassUID") or ""))
     if MARK_OBJECTS.get(sop_class, "") in settings.marks:
         return "", "object"
     if "SeriesInstanceUID" not in item:

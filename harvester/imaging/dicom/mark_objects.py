@@ -8,7 +8,7 @@ import numpy as np
 import pydicom
 
 from harvester.errors import LabelError, VolumeError
-from harvester.imaging.dicom.file import BROKEN, quiet, read_whole
+from harvester.imaging.dicom.file import BROKEN, read_whole, silence_dicom_loggers
 from harvester.imaging.dicom.pixels import MOST_SEGMENTATION_PIXELS, check_size, decode
 from harvester.imaging.dicom.reader import DicomSeries
 from harvester.labels.dicom.lesions import Lesion, ReferredSeries, merged
@@ -19,16 +19,22 @@ ADVICE: Final = "correct it, or take it out of the archive: a lesion that is kno
 
 
 def read_object_marks(series: DicomSeries, files: Iterable[Path], machine_marks: bool) -> list[Mark]:
-    """One Mark a lesion, on the slice where it is largest; none where the objects mark none.
+    """One Mark per lesion, on the slice where it is largest; none where the objects mark none.
 
     Raises VolumeError bad_mark for an object that cannot be read or marks what is outside the series.
     """
     name = series.volume.volume_id
-    with quiet():
+    with silence_dicom_loggers():
         referred = _referred(series)
         found = [lesion for file in files for lesion in _lesions(file, referred, name, machine_marks)]
     return [
-        Mark(name, f"{name}-d{number}", *series.laid.box(each.key, each.boxes[each.key]), True, each.kind)
+        Mark(
+            name,
+            f"{name}-d{number}",
+            *series.assembled.slices.box(each.key, each.boxes[each.key]),
+            True,
+            each.kind,
+        )
         for number, each in enumerate(merged(found))
     ]
 
@@ -55,7 +61,7 @@ def _lesions(file: Path, referred: ReferredSeries, volume_id: str, machine_marks
 
 
 def _referred(series: DicomSeries) -> ReferredSeries:
-    stack, order = series.stack, series.laid.order
+    stack, order = series.stack, series.assembled.order
     headers: list[pydicom.Dataset] = [series.headers[index] for index in order]
     return ReferredSeries(
         sops={str(item.get("SOPInstanceUID", "")): k for k, item in enumerate(headers)},

@@ -23,7 +23,7 @@ from pydicom.uid import (
 
 from harvester.errors import VolumeError
 from harvester.imaging.dicom.file import BROKEN
-from harvester.imaging.orientation import HU_RANGE, to_hu
+from harvester.imaging.hounsfield import AIR_HU, to_hu
 
 Array = NDArray[Any]
 
@@ -57,7 +57,7 @@ def hu_plane(item: pydicom.Dataset, name: str) -> NDArray[np.int16]:
         raise VolumeError(
             "unreadable", f"{name} has broken pixel data ({type(error).__name__}); export it again"
         ) from None
-    hu[padding] = HU_RANGE[0]
+    hu[padding] = AIR_HU
     return hu
 
 

@@ -13,16 +13,22 @@ import pydicom
 from numpy.typing import NDArray
 
 from harvester.errors import VolumeError
-from harvester.imaging.dicom.assembly import Laid, Stack, lay
-from harvester.imaging.dicom.file import BROKEN, is_dicom_file, quiet, read_whole
+from harvester.imaging.dicom.assembly import AssembledGrid, Stack, assemble
+from harvester.imaging.dicom.file import (
+    BROKEN,
+    is_dicom_file,
+    read_header,
+    read_whole,
+    readable,
+    silence_dicom_loggers,
+)
 from harvester.imaging.dicom.pixels import hu_plane
-from harvester.imaging.orientation import Turn
 from harvester.records import Volume
 
 Array = NDArray[Any]
 
 MOST_VOXELS: Final = 1 << 31
-"""Of a series as laid: 4 GiB of int16. data.archive.max_voxels refuses sooner, by the headers alone."""
+"""Of a series as assembled: 4 GiB of int16. data.archive.max_voxels refuses sooner, by the headers alone."""
 ALIKE: Final = {"SeriesInstanceUID": "series", "Rows": "rows", "Columns": "columns"}
 NEEDED: Final = (
     "ImagePositionPatient",
@@ -39,7 +45,7 @@ class DicomSeries:
 
     volume: Volume
     stack: Stack
-    laid: Laid
+    assembled: AssembledGrid
     headers: Sequence[pydicom.Dataset]
 
 
@@ -53,20 +59,11 @@ def read_dicom_series(source: Path | Iterable[Path], volume_id: str, patient_id:
     return read_series(source, volume_id, patient_id).volume
 
 
-def read_turned_dicom(source: Path | Iterable[Path], volume_id: str, patient_id: str) -> tuple[Volume, Turn]:
-    """The volume, and how (column, row, slice ascending along the normal) became (x, y, z).
-
-    Of a tilted or uneven series the Turn is that of the grid into which it was laid: see read_series.
-    """
-    series = read_series(source, volume_id, patient_id)
-    return series.volume, series.laid.turn
-
-
 def read_series(source: Path | Iterable[Path], volume_id: str, patient_id: str) -> DicomSeries:
     """The series with all that is needed to place marks in it. Raises VolumeError as read_dicom_series does."""
     headers: list[pydicom.Dataset] = []
     planes: list[Array] = []
-    with quiet():
+    with silence_dicom_loggers():
         for file in series_files(source):
             item = _load(file, volume_id)
             if headers:
@@ -79,11 +76,25 @@ def read_series(source: Path | Iterable[Path], volume_id: str, patient_id: str) 
                 "no_slices", f"volume {volume_id}: no DICOM files; give a folder of one CT series"
             )
         stack = stack_of(headers, volume_id)
-    laid = lay(stack, volume_id)
-    if np.prod(laid.turn.shape, dtype=float) > MOST_VOXELS:
+    assembled = assemble(stack, volume_id)
+    if np.prod(assembled.shape, dtype=float) > MOST_VOXELS:
         raise VolumeError("too_large", f"volume {volume_id}: more than {MOST_VOXELS} voxels; cut the series")
-    volume = Volume(volume_id, patient_id, laid.array(planes), laid.spacing_zyx_mm)
-    return DicomSeries(volume, stack, laid, headers)
+    volume = Volume(volume_id, patient_id, assembled.array(planes), assembled.spacing_zyx_mm)
+    return DicomSeries(volume, stack, assembled, headers)
+
+
+def read_series_grid(files: Iterable[Path], volume_id: str) -> tuple[list[pydicom.Dataset], AssembledGrid]:
+    """The headers of a series' files, in any order, without pixels; and the grid that read_series lays them in.
+
+    Raises VolumeError: unreadable, no_geometry, and as `assemble` does.
+    """
+    with silence_dicom_loggers():
+        with readable(volume_id):
+            headers = [read_header(file) for file in files]
+        for header in headers:
+            _check_alike(header, headers[0], volume_id)
+        stack = stack_of(headers, volume_id)
+    return headers, assemble(stack, volume_id)
 
 
 def series_files(source: Path | Iterable[Path]) -> list[Path]:
@@ -134,7 +145,7 @@ def _check_kind(item: pydicom.Dataset, name: str) -> None:
     if item.get("Modality") != "CT" or "LOCALIZER" in (item.get("ImageType") or ()):
         raise VolumeError("not_ct", f"{name} is not an image of a CT series")
     if int(item.get("NumberOfFrames") or 1) != 1:
-        raise VolumeError("not_ct", f"{name} has many frames; convert to one file a slice")
+        raise VolumeError("not_ct", f"{name} has many frames; convert to one file per slice")
     if "PixelData" not in item:
         raise VolumeError("no_pixel_data", f"{name} has no pixel data; is the file cut short?")
     lacking = [tag for tag in NEEDED if item.get(tag) is None]

@@ -15,8 +15,8 @@ import numpy as np
 
 from harvester.config.data import ArchiveSettings, DicomSettings
 from harvester.errors import VolumeError
-from harvester.imaging.dicom.assembly import MOST_TILT_DEG, Stack, lay
-from harvester.imaging.dicom.file import quiet, read_whole
+from harvester.imaging.dicom.assembly import MOST_TILT_DEG, Stack, assemble
+from harvester.imaging.dicom.file import read_whole, silence_dicom_loggers
 from harvester.imaging.dicom.header import Header, Slice
 
 GEOMETRY: Final = ("Rows", "Columns", "ImagePositionPatient", "RescaleSlope", "RescaleIntercept")
@@ -41,7 +41,7 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Odd:
+class Rejected:
     """Files of one series (or one file alone) that are not taken, and why."""
 
     uid: str
@@ -55,21 +55,21 @@ class Gathered:
 
     series   what may be taken, in the order of its first file
     objects  what may hold marks
-    odd      what is refused
+    rejected      what is refused
     folders  the CT series of each folder, as UIDs, refused ones too
     """
 
     series: list[Series]
     objects: list[Header]
-    odd: list[Odd]
+    rejected: list[Rejected]
     folders: dict[str, set[str]]
 
 
 def gather(headers: Iterable[Header]) -> Gathered:
-    """Series by their UID, each as its largest stack of slices alike; the rest of a series is odd."""
+    """Series by their UID, each as its largest stack of slices alike; the rest of a series is rejected."""
     found: dict[str, list[Slice]] = defaultdict(list)
     first: dict[str, Header] = {}
-    odd: Counter[tuple[str, str]] = Counter()
+    rejected: Counter[tuple[str, str]] = Counter()
     gathered = Gathered([], [], [], defaultdict(set))
     for header in headers:
         if header.kind == "slice":
@@ -80,12 +80,12 @@ def gather(headers: Iterable[Header]) -> Gathered:
         elif header.kind == "object":
             gathered.objects.append(header)
         else:
-            odd[header.series or header.file, header.reason] += 1
+            rejected[header.series or header.file, header.reason] += 1
     for uid, slices in found.items():
         alike, count = Counter(each.alike for each in slices).most_common(1)[0]
         gathered.series.append(Series(uid, first[uid], [each for each in slices if each.alike == alike]))
-        odd[uid, "odd_slices"] = len(slices) - count
-    gathered.odd = [Odd(uid, reason, count) for (uid, reason), count in odd.items() if count]
+        rejected[uid, "odd_slices"] = len(slices) - count
+    gathered.rejected = [Rejected(uid, reason, count) for (uid, reason), count in rejected.items() if count]
     return gathered
 
 
@@ -99,13 +99,13 @@ def checked(series: Series, root: Path, settings: ArchiveSettings) -> Series:
             f"{len(single.slices)} slices; setting data.archive.dicom.min_slices wants {settings.dicom.min_slices}",
         )
     stack = _stack(single)
-    laid = lay(stack, "of this archive")
+    assembled = assemble(stack, "of this archive")
     if abs(stack.normal[2]) < np.cos(np.radians(MOST_TILT_DEG)):
         raise VolumeError("not_axial", "not axial; only axial series are taken")
-    if np.prod(laid.turn.shape, dtype=float) > settings.max_voxels:
+    if np.prod(assembled.shape, dtype=float) > settings.max_voxels:
         raise _too_large(settings.max_voxels)
     low, high = settings.dicom.slice_spacing_mm
-    gap = laid.spacing_ijk_mm[2]
+    gap = assembled.spacing_ijk_mm[2]
     if not low <= gap <= high:
         raise VolumeError(
             "bad_spacing",
@@ -171,7 +171,7 @@ def _stack(series: Series) -> Stack:
 
 
 def _without_copies(slices: Sequence[Slice], root: Path) -> list[Slice]:
-    """One slice a SOPInstanceUID. Raises VolumeError duplicate_uids where two have one UID and other pixels."""
+    """One slice per SOPInstanceUID. Raises VolumeError duplicate_uids where two have one UID and other pixels."""
     by_sop: dict[str, list[Slice]] = defaultdict(list)
     for each in slices:
         by_sop[each.sop].append(each)
@@ -186,7 +186,7 @@ def _without_copies(slices: Sequence[Slice], root: Path) -> list[Slice]:
 
 def _fingerprint(file: Path) -> str:
     """Of the stored pixels and what gives them place and value; a header exported again differs elsewhere."""
-    with quiet():
+    with silence_dicom_loggers():
         item = read_whole(file, "of this archive")
-    told = [str(item.get(tag)) for tag in GEOMETRY]
-    return hashlib.sha256(repr(told).encode() + bytes(item.get("PixelData") or b"")).hexdigest()
+    places = [str(item.get(tag)) for tag in GEOMETRY]
+    return hashlib.sha256(repr(places).encode() + bytes(item.get("PixelData") or b"")).hexdigest()

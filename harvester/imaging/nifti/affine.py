@@ -13,7 +13,7 @@ Array = NDArray[Any]
 SPACING_MM: Final = (0.01, 100.0)
 """Least and most distance of two voxels in a scan of a person; outside it, the unit is not mm."""
 MOST_SHEAR_DEGREES: Final = 5.0
-"""As for tilted gantries (io_dicom.py)."""
+"""As for tilted gantries (imaging/dicom/assembly.py)."""
 SAME_PLACE: Final = 0.1
 """Share of a voxel by which a mask's corners may miss its scan's."""
 
@@ -55,8 +55,24 @@ def _fault(raw: Any) -> tuple[str, str]:
     return "", ""
 
 
-def same_place(one_ras: Array, other_ras: Array, shape: tuple[int, int, int]) -> bool:
-    """Whether two affines put the eight corners of (i, j, k) voxels in one place, within a tenth of a voxel."""
+def same_place(
+    one_ras: Array, other_ras: Array, shape: tuple[int, int, int], voxels: float = SAME_PLACE
+) -> bool:
+    """Whether two affines put the eight corners of (i, j, k) voxels in one place, within this share of a voxel."""
     corners = np.array(np.meshgrid(*[(0, side) for side in shape], [1.0])).reshape(4, -1)
     apart = np.linalg.norm((one_ras - other_ras)[:3] @ corners, axis=0)
-    return bool(apart.max() <= SAME_PLACE * np.linalg.norm(one_ras[:3, :3], axis=0).min())
+    return bool(apart.max() <= voxels * np.linalg.norm(one_ras[:3, :3], axis=0).min())
+
+
+def forms_differ(raw: Any, shape: tuple[int, int, int]) -> bool:
+    """Whether the header has an sform and a qform that put a corner of the voxels further apart
+    than a voxel's shortest side.
+
+    nibabel, and so we, go by the sform; ITK's programs (Slicer, ITK-SNAP) by one or the other, as their codes say.
+    """
+    if not int(raw["sform_code"]) or not int(raw["qform_code"]):
+        return False
+    try:
+        return not same_place(raw.get_sform(), raw.get_qform(), shape, 1.0)
+    except (HeaderDataError, ValueError):
+        return True  # the qform is no rotation: nobody can go by it

@@ -17,8 +17,8 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from harvester.errors import VolumeError
-from harvester.imaging.nifti.affine import checked_affine
-from harvester.imaging.orientation import Turn
+from harvester.imaging.nifti.affine import checked_affine, forms_differ
+from harvester.imaging.orientation import Orientation
 
 Array = NDArray[Any]
 
@@ -30,7 +30,7 @@ MOST_DEFLATED: Final = 1032
 """Bytes that one byte of a gzip file can become at most."""
 MOST_HEADER_BYTES: Final = 16 << 20
 """Header and extensions; those of a real file take some KiB."""
-HEADERS: Final = {348: (Nifti1Header, b"n+1"), 540: (Nifti2Header, b"n+2")}
+HEADERS: Final[dict[int, tuple[Any, bytes]]] = {348: (Nifti1Header, b"n+1"), 540: (Nifti2Header, b"n+2")}
 """Header class and magic word by the header's size, which is a file's first number."""
 
 
@@ -43,6 +43,7 @@ class Header:
     offset      byte at which they begin, in the unpacked file
     slope       value = slope * stored + inter
     affine_ras  (4, 4) voxel index to RAS+ mm
+    raw         nibabel's header as it stands in the file: sform, qform and their codes
     """
 
     shape: tuple[int, int, int]
@@ -51,26 +52,31 @@ class Header:
     slope: float
     inter: float
     affine_ras: Array
+    raw: Nifti1Header
 
     @property
     def data_bytes(self) -> int:
         """Bytes of the values as stored."""
         return self.shape[0] * self.shape[1] * self.shape[2] * self.dtype.itemsize
 
-    def turn(self) -> Turn:
+    def orientation(self) -> Orientation:
         """How the file's axes become the stored ones."""
-        return Turn.of(self.affine_ras, self.shape)
+        return Orientation.of(self.affine_ras, self.shape)
+
+    def forms_differ(self) -> bool:
+        """Whether programs may see the voxels in two places: see affine.forms_differ."""
+        return forms_differ(self.raw, self.shape)
 
     def spacing_zyx_mm(self) -> tuple[float, float, float]:
         """Spacing in the stored order."""
         sides = np.linalg.norm(self.affine_ras[:3, :3], axis=0)
-        return self.turn().spacing_zyx_mm(tuple(sides.tolist()))
+        return self.orientation().spacing_zyx_mm(tuple(sides.tolist()))
 
 
 def read_header(path: Path, volume_id: str, max_voxels: int = MAX_VOXELS) -> Header:
     """The checked header of a 3D NIfTI; no voxel is read.
 
-    VolumeError's reasons: unreadable, not_3d, not_grey, too_large, and those of nifti_affine.checked_affine.
+    VolumeError's reasons: unreadable, not_3d, not_grey, too_large, and those of affine.checked_affine.
     """
     try:
         raw, room = _raw_header(path), _room(path)
@@ -82,10 +88,10 @@ def read_header(path: Path, volume_id: str, max_voxels: int = MAX_VOXELS) -> Hea
     sides = _checked_shape(shape, volume_id, max_voxels)
     if dtype.kind not in "iuf":
         raise VolumeError(
-            "not_grey", f"volume {volume_id}: want one number a voxel, got type {dtype}; is this a picture?"
+            "not_grey", f"volume {volume_id}: want one number per voxel, got type {dtype}; is this a picture?"
         )
     affine = checked_affine(raw, volume_id)
-    header = Header(sides, dtype, offset, 1.0 if slope is None else slope, inter or 0.0, affine)
+    header = Header(sides, dtype, offset, 1.0 if slope is None else slope, inter or 0.0, affine, raw)
     if not raw["sizeof_hdr"] <= offset <= MOST_HEADER_BYTES or header.data_bytes > room - offset:
         raise VolumeError(
             "unreadable",
@@ -140,7 +146,7 @@ def _checked_shape(shape: tuple[int, ...], volume_id: str, max_voxels: int) -> t
     if len(shape) < 3 or any(side != 1 for side in shape[3:]) or min(shape) < 1:
         raise VolumeError(
             "not_3d",
-            f"volume {volume_id}: want a 3D NIfTI with voxels, got shape {shape}; write one file a volume",
+            f"volume {volume_id}: want a 3D NIfTI with voxels, got shape {shape}; write one file per volume",
         )
     voxels = shape[0] * shape[1] * shape[2]
     if voxels > max_voxels:

@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harvester.errors import VolumeError
+from harvester.imaging.hounsfield import AIR_HU, to_hu
 from harvester.imaging.nifti.file import MAX_VOXELS, Header, read_header, read_stored
-from harvester.imaging.orientation import Turn, to_hu
+from harvester.imaging.orientation import Orientation
 from harvester.records import Volume
 
 
@@ -16,17 +17,17 @@ def read_nifti(path: Path, volume_id: str, patient_id: str) -> Volume:
     """A 3D NIfTI as (z, y, x), z to the head, y to the back, x to the patient's left; HU as in to_hu.
 
     Masks may be read with it too: they come out in the same order. Raises VolumeError: not_finite, and as
-    nifti_file.read_header does.
+    file.read_header does.
     """
-    return read_turned_nifti(path, volume_id, patient_id)[0]
+    return read_oriented_nifti(path, volume_id, patient_id)[0]
 
 
-def read_turned_nifti(
+def read_oriented_nifti(
     path: Path, volume_id: str, patient_id: str, max_voxels: int = MAX_VOXELS, missing_is_air: bool = False
-) -> tuple[Volume, Turn]:
+) -> tuple[Volume, Orientation]:
     """The volume, and how the file's voxel order became (x, y, z)."""
     header = read_header(path, volume_id, max_voxels)
-    stored, turn = read_stored(path, header, volume_id), header.turn()
+    stored, orientation = read_stored(path, header, volume_id), header.orientation()
     hu_kji = np.empty(header.shape[::-1], np.int16)
     # Slice by slice: a whole scan as float64 takes four times its room in the store. As the file's bytes lie: k, j, i.
     lost = sum(
@@ -36,12 +37,12 @@ def read_turned_nifti(
     if lost:
         raise VolumeError(
             "not_finite",
-            f"volume {volume_id}: {lost} voxels are NaN or infinite; write -1024 (air) there, or set "
+            f"volume {volume_id}: {lost} voxels are NaN or infinite; write {AIR_HU} (air) there, or set "
             "data.archive.missing_is_air=true if they are NaN as padding",
         )
     return Volume(
-        volume_id, patient_id, np.ascontiguousarray(turn.array(hu_kji.T)), header.spacing_zyx_mm()
-    ), turn
+        volume_id, patient_id, np.ascontiguousarray(orientation.array(hu_kji.T)), header.spacing_zyx_mm()
+    ), orientation
 
 
 def _slice_hu(stored: NDArray[Any], header: Header, hu: NDArray[np.int16], missing_is_air: bool) -> int:

@@ -123,7 +123,7 @@ def finished(made_once: Finished, tmp_path: Path) -> Finished:
 
 
 def write_run(run: Path, volume_ids: list[str]) -> None:
-    """What a finished run leaves: two lesions a volume that overlap, a mark of the archive, a hard negative."""
+    """What a finished run leaves: two lesions per volume that overlap, a mark of the archive, a hard negative."""
     ledger = []
     for volume_id in volume_ids:
         ledger.append(label(volume_id, 1, BOXES))
@@ -133,6 +133,11 @@ def write_run(run: Path, volume_ids: list[str]) -> None:
         ledger.append(label(volume_id, 0, {1: (1, 2, 3, 4)}, **mark, **none))
         negative = {"label_id": "hard_negative_vh-0-7", "role": "hard_negative", "source": "hard_negative_vh"}
         ledger.append(label(volume_id, 7, {7: (30, 20, 35, 25)}, **negative))
+    write_ledger(run, ledger)
+
+
+def write_ledger(run: Path, ledger: list[dict[str, Any]]) -> None:
+    """The files of a finished run with this ledger."""
     told = {"threshold": 0.5, "precision_bound": 0.91}
     harvest = [
         {name: row[name] for name in ("volume_id", "round", "score")} | told | {"lesion_id": row["label_id"]}

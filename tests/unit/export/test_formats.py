@@ -12,8 +12,6 @@ import nibabel
 import numpy as np
 import pytest
 
-from harvester.imaging.orientation import Turn
-
 ROOT = Path(__file__).parents[3]
 COLUMNS, ROWS, DEPTH = 40, 32, 8
 FIRST = {2: (3, 4, 9.25, 8), 3: (2.5, 4, 10, 9.5), 4: (4, 5, 8, 8)}
@@ -47,6 +45,7 @@ def table(file: Path) -> list[dict[str, str]]:
 # COCO
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # pycocotools' own
 def test_coco_opens_in_pycocotools_with_the_same_boxes(finished: Any) -> None:
     coco_module = pytest.importorskip("pycocotools.coco", reason="pycocotools is not installed")
     out = exported(finished, "coco", "--merge", "--hard-negatives")
@@ -63,6 +62,13 @@ def test_coco_opens_in_pycocotools_with_the_same_boxes(finished: Any) -> None:
         z = coco.imgs[each["image_id"]]["slice"]
         boxes.setdefault(each["label_id"], {})[z] = (x, y, x + width - 1, y + height - 1)
         assert each["area"] == width * height
+        # The pixels whose centres lie in the box; pycocotools reads no box without a polygon or a run of pixels.
+        drawn = coco.annToMask(each)
+        assert drawn.shape == (ROWS, COLUMNS)
+        assert abs(int(drawn.sum()) - each["area"]) <= width + height
+        rows, columns = np.nonzero(drawn)
+        near = [columns.min() - x, rows.min() - y, columns.max() - x - width + 1, rows.max() - y - height + 1]
+        assert np.abs(near).max() <= 0.5
     assert boxes["harvested-0-1"] == FIRST
     assert boxes["harvested-0-2"] == SECOND
     tracks = {
@@ -119,8 +125,8 @@ def test_the_csv_has_deeplesions_columns_and_the_key_slice(finished: Any) -> Non
 
 def test_deeplesions_own_names_come_back() -> None:
     from harvester.export import dl_info
-    from harvester.export.file_grid import stored_grid
-    from harvester.export.selection import ORIGIN, Case
+    from harvester.export.selection import ORIGIN
+    from harvester.imaging.slice_map import SliceMap
 
     volume = {"volume_id": "000227_02_01_047-080", "patient_id": "000227", "split": "vh"}
     volume |= {"width": 512, "height": 512, "depth": 34}
@@ -133,7 +139,7 @@ def test_deeplesions_own_names_come_back() -> None:
         "x2": [3.0],
         "y2": [4.0],
     }
-    (row,) = [dl_info._row(case, label) for case in [Case(volume, [label], stored_grid(volume))]]
+    row = dl_info._row(volume, SliceMap.stored(512, 512, 34), label)
     assert (row["File_name"], row["Key_slice_index"]) == ("000227_02_01_050.png", 50)
     assert (row["Patient_index"], row["Study_index"], row["Series_ID"]) == (227, 2, 1)
     assert row["Slice_range"] == "47, 80"
@@ -174,6 +180,52 @@ def test_label_maps_open_in_nibabel_in_the_files_own_grid(finished: Any) -> None
         ("2", "harvested-0-2"),
     ]
     assert [int(row["voxels"]) for row in index] == [int((values == n).sum()) for n in (1, 2)]
+
+
+@pytest.mark.parametrize("codes", [(2, 1), (1, 1), (4, 1), (1, 2), (0, 1), (1, 0)])
+def test_a_label_map_has_both_forms_of_its_scan(finished: Any, codes: tuple[int, int]) -> None:
+    """Programs go by the one or the other, as the codes say: scan and map must be alike in both."""
+    scan: Any = nibabel.load(finished.source / "ZEBRA.nii.gz")
+    moved = scan.affine.copy()
+    moved[:3, 3] += (10, -20, 8)
+    scan.header.set_sform(scan.affine, codes[0])
+    scan.header.set_qform(moved if all(codes) else scan.affine, codes[1])
+    scan.header["descrip"] = b"ZEBRA"
+    nibabel.save(
+        nibabel.Nifti1Image(np.asarray(scan.dataobj), None, scan.header), finished.source / "ZEBRA.nii.gz"
+    )
+    again: Any = nibabel.load(finished.source / "ZEBRA.nii.gz")
+    image: Any = nibabel.load(with_source(finished, "nifti") / f"{finished.nifti}.nii.gz")
+    for one, other in (
+        (image.get_sform(True), again.get_sform(True)),
+        (image.get_qform(True), again.get_qform(True)),
+    ):
+        assert one[1] == other[1]
+        assert (one[0] is None and other[0] is None) or np.array_equal(one[0], other[0])
+    assert (int(image.header["sform_code"]), int(image.header["qform_code"])) == codes
+    assert image.header.get_zooms() == again.header.get_zooms()
+    assert b"ZEBRA" not in image.header.binaryblock
+
+
+def test_markups_of_a_scan_with_two_places_are_left_out(
+    finished: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scan: Any = nibabel.load(finished.source / "ZEBRA.nii.gz")
+    for millimetres, left_out in ((0.4, False), (0.6, True)):
+        moved = scan.affine.copy()
+        moved[2, 3] += millimetres
+        scan.header.set_sform(scan.affine, 2)
+        scan.header.set_qform(moved, 1)
+        file = finished.source / "ZEBRA.nii.gz"
+        nibabel.save(nibabel.Nifti1Image(np.asarray(scan.dataobj), None, scan.header), file)
+        out = with_source(finished, "markups", "--skip-missing", *["--force"] * left_out)
+        assert (out / "left_out.csv").is_file() == left_out
+    (row,) = table(out / "left_out.csv")
+    assert (row["volume_id"], row["reason"]) == (finished.nifti, "forms_differ")
+    assert not (out / f"{finished.nifti}.mrk.json").exists()
+    capsys.readouterr()
+    said = failed(finished, capsys, 1, "--to", "markups", "--source", str(finished.source))
+    assert "sform and qform differ" in said
 
 
 def test_a_label_map_of_a_dicom_series_lies_on_its_slices(finished: Any) -> None:
@@ -360,17 +412,6 @@ def test_a_run_that_harvested_nothing_is_exported_as_nothing(finished: Any) -> N
 def test_a_cap_keeps_the_best(finished: Any) -> None:
     rows = table(exported(finished, "csv", "--max-per-report", "1") / "DL_info.csv")
     assert {row["label_id"] for row in rows} == {"harvested-0-1"}
-
-
-def test_a_turn_survives_its_text() -> None:
-    from harvester.errors import LabelError
-    from harvester.export.file_grid import turn_of, turn_text
-
-    turn = Turn((1, 0, 2), (True, False, True), (40, 32, 8))
-    assert turn_of(turn_text(turn)) == turn
-    for text in ("", "+0+1 4x4x4", "+0+0+2 4x4x4", "zebra"):
-        with pytest.raises(LabelError, match="as it was exported"):
-            turn_of(text)
 
 
 def test_without_highdicom_one_line_says_how_to_get_it(

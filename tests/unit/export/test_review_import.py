@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from harvester.errors import LabelError
-from harvester.export.review_import import read_returned
+from harvester.export.review_import import read_review
 from harvester.labels.reviewed import share_reviewed
 from harvester.records import ACCEPTED
 from harvester.store.store import Store
@@ -258,19 +258,19 @@ def test_files_that_are_no_export_are_told(finished: Any, tmp_path: Path) -> Non
     file = tmp_path / "a.csv"
     file.write_text("name,age\nZEBRA,3\n")
     with pytest.raises(LabelError, match="lacks the columns volume_id"):
-        read_returned(file)
+        read_review(file)
     for content in (b"{", b"\xff\xfe\x00", b"[]", b'{"images": [{}], "annotations": []}'):
         broken = tmp_path / "a.json"
         broken.write_bytes(content)
         with pytest.raises(LabelError, match=r"a\.json"):
-            read_returned(broken)
+            read_review(broken)
     with pytest.raises(LabelError, match="cannot be read"):
-        read_returned(tmp_path / "none.csv")
+        read_review(tmp_path / "none.csv")
     two = exported(finished, "coco")
     words = iter(["accepted", "rejected"] * 1000)
     edit_coco(two, lambda annotation: annotation.update(review=next(words)))
     with pytest.raises(LabelError, match="both accepted and rejected"):
-        read_returned(two)
+        read_review(two)
 
 
 def test_a_run_of_an_older_version_says_what_to_do(finished: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from harvester.geometry import scale_boxes, scale_slices
-from harvester.imaging.resample import resample, windowed
+from harvester.imaging.hounsfield import windowed
+from harvester.imaging.resample import resample
 from harvester.records import Volume
 
 

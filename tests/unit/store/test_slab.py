@@ -9,8 +9,10 @@ from scipy.ndimage import map_coordinates
 
 from harvester.config.settings import GridSettings
 from harvester.geometry import boxes_to_mm, scale_slices
+from harvester.imaging.hounsfield import AIR_HU
+from harvester.imaging.interpolation import Taps, interpolate
 from harvester.storage.location import Location
-from harvester.store.slab import AIR_HU, SIDE_MULTIPLE, GridFrame, interpolate, pad_sides, read_slab
+from harvester.store.slab import SIDE_MULTIPLE, GridFrame, pad_sides, read_slab
 from tests.builders import made_store
 
 COARSE = (4.0, 1.6, 1.6)
@@ -76,7 +78,7 @@ def test_slice_by_slice_gives_the_same_bits_as_axis_by_axis(tmp_path: Path, spac
     slow = hu
     for axis in (1, 2):
         centres = scale_slices(np.arange(frame.shape_zyx[axis]), frame.ratios_zyx[axis])
-        slow = interpolate(slow, axis, centres)
+        slow = interpolate(slow, axis, Taps.at(centres, slow.shape[axis]))
     np.testing.assert_array_equal(read_slab(stored(tmp_path, hu, spacing), frame, 0, 3), pad_sides(slow))
 
 
@@ -100,15 +102,17 @@ def test_interpolate_is_linear_with_repeated_ends() -> None:
     rng = np.random.default_rng(3)
     values = rng.integers(-1000, 1000, (4, 11, 5)).astype(np.int16)
     positions = rng.uniform(-3, 14, 40)
-    got = interpolate(values, 1, positions)
+    got = interpolate(values, 1, Taps.at(positions, 11))
     for i in range(4):
         for j in range(5):
             slow = np.interp(positions, np.arange(11), values[i, :, j].astype(np.float64))
             assert np.abs(got[i, :, j] - slow).max() <= 0.51
     whole = np.array([3, 3, 0, 10, 99, -5])
-    np.testing.assert_array_equal(interpolate(values, 1, whole), values[:, [3, 3, 0, 10, 10, 0]])
+    np.testing.assert_array_equal(interpolate(values, 1, Taps.at(whole, 11)), values[:, [3, 3, 0, 10, 10, 0]])
     one = values[:, :1]
-    np.testing.assert_array_equal(interpolate(one, 1, np.array([-1.0, 0.0, 0.4])), np.repeat(one, 3, axis=1))
+    np.testing.assert_array_equal(
+        interpolate(one, 1, Taps.at(np.array([-1.0, 0.0, 0.4]), 1)), np.repeat(one, 3, axis=1)
+    )
 
 
 def test_padding_goes_to_the_far_ends_with_air() -> None:

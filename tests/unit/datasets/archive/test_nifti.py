@@ -431,3 +431,19 @@ def test_refusals_are_plain_rows(tmp_path: Path) -> None:
     (row,) = look(tmp_path).rejects
     assert isinstance(row, Reject)
     assert f"volume v{row.source_hash}: want a 3D NIfTI" in row.message
+
+
+@pytest.mark.parametrize(
+    ("codes", "moved_mm", "warned"), [((2, 1), 26, True), ((2, 1), 0.5, False), ((0, 1), 26, False)]
+)
+def test_scans_whose_two_forms_differ_are_told(
+    tmp_path: Path, codes: tuple[int, int], moved_mm: float, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = nibabel.Nifti1Image(np.zeros((3, 4, 5), np.int16), np.diag([1.0, 1, 2, 1]))
+    moved = image.affine.copy()
+    moved[1, 3] += moved_mm
+    image.header.set_sform(image.affine, codes[0])
+    image.header.set_qform(moved, codes[1])
+    nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), None, image.header), tmp_path / "a.nii")
+    assert look(tmp_path).rejects == []
+    assert ("sform and a qform that differ" in caplog.text) == warned

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from harvester.errors import VolumeError
-from harvester.imaging.nifti.reader import read_nifti, read_turned_nifti
+from harvester.imaging.nifti.reader import read_nifti, read_oriented_nifti
 
 BODY_ZYX = np.arange(-60, 60, dtype=np.int16).reshape(4, 5, 6)
 """z to the head, y to the back, x to the left."""
@@ -42,17 +42,17 @@ def test_every_axis_order_comes_out_alike(tmp_path: Path, axes: str) -> None:
 @pytest.mark.parametrize("axes", ["RAS", "LAS", "LPS", "RPI", "LPI", "ARS"])
 def test_a_box_drawn_in_the_file_lands_on_the_same_voxels(tmp_path: Path, axes: str) -> None:
     path = write(tmp_path / "a.nii", axes)
-    volume, turn = read_turned_nifti(path, "v", "p")
+    volume, orientation = read_oriented_nifti(path, "v", "p")
     drawn = np.asarray(nibabel.load(path).dataobj)[1:3, 2:5, 3]
-    z, x1, y1, x2, y2 = turn.box(3, (1, 2, 2, 4))
+    z, x1, y1, x2, y2 = orientation.box(3, (1, 2, 2, 4))
     found = volume.hu_zyx[z, int(y1) : int(y2) + 1, int(x1) : int(x2) + 1]
     assert sorted(found.ravel()) == sorted(drawn.ravel())
 
 
 def test_a_box_on_slices_that_are_not_axial_is_refused(tmp_path: Path) -> None:
-    _, turn = read_turned_nifti(write(tmp_path / "a.nii", "SAR"), "v", "p")
+    _, orientation = read_oriented_nifti(write(tmp_path / "a.nii", "SAR"), "v", "p")
     with pytest.raises(VolumeError) as caught:
-        turn.box(0, (0, 0, 1, 1))
+        orientation.box(0, (0, 0, 1, 1))
     assert caught.value.reason == "not_axial"
 
 
@@ -84,10 +84,13 @@ def test_values_that_are_no_number_refuse_the_scan_but_nan_may_be_told_to_be_air
     path = write(tmp_path / "a.nii", "LPS", values)
     assert refused(path) == "not_finite"
     if np.isnan(lost):
-        assert read_turned_nifti(path, "v", "p", missing_is_air=True)[0].hu_zyx[0, 0].tolist() == [-1024, 40]
+        assert read_oriented_nifti(path, "v", "p", missing_is_air=True)[0].hu_zyx[0, 0].tolist() == [
+            -1024,
+            40,
+        ]
     else:
         with pytest.raises(VolumeError, match="1 voxels"):
-            read_turned_nifti(path, "v", "p", missing_is_air=True)
+            read_oriented_nifti(path, "v", "p", missing_is_air=True)
 
 
 def test_a_trailing_axis_of_one_is_dropped(tmp_path: Path) -> None:
@@ -187,9 +190,9 @@ def test_no_room_is_made_for_what_a_small_file_claims(
 
 def test_a_limit_on_voxels_may_be_set(tmp_path: Path) -> None:
     path = write(tmp_path / "a.nii", "LPS")
-    read_turned_nifti(path, "v", "p", max_voxels=BODY_ZYX.size)
+    read_oriented_nifti(path, "v", "p", max_voxels=BODY_ZYX.size)
     with pytest.raises(VolumeError, match=r"data.archive.max_voxels = 119") as caught:
-        read_turned_nifti(path, "v", "p", max_voxels=BODY_ZYX.size - 1)
+        read_oriented_nifti(path, "v", "p", max_voxels=BODY_ZYX.size - 1)
     assert caught.value.reason == "too_large"
 
 
