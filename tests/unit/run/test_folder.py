@@ -192,7 +192,7 @@ def test_a_run_that_only_looks_makes_nothing_and_cannot_write(run: Run, tmp_path
     place = looking.of_round(0)
     for touch in (
         lambda: (place / "a").write_text(""),
-        lambda: looking.shards("tubelets", 0, other).publish("s", TABLE, {}),
+        lambda: looking.partials("tubelets", 0, other).publish("s", TABLE, {}),
         (place / f"tubelets-{key}.parquet").delete,
         place.parent.delete_folder,
     ):
