@@ -106,6 +106,7 @@ def test_a_run_broken_off_in_round_1_ends_with_the_same_harvest(
     for late in (
         *again.glob("round-1/classifier-*"),
         *again.glob("round-1/scored-*"),
+        again / "round-1" / "round.json",
         again / "harvest.parquet",
     ):
         shutil.rmtree(late) if late.is_dir() else late.unlink()
