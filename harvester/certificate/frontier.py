@@ -11,7 +11,7 @@ from harvester.certificate.selection import Trial
 class Row:
     """One target and one way to meet it ("certified" or "point estimate").
 
-    threshold is None where nothing is harvested; *_vm are counted on V_M's rehearsal; harvested counts V_H;
+    threshold is None where nothing is harvested; *_vm are counted on the calibration set; harvested counts V_H;
     precision and recall_unmarked are measured on V_H^test, None where no truth is known.
     """
 

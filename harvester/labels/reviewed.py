@@ -4,7 +4,7 @@ An accepted or moved lesion is a lesion of every later run from round 0 on, a re
 one was moved from, nothing is learnt. Nothing that touches them is harvested or mined again.
 
 The best finds of V_H are then known, so those of V_M must not vouch for what is left: as large a share of what the
-reviewed run accepted in V_M, best score first, is left out of later rehearsals (role `rehearsed`).
+reviewed run accepted in V_M, best score first, is left out of later calibration sets (role `calibration`).
 """
 
 import math
@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from harvester.errors import LabelError
-from harvester.labels.ledger import BOX
-from harvester.records import REVIEWED
+from harvester.labels.ledger import BOX, OLD_CALIBRATION
+from harvester.records import REVIEWED, AcceptedTable, ReviewedTable, Role, Source
 
 VERDICTS: Final = ("accepted", "rejected", "moved")
 MACHINE_MADE: Final = ("harvested", "hard_negative_vm", "hard_negative_vh")
@@ -71,30 +70,32 @@ def merged(before: pa.Table, new: pa.Table) -> pa.Table:
     return pa.concat_tables([pa.Table.from_pylist(kept, REVIEWED), new])
 
 
-def with_rehearsed(reviewed: pa.Table, rehearsed: pa.Table, harvested: int, run_id: str) -> pa.Table:
-    """With the share of a run's V_M finds that later rehearsals leave out, in place of what the table had of that run.
+def with_calibration(
+    reviewed: ReviewedTable, hits: AcceptedTable, harvested: int, run_id: str
+) -> ReviewedTable:
+    """With the share of a run's calibration hits that later ones leave out, in place of what the table had of that run.
 
-    rehearsed   what the run accepted in V_M (records.ACCEPTED)
+    hits        what the run accepted in V_M
     harvested   how many lesions it harvested; the share is that of them which have a verdict
     """
-    prefix = f"rehearsed-{run_id}-"
-    others = reviewed.filter(pc.invert(pc.starts_with(reviewed["label_id"], prefix)))
-    count = math.ceil(len(rehearsed) * share_reviewed(others, harvested, run_id))
-    best = rehearsed.sort_by(
-        [("score", "descending"), ("volume_id", "ascending"), ("tubelet_id", "ascending")]
-    )
+    prefix = f"{Role.CALIBRATION}-{run_id}-"
+    ids = reviewed["label_id"].to_pylist()
+    old = (prefix, f"{OLD_CALIBRATION}-{run_id}-")
+    others = reviewed.filter(pa.array([not str(each).startswith(old) for each in ids], pa.bool_()))
+    count = math.ceil(len(hits) * share_reviewed(others, harvested, run_id))
+    best = hits.sort_by([("score", "descending"), ("volume_id", "ascending"), ("tubelet_id", "ascending")])
     rows = [
         {
             **{name: row[name] for name in ("volume_id", "score", "z", *BOX)},
             "label_id": f"{prefix}{number}",
-            "role": "rehearsed",
-            "source": "reviewed",
+            "role": Role.CALIBRATION,
+            "source": Source.REVIEWED,
             "round": -1,
             "run_id": run_id,
         }
         for number, row in enumerate(best.slice(0, count).to_pylist())
     ]
-    return pa.concat_tables([others, pa.Table.from_pylist(rows, REVIEWED)])
+    return ReviewedTable(pa.concat_tables([others, pa.Table.from_pylist(rows, REVIEWED)]))
 
 
 def share_reviewed(reviewed: pa.Table, harvested: int, run_id: str) -> float:

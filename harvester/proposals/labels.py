@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from harvester.labels.ledger import BOX, NEAR, UNSURE
 from harvester.proposals.boxes import SliceBoxes
 from harvester.proposals.targets import SlabLabels
+from harvester.records import Role
 from harvester.store.slab import GridFrame
 
 Array = NDArray[Any]
@@ -48,7 +49,7 @@ def volume_labels(rows: list[dict[str, Any]], frame: GridFrame, complete: bool) 
     for row in rows:
         boxes = frame.boxes_to_grid(np.array([row[side] for side in BOX], np.float64).T)
         placed = list(zip(frame.slices_to_grid(np.array(row["z"])).tolist(), boxes, strict=True))
-        if row["role"] == "rehearsed":  # says which tubelets not to count, not what is there
+        if row["role"] == Role.CALIBRATION:  # says which tubelets not to count, not what is there
             continue
         if row["role"] == "ignored":
             ignored += placed

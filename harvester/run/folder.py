@@ -10,7 +10,7 @@ run/
   log.jsonl                        what was logged, a JSON object a line, over all starts; in an object store a
                                    log-<time>.jsonl a start
   harvest.parquet, harvest.csv, ledger.parquet, summary.json, report.html
-  rehearsed.parquet                what all rounds accepted in V_M (records.ACCEPTED)
+  calibration.parquet              what all rounds accepted in V_M (records.ACCEPTED)
 """
 
 import hashlib

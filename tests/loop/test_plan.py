@@ -9,7 +9,7 @@ import pytest
 from harvester.cli.harvest import main
 from harvester.cli.plan import STEPS, lines, plan
 from harvester.config.settings import Settings
-from harvester.results.summary import History
+from harvester.results.history import History
 from harvester.run.folder import Run
 from harvester.store.store import Store
 from tests.loop.test_round_without_examples import SETTINGS, harvested, store

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from harvester.labels import ledger as ledgers
 from harvester.labels.folds import patient_folds
-from harvester.records import IGNORE, LEDGER, MARKS, SCORED, Mark
+from harvester.records import IGNORE, LEDGER, MARKS, REVIEWED, SCORED, Mark, Role
 
 
 def marks(*given: Mark) -> pa.Table:
@@ -58,7 +58,7 @@ def test_empty_tables_have_the_schema() -> None:
     nothing = ledgers.from_tubelets(FOUND.slice(0, 0), "lesion", "harvested", 0, "", "")
     assert nothing.schema == LEDGER
     assert len(ledgers.extend(LEDGER.empty_table(), nothing)) == 0
-    assert len(ledgers.with_role(LEDGER.empty_table(), "lesion")) == 0
+    assert len(ledgers.where(LEDGER.empty_table(), "role", "lesion")) == 0
     assert ledgers.by_volume(LEDGER.empty_table()) == {}
 
 
@@ -71,7 +71,7 @@ def test_the_same_labels_make_the_same_table_in_any_order() -> None:
     assert one.equals(other)
     assert len(one) == 5
     assert [chunk.num_chunks for chunk in one.columns] == [1] * len(LEDGER)
-    assert ledgers.with_role(one, "hard_negative")["source"].to_pylist() == ["hard_negative_vm"] * 2
+    assert ledgers.where(one, "role", "hard_negative")["source"].to_pylist() == ["hard_negative_vm"] * 2
 
 
 def test_rows_by_volume() -> None:
@@ -108,11 +108,34 @@ def test_folds_split_each_set_evenly_and_by_patient() -> None:
     assert patient_folds([], 2, 0) == {}
 
 
-def test_regions_left_out_become_one_box_a_slice() -> None:
+def test_regions_left_out_become_one_box_per_slice() -> None:
     regions = pa.Table.from_pylist(
         [{"volume_id": "a", "z1": 3, "z2": 5, "x1": 1.0, "y1": 2.0, "x2": 9.0, "y2": 8.0}], IGNORE
     )
     (row,) = ledgers.from_ignored(regions).to_pylist()
     assert (row["role"], row["z"], row["x2"]) == ("ignored", [3, 4, 5], [9.0] * 3)
-    assert len(ledgers.with_role(ledgers.from_ignored(regions), "lesion")) == 0
+    assert len(ledgers.where(ledgers.from_ignored(regions), "role", "lesion")) == 0
     assert ledgers.from_ignored(IGNORE.empty_table()).equals(LEDGER.empty_table())
+
+
+def test_a_store_reviewed_before_the_roles_name_changed_is_read() -> None:
+    box = {"z": [3], **{side: [1.0] for side in ledgers.BOX}}
+    rows = [
+        {"volume_id": "a", "label_id": role, "role": role, "source": "reviewed", "round": 2, **box}
+        for role in ("rehearsed", "calibration", "lesion")
+    ]
+    known = ledgers.from_reviewed(pa.Table.from_pylist(rows, REVIEWED))
+    assert known.schema == LEDGER
+    assert known["role"].to_pylist() == [Role.CALIBRATION, Role.CALIBRATION, Role.LESION]
+    # It says what not to count: it lasts, and nothing is kept away from it.
+    assert len(ledgers.persistent(known)) == 3
+    assert ledgers.exclusion_labels(known)["role"].to_pylist() == ["lesion"]
+
+
+def test_rows_that_hold_one_of_several_values() -> None:
+    ledger = ledgers.from_marks(marks(Mark("a", "m", 3, 1, 2, 3, 4, clinical=True)))
+    ledger = ledgers.extend(ledger, ledgers.from_tubelets(FOUND, Role.LESION, "harvested", 0, "", ""))
+    assert len(ledgers.where(ledger, "source", "harvested", "clinical")) == 3
+    assert len(ledgers.where(ledger, "source", "clinical")) == 1
+    assert len(ledgers.where(ledger, "source")) == 0
+    assert ledgers.where(ledger, "source").schema == LEDGER

@@ -7,11 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from harvester.config.settings import MiningSettings, OperatingPointSettings
+from harvester.config.settings import MiningSettings, OperatingPointSettings, Settings
 from harvester.labels import ledger as ledgers
-from harvester.mining import calibration, candidates, fusion, negatives
-from harvester.mining.fusion import Choice
-from harvester.records import LEDGER, MANIFEST, MARKS, SCORED, Mark
+from harvester.mining import candidates, fusion, negatives
+from harvester.mining.fusion import ScoreFusion
+from harvester.mining.round_view import RoundView, StoreTables, match_to_lesions
+from harvester.records import ACCEPTED, LEDGER, MANIFEST, MARKS, REVIEWED, SCORED, Mark
 
 Box = tuple[float, float, float, float]
 HERE: Box = (10, 10, 29, 29)
@@ -21,9 +22,8 @@ TOUCHING: Box = (28, 10, 47, 29)  # 40 / 760, below clear_iou
 AWAY: Box = (100, 100, 119, 119)
 SETTINGS = MiningSettings()
 VOLUMES = {"m1": "vm", "m2": "vm", "h1": "vh", "t1": "vh_test"}
-ACCEPTED = SCORED.append(pa.field("score", pa.float64())).append(pa.field("correct", pa.bool_()))
 NONE_ACCEPTED = ACCEPTED.empty_table()
-PLAIN = Choice(lpg_weight=0.5, lpg_floor=0.1, min_slices=1, small_bonus=0.0, small_mm=20.0)
+PLAIN = ScoreFusion(lpg_weight=0.5, lpg_floor=0.1, min_slices=1, small_bonus=0.0, small_mm=20.0)
 
 
 def tubelet(
@@ -72,6 +72,11 @@ def manifest() -> pa.Table:
     return pa.Table.from_pylist(rows, MANIFEST)
 
 
+def view(table: pa.Table, known: pa.Table, hits: pa.Table = NONE_ACCEPTED) -> RoundView:
+    store = StoreTables(manifest(), known, REVIEWED.empty_table())
+    return RoundView(table, store.ledger, hits, store, Settings(mining=SETTINGS))
+
+
 def ids(table: pa.Table) -> list[int]:
     return list(table["tubelet_id"].to_pylist())
 
@@ -113,7 +118,7 @@ def test_candidates_touch_no_label() -> None:
     assert ids(candidates.candidates(table, LEDGER.empty_table(), SETTINGS)) == [0, 1, 2, 3, 4, 5]
 
 
-def test_the_rehearsal_hides_annotations_but_not_marks_nor_what_it_found() -> None:
+def test_the_calibration_set_hides_annotations_but_not_marks_nor_what_it_found() -> None:
     table = scored(
         tubelet("m1", HERE),
         tubelet("m1", AWAY),
@@ -122,14 +127,57 @@ def test_the_rehearsal_hides_annotations_but_not_marks_nor_what_it_found() -> No
         tubelet("m2", AWAY),
     )
     known = marks(mark("m1", HERE), mark("m1", AWAY, clinical=False), mark("m2", AWAY, clinical=False))
-    args = (table, manifest(), ledgers.from_marks(known))
-    assert ids(calibration.rehearsal_candidates(*args, NONE_ACCEPTED, SETTINGS)) == [1, 2, 4]
+    assert ids(view(table, known).calibration) == [1, 2, 4]
     accepted = scored(tubelet("m2", SHIFTED)).append_column("score", pa.array([0.9]))
     accepted = accepted.append_column("correct", pa.array([False]))
-    assert ids(calibration.rehearsal_candidates(*args, accepted, SETTINGS)) == [1, 4]
-    lesions = calibration.rehearsal_lesions(known, manifest())
-    assert lesions["volume_id"].to_pylist() == ["m1", "m2"]
-    assert not any(lesions["clinical"].to_pylist())
+    assert ids(view(table, known, accepted).calibration) == [1, 4]
+    targets = view(table, known).targets
+    assert targets["volume_id"].to_pylist() == ["m1", "m2"]
+    assert not any(targets["clinical"].to_pylist())
+
+
+def test_a_round_harvests_what_touches_no_label_and_finds_marks_on_any_volume() -> None:
+    table = scored(
+        tubelet("h1", HERE),
+        tubelet("h1", AWAY),
+        tubelet("t1", HERE),
+        tubelet("m1", HERE),
+        tubelet("m1", AWAY),
+    )
+    known = marks(mark("h1", HERE), mark("m1", HERE), mark("m1", AWAY, clinical=False))
+    first = view(table, known)
+    assert ids(first.harvestable) == [1, 2]
+    assert ids(first.clinical_finds) == [0, 3]
+    accepted = first.accepted(PLAIN, 0.0)
+    assert (ids(accepted), accepted["correct"].to_pylist()) == ([4], [True])
+    assert accepted.schema == ACCEPTED
+    found = first.harvested(PLAIN, 0.0)
+    assert ids(found) == [1, 2]
+    assert ids(first.harvested(PLAIN, np.inf)) == []
+    # What a round found is not found again; as if it were the first round, it is.
+    ledger = ledgers.extend(first.ledger, ledgers.from_tubelets(found, "lesion", "harvested", 0, "", ""))
+    second = RoundView(table, ledger, accepted, first.store, first.settings)
+    assert (ids(second.harvestable), ids(second.calibration)) == ([], [])
+    again = second.as_first()
+    assert (ids(again.harvestable), ids(again.calibration)) == ([1, 2], [4])
+    assert ids(second.clinical_finds) == ids(first.clinical_finds)
+
+
+def test_a_view_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def extruded(*given: pa.Table) -> pa.Table:
+        asked.append(given)
+        return ledgers.extrude_marks(*given)
+
+    monkeypatch.setattr("harvester.mining.round_view.extrude_marks", extruded)
+    known = marks(mark("m1", HERE), mark("h1", HERE), mark("m1", AWAY, clinical=False))
+    one = view(scored(tubelet("m1", AWAY), tubelet("h1", AWAY)), known)
+    assert asked == []
+    for _ in range(2):
+        assert (len(one.harvestable), len(one.calibration), len(one.targets)) == (1, 1, 1)
+    # The ledger once, and what was accepted before.
+    assert [len(labels) for labels, _ in asked] == [3, 0]
 
 
 def test_split_of_takes_rows_by_their_volume() -> None:
@@ -206,7 +254,7 @@ def test_fusing_weighs_the_logits() -> None:
         clipped = np.clip([lpg, lpc], 1e-4, 1 - 1e-4)
         odds = clipped / (1 - clipped)
         slow = odds[0] ** weight * odds[1] ** (1 - weight)
-        fused = fusion.fuse(table, Choice(weight, 0.1, 1, 0.0, 20.0))
+        fused = fusion.fuse(table, ScoreFusion(weight, 0.1, 1, 0.0, 20.0))
         np.testing.assert_allclose(fused, slow / (1 + slow), rtol=1e-9)
 
 
@@ -218,7 +266,7 @@ def test_the_choice_drops_by_floor_and_length_and_helps_the_small() -> None:
         tubelet("h1", HERE, lpg=0.5, width_mm=19.9),
         tubelet("h1", HERE, lpg=0.5, width_mm=20.0),
     )
-    fused = fusion.fuse(table, Choice(1.0, 0.2, 2, 1.0, 20.0))
+    fused = fusion.fuse(table, ScoreFusion(1.0, 0.2, 2, 1.0, 20.0))
     assert np.isneginf(fused).tolist() == [True, False, True, False, False]
     assert fused[3] == pytest.approx(1 / (1 + np.exp(-1)))
     assert fused[4] == pytest.approx(0.5)
@@ -226,7 +274,7 @@ def test_the_choice_drops_by_floor_and_length_and_helps_the_small() -> None:
 
 def test_select_never_takes_what_was_dropped_and_sorts_by_score() -> None:
     table = scored(*(tubelet("h1", HERE, lpg=lpg) for lpg in (0.05, 0.3, 0.9, 0.3, 0.6)))
-    choice = Choice(1.0, 0.1, 1, 0.0, 20.0)
+    choice = ScoreFusion(1.0, 0.1, 1, 0.0, 20.0)
     fused = fusion.fuse(table, choice)
     assert ids(fusion.select(table, choice, fused[1])) == [2, 4, 1, 3]
     assert ids(fusion.select(table, choice, -1e9)) == [2, 4, 1, 3]
@@ -236,17 +284,13 @@ def test_select_never_takes_what_was_dropped_and_sorts_by_score() -> None:
     assert nothing.schema.names == [*SCORED.names, "score"]
 
 
-def test_judging_gives_each_lesion_to_one_tubelet() -> None:
+def test_matching_gives_each_lesion_to_one_tubelet() -> None:
     table = scored(tubelet("m1", SHIFTED), tubelet("m1", HERE), tubelet("m1", AWAY), tubelet("m2", HERE))
     table = table.append_column("score", pa.array([0.9, 0.8, 0.7, 0.6]))
     lesions = marks(mark("m1", HERE, clinical=False), mark("m2", HALF, clinical=False))
-    correct, found = calibration.judge(table, lesions, 0.5)
     # The better-scored tubelet takes the lesion although the other one fits better.
-    assert correct.tolist() == [True, False, False, False]
-    assert found == 1
-    correct, found = calibration.judge(table, lesions, 0.3)
-    assert correct.tolist() == [True, False, False, True]
-    assert found == 2
+    assert match_to_lesions(table, lesions, 0.5).tolist() == [True, False, False, False]
+    assert match_to_lesions(table, lesions, 0.3).tolist() == [True, False, False, True]
 
 
 def test_every_choice_of_the_settings_is_tried_once() -> None:
@@ -257,10 +301,10 @@ def test_every_choice_of_the_settings_is_tried_once() -> None:
         small_bonuses=(0.0, 0.5),
         small_mm=12.0,
     )
-    tried = fusion.choices(settings)
+    tried = fusion.fusions(settings)
     assert len(tried) == len(set(tried)) == 16
     assert {choice.small_mm for choice in tried} == {12.0}
-    assert Choice(**tried[3].as_dict()) == tried[3]  # type: ignore[arg-type]
+    assert ScoreFusion(**asdict(tried[3])) == tried[3]
 
 
 # Nothing anywhere
@@ -278,14 +322,12 @@ def empty_tables() -> list[pa.Table]:
 )
 def test_a_round_that_proposes_nothing_goes_through_every_step(case: int, known: pa.Table) -> None:
     table, labels = empty_tables()[case], ledgers.from_marks(known)
-    free = calibration.rehearsal_candidates(table, manifest(), labels, NONE_ACCEPTED, SETTINGS)
-    lesions = calibration.rehearsal_lesions(known, manifest())
-    assert fusion.fuse(free, PLAIN).shape == (0,)
-    chosen = fusion.select(free, PLAIN, 0.5)
+    one = view(table, known)
+    assert fusion.fuse(one.calibration, PLAIN).shape == (0,)
+    chosen = one.harvested(PLAIN, 0.5)
     assert chosen.schema.names == [*SCORED.names, "score"]
-    correct, found = calibration.judge(chosen, lesions, 0.5)
-    assert (len(correct), found) == (0, 0)
-    assert correct.dtype == bool
+    assert one.accepted(PLAIN, 0.5).schema == ACCEPTED
+    assert (len(one.correct(chosen)), one.correct(chosen).dtype) == (0, bool)
     lesion, other = negatives.classifier_examples(table, labels, manifest(), 0.5)
     assert lesion.shape == other.shape == (0,)
     sure = negatives.sure_hard_negatives(table, labels, SETTINGS)
@@ -318,8 +360,7 @@ def test_a_volume_without_lesions_gives_negatives_and_nothing_else() -> None:
     assert other.tolist() == [True, True, False]
     assert ids(negatives.sure_hard_negatives(table, labels, SETTINGS)) == [1, 0]
     chosen = fusion.select(table, PLAIN, 0.0)
-    correct, found = calibration.judge(chosen, calibration.rehearsal_lesions(known, manifest()), 0.5)
-    assert found == int(correct.sum()) == 1
+    assert int(view(table, known).correct(chosen).sum()) == 1
 
 
 def test_a_piece_of_a_marked_lesion_beside_the_key_slice_is_no_negative() -> None:
@@ -328,4 +369,4 @@ def test_a_piece_of_a_marked_lesion_beside_the_key_slice_is_no_negative() -> Non
     labels = ledger(mark("m1", HERE, clinical=False))
     _, other = negatives.classifier_examples(table, labels, manifest(), 0.5)
     assert not other.any()
-    assert len(negatives.sure_hard_negatives(table, ledgers.spread(labels, manifest()), SETTINGS)) == 0
+    assert len(negatives.sure_hard_negatives(table, ledgers.extrude_marks(labels, manifest()), SETTINGS)) == 0
