@@ -1,4 +1,4 @@
-"""The method of Lesion Harvester (Cai et al., IEEE TMI 2021), one call a step. Start reading here.
+"""The method of Lesion Harvester (Cai et al., IEEE TMI 2021), one call per step. Start reading here.
 
 V_M: volumes in which every lesion is marked. V_H: volumes in which one or two are. LPG: lesion proposal generator.
 LPC: lesion proposal classifier. Every model comes in folds by patient, and no volume is ever scored by a model
