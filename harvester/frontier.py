@@ -6,7 +6,7 @@ shows what one round with the run's last models gives at each target, certified 
 
 import json
 
-from harvester.certificate.frontier import Frontier, Row
+from harvester.certificate.frontier import Frontier, FrontierRow
 from harvester.certificate.operating_point import OperatingPoint
 from harvester.certificate.selection import Calibration, CalibrationFiles, SelectedPoint, select_point
 from harvester.config.settings import OperatingPointSettings, Settings
@@ -100,10 +100,10 @@ def _row(
     selected: SelectedPoint,
     view: RoundView,
     truth: TruthEvaluator,
-) -> Row:
+) -> FrontierRow:
     found = with_round(view.harvested(selected.choice, point.threshold), 0)
     measured = truth.harvest(found)
-    return Row(
+    return FrontierRow(
         target=target,
         way=way,
         threshold=point.threshold if point.threshold < float("inf") else None,

@@ -44,7 +44,7 @@ from harvester.records import (
     checked,
     empty,
 )
-from harvester.results.completeness import rank_missing
+from harvester.results.completeness import expected_missing
 from harvester.results.history import History
 from harvester.run.folder import Output, Run, table_hash, weights_hash
 from harvester.run.tracking import Tracker
@@ -87,7 +87,7 @@ def harvest(run: Run, tracker: Tracker) -> History:
         if history.gain() <= settings.min_gain:
             break
     (run.folder / "calibration.parquet").write_table(hits)
-    history.finish(ledger, rank_missing(RoundView(scored, ledger, hits, store, settings), point))
+    history.finish(ledger, expected_missing(RoundView(scored, ledger, hits, store, settings), point))
     return history
 
 

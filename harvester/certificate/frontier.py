@@ -8,7 +8,7 @@ from harvester.certificate.selection import Trial
 
 
 @dataclass(frozen=True)
-class Row:
+class FrontierRow:
     """One target and one way to meet it ("certified" or "point estimate").
 
     threshold is None where nothing is harvested; *_vm are counted on the calibration set; harvested counts V_H;
@@ -34,7 +34,7 @@ class Frontier:
 
     round: int
     trials: list[Trial]
-    rows: list[Row]
+    rows: list[FrontierRow]
 
 
 def as_table(frontier: Frontier) -> pa.Table:

@@ -20,11 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harvester.certificate.evidence import Evidence, Steps, Target, steps_of
-from harvester.certificate.precision_bound import (
-    correlation_within_patients,
-    effective_counts,
-    lower_bounds,
-)
+from harvester.certificate.precision_bound import correlation_within_patients, effective_counts, lower_bounds
 
 Array = NDArray[Any]
 

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from harvester.config.settings import Settings
@@ -119,10 +120,8 @@ class RoundView:
     def targets(self) -> MarkTable:
         """The lesions of V_M that no clinical mark shows: what the calibration set should find."""
         marks = self.store.marks
-        hidden = MarkTable(
-            marks.filter(pa.array([not each for each in marks["clinical"].to_pylist()], pa.bool_()))
-        )
-        return MarkTable(split_of(hidden, self.store.manifest, Split.VM).combine_chunks())
+        hidden = marks.filter(pc.invert(marks["clinical"]))
+        return split_of(hidden, self.store.manifest, Split.VM).combine_chunks()
 
     @cached_property
     def clinical_finds(self) -> ScoredTable:

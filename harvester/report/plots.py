@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from harvester.certificate.frontier import Frontier, Row
+from harvester.certificate.frontier import Frontier, FrontierRow
 from harvester.errors import StoreError
 from harvester.evaluation.bootstrap import CONFIDENCE
 from harvester.evaluation.curves import froc, precision_recall
@@ -277,5 +277,5 @@ def _precisions(axes: Any, frontier: Frontier) -> None:
     axes.legend(loc="best")
 
 
-def _of(frontier: Frontier, way: str) -> list[Row]:
+def _of(frontier: Frontier, way: str) -> list[FrontierRow]:
     return [row for row in frontier.rows if row.way == way]

@@ -36,12 +36,8 @@ class Ablation:
     def after(self, k: int, view: RoundView) -> "Ablation":
         """With its own harvest of a round."""
         own = from_tubelets(self.lesions, Role.LESION, Source.HARVESTED, 0, "", "")
-        view = replace(
-            view.as_first(),
-            scored=self.change(view.scored, k),
-            ledger=extend(view.store.ledger, own),
-            hits=self.hits,
-        )
+        scored, ledger = self.change(view.scored, k), extend(view.store.ledger, own)
+        view = replace(view, scored=scored, ledger=ledger, hits=self.hits)
         calibration = Calibration.of(view, last=k + 1 == view.settings.rounds)
         fusion = max(self.fusions, key=calibration.known_recall)
         point = select_point(calibration, fusion, view.settings.operating_point).point

@@ -5,11 +5,10 @@ no model saw the patient of. A volume then misses its harvested lesions, plus wh
 """
 
 from collections import Counter
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
@@ -27,17 +26,16 @@ from harvester.records import (
     MissingTable,
     SelectedTable,
     Source,
-    Split,
 )
 
 Array = NDArray[Any]
 
 
-def rank_missing(view: RoundView, selected: SelectedPoint) -> MissingTable:
+def expected_missing(view: RoundView, selected: SelectedPoint) -> MissingTable:
     """V_H's volumes by how many lesions they miss: those in the ledger, and those that a round leaves unproven."""
     fusion, harvested = selected.choice, where(view.ledger, "source", Source.HARVESTED)
     left, calibration = view.harvested(fusion, 0.0), view.accepted(fusion, 0.0)
-    return rank_volumes(view.store.manifest, view.store.marks, harvested, left, calibration, PARTLY_MARKED)
+    return rank_volumes(view.store.manifest, view.store.marks, harvested, left, calibration)
 
 
 def rank_volumes(
@@ -46,9 +44,8 @@ def rank_volumes(
     harvest: LedgerTable,
     left: SelectedTable,
     calibration: AcceptedTable,
-    splits: tuple[Split, ...],
 ) -> MissingTable:
-    """One row per volume of `splits`, the most missing first; ties by id.
+    """One row per volume of V_H, the most missing first; ties by id.
 
     marks        the clinical ones are counted
     harvest      harvested lesions, counted
@@ -56,16 +53,19 @@ def rank_volumes(
     calibration  V_M's, the same, and whether each is right; none at all leaves the harvested lesions alone
     """
     likely = left.append_column("probability", pa.array(probabilities(calibration, left)))
-    volumes = split_of(manifest, manifest, *splits).select(["volume_id", "patient_id", "split"])
-    clinical = marks.filter(marks["clinical"])
-    rows = volumes.append_column("marked", _count(volumes, clinical))
-    rows = rows.append_column("harvested", _count(volumes, harvest))
-    rows = rows.append_column("expected_more", _per_volume(volumes, likely, "sum", 0.0))
-    rows = rows.append_column("best_left", _per_volume(volumes, likely, "max", None))
-    total = pc.add(rows["harvested"].cast(pa.float64()), rows["expected_more"])
-    rows = rows.append_column("expected_missing", total)
+    grouped = likely.group_by("volume_id").aggregate([("probability", "sum"), ("probability", "max")])
+    expected = {row["volume_id"]: row for row in grouped.to_pylist()}
+    marked = Counter(marks.filter(marks["clinical"])["volume_id"].to_pylist())
+    harvested = Counter(harvest["volume_id"].to_pylist())
+    rows = []
+    for volume in split_of(manifest, manifest, *PARTLY_MARKED).to_pylist():
+        name = volume["volume_id"]
+        more = expected.get(name, {"probability_sum": 0.0, "probability_max": None})
+        counts = {"marked": marked[name], "harvested": harvested[name]}
+        counts |= {"expected_more": more["probability_sum"], "best_left": more["probability_max"]}
+        rows.append(volume | counts | {"expected_missing": harvested[name] + more["probability_sum"]})
     order: list[tuple[str, Any]] = [("expected_missing", "descending"), ("volume_id", "ascending")]
-    return MissingTable(rows.select(MISSING.names).cast(MISSING).sort_by(order))
+    return MissingTable(pa.Table.from_pylist(rows, MISSING).sort_by(order))
 
 
 def probabilities(calibration: AcceptedTable, tubelets: SelectedTable) -> Array:
@@ -80,18 +80,3 @@ def probabilities(calibration: AcceptedTable, tubelets: SelectedTable) -> Array:
     fitted = isotonic_regression(share, weights=counts).x
     at = np.searchsorted(values, tubelets["score"].to_numpy(), side="right") - 1
     return np.where(at >= 0, fitted[np.maximum(at, 0)], 0.0)
-
-
-def _count(volumes: pa.Table, rows: pa.Table) -> pa.Int64Array:
-    counts = Counter(rows["volume_id"].to_pylist())
-    return pa.array([counts[volume] for volume in volumes["volume_id"].to_pylist()], pa.int64())
-
-
-def _per_volume(
-    volumes: pa.Table, likely: pa.Table, how: Literal["sum", "max"], otherwise: float | None
-) -> pa.DoubleArray:
-    grouped = likely.group_by("volume_id").aggregate([("probability", how)]).to_pydict()
-    values = dict(zip(grouped["volume_id"], grouped[f"probability_{how}"], strict=True))
-    return pa.array(
-        [values.get(volume, otherwise) for volume in volumes["volume_id"].to_pylist()], pa.float64()
-    )

@@ -20,15 +20,7 @@ from harvester.labels.ledger import (
     where,
 )
 from harvester.mining.candidates import candidates, split_of
-from harvester.records import (
-    SELECTED,
-    ManifestTable,
-    MarkTable,
-    ReviewedTable,
-    Role,
-    SelectedTable,
-    Split,
-)
+from harvester.records import SELECTED, ManifestTable, MarkTable, ReviewedTable, Role, SelectedTable, Split
 from harvester.run.summary import TruthScores
 from harvester.store.store import Store
 

@@ -50,9 +50,7 @@ def test_probabilities_of_ties_and_of_nothing() -> None:
 def test_volumes_are_ranked_by_what_is_harvested_and_expected() -> None:
     calibration = table(score=[0.2, 0.2, 0.8, 0.8], correct=[False, False, True, False])
     left = table(volume_id=["a", "a", "c", "m"], score=[0.8, 0.9, 0.2, 0.9])
-    ranked = rank_volumes(
-        manifest(), marks("a", "b", "b"), table(volume_id=["b", "b"]), left, calibration, ("vh", "vh_test")
-    )
+    ranked = rank_volumes(manifest(), marks("a", "b", "b"), table(volume_id=["b", "b"]), left, calibration)
     assert ranked.schema == MISSING
     assert ranked["volume_id"].to_pylist() == ["b", "a", "c"]
     assert ranked["expected_missing"].to_pylist() == [2.0, 1.0, 0.0]
