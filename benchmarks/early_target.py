@@ -45,7 +45,7 @@ def main() -> None:
 def again(run: Path, early_targets: tuple[float, ...]) -> tuple[float, float, float]:
     """Lesions harvested in V_H^test, precision (1 where there are none) and recall, after all rounds."""
     settings = _asked_for(resolve(run / "settings.yaml"), early_targets)
-    store = Store(run / "store")
+    store = Store.open(run / "store")
     tables, own = StoreTables.of(store), settings.operating_point
     loop = ablation(own, fusions(own), lambda scored, k: scored)
     for k in range(last_round(run) + 1):

@@ -118,7 +118,7 @@ def warm_rate(times: list[float]) -> float:
 
 def one_side(side: str, work: Path, part: int) -> Times:
     """When each volume was finished, in seconds since the step's start."""
-    store, settings = Store(work / "store"), settings_of()
+    store, settings = Store.open(work / "store"), settings_of()
     rows = store.manifest.to_pylist()
     if side.startswith("ray"):
         start_ray()

@@ -40,7 +40,7 @@ def main() -> None:
     settings = resolve(options.run / "settings.yaml")
     last = max(options.run.glob("round-*"), key=lambda folder: int(folder.name.split("-")[1]))
     weights = sorted(next(last.glob("generator-*/")).glob("fold-*.safetensors"))
-    store = Store(options.store or options.run / "store")
+    store = Store.open(options.store or options.run / "store")
     threshold = threshold_at(settings, store, pq.read_table(next(last.glob("tubelets-*.parquet"))), 4.0)
     data = Path(os.environ["HARVESTER_DATA"]) / "ct"
     volume = read_dicom_series(data / "lung_dx_a0001", "held-out", "held-out")

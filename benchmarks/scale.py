@@ -102,7 +102,7 @@ def warm_up(work: Path, settings: Settings) -> None:
 def made(folder: Path, count: int) -> Store:
     """A store of `count` volumes of noise, made once."""
     if (folder / "manifest.parquet").exists():
-        return Store(folder)
+        return Store.open(folder)
     hu = np.random.default_rng(0).normal(40, 200, (8, *SHAPE)).astype(np.int16)
     rows = []
     for first in range(0, count, IN_A_FILE):

@@ -34,9 +34,7 @@ from harvester.records import (
     SCORED,
     TUBELETS,
     AcceptedTable,
-    IgnoreTable,
     LedgerTable,
-    ManifestTable,
     Role,
     ScoredTable,
     Source,
@@ -118,7 +116,7 @@ def train_generator(run: Run, k: int, ledger: LedgerTable, start: Output | None)
         "labels",
         k,
         key,
-        lambda: ledgers.extend(ledger, ledgers.from_ignored(IgnoreTable(run.store.ignore()))),
+        lambda: ledgers.extend(ledger, ledgers.from_ignored(run.store.ignore())),
     )
     weights = start.path if start else None
     return run.weights(
@@ -141,7 +139,7 @@ def propose(run: Run, k: int, lpg: Output) -> Output:
         job = InferenceJob(run.settings, run.store.path, lpg.path, run.folds, shards)
         table, measured = run_over_volumes(Proposer, job, run.mined, TUBELETS)
         counts.update(measured)
-        return outside_ignored(TubeletTable(table), IgnoreTable(run.store.ignore()))
+        return outside_ignored(TubeletTable(table), run.store.ignore())
 
     return run.table("tubelets", k, key, make, counts)
 
@@ -161,7 +159,7 @@ def train_classifier(
 
     def label() -> pa.Table:
         table = negatives.to_classify(tubelets.path.read_table(), own.max_tubelets)
-        manifest = ManifestTable(run.store.manifest)
+        manifest = run.store.manifest
         lesion, other = negatives.classifier_examples(table, ledger, manifest, own.match_iou)
         kept = np.flatnonzero(lesion | other)
         return table.take(kept).append_column("label", pa.array(lesion[kept].astype(np.int32)))

@@ -1,12 +1,13 @@
-"""What the tables hold: one class for a scan, one Arrow schema a table. Frames and box ends: see geometry.py."""
+"""What the tables hold: one class for a scan, one schema and type per table. Frames and box ends: see geometry.py."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final, NewType, TypeVar
+from typing import Any, Final, NewType, TypeAlias, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from harvester.errors import StoreError, VolumeError
@@ -103,73 +104,68 @@ class Mark:
     kind: str = ""
 
 
-def _lists(value: Any) -> Any:
-    return pa.list_(value)
+def schema_of(*columns: tuple[str, pa.DataType]) -> pa.Schema:
+    """The schema of a table with these columns."""
+    return pa.schema(columns)
 
 
-MANIFEST: Final = pa.schema(
-    [
-        ("volume_id", pa.string()),
-        ("patient_id", pa.string()),
-        ("split", pa.string()),
-        ("spacing_z_mm", pa.float64()),
-        ("spacing_y_mm", pa.float64()),
-        ("spacing_x_mm", pa.float64()),
-        ("depth", pa.int32()),
-        ("height", pa.int32()),
-        ("width", pa.int32()),
-        ("source_hash", pa.string()),
-        ("voxel_hash", pa.string()),
-        ("shard", pa.string()),
-        ("offset", pa.int64()),
-        ("bytes", pa.int64()),
-        ("checksum", pa.int64()),
-    ]
+MANIFEST: Final = schema_of(
+    ("volume_id", pa.string()),
+    ("patient_id", pa.string()),
+    ("split", pa.string()),
+    ("spacing_z_mm", pa.float64()),
+    ("spacing_y_mm", pa.float64()),
+    ("spacing_x_mm", pa.float64()),
+    ("depth", pa.int32()),
+    ("height", pa.int32()),
+    ("width", pa.int32()),
+    ("source_hash", pa.string()),
+    ("voxel_hash", pa.string()),
+    ("shard", pa.string()),
+    ("offset", pa.int64()),
+    ("bytes", pa.int64()),
+    ("checksum", pa.int64()),
 )
-"""One row a stored volume. voxel_hash is of its HU; shard, offset, bytes and checksum say where it lies (shard.py)."""
+"""One row per stored volume. voxel_hash is of its HU; shard, offset, bytes and checksum say where it lies."""
 
-REJECTS: Final = pa.schema([("source_hash", pa.string()), ("reason", pa.string()), ("message", pa.string())])
-"""One row a scan that was refused, and why."""
+REJECTS: Final = schema_of(("source_hash", pa.string()), ("reason", pa.string()), ("message", pa.string()))
+"""One row per scan that was refused, and why."""
 
-MARKS: Final = pa.schema(
-    [
-        ("volume_id", pa.string()),
-        ("mark_id", pa.string()),
-        ("z", pa.int32()),
-        ("x1", pa.float64()),
-        ("y1", pa.float64()),
-        ("x2", pa.float64()),
-        ("y2", pa.float64()),
-        ("clinical", pa.bool_()),
-        ("kind", pa.string()),
-    ]
+MARKS: Final = schema_of(
+    ("volume_id", pa.string()),
+    ("mark_id", pa.string()),
+    ("z", pa.int32()),
+    ("x1", pa.float64()),
+    ("y1", pa.float64()),
+    ("x2", pa.float64()),
+    ("y2", pa.float64()),
+    ("clinical", pa.bool_()),
+    ("kind", pa.string()),
 )
-"""One row a lesion: the fields of Mark. marks.parquet: all lesions of vm, the clinical ones of vh and vh_test.
+"""One row per lesion: the fields of Mark. marks.parquet: all lesions of vm, the clinical ones of vh and vh_test.
 truth.parquet: every lesion of vh_test and vd_test, for scoring alone."""
 
-IGNORE: Final = pa.schema(
-    [("volume_id", pa.string())]
-    + [(name, pa.int32()) for name in ("z1", "z2")]
-    + [(name, pa.float64()) for name in ("x1", "y1", "x2", "y2")]
+IGNORE: Final = schema_of(
+    ("volume_id", pa.string()),
+    *[(name, pa.int32()) for name in ("z1", "z2")],
+    *[(name, pa.float64()) for name in ("x1", "y1", "x2", "y2")],
 )
-"""One row a region that is left out of harvest and scoring, inclusive ends: disease that nobody annotated."""
+"""One row per region that is left out of harvest and scoring, inclusive ends: disease that nobody annotated."""
 
-TUBELETS: Final = pa.schema(
-    [
-        ("volume_id", pa.string()),
-        ("patient_id", pa.string()),
-        ("tubelet_id", pa.int32()),
-        ("lpg_score", pa.float64()),
-        ("width_mm", pa.float64()),
-        ("z", _lists(pa.int32())),
-        ("x1", _lists(pa.float32())),
-        ("y1", _lists(pa.float32())),
-        ("x2", _lists(pa.float32())),
-        ("y2", _lists(pa.float32())),
-        ("slice_score", _lists(pa.float32())),
-    ]
+TUBELETS: Final = schema_of(
+    ("volume_id", pa.string()),
+    ("patient_id", pa.string()),
+    ("tubelet_id", pa.int32()),
+    ("lpg_score", pa.float64()),
+    ("width_mm", pa.float64()),
+    ("z", pa.list_(pa.int32())),
+    ("x1", pa.list_(pa.float32())),
+    ("y1", pa.list_(pa.float32())),
+    ("x2", pa.list_(pa.float32())),
+    ("y2", pa.list_(pa.float32())),
+    ("slice_score", pa.list_(pa.float32())),
 )
-"""One row a tubelet: a chain of boxes, one a slice, z ascending, in the volume's own pixels; ids count from 0
+"""One row per tubelet: a chain of boxes, one per slice, z ascending, in the volume's own pixels; ids count from 0
 in each volume. lpg_score is the highest slice score, width_mm the shorter side of that slice's box."""
 
 SCORED: Final = TUBELETS.append(pa.field("lpc_score", pa.float64()))
@@ -178,60 +174,54 @@ SCORED: Final = TUBELETS.append(pa.field("lpc_score", pa.float64()))
 ACCEPTED: Final = SCORED.append(pa.field("score", pa.float64())).append(pa.field("correct", pa.bool_()))
 """A calibration hit: a tubelet of V_M that the rule accepted, its fused score, and whether it found a lesion."""
 
-HARVEST: Final = pa.schema(
-    [
-        ("volume_id", pa.string()),
-        ("patient_id", pa.string()),
-        ("lesion_id", pa.string()),
-        ("round", pa.int32()),
-        ("score", pa.float64()),
-        ("lpg_score", pa.float64()),
-        ("lpc_score", pa.float64()),
-        ("threshold", pa.float64()),
-        ("precision_bound", pa.float64()),
-        ("z", _lists(pa.int32())),
-        *[(f"{side}_px", _lists(pa.float32())) for side in ("x1", "y1", "x2", "y2")],
-        ("z_mm", _lists(pa.float32())),
-        *[(f"{side}_mm", _lists(pa.float32())) for side in ("x1", "y1", "x2", "y2")],
-        ("model_hash", pa.string()),
-        ("run_id", pa.string()),
-    ]
+HARVEST: Final = schema_of(
+    ("volume_id", pa.string()),
+    ("patient_id", pa.string()),
+    ("lesion_id", pa.string()),
+    ("round", pa.int32()),
+    ("score", pa.float64()),
+    ("lpg_score", pa.float64()),
+    ("lpc_score", pa.float64()),
+    ("threshold", pa.float64()),
+    ("precision_bound", pa.float64()),
+    ("z", pa.list_(pa.int32())),
+    *[(f"{side}_px", pa.list_(pa.float32())) for side in ("x1", "y1", "x2", "y2")],
+    ("z_mm", pa.list_(pa.float32())),
+    *[(f"{side}_mm", pa.list_(pa.float32())) for side in ("x1", "y1", "x2", "y2")],
+    ("model_hash", pa.string()),
+    ("run_id", pa.string()),
 )
-"""One row a harvested lesion, with its origin."""
+"""One row per harvested lesion, with its origin."""
 
-MISSING: Final = pa.schema(
-    [
-        ("volume_id", pa.string()),
-        ("patient_id", pa.string()),
-        ("split", pa.string()),
-        ("marked", pa.int64()),
-        ("harvested", pa.int64()),
-        ("expected_more", pa.float64()),
-        ("expected_missing", pa.float64()),
-        ("best_left", pa.float64()),
-    ]
+MISSING: Final = schema_of(
+    ("volume_id", pa.string()),
+    ("patient_id", pa.string()),
+    ("split", pa.string()),
+    ("marked", pa.int64()),
+    ("harvested", pa.int64()),
+    ("expected_more", pa.float64()),
+    ("expected_missing", pa.float64()),
+    ("best_left", pa.float64()),
 )
-"""One row a volume of V_H: marks of the archive, lesions harvested, lesions expected among what was left (a sum of
+"""One row per volume of V_H: marks of the archive, lesions harvested, lesions expected among what was left (a sum of
 probabilities), both together, and the probability of the best tubelet left (null if none)."""
 
-LEDGER: Final = pa.schema(
-    [
-        ("volume_id", pa.string()),
-        ("label_id", pa.string()),
-        ("role", pa.string()),
-        ("source", pa.string()),
-        ("round", pa.int32()),
-        ("score", pa.float64()),
-        ("model_hash", pa.string()),
-        ("run_id", pa.string()),
-        ("z", _lists(pa.int32())),
-        ("x1", _lists(pa.float32())),
-        ("y1", _lists(pa.float32())),
-        ("x2", _lists(pa.float32())),
-        ("y2", _lists(pa.float32())),
-    ]
+LEDGER: Final = schema_of(
+    ("volume_id", pa.string()),
+    ("label_id", pa.string()),
+    ("role", pa.string()),
+    ("source", pa.string()),
+    ("round", pa.int32()),
+    ("score", pa.float64()),
+    ("model_hash", pa.string()),
+    ("run_id", pa.string()),
+    ("z", pa.list_(pa.int32())),
+    ("x1", pa.list_(pa.float32())),
+    ("y1", pa.list_(pa.float32())),
+    ("x2", pa.list_(pa.float32())),
+    ("y2", pa.list_(pa.float32())),
 )
-"""One row a label of any origin. role: lesion or hard_negative; of what was reviewed also ignored and calibration (see
+"""One row per label of any origin. role: lesion or hard_negative; of what was reviewed also ignored, calibration (see
 REVIEWED). source: clinical, annotated, harvested, reviewed, hard_negative_vm (sure) or hard_negative_vh (possible).
 Archive marks and reviewed labels have round -1; marks have no score or model, reviewed ones those that found them."""
 
@@ -279,12 +269,14 @@ SCHEMAS: Final[dict[Callable[[pa.Table], Any], pa.Schema]] = {
 }
 
 Kind = TypeVar("Kind")
+AnyTable = TypeVar("AnyTable", bound=pa.Table)
+Column: TypeAlias = "pa.ChunkedArray[Any] | pa.Array[Any]"
 
 
-def checked(kind: Callable[[pa.Table], Kind], table: pa.Table) -> Kind:
+def checked(kind: Callable[[pa.Table], Kind], table: pa.Table, source: object = "a table") -> Kind:
     """The table as what it is meant to be, e.g. checked(LedgerTable, table); more columns than the schema's may follow.
 
-    Raises StoreError where columns are missing or of another type.
+    `source` names its file for the error. Raises StoreError where columns are missing or of another type.
     """
     found = {field.name: field.type for field in table.schema}
     wrong = [
@@ -293,13 +285,25 @@ def checked(kind: Callable[[pa.Table], Kind], table: pa.Table) -> Kind:
         if found.get(field.name) != field.type
     ]
     if wrong:
-        raise StoreError(f"a table is no {getattr(kind, '__name__', kind)}: {', '.join(wrong)}")
+        raise StoreError(
+            f"{source} is no {getattr(kind, '__name__', kind)}: {', '.join(wrong)}; make it again"
+        )
     return kind(table)
 
 
 def empty(kind: Callable[[pa.Table], Kind]) -> Kind:
     """A table of this kind without rows."""
     return kind(SCHEMAS[kind].empty_table())
+
+
+def rows_where(table: AnyTable, column: str, *wanted: str) -> AnyTable:
+    """The rows whose column has one of the wanted values: a table of the same kind."""
+    return table.filter(pc.is_in(table[column], value_set=pa.array(wanted, pa.string())))
+
+
+def values(column: Column) -> list[Any]:
+    """A column as Python's values; what they are, and whether they may be None, says its schema."""
+    return column.to_pylist()
 
 
 def only_data(table: pa.Table) -> pa.Table:

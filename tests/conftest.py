@@ -2,9 +2,14 @@
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 TESTS = Path(__file__).parent
+
+# The same examples on every machine and in every order of the tests, and no clock that can fail them.
+hypothesis.settings.register_profile("harvester", derandomize=True, deadline=None, max_examples=40)
+hypothesis.settings.load_profile("harvester")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

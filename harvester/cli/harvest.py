@@ -63,7 +63,7 @@ def show_plan(settings: Settings, store_path: str | None, run_folder: str | None
     """Print what `run` would do with the same arguments."""
     folder = folder_of(settings, run_folder)
     named = named_store(settings, store_path)
-    store = Store(named) if named else prepared(settings, folder / "store")
+    store = Store.open(named) if named else prepared(settings, folder / "store")
     if store is None:
         print(f"to make  the volumes ({settings.data.kind}), into {folder / 'store'}; then every step")
     else:
@@ -112,7 +112,7 @@ def harvest_to(folder: Location, settings: Settings, store_path: str | None, beg
 def open_store(settings: Settings, given: str | None, folder: Location) -> Store:
     """The given store, or the one that the settings name, or a made one in the run folder."""
     named = named_store(settings, given)
-    return Store(named) if named else prepare(settings, data_root(), folder / "store")
+    return Store.open(named) if named else prepare(settings, data_root(), folder / "store")
 
 
 def named_store(settings: Settings, given: str | None) -> str | None:

@@ -26,7 +26,7 @@ from harvester.cli.console import job_parser, run_job
 from harvester.errors import LabelError, StoreError
 from harvester.export.review_import import read_returned
 from harvester.labels.reviewed import MACHINE_MADE, Verdict, merged, reviewed_table, with_calibration
-from harvester.records import ACCEPTED, AcceptedTable, ReviewedTable
+from harvester.records import AcceptedTable, checked
 from harvester.run.folder import settings_of, store_of
 from harvester.run.summary import read_summary
 from harvester.storage.location import Location
@@ -58,8 +58,9 @@ def review(options: argparse.Namespace) -> None:
     verdicts = read_returned(options.reviewed)
     check_run(verdicts, run_id)
     table = merged(store.reviewed(), reviewed_table(verdicts, store.manifest))
-    hits = AcceptedTable(_hits(run).read_table(ACCEPTED))
-    write_reviewed(store.path, with_calibration(ReviewedTable(table), hits, harvested, run_id))
+    file = _hits(run)
+    hits = checked(AcceptedTable, file.read_table(), file)
+    write_reviewed(store.path, with_calibration(table, hits, harvested, run_id))
     counts = Counter(verdict.verdict for verdict in verdicts)
     print(", ".join(f"{count} {word}" for word, count in sorted(counts.items())) or "nothing was reviewed")
     print(f"store: {store.path}; harvest it again into a new run folder")

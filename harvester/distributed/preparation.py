@@ -29,11 +29,11 @@ from harvester.datasets.phantom import phantom
 from harvester.errors import HarvesterError, SettingsError, StoreError, VolumeError
 from harvester.records import Mark, Refused, Volume
 from harvester.storage.location import Location, Where, writing
-from harvester.store.commit import finish, told_before
+from harvester.store.commit import commit_store, inputs_before
 from harvester.store.container import ShardWriter, open_shard
 from harvester.store.shard_plan import (
     SHARD_BYTES,
-    Case,
+    CaseRecord,
     ShardNote,
     plan_shards,
     shard_name,
@@ -56,7 +56,7 @@ def prepare(settings: Settings, source: Path | None, store: Where, shard_bytes: 
     Of an archive that has changed only the shards are made that have to be. Raises StoreError.
     """
     folder, identity = Location.of(store), _identity(settings)
-    before = told_before(folder, identity)
+    before = inputs_before(folder, identity)
     if before and settings.data.kind in FROM_SETTINGS:
         return _as_it_is(folder)
     found = list_cases(settings, source, folder)
@@ -80,20 +80,20 @@ def prepare(settings: Settings, source: Path | None, store: Where, shard_bytes: 
     if settings.data.kind not in FROM_SETTINGS:
         with writing(folder):
             (folder / "splits.csv").write_bytes(splits_csv(split_rows(found)).encode())
-    finished = finish(folder, [*kept, *made], [*found.refused, *rejects], told)
+    finished = commit_store(folder, [*kept, *made], [*found.refused, *rejects], told)
     sweep(shards, [*kept, *made])
     return finished
 
 
 def prepared(settings: Settings, store: Where) -> Store | None:
     """The store that `prepare` made of made data, None where it is not finished. Raises StoreError for another's."""
-    made = settings.data.kind in FROM_SETTINGS and told_before(Location.of(store), _identity(settings))
-    return Store(store) if made else None
+    made = settings.data.kind in FROM_SETTINGS and inputs_before(Location.of(store), _identity(settings))
+    return Store.open(store) if made else None
 
 
 def _as_it_is(folder: Location) -> Store:
     logger.info("store %s: made before", folder)
-    return Store(folder)
+    return Store.open(folder)
 
 
 def list_cases(settings: Settings, source: Path | None, store: Location | None) -> Found:
@@ -133,7 +133,7 @@ class Maker:
         return {"note": note.to_json(), "rejects": json.dumps(rejects), "error": ""}
 
     def write(
-        self, name: str, cases: list[Case], sources: dict[str, str]
+        self, name: str, cases: list[CaseRecord], sources: dict[str, str]
     ) -> tuple[ShardNote, list[dict[str, str]]]:
         """The shard of these cases, with its note, and rows of records.REJECTS. Raises StoreError for a full disk."""
         note, rejects = ShardNote(name, {}, [], [], []), []
@@ -149,7 +149,7 @@ class Maker:
                 (shards / f"{name}.shard").delete()
         return note, rejects
 
-    def _add(self, case: Case, source: str, shard: ShardWriter, note: ShardNote) -> Refused | None:
+    def _add(self, case: CaseRecord, source: str, shard: ShardWriter, note: ShardNote) -> Refused | None:
         """One volume into the shard, forgotten afterwards; or why not."""
         try:
             volume, marks, ignored = self.make(case)
@@ -192,7 +192,7 @@ def _make_all(
     source: Path | None,
     folder: Location,
     source_hashes: dict[str, str],
-    missing: list[Case],
+    missing: list[CaseRecord],
     total: int,
     shard_bytes: int,
 ) -> tuple[list[ShardNote], list[Refused]]:
@@ -212,7 +212,7 @@ def _make_all(
     return gathered(dataset.iter_rows, len(missing), math.floor(settings.data.max_reject_share * total))
 
 
-def _item(cases: list[Case], source_hashes: dict[str, str]) -> dict[str, str]:
+def _item(cases: list[CaseRecord], source_hashes: dict[str, str]) -> dict[str, str]:
     sources = {case["volume_id"]: source_hashes[case["volume_id"]] for case in cases}
     return {
         "name": shard_name(cases, sources),
@@ -221,7 +221,7 @@ def _item(cases: list[Case], source_hashes: dict[str, str]) -> dict[str, str]:
     }
 
 
-def _refused(case: Case, source_hash: str, error: Exception) -> Refused:
+def _refused(case: CaseRecord, source_hash: str, error: Exception) -> Refused:
     """Why a case could not be made. Only our own messages are known to hold no path and no text of the file."""
     if isinstance(error, HarvesterError):
         reason = error.reason if isinstance(error, VolumeError) else type(error).__name__
@@ -259,7 +259,7 @@ def _identity(settings: Settings) -> str:
     return settings_hash(kind, getattr(settings.data, kind), settings.seed, settings.grid.spacing_zyx_mm)
 
 
-def _source_hashes(identity: str, cases: Sequence[Case], refused: Sequence[Refused]) -> dict[str, str]:
+def _source_hashes(identity: str, cases: Sequence[CaseRecord], refused: Sequence[Refused]) -> dict[str, str]:
     """volume_id: what the volume is to be made from, hashed. Raises StoreError for no cases and for two of one id."""
     if not cases:
         first = f"; {len(refused)} were refused, the first: {refused[0].message}" if refused else ""

@@ -10,17 +10,16 @@ Source of the percentile interval: Efron and Tibshirani, An Introduction to the 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
 from harvester.errors import SettingsError
-from harvester.evaluation.matching import Hits
+from harvester.evaluation.matching import Floats, Hits, Integers
 
-Array = NDArray[Any]
-Floats = NDArray[np.float64]
+Draws = NDArray[np.int16]
 CONFIDENCE: Final = 0.95
 CHUNK: Final = 1 << 18
 """Numbers in one array of a chunk of resamples: small enough to stay in the processor's cache."""
@@ -30,19 +29,19 @@ CHUNK: Final = 1 << 18
 class Patients:
     """Whose the n detections, m marks and v volumes are: numbers of patients from 0, (n,), (m,), (v,)."""
 
-    of_detection: NDArray[np.int64]
-    of_mark: NDArray[np.int64]
-    of_volume: NDArray[np.int64]
+    of_detection: Integers
+    of_mark: Integers
+    of_volume: Integers
     count: int
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class FigureRequest:
     """Which figures of each resample are wanted.
 
-    rates      false positives a volume at which to tell the sensitivity
+    rates      false positives per volume at which to give the sensitivity
     inclusive  whether a point exactly at a rate counts: LENS' rule, not Lesion Harvester's
-    recalls    recalls at which to tell the precision of VOC's envelope
+    recalls    recalls at which to give the precision of VOC's envelope
     accept     score from which detections are accepted; None for no harvest
     """
 
@@ -52,7 +51,7 @@ class Asked:
     accept: float | None = None
 
 
-def draw_patients(num_patients: int, resamples: int, seed: int) -> Array:
+def draw_patients(num_patients: int, resamples: int, seed: int) -> Draws:
     """(resamples, num_patients) int16: how often each patient was drawn; num_patients draws in each resample."""
     if resamples < 0:
         raise SettingsError(f"resamples = {resamples}: want 0 (no intervals) or more")
@@ -61,16 +60,16 @@ def draw_patients(num_patients: int, resamples: int, seed: int) -> Array:
     return rng.multinomial(num_patients, shares, size=resamples).astype(np.int16)
 
 
-def resample(hits: Hits, patients: Patients, draws: Array, asked: Asked) -> dict[str, Floats]:
+def resample(hits: Hits, patients: Patients, draws: Draws, request: FigureRequest) -> dict[str, Floats]:
     """Figures of each of b resamples; nan in a resample without marks.
 
     ap (b,), sensitivity (b, rates), envelope (b, recalls); with `accept`, precision and recall (b,) of the harvest.
     """
     steps = _steps(hits, patients)
-    chunks = [_curves(steps, part, asked) for part in _parts(draws, len(steps.found))]
+    chunks = [_curves(steps, part, request) for part in _parts(draws, len(steps.found))]
     figures = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
-    if asked.accept is not None:
-        figures |= _harvest(hits, patients, draws.astype(np.float64), asked.accept)
+    if request.accept is not None:
+        figures |= _harvest(hits, patients, draws.astype(np.float64), request.accept)
     return figures
 
 
@@ -94,23 +93,22 @@ class _Steps:
     detections that hit nothing and marks hit again; marks, volumes (p,) of each patient.
     """
 
-    found: Array
-    patient: Array
+    found: Integers
+    patient: Integers
     missed: Any
     repeated: Any
-    marks: Array
-    volumes: Array
+    marks: Integers
+    volumes: Integers
 
 
 def _steps(hits: Hits, patients: Patients) -> _Steps:
     new, repeat = hits.new_hits[hits.order], hits.repeat_hits[hits.order]
     patient, at = patients.of_detection[hits.order], np.flatnonzero(new)
-    step = np.searchsorted(
-        at, np.arange(len(new))
-    )  # the first step that comes no earlier; len(at) after the last
+    # The first step that comes no earlier; len(at) after the last.
+    step = np.searchsorted(at, np.arange(len(new)))
     shape = (len(at), patients.count)
 
-    def sums(counts: Array) -> Any:
+    def sums(counts: Integers) -> Any:
         rows = np.flatnonzero((counts > 0) & (step < len(at)))
         return sparse.csr_array((counts[rows].astype(np.float64), (step[rows], patient[rows])), shape=shape)
 
@@ -124,13 +122,13 @@ def _steps(hits: Hits, patients: Patients) -> _Steps:
     )
 
 
-def _parts(draws: Array, steps: int) -> Iterator[Floats]:
+def _parts(draws: Draws, steps: int) -> Iterator[Floats]:
     size = max(1, CHUNK // max(steps, 1))
     for start in range(0, max(len(draws), 1), size):
         yield draws[start : start + size].astype(np.float64)
 
 
-def _curves(steps: _Steps, weights: Floats, asked: Asked) -> dict[str, Floats]:
+def _curves(steps: _Steps, weights: Floats, request: FigureRequest) -> dict[str, Floats]:
     """Figures of the resamples of one chunk; weights (b, p)."""
     marks, volumes = weights @ steps.marks, weights @ steps.volumes
     by_patient = np.ascontiguousarray(weights.T)
@@ -145,33 +143,35 @@ def _curves(steps: _Steps, weights: Floats, asked: Asked) -> dict[str, Floats]:
     with np.errstate(invalid="ignore"):  # 0 / 0 in a resample without marks: nan is meant
         return {
             "ap": area / marks,
-            "sensitivity": _sensitivity(tp, fp_froc / volumes, asked) / marks[:, None],
-            "envelope": np.where(marks > 0, _precision_at(tp / marks, envelope, asked.recalls).T, np.nan).T,
+            "sensitivity": _sensitivity(tp, fp_froc / volumes, request) / marks[:, None],
+            "envelope": np.where(marks > 0, _precision_at(tp / marks, envelope, request.recalls).T, np.nan).T,
         }
 
 
-def _sensitivity(tp: Array, fp_per_volume: Array, asked: Asked) -> Array:
+def _sensitivity(tp: Floats, fp_per_volume: Floats, request: FigureRequest) -> Floats:
     """(b, rates) marks found by the last step that comes before a rate is reached."""
-    side: Any = "right" if asked.inclusive else "left"
+    side: Literal["left", "right"] = "right" if request.inclusive else "left"
     found = np.vstack([np.zeros(tp.shape[1]), tp])
     curves = np.ascontiguousarray(fp_per_volume.T)
-    passed = np.array([np.searchsorted(curve, asked.rates, side) for curve in curves])
-    return found[passed.reshape(len(curves), -1), np.arange(len(curves))[:, None]]
+    passed = np.array([np.searchsorted(curve, request.rates, side) for curve in curves])
+    at_rates: Floats = found[passed.reshape(len(curves), -1), np.arange(len(curves))[:, None]]
+    return at_rates
 
 
-def _precision_at(recall: Array, envelope: Array, recalls: Floats) -> Array:
+def _precision_at(recall: Floats, envelope: Floats, recalls: Floats) -> Floats:
     """(b, recalls) the envelope at given recalls, 0 beyond the last."""
     best = np.vstack([envelope, np.zeros(envelope.shape[1])])
     curves = np.ascontiguousarray(recall.T)
     reached = np.array([np.searchsorted(curve, recalls) for curve in curves])
-    return best[reached.reshape(len(curves), -1), np.arange(len(curves))[:, None]]
+    at_recalls: Floats = best[reached.reshape(len(curves), -1), np.arange(len(curves))[:, None]]
+    return at_recalls
 
 
 def _harvest(hits: Hits, patients: Patients, weights: Floats, accept: float) -> dict[str, Floats]:
     """Precision and recall of what scores at least `accept`; precision nan where nothing is accepted."""
     accepted = hits.scores >= accept
 
-    def sums(rows: Array) -> Array:
+    def sums(rows: NDArray[np.bool_]) -> Floats:
         return weights @ np.bincount(patients.of_detection[rows], minlength=patients.count)
 
     found = accepted & hits.correct

@@ -9,19 +9,17 @@ be fractional. The overlap of a detection with an annotated box of its volume is
 """
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
-from harvester.evaluation.matching import Overlaps, codes, in_order, join, numbers
+from harvester.evaluation.matching import Floats, Overlaps, codes, in_order, join, numbers
 
 SIDES_3D: Final = ("x1", "y1", "z1", "x2", "y2", "z2")
-Array = NDArray[Any]
 
-METRICS: Final[dict[str, Callable[[Array, Array, Array], Array]]] = {
+METRICS: Final[dict[str, Callable[[Floats, Floats, Floats], Floats]]] = {
     "iobb": lambda common, detection, annotated: common / detection,
     "iou": lambda common, detection, annotated: common / (detection + annotated - common),
     "iogt": lambda common, detection, annotated: common / annotated,
@@ -50,11 +48,12 @@ def overlaps_3d(detections: pa.Table, boxes: pa.Table, metric: str) -> Overlaps:
     return in_order(detection, box, METRICS[metric](common, volumes_vx(a)[detection], volumes_vx(b)[box]))
 
 
-def corners_3d(table: pa.Table) -> Array:
+def corners_3d(table: pa.Table) -> Floats:
     """(n, 6) float64: x1, y1, z1, x2, y2, z2."""
     return np.stack([numbers(table[side]).astype(np.float64) for side in SIDES_3D], axis=-1)
 
 
-def volumes_vx(boxes: Array) -> Array:
+def volumes_vx(boxes: Floats) -> Floats:
     """(n,) volumes in voxels of (n, 6) inclusive boxes."""
-    return np.prod(boxes[:, 3:] - boxes[:, :3] + 1, axis=-1)
+    volumes: Floats = np.prod(boxes[:, 3:] - boxes[:, :3] + 1, axis=-1)
+    return volumes

@@ -6,23 +6,20 @@ not hit before; each mark that was hit before adds a false positive for AP and n
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from harvester.errors import LabelError
-from harvester.evaluation.matching import Hits
+from harvester.evaluation.matching import Floats, Hits, Integers
 
 FROC_RATES: Final = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
-"""False positives a volume at which sensitivity is usually told."""
-Floats = NDArray[np.float64]
-Counts = NDArray[Any]
+"""False positives per volume at which sensitivity is usually reported."""
 
 
 @dataclass(frozen=True, eq=False)
 class Froc:
-    """Sensitivity against false positives a volume, a point a tubelet as they are visited, (n,) each."""
+    """Sensitivity against false positives per volume, a point per tubelet as they are visited, (n,) each."""
 
     fp_per_volume: Floats
     sensitivity: Floats
@@ -37,12 +34,12 @@ class PrecisionRecall:
     recall: Floats
 
 
-def true_positives(hits: Hits) -> Counts:
+def true_positives(hits: Hits) -> Integers:
     """(n,) marks hit up to each tubelet of the visit."""
     return np.cumsum(hits.new_hits[hits.order])
 
 
-def false_positives(hits: Hits, repeats: bool) -> Counts:
+def false_positives(hits: Hits, repeats: bool) -> Integers:
     """(n,) false positives up to each tubelet of the visit; `repeats` adds marks hit before, as AP does."""
     missed = (hits.new_hits + hits.repeat_hits == 0).astype(np.int64)
     return np.cumsum((missed + hits.repeat_hits if repeats else missed)[hits.order])
@@ -57,7 +54,7 @@ def froc(hits: Hits, num_volumes: int) -> Froc:
 
 
 def sensitivity_at(hits: Hits, rates: Sequence[float], num_volumes: int) -> Floats:
-    """(len(rates),) sensitivities at `rates` false positives a volume, linear between and beyond the points.
+    """(len(rates),) sensitivities at `rates` false positives per volume, linear between and beyond the points.
 
     Zeros without tubelets, nan without marks.
     """
@@ -70,7 +67,7 @@ def sensitivity_at(hits: Hits, rates: Sequence[float], num_volumes: int) -> Floa
 def sensitivity_by_lens(hits: Hits, rates: Sequence[float], num_volumes: int) -> Floats:
     """(len(rates),) sensitivities at `rates` by the rule of LENS' evaluator.
 
-    That of the last point with at most `rate` false positives a volume: 0 left of the curve, its last value
+    That of the last point with at most `rate` false positives per volume: 0 left of the curve, its last value
     right of its end. A point exactly at the rate counts here, and does not in `sensitivity_at`. nan without marks.
     """
     curve = froc(hits, num_volumes)
@@ -102,7 +99,7 @@ def _per_tubelet(hits: Hits) -> PrecisionRecall:
     return PrecisionRecall(hits.scores[hits.order], tp / (tp + fp), _share(tp, len(hits.mark_hit_by)))
 
 
-def _share(counts: Counts, total: int) -> Floats:
+def _share(counts: Integers, total: int) -> Floats:
     return counts / total if total else np.full(len(counts), np.nan)
 
 

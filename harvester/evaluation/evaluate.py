@@ -21,7 +21,7 @@ BOXES3D_THRESHOLD: Final = 0.3
 
 
 @dataclass(frozen=True, eq=False)
-class Compared:
+class Comparison:
     """One run's scorecard on some marks and that of its baseline, if there is one."""
 
     run: Scorecard
@@ -30,12 +30,12 @@ class Compared:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """All that was scored. by_strata: for each way to cut the marks, a comparison a stratum."""
+    """All that was scored. by_strata: for each way to cut the marks, one comparison per stratum."""
 
     protocol: Protocol
     truth: Annotations
-    overall: Compared
-    by_strata: tuple[tuple[Strata, tuple[Compared, ...]], ...]
+    overall: Comparison
+    by_strata: tuple[tuple[Strata, tuple[Comparison, ...]], ...]
     resamples: int
     seed: int
     accept: float | None
@@ -67,11 +67,11 @@ def evaluate(
     """Score a run and its baseline; both see the same draws of patients, so that their difference is paired."""
     cuts = [strata(truth.marks, name) for name in by]
     draws = draw_patients(truth.num_patients, resamples, seed)
-    laid = [match(detections, truth, rules) for detections in (run, baseline) if detections is not None]
+    matched = [match(detections, truth, rules) for detections in (run, baseline) if detections is not None]
 
-    def compared(stratum: NDArray[np.bool_] | None = None) -> Compared:
-        cards = [score(one, truth, rules, draws, accept, stratum) for one in laid]
-        return Compared(cards[0], cards[1] if len(cards) > 1 else None)
+    def compared(stratum: NDArray[np.bool_] | None = None) -> Comparison:
+        cards = [score(one, truth, rules, draws, accept, stratum) for one in matched]
+        return Comparison(cards[0], cards[1] if len(cards) > 1 else None)
 
     by_strata = tuple(
         (cut, tuple(compared(cut.of_mark == place) for place in range(len(cut.labels)))) for cut in cuts

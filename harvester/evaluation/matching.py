@@ -8,7 +8,7 @@ Lesion Harvester.
 """
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -16,10 +16,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from harvester.errors import LabelError, SettingsError
-from harvester.geometry import paired_iou
+from harvester.geometry import Array, paired_iou
+from harvester.records import Column
 
 SIDES: Final = ("x1", "y1", "x2", "y2")
-Array = NDArray[Any]
+Integers = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +63,7 @@ class Hits:
 def overlaps(tubelets: pa.Table, marks: pa.Table) -> Overlaps:
     """Pairs of a tubelet (records.TUBELETS) and a mark (records.MARKS) with P3D IoU > 0; none without rows.
 
-    A tubelet has at most one box a slice. Volumes known to one table only have no pairs.
+    A tubelet has at most one box per slice. Volumes known to one table only have no pairs.
     """
     volume_ids = pc.unique(marks["volume_id"])
     mark_slice = _slice_key(codes(marks["volume_id"], volume_ids), numbers(marks["z"]))
@@ -73,10 +75,10 @@ def overlaps(tubelets: pa.Table, marks: pa.Table) -> Overlaps:
     return in_order(tubelet[pair], mark, iou)
 
 
-def hits(found: Overlaps, scores: Array, num_marks: int, threshold: float = 0.5) -> Hits:
+def hits(found: Overlaps, scores: Floats, num_marks: int, threshold: float = 0.5) -> Hits:
     """Visit n tubelets by descending score, ties by row; a mark is hit at an overlap >= `threshold`, in (0, 1].
 
-    scores (n,) one a row of the tubelets table; without tubelets every array is empty and no mark is hit.
+    scores (n,) one per row of the tubelets table; without tubelets every array is empty and no mark is hit.
     """
     if not 0 < threshold <= 1:
         raise SettingsError(f"match_iou = {threshold}: want an overlap in (0, 1]")
@@ -95,7 +97,7 @@ def hits(found: Overlaps, scores: Array, num_marks: int, threshold: float = 0.5)
     )
 
 
-def ranking(scores: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def ranking(scores: Floats) -> tuple[Integers, Integers]:
     """(n,) rows by descending score, ties by row, and (n,) place of each row in that order."""
     unordered = int(np.isnan(scores).sum())
     if unordered:
@@ -108,24 +110,24 @@ def ranking(scores: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return order, rank
 
 
-def in_order(tubelet: Array, mark: Array, iou: Array) -> Overlaps:
+def in_order(tubelet: Integers, mark: Integers, iou: Floats) -> Overlaps:
     """The pairs that touch (overlap > 0), sorted as Overlaps wants them."""
     touching = np.flatnonzero(iou > 0)
     order = touching[np.lexsort((mark[touching], tubelet[touching]))]
     return Overlaps(tubelet[order], mark[order], iou[order])
 
 
-def _boxes(tubelets: pa.Table, volume_ids: pa.Array) -> tuple[Array, Array, Array]:
+def _boxes(tubelets: pa.Table, volume_ids: Column) -> tuple[Integers, Integers, Integers]:
     """Boxes in volumes that have marks: their tubelet's row, slice key and place in the flattened columns."""
     volume = codes(tubelets["volume_id"], volume_ids)
-    lengths = numbers(pc.list_value_length(tubelets["z"]))
+    lengths = list_lengths(tubelets["z"])
     row = np.repeat(np.arange(len(lengths)), lengths)
     box = np.flatnonzero(np.repeat(volume >= 0, lengths))
     row = row[box]
     return row, _slice_key(volume[row], _flat(tubelets["z"])[box]), box
 
 
-def join(keys: Array, sorted_keys: Array) -> tuple[Array, Array]:
+def join(keys: Integers, sorted_keys: Integers) -> tuple[Integers, Integers]:
     """All pairs (i, j) with keys[i] == sorted_keys[j] as two (k,) arrays, i ascending; none without keys."""
     values, start, size = np.unique(sorted_keys, return_index=True, return_counts=True)
     if not len(values):
@@ -138,26 +140,30 @@ def join(keys: Array, sorted_keys: Array) -> tuple[Array, Array]:
     return np.repeat(known, count), place
 
 
-def _slice_key(volume: Array, z: Array) -> Array:
-    """One int64 a (volume, slice)."""
-    return (volume.astype(np.int64) << 32) + z
+def _slice_key(volume: Integers, z: Array) -> Integers:
+    """One int64 per (volume, slice)."""
+    return (volume << 32) + z
 
 
-def codes(column: pa.ChunkedArray, volume_ids: pa.Array) -> Array:
+def codes(column: Column, volume_ids: Column) -> Integers:
     """(n,) place of each id in `volume_ids`, -1 where it is not there."""
-    return numbers(pc.fill_null(pc.index_in(column, value_set=volume_ids), -1))
+    return numbers(pc.index_in(column, value_set=volume_ids).fill_null(-1)).astype(np.int64)
 
 
-def _corners(table: pa.Table, rows: Array) -> Array:
+def _corners(table: pa.Table, rows: Integers) -> Floats:
     """(k, 4) float64 boxes at `rows` of the side columns, flattened where they are lists."""
     return np.stack([_flat(table[side])[rows] for side in SIDES], axis=-1).astype(np.float64)
 
 
-def _flat(column: pa.ChunkedArray) -> Array:
+def _flat(column: Column) -> Array:
     return numbers(pc.list_flatten(column) if pa.types.is_list(column.type) else column)
 
 
-def numbers(column: pa.ChunkedArray) -> Array:
+def list_lengths(column: Column) -> Integers:
+    """(n,) values in each list of a column, -1 where it has none."""
+    return numbers(pc.list_value_length(column).fill_null(-1)).astype(np.int64)
+
+
+def numbers(column: Column) -> Array:
     """An Arrow column of numbers as numpy's."""
-    numbers: Array = column.to_numpy()
-    return numbers
+    return column.to_numpy(zero_copy_only=False)

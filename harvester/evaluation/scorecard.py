@@ -1,21 +1,20 @@
 """The figures of one run on one set of marks: matched once, then counted, cut into strata and resampled."""
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harvester.evaluation.bootstrap import Asked, Patients, interval, resample
+from harvester.evaluation.bootstrap import Draws, FigureRequest, Patients, interval, resample
 from harvester.evaluation.boxes3d import overlaps_3d
 from harvester.evaluation.curves import FROC_RATES, average_precision, sensitivity_at, sensitivity_by_lens
 from harvester.evaluation.inputs.annotations import Annotations
 from harvester.evaluation.inputs.detections import Detections
-from harvester.evaluation.matching import Hits, Overlaps, hits, overlaps
+from harvester.evaluation.matching import Floats, Hits, Integers, Overlaps, hits, overlaps
 from harvester.evaluation.strata import within
 
-Array = NDArray[Any]
-Figures = dict[str, NDArray[np.float64]]
+Figures = dict[str, Floats]
 P3D_IOU: Final = "p3d_iou"
 MEAN_RATES: Final = 7
 """The average sensitivity is over the first rates: 1/8 to 8."""
@@ -38,17 +37,17 @@ class Protocol:
 
     @property
     def rates(self) -> tuple[float, ...]:
-        """False positives a volume at which the evaluator tells the sensitivity."""
+        """False positives per volume at which the evaluator gives the sensitivity."""
         return FROC_RATES[:MEAN_RATES] if self.boxes3d else FROC_RATES
 
 
 @dataclass(frozen=True, eq=False)
 class Match:
-    """One run laid on the marks: what its n detections overlap, their scores and patients, (n,) each."""
+    """One run matched to the marks: what its n detections overlap, their scores and patients, (n,) each."""
 
     found: Overlaps
-    scores: NDArray[np.float64]
-    patients: NDArray[np.int64]
+    scores: Floats
+    patients: Integers
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,13 +64,13 @@ class Scorecard:
     figures: Figures
     replicates: Figures
 
-    def interval(self, name: str) -> NDArray[np.float64] | None:
+    def interval(self, name: str) -> Floats | None:
         """(2, ...) ends of a figure's percentile interval, None without resamples."""
         return interval(self.replicates[name]) if name in self.replicates else None
 
 
 def match(run: Detections, truth: Annotations, protocol: Protocol) -> Match:
-    """Lay a run on the marks: the dear part, done once for all figures, strata and resamples."""
+    """Match a run to the marks: the costly part, done once for all figures, strata and resamples."""
     table, marks = run.table, truth.marks
     found = overlaps_3d(table, marks, protocol.metric) if protocol.boxes3d else overlaps(table, marks)
     return Match(found, run.scores, truth.patients_of(table["volume_id"]))
@@ -81,9 +80,9 @@ def score(
     run: Match,
     truth: Annotations,
     protocol: Protocol,
-    draws: Array,
+    draws: Draws,
     accept: float | None = None,
-    stratum: Array | None = None,
+    stratum: NDArray[np.bool_] | None = None,
 ) -> Scorecard:
     """The figures on all marks, or on the (m,) bool marks of one `stratum` (strata.py says what that leaves out).
 
@@ -149,15 +148,15 @@ def _harvest(seen: Hits, accept: float) -> tuple[dict[str, int], Figures]:
 
 
 def _replicates(
-    seen: Hits, patients: Patients, draws: Array, protocol: Protocol, accept: float | None
+    seen: Hits, patients: Patients, draws: Draws, protocol: Protocol, accept: float | None
 ) -> Figures:
     rates = np.concatenate([protocol.rates, CURVE_RATES])
-    made = resample(seen, patients, draws, Asked(rates, protocol.boxes3d, CURVE_RECALLS, accept))
-    told, curve = np.split(made.pop("sensitivity"), [len(protocol.rates)], axis=1)
-    mean = told[:, :MEAN_RATES].mean(axis=1)
+    made = resample(seen, patients, draws, FigureRequest(rates, protocol.boxes3d, CURVE_RECALLS, accept))
+    sensitivity, curve = np.split(made.pop("sensitivity"), [len(protocol.rates)], axis=1)
+    mean = sensitivity[:, :MEAN_RATES].mean(axis=1)
     precision = made.pop("envelope")
     return made | {
-        "sensitivity": told,
+        "sensitivity": sensitivity,
         "mean": mean,
         "curve_sensitivity": curve,
         "curve_precision": precision,

@@ -1,22 +1,20 @@
 """Strata of marks: by size, or by any column of the marks.
 
 A mark of another stratum is neither found nor false: detections that hit only such marks are left out. Volumes
-all count in each stratum, so that its false positives a volume are those of the whole.
+all count in each stratum, so that its false positives per volume are those of the whole.
 """
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from harvester.errors import SettingsError
 from harvester.evaluation.inputs.annotations import SPACINGS
-from harvester.evaluation.matching import Overlaps, numbers
+from harvester.evaluation.matching import Floats, Integers, Overlaps, numbers
 
-Array = NDArray[Any]
 SIZES: Final = {"mm": (10.0, 30.0), "px": (20.0, 40.0)}
 """Where size changes its stratum; both belong to the middle one. In mm as the DeepLesion literature cuts; in pixels
 at about its lower and upper fifth of the longer side of boxes padded by 5 px."""
@@ -31,7 +29,7 @@ class Strata:
     name: str
     unit: str
     labels: tuple[str, ...]
-    of_mark: NDArray[np.int64]
+    of_mark: Integers
 
 
 def strata(marks: pa.Table, by: str) -> Strata:
@@ -39,7 +37,7 @@ def strata(marks: pa.Table, by: str) -> Strata:
     return _by_size(marks) if by == "size" else _by_column(marks, by)
 
 
-def longer_sides(marks: pa.Table) -> tuple[Array, str]:
+def longer_sides(marks: pa.Table) -> tuple[Floats, str]:
     """(m,) longer in-plane side of each box, ends inclusive, and its unit: mm where the spacing is known, else px."""
     width, height = (numbers(marks[f"{axis}2"]) - numbers(marks[f"{axis}1"]) + 1 for axis in "xy")
     if not set(SPACINGS) <= set(marks.column_names):
@@ -64,8 +62,10 @@ def _by_size(marks: pa.Table) -> Strata:
 def _by_column(marks: pa.Table, by: str) -> Strata:
     if by not in marks.column_names:
         raise SettingsError(f"--by {by}: the marks have no such column; want size or one of {_names(marks)}")
-    words = pc.fill_null(marks[by].cast(pa.string()), "(none)").to_pylist()
-    labels, of_mark = np.unique(np.array([word or "(empty)" for word in words]), return_inverse=True)
+    words = [
+        "(none)" if word is None else word or "(empty)" for word in marks[by].cast(pa.string()).to_pylist()
+    ]
+    labels, of_mark = np.unique(np.array(words), return_inverse=True)
     if len(labels) > MOST:
         raise SettingsError(
             f"--by {by}: {len(labels)} values make {len(labels)} strata; want at most {MOST}: bin them"
@@ -73,7 +73,7 @@ def _by_column(marks: pa.Table, by: str) -> Strata:
     return Strata(by, "", tuple(labels.tolist()), of_mark.astype(np.int64))
 
 
-def _without_empty(name: str, unit: str, labels: tuple[str, ...], of_mark: Array) -> Strata:
+def _without_empty(name: str, unit: str, labels: tuple[str, ...], of_mark: Integers) -> Strata:
     used, codes = np.unique(of_mark, return_inverse=True)
     return Strata(name, unit, tuple(labels[code] for code in used), codes.astype(np.int64))
 
@@ -82,7 +82,9 @@ def _names(marks: pa.Table) -> str:
     return ", ".join(name for name in marks.column_names if name not in ("volume_id", "mark_id"))
 
 
-def within(found: Overlaps, marks: Array, num_detections: int, threshold: float) -> tuple[Overlaps, Array]:
+def within(
+    found: Overlaps, marks: NDArray[np.bool_], num_detections: int, threshold: float
+) -> tuple[Overlaps, Integers]:
     """Overlaps with the `marks` (m,) bool of one stratum, and the rows of the detections that stay, (k,) ascending.
 
     Detections that reach `threshold` on other marks alone go. Rows of the answer count the kept detections and

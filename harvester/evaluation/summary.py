@@ -5,14 +5,13 @@ from fractions import Fraction
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from harvester.evaluation.bootstrap import CONFIDENCE
-from harvester.evaluation.evaluate import Compared, Evaluation
+from harvester.evaluation.evaluate import Comparison, Evaluation
+from harvester.evaluation.matching import Floats
 from harvester.evaluation.scorecard import Protocol, Scorecard, difference
 from harvester.evaluation.strata import Strata
 
-Array = NDArray[Any]
 FEW: Final = 20
 """Patients below which a bootstrap shows little of their spread."""
 METRIC_NAMES: Final = {"p3d_iou": "P3D IoU", "iobb": "3D IoBB", "iou": "3D IoU", "iogt": "3D IoGT"}
@@ -21,7 +20,7 @@ METRIC_NAMES: Final = {"p3d_iou": "P3D IoU", "iobb": "3D IoBB", "iou": "3D IoU",
 def as_json(done: Evaluation) -> dict[str, Any]:
     """Every figure as JSON has it: no rounding, null where a figure is undefined."""
     truth, rules = done.truth, done.protocol
-    told: dict[str, Any] = {
+    tree: dict[str, Any] = {
         "metric": rules.metric,
         "threshold": rules.threshold,
         "froc_fp_per_volume": list(rules.rates),
@@ -31,10 +30,10 @@ def as_json(done: Evaluation) -> dict[str, Any]:
         "accept": done.accept,
         "bootstrap": {"resamples": done.resamples, "seed": done.seed, "confidence": CONFIDENCE},
     }
-    told |= _compared(done.overall)
+    tree |= _compared(done.overall)
     if rules.boxes3d:
-        told["num_boxes"] = told["num_marks"]  # what LENS' evaluator calls them
-    told["strata"] = {
+        tree["num_boxes"] = tree["num_marks"]  # what LENS' evaluator calls them
+    tree["strata"] = {
         cut.name: {
             "unit": cut.unit or None,
             "strata": [
@@ -43,22 +42,22 @@ def as_json(done: Evaluation) -> dict[str, Any]:
         }
         for cut, cards in done.by_strata
     }
-    return told
+    return tree
 
 
-def _compared(pair: Compared) -> dict[str, Any]:
-    told = _card(pair.run)
+def _compared(pair: Comparison) -> dict[str, Any]:
+    figures = _card(pair.run)
     if pair.baseline is not None:
-        told["baseline"] = _card(pair.baseline)
-        told["difference"] = {
+        figures["baseline"] = _card(pair.baseline)
+        figures["difference"] = {
             name: {key: _plain(value) for key, value in difference(pair.run, pair.baseline, name).items()}
             for name in pair.run.figures
         }
-    return told
+    return figures
 
 
 def _card(card: Scorecard) -> dict[str, Any]:
-    """Intervals are [low, high]; of the sensitivity, a list of them, one a rate."""
+    """Intervals are [low, high]; of the sensitivity, a list of them, one per rate."""
     intervals = {name: card.interval(name) for name in card.figures if name in card.replicates}
     return (
         card.counts
@@ -67,7 +66,7 @@ def _card(card: Scorecard) -> dict[str, Any]:
     )
 
 
-def _plain(values: Array) -> Any:
+def _plain(values: Floats) -> Any:
     """Numbers and nested lists of them; None for nan."""
     plain = np.asarray(values, dtype=np.float64).astype(object)
     plain[plain != plain] = None
@@ -103,8 +102,8 @@ def _headline(done: Evaluation) -> Iterator[str]:
         yield f"intervals: {CONFIDENCE:.0%}, {done.resamples:,} resamples of patients, seed {done.seed}{few}"
 
 
-def _figures_table(pair: Compared, done: Evaluation) -> list[str]:
-    """A row a figure; with a baseline its columns and the difference beside it."""
+def _figures_table(pair: Comparison, done: Evaluation) -> list[str]:
+    """One row per figure; with a baseline its columns and the difference beside it."""
     head = ["", "run", "interval"]
     if pair.baseline is not None:
         head += ["baseline", "interval", "difference", "interval", "share <= 0"]
@@ -130,7 +129,7 @@ def _rows(done: Evaluation) -> Iterator[tuple[str, str, tuple[int, ...]]]:
 
 
 def rate_labels(rules: Protocol) -> list[str]:
-    """1/8, 1/4, ... 16: false positives a volume."""
+    """1/8, 1/4, ... 16: false positives per volume."""
     return [str(Fraction(rate).limit_denominator(1000)) for rate in rules.rates]
 
 
@@ -139,13 +138,13 @@ def _cells(card: Scorecard, name: str, place: tuple[int, ...] = ()) -> list[str]
 
 
 def _difference_cells(run: Scorecard, baseline: Scorecard, name: str, place: tuple[int, ...]) -> list[str]:
-    told = difference(run, baseline, name)
-    share = f"{told['share_at_most_0'][place]:.3f}".replace("nan", "-") if "share_at_most_0" in told else ""
-    return [_number(told["value"][place], "+"), _span(told.get("interval"), place, "+"), share]
+    moved = difference(run, baseline, name)
+    share = f"{moved['share_at_most_0'][place]:.3f}".replace("nan", "-") if "share_at_most_0" in moved else ""
+    return [_number(moved["value"][place], "+"), _span(moved.get("interval"), place, "+"), share]
 
 
-def _strata_table(cut: Strata, cards: Sequence[Compared]) -> list[str]:
-    """A row a stratum; every other figure is in the JSON."""
+def _strata_table(cut: Strata, cards: Sequence[Comparison]) -> list[str]:
+    """One row per stratum; every other figure is in the JSON."""
     compared = any(card.baseline is not None for card in cards)
     head = ["marks", "found", "AP", "interval", "mean sens.", "interval"]
     rows = [
@@ -170,11 +169,11 @@ def _without_empty(row: list[str], head: list[str]) -> list[str]:
     return [cell for cell, name in zip(row, head, strict=True) if name not in ("interval", "share <= 0")]
 
 
-def _number(value: Any, sign: str = "") -> str:
+def _number(value: float | Floats, sign: str = "") -> str:
     return "-" if np.isnan(value) else f"{float(value):{sign}.4f}"
 
 
-def _span(ends: Array | None, place: tuple[int, ...], sign: str = "") -> str:
+def _span(ends: Floats | None, place: tuple[int, ...], sign: str = "") -> str:
     if ends is None:
         return ""
     low, high = ends[(0, *place)], ends[(1, *place)]

@@ -16,11 +16,11 @@ import pyarrow as pa
 
 from harvester.errors import LabelError
 from harvester.labels.ledger import BOX, OLD_CALIBRATION
-from harvester.records import REVIEWED, AcceptedTable, ReviewedTable, Role, Source
+from harvester.records import REVIEWED, AcceptedTable, ManifestTable, ReviewedTable, Role, Source, values
 
 VERDICTS: Final = ("accepted", "rejected", "moved")
-MACHINE_MADE: Final = ("harvested", "hard_negative_vm", "hard_negative_vh")
-OTHER_ROLE: Final = {"lesion": "hard_negative", "hard_negative": "lesion"}
+MACHINE_MADE: Final = (Source.HARVESTED, Source.HARD_NEGATIVE_VM, Source.HARD_NEGATIVE_VH)
+OTHER_ROLE: Final = {Role.LESION: Role.HARD_NEGATIVE, Role.HARD_NEGATIVE: Role.LESION}
 BEFORE: Final = "-before"
 """Ends the id of the place that a label was moved from."""
 
@@ -45,7 +45,7 @@ class Verdict:
     now: Sequence[Placed]
 
 
-def reviewed_table(verdicts: Sequence[Verdict], manifest: pa.Table) -> pa.Table:
+def reviewed_table(verdicts: Sequence[Verdict], manifest: ManifestTable) -> ReviewedTable:
     """The verdicts as rows (records.REVIEWED). Raises LabelError for boxes outside their volume and doubles.
 
     Accepted marks of the archive are passed over: people made them. To reject or move one is an error.
@@ -58,16 +58,16 @@ def reviewed_table(verdicts: Sequence[Verdict], manifest: pa.Table) -> pa.Table:
         for row in _rows(verdict):
             _check(row, volumes, verdict.where)
             if (row["volume_id"], row["label_id"]) in rows:
-                raise LabelError(f"{verdict.where}: its label_id has a verdict already; want one a label")
+                raise LabelError(f"{verdict.where}: its label_id has a verdict already; want one per label")
             rows[row["volume_id"], row["label_id"]] = row
-    return pa.Table.from_pylist(list(rows.values()), REVIEWED)
+    return ReviewedTable(pa.Table.from_pylist(list(rows.values()), REVIEWED))
 
 
-def merged(before: pa.Table, new: pa.Table) -> pa.Table:
-    """Earlier verdicts (records.REVIEWED) and new ones; of two on one label the new one."""
-    told = {(row["volume_id"], _base(row["label_id"])) for row in new.to_pylist()}
-    kept = [row for row in before.to_pylist() if (row["volume_id"], _base(row["label_id"])) not in told]
-    return pa.concat_tables([pa.Table.from_pylist(kept, REVIEWED), new])
+def merged(before: ReviewedTable, new: ReviewedTable) -> ReviewedTable:
+    """Earlier verdicts and new ones; of two on one label the new one."""
+    again = {(row["volume_id"], _base(row["label_id"])) for row in new.to_pylist()}
+    kept = [row for row in before.to_pylist() if (row["volume_id"], _base(row["label_id"])) not in again]
+    return ReviewedTable(pa.concat_tables([pa.Table.from_pylist(kept, REVIEWED), new]))
 
 
 def with_calibration(
@@ -98,18 +98,20 @@ def with_calibration(
     return ReviewedTable(pa.concat_tables([others, pa.Table.from_pylist(rows, REVIEWED)]))
 
 
-def share_reviewed(reviewed: pa.Table, harvested: int, run_id: str) -> float:
+def share_reviewed(reviewed: ReviewedTable, harvested: int, run_id: str) -> float:
     """Share of a run's harvested lesions that have a verdict, 0 to 1; 0 where it harvested none."""
-    told = {
-        (row["volume_id"], _base(row["label_id"]))
-        for row in reviewed.select(["volume_id", "label_id"]).to_pylist()
-        if row["label_id"].startswith(f"reviewed-{run_id}-harvested-")
+    judged = {
+        (volume_id, _base(label_id))
+        for volume_id, label_id in zip(
+            values(reviewed["volume_id"]), values(reviewed["label_id"]), strict=True
+        )
+        if label_id.startswith(f"reviewed-{run_id}-harvested-")
     }
-    return min(1.0, len(told) / harvested) if harvested else 0.0
+    return min(1.0, len(judged) / harvested) if harvested else 0.0
 
 
 def _machine_made(verdict: Verdict) -> bool:
-    if verdict.label["source"] in (*MACHINE_MADE, "reviewed"):
+    if verdict.label["source"] in (*MACHINE_MADE, Source.REVIEWED):
         return True
     if verdict.verdict != "accepted":
         raise LabelError(
@@ -121,14 +123,14 @@ def _machine_made(verdict: Verdict) -> bool:
 
 def _rows(verdict: Verdict) -> list[dict[str, Any]]:
     label = verdict.label
-    again = label["source"] == "reviewed"
+    again = label["source"] == Source.REVIEWED
     label_id = label["label_id"] if again else f"reviewed-{label['run_id']}-{label['label_id']}"
     role = OTHER_ROLE[label["role"]] if verdict.verdict == "rejected" else label["role"]
     origin = {name: label[name] for name in ("volume_id", "round", "score", "model_hash", "run_id")}
-    told = origin | {"source": "reviewed", "verdict": verdict.verdict}
-    rows = [told | {"label_id": label_id, "role": role, **_lists(verdict.now)}]
+    common = origin | {"source": Source.REVIEWED, "verdict": verdict.verdict}
+    rows = [common | {"label_id": label_id, "role": role, **_lists(verdict.now)}]
     if verdict.verdict == "moved":
-        rows.append(told | {"label_id": label_id + BEFORE, "role": "ignored", **_lists(verdict.found)})
+        rows.append(common | {"label_id": label_id + BEFORE, "role": Role.IGNORED, **_lists(verdict.found)})
     return rows
 
 
@@ -143,7 +145,7 @@ def _check(row: Mapping[str, Any], volumes: Mapping[str, Mapping[str, Any]], whe
     if volume is None:
         raise LabelError(f"{where}: its volume is not in the store; give the store that was harvested")
     if not row["z"] or len(set(row["z"])) < len(row["z"]):
-        raise LabelError(f"{where}: want at least one box, and one a slice")
+        raise LabelError(f"{where}: want at least one box, and one per slice")
     for z, x1, y1, x2, y2 in zip(row["z"], *(row[side] for side in BOX), strict=True):
         inside = -1 <= x1 <= x2 <= volume["width"] and -1 <= y1 <= y2 <= volume["height"]
         if not (inside and 0 <= z < volume["depth"]):

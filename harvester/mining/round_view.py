@@ -54,8 +54,7 @@ class StoreTables:
     @classmethod
     def of(cls, store: Store) -> "StoreTables":
         """The store's tables."""
-        marks, reviewed = MarkTable(store.marks()), ReviewedTable(store.reviewed())
-        return cls(ManifestTable(store.manifest), marks, reviewed)
+        return cls(store.manifest, store.marks(), store.reviewed())
 
     @cached_property
     def ledger(self) -> LedgerTable:

@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import pyarrow as pa
-
 from harvester.config.settings import Settings
+from harvester.records import HarvestTable, LedgerTable, MarkTable, MissingTable, values
 from harvester.report.gallery import Gallery, legend
 from harvester.report.html import Html, page, paragraph, section, tag
 from harvester.report.plots import froc_plot, precision_recall_plot, yield_plot
@@ -35,13 +34,11 @@ class ReportInputs:
 
     folder    the run's folder; report.html goes there
     summary   the tree of summary.json
-    harvest   records.HARVEST
-    unproven  what the point estimate alone would have taken in the last round (records.HARVEST); shown where nothing
-              was harvested, and nowhere else
-    ledger    records.LEDGER
+    unproven  what the point estimate alone would have taken in the last round; shown where nothing was harvested,
+              and nowhere else
     correct   (volume_id, lesion_id) of a harvested lesion -> right or wrong; None or absent where unknown
-    missed    hidden lesions that were not harvested (records.MARKS); empty where there is no truth
-    missing   records.MISSING, the volumes that miss the most first
+    missed    hidden lesions that were not harvested; empty where there is no truth
+    missing   the volumes that miss the most first
     curves    {"name", "froc": (fp_per_volume, sensitivity), "precision_recall": (recall, precision)} each;
               names like "round 0: LPG + LPC"; none without truth
     """
@@ -50,12 +47,12 @@ class ReportInputs:
     store: Store
     settings: Settings
     summary: Mapping[str, Any]
-    harvest: pa.Table
-    unproven: pa.Table
-    ledger: pa.Table
+    harvest: HarvestTable
+    unproven: HarvestTable
+    ledger: LedgerTable
     correct: Mapping[tuple[str, str], bool | None]
-    missed: pa.Table
-    missing: pa.Table
+    missed: MarkTable
+    missing: MissingTable
     curves: Sequence[Mapping[str, Any]]
 
 
@@ -69,7 +66,7 @@ def write_report(inputs: ReportInputs) -> Location:
 def build(inputs: ReportInputs) -> str:
     """The page; the same inputs give the same bytes."""
     summary, settings = inputs.summary, inputs.settings
-    volumes = len(set(inputs.harvest["volume_id"].to_pylist()))
+    volumes = len(set(values(inputs.harvest["volume_id"])))
     return page(
         f"harvester: {summary['config']}",
         opening(summary, settings.operating_point, volumes),
@@ -96,7 +93,7 @@ def _plots(inputs: ReportInputs) -> Html:
 def _yields(inputs: ReportInputs) -> dict[int, dict[str, int]]:
     names = {True: "right", False: "wrong", None: "unknown"}
     by_round: dict[int, dict[str, int]] = {int(row["round"]): {} for row in inputs.summary["rounds"]}
-    columns = (inputs.harvest[name].to_pylist() for name in ("round", "volume_id", "lesion_id"))
+    columns = (values(inputs.harvest[name]) for name in ("round", "volume_id", "lesion_id"))
     for k, volume_id, lesion_id in zip(*columns, strict=True):
         parts, name = by_round.setdefault(k, {}), names[inputs.correct.get((volume_id, lesion_id))]
         parts[name] = parts.get(name, 0) + 1
@@ -140,7 +137,7 @@ def _galleries(inputs: ReportInputs) -> list[Html]:
 
 def _negatives(inputs: ReportInputs, gallery: Gallery) -> Html:
     words = (
-        "Sure hard negatives: the generator’s best-scored proposals in V_M that are no lesion, one a "
+        "Sure hard negatives: the generator’s best-scored proposals in V_M that are no lesion, one per "
         "volume. From round 1 on the generator learns to leave them alone."
     )
     keys = legend("hard negative", "clinical mark")

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harvester.config.settings import ReportSettings
+from harvester.records import HarvestTable, LedgerTable, MarkTable, Source, rows_where, values
 from harvester.report.html import Html, join, number, tag
 from harvester.report.pictures import Outline, slices_to_show, strip
 from harvester.store.store import Store
@@ -19,79 +20,80 @@ RED: Final = "#ff5a5a"
 VIOLET: Final = "#c77dff"
 NAMED: Final = {BLUE: "harvested lesion", VIOLET: "proposal that is not proven"}
 SIDES: Final = ("x1", "y1", "x2", "y2")
-Row = Mapping[str, Any]
+LesionRow = Mapping[str, Any]
+"""A row of a harvest, a ledger or marks."""
 Correct = Mapping[tuple[str, str], bool | None]
 
 
 class Gallery:
     """Draws lesions with what else is known of their volumes: clinical marks, the harvest, the truth."""
 
-    def __init__(self, store: Store, settings: ReportSettings, harvest: pa.Table) -> None:
+    def __init__(self, store: Store, settings: ReportSettings, harvest: HarvestTable) -> None:
         self._store, self._settings = store, settings
         self._depth: dict[str, int] = dict(
-            zip(*(store.manifest[name].to_pylist() for name in ("volume_id", "depth")), strict=True)
+            zip(*(values(store.manifest[name]) for name in ("volume_id", "depth")), strict=True)
         )
         marks, truth = store.marks(), store.truth()
         self._clinical = _by_volume(marks.filter(marks["clinical"]), GREEN)
         self._truth = _by_volume(truth.filter(pc.invert(truth["clinical"])), AMBER, dashed=True)
         self._harvested = _by_volume(harvest, BLUE)
 
-    def harvested(self, rows: Sequence[Row], correct: Correct) -> Html:
+    def harvested(self, rows: Sequence[LesionRow], correct: Correct) -> Html:
         """The best, the last and evenly between by score: a fair sample, best first."""
-        chosen = spread(sorted(rows, key=_worst_last), self._settings.gallery)
+        chosen = sample_evenly(sorted(rows, key=_worst_last), self._settings.gallery)
         return _grid([self._found(row, correct, with_truth=False) for row in chosen])
 
-    def unproven(self, rows: Sequence[Row], correct: Correct) -> Html:
+    def unproven(self, rows: Sequence[LesionRow], correct: Correct) -> Html:
         """As harvested, in the colour of what is not."""
-        chosen = spread(sorted(rows, key=_worst_last), self._settings.gallery)
+        chosen = sample_evenly(sorted(rows, key=_worst_last), self._settings.gallery)
         return _grid([self._found(row, correct, with_truth=False, colour=VIOLET) for row in chosen])
 
-    def wrong(self, rows: Sequence[Row], correct: Correct) -> Html:
+    def wrong(self, rows: Sequence[LesionRow], correct: Correct) -> Html:
         """Harvested ones that the truth calls wrong, best-scored first, the truth drawn beside them."""
         wrong = [row for row in sorted(rows, key=_worst_last) if correct.get(_key(row)) is False]
         chosen = wrong[: self._settings.gallery // 2]
         return _grid([self._found(row, correct, with_truth=True) for row in chosen])
 
-    def hard_negatives(self, ledger: pa.Table) -> Html:
-        """The best-scored sure hard negatives, one a volume: one false structure shows in many tubelets."""
-        rows = ledger.filter(pc.equal(ledger["source"], "hard_negative_vm")).to_pylist()
-        firsts: dict[str, Row] = {}
+    def hard_negatives(self, ledger: LedgerTable) -> Html:
+        """The best-scored sure hard negatives, one per volume: one false structure shows in many tubelets."""
+        rows = rows_where(ledger, "source", Source.HARD_NEGATIVE_VM).to_pylist()
+        firsts: dict[str, LesionRow] = {}
         for row in sorted(rows, key=_worst_last):
             firsts.setdefault(row["volume_id"], row)
         chosen = list(firsts.values())[: self._settings.gallery // 2]
         return _grid([self._negative(row) for row in chosen])
 
-    def misses(self, missed: pa.Table) -> Html:
-        """Hidden lesions that were not harvested, spread over the volumes."""
+    def misses(self, missed: MarkTable) -> Html:
+        """Hidden lesions that were not harvested, evenly over the volumes."""
         rows = sorted(missed.to_pylist(), key=lambda row: (row["volume_id"], row["mark_id"]))
-        return _grid([self._miss(row) for row in spread(rows, self._settings.gallery // 2)])
+        return _grid([self._miss(row) for row in sample_evenly(rows, self._settings.gallery // 2)])
 
-    def _found(self, row: Row, correct: Correct, with_truth: bool, colour: str = BLUE) -> Html:
-        told = {True: "right", False: "wrong", None: ""}[correct.get(_key(row))]
+    def _found(self, row: LesionRow, correct: Correct, with_truth: bool, colour: str = BLUE) -> Html:
+        found = {True: "right", False: "wrong", None: ""}[correct.get(_key(row))]
         subject = outline(row, colour)
         known = self._truth if with_truth else {}
         facts = [f"score {number(row['score'])}", f"round {row['round']}"]
-        verdict = [tag("b", told, class_=told)] if told else []
+        verdict = [tag("b", found, class_=found)] if found else []
         others = [*self._around(row, subject), *known.get(row["volume_id"], [])]
         return self._figure(row, subject, others, NAMED[colour], facts, verdict)
 
-    def _negative(self, row: Row) -> Html:
+    def _negative(self, row: LesionRow) -> Html:
         facts = [f"LPG score {number(row['score'])}", f"round {row['round']}"]
         subject = outline(row, RED)
         return self._figure(row, subject, self._around(row, subject), "hard negative", facts, [])
 
-    def _miss(self, row: Row) -> Html:
+    def _miss(self, row: LesionRow) -> Html:
         subject = outline(row, AMBER)
         facts = [row["kind"]] if row["kind"] else []
         return self._figure(row, subject, self._around(row, subject), "missed lesion", facts, [])
 
-    def _around(self, row: Row, subject: Outline) -> list[Outline]:
+    def _around(self, row: LesionRow, subject: Outline) -> list[Outline]:
         volume = row["volume_id"]
         near = [*self._clinical.get(volume, []), *self._harvested.get(volume, [])]
         return [other for other in near if other.boxes_xyxy_px != subject.boxes_xyxy_px]
 
     def _figure(
-        self, row: Row, subject: Outline, others: Sequence[Outline], words: str, facts: Sequence[str],
+        self, row: LesionRow, subject: Outline, others: Sequence[Outline], words: str, facts: Sequence[str],
         verdict: Sequence[Html],
     ) -> Html:  # fmt: skip
         volume_id, slices = row["volume_id"], list(subject.boxes_xyxy_px)
@@ -104,7 +106,7 @@ class Gallery:
         return tag("figure", pictures, tag("figcaption", join(_dotted(parts))))
 
 
-def outline(row: Row, colour: str, dashed: bool = False) -> Outline:
+def outline(row: LesionRow, colour: str, dashed: bool = False) -> Outline:
     """The boxes of a row of HARVEST (x1_px ...), LEDGER (lists) or MARKS (single values)."""
     values = [row.get(f"{side}_px", row.get(side)) for side in ("z", *SIDES)]
     lists = [value if isinstance(value, list) else [value] for value in values]
@@ -112,7 +114,7 @@ def outline(row: Row, colour: str, dashed: bool = False) -> Outline:
     return Outline(boxes, colour, dashed)
 
 
-def spread(rows: Sequence[Row], wanted: int) -> list[Row]:
+def sample_evenly(rows: Sequence[LesionRow], wanted: int) -> list[LesionRow]:
     """`wanted` rows evenly from first to last; all where there are fewer, none where none is wanted."""
     if wanted <= 0:
         return []
@@ -147,11 +149,11 @@ def _grid(figures: Sequence[Html]) -> Html:
     return tag("div", *figures, class_="gallery") if figures else tag("p", "None.", class_="soft")
 
 
-def _key(row: Row) -> tuple[str, str]:
+def _key(row: LesionRow) -> tuple[str, str]:
     return row["volume_id"], row["lesion_id"]
 
 
-def _worst_last(row: Row) -> tuple[float, str, str]:
+def _worst_last(row: LesionRow) -> tuple[float, str, str]:
     return -row["score"], row["volume_id"], row.get("lesion_id") or row["label_id"]
 
 

@@ -4,17 +4,17 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from harvester.geometry import boxes_to_mm
+from harvester.geometry import Array, boxes_to_mm
 from harvester.records import Volume
 from harvester.report.html import Html, tag
 
-Array = NDArray[Any]
+Grey = NDArray[np.uint8]
 
 CONTEXT_MM: Final = 100.0
 """Side of a crop; wider where the box alone takes most of it."""
@@ -41,8 +41,8 @@ def slices_to_show(z_with_box: Sequence[int], depth: int, wanted: int) -> list[i
         low = max(0, low - (missing + 1) // 2)
         high = min(depth - 1, low + wanted - 1)
         low = max(0, high - wanted + 1)
-    spread = np.linspace(low, high, min(wanted, high - low + 1))
-    return sorted({int(z) for z in np.round(spread)})
+    evenly = np.linspace(low, high, min(wanted, high - low + 1))
+    return sorted({int(z) for z in np.round(evenly)})
 
 
 def window_for(slab: Volume, first_z: int, outline: Outline) -> str:
@@ -61,7 +61,7 @@ def strip(
 ) -> Html:
     """Slices of one lesion side by side; `slab` starts at the first of those `shown`.
 
-    `words` is what a reader without pictures is told.
+    `words` is what a reader without pictures is given.
     """
     window_hu = WINDOWS[window_for(slab, shown[0], subject)]
     frame_mm = _frame(slab, subject)
@@ -90,7 +90,7 @@ def _frame(volume: Volume, subject: Outline) -> tuple[float, float, float]:
 
 def _grey(
     volume: Volume, z: int, frame_mm: tuple[float, float, float], window_hu: tuple[float, float]
-) -> Array:
+) -> Grey:
     """(SHOWN_PX, SHOWN_PX) uint8, bilinear between voxel centres; air beyond the volume."""
     _, spacing_y, spacing_x = volume.spacing_zyx_mm
     left, top, side = frame_mm
@@ -107,7 +107,8 @@ def _between(rows: Array, at: Array) -> Array:
     at = np.clip(at, 0, len(rows) - 1)
     below = np.minimum(np.floor(at).astype(int), max(len(rows) - 2, 0))
     share = (at - below)[:, None]
-    return rows[below] * (1 - share) + rows[np.minimum(below + 1, len(rows) - 1)] * share
+    mixed: Array = rows[below] * (1 - share) + rows[np.minimum(below + 1, len(rows) - 1)] * share
+    return mixed
 
 
 def _line(volume: Volume, outline: Outline, z: int, bold: bool) -> Html:
@@ -121,9 +122,7 @@ def _line(volume: Volume, outline: Outline, z: int, bold: bool) -> Html:
     )  # fmt: skip
 
 
-def _svg(
-    grey: Array, lines: Sequence[Html], frame_mm: tuple[float, float, float], z: int, words: str
-) -> Html:
+def _svg(grey: Grey, lines: Sequence[Html], frame_mm: tuple[float, float, float], z: int, words: str) -> Html:
     left, top, side = frame_mm
     buffer = io.BytesIO()
     Image.fromarray(grey).save(buffer, "PNG")

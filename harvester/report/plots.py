@@ -3,9 +3,10 @@
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harvester.certificate.frontier import Frontier, FrontierRow
 from harvester.errors import StoreError
@@ -16,6 +17,9 @@ from harvester.evaluation.scorecard import CURVE_RATES, CURVE_RECALLS, Scorecard
 from harvester.evaluation.summary import METRIC_NAMES, rate_labels
 from harvester.report.html import Html, tag
 from harvester.report.pictures import data_uri
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 INK: Final = "#1c2430"
 SOFT: Final = "#5a6675"
@@ -40,9 +44,9 @@ STYLE: Final[Any] = {
 
 
 def froc_plot(curves: Sequence[Mapping[str, Any]]) -> Html:
-    """Sensitivity on unmarked lesions against false positives a volume, one line a curve."""
+    """Sensitivity on unmarked lesions against false positives per volume, one line per curve."""
 
-    def draw(axes: Any) -> None:
+    def draw(axes: "Axes") -> None:
         for curve in curves:
             fp, sensitivity = curve["froc"]
             axes.plot(fp, sensitivity, label=curve["name"], **_line_style(curve["name"]))
@@ -52,17 +56,17 @@ def froc_plot(curves: Sequence[Mapping[str, Any]]) -> Html:
         ticks = (0, 0.25, 1, 4, 16)
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.set_xticks([], minor=True)
-        axes.set_xlabel("false positives a volume")
+        axes.set_xlabel("false positives per volume")
         axes.set_ylabel("sensitivity on unmarked lesions")
         axes.legend(loc="best")
 
-    return _figure(draw, "FROC curves", "FROC: unmarked lesions proposed against false positives a volume.")
+    return _figure(draw, "FROC curves", "FROC: unmarked lesions proposed against false positives per volume.")
 
 
 def precision_recall_plot(curves: Sequence[Mapping[str, Any]], target: float) -> Html:
-    """Precision against recall, one line a curve, the target as a dashed line."""
+    """Precision against recall, one line per curve, the target as a dashed line."""
 
-    def draw(axes: Any) -> None:
+    def draw(axes: "Axes") -> None:
         axes.axhline(target, color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
         axes.text(1.0, target + 0.012, f"target {target:g}", ha="right", va="bottom", color=SOFT)
         for curve in curves:
@@ -78,9 +82,9 @@ def precision_recall_plot(curves: Sequence[Mapping[str, Any]], target: float) ->
 
 
 def yield_plot(by_round: Mapping[int, Mapping[str, int]]) -> Html:
-    """Harvested lesions a round, a bar each: {round: {"right", "wrong", "unknown"}}."""
+    """Harvested lesions per round, a bar each: {round: {"right", "wrong", "unknown"}}."""
 
-    def draw(axes: Any) -> None:
+    def draw(axes: "Axes") -> None:
         bottom = dict.fromkeys(by_round, 0)
         for part, colour in PARTS.items():
             heights = [by_round[k].get(part, 0) for k in by_round]
@@ -108,17 +112,16 @@ def _line_style(name: str) -> dict[str, Any]:
     return {"color": colour, "linewidth": 1.8, **dashed}
 
 
-def _figure(draw: Callable[[Any], None], title: str, caption: str) -> Html:
+def _figure(draw: Callable[["Axes"], None], title: str, caption: str) -> Html:
     # matplotlib takes a second to import; only a report needs it.
     import matplotlib as mpl
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(4.6, 3.5), layout="constrained")
         draw(figure.add_subplot())
         buffer = io.BytesIO()
-        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
     source = data_uri(buffer.getvalue(), "image/svg+xml")
     return tag("figure", tag("img", src=source, alt=title), tag("figcaption", caption))
 
@@ -146,7 +149,7 @@ def _cards(done: Evaluation) -> Iterator[tuple[str, Scorecard]]:
     yield "run", done.overall.run
 
 
-def _froc(axes: Any, done: Evaluation) -> None:
+def _froc(axes: "Axes", done: Evaluation) -> None:
     rates, volumes = done.protocol.rates, len(done.truth.volume_ids)
     for name, card in _cards(done):
         curve = froc(card.hits, volumes)
@@ -159,7 +162,7 @@ def _froc(axes: Any, done: Evaluation) -> None:
             found,
             color=EVALUATION_COLOURS[name],
             linewidth=1.8,
-            label=f"{name}, mean {_told(card, 'mean')}",
+            label=f"{name}, mean {_figure_of(card, 'mean')}",
         )
         axes.plot(rates, card.figures["sensitivity"], "o", color=EVALUATION_COLOURS[name], markersize=3.5)
     axes.set_xscale("log", base=2)
@@ -167,13 +170,13 @@ def _froc(axes: Any, done: Evaluation) -> None:
     axes.set_xticks(rates, rate_labels(done.protocol))
     axes.set_xticks([], minor=True)
     axes.set_ylim(0, 1)
-    axes.set_xlabel("false positives a volume")
+    axes.set_xlabel("false positives per volume")
     axes.set_ylabel(f"sensitivity, {METRIC_NAMES[done.protocol.metric]} ≥ {done.protocol.threshold:g}")
     axes.grid(alpha=0.25)
     axes.legend(loc="lower right")
 
 
-def _precision_recall(axes: Any, done: Evaluation) -> None:
+def _precision_recall(axes: "Axes", done: Evaluation) -> None:
     for name, card in _cards(done):
         curve = precision_recall(card.hits)
         envelope = np.maximum.accumulate(curve.precision[::-1])[::-1]
@@ -183,7 +186,7 @@ def _precision_recall(axes: Any, done: Evaluation) -> None:
             envelope,
             color=EVALUATION_COLOURS[name],
             linewidth=1.8,
-            label=f"{name}, AP {_told(card, 'ap')}",
+            label=f"{name}, AP {_figure_of(card, 'ap')}",
         )
         if done.accept is not None:
             point = card.figures["recall"], card.figures["precision"]
@@ -202,26 +205,25 @@ def _precision_recall(axes: Any, done: Evaluation) -> None:
     axes.legend(loc="upper right")
 
 
-def _band(axes: Any, x: Any, card: Scorecard, name: str, colour: str) -> None:
+def _band(axes: "Axes", x: NDArray[np.float64], card: Scorecard, name: str, colour: str) -> None:
     ends = card.interval(name)
     if ends is not None:
         axes.fill_between(x, *ends, color=colour, alpha=0.2, linewidth=0, label=f"{CONFIDENCE:.0%} interval")
 
 
-def _told(card: Scorecard, name: str) -> str:
+def _figure_of(card: Scorecard, name: str) -> str:
     return f"{card.figures[name]:.3f}"
 
 
-def _write(file: Path, draw: Callable[[Any], None]) -> Path:
+def _write(file: Path, draw: Callable[["Axes"], None]) -> Path:
     # matplotlib takes a second to import; only plots need it.
     import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     with mpl.rc_context(STYLE | {"figure.facecolor": "white", "grid.color": SOFT}):
         figure = Figure(figsize=(5.4, 4.2), dpi=DOTS_PER_INCH, layout="constrained")
         draw(figure.add_subplot())
-        FigureCanvasAgg(figure).print_png(file, metadata={"Software": None})
+        figure.savefig(file, format="png", metadata={"Software": None})
     return file
 
 
@@ -231,7 +233,6 @@ FRONTIER_COLOURS: Final = {"certified": "#2f7fe0", "point estimate": "#c77700"}
 def frontier_picture(frontier: Frontier) -> bytes:
     """A PNG: recall against the precision target, certified and by the point estimate; measured precision beside it."""
     import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     known = any(row.precision is not None for row in frontier.rows)
@@ -242,20 +243,18 @@ def frontier_picture(frontier: Frontier) -> bytes:
         if known:
             _precisions(axes[1], frontier)
         picture = io.BytesIO()
-        FigureCanvasAgg(figure).print_png(picture)
+        figure.savefig(picture, format="png")
     return picture.getvalue()
 
 
-def _recalls(axes: Any, frontier: Frontier, known: bool) -> None:
+def _recalls(axes: "Axes", frontier: Frontier, known: bool) -> None:
     for way, colour in FRONTIER_COLOURS.items():
         rows = _of(frontier, way)
         targets = [row.target for row in rows]
-        axes.frontier_picture(
-            targets, [row.recall_vm for row in rows], color=colour, marker="o", label=f"{way}, V_M"
-        )
+        axes.plot(targets, [row.recall_vm for row in rows], color=colour, marker="o", label=f"{way}, V_M")
         if known:
-            recalls = [row.recall_unmarked for row in rows]
-            axes.frontier_picture(
+            recalls = np.array([row.recall_unmarked for row in rows], np.float64)
+            axes.plot(
                 targets, recalls, color=colour, marker="s", linestyle=(0, (4, 2)), label=f"{way}, V_H test"
             )
     axes.set_xlabel("precision target")
@@ -264,14 +263,13 @@ def _recalls(axes: Any, frontier: Frontier, known: bool) -> None:
     axes.legend(loc="best")
 
 
-def _precisions(axes: Any, frontier: Frontier) -> None:
+def _precisions(axes: "Axes", frontier: Frontier) -> None:
     for way, colour in FRONTIER_COLOURS.items():
         rows = [row for row in _of(frontier, way) if row.precision is not None]
-        axes.frontier_picture(
-            [row.target for row in rows], [row.precision for row in rows], color=colour, marker="s", label=way
-        )
+        precisions = np.array([row.precision for row in rows], np.float64)
+        axes.plot([row.target for row in rows], precisions, color=colour, marker="s", label=way)
     targets = [row.target for row in frontier.rows]
-    axes.frontier_picture(targets, targets, color=SOFT, linewidth=1, linestyle=(0, (4, 3)), label="target")
+    axes.plot(targets, targets, color=SOFT, linewidth=1, linestyle=(0, (4, 3)), label="target")
     axes.set_xlabel("precision target")
     axes.set_ylabel("precision measured on V_H test")
     axes.legend(loc="best")

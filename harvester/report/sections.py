@@ -3,25 +3,26 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from harvester.config.loading import dump
 from harvester.config.settings import OperatingPointSettings, Settings
+from harvester.records import MarkTable, Split, rows_where, values
 from harvester.report.html import Html, bar, count, duration, number, paragraph, percent, section, table, tag
 from harvester.store.store import Store
 
-Row = Mapping[str, Any]
+Tree = Mapping[str, Any]
+"""summary.json, or a part of it: a round, a step, a volume."""
 RATES: Final = ("1", "4", "16")
 SPLITS: Final = {
-    "vm": "V_M, every lesion marked",
-    "vh": "V_H, partly marked",
-    "vh_test": "V_H test, partly marked, truth hidden",
-    "vd_test": "V_D test, never seen",
+    Split.VM: "V_M, every lesion marked",
+    Split.VH: "V_H, partly marked",
+    Split.VH_TEST: "V_H test, partly marked, truth hidden",
+    Split.VD_TEST: "V_D test, never seen",
 }
 
 
-def opening(summary: Row, settings: OperatingPointSettings, volumes: int) -> Html:
+def opening(summary: Tree, settings: OperatingPointSettings, volumes: int) -> Html:
     """The title, what was done in one sentence, and the figures that matter."""
     final = summary["final"]
     return tag(
@@ -41,7 +42,7 @@ def opening(summary: Row, settings: OperatingPointSettings, volumes: int) -> Htm
     )
 
 
-def sentence(summary: Row, settings: OperatingPointSettings, volumes: int) -> str:
+def sentence(summary: Tree, settings: OperatingPointSettings, volumes: int) -> str:
     """What was done, for a reader who reads nothing else."""
     final = summary["final"]
     if not final["harvested"]:
@@ -60,23 +61,23 @@ def sentence(summary: Row, settings: OperatingPointSettings, volumes: int) -> st
     )
 
 
-def rounds(summary: Row) -> Html:
-    """One row a round."""
+def rounds(summary: Tree) -> Html:
+    """One row per round."""
     head = (
         "round", "LPG sensitivity at 1 FP", "at 4 FP", "at 16 FP", "LPC AP", "threshold", "precision bound",
         "harvested", "hard negatives", "precision so far", "recall so far",
     )  # fmt: skip
-    told = (
+    words = (
         "Sensitivity, precision and recall are measured on the unmarked lesions of V_H test (match: P3D "
         "IoU of at least 0.5); precision and recall are those of all lesions harvested up to that round. "
-        "FP: false positives a volume. An en dash stands for what cannot be known."
+        "FP: false positives per volume. An en dash stands for what cannot be known."
     )
     rows = [_round(str(row["round"]), row) for row in summary["rounds"]]
     rows.append(_round("all", {**summary["final"], "lpc_ap": None}))
-    return section("Round by round", tag("p", told, class_="soft"), table(head, rows), wide=True)
+    return section("Round by round", tag("p", words, class_="soft"), table(head, rows), wide=True)
 
 
-def certificate(summary: Row, settings: OperatingPointSettings) -> Html:
+def certificate(summary: Tree, settings: OperatingPointSettings) -> Html:
     """What the promise is, what it rests on, what it does not say."""
     tests = [
         [
@@ -124,7 +125,7 @@ def certificate(summary: Row, settings: OperatingPointSettings) -> Html:
     )  # fmt: skip
 
 
-def controls(summary: Row) -> Html:
+def controls(summary: Tree) -> Html:
     """The full loop beside the generator alone and beside shuffled classifier scores."""
     known = summary.get("controls") or {}
     named = {"lpg_alone": "LPG alone, same target", "lpc_shuffled": "LPC scores shuffled"}
@@ -146,7 +147,7 @@ def controls(summary: Row) -> Html:
     )
 
 
-def missing(rows: Sequence[Row]) -> Html:
+def missing(rows: Sequence[Tree]) -> Html:
     """The volumes that miss the most annotations, as the engine believes."""
     head = ("volume", "marked", "harvested", "expected besides", "missing in all")
     shown = [
@@ -166,11 +167,11 @@ def missing(rows: Sequence[Row]) -> Html:
     )
 
 
-def steps(summary: Row) -> Html:
+def steps(summary: Tree) -> Html:
     """Where the time went; steps below 1 % of it go together."""
-    told = summary.get("steps") or []
-    total = sum(step["seconds"] for step in told) or 1.0
-    large = [step for step in told if step["seconds"] >= 0.01 * total]
+    done = summary.get("steps") or []
+    total = sum(step["seconds"] for step in done) or 1.0
+    large = [step for step in done if step["seconds"] >= 0.01 * total]
     rows = [
         [
             f"{step['round']} {step['step']}",
@@ -181,9 +182,9 @@ def steps(summary: Row) -> Html:
         for step in large
     ]
     rest = total - sum(step["seconds"] for step in large)
-    if len(told) > len(large):
-        rows.append([count(len(told) - len(large), "short step"), *_time(rest, total), "", ""])
-    return section("Time", table(("round and step", "time", "share", "slices a second", ""), rows))
+    if len(done) > len(large):
+        rows.append([count(len(done) - len(large), "short step"), *_time(rest, total), "", ""])
+    return section("Time", table(("round and step", "time", "share", "slices per second", ""), rows))
 
 
 def archive(store: Store) -> Html:
@@ -191,8 +192,8 @@ def archive(store: Store) -> Html:
     manifest, marks = store.manifest, store.marks()
     rows = []
     for split, name in SPLITS.items():
-        mine = manifest.filter(pc.equal(manifest["split"], split))
-        known = marks.filter(pc.is_in(marks["volume_id"], mine["volume_id"].combine_chunks()))
+        mine = rows_where(manifest, "split", split)
+        known = rows_where(marks, "volume_id", *values(mine["volume_id"]))
         if len(mine):
             patients = len(pc.unique(mine["patient_id"]))
             rows.append([name, *map(number, (len(mine), patients, _clinical(known), len(known)))])
@@ -200,7 +201,7 @@ def archive(store: Store) -> Html:
     return section("The archive", table(head, rows))
 
 
-def resolved(settings: Settings, summary: Row) -> Html:
+def resolved(settings: Settings, summary: Tree) -> Html:
     """The settings, folded."""
     names = ("config_hash", "data_hash", "run_id")
     hashes = ", ".join(f"{name} {summary[name]}" for name in names if summary.get(name))
@@ -208,7 +209,7 @@ def resolved(settings: Settings, summary: Row) -> Html:
     return section("Settings", tag("p", hashes, class_="soft"), folded)
 
 
-def closing_table(summary: Row) -> str:
+def closing_table(summary: Tree) -> str:
     """The rounds for the terminal, and the sentence that matters."""
     head = (
         "round",
@@ -232,7 +233,7 @@ def closing_table(summary: Row) -> str:
     return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], end])
 
 
-def _round(name: str, row: Row) -> list[str]:
+def _round(name: str, row: Tree) -> list[str]:
     sensitivity = row.get("lpg_sensitivity") or {}
     return [
         name, *(number(sensitivity.get(rate)) for rate in RATES), number(row.get("lpc_ap")),
@@ -241,39 +242,41 @@ def _round(name: str, row: Row) -> list[str]:
     ]  # fmt: skip
 
 
-def _short(name: str, row: Row) -> list[str]:
+def _short(name: str, row: Tree) -> list[str]:
     cells = _round(name, row)
     return [*cells[:4], *cells[5:]]
 
 
-def _control(name: str, row: Row) -> list[str]:
+def _control(name: str, row: Tree) -> list[str]:
     measured = (number(row.get(key), 3) for key in ("precision", "recall_unmarked"))
     return [name, number(row["harvested"]), *measured]
 
 
-def _estimate(row: Row) -> str:
-    told = row.get("point_estimate")
-    if not told or not told.get("harvested"):
+def _estimate(row: Tree) -> str:
+    estimate = row.get("point_estimate")
+    if not estimate or not estimate.get("harvested"):
         return "The point estimate alone would have harvested nothing either."
     measured = (
-        f" (measured: precision {number(told['precision'], 3)}, recall {number(told['recall_unmarked'], 3)})"
-        if told.get("precision") is not None
+        f" (measured: precision {number(estimate['precision'], 3)}, recall {number(estimate['recall_unmarked'], 3)})"
+        if estimate.get("precision") is not None
         else ""
     )
-    return f"The point estimate alone would have harvested {count(told['harvested'], 'lesion')}{measured}."
+    return (
+        f"The point estimate alone would have harvested {count(estimate['harvested'], 'lesion')}{measured}."
+    )
 
 
 def _time(seconds: float, total: float) -> tuple[str, str]:
     return duration(seconds), percent(seconds / total)
 
 
-def _rate(step: Row) -> str:
+def _rate(step: Tree) -> str:
     counts = step.get("counts") or {}
     rate = step.get("rate") or (counts["slices"] / step["seconds"] if counts.get("slices") else None)
     return number(rate, 1)
 
 
-def _at_least(final: Row) -> str:
+def _at_least(final: Tree) -> str:
     return f"≥ {number(final['precision_bound'], 3)}" if final["harvested"] else "–"
 
 
@@ -281,5 +284,5 @@ def _facts(facts: Mapping[str, str]) -> Html:
     return tag("dl", *(tag("div", tag("dt", k), tag("dd", v)) for k, v in facts.items()), class_="facts")
 
 
-def _clinical(marks: pa.Table) -> int:
+def _clinical(marks: MarkTable) -> int:
     return int(pc.sum(marks["clinical"]).as_py() or 0)

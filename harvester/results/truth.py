@@ -20,7 +20,7 @@ from harvester.labels.ledger import (
     where,
 )
 from harvester.mining.candidates import candidates, split_of
-from harvester.records import SELECTED, ManifestTable, MarkTable, ReviewedTable, Role, SelectedTable, Split
+from harvester.records import SELECTED, MarkTable, ReviewedTable, Role, SelectedTable, Split
 from harvester.run.summary import TruthScores
 from harvester.store.store import Store
 
@@ -47,7 +47,7 @@ class ProposalScores:
 
 def hidden_lesions(store: Store) -> MarkTable:
     """The lesions of V_H^test that the archive does not show; empty where no truth is known."""
-    truth, manifest = MarkTable(store.truth()), ManifestTable(store.manifest)
+    truth, manifest = store.truth(), store.manifest
     return split_of(truth.filter(pc.invert(truth["clinical"])), manifest, Split.VH_TEST).combine_chunks()
 
 
@@ -62,8 +62,8 @@ class TruthEvaluator:
     """The hidden truth of a store, and what it says of tubelets. Without truth every answer is None."""
 
     def __init__(self, store: Store, settings: Settings) -> None:
-        self.settings, self.manifest = settings, ManifestTable(store.manifest)
-        marks, reviewed = MarkTable(store.marks()), ReviewedTable(store.reviewed())
+        self.settings, self.manifest = settings, store.manifest
+        marks, reviewed = store.marks(), store.reviewed()
         self.lesions = without_reviewed(hidden_lesions(store), reviewed, settings.operating_point.match_iou)
         known = initial_ledger(marks.filter(marks["clinical"]), reviewed)
         self.known_places = extrude_marks(exclusion_labels(known), self.manifest)

@@ -168,7 +168,7 @@ def store_of(folder: Where, settings: Settings, given: str | None) -> Store:
     where = given or (own if (own / "manifest.parquet").is_file() else settings.data.store)
     if not where:
         raise SettingsError(f"{folder}: holds no store and names none; give the harvested store with --store")
-    return Store(where)
+    return Store.open(where)
 
 
 def what_matters(settings: Settings) -> dict[str, Any]:

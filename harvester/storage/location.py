@@ -9,7 +9,7 @@ import errno
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -53,7 +53,7 @@ class Location:
     options: str = ""
 
     @classmethod
-    def of(cls, where: "Where") -> "Location":
+    def of(cls, where: "Location | Path | str") -> "Location":
         """The location of a path, relative ones made absolute, or of a URI. Raises SettingsError."""
         if isinstance(where, Location):
             return where
@@ -93,8 +93,8 @@ class Location:
         return self.base if self.on_disk else self.base.partition("://")[2]
 
     @property
-    def filesystem(self) -> Any:
-        """pyarrow's, one a process and bucket."""
+    def filesystem(self) -> pa.fs.FileSystem:
+        """pyarrow's, one per process and bucket."""
         bucket = "" if self.on_disk else "/".join(self.base.split("/")[:3])
         return _connected(bucket, self.options)
 
@@ -116,19 +116,19 @@ class Location:
         """Names of the folders in the folder, sorted; none where there is no such folder."""
         return sorted(info.base_name for info in self._listed() if not info.is_file)
 
-    def versions(self) -> dict[str, Any]:
+    def versions(self) -> dict[str, int | None]:
         """When each of the folder's files was last written."""
         return {info.base_name: info.mtime_ns for info in self._listed() if info.is_file}
 
-    def _listed(self) -> Any:
+    def _listed(self) -> list[pa.fs.FileInfo]:
         return self.filesystem.get_file_info(pa.fs.FileSelector(self.key, allow_not_found=True))
 
     def read(self, start: int, count: int) -> bytes:
         """`count` bytes of the file from `start`, fewer at its end. Raises OSError."""
         if not self.on_disk:
-            return _patiently(lambda: _opened(self).read_at(count, start))
+            return _patiently(lambda: _read_at(_opened(self), count, start))
         with self.filesystem.open_input_file(self.key) as file:
-            return file.read_at(count, start)
+            return _read_at(file, count, start)
 
     def read_bytes(self) -> bytes:
         """The whole file. Raises OSError."""
@@ -155,14 +155,19 @@ class Location:
     def read_table(
         self, schema: pa.Schema | None = None, columns: list[str] | None = None, filters: Any = None
     ) -> pa.Table:
-        """A parquet file as a table. Raises OSError, StoreError for what is none or holds more than data."""
+        """A parquet file as a table: all of it, some columns, or those of a schema, cast to its types.
+
+        Raises OSError; StoreError for what is no table, lacks a column of the schema or holds more than data.
+        """
         try:
-            table = _patiently(
-                lambda: pq.read_table(
-                    self.key, schema=schema, columns=columns, filters=filters, filesystem=self.filesystem
+            table = only_data(
+                _patiently(
+                    lambda: pq.read_table(
+                        self.key, columns=columns, filters=filters, filesystem=self.filesystem
+                    )
                 )
             )
-            return only_data(table)
+            return table if schema is None else _cast(table, schema)
         except pa.ArrowException as error:
             raise StoreError(f"{self}: cannot be read as a table ({error}); make it again") from error
 
@@ -182,7 +187,7 @@ class Location:
             self.filesystem.delete_dir(self.key)
 
     @contextmanager
-    def publish(self) -> Iterator[Any]:
+    def publish(self) -> Iterator[pa.NativeFile]:
         """A stream whose bytes become the file when the block ends well; else nothing is left.
 
         Raises OSError; of a full disk NoRoomError.
@@ -199,7 +204,7 @@ class Location:
             ) from error
 
     @contextmanager
-    def _published(self) -> Iterator[Any]:
+    def _published(self) -> Iterator[pa.NativeFile]:
         """Aside, then renamed.
 
         On a disk it is written aside and renamed. An object appears when its upload is complete, so a writer
@@ -224,8 +229,8 @@ class Location:
             filesystem.move(aside.key, self.key)
 
 
-Where = Location | Path | str
-"""What a location can be made of."""
+Where = Location
+"""An older name, in signatures that take a location."""
 
 
 @contextmanager
@@ -246,6 +251,13 @@ def writing(folder: Location) -> Iterator[None]:
 def forget() -> None:
     """Ask object stores anew for the files that are open: they may have been replaced."""
     _opened.cache_clear()
+
+
+def _cast(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The columns of a schema. Reading with it, as pyarrow does, would fill those that are missing with nulls."""
+    if missing := sorted(set(schema.names) - set(table.column_names)):
+        raise pa.ArrowInvalid(f"lacks {', '.join(missing)}")
+    return table.select(schema.names).cast(schema)
 
 
 def _patiently(read: Callable[[], T]) -> T:
@@ -285,26 +297,26 @@ def _from_uri(uri: str) -> Location:
 
 
 @lru_cache(maxsize=16)
-def _connected(bucket: str, options: str) -> Any:
+def _connected(bucket: str, options: str) -> pa.fs.FileSystem:
     """The filesystem of a bucket, or of this machine for ""."""
     if not bucket:
         return pa.fs.LocalFileSystem()
     try:
-        checked = pa.fs.FileSystem.from_uri(f"{bucket}?{options}" if options else bucket)[0]
+        plain: pa.fs.FileSystem = pa.fs.FileSystem.from_uri(f"{bucket}?{options}" if options else bucket)[0]
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise SettingsError(f"{bucket}: {error}; correct what follows the ? of the store's URI") from None
-    return _patient(checked, dict(parse_qsl(options))) if bucket.startswith("s3:") else checked
+    return _patient(plain, dict(parse_qsl(options))) if isinstance(plain, pa.fs.S3FileSystem) else plain
 
 
-def _patient(checked: Any, options: dict[str, str]) -> Any:
+def _patient(plain: pa.fs.S3FileSystem, options: Mapping[str, str]) -> pa.fs.S3FileSystem:
     """The S3 filesystem that a URI gives, but one that outlasts a store's bad minutes: a URI cannot say that."""
     words = {"true": True, "1": True, "false": False, "0": False}
     given = {
         name: words.get(text.lower(), text) if name.startswith(("allow_", "force_", "check_")) else text
         for name, text in options.items()
     }
-    own = {
-        "region": checked.region,
+    own: dict[str, Any] = {
+        "region": plain.region,
         "retry_strategy": pa.fs.AwsStandardS3RetryStrategy(max_attempts=TRIES),
         "allow_delayed_open": True,  # a small file is then one request, not three
     }
@@ -312,6 +324,12 @@ def _patient(checked: Any, options: dict[str, str]) -> Any:
 
 
 @lru_cache(maxsize=32)
-def _opened(file: Location) -> Any:
+def _opened(file: Location) -> pa.NativeFile:
     """An object's reader is kept: opening one asks for its size, which takes as long as reading."""
     return file.filesystem.open_input_file(file.key)
+
+
+def _read_at(file: Any, count: int, start: int) -> bytes:
+    """Any: pyarrow-stubs know read_at without its arguments."""
+    data: bytes = file.read_at(count, start)
+    return data

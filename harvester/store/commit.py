@@ -1,12 +1,12 @@
 """From shards to a finished store: its tables, and what it was made from."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
 from harvester.errors import StoreError
-from harvester.records import PARTLY_MARKED, Mark, Refused
+from harvester.records import PARTLY_MARKED, Mark, Refused, Split
 from harvester.storage.location import Location, writing
 from harvester.store.shard_plan import ShardNote
 from harvester.store.store import Store, finish_store
@@ -14,36 +14,36 @@ from harvester.store.store import Store, finish_store
 STAMP: Final = "prepared.json"
 
 
-def finish(
-    folder: Location, notes: Sequence[ShardNote], refused: Sequence[Refused], told: dict[str, str]
+def commit_store(
+    folder: Location, notes: Sequence[ShardNote], refused: Sequence[Refused], inputs: Mapping[str, str]
 ) -> Store:
-    """The tables, in the order of ids, whatever shard a volume is in."""
+    """Write the tables, in the order of ids, whatever shard a volume is in; `inputs`: what it was all made from."""
     manifest = sorted((row for note in notes for row in note.manifest), key=_volume_id)
     splits = {row["volume_id"]: row["split"] for row in manifest}
     marks = [Mark(**row) for row in sorted((row for note in notes for row in note.marks), key=_volume_id)]
     known = [mark for mark in marks if _is_known(mark, splits[mark.volume_id])]
-    hidden = [mark for mark in marks if splits[mark.volume_id] in ("vh_test", "vd_test")]
+    hidden = [mark for mark in marks if splits[mark.volume_id] in (Split.VH_TEST, Split.VD_TEST)]
     ignore = sorted((row for note in notes for row in note.ignore), key=_volume_id)
     with writing(folder):
         (folder / "manifest.parquet").delete()  # not a store until it has its tables again
-        (folder / STAMP).write_bytes(json.dumps(told).encode())
+        (folder / STAMP).write_bytes(json.dumps(inputs).encode())
     return finish_store(folder, manifest, known, hidden, [asdict(each) for each in refused], ignore)
 
 
 def _is_known(mark: Mark, split: str) -> bool:
     """Whether a mark is for the harvest to learn from: of V_M any, of V_H the clinical, of V_D^test none."""
-    return split == "vm" or (mark.clinical and split in PARTLY_MARKED)
+    return split == Split.VM or (mark.clinical and split in PARTLY_MARKED)
 
 
-def told_before(folder: Location, identity: str) -> dict[str, str] | None:
+def inputs_before(folder: Location, identity: str) -> dict[str, str] | None:
     """What the store that is there was made from, None for no store. Raises StoreError for other settings."""
     if not (folder / "manifest.parquet").is_file():
         return None
     stamp = folder / STAMP
-    told: dict[str, str] = json.loads(stamp.read_bytes()) if stamp.is_file() else {}
-    if told.get("settings") != identity:
+    inputs: dict[str, str] = json.loads(stamp.read_bytes()) if stamp.is_file() else {}
+    if inputs.get("settings") != identity:
         raise StoreError(f"{folder}: holds a store made from other settings; give another --store or --run")
-    return told
+    return inputs
 
 
 def _volume_id(row: dict[str, Any]) -> str:

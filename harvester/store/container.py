@@ -1,6 +1,6 @@
 """A shard: volumes in one file, one after another, each readable without the others and without a table.
 
-volume := prefix header frame...       one frame a slice (encoding.py)
+volume := prefix header frame...       one frame per slice
 prefix := "HVSHARD1" header_bytes:u32 header_crc32:u32, little-endian
 header := JSON: volume_id, patient_id, shape (z, y, x), spacing_zyx_mm, frame_bytes [z], frame_crc32 [z]
 
@@ -22,7 +22,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from harvester.errors import StoreError
-from harvester.records import Volume
+from harvester.records import Split, Volume
 from harvester.storage.location import Location, writing
 
 MAGIC: Final = b"HVSHARD1"
@@ -42,7 +42,7 @@ class Span:
 
 
 @dataclass(frozen=True, eq=False)
-class Header:
+class VolumeHeader:
     """What a volume says of itself. starts: (depth + 1,) first byte of each slice's frame, from the volume's own."""
 
     patient_id: str
@@ -55,10 +55,10 @@ class Header:
 class ShardWriter:
     """Volumes into an open file, one at a time."""
 
-    def __init__(self, name: str, sink: Any) -> None:
+    def __init__(self, name: str, sink: pa.NativeFile) -> None:
         self.name, self.sink, self.offset = name, sink, 0
 
-    def add(self, volume: Volume, split: str, source_hash: str) -> dict[str, Any]:
+    def add(self, volume: Volume, split: Split, source_hash: str) -> dict[str, Any]:
         """Write a volume and return its manifest row."""
         frames = [encode_slice(plane) for plane in volume.hu_zyx]
         header = _header_json(volume, frames)
@@ -78,7 +78,7 @@ def open_shard(file: Location) -> Iterator[ShardWriter]:
         yield ShardWriter(file.name, sink)
 
 
-def read_header(file: Location, volume_id: str, span: Span) -> Header:
+def read_header(file: Location, volume_id: str, span: Span) -> VolumeHeader:
     """The header of a volume, checked. Raises StoreError for a broken one, OSError for an unreadable file."""
     start = file.read(span.offset, min(span.bytes, FIRST_READ))
     magic, size, crc = PREFIX.unpack(start[: PREFIX.size]) if len(start) >= PREFIX.size else (b"", 0, 0)
@@ -88,14 +88,15 @@ def read_header(file: Location, volume_id: str, span: Span) -> Header:
     text = start[PREFIX.size : end] if end <= len(start) else file.read(span.offset + PREFIX.size, size)
     if zlib.crc32(text) != crc:
         raise _broken(volume_id)
-    told = json.loads(text)
-    starts = end + np.concatenate([[0], np.cumsum(told["frame_bytes"])])
-    crc32 = np.asarray(told["frame_crc32"], np.uint32)
-    return Header(told["patient_id"], tuple(told["shape"]), tuple(told["spacing_zyx_mm"]), starts, crc32)
+    header = json.loads(text)
+    starts = end + np.concatenate([[0], np.cumsum(header["frame_bytes"])])
+    crc32 = np.asarray(header["frame_crc32"], np.uint32)
+    shape, spacing = tuple(header["shape"]), tuple(header["spacing_zyx_mm"])
+    return VolumeHeader(header["patient_id"], shape, spacing, starts, crc32)
 
 
 def read_slices(
-    file: Location, volume_id: str, span: Span, header: Header, z_start: int, z_end: int
+    file: Location, volume_id: str, span: Span, header: VolumeHeader, z_start: int, z_end: int
 ) -> NDArray[np.int16]:
     """Slices [z_start, z_end) of a volume, by one read. Raises StoreError for a broken one, OSError."""
     first, last = int(header.starts[z_start]), int(header.starts[z_end])
@@ -122,7 +123,7 @@ def _header_json(volume: Volume, frames: list[bytes]) -> bytes:
     ).encode()
 
 
-def _manifest_row(volume: Volume, split: str, source_hash: str, span: Span) -> dict[str, Any]:
+def _manifest_row(volume: Volume, split: Split, source_hash: str, span: Span) -> dict[str, Any]:
     z, y, x = volume.spacing_zyx_mm
     depth, height, width = volume.hu_zyx.shape
     return {
@@ -158,12 +159,12 @@ HU: Final = np.dtype("<i2")
 def encode_slice(hu_yx: NDArray[np.int16]) -> bytes:
     """One slice, int16 (rows, columns), as bytes."""
     pairs = np.ascontiguousarray(hu_yx, HU).view(np.uint8).reshape(-1, 2)
-    return CODEC.compress(np.ascontiguousarray(pairs.T), asbytes=True)
+    return CODEC.compress(np.ascontiguousarray(pairs.T).data, asbytes=True)
 
 
-def decode_slice(frame: Any, out_yx: NDArray[np.int16]) -> None:
+def decode_slice(frame: memoryview | bytes, out_yx: NDArray[np.int16]) -> None:
     """Bytes of encode_slice into a contiguous array of the slice's shape. Raises OSError for other bytes."""
-    planes = np.frombuffer(CODEC.decompress(frame, out_yx.nbytes), np.uint8)
+    planes = np.frombuffer(memoryview(CODEC.decompress(frame, out_yx.nbytes)), np.uint8)
     low, high = planes[: out_yx.size], planes[out_yx.size :]
     flat = out_yx.reshape(-1)
     # Three passes over a slice in the cache are faster than one that writes every second byte.

@@ -13,7 +13,8 @@ from typing import Any, Final
 from harvester.config.loading import settings_hash
 from harvester.storage.location import PART, Location
 
-Case = dict[str, Any]
+CaseRecord = dict[str, Any]
+"""A case as a dataset describes it: volume_id, and where they are known files, bytes and background_id."""
 
 SHARD_BYTES: Final = 256 << 20
 """Decoded voxels of a shard, about: large enough for object stores, small enough to be made again."""
@@ -51,7 +52,7 @@ class ShardNote:
         (folder / f"{self.name}.json").write_bytes(self.to_json().encode())
 
 
-def plan_shards(cases: Sequence[Case], shard_bytes: int = SHARD_BYTES) -> list[list[Case]]:
+def plan_shards(cases: Sequence[CaseRecord], shard_bytes: int = SHARD_BYTES) -> list[list[CaseRecord]]:
     """The cases in their order, cut into shards of about so many decoded bytes; none for no cases.
 
     A volume larger than that is alone. Cases of one background stay together, and no shard has two backgrounds:
@@ -60,7 +61,7 @@ def plan_shards(cases: Sequence[Case], shard_bytes: int = SHARD_BYTES) -> list[l
     grouped = any("background_id" in case for case in cases)
     fair = sum(map(_decoded_bytes, cases)) // SHARDS_OF_A_SMALL_STORE
     room = shard_bytes if grouped else min(shard_bytes, max(fair, LEAST_BYTES))
-    shards: list[list[Case]] = []
+    shards: list[list[CaseRecord]] = []
     filled, group = 0, None
     for case in cases:
         size = _decoded_bytes(case)
@@ -72,7 +73,7 @@ def plan_shards(cases: Sequence[Case], shard_bytes: int = SHARD_BYTES) -> list[l
     return shards
 
 
-def shard_name(cases: Sequence[Case], source_hashes: Mapping[str, str]) -> str:
+def shard_name(cases: Sequence[CaseRecord], source_hashes: Mapping[str, str]) -> str:
     """Named by what it is to be made from: the same cases give the same name."""
     return settings_hash([source_hashes[case["volume_id"]] for case in cases])
 
@@ -112,7 +113,7 @@ def _read_note(folder: Location, name: str) -> ShardNote | None:
     return note if note.name == name else None
 
 
-def _decoded_bytes(case: Case) -> int:
+def _decoded_bytes(case: CaseRecord) -> int:
     files = case.get("files") or [""]
     known = int(case.get("bytes") or 0) or ASSUMED_BYTES
     return known * GZIP if str(files[0]).endswith(".gz") else known

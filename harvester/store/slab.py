@@ -8,11 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harvester.config.settings import GridSettings
-from harvester.geometry import scale_boxes, scale_slices
-from harvester.storage.location import Where
+from harvester.geometry import Array, scale_boxes, scale_slices
+from harvester.storage.location import Location
 from harvester.store.store import read_volume
 
-Array = NDArray[Any]
+Integers = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Slab = NDArray[np.int16]
 
 SIDE_MULTIPLE: Final = 16
 """Grid sides are padded to multiples of this, the deepest stride, with air."""
@@ -82,12 +84,12 @@ class GridFrame:
         )
         return y, x
 
-    def slices_to_grid(self, z_px: Array) -> Array:
+    def slices_to_grid(self, z_px: Array) -> Integers:
         """The nearest grid slice of each of the volume's slices."""
         nearest = np.rint(scale_slices(z_px, 1 / self.ratios_zyx[0])).astype(np.int64)
         return np.clip(nearest, 0, self.shape_zyx[0] - 1)
 
-    def slices_of_px(self) -> Array:
+    def slices_of_px(self) -> Integers:
         """For each of the volume's slices its nearest grid slice, (depth,)."""
         return self.slices_to_grid(np.arange(self.shape_px_zyx[0]))
 
@@ -96,12 +98,12 @@ class GridFrame:
 class Taps:
     """Where values between samples come from: (n,) indices low and high, and the share (float32) of the high one."""
 
-    low: Array
-    high: Array
-    share: Array
+    low: Integers
+    high: Integers
+    share: NDArray[np.float32]
 
     @classmethod
-    def at(cls, positions: Array, count: int) -> "Taps":
+    def at(cls, positions: Floats, count: int) -> "Taps":
         """For fractional indices into `count` samples; beyond the ends the end repeats."""
         positions = np.clip(positions, 0, count - 1)
         low = np.floor(positions).astype(np.int64)
@@ -117,7 +119,7 @@ class Taps:
         return Taps(self.low[start:stop], self.high[start:stop], self.share[start:stop])
 
 
-def read_slab(store: Where, frame: GridFrame, z_start: int, z_end: int) -> Array:
+def read_slab(store: Location, frame: GridFrame, z_start: int, z_end: int) -> Slab:
     """Grid slices [z_start, z_end) as int16 HU (z, y, x), decoding only what they need.
 
     Slices beyond the volume repeat its first or last one; sides are padded with air to SIDE_MULTIPLE.
@@ -126,7 +128,7 @@ def read_slab(store: Where, frame: GridFrame, z_start: int, z_end: int) -> Array
     return pad_sides(_in_plane(_interpolated(pixels, 0, taps), frame))
 
 
-def read_pixels(store: Where, frame: GridFrame, z_start: int, z_end: int) -> tuple[Array, Taps]:
+def read_pixels(store: Location, frame: GridFrame, z_start: int, z_end: int) -> tuple[Slab, Taps]:
     """The volume's own slices, int16 HU (z, y, x), that grid slices [z_start, z_end) need, and how to mix them."""
     wanted = np.clip(np.arange(z_start, z_end), 0, frame.shape_zyx[0] - 1)
     positions = np.clip(scale_slices(wanted, frame.ratios_zyx[0]), 0, frame.shape_px_zyx[0] - 1)
@@ -134,7 +136,7 @@ def read_pixels(store: Where, frame: GridFrame, z_start: int, z_end: int) -> tup
     return read_volume(store, frame.volume_id, first, last).hu_zyx, Taps.at(positions - first, last - first)
 
 
-def _in_plane(slab_zyx: Array, frame: GridFrame) -> Array:
+def _in_plane(slab_zyx: Slab, frame: GridFrame) -> Slab:
     """Each slice's rows and columns on the grid, as `interpolate` would do them one after the other.
 
     Slice by slice, in place: all that a slice needs stays in the processor's cache.
@@ -159,7 +161,7 @@ def _mixed(low: Array, high: Array, share: Array) -> Array:
     return np.rint(low, out=low)
 
 
-def interpolate(values: Array, axis: int, positions: Array) -> Array:
+def interpolate(values: Array, axis: int, positions: Floats) -> Array:
     """Linear interpolation at fractional indices along an axis, ends repeated; whole indices are just taken."""
     return _interpolated(values, axis, Taps.at(positions, values.shape[axis]))
 
@@ -175,7 +177,7 @@ def _interpolated(values: Array, axis: int, taps: Taps) -> Array:
     return np.rint(mixed).astype(values.dtype)
 
 
-def pad_sides(slab_zyx: Array) -> Array:
+def pad_sides(slab_zyx: Slab) -> Slab:
     """Pad rows and columns at their ends with air to multiples of SIDE_MULTIPLE."""
     rows, columns = pad_widths(slab_zyx.shape[1:])
     if not rows and not columns:

@@ -1,9 +1,9 @@
 """The store: volumes decoded once, kept compressed slice by slice, read by slice range without decoding the rest.
 
-store/                        a folder on a disk or in an object store (locations.py)
-  shards/<name>.shard   volumes, one after another (shard.py)
+store/                        a folder on a disk or in an object store (storage/location.py)
+  shards/<name>.shard   volumes, one after another (container.py)
   shards/<name>.json    what jobs/prepare.py made it from, to go on after a stop (shard_plan.py)
-  manifest.parquet      one row a volume (records.MANIFEST), and where it lies
+  manifest.parquet      one row per volume (records.MANIFEST), and where it lies
   marks.parquet         what the archive knows (records.MARKS)
   truth.parquet         hidden truth of vh_test and vd_test, for scoring alone
   ignore.parquet        regions left out of harvest and scoring (records.IGNORE)
@@ -14,9 +14,10 @@ store/                        a folder on a disk or in an object store (location
 
 import json
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
@@ -24,10 +25,28 @@ import pyarrow.compute as pc
 
 from harvester.config.loading import settings_hash
 from harvester.errors import StoreError
-from harvester.records import IGNORE, MANIFEST, MARKS, REJECTS, REVIEWED, Mark, Volume
+from harvester.records import (
+    IGNORE,
+    MANIFEST,
+    MARKS,
+    REJECTS,
+    REVIEWED,
+    SCHEMAS,
+    IgnoreTable,
+    Kind,
+    ManifestTable,
+    Mark,
+    MarkTable,
+    RejectTable,
+    ReviewedTable,
+    Split,
+    Volume,
+    empty,
+    values,
+)
 from harvester.storage import location as locations
-from harvester.storage.location import Location, Where, writing
-from harvester.store.container import Header, Span, open_shard, read_header, read_slices
+from harvester.storage.location import Location, writing
+from harvester.store.container import Span, VolumeHeader, open_shard, read_header, read_slices
 
 VOLUME_NAME: Final = r"^[0-9A-Za-z_][^/\\\x00-\x1f]*$"
 SHARD_NAME: Final = re.compile(r"[A-Za-z0-9_-]+\.shard")
@@ -35,40 +54,48 @@ WHERE_IT_LIES: Final = ("shard", "offset", "bytes", "checksum")
 """Columns of the manifest that say where a volume lies; the same data may lie otherwise."""
 
 
+@dataclass(frozen=True, eq=False)
 class Store:
-    """A finished store, opened for reading: a folder's path, or the URI of one. Raises StoreError for no store."""
+    """A finished store: where it lies, and its volumes (records.MANIFEST). `open` reads one."""
 
-    def __init__(self, where: Where) -> None:
-        self.path = Location.of(where)
+    path: Location
+    manifest: ManifestTable
+
+    @classmethod
+    def open(cls, where: Location | Path | str) -> "Store":
+        """The store in a folder or at a URI, as it is now: this process forgets what it remembers of stores.
+
+        Raises StoreError where there is none.
+        """
+        path = Location.of(where)
         _forget()
-        file = self.path / "manifest.parquet"
-        if not file.is_file():
-            raise StoreError(f"{self.path}: no manifest.parquet; make a store with jobs/prepare.py")
-        self.manifest: pa.Table = _checked(self.path, file.read_table())
+        if not (path / "manifest.parquet").is_file():
+            raise StoreError(f"{path}: no manifest.parquet; make a store with jobs/prepare.py")
+        return cls(path, _manifest(path))
 
     def read(self, volume_id: str, z_start: int = 0, z_end: int | None = None) -> Volume:
         """Slices [z_start, z_end) of a volume, decoding only those."""
         return read_volume(self.path, volume_id, z_start, z_end)
 
-    def marks(self) -> pa.Table:
+    def marks(self) -> MarkTable:
         """What the archive knows (records.MARKS)."""
-        return (self.path / "marks.parquet").read_table(MARKS)
+        return self._read(MarkTable, "marks")
 
-    def truth(self) -> pa.Table:
+    def truth(self) -> MarkTable:
         """The hidden truth, for scoring alone (records.MARKS); empty where there is none."""
-        return self._table("truth", MARKS)
+        return self._table(MarkTable, "truth")
 
-    def ignore(self) -> pa.Table:
+    def ignore(self) -> IgnoreTable:
         """Regions left out of harvest and scoring (records.IGNORE)."""
-        return self._table("ignore", IGNORE)
+        return self._table(IgnoreTable, "ignore")
 
-    def rejects(self) -> pa.Table:
+    def rejects(self) -> RejectTable:
         """What was refused and why (records.REJECTS)."""
-        return self._table("rejects", REJECTS)
+        return self._table(RejectTable, "rejects")
 
-    def reviewed(self) -> pa.Table:
+    def reviewed(self) -> ReviewedTable:
         """What people said of labels that were exported (records.REVIEWED); empty before the first review."""
-        return self._table("reviewed", REVIEWED)
+        return self._table(ReviewedTable, "reviewed")
 
     def data_hash(self) -> str:
         """Names what the store holds: voxels, spacings, splits, marks, regions left out, reviews; not where it lies."""
@@ -81,9 +108,12 @@ class Store:
         tables += [table for table in (self.reviewed().to_pylist(),) if table]
         return settings_hash(*[sorted(json.dumps(row, sort_keys=True) for row in table) for table in tables])
 
-    def _table(self, name: str, schema: pa.Schema) -> pa.Table:
-        file = self.path / f"{name}.parquet"
-        return file.read_table(schema) if file.is_file() else schema.empty_table()
+    def _table(self, kind: Callable[[pa.Table], Kind], name: str) -> Kind:
+        """A table of the store, without rows where it has none."""
+        return self._read(kind, name) if (self.path / f"{name}.parquet").is_file() else empty(kind)
+
+    def _read(self, kind: Callable[[pa.Table], Kind], name: str) -> Kind:
+        return kind((self.path / f"{name}.parquet").read_table(SCHEMAS[kind]))
 
 
 CACHED_BYTES: Final = 4 << 20
@@ -91,21 +121,22 @@ CACHED_VOLUMES: Final = 192
 """Small volumes stay decoded in the process that read them (192 x 4 MiB at most), for training's random reads."""
 
 
-def read_volume(store: Where, volume_id: str, z_start: int = 0, z_end: int | None = None) -> Volume:
+def read_volume(store: Location, volume_id: str, z_start: int = 0, z_end: int | None = None) -> Volume:
     """Slices [z_start, z_end) of a stored volume, decoding only those; a small volume is decoded whole, once."""
-    path = Location.of(store)
-    header = _header(path, volume_id)
+    header = _header(store, volume_id)
     depth, height, width = header.shape_zyx
     z_end = depth if z_end is None else z_end
     if not 0 <= z_start < z_end <= depth:
         raise StoreError(f"volume {volume_id}: slices {z_start} to {z_end} asked of {depth}")
     if depth * height * width * 2 <= CACHED_BYTES:
-        whole = _read_whole(path, volume_id)
+        whole = _read_whole(store, volume_id)
         return replace(whole, hu_zyx=whole.hu_zyx[z_start:z_end])
-    return _read_slices(path, volume_id, z_start, z_end)
+    return _read_slices(store, volume_id, z_start, z_end)
 
 
-def write_volume(store: Where, volume: Volume, split: str, source_hash: str) -> dict[str, Any]:
+def write_volume(
+    store: Location | Path | str, volume: Volume, split: Split, source_hash: str
+) -> dict[str, Any]:
     """Write one volume as a shard of its own and return its manifest row. Raises StoreError."""
     name = f"v{settings_hash(volume.volume_id)}.shard"
     with open_shard(Location.of(store) / "shards" / name) as shard:
@@ -114,16 +145,15 @@ def write_volume(store: Where, volume: Volume, split: str, source_hash: str) -> 
     return row
 
 
-def write_reviewed(store: Where, reviewed: pa.Table) -> None:
+def write_reviewed(store: Location, reviewed: ReviewedTable) -> None:
     """Put what people said (records.REVIEWED) into a store, in place of what was there."""
-    keys: list[tuple[str, Any]] = [(name, "ascending") for name in ("volume_id", "label_id", "role")]
-    folder = Location.of(store)
-    with writing(folder):
-        (folder / "reviewed.parquet").write_table(reviewed.cast(REVIEWED).sort_by(keys))
+    ordered = reviewed.sort_by([(name, "ascending") for name in ("volume_id", "label_id", "role")])
+    with writing(store):
+        (store / "reviewed.parquet").write_table(ordered.cast(REVIEWED))
 
 
 def finish_store(
-    store: Where,
+    store: Location | Path | str,
     manifest_rows: Iterable[Mapping[str, Any]],
     marks: Iterable[Mark],
     truth: Iterable[Mark],
@@ -143,36 +173,35 @@ def finish_store(
         (folder / "manifest.parquet").delete()  # tables of two makings are never seen together
         for name, table in tables.items():
             (folder / f"{name}.parquet").write_table(table)
-    return Store(folder)
+    return Store.open(folder)
 
 
-def _checked(path: Location, manifest: pa.Table) -> pa.Table:
-    """The manifest as records.MANIFEST. Raises StoreError for another version and for names that lead out."""
-    if missing := set(MANIFEST.names) - set(manifest.schema.names):
-        raise StoreError(
-            f"{path}: a store of another version (manifest.parquet lacks {', '.join(sorted(missing))}); "
-            "make it again with jobs/prepare.py"
-        )
+def _manifest(path: Location) -> ManifestTable:
+    """The manifest. Raises StoreError for another version and for names that lead out, OSError for none."""
+    try:
+        manifest = (path / "manifest.parquet").read_table(MANIFEST)
+    except StoreError as error:
+        raise StoreError(f"{error} with jobs/prepare.py") from error
     named = pc.match_substring_regex(manifest["volume_id"], VOLUME_NAME)
     if not pc.all(named, skip_nulls=False, min_count=0).as_py():
         raise StoreError(
             f"{path}: manifest.parquet holds volume ids that are no file names; want a letter or digit first and no "
             "slash, for exports name files by them"
         )
-    if any(not SHARD_NAME.fullmatch(name or "") for name in manifest["shard"].unique().to_pylist()):
+    if any(not SHARD_NAME.fullmatch(name or "") for name in values(manifest["shard"].unique())):
         raise StoreError(f"{path}: manifest.parquet names shards outside the store; make it again")
-    return manifest.select(MANIFEST.names).cast(MANIFEST)
+    return ManifestTable(manifest)
 
 
 @lru_cache(maxsize=4)
 def _spans(store: Location) -> dict[str, Span]:
-    """Where each volume lies, once a process."""
+    """Where each volume lies, once per process."""
     try:
-        table = _checked(store, (store / "manifest.parquet").read_table())
-    except (OSError, pa.ArrowInvalid) as error:
+        table = _manifest(store)
+    except OSError as error:
         raise StoreError(f"{store}: no manifest.parquet that can be read; make a store first") from error
-    columns = (table[name].to_pylist() for name in WHERE_IT_LIES)
-    return dict(zip(table["volume_id"].to_pylist(), map(Span, *columns), strict=True))
+    columns = (values(table[name]) for name in WHERE_IT_LIES)
+    return dict(zip(values(table["volume_id"]), map(Span, *columns), strict=True))
 
 
 def _span(store: Location, volume_id: str) -> Span:
@@ -183,7 +212,7 @@ def _span(store: Location, volume_id: str) -> Span:
 
 
 @lru_cache(maxsize=4096)
-def _header(store: Location, volume_id: str) -> Header:
+def _header(store: Location, volume_id: str) -> VolumeHeader:
     span = _span(store, volume_id)
     try:
         return read_header(store / "shards" / span.shard, volume_id, span)

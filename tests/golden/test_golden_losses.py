@@ -23,9 +23,10 @@ from harvester.models.data_parallel import Team
 from harvester.models.fit import FoldTask
 from harvester.proposals.network import Generator
 from harvester.proposals.training import fit_generator
-from harvester.records import LEDGER, Mark, Volume
+from harvester.records import LEDGER, Mark
 from harvester.storage.location import Location
-from harvester.store.store import Store, finish_store, write_volume
+from harvester.store.store import Store
+from tests.builders import made_store
 
 HERE = Path(__file__).parent
 EXPECTED = HERE / "losses" / "expected.json"
@@ -49,19 +50,18 @@ CLOSE = 2e-3
 History = list[dict[str, float]]
 
 
-def made_store(folder: Path, side: int) -> Store:
+def noise(folder: Path, side: int) -> Store:
     """A volume of noise with two bright boxes: one is a lesion's, the other a hard negative's."""
     hu = np.random.default_rng(0).normal(0, 30, (12, side, side))
     hu[4:8, 16:32, 20:36] = hu[3:7, 36:50, 40:52] = 300
-    volume = Volume("v", "p", hu.astype(np.int16), (2.0, 0.8, 0.8))
     mark = Mark("v", "m", 5, 20, 16, 35, 31, clinical=True)
-    return finish_store(folder, [write_volume(folder, volume, "vm", "h")], [mark], [])
+    return made_store(folder, {"v": "vm"}, [mark], hu=hu.astype(np.int16), spacing_zyx_mm=(2.0, 0.8, 0.8))
 
 
 def losses(folder: Path, settings: Settings, side: int, negatives: bool = True) -> History:
     """Of a later round's generator, as jobs/harvest.py fits it, with the norm of its gradient."""
     torch.manual_seed(1)
-    store = made_store(folder, side)
+    store = noise(folder, side)
     ledger = from_marks(store.marks())
     if negatives:
         ledger = extend(ledger, pa.Table.from_pylist([NEGATIVE], LEDGER))
@@ -70,14 +70,14 @@ def losses(folder: Path, settings: Settings, side: int, negatives: bool = True) 
     save_file({name: value.contiguous() for name, value in first.state_dict().items()}, start)
     norms: list[float] = []
 
-    class Told(Team):
+    class Norms(Team):
         def add_up(self, model: nn.Module) -> None:
             # Where ranks add up their gradients: after they are made, before they are clipped.
             grads = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
             norms.append(float(nn.utils.get_total_norm(grads)))
 
     task = FoldTask(
-        store.path, 1, start, Location.of(folder) / "c.pt", False, team=Told(), log=lambda line: None
+        store.path, 1, start, Location.of(folder) / "c.pt", False, team=Norms(), log=lambda line: None
     )
     _, history = fit_generator(task, settings, store.manifest.to_pylist(), ledger)
     return [{**terms, "gradient": norm} for terms, norm in zip(history, norms, strict=True)]
@@ -100,8 +100,8 @@ def assert_close(got: History, expected: History) -> None:
 
 @pytest.fixture
 def expected() -> dict[str, History]:
-    told: dict[str, History] = json.loads(EXPECTED.read_text())
-    return told
+    kept: dict[str, History] = json.loads(EXPECTED.read_text())
+    return kept
 
 
 def test_three_steps_of_a_small_generator(tmp_path: Path, expected: dict[str, History]) -> None:
@@ -129,8 +129,8 @@ def main() -> None:
         parts = {name: Path(folder) / name for name in ("small", "paper")}
         for part in parts.values():
             part.mkdir()
-        told = {"small": small(parts["small"]), "paper": paper(parts["paper"])}
-    EXPECTED.write_text(json.dumps(told, indent=1) + "\n")
+        kept = {"small": small(parts["small"]), "paper": paper(parts["paper"])}
+    EXPECTED.write_text(json.dumps(kept, indent=1) + "\n")
 
 
 if __name__ == "__main__":

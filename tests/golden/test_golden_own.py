@@ -130,11 +130,11 @@ def slow() -> dict[str, dict[str, Any]]:
     """The expected figures of every case."""
     volumes = len((OWN / "volumes.txt").read_text().split())
     marks, boxes, detections = read("marks.csv"), read("boxes3d.csv"), read("detections3d.csv")
-    told = {"p3d_iou": figures(visit(tubelets(), marks, p3d_iou, 0.5), len(marks), volumes, lens=False)}
+    scores = {"p3d_iou": figures(visit(tubelets(), marks, p3d_iou, 0.5), len(marks), volumes, lens=False)}
     for name, metric in {"iobb": iobb, "iou": iou, "iogt": iogt}.items():
         points = visit(detections, boxes, in_3d(metric), 0.3)
-        told[name] = figures(points, len(boxes), volumes, lens=True)
-    return told
+        scores[name] = figures(points, len(boxes), volumes, lens=True)
+    return scores
 
 
 def same(got: dict[str, Any], want: dict[str, Any], tolerance: float) -> None:
@@ -147,11 +147,11 @@ def same(got: dict[str, Any], want: dict[str, Any], tolerance: float) -> None:
 
 def test_the_slow_version_still_gives_the_expected_figures() -> None:
     want = json.loads((OWN / "expected.json").read_text())
-    for case, told in slow().items():
-        same(told, want[case], 1e-12)
+    for case, scores in slow().items():
+        same(scores, want[case], 1e-12)
         # The case is worth something: repeats, double hits, points that stand exactly at a rate.
-        assert told["fp_ap"] > told["fp_froc"]
-        assert told["num_volumes"] == 16
+        assert scores["fp_ap"] > scores["fp_froc"]
+        assert scores["num_volumes"] == 16
 
 
 @pytest.mark.parametrize("case", ["p3d_iou", "iobb", "iou", "iogt"])

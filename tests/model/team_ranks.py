@@ -77,7 +77,7 @@ def main(store: str, out: str, rank: str, size: str) -> None:
     """Meet the others in OUT, fit, write down."""
     meeting = (Path(out) / "meeting").as_uri()
     dist.init_process_group("gloo", init_method=meeting, rank=int(rank), world_size=int(size))
-    told = fitted(Store(store), Path(out), Team(int(rank), int(size), dist.group.WORLD))
+    told = fitted(Store.open(store), Path(out), Team(int(rank), int(size), dist.group.WORLD))
     (Path(out) / f"rank-{rank}.json").write_text(json.dumps(told))
     dist.destroy_process_group()
 

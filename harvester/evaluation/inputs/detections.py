@@ -1,9 +1,9 @@
 """Detections to be scored: tubelets in two layouts and 3D boxes, checked row by row before anything is counted.
 
-    one row a slice    volume_id, tubelet_id, z, x1, y1, x2, y2, score          score of the slice
-    one row a tubelet  volume_id, lists z, x1, y1, x2, y2 (or x1_px ...), slice_score   as records.TUBELETS
+    one row per slice  volume_id, tubelet_id, z, x1, y1, x2, y2, score          score of the slice
+    one row per tubeletvolume_id, lists z, x1, y1, x2, y2 (or x1_px ...), slice_score   as records.TUBELETS
     3D boxes           volume_id, x1, y1, z1, x2, y2, z2, score
-    published pickles  MinedLesions, HardNegatives: tubelets with a score a slice (labels/published_tubelets.py)
+    published pickles  MinedLesions, HardNegatives: tubelets with a score per slice (labels/published_tubelets.py)
 
 A tubelet's score is its highest slice score, or a column that the caller names.
 """
@@ -11,24 +11,23 @@ A tubelet's score is its highest slice score, or a column that the caller names.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from harvester.errors import LabelError
 from harvester.evaluation.boxes3d import SIDES_3D
-from harvester.evaluation.inputs.read_table import floats, ids, read_table, require
+from harvester.evaluation.inputs.read_table import Ids, floats, ids, names, read_table, require
 from harvester.evaluation.inputs.tubelet_tables import IN_PLANE, LAYOUTS, from_lists, from_slices
 from harvester.evaluation.inputs.validate import first_few, refuse_boxes, refuse_duplicates, refuse_rows
-from harvester.evaluation.matching import SIDES
+from harvester.evaluation.matching import SIDES, Floats
 from harvester.labels.deeplesion.mark_tables import PICKLES
 from harvester.labels.deeplesion.published_tubelets import read_published_tubelets
+from harvester.records import values
 
-Array = NDArray[Any]
-LAYOUT_3D: Final = "one row a box: volume_id, x1, y1, z1, x2, y2, z2, score"
+LAYOUT_3D: Final = "one row per box: volume_id, x1, y1, z1, x2, y2, z2, score"
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +39,7 @@ class Detections:
     """
 
     table: pa.Table
-    scores: NDArray[np.float64]
+    scores: Floats
 
 
 def read_detections(
@@ -89,9 +88,9 @@ def _plain_names(table: pa.Table) -> pa.Table:
     return table.rename_columns([renamed.get(name, name) for name in table.column_names])
 
 
-def _refuse_unknown(volume: pa.DictionaryArray, volume_ids: Sequence[str], file: Path) -> None:
-    used = volume.dictionary.take(pc.unique(volume.indices))
-    unknown = used.filter(pc.invert(pc.is_in(used, value_set=pa.array(volume_ids, pa.string())))).to_pylist()
+def _refuse_unknown(volume: Ids, volume_ids: Sequence[str], file: Path) -> None:
+    used, known = values(volume.dictionary.take(volume.indices.unique())), set(volume_ids)
+    unknown = [volume_id for volume_id in used if volume_id not in known]
     if unknown:
         raise LabelError(
             f"{file.name}: {len(unknown)} of {len(used)} volumes are not annotated: {first_few(unknown)}; "
@@ -99,13 +98,12 @@ def _refuse_unknown(volume: pa.DictionaryArray, volume_ids: Sequence[str], file:
         )
 
 
-def _boxes(table: pa.Table, volume: pa.DictionaryArray, score: str, file: Path) -> Detections:
+def _boxes(table: pa.Table, volume: Ids, score: str, file: Path) -> Detections:
     require(table, (*SIDES_3D, score), file, LAYOUT_3D)
     sides = {side: floats(table[side], side, file) for side in SIDES_3D}
     scores = floats(table[score], score, file)
-    told = table.select(["volume_id", *SIDES_3D, score])
-    refuse_boxes((*IN_PLANE, ("z1", "z2")), sides, told, file)
-    refuse_rows(np.isnan(scores), told, "no score", file)
-    refuse_duplicates(told, file)
-    names = volume.dictionary.take(volume.indices)
-    return Detections(pa.table({"volume_id": names, **sides}), scores.astype(np.float64))
+    rows = table.select(["volume_id", *SIDES_3D, score])
+    refuse_boxes((*IN_PLANE, ("z1", "z2")), sides, rows, file)
+    refuse_rows(np.isnan(scores), rows, "no score", file)
+    refuse_duplicates(rows, file)
+    return Detections(pa.table({"volume_id": names(volume), **sides}), scores.astype(np.float64))

@@ -4,25 +4,26 @@ import importlib
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from harvester.errors import LabelError
 from harvester.evaluation.inputs.validate import NAMED
+from harvester.evaluation.matching import Integers, numbers
+from harvester.geometry import Array
 from harvester.labels.deeplesion.volume_ids import plain_id
-from harvester.records import only_data
+from harvester.records import Column, only_data
 
 # pyarrow imports pandas, where there is one, at its first conversion: a quarter of a second that belongs here,
 # with the other imports, and not into the time of the first table.
 with suppress(ImportError):
     importlib.import_module("pandas")
 
-Array = NDArray[Any]
+Ids: TypeAlias = "pa.DictionaryArray[Any, Any]"
 TEXT: Final = ("volume_id", "patient_id", "mark_id", "lesion_id", "kind")
 """Columns of a CSV that are read as text even where they look like numbers: 007 stays 007."""
 
@@ -34,7 +35,9 @@ def read_table(file: Path) -> pa.Table:
     """
     try:
         if file.stat().st_size == 0:
-            raise LabelError(f"{file.name}: the file is empty; want a table with a row a detection or a mark")
+            raise LabelError(
+                f"{file.name}: the file is empty; want a table with one row per detection or mark"
+            )
         return _with_plain_ids(_parse(file))
     except (OSError, pa.ArrowException) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
@@ -62,10 +65,10 @@ def _with_plain_ids(table: pa.Table) -> pa.Table:
         column = column.dictionary_encode()
     if not pa.types.is_dictionary(column.type) or not pa.types.is_string(column.type.value_type):
         return table
-    array = column.unify_dictionaries().combine_chunks()
-    told = array.dictionary.to_pylist()
-    plain = [None if name is None else plain_id(name) for name in told]
-    if plain == told:
+    array = _one_dictionary(column)
+    given = array.dictionary.to_pylist()
+    plain = [None if name is None else plain_id(name) for name in given]
+    if plain == given:
         return table
     values = pa.array(plain, pa.string()).take(array.indices)
     return table.set_column(names.index("volume_id"), "volume_id", values)
@@ -80,40 +83,50 @@ def require(table: pa.Table, wanted: Sequence[str], file: Path, layout: str) -> 
         )
 
 
-def floats(column: pa.ChunkedArray, name: str, file: Path) -> Array:
+def floats(column: Column, name: str, file: Path) -> Array:
     """(n,) numbers of a column, nulls as nan; float32 stays float32. Raises LabelError where it holds none."""
     kind = column.type
     if pa.types.is_null(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind):
         column = column.cast(pa.float64())
     if not pa.types.is_floating(column.type):
         raise LabelError(f"{file.name}: column {name} holds {kind}; want numbers")
-    values: Array = column.to_numpy()  # nulls of a floating column come as nan
-    return values
+    return numbers(column)  # nulls of a floating column come as nan
 
 
-def integers(column: pa.ChunkedArray, name: str, file: Path) -> Array:
+def integers(column: Column, name: str, file: Path) -> Integers:
     """(n,) int64 counts from 0 of a column of whole numbers. Raises LabelError for fractions, nulls and negatives."""
-    if pa.types.is_integer(column.type) and not column.null_count:
-        values = column.to_numpy()
-    else:
-        values = floats(column, name, file)
+    whole = pa.types.is_integer(column.type) and not column.null_count
+    values = numbers(column) if whole else floats(column, name, file)
     wrong = np.flatnonzero(~((values >= 0) & (values < 2**31) & (values == np.floor(values))))
     if len(wrong):
-        told = ", ".join(f"{values[row]} (row {row + 1})" for row in wrong[:NAMED])
+        first = ", ".join(f"{values[row]} (row {row + 1})" for row in wrong[:NAMED])
         raise LabelError(
-            f"{file.name}: column {name} has {len(wrong)} values that are no slice from 0: {told}"
+            f"{file.name}: column {name} has {len(wrong)} values that are no slice from 0: {first}"
         )
     return values.astype(np.int64)
 
 
-def ids(column: pa.ChunkedArray, name: str, file: Path) -> pa.DictionaryArray:
+def ids(column: Column, name: str, file: Path) -> Ids:
     """The column as one dictionary array of strings. Raises LabelError for nulls."""
     if column.null_count:
-        row = int(np.flatnonzero(column.is_null().to_numpy())[0])
+        row = int(np.flatnonzero(numbers(column.is_null()))[0])
         raise LabelError(f"{file.name}: {column.null_count} rows have no {name}, the first is row {row + 1}")
     if not pa.types.is_dictionary(column.type):
         column = column.cast(pa.string()).dictionary_encode()
-    array = column.unify_dictionaries().combine_chunks()
+    array = _one_dictionary(column)
     if pa.types.is_string(array.dictionary.type):
         return array
     return pa.DictionaryArray.from_arrays(array.indices, array.dictionary.cast(pa.string()))
+
+
+def names(column: Ids) -> "pa.Array[Any]":
+    """The ids themselves, one per row."""
+    return column.dictionary.take(column.indices)
+
+
+def _one_dictionary(column: Column) -> Ids:
+    """The chunks of a dictionary-encoded column as one array with one dictionary."""
+    array: Any = (
+        column.unify_dictionaries().combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    )
+    return cast(Ids, array)

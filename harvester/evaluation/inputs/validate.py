@@ -9,43 +9,44 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from harvester.errors import LabelError
+from harvester.geometry import Array
+from harvester.records import Column
 
-Array = NDArray[Any]
 NAMED: Final = 3
 """How many of the rows or ids at fault an error names."""
 
 
-def refuse_rows(wrong: Array, told: pa.Table, fault: str, file: Path, wanted: str = "") -> None:
-    """Raise LabelError if any of the (n,) rows of `told` is wrong: the fault and the first few with their values."""
-    rows = np.flatnonzero(wrong)
-    if not len(rows):
+def refuse_rows(wrong: NDArray[np.bool_], rows: pa.Table, fault: str, file: Path, wanted: str = "") -> None:
+    """Raise LabelError if any of the n `rows` is `wrong` (n,): the fault and the first few with their values."""
+    places = np.flatnonzero(wrong)
+    if not len(places):
         return
-    first = told.take(pa.array(rows[:NAMED])).to_pylist()
-    named = "; ".join(f"row {row + 1} ({_words(values)})" for row, values in zip(rows, first, strict=False))
-    more = ", ..." if len(rows) > NAMED else ""
-    where = "1 row" if len(rows) == 1 else f"{len(rows)} rows"
+    first = rows.take(places[:NAMED]).to_pylist()
+    named = "; ".join(f"row {row + 1} ({_words(values)})" for row, values in zip(places, first, strict=False))
+    more = ", ..." if len(places) > NAMED else ""
+    where = "1 row" if len(places) == 1 else f"{len(places)} rows"
     raise LabelError(f"{file.name}: {fault} in {where}: {named}{more}{wanted and '; ' + wanted}")
 
 
 def refuse_boxes(
-    lows_highs: Sequence[tuple[str, str]], columns: dict[str, Array], told: pa.Table, file: Path
+    lows_highs: Sequence[tuple[str, str]], columns: dict[str, Array], rows: pa.Table, file: Path
 ) -> None:
     """Raise LabelError where a box has an end that is no finite number, or a high end below its low end."""
-    wrong = np.zeros(len(told), dtype=bool)
+    wrong = np.zeros(len(rows), dtype=bool)
     for names in lows_highs:
         for name in names:
             wrong |= ~np.isfinite(columns[name])
-    refuse_rows(wrong, told, "a box end that is no finite number", file)
+    refuse_rows(wrong, rows, "a box end that is no finite number", file)
     for low, high in lows_highs:
         refuse_rows(
-            columns[high] < columns[low], told, f"{high} < {low}", file, "ends are inclusive, low first"
+            columns[high] < columns[low], rows, f"{high} < {low}", file, "ends are inclusive, low first"
         )
 
 
-def refuse_duplicates(told: pa.Table, file: Path) -> None:
-    """Raise LabelError where two rows of `told` are equal in every column."""
+def refuse_duplicates(rows: pa.Table, file: Path) -> None:
+    """Raise LabelError where two rows are equal in every column."""
     plain = pa.table(
-        {name: _countable(column) for name, column in zip(told.column_names, told.columns, strict=True)}
+        {name: _countable(column) for name, column in zip(rows.column_names, rows.columns, strict=True)}
     )
     names = plain.column_names
     if plain.group_by(names, use_threads=False).aggregate([]).num_rows == len(plain):
@@ -54,7 +55,7 @@ def refuse_duplicates(told: pa.Table, file: Path) -> None:
     firsts = numbered.group_by(names, use_threads=False).aggregate([("row", "min")])["row_min"].to_numpy()
     wrong = np.ones(len(plain), dtype=bool)
     wrong[firsts] = False
-    refuse_rows(wrong, told, "a repeat of an earlier row", file, "each may appear once")
+    refuse_rows(wrong, rows, "a repeat of an earlier row", file, "each may appear once")
 
 
 def first_few(names: Sequence[str]) -> str:
@@ -62,7 +63,7 @@ def first_few(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
 
 
-def _countable(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def _countable(column: Column) -> Column:
     return column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column
 
 

@@ -1,13 +1,11 @@
 """Which marks of a full annotation are the archive's own."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from harvester.geometry import iou_matrix
+from harvester.geometry import Array, iou_matrix
 
 Box = tuple[float, float, float, float]
 Placed = tuple[int, Box]
@@ -30,5 +28,5 @@ def match_marks(marks: Sequence[Placed], others: Sequence[Placed], iou_at_least:
     }
 
 
-def _arrays(placed: Sequence[Placed]) -> tuple[NDArray[Any], NDArray[Any]]:
+def _arrays(placed: Sequence[Placed]) -> tuple[Array, Array]:
     return np.array([z for z, _ in placed]), np.array([box for _, box in placed], float)

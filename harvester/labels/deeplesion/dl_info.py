@@ -1,4 +1,4 @@
-"""DL_info.csv: DeepLesion's table of clinical marks, a row a lesion, with its published columns.
+"""DL_info.csv: DeepLesion's table of clinical marks, one row per lesion, with its published columns.
 
 Read are the columns of COLUMNS and no others: a patient's age and gender never leave the file. Bounding_boxes are
 the ends of the RECIST diameters padded by 5 px, inclusive, x first. They are rounded to DECIMALS, as the published
@@ -51,7 +51,7 @@ class InfoRow:
 
     z           key slice counted from the sub-volume's first, in the order of the files' numbers
     spacing     mm between voxel centres, z, y, x; not checked here (a volume with a bad one is refused)
-    size_px     the sides of its slices; the archive's are square, so which is which is not told
+    size_px     the sides of its slices; the archive's are square, so which is which is unknown
     split       train, val or test; kind is "" where unknown
     """
 

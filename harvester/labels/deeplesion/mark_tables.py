@@ -1,8 +1,8 @@
 """Marks of fully annotated volumes, as a published pickle or as a table that somebody made.
 
-A table (.parquet or .csv) has a row a mark: volume_id, z, x1, y1, x2, y2; optional: clinical (true or 1 for what the
-archive itself shows), kind. A row whose z is empty says that its volume is annotated and has no lesion. z counts from
-the sub-volume's first slice; boxes are in pixels from 0, both ends inclusive.
+A table (.parquet or .csv) has one row per mark: volume_id, z, x1, y1, x2, y2; optional: clinical (true or 1 for what
+the archive itself shows), kind. A row whose z is empty says that its volume is annotated and has no lesion. z counts
+from the sub-volume's first slice; boxes are in pixels from 0, both ends inclusive.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from harvester.errors import LabelError
 from harvester.labels.deeplesion.published_marks import PublishedMarks, read_published
 from harvester.labels.deeplesion.published_tubelets import SIDES, numbers
 from harvester.labels.deeplesion.volume_ids import plain_id
-from harvester.records import MARKS, only_data
+from harvester.records import MARKS, MarkTable, only_data
 
 PICKLES: Final = (".pkl", ".pickle")
 WANTED: Final = ("volume_id", "z", *SIDES)
@@ -34,9 +34,9 @@ def read_marks(file: Path) -> PublishedMarks:
     if lacking:
         raise LabelError(f"{file.name}: lacks the columns {', '.join(lacking)}; want {', '.join(WANTED)}")
     rows = [_row(number, row, file.name) for number, row in enumerate(table.to_pylist(), 1)]
-    marks = pa.Table.from_pylist([row for row in rows if row["z"] is not None], MARKS)
+    marks = MarkTable(pa.Table.from_pylist([row for row in rows if row["z"] is not None], MARKS))
     volume_ids = tuple(dict.fromkeys(str(row["volume_id"]) for row in rows))
-    return PublishedMarks(volume_ids, marks, tells_clinical="clinical" in table.column_names)
+    return PublishedMarks(volume_ids, marks, knows_clinical="clinical" in table.column_names)
 
 
 def _table(file: Path) -> pa.Table:
@@ -50,7 +50,9 @@ def _table(file: Path) -> pa.Table:
         reason = error.strerror or type(error).__name__
         raise LabelError(f"{file.name}: cannot be read ({reason}); want a table of marks") from None
     except pa.ArrowException as error:
-        raise LabelError(f"{file.name}: is no table ({type(error).__name__}); want a row a mark") from None
+        raise LabelError(
+            f"{file.name}: is no table ({type(error).__name__}); want one row per mark"
+        ) from None
     raise LabelError(f"{file.name}: want a .pkl, .parquet or .csv file of marks")
 
 
@@ -68,8 +70,8 @@ def _row(number: int, row: dict[str, Any], name: str) -> dict[str, Any]:
     if not (box[0] <= box[2] and box[1] <= box[3]):
         raise LabelError(f"{name}: row {number}: box ends out of order; want x1 <= x2 and y1 <= y2")
     sides = dict(zip(SIDES, map(float, box), strict=True))
-    told = {"clinical": _truth(row.get("clinical"), number, name), "kind": row.get("kind") or ""}
-    return {"volume_id": plain, "mark_id": f"{plain}-{number}", "z": int(z), **sides, **told}
+    known = {"clinical": _truth(row.get("clinical"), number, name), "kind": row.get("kind") or ""}
+    return {"volume_id": plain, "mark_id": f"{plain}-{number}", "z": int(z), **sides, **known}
 
 
 def _truth(value: object, number: int, name: str) -> bool:

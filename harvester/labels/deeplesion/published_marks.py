@@ -22,20 +22,20 @@ from harvester.labels.deeplesion.published_tubelets import (
     tubelet_rows,
 )
 from harvester.labels.deeplesion.safe_pickle import plain
-from harvester.records import MARKS
+from harvester.records import MARKS, MarkTable
 
 
 @dataclass(frozen=True)
 class PublishedMarks:
-    """One file of marks: every volume it annotates, those without a mark too, and its marks (records.MARKS).
+    """One file of marks: every volume it annotates, those without a mark too, and its marks.
 
-    The marks of a pickle have clinical=False and kind "": pickles do not tell clinical marks from the added ones.
-    A table (mark_tables.py) may tell, and then `tells_clinical` is True.
+    The marks of a pickle have clinical=False and kind "": pickles do not say which marks are the archive's own.
+    A table (mark_tables.py) may, and then `knows_clinical` is True.
     """
 
     volume_ids: tuple[str, ...]
-    marks: pa.Table
-    tells_clinical: bool = False
+    marks: MarkTable
+    knows_clinical: bool = False
 
 
 def read_published(file: Path) -> PublishedMarks:
@@ -45,7 +45,7 @@ def read_published(file: Path) -> PublishedMarks:
     """
     volumes = read_volumes(file)
     rows = [row for volume_id, held in volumes.items() for row in _rows(volume_id, held, file.name)]
-    return PublishedMarks(tuple(volumes), pa.Table.from_pylist(rows, MARKS))
+    return PublishedMarks(tuple(volumes), MarkTable(pa.Table.from_pylist(rows, MARKS)))
 
 
 def _rows(volume_id: str, held: object, name: str) -> Iterator[dict[str, Any]]:

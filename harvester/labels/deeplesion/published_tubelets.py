@@ -1,4 +1,4 @@
-"""Published files that hold tubelets or 3D boxes (published.py reads those that hold marks).
+"""Published files that hold tubelets or 3D boxes (published_marks.py reads those that hold marks).
 
     tubelets   MinedLesions, HardNegatives: {volume_id: [[(z, [x1, y1, x2, y2, score]), ...], ...]}
     3D boxes   3D-Box: {volume_id: [[x1, y1, x2, y2, z1, z2], ...]}
@@ -19,17 +19,20 @@ import pyarrow as pa
 from harvester.errors import LabelError
 from harvester.labels.deeplesion.safe_pickle import load_numbers, plain
 from harvester.labels.deeplesion.volume_ids import plain_id
+from harvester.records import schema_of
 
 SIDES: Final = ("x1", "y1", "x2", "y2")
-TUBELETS: Final = pa.schema(
-    [("volume_id", pa.string()), ("tubelet_id", pa.int32()), ("z", pa.list_(pa.int32()))]
-    + [(name, pa.list_(pa.float64())) for name in (*SIDES, "slice_score")]
+TUBELETS: Final = schema_of(
+    ("volume_id", pa.string()),
+    ("tubelet_id", pa.int32()),
+    ("z", pa.list_(pa.int32())),
+    *[(name, pa.list_(pa.float64())) for name in (*SIDES, "slice_score")],
 )
-"""One row a tubelet, z ascending; ids count from 0 in each volume."""
-BOXES_3D: Final = pa.schema(
-    [("volume_id", pa.string()), *[(name, pa.float64()) for name in ("x1", "y1", "z1", "x2", "y2", "z2")]]
+"""One row per tubelet, z ascending; ids count from 0 in each volume."""
+BOXES_3D: Final = schema_of(
+    ("volume_id", pa.string()), *[(name, pa.float64()) for name in ("x1", "y1", "z1", "x2", "y2", "z2")]
 )
-"""One row a 3D box."""
+"""One row per 3D box."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ kind is a word of KINDS, by code.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pydicom
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from harvester.errors import LabelError
 from harvester.geometry import paired_iou
 
-Array = NDArray[Any]
+Floats = NDArray[np.float64]
 Box = tuple[float, float, float, float]
 
 KINDS: Final = {
@@ -46,13 +46,13 @@ class ReferredSeries:
 
     sops: Mapping[str, int]
     frame: str
-    origins_mm: Array
-    right: Array
-    down: Array
+    origins_mm: Floats
+    right: Floats
+    down: Floats
     pixel_mm: tuple[float, float]
     size_px: tuple[int, int]
 
-    def slice_of(self, point_mm: Array) -> int:
+    def slice_of(self, point_mm: Floats) -> int:
         """The slice in which a point lies. Raises LabelError where it is off the stack by over half a gap."""
         normal = np.cross(self.right, self.down)
         heights = self.origins_mm @ normal
@@ -63,10 +63,11 @@ class ReferredSeries:
             raise LabelError("a mark lies outside the slices of its series")
         return k
 
-    def on_slice(self, k: int, points_mm: Array) -> Array:
+    def on_slice(self, k: int, points_mm: Floats) -> Floats:
         """(m, 2) image-relative (column, row) coordinates on slice k of (m, 3) points in mm."""
         axes = np.stack([self.right / self.pixel_mm[0], self.down / self.pixel_mm[1]], axis=1)
-        return (points_mm - self.origins_mm[k]) @ axes + 0.5
+        points: Floats = (points_mm - self.origins_mm[k]) @ axes + 0.5
+        return points
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class Regions:
         return Lesion(dict(self.boxes), key, kind, tracking)
 
 
-def box_round(points_xy: Array) -> Box:
+def box_round(points_xy: Floats) -> Box:
     """The inclusive box round (m, 2) image-relative points, one pixel wide at least."""
     low, high = points_xy.min(0), points_xy.max(0) - 1
     middle = (low + high) / 2
@@ -112,7 +113,7 @@ def box_round(points_xy: Array) -> Box:
 def within(box: Box, size_px: tuple[int, int]) -> Box:
     """The box cut at the image's edge. Raises LabelError for one that is not on the image at all."""
     low = np.maximum(box[:2], 0.0)
-    high = np.minimum(box[2:], np.array(size_px, float) - 1)
+    high = np.minimum(box[2:], np.array(size_px, np.float64) - 1)
     if not np.isfinite(box).all() or (low > high).any():
         raise LabelError("a mark lies outside the image")
     return float(low[0]), float(low[1]), float(high[0]), float(high[1])

@@ -1,11 +1,11 @@
 """The lesions of an SR, SEG or RTSTRUCT object, whichever it is."""
 
-from typing import Any, Final
+from typing import Final
 
 import pydicom
-from numpy.typing import NDArray
 from pydicom.uid import UID, RTStructureSetStorage, SegmentationStorage
 
+from harvester.geometry import Array
 from harvester.labels.dicom.lesions import Lesion, ReferredSeries
 from harvester.labels.dicom.rtstruct import read_rtstruct
 from harvester.labels.dicom.seg import read_seg
@@ -18,7 +18,7 @@ WITH_PIXELS: Final = (SegmentationStorage, LABEL_MAP)
 
 
 def read_lesions(
-    item: pydicom.Dataset, frames: NDArray[Any], series: ReferredSeries, machine_marks: bool = False
+    item: pydicom.Dataset, frames: Array, series: ReferredSeries, machine_marks: bool = False
 ) -> list[Lesion]:
     """The lesions that one object marks on the series, in no particular order; none that concern another series.
 

@@ -5,15 +5,12 @@ that begins as names of tumours do. Names are compared, never kept.
 """
 
 import re
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pydicom
-from numpy.typing import NDArray
 
 from harvester.labels.dicom.lesions import Box, Lesion, ReferredSeries, Regions, box_round, within
-
-Array = NDArray[Any]
 
 TUMOUR: Final = re.compile(r"\W*(i?gtv|lesion|tumou?r|nodule|mass|metasta)", re.IGNORECASE)
 Contour = tuple[int, Box, float]

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from harvester.errors import LabelError
+from harvester.geometry import Array
 from harvester.labels.dicom.lesions import Lesion, ReferredSeries, Regions, box_round, code, kind_of, within
 
-Array = NDArray[Any]
+Mask = NDArray[np.bool_]
 
 LESION_CATEGORIES: Final = frozenset({"49755003", "M-01000"})
 """Morphologically abnormal structure (SNOMED CT, and its older id)."""
@@ -36,7 +37,7 @@ def read_seg(
     wanted = {
         int(each.SegmentNumber): each for each in item.SegmentSequence if _is_wanted(each, machine_marks)
     }
-    masks: dict[int, dict[int, Array]] = defaultdict(dict)
+    masks: dict[int, dict[int, Mask]] = defaultdict(dict)
     for index, functional in enumerate(item.PerFrameFunctionalGroupsSequence):
         for number in wanted:
             mask = _mask(item, functional, frames[index], number)
@@ -69,16 +70,21 @@ def _kind(segment: pydicom.Dataset) -> str:
     )
 
 
-def _mask(item: pydicom.Dataset, functional: pydicom.Dataset, frame: Array, number: int) -> Array | None:
+def _mask(item: pydicom.Dataset, functional: pydicom.Dataset, frame: Array, number: int) -> Mask | None:
     """Where a frame shows a segment; None for a frame of another one."""
+    shown: Mask = frame == number
     if item.get("SegmentationType") == "LABELMAP":
-        return frame == number
-    told = functional.get("SegmentIdentificationSequence") or _shared(item, "SegmentIdentificationSequence")
-    if int(told[0].ReferencedSegmentNumber) != number:
+        return shown
+    segments = functional.get("SegmentIdentificationSequence") or _shared(
+        item, "SegmentIdentificationSequence"
+    )
+    if int(segments[0].ReferencedSegmentNumber) != number:
         return None
     if item.get("SegmentationType") == "FRACTIONAL":
-        return frame >= 0.5 * int(item.get("MaximumFractionalValue", 255))
-    return frame > 0
+        shown = frame >= 0.5 * int(item.get("MaximumFractionalValue", 255))
+    else:
+        shown = frame > 0
+    return shown
 
 
 def _shared(item: pydicom.Dataset, sequence: str) -> Any:
@@ -86,16 +92,17 @@ def _shared(item: pydicom.Dataset, sequence: str) -> Any:
 
 
 def _placed(
-    item: pydicom.Dataset, functional: pydicom.Dataset, mask: Array, series: ReferredSeries
-) -> tuple[int, Array]:
+    item: pydicom.Dataset, functional: pydicom.Dataset, mask: Mask, series: ReferredSeries
+) -> tuple[int, Mask]:
     """The slice of the series on which a frame lies, and the mask in that slice's pixels."""
 
-    def told(sequence: str) -> pydicom.Dataset:
-        return (functional.get(sequence) or _shared(item, sequence))[0]
+    def geometry(sequence: str) -> pydicom.Dataset:
+        first: pydicom.Dataset = (functional.get(sequence) or _shared(item, sequence))[0]
+        return first
 
-    origin = np.array(list(told("PlanePositionSequence").ImagePositionPatient), np.float64)
-    turned = np.array(list(told("PlaneOrientationSequence").ImageOrientationPatient), np.float64)
-    row_mm, column_mm = (float(mm) for mm in told("PixelMeasuresSequence").PixelSpacing)
+    origin = np.array(list(geometry("PlanePositionSequence").ImagePositionPatient), np.float64)
+    turned = np.array(list(geometry("PlaneOrientationSequence").ImageOrientationPatient), np.float64)
+    row_mm, column_mm = (float(mm) for mm in geometry("PixelMeasuresSequence").PixelSpacing)
     way = np.concatenate([series.right, series.down])
     if not np.allclose(turned, way, atol=1e-3) or not np.allclose(
         (column_mm, row_mm), series.pixel_mm, rtol=1e-2
@@ -106,7 +113,7 @@ def _placed(
     return k, _moved(mask, int(i), int(j), series.size_px)
 
 
-def _moved(mask: Array, i: int, j: int, size_px: tuple[int, int]) -> Array:
+def _moved(mask: Mask, i: int, j: int, size_px: tuple[int, int]) -> Mask:
     """The mask with its first pixel at column i and row j of an image of the series."""
     rows, columns = np.nonzero(mask)
     rows, columns = rows + j, columns + i
@@ -118,7 +125,7 @@ def _moved(mask: Array, i: int, j: int, size_px: tuple[int, int]) -> Array:
     return placed
 
 
-def _parts(planes: dict[int, Array]) -> list[Regions]:
+def _parts(planes: dict[int, Mask]) -> list[Regions]:
     """What hangs together over the slices, edges and corners included."""
     low, high = min(planes), max(planes)
     used = np.any(list(planes.values()), axis=0)

@@ -4,16 +4,22 @@ A group is one lesion. Points, and regions that a segmentation holds instead, gi
 """
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pydicom
-from numpy.typing import NDArray
 
 from harvester.errors import LabelError
-from harvester.labels.dicom.lesions import Lesion, ReferredSeries, Regions, box_round, code, kind_of, within
-
-Array = NDArray[Any]
+from harvester.labels.dicom.lesions import (
+    Floats,
+    Lesion,
+    ReferredSeries,
+    Regions,
+    box_round,
+    code,
+    kind_of,
+    within,
+)
 
 GROUP: Final = "125007"
 TRACKING_UID: Final = "112040"
@@ -25,7 +31,7 @@ MOST_ITEMS: Final = 200_000
 RECIST_PAD_PX: Final = 5.0
 """Boxes round RECIST end points are padded as DeepLesion's are."""
 
-Mark = tuple[int, str, Array]
+Mark = tuple[int, str, Floats]
 """Slice, graphic type, (m, 2) image-relative points."""
 
 
@@ -78,9 +84,9 @@ def _lesion(group: pydicom.Dataset, series: ReferredSeries) -> Lesion | None:
             regions.add(k, within(box, series.size_px), (box[2] - box[0]) * (box[3] - box[1]))
     if not regions.boxes:
         return None
-    told = {code(each, "ConceptNameCodeSequence"): each for each in items}
-    found = [code(told[concept], "ConceptCodeSequence") for concept in FINDING if concept in told]
-    tracking = str(told[TRACKING_UID].get("UID", "")) if TRACKING_UID in told else ""
+    named = {code(each, "ConceptNameCodeSequence"): each for each in items}
+    found = [code(named[concept], "ConceptCodeSequence") for concept in FINDING if concept in named]
+    tracking = str(named[TRACKING_UID].get("UID", "")) if TRACKING_UID in named else ""
     return regions.lesion(kind_of(found), tracking)
 
 
@@ -104,32 +110,33 @@ def _mark(item: pydicom.Dataset, series: ReferredSeries) -> Mark | None:
     return None
 
 
-def _points(item: pydicom.Dataset, width: int) -> Array:
+def _points(item: pydicom.Dataset, width: int) -> Floats:
     points = np.array(list(item.GraphicData), np.float64).reshape(-1, width)
     if not len(points) or not np.isfinite(points).all():
         raise LabelError("a mark without points that are numbers")
     return points
 
 
-def _outline(kind: str, points: Array) -> Array:
+def _outline(kind: str, points: Floats) -> Floats:
     """(m, 2) points whose box is the region's: circles come as centre and rim, ellipses as ends of their axes."""
+    outline = points
     if kind == "CIRCLE":
         radius = float(np.linalg.norm(points[1] - points[0]))
-        return points[0] + radius * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
-    if kind.startswith("ELLIPS"):
+        outline = points[0] + radius * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
+    elif kind.startswith("ELLIPS"):
         axes = (points[1::2] - points[::2]) / 2
         half = np.sqrt((axes**2).sum(0))
-        return points.mean(0) + half * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
-    return points
+        outline = points.mean(0) + half * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
+    return outline
 
 
-def _area(points: Array) -> float:
+def _area(points: Floats) -> float:
     """Of a polygon, in pixels."""
     x, y = points.T
     return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
 
 
-def _round_lines(lines: list[Array]) -> tuple[float, float, float, float]:
+def _round_lines(lines: list[Floats]) -> tuple[float, float, float, float]:
     """Two axes: the box round their ends, padded. One axis alone: the box of the circle over it."""
     if len(lines) > 1:
         x1, y1, x2, y2 = box_round(np.concatenate(lines))

@@ -6,7 +6,8 @@ import pytest
 
 from harvester.evaluation.boxes3d import SIDES_3D, overlaps_3d
 from harvester.evaluation.curves import sensitivity_at, sensitivity_by_lens
-from harvester.evaluation.matching import Overlaps, hits
+from harvester.evaluation.matching import hits
+from tests.builders import overlapping
 
 
 def table(*rows: tuple[object, ...]) -> pa.Table:
@@ -25,8 +26,8 @@ def test_ends_are_inclusive_on_all_three_axes(metric: str, want: float) -> None:
 
 def test_a_small_box_in_a_large_one_is_whole_by_iobb_only() -> None:
     small, large = table(("a", 2, 2, 2, 3, 3, 3)), table(("a", 0, 0, 0, 3, 3, 3))
-    told = {metric: overlaps_3d(small, large, metric).iou[0] for metric in ("iobb", "iou", "iogt")}
-    assert told == {"iobb": 1.0, "iou": 8 / 64, "iogt": 8 / 64}
+    by_metric = {metric: overlaps_3d(small, large, metric).iou[0] for metric in ("iobb", "iou", "iogt")}
+    assert by_metric == {"iobb": 1.0, "iou": 8 / 64, "iogt": 8 / 64}
     assert overlaps_3d(large, small, "iogt").iou.tolist() == [1.0]
 
 
@@ -37,11 +38,9 @@ def test_no_rows_have_no_overlaps() -> None:
 
 
 def test_lens_counts_a_point_at_the_rate_and_is_flat_beyond_the_ends() -> None:
-    found = Overlaps(np.array([1, 3]), np.array([0, 1]), np.ones(2))
-    seen = hits(
-        found, np.array([0.9, 0.8, 0.7, 0.6]), 2
-    )  # miss, hit, miss, hit: (1, 0) (1, .5) (2, .5) (2, 1)
+    # Miss, hit, miss, hit: (1, 0) (1, .5) (2, .5) (2, 1).
+    seen = hits(overlapping((1, 0, 1.0), (3, 1, 1.0)), np.array([0.9, 0.8, 0.7, 0.6]), 2)
     assert sensitivity_by_lens(seen, [0.5, 1, 1.5, 2, 9], 1).tolist() == [0.0, 0.5, 0.5, 1.0, 1.0]
     assert sensitivity_at(seen, [0.5, 1, 1.5, 2, 9], 1).tolist() == [0.0, 0.0, 0.5, 0.5, 1.0]
-    none = hits(Overlaps(*np.zeros((3, 0), np.int64)), np.zeros(0), 2)
+    none = hits(overlapping(), np.zeros(0), 2)
     assert sensitivity_by_lens(none, [1], 1).tolist() == [0.0]

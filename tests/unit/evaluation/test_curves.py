@@ -5,12 +5,12 @@ import pytest
 
 from harvester.errors import LabelError
 from harvester.evaluation.curves import average_precision, froc, precision_recall, sensitivity_at
-from harvester.evaluation.matching import Hits, Overlaps, hits
+from harvester.evaluation.matching import Hits, hits
+from tests.builders import overlapping
 
 
 def visit(scores: list[float], pairs: list[tuple[int, int]], num_marks: int) -> Hits:
-    tubelet, mark = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
-    return hits(Overlaps(tubelet, mark, np.ones(len(tubelet))), np.array(scores), num_marks)
+    return hits(overlapping(*((row, mark, 1.0) for row, mark in pairs)), np.array(scores), num_marks)
 
 
 def test_froc_leaves_out_repeats_and_ap_counts_them() -> None:

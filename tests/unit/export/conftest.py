@@ -119,7 +119,7 @@ def finished(made_once: Finished, tmp_path: Path) -> Finished:
     """A copy that a test may break."""
     for name in ("run", "source"):
         shutil.copytree(made_once.run.parent / name, tmp_path / name)
-    store = Store(tmp_path / "run" / "store")
+    store = Store.open(tmp_path / "run" / "store")
     return made_once._replace(run=tmp_path / "run", store=store, source=tmp_path / "source")
 
 

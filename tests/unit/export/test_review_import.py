@@ -97,7 +97,7 @@ def assert_boxes(row: dict[str, Any], want: dict[int, tuple[float, ...]]) -> Non
 
 
 def kept(finished: Any, volume_id: str) -> dict[str, dict[str, Any]]:
-    rows = Store(finished.run / "store").reviewed().to_pylist()
+    rows = Store.open(finished.run / "store").reviewed().to_pylist()
     return {row["label_id"]: row for row in rows if row["volume_id"] == volume_id}
 
 
@@ -110,7 +110,7 @@ def test_verdicts_come_back_in_the_stored_order(
     before = finished.store.data_hash()
     assert review(["--run", str(finished.run), "--reviewed", str(file)]) == 0
     assert "3 accepted, 3 rejected" in capsys.readouterr().out
-    assert Store(finished.run / "store").data_hash() != before
+    assert Store.open(finished.run / "store").data_hash() != before
     for volume_id in (finished.supine, finished.turned, finished.nifti):
         rows = kept(finished, volume_id)
         good, bad = (rows[f"reviewed-{RUN_ID}-harvested-0-{number}"] for number in (1, 2))
@@ -196,8 +196,8 @@ def test_as_much_of_vm_stops_counting_as_was_reviewed_of_vh(finished: Any) -> No
     edit_csv(file, say(harvested_0_1="accepted", harvested_0_2="rejected"))
     assert review(["--run", str(finished.run), "--reviewed", str(file)]) == 0
     assert len(kept(finished, "m")) == 10
-    assert share_reviewed(Store(finished.run / "store").reviewed(), 6, RUN_ID) == 1
-    assert share_reviewed(Store(finished.run / "store").reviewed(), 6, "f" * 12) == 0
+    assert share_reviewed(Store.open(finished.run / "store").reviewed(), 6, RUN_ID) == 1
+    assert share_reviewed(Store.open(finished.run / "store").reviewed(), 6, "f" * 12) == 0
 
 
 def test_hits_of_an_older_run_and_review_are_replaced_not_added_to(finished: Any) -> None:
@@ -220,14 +220,14 @@ def test_nothing_reviewed_leaves_the_stores_name(finished: Any, capsys: pytest.C
     before = finished.store.data_hash()
     assert review(["--run", str(finished.run), "--reviewed", str(exported(finished, "csv"))]) == 0
     assert "nothing was reviewed" in capsys.readouterr().out
-    assert Store(finished.run / "store").data_hash() == before
+    assert Store.open(finished.run / "store").data_hash() == before
 
 
 def test_people_accept_what_people_marked(finished: Any) -> None:
     file = exported(finished, "csv")
     edit_csv(file, lambda row: row.update(review="accepted" if row["source"] == "clinical" else ""))
     assert review(["--run", str(finished.run), "--reviewed", str(file)]) == 0
-    assert len(Store(finished.run / "store").reviewed()) == 0
+    assert len(Store.open(finished.run / "store").reviewed()) == 0
 
 
 WRONG: list[tuple[dict[str, str], str]] = [

@@ -1,32 +1,15 @@
 """The ledger keeps every label with its origin; folds keep patients apart."""
 
-from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
 
 from harvester.labels import ledger as ledgers
 from harvester.labels.folds import patient_folds
-from harvester.records import IGNORE, LEDGER, MARKS, REVIEWED, SCORED, Mark, Role
+from harvester.records import IGNORE, LEDGER, MARKS, REVIEWED, Mark, Role
+from tests.builders import marks, selected, tubelet
 
-
-def marks(*given: Mark) -> pa.Table:
-    return pa.Table.from_pylist([asdict(mark) for mark in given], MARKS)
-
-
-def tubelets(*rows: dict[str, Any]) -> pa.Table:
-    plain = {"volume_id": "a", "patient_id": "p", "lpg_score": 0.5, "lpc_score": 0.5, "width_mm": 9.0}
-    plain |= {
-        "z": [3, 4],
-        **{side: [1.5, 2.5] for side in ledgers.BOX},
-        "slice_score": [0.1, 0.5],
-        "score": 0.7,
-    }
-    schema = SCORED.append(pa.field("score", pa.float64()))
-    return pa.Table.from_pylist([plain | row for row in rows], schema)
-
-
-FOUND = tubelets({"tubelet_id": 4}, {"tubelet_id": 1, "volume_id": "b"})
+FOUND = selected(*(tubelet(name, (1.5, 1.5, 2.5, 2.5), z=(3, 4), score=0.7) for name in "ab"))
 
 
 def test_marks_become_rows_of_one_slice_without_a_model() -> None:
@@ -46,9 +29,9 @@ def test_marks_become_rows_of_one_slice_without_a_model() -> None:
         assert row["score"] is row["model_hash"] is row["run_id"] is None
 
 
-def test_a_harvested_row_tells_its_origin() -> None:
+def test_a_harvested_row_has_its_origin() -> None:
     row = ledgers.from_tubelets(FOUND, "lesion", "harvested", 2, "cafe", "run9").to_pylist()[0]
-    assert (row["volume_id"], row["label_id"]) == ("a", "harvested-2-4")
+    assert (row["volume_id"], row["label_id"]) == ("a", "harvested-2-0")
     assert (row["source"], row["round"], row["score"]) == ("harvested", 2, 0.7)
     assert (row["model_hash"], row["run_id"], row["z"]) == ("cafe", "run9", [3, 4])
 
@@ -75,16 +58,12 @@ def test_the_same_labels_make_the_same_table_in_any_order() -> None:
 
 
 def test_rows_by_volume() -> None:
-    groups = ledgers.by_volume(
-        tubelets({"tubelet_id": 0}, {"tubelet_id": 0, "volume_id": "b"}, {"tubelet_id": 1})
-    )
-    assert {name: [row["tubelet_id"] for row in rows] for name, rows in groups.items()} == {
-        "a": [0, 1],
-        "b": [0],
-    }
+    groups = ledgers.by_volume(selected(*(tubelet(name, (1, 1, 2, 2)) for name in "aba")))
+    ids = {name: [row["tubelet_id"] for row in rows] for name, rows in groups.items()}
+    assert ids == {"a": [0, 2], "b": [1]}
 
 
-def manifest(patients: dict[str, int]) -> list[dict[str, Any]]:
+def patient_rows(patients: dict[str, int]) -> list[dict[str, Any]]:
     """Patients p0 .. of each split with two volumes each; one patient in two splits."""
     rows = [
         {"patient_id": f"{split}-{i // 2}", "split": split}
@@ -95,7 +74,7 @@ def manifest(patients: dict[str, int]) -> list[dict[str, Any]]:
 
 
 def test_folds_split_each_set_evenly_and_by_patient() -> None:
-    rows = manifest({"vm": 7, "vh": 10, "vh_test": 5})
+    rows = patient_rows({"vm": 7, "vh": 10, "vh_test": 5})
     folds = patient_folds(rows, 3, seed=5)
     assert set(folds) == {row["patient_id"] for row in rows}
     assert set(folds.values()) == {0, 1, 2}

@@ -11,13 +11,26 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from harvester.certificate.frontier import Frontier, FrontierRow
 from harvester.config.settings import ReportSettings, Settings
-from harvester.records import HARVEST, LEDGER, MARKS, MISSING, Mark, Volume
+from harvester.records import (
+    HARVEST,
+    MARKS,
+    MISSING,
+    HarvestTable,
+    Mark,
+    MarkTable,
+    MissingTable,
+    Volume,
+)
 from harvester.report.build import ReportInputs, build, closing_table, write_report
-from harvester.report.gallery import outline, spread
+from harvester.report.gallery import outline, sample_evenly
 from harvester.report.html import Html, duration, tag
 from harvester.report.pictures import Outline, slices_to_show, strip, window_for
-from harvester.store.store import Store, finish_store, write_volume
+from harvester.report.plots import FRONTIER_COLOURS, frontier_picture
+from harvester.storage.location import Location
+from harvester.store.store import Store
+from tests.builders import label, labels, made_store
 
 SPACING = (4.0, 2.0, 2.0)
 BOX = (30.0, 20.0, 37.0, 29.0)
@@ -28,7 +41,7 @@ SENTENCE = "2 unmarked lesions harvested in 2 volumes at a precision certified t
 def volume(name: str, around_hu: int = 40) -> Volume:
     hu = np.full((9, 64, 72), around_hu, np.int16)
     hu[3:6, 20:30, 30:38] = 60
-    return Volume(name, f"patient-{name}", hu, SPACING)
+    return Volume(name, f"p-{name}", hu, SPACING)
 
 
 def mark(name: str, mark_id: str, clinical: bool) -> Mark:
@@ -39,10 +52,9 @@ def mark(name: str, mark_id: str, clinical: bool) -> Mark:
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     folder = tmp_path_factory.mktemp("store")
     splits = {"v-m": "vm", "v-a": "vh_test", "v-b": "vh_test"}
-    rows = [write_volume(folder, volume(name), split, name) for name, split in splits.items()]
     hidden = [mark("v-a", "t1", False), mark("v-b", "t2", False)]
     clinical = [mark("v-m", "m1", True), mark("v-m", "m2", False), mark("v-a", "c1", True)]
-    return finish_store(folder, rows, clinical, [*hidden, clinical[2]])
+    return made_store(folder, splits, clinical, [*hidden, clinical[2]], volume("v").hu_zyx, SPACING)
 
 
 def lesion(name: str, lesion_id: str, score: float) -> dict[str, Any]:
@@ -67,9 +79,8 @@ def row(k: int, harvested: int, known: bool) -> dict[str, Any]:
 
 def inputs(store: Store, folder: Path, lesions: int, known: bool) -> ReportInputs:
     found = [lesion("v-a", "l<1>", 0.95), lesion("v-b", "l2", 0.85)][:lesions]
-    negative = {"role": "hard_negative", "source": "hard_negative_vm", "round": 0, "score": 0.7, "z": [2]}
-    boxes = {side: [value] for side, value in zip(SIDES, BOX, strict=True)}
-    ledger = [{"volume_id": "v-m", "label_id": f"n{i}", **negative, **boxes} for i in range(3)]
+    origin = {"source": "hard_negative_vm", "round": 0, "score": 0.7}
+    negatives = [label("v-m", BOX, "hard_negative", z=[2], label_id=f"n{i}", **origin) for i in range(3)]
     steps = [{"round": 0, "step": "tubelets", "seconds": 2.0, "counts": {"slices": 27}}]
     summary = {
         "config": "tiny <&>",
@@ -97,16 +108,16 @@ def inputs(store: Store, folder: Path, lesions: int, known: bool) -> ReportInput
         for name, more in (("v-a", 0.75), ("v-b", 0.25))
     ]
     return ReportInputs(
-        folder=folder,
+        folder=Location.of(folder),
         store=store,
         settings=Settings(name="tiny", report=ReportSettings(gallery=4)),
         summary=summary,
-        harvest=pa.Table.from_pylist(found, HARVEST),
-        unproven=pa.Table.from_pylist([lesion("v-a", "l<1>", 0.75)], HARVEST),
-        ledger=pa.Table.from_pylist(ledger, LEDGER),
+        harvest=HarvestTable(pa.Table.from_pylist(found, HARVEST)),
+        unproven=HarvestTable(pa.Table.from_pylist([lesion("v-a", "l<1>", 0.75)], HARVEST)),
+        ledger=labels(*negatives),
         correct={("v-a", "l<1>"): True, ("v-b", "l2"): False} if known else {},
-        missed=pa.Table.from_pylist(missed, MARKS),
-        missing=pa.Table.from_pylist(less, MISSING),
+        missed=MarkTable(pa.Table.from_pylist(missed, MARKS)),
+        missing=MissingTable(pa.Table.from_pylist(less, MISSING)),
         curves=curves,
     )
 
@@ -115,7 +126,7 @@ def inputs(store: Store, folder: Path, lesions: int, known: bool) -> ReportInput
 def whole(store: Store, tmp_path_factory: pytest.TempPathFactory) -> str:
     path = write_report(inputs(store, tmp_path_factory.mktemp("run"), 2, known=True))
     assert path.name == "report.html"
-    assert [file.name for file in path.parent.iterdir()] == ["report.html"]
+    assert path.parent.files() == ["report.html"]
     return path.read_text()
 
 
@@ -172,7 +183,7 @@ def test_every_tag_is_closed(whole: str) -> None:
         assert len(re.findall(f"<{name}[ >]", whole)) == whole.count(f"</{name}>"), name
 
 
-def test_one_hard_negative_a_volume(whole: str) -> None:
+def test_one_hard_negative_per_volume(whole: str) -> None:
     assert whole.count('aria-label="hard negative in v-m, slice 2"') == 1
 
 
@@ -259,12 +270,30 @@ def test_outline_reads_all_three_kinds_of_row() -> None:
         assert outline(kind, "#00f").boxes_xyxy_px == {4: (1.0, 2.0, 3.0, 4.0)}
 
 
-def test_spread_keeps_both_ends() -> None:
+def test_an_even_sample_keeps_both_ends() -> None:
     rows: list[dict[str, Any]] = [{"n": n} for n in range(10)]
-    assert [row["n"] for row in spread(rows, 4)] == [0, 3, 6, 9]
-    assert spread(rows, 0) == []
-    assert spread(rows[:2], 5) == rows[:2]
-    assert spread([], 5) == []
+    assert [row["n"] for row in sample_evenly(rows, 4)] == [0, 3, 6, 9]
+    assert sample_evenly(rows, 0) == []
+    assert sample_evenly(rows[:2], 5) == rows[:2]
+    assert sample_evenly([], 5) == []
+
+
+@pytest.mark.parametrize(("known", "width"), [(False, 600), (True, 1200)])
+def test_the_frontier_is_one_picture_or_two_where_the_truth_is_known(known: bool, width: int) -> None:
+    measured = (0.93, 0.5) if known else (None, None)
+    rows = [
+        FrontierRow(target, way, 0.5, target, 40, 0.95, 0.6, 30, *measured, "")
+        for target in (0.8, 0.9)
+        for way in ("certified", "point estimate")
+    ]
+    refused = FrontierRow(0.99, "certified", None, 0.9, 0, 0.0, 0.0, 0, None, None, "not reached")
+    image = Image.open(io.BytesIO(frontier_picture(Frontier(0, [], [*rows, refused]))))
+    assert image.size == (width, 480)
+    pixels = np.asarray(image.convert("RGB"))
+    for colour in FRONTIER_COLOURS.values():
+        drawn = (pixels == [int(colour[at : at + 2], 16) for at in (1, 3, 5)]).all(-1)
+        assert drawn[:, : 600 if known else None].any()
+        assert not known or drawn[:, 600:].any()
 
 
 def test_text_is_escaped_unless_built_by_tag() -> None:

@@ -77,6 +77,18 @@ def test_tables(tmp_path: Path) -> None:
     assert file.read_table(columns=["b"]).column_names == ["b"]
 
 
+def test_a_table_read_with_a_schema_has_its_columns_and_lacks_none(tmp_path: Path) -> None:
+    file, schema = Location.of(tmp_path / "t.parquet"), pa.schema([("b", pa.int32()), ("a", pa.float64())])
+    file.write_table(pa.table({"a": [1, 2], "c": [0, 0], "b": [3, 4]}))
+    assert file.read_table(schema).equals(pa.table({"b": [3, 4], "a": [1.0, 2.0]}, schema=schema))
+    file.write_table(pa.table({"b": [3, 4]}))
+    with pytest.raises(StoreError, match=r"t.parquet: cannot be read as a table \(lacks a\); make it again"):
+        file.read_table(schema)
+    file.write_table(pa.table({"a": ["one"], "b": [3]}))
+    with pytest.raises(StoreError, match=r"t.parquet: .*one"):
+        file.read_table(schema)
+
+
 def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
     file = Location.of(tmp_path / "a")
     file.write_bytes(b"before")
@@ -128,4 +140,4 @@ def test_a_server_that_does_not_answer_is_one_clear_error(monkeypatch: pytest.Mo
     with pytest.raises(
         StoreError, match=r"^s3://bucket/one: cannot be asked \(AWS .* curlCode: 7\); .* network$"
     ):
-        Store("s3://bucket/one")
+        Store.open("s3://bucket/one")

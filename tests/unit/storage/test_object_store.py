@@ -52,7 +52,7 @@ def test_a_store_is_the_same_in_a_bucket_and_on_a_disk(bucket: str, tmp_path: Pa
     far, near = write(bucket), write(tmp_path)
     assert far.data_hash() == near.data_hash()
     assert (far.path / "shards").files() == ["one.shard"]
-    opened = Store(bucket)
+    opened = Store.open(bucket)
     np.testing.assert_array_equal(opened.read("a").hu_zyx, HU)
     np.testing.assert_array_equal(read_volume(opened.path, "big", 2, 4).hu_zyx, BIG[2:4])
     assert opened.marks().equals(near.marks())
@@ -66,8 +66,8 @@ def test_a_bit_flipped_in_a_bucket_is_an_error(bucket: str) -> None:
     data[-1000] ^= 1
     file.write_bytes(bytes(data))
     with pytest.raises(StoreError, match="volume big"):
-        Store(bucket).read("big", 4)
-    np.testing.assert_array_equal(Store(bucket).read("a").hu_zyx, HU)
+        Store.open(bucket).read("big", 4)
+    np.testing.assert_array_equal(Store.open(bucket).read("a").hu_zyx, HU)
 
 
 def test_a_writer_that_fails_leaves_no_object(bucket: str) -> None:
@@ -85,14 +85,14 @@ def test_a_writer_that_fails_leaves_no_object(bucket: str) -> None:
 
 def test_a_bucket_that_is_not_there_holds_no_store(bucket: str) -> None:
     with pytest.raises(StoreError, match=r"^s3://nowhere/x: no manifest.parquet; make a store"):
-        Store(bucket.replace("archive/ct/one", "nowhere/x"))
+        Store.open(bucket.replace("archive/ct/one", "nowhere/x"))
     with pytest.raises(StoreError, match=r"^s3://nowhere/x/shards: the store cannot be written"):
         write(bucket.replace("archive/ct/one", "nowhere/x"))
 
 
 def test_a_word_that_pyarrow_does_not_know_is_a_wrong_setting(bucket: str) -> None:
     with pytest.raises(SettingsError, match="'regoin'; correct what follows"):
-        Store("s3://archive/ct?regoin=eu")
+        Store.open("s3://archive/ct?regoin=eu")
 
 
 def test_a_server_that_answers_503_for_a_while_is_waited_for(door: Door) -> None:
@@ -134,7 +134,7 @@ def test_a_runs_folder_in_a_bucket(door: Door, bucket: str) -> None:
     with pytest.raises(StepError), logged_to(run.folder):
         raise StepError("no room")
     status = read_status(run.folder)
-    assert [told["step"] for told in status.steps] == ["tubelets", "generator"]
+    assert [step["step"] for step in status.steps] == ["tubelets", "generator"]
     assert sorted(line["message"] for line in status.log) == ["StepError: no room", "round 0"]
     assert settings_of(run.folder) == Settings()
 

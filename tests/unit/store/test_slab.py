@@ -9,9 +9,9 @@ from scipy.ndimage import map_coordinates
 
 from harvester.config.settings import GridSettings
 from harvester.geometry import boxes_to_mm, scale_slices
-from harvester.records import Volume
+from harvester.storage.location import Location
 from harvester.store.slab import AIR_HU, SIDE_MULTIPLE, GridFrame, interpolate, pad_sides, read_slab
-from harvester.store.store import finish_store, write_volume
+from tests.builders import made_store
 
 COARSE = (4.0, 1.6, 1.6)
 
@@ -22,10 +22,8 @@ def frame_of(shape: tuple[int, int, int], spacing: tuple[float, float, float], *
     return GridFrame.of(row, GridSettings(**{"spacing_zyx_mm": COARSE, **grid}))
 
 
-def stored(folder: Path, hu: Any, spacing: tuple[float, float, float]) -> Path:
-    volume = Volume("v", "p", hu, spacing)
-    finish_store(folder, [write_volume(folder, volume, "vm", "h")], [], [])
-    return folder
+def stored(folder: Path, hu: Any, spacing: tuple[float, float, float]) -> Location:
+    return made_store(folder, {"v": "vm"}, hu=hu, spacing_zyx_mm=spacing).path
 
 
 def slow_slab(hu: Any, frame: GridFrame, z_start: int, z_end: int) -> Any:

@@ -9,11 +9,12 @@ import pyarrow as pa
 import pytest
 
 from harvester.errors import StoreError
-from harvester.records import IGNORE, MARKS, REJECTS, Mark, Volume
+from harvester.records import IGNORE, MARKS, REJECTS, REVIEWED, Mark, Split, Volume
 from harvester.storage.location import Location
 from harvester.store import store as store_module
 from harvester.store.container import open_shard
-from harvester.store.store import Store, finish_store, read_volume, write_volume
+from harvester.store.store import Store, finish_store, read_volume, write_reviewed, write_volume
+from tests.builders import label, made_store, reviewed
 
 SPACING = (4.0, 1.6, 1.5)
 HU = np.random.default_rng(0).integers(-1024, 3071, (7, 5, 6)).astype(np.int16)
@@ -25,7 +26,9 @@ HIDDEN = Mark("a", "a-1", 4, 0, 0, 2, 2, clinical=False)
 def made(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     if request.param == "read by slice":
         monkeypatch.setattr(store_module, "CACHED_BYTES", 0)
-    rows = [write_volume(tmp_path, Volume(name, f"p{name}", HU, SPACING), "vh_test", "h") for name in "ba"]
+    rows = [
+        write_volume(tmp_path, Volume(name, f"p{name}", HU, SPACING), Split.VH_TEST, "h") for name in "ba"
+    ]
     reject = {"source_hash": "h", "reason": "not_ct", "message": "no"}
     region = {"volume_id": "a", "z1": 0, "z2": 2, "x1": 0.0, "y1": 0.0, "x2": 3.0, "y2": 4.0}
     return finish_store(tmp_path, rows, [MARK], [MARK, HIDDEN], [reject], [region])
@@ -63,7 +66,9 @@ def flip(file: Path, at: int) -> None:
 
 def in_one_shard(folder: Path, volumes: dict[str, Any]) -> Store:
     with open_shard(Location.of(folder) / "shards" / "one.shard") as shard:
-        rows = [shard.add(Volume(name, f"p{name}", hu, SPACING), "vh", "h") for name, hu in volumes.items()]
+        rows = [
+            shard.add(Volume(name, f"p{name}", hu, SPACING), Split.VH, "h") for name, hu in volumes.items()
+        ]
     return finish_store(folder, rows, [], [])
 
 
@@ -85,7 +90,7 @@ def test_no_flipped_bit_gives_wrong_pixels(made: Store, place: int) -> None:
     file, first, last = shard_of(made, "b")
     flip(file, first + place if place >= 0 else last + 1 + place)
     with pytest.raises(StoreError, match="volume b"):
-        Store(made.path).read("b")
+        Store.open(made.path).read("b")
     np.testing.assert_array_equal(made.read("a").hu_zyx, HU)
 
 
@@ -138,8 +143,43 @@ def test_empty_tables_have_their_columns(tmp_path: Path) -> None:
 def test_a_store_without_its_side_tables_opens(made: Store) -> None:
     for name in ("truth", "ignore", "rejects"):
         (made.path / f"{name}.parquet").delete()
-    opened = Store(made.path)
+    opened = Store.open(made.path)
     assert [len(table) for table in (opened.truth(), opened.ignore(), opened.rejects())] == [0, 0, 0]
+
+
+def test_a_table_that_lacks_a_column_or_has_another_type_is_named_with_its_file(made: Store) -> None:
+    file = made.path / "marks.parquet"
+    for wrong in (made.marks().drop_columns(["z"]), made.marks().set_column(2, "z", pa.array(["x"]))):
+        file.write_table(wrong)
+        with pytest.raises(StoreError, match=r"marks.parquet: cannot be read as a table.*(lacks z|x)"):
+            made.marks()
+
+
+def test_a_table_with_more_columns_in_another_order_is_read_as_its_schema_has_it(made: Store) -> None:
+    table = made.truth()
+    more = (
+        table.set_column(2, "z", table["z"].cast(pa.int64()))
+        .select(reversed(MARKS.names))
+        .append_column("note", pa.array(["a", "b"]))
+    )
+    (made.path / "truth.parquet").write_table(more)
+    assert made.truth().equals(table)
+
+
+def test_what_was_reviewed_is_kept_in_one_order(made: Store) -> None:
+    assert made.reviewed().schema.equals(REVIEWED)
+    rows = [label(name, (1, 1, 3, 3), role) for name in "ba" for role in ("lesion", "hard_negative")]
+    write_reviewed(made.path, reviewed(*rows))
+    assert made.reviewed().schema.equals(REVIEWED)
+    assert made.reviewed()["volume_id"].to_pylist() == ["a", "a", "b", "b"]
+    assert made.data_hash() != made_store(Path(str(made.path)), {"a": "vh"}).data_hash()
+
+
+def test_only_opening_a_store_forgets_what_is_remembered_of_it(tmp_path: Path) -> None:
+    store = made_store(tmp_path, {"a": "vm"}, hu=HU)
+    first = store.read("a").hu_zyx
+    assert Store(store.path, store.manifest).read("a").hu_zyx.base is first.base
+    assert Store.open(tmp_path).read("a").hu_zyx.base is not first.base
 
 
 def test_the_data_hash_follows_rows_and_marks(made: Store, tmp_path: Path) -> None:
@@ -153,8 +193,10 @@ def test_the_data_hash_follows_rows_and_marks(made: Store, tmp_path: Path) -> No
 
 
 def test_the_data_hash_follows_voxels_and_not_where_they_lie(tmp_path: Path) -> None:
-    volumes = {name: Volume(name, f"p{name}", HU, SPACING) for name in "ab"}
-    alone = [write_volume(tmp_path / "alone", volume, "vh", "h") for volume in volumes.values()]
+    alone = [
+        write_volume(tmp_path / "alone", Volume(name, f"p{name}", HU, SPACING), Split.VH, "h")
+        for name in "ab"
+    ]
     first = finish_store(tmp_path / "alone", alone, [], []).data_hash()
     assert in_one_shard(tmp_path / "one", {"b": HU, "a": HU}).data_hash() == first
     other = HU.copy()
@@ -177,7 +219,7 @@ def test_a_file_cut_short_and_a_missing_one(made: Store) -> None:
             made.read(name)
     file.unlink()
     with pytest.raises(StoreError, match="volume b"):
-        Store(made.path).read("b")
+        Store.open(made.path).read("b")
 
 
 @pytest.mark.parametrize("name", ["../a.shard", "/etc/passwd", "a/b.shard", "..", "a.txt", None])
@@ -192,7 +234,7 @@ def test_a_manifest_that_leads_out_of_the_store_is_refused(made: Store, name: st
 def test_a_store_of_an_earlier_version_is_to_be_made_again(made: Store) -> None:
     file = made.path / "manifest.parquet"
     file.write_table(made.manifest.drop_columns(["shard", "offset"]))
-    for opening in (lambda: Store(made.path), lambda: read_volume(made.path, "a")):
+    for opening in (lambda: Store.open(made.path), lambda: read_volume(made.path, "a")):
         with pytest.raises(StoreError, match=r"lacks offset, shard.*jobs/prepare.py"):
             opening()
 
@@ -203,7 +245,7 @@ def test_a_stores_place_travels_to_workers(made: Store) -> None:
 
 def test_a_folder_without_a_manifest_is_no_store(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"jobs/prepare.py"):
-        Store(tmp_path)
+        Store.open(tmp_path)
 
 
 @pytest.mark.parametrize("volume_id", ["../../x", "a/b", "a\\b", "..", "", "=cmd", "a\n", None])
@@ -213,7 +255,7 @@ def test_a_manifest_whose_volume_ids_are_no_file_names_is_refused(made: Store, v
     rows[0]["volume_id"] = volume_id
     (made.path / "manifest.parquet").write_table(pa.Table.from_pylist(rows, made.manifest.schema))
     with pytest.raises(StoreError, match="volume ids that are no file names"):
-        Store(made.path)
+        Store.open(made.path)
 
 
 def test_a_file_that_is_no_table_is_one_clear_error(made: Store) -> None:

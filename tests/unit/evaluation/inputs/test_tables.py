@@ -150,7 +150,11 @@ def test_rows_of_a_runs_table_at_fault_are_named(tmp_path: Path, columns: Any, m
     ("content", "name", "message"),
     [
         ("", "a.csv", "the file is empty"),
-        ("volume_id,z\n1,2\n", "a.csv", "no column x1, y1, x2, y2 among volume_id, z; want one row a slice"),
+        (
+            "volume_id,z\n1,2\n",
+            "a.csv",
+            "no column x1, y1, x2, y2 among volume_id, z; want one row per slice",
+        ),
         (HEAD.replace("tubelet_id", "id") + "\n", "a.csv", "no column tubelet_id among"),
         ("a,b\n1\n", "a.csv", "cannot be read"),
         ("x", "a.parquet", "cannot be read"),
@@ -195,9 +199,9 @@ def annotations(
 def test_volumes_without_a_mark_count_where_they_are_listed(tmp_path: Path) -> None:
     assert annotations(tmp_path).volume_ids == ("007", "008")
     for name, text in (("volumes.txt", "009\n\n008\n007\n"), ("volumes.csv", "volume_id\n009\n008\n007\n")):
-        told = annotations(tmp_path, MARKS, text, name)
-        assert told.volume_ids == ("009", "008", "007")
-        assert told.num_patients == 3
+        read = annotations(tmp_path, MARKS, text, name)
+        assert read.volume_ids == ("009", "008", "007")
+        assert read.num_patients == 3
     with pytest.raises(LabelError, match="1 volumes are not in the list of volumes: 008"):
         annotations(tmp_path, MARKS, "007\n", "volumes.txt")
     with pytest.raises(LabelError, match="a repeat of an earlier row"):

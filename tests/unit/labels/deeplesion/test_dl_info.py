@@ -79,7 +79,7 @@ def test_a_bad_line_is_set_aside(tmp_path: Path, case: str) -> None:
     (line,) = bad
     assert line.line == 3
     assert column in line.message
-    assert not any(told in line.message for told in ("smith", "passwd", "62"))
+    assert not any(word in line.message for word in ("smith", "passwd", "62"))
 
 
 def test_a_table_that_is_none_is_an_error(tmp_path: Path) -> None:

@@ -31,27 +31,27 @@ def write(folder: Path, kind: str, rows: list[dict[str, object]]) -> Path:
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_a_table_says_what_a_pickle_says(tmp_path: Path, kind: str) -> None:
-    told = read_marks(write(tmp_path, kind, ROWS))
+    table = read_marks(write(tmp_path, kind, ROWS))
     tree = {
         VOLUME: {6: [[1.0, 2.0, 5.5, 6.0, 6, 6]], 7: [[1.0, 2.0, 5.0, 6.0, 7, 7]]},
         f"{EMPTY}.annot": {},
     }
     (tmp_path / "marks.pkl").write_bytes(pickle.dumps(tree))
     pickled = read_marks(tmp_path / "marks.pkl")
-    assert told.volume_ids == pickled.volume_ids == (VOLUME, EMPTY)
-    assert told.marks.schema == MARKS
-    assert told.marks.drop(["mark_id"]).equals(pickled.marks.drop(["mark_id"]))
-    assert not told.tells_clinical and not pickled.tells_clinical
-    assert len(set(told.marks["mark_id"].to_pylist())) == 2
+    assert table.volume_ids == pickled.volume_ids == (VOLUME, EMPTY)
+    assert table.marks.schema == MARKS
+    assert table.marks.drop(["mark_id"]).equals(pickled.marks.drop(["mark_id"]))
+    assert not table.knows_clinical and not pickled.knows_clinical
+    assert len(set(table.marks["mark_id"].to_pylist())) == 2
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_clinical_and_kind_are_kept(tmp_path: Path, kind: str) -> None:
     rows = [ROWS[0] | {"clinical": 1, "kind": "liver"}, ROWS[1] | {"clinical": 0, "kind": None}]
-    told = read_marks(write(tmp_path, kind, rows))
-    assert told.tells_clinical
-    assert told.marks["clinical"].to_pylist() == [True, False]
-    assert told.marks["kind"].to_pylist() == ["liver", ""]
+    table = read_marks(write(tmp_path, kind, rows))
+    assert table.knows_clinical
+    assert table.marks["clinical"].to_pylist() == [True, False]
+    assert table.marks["kind"].to_pylist() == ["liver", ""]
 
 
 WRONG = {
