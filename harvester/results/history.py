@@ -130,7 +130,7 @@ class History:
             folder=self.run.folder,
             store=self.run.store,
             settings=self.run.settings,
-            summary=self.summary.model_dump(),
+            summary=self.summary,
             harvest=self.harvest,
             unproven=self._harvest_table(self.unproven),
             ledger=self.ledger,
