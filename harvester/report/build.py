@@ -10,10 +10,10 @@ from harvester.report.gallery import Gallery, legend
 from harvester.report.html import Html, page, paragraph, section, tag
 from harvester.report.plots import froc_plot, precision_recall_plot, yield_plot
 from harvester.report.sections import (
+    ablations,
     archive,
     certificate,
     closing_table,
-    controls,
     missing,
     opening,
     resolved,
@@ -75,7 +75,7 @@ def build(inputs: ReportInputs) -> str:
         _plots(inputs),
         *_galleries(inputs),
         certificate(summary, settings.operating_point),
-        controls(summary),
+        ablations(summary),
         *([missing(inputs.missing.slice(0, MISSING_SHOWN).to_pylist())] if len(inputs.missing) else []),
         archive(inputs.store),
         steps(summary),

@@ -122,17 +122,17 @@ def certificate(summary: Summary, settings: OperatingPointSettings) -> Html:
     )  # fmt: skip
 
 
-def controls(summary: Summary) -> Html:
+def ablations(summary: Summary) -> Html:
     """The full loop beside the generator alone and beside shuffled classifier scores."""
     known = summary.controls
     named = {"lpg_alone": "LPG alone, same target", "lpc_shuffled": "LPC scores shuffled"}
-    rows = [_control("full loop", summary.final)]
+    rows = [_ablation("full loop", summary.final)]
     for key, name in named.items():
         by_round = [row.controls[key] for row in summary.rounds if key in row.controls]
-        rows += [_control(f"{name}, round {k}", row) for k, row in enumerate(by_round[:-1])]
-        rows += [_control(f"{name}, all rounds", known[key])] if key in known else []
+        rows += [_ablation(f"{name}, round {k}", row) for k, row in enumerate(by_round[:-1])]
+        rows += [_ablation(f"{name}, all rounds", known[key])] if key in known else []
     return section(
-        "Controls",
+        "Ablations",
         paragraph(
             "The same target and the same certificate, with less: the proposals of the generator alone, "
             "and the full loop with the classifier’s scores dealt out at random, of which next to "
@@ -244,7 +244,7 @@ def _short(name: str, row: RoundResult | FinalResult) -> list[str]:
     return [*cells[:4], *cells[5:]]
 
 
-def _control(name: str, row: AblationResult | FinalResult) -> list[str]:
+def _ablation(name: str, row: AblationResult | FinalResult) -> list[str]:
     return [name, number(row.harvested), number(row.precision, 3), number(row.recall_unmarked, 3)]
 
 

@@ -134,7 +134,7 @@ def test_page_says_what_was_done(whole: str) -> None:
         "Hardest negatives",
         "Misses",
         "What the certificate means",
-        "Controls",
+        "Ablations",
         "Volumes that miss the most",
         "The archive",
         "Time",
