@@ -17,6 +17,7 @@ from harvester.errors import LabelError
 from harvester.export.review_import import read_returned
 from harvester.labels.reviewed import share_reviewed
 from harvester.records import ACCEPTED, REVIEWED
+from harvester.storage.location import Location
 from harvester.store.store import Store, write_reviewed
 
 ROOT = Path(__file__).parents[3]
@@ -208,7 +209,7 @@ def test_hits_of_an_older_run_and_review_are_replaced_not_added_to(finished: Any
     pq.write_table(pa.Table.from_pylist(hits, ACCEPTED), finished.run / "rehearsed.parquet")
     old = boxes | {"volume_id": "m", "role": "rehearsed", "source": "reviewed", "round": -1}
     rows = [old | {"label_id": f"rehearsed-{run_id}-0", "run_id": run_id} for run_id in (RUN_ID, "other")]
-    write_reviewed(finished.run / "store", pa.Table.from_pylist(rows, REVIEWED))
+    write_reviewed(Location.of(finished.run / "store"), pa.Table.from_pylist(rows, REVIEWED))
     file = exported(finished, "csv")
     edit_csv(file, say(harvested_0_1="accepted"))  # 3 of 6 lesions
     assert review(["--run", str(finished.run), "--reviewed", str(file)]) == 0
