@@ -62,6 +62,8 @@ class Target:
     def __post_init__(self) -> None:
         for name in ("precision", "confidence"):
             between_0_and_1(name, getattr(self, name))
+        if self.min_patients < 1:
+            raise SettingsError(f"min_patients = {self.min_patients}: want at least 1")
 
 
 def between_0_and_1(name: str, value: float) -> None:

@@ -370,6 +370,8 @@ def test_a_target_is_a_share_that_can_be_proven() -> None:
             Target(wrong)
         with pytest.raises(SettingsError, match="confidence"):
             Target(0.9, wrong)
+    with pytest.raises(SettingsError, match="min_patients"):
+        Target(0.9, min_patients=0)
 
 
 def test_malformed_input_is_refused() -> None:
