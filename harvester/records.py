@@ -56,6 +56,12 @@ class Source(StrEnum):
 SPLITS: Final = tuple(Split)
 PARTLY_MARKED: Final = (Split.VH, Split.VH_TEST)
 """What is harvested."""
+SIDES: Final = ("x1", "y1", "x2", "y2")
+"""The columns of a box: pixel indices, both ends inclusive."""
+Box = tuple[float, float, float, float]
+"""The same as a value."""
+Placed = tuple[int, Box]
+"""A slice and a box on it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,10 +141,7 @@ MARKS: Final = schema_of(
     ("volume_id", pa.string()),
     ("mark_id", pa.string()),
     ("z", pa.int32()),
-    ("x1", pa.float64()),
-    ("y1", pa.float64()),
-    ("x2", pa.float64()),
-    ("y2", pa.float64()),
+    *[(side, pa.float64()) for side in SIDES],
     ("clinical", pa.bool_()),
     ("kind", pa.string()),
 )
@@ -148,7 +151,7 @@ truth.parquet: every lesion of vh_test and vd_test, for scoring alone."""
 IGNORE: Final = schema_of(
     ("volume_id", pa.string()),
     *[(name, pa.int32()) for name in ("z1", "z2")],
-    *[(name, pa.float64()) for name in ("x1", "y1", "x2", "y2")],
+    *[(side, pa.float64()) for side in SIDES],
 )
 """One row per region that is left out of harvest and scoring, inclusive ends: disease that nobody annotated."""
 
@@ -159,10 +162,7 @@ TUBELETS: Final = schema_of(
     ("lpg_score", pa.float64()),
     ("width_mm", pa.float64()),
     ("z", pa.list_(pa.int32())),
-    ("x1", pa.list_(pa.float32())),
-    ("y1", pa.list_(pa.float32())),
-    ("x2", pa.list_(pa.float32())),
-    ("y2", pa.list_(pa.float32())),
+    *[(side, pa.list_(pa.float32())) for side in SIDES],
     ("slice_score", pa.list_(pa.float32())),
 )
 """One row per tubelet: a chain of boxes, one per slice, z ascending, in the volume's own pixels; ids count from 0
@@ -185,9 +185,9 @@ HARVEST: Final = schema_of(
     ("threshold", pa.float64()),
     ("precision_bound", pa.float64()),
     ("z", pa.list_(pa.int32())),
-    *[(f"{side}_px", pa.list_(pa.float32())) for side in ("x1", "y1", "x2", "y2")],
+    *[(f"{side}_px", pa.list_(pa.float32())) for side in SIDES],
     ("z_mm", pa.list_(pa.float32())),
-    *[(f"{side}_mm", pa.list_(pa.float32())) for side in ("x1", "y1", "x2", "y2")],
+    *[(f"{side}_mm", pa.list_(pa.float32())) for side in SIDES],
     ("model_hash", pa.string()),
     ("run_id", pa.string()),
 )
@@ -216,10 +216,7 @@ LEDGER: Final = schema_of(
     ("model_hash", pa.string()),
     ("run_id", pa.string()),
     ("z", pa.list_(pa.int32())),
-    ("x1", pa.list_(pa.float32())),
-    ("y1", pa.list_(pa.float32())),
-    ("x2", pa.list_(pa.float32())),
-    ("y2", pa.list_(pa.float32())),
+    *[(side, pa.list_(pa.float32())) for side in SIDES],
 )
 """One row per label of any origin. role: lesion or hard_negative; of what was reviewed also ignored, calibration (see
 REVIEWED). source: clinical, annotated, harvested, reviewed, hard_negative_vm (sure) or hard_negative_vh (possible).

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from harvester.evaluation.matching import SIDES, Overlaps
+from harvester.evaluation.matching import Overlaps
 from harvester.labels.ledger import from_marks
 from harvester.records import (
     LEDGER,
@@ -21,6 +21,8 @@ from harvester.records import (
     REVIEWED,
     SCORED,
     SELECTED,
+    SIDES,
+    Box,
     LedgerTable,
     ManifestTable,
     Mark,
@@ -33,7 +35,6 @@ from harvester.records import (
 )
 from harvester.store.store import Store, finish_store, write_volume
 
-Box = tuple[float, float, float, float]
 Hu = NDArray[np.int16]
 SPACING = (4.0, 1.0, 1.0)
 NO_HU: Hu = np.zeros((9, 8, 8), np.int16)

@@ -8,7 +8,6 @@ Lesion Harvester.
 """
 
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +16,8 @@ from numpy.typing import NDArray
 
 from harvester.errors import LabelError, SettingsError
 from harvester.geometry import Array, paired_iou
-from harvester.records import Column
+from harvester.records import SIDES, Column
 
-SIDES: Final = ("x1", "y1", "x2", "y2")
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
 

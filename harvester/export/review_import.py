@@ -17,7 +17,8 @@ from harvester.export.coco import CATEGORIES
 from harvester.export.dl_info import first_slice
 from harvester.export.file_grid import turn_of
 from harvester.imaging.orientation import Turn
-from harvester.labels.reviewed import VERDICTS, Placed, Verdict
+from harvester.labels.reviewed import VERDICTS, Verdict
+from harvester.records import Placed
 
 NEEDED: Final = (
     "volume_id",

@@ -15,16 +15,24 @@ from typing import Any, Final
 import pyarrow as pa
 
 from harvester.errors import LabelError
-from harvester.labels.ledger import BOX, OLD_CALIBRATION
-from harvester.records import REVIEWED, AcceptedTable, ManifestTable, ReviewedTable, Role, Source, values
+from harvester.labels.ledger import OLD_CALIBRATION
+from harvester.records import (
+    REVIEWED,
+    SIDES,
+    AcceptedTable,
+    ManifestTable,
+    Placed,
+    ReviewedTable,
+    Role,
+    Source,
+    values,
+)
 
 VERDICTS: Final = ("accepted", "rejected", "moved")
 MACHINE_MADE: Final = (Source.HARVESTED, Source.HARD_NEGATIVE_VM, Source.HARD_NEGATIVE_VH)
 OTHER_ROLE: Final = {Role.LESION: Role.HARD_NEGATIVE, Role.HARD_NEGATIVE: Role.LESION}
 BEFORE: Final = "-before"
 """Ends the id of the place that a label was moved from."""
-
-Placed = tuple[int, tuple[float, float, float, float]]
 
 
 @dataclass(frozen=True)
@@ -86,7 +94,7 @@ def with_calibration(
     best = hits.sort_by([("score", "descending"), ("volume_id", "ascending"), ("tubelet_id", "ascending")])
     rows = [
         {
-            **{name: row[name] for name in ("volume_id", "score", "z", *BOX)},
+            **{name: row[name] for name in ("volume_id", "score", "z", *SIDES)},
             "label_id": f"{prefix}{number}",
             "role": Role.CALIBRATION,
             "source": Source.REVIEWED,
@@ -136,7 +144,7 @@ def _rows(verdict: Verdict) -> list[dict[str, Any]]:
 
 def _lists(placed: Sequence[Placed]) -> dict[str, Any]:
     ordered = sorted(placed)
-    sides = {side: [box[at] for _, box in ordered] for at, side in enumerate(BOX)}
+    sides = {side: [box[at] for _, box in ordered] for at, side in enumerate(SIDES)}
     return {"z": [z for z, _ in ordered], **sides}
 
 
@@ -146,7 +154,7 @@ def _check(row: Mapping[str, Any], volumes: Mapping[str, Mapping[str, Any]], whe
         raise LabelError(f"{where}: its volume is not in the store; give the store that was harvested")
     if not row["z"] or len(set(row["z"])) < len(row["z"]):
         raise LabelError(f"{where}: want at least one box, and one per slice")
-    for z, x1, y1, x2, y2 in zip(row["z"], *(row[side] for side in BOX), strict=True):
+    for z, x1, y1, x2, y2 in zip(row["z"], *(row[side] for side in SIDES), strict=True):
         inside = -1 <= x1 <= x2 <= volume["width"] and -1 <= y1 <= y2 <= volume["height"]
         if not (inside and 0 <= z < volume["depth"]):
             raise LabelError(

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from harvester.config.settings import Settings
 from harvester.records import HarvestTable, LedgerTable, MarkTable, MissingTable, values
-from harvester.report.gallery import Gallery, legend
+from harvester.report.gallery import VIOLET, Gallery, legend
 from harvester.report.html import Html, page, paragraph, section, tag
 from harvester.report.plots import froc_plot, precision_recall_plot, yield_plot
 from harvester.report.sections import (
@@ -123,7 +123,7 @@ def _galleries(inputs: ReportInputs) -> list[Html]:
             "taken these; the best, the last and evenly between by score."
         )
         keys = legend("not proven", "clinical mark")
-        shown = gallery.unproven(inputs.unproven.to_pylist(), inputs.correct)
+        shown = gallery.harvested(inputs.unproven.to_pylist(), inputs.correct, VIOLET)
         chapters.append(
             section("What the point estimate would have taken", paragraph(words), keys, shown, wide=True)
         )

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harvester.config.settings import ReportSettings
-from harvester.records import HarvestTable, LedgerTable, MarkTable, Source, rows_where, values
+from harvester.records import SIDES, HarvestTable, LedgerTable, MarkTable, Source, rows_where, values
 from harvester.report.html import Html, join, number, tag
 from harvester.report.pictures import Outline, slices_to_show, strip
 from harvester.store.store import Store
@@ -19,7 +19,6 @@ AMBER: Final = "#ffb02e"
 RED: Final = "#ff5a5a"
 VIOLET: Final = "#c77dff"
 NAMED: Final = {BLUE: "harvested lesion", VIOLET: "proposal that is not proven"}
-SIDES: Final = ("x1", "y1", "x2", "y2")
 LesionRow = Mapping[str, Any]
 """A row of a harvest, a ledger or marks."""
 Correct = Mapping[tuple[str, str], bool | None]
@@ -38,15 +37,10 @@ class Gallery:
         self._truth = _by_volume(truth.filter(pc.invert(truth["clinical"])), AMBER, dashed=True)
         self._harvested = _by_volume(harvest, BLUE)
 
-    def harvested(self, rows: Sequence[LesionRow], correct: Correct) -> Html:
-        """The best, the last and evenly between by score: a fair sample, best first."""
+    def harvested(self, rows: Sequence[LesionRow], correct: Correct, colour: str = BLUE) -> Html:
+        """The best, the last and evenly between by score: a fair sample, best first. VIOLET: of what is not proven."""
         chosen = sample_evenly(sorted(rows, key=_worst_last), self._settings.gallery)
-        return _grid([self._found(row, correct, with_truth=False) for row in chosen])
-
-    def unproven(self, rows: Sequence[LesionRow], correct: Correct) -> Html:
-        """As harvested, in the colour of what is not."""
-        chosen = sample_evenly(sorted(rows, key=_worst_last), self._settings.gallery)
-        return _grid([self._found(row, correct, with_truth=False, colour=VIOLET) for row in chosen])
+        return _grid([self._found(row, correct, with_truth=False, colour=colour) for row in chosen])
 
     def wrong(self, rows: Sequence[LesionRow], correct: Correct) -> Html:
         """Harvested ones that the truth calls wrong, best-scored first, the truth drawn beside them."""

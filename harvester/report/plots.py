@@ -20,6 +20,7 @@ from harvester.report.pictures import data_uri
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 INK: Final = "#1c2430"
 SOFT: Final = "#5a6675"
@@ -113,17 +114,25 @@ def _line_style(name: str) -> dict[str, Any]:
 
 
 def _figure(draw: Callable[["Axes"], None], title: str, caption: str) -> Html:
-    # matplotlib takes a second to import; only a report needs it.
+    source = data_uri(_image(lambda figure: draw(figure.add_subplot()), (4.6, 3.5), "svg"), "image/svg+xml")
+    return tag("figure", tag("img", src=source, alt=title), tag("figcaption", caption))
+
+
+def _image(
+    draw: Callable[["Figure"], None], inches: tuple[float, float], kind: str = "png", dpi: float | None = None
+) -> bytes:
+    """What `draw` draws, on white where it is a PNG; the same bytes each time."""
+    # matplotlib takes a second to import; only pictures need it.
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(4.6, 3.5), layout="constrained")
-        draw(figure.add_subplot())
+    ground = {"figure.facecolor": "white", "grid.color": SOFT} if kind == "png" else {}
+    with mpl.rc_context(STYLE | ground):
+        figure = Figure(figsize=inches, dpi=dpi, layout="constrained")
+        draw(figure)
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    source = data_uri(buffer.getvalue(), "image/svg+xml")
-    return tag("figure", tag("img", src=source, alt=title), tag("figcaption", caption))
+        figure.savefig(buffer, format=kind, metadata={"Software" if kind == "png" else "Date": None})
+    return buffer.getvalue()
 
 
 EVALUATION_COLOURS: Final = {"run": "#2f7fe0", "baseline": "#c77700"}
@@ -216,14 +225,7 @@ def _figure_of(card: Scorecard, name: str) -> str:
 
 
 def _write(file: Path, draw: Callable[["Axes"], None]) -> Path:
-    # matplotlib takes a second to import; only plots need it.
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context(STYLE | {"figure.facecolor": "white", "grid.color": SOFT}):
-        figure = Figure(figsize=(5.4, 4.2), dpi=DOTS_PER_INCH, layout="constrained")
-        draw(figure.add_subplot())
-        figure.savefig(file, format="png", metadata={"Software": None})
+    file.write_bytes(_image(lambda figure: draw(figure.add_subplot()), (5.4, 4.2), dpi=DOTS_PER_INCH))
     return file
 
 
@@ -232,19 +234,15 @@ FRONTIER_COLOURS: Final = {"certified": "#2f7fe0", "point estimate": "#c77700"}
 
 def frontier_picture(frontier: Frontier) -> bytes:
     """A PNG: recall against the precision target, certified and by the point estimate; measured precision beside it."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
     known = any(row.precision is not None for row in frontier.rows)
-    with mpl.rc_context({**STYLE, "figure.facecolor": "white"}):
-        figure = Figure(figsize=(10 if known else 5, 4), layout="constrained", dpi=120)
+
+    def draw(figure: "Figure") -> None:
         axes = figure.subplots(1, 2 if known else 1, squeeze=False)[0]
         _recalls(axes[0], frontier, known)
         if known:
             _precisions(axes[1], frontier)
-        picture = io.BytesIO()
-        figure.savefig(picture, format="png")
-    return picture.getvalue()
+
+    return _image(draw, (10 if known else 5, 4), dpi=120)
 
 
 def _recalls(axes: "Axes", frontier: Frontier, known: bool) -> None:

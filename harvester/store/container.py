@@ -14,7 +14,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -124,24 +124,15 @@ def _header_json(volume: Volume, frames: list[bytes]) -> bytes:
 
 
 def _manifest_row(volume: Volume, split: Split, source_hash: str, span: Span) -> dict[str, Any]:
-    z, y, x = volume.spacing_zyx_mm
-    depth, height, width = volume.hu_zyx.shape
+    names = ("spacing_z_mm", "spacing_y_mm", "spacing_x_mm", "depth", "height", "width")
     return {
         "volume_id": volume.volume_id,
         "patient_id": volume.patient_id,
         "split": split,
-        "spacing_z_mm": float(z),
-        "spacing_y_mm": float(y),
-        "spacing_x_mm": float(x),
-        "depth": depth,
-        "height": height,
-        "width": width,
+        **dict(zip(names, (*map(float, volume.spacing_zyx_mm), *volume.hu_zyx.shape), strict=True)),
         "source_hash": source_hash,
         "voxel_hash": hashlib.sha256(np.ascontiguousarray(volume.hu_zyx, HU).data).hexdigest()[:16],
-        "shard": span.shard,
-        "offset": span.offset,
-        "bytes": span.bytes,
-        "checksum": span.checksum,
+        **asdict(span),
     }
 
 

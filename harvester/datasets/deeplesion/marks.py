@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 from harvester.config.data import DeepLesionSettings
-from harvester.labels.deeplesion.clinical import Placed, match_marks
+from harvester.labels.deeplesion.clinical import match_marks
 from harvester.labels.deeplesion.dl_info import DECIMALS, InfoRow
 from harvester.labels.deeplesion.published_marks import PublishedMarks
-from harvester.labels.deeplesion.published_tubelets import SIDES
+from harvester.records import SIDES, Placed
 
 
 class MarkRow(TypedDict):

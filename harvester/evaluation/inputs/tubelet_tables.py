@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 from harvester.errors import LabelError
 from harvester.evaluation.inputs.read_table import Ids, floats, ids, integers, names, require
 from harvester.evaluation.inputs.validate import refuse_boxes, refuse_duplicates, refuse_rows
-from harvester.evaluation.matching import SIDES, Floats, Integers, list_lengths, numbers
+from harvester.evaluation.matching import Floats, Integers, list_lengths, numbers
 from harvester.geometry import Array
-from harvester.records import Column
+from harvester.records import SIDES, Column
 
 Ranked = tuple[pa.Table, Floats]
 IN_PLANE: Final = (("x1", "x2"), ("y1", "y2"))

@@ -6,10 +6,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from harvester.geometry import Array, iou_matrix
-
-Box = tuple[float, float, float, float]
-Placed = tuple[int, Box]
-"""A slice and a box on it."""
+from harvester.records import Placed
 
 
 def match_marks(marks: Sequence[Placed], others: Sequence[Placed], iou_at_least: float) -> dict[int, int]:

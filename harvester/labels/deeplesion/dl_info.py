@@ -14,29 +14,11 @@ from typing import Final
 from harvester.errors import LabelError
 
 COLUMNS: Final = (
-    "File_name",
-    "Patient_index",
-    "Study_index",
-    "Series_ID",
-    "Key_slice_index",
-    "Bounding_boxes",
-    "Coarse_lesion_type",
-    "Possibly_noisy",
-    "Slice_range",
-    "Spacing_mm_px_",
-    "Image_size",
-    "Train_Val_Test",
-)
-KINDS: Final = {
-    1: "bone",
-    2: "abdomen",
-    3: "mediastinum",
-    4: "liver",
-    5: "lung",
-    6: "kidney",
-    7: "soft tissue",
-    8: "pelvis",
-}
+    "File_name", "Patient_index", "Study_index", "Series_ID", "Key_slice_index", "Bounding_boxes",
+    "Coarse_lesion_type", "Possibly_noisy", "Slice_range", "Spacing_mm_px_", "Image_size", "Train_Val_Test",
+)  # fmt: skip
+_ORGANS = ("bone", "abdomen", "mediastinum", "liver", "lung", "kidney", "soft tissue", "pelvis")
+KINDS: Final = dict(enumerate(_ORGANS, start=1))
 """Coarse_lesion_type; -1, which the training rows have, is unknown."""
 SPLITS: Final = {1: "train", 2: "val", 3: "test"}
 """Train_Val_Test: the official split."""

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 
 from harvester.errors import LabelError
 from harvester.labels.deeplesion.published_marks import PublishedMarks, read_published
-from harvester.labels.deeplesion.published_tubelets import SIDES, numbers
+from harvester.labels.deeplesion.published_tubelets import numbers
 from harvester.labels.deeplesion.volume_ids import plain_id
-from harvester.records import MARKS, MarkTable, only_data
+from harvester.records import MARKS, SIDES, MarkTable, only_data
 
 PICKLES: Final = (".pkl", ".pickle")
 WANTED: Final = ("volume_id", "z", *SIDES)

@@ -15,14 +15,13 @@ import pyarrow as pa
 
 from harvester.errors import LabelError
 from harvester.labels.deeplesion.published_tubelets import (
-    SIDES,
     holds_boxes3d,
     numbers,
     read_volumes,
     tubelet_rows,
 )
 from harvester.labels.deeplesion.safe_pickle import plain
-from harvester.records import MARKS, MarkTable
+from harvester.records import MARKS, SIDES, MarkTable
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,8 @@ import pyarrow as pa
 from harvester.errors import LabelError
 from harvester.labels.deeplesion.safe_pickle import load_numbers, plain
 from harvester.labels.deeplesion.volume_ids import plain_id
-from harvester.records import schema_of
+from harvester.records import SIDES, schema_of
 
-SIDES: Final = ("x1", "y1", "x2", "y2")
 TUBELETS: Final = schema_of(
     ("volume_id", pa.string()),
     ("tubelet_id", pa.int32()),

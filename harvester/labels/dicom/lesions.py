@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from harvester.errors import LabelError
 from harvester.geometry import paired_iou
+from harvester.records import Box
 
 Floats = NDArray[np.float64]
-Box = tuple[float, float, float, float]
 
 KINDS: Final = {
     "39607008": "lung", "T-28000": "lung", "10200004": "liver", "T-62000": "liver", "64033007": "kidney",

@@ -10,7 +10,8 @@ from typing import Final
 import numpy as np
 import pydicom
 
-from harvester.labels.dicom.lesions import Box, Lesion, ReferredSeries, Regions, box_round, within
+from harvester.labels.dicom.lesions import Lesion, ReferredSeries, Regions, box_round, within
+from harvester.records import Box
 
 TUMOUR: Final = re.compile(r"\W*(i?gtv|lesion|tumou?r|nodule|mass|metasta)", re.IGNORECASE)
 Contour = tuple[int, Box, float]

@@ -20,6 +20,7 @@ from harvester.labels.dicom.lesions import (
     kind_of,
     within,
 )
+from harvester.records import Box
 
 GROUP: Final = "125007"
 TRACKING_UID: Final = "112040"
@@ -136,7 +137,7 @@ def _area(points: Floats) -> float:
     return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
 
 
-def _round_lines(lines: list[Floats]) -> tuple[float, float, float, float]:
+def _round_lines(lines: list[Floats]) -> Box:
     """Two axes: the box round their ends, padded. One axis alone: the box of the circle over it."""
     if len(lines) > 1:
         x1, y1, x2, y2 = box_round(np.concatenate(lines))

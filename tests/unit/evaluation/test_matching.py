@@ -5,7 +5,8 @@ import pyarrow as pa
 import pytest
 
 from harvester.errors import LabelError, SettingsError
-from harvester.evaluation.matching import SIDES, hits, overlaps
+from harvester.evaluation.matching import hits, overlaps
+from harvester.records import SIDES
 from tests.builders import Box, mark, marks, overlapping, scored, tubelet
 
 

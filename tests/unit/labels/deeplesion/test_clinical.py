@@ -5,7 +5,8 @@ from itertools import permutations
 import numpy as np
 
 from harvester.geometry import iou_matrix
-from harvester.labels.deeplesion.clinical import Placed, match_marks
+from harvester.labels.deeplesion.clinical import match_marks
+from harvester.records import Placed
 
 
 def test_nothing_matches_nothing() -> None:
