@@ -1,15 +1,15 @@
 """The ledger: every label with its origin."""
 
 from collections.abc import Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from harvester.errors import LabelError
 from harvester.records import (
     LEDGER,
+    SIDES,
     AcceptedTable,
     IgnoreTable,
     LedgerTable,
@@ -19,9 +19,8 @@ from harvester.records import (
     Role,
     SelectedTable,
     Source,
+    rows_where,
 )
-
-BOX: Final = ("x1", "y1", "x2", "y2")
 
 NEAR: Final = 0.25
 """A mark on one slice holds on slices within this share of its short side (paper.md)."""
@@ -29,8 +28,6 @@ UNSURE: Final = 0.75
 """From there to this share the lesion may or may not still be there: neither lesion nor background."""
 OLD_CALIBRATION: Final = "rehearsed"
 """The role `calibration` in stores that were reviewed before version 0.2."""
-
-Rows = TypeVar("Rows", bound=pa.Table)
 
 
 def from_marks(marks: MarkTable) -> LedgerTable:
@@ -43,7 +40,7 @@ def from_marks(marks: MarkTable) -> LedgerTable:
             "source": Source.CLINICAL if mark["clinical"] else Source.ANNOTATED,
             "round": -1,
             "z": [mark["z"]],
-            **{side: [mark[side]] for side in BOX},
+            **{side: [mark[side]] for side in SIDES},
         }
         for mark in marks.to_pylist()
     ]
@@ -65,11 +62,6 @@ def initial_ledger(marks: MarkTable, reviewed: ReviewedTable) -> LedgerTable:
     return LedgerTable(pa.concat_tables([from_marks(marks), from_reviewed(reviewed)]).combine_chunks())
 
 
-def where(table: Rows, column: str, *values: str) -> Rows:
-    """The table's rows that hold one of the values in a column, as a table of the same kind."""
-    return table.filter(pc.is_in(table[column], pa.array(values, pa.string())))
-
-
 def persistent(ledger: LedgerTable) -> LedgerTable:
     """What stays from round to round: lesions, and everything that people reviewed. Mined negatives do not."""
     rows = zip(ledger["role"].to_pylist(), ledger["source"].to_pylist(), strict=True)
@@ -79,7 +71,7 @@ def persistent(ledger: LedgerTable) -> LedgerTable:
 
 def exclusion_labels(ledger: LedgerTable) -> LedgerTable:
     """Where nothing is mined any more: lesions, and what people reviewed, whatever they said of it."""
-    return where(persistent(ledger), "role", Role.LESION, Role.HARD_NEGATIVE, Role.IGNORED)
+    return rows_where(persistent(ledger), "role", Role.LESION, Role.HARD_NEGATIVE, Role.IGNORED)
 
 
 def from_tubelets(
@@ -101,7 +93,7 @@ def from_tubelets(
             "score": row["score"],
             "model_hash": model_hash,
             "run_id": run_id,
-            **{name: row[name] for name in ("z", *BOX)},
+            **{name: row[name] for name in ("z", *SIDES)},
         }
         for row in tubelets.to_pylist()
     ]
@@ -129,7 +121,7 @@ def _extruded(row: dict[str, Any], volume: Mapping[str, Any]) -> dict[str, Any]:
     height_mm = (row["y2"][0] - row["y1"][0] + 1) * volume["spacing_y_mm"]
     reach = int(np.ceil(UNSURE * min(width_mm, height_mm) / volume["spacing_z_mm"]))
     z = [at for at in range(row["z"][0] - reach, row["z"][0] + reach + 1) if 0 <= at < volume["depth"]]
-    return row | {"z": z, **{side: row[side] * len(z) for side in BOX}}
+    return row | {"z": z, **{side: row[side] * len(z) for side in SIDES}}
 
 
 def from_ignored(regions: IgnoreTable) -> LedgerTable:
@@ -142,7 +134,7 @@ def from_ignored(regions: IgnoreTable) -> LedgerTable:
             "source": Source.IGNORED,
             "round": -1,
             "z": list(range(region["z1"], region["z2"] + 1)),
-            **{side: [region[side]] * (region["z2"] - region["z1"] + 1) for side in BOX},
+            **{side: [region[side]] * (region["z2"] - region["z1"] + 1) for side in SIDES},
         }
         for index, region in enumerate(regions.to_pylist())
     ]

@@ -10,16 +10,18 @@ from numpy.typing import NDArray
 
 from harvester.config.settings import MiningSettings
 from harvester.evaluation.matching import overlaps
-from harvester.labels.ledger import BOX, Rows, where
 from harvester.records import (
     MARKS,
+    SIDES,
     AcceptedTable,
+    AnyTable,
     IgnoreTable,
     LedgerTable,
     ManifestTable,
     MarkTable,
     SelectedTable,
     Split,
+    rows_where,
 )
 
 Array = NDArray[Any]
@@ -35,9 +37,9 @@ class Found:
     possible_negatives: SelectedTable
 
 
-def split_of(table: Rows, manifest: ManifestTable, *splits: Split) -> Rows:
+def split_of(table: AnyTable, manifest: ManifestTable, *splits: Split) -> AnyTable:
     """The rows whose volume belongs to one of the splits."""
-    volumes = where(manifest, "split", *splits)["volume_id"].combine_chunks()
+    volumes = rows_where(manifest, "split", *splits)["volume_id"].combine_chunks()
     return table.filter(pc.is_in(table["volume_id"], volumes))
 
 
@@ -53,7 +55,7 @@ def slice_marks(labels: LedgerTable) -> MarkTable:
     """Ledger rows as marks, one per slice."""
     counts = pc.list_value_length(labels["z"]).to_numpy()
     row = np.repeat(np.arange(len(labels)), counts)
-    columns: dict[str, Any] = {name: pc.list_flatten(labels[name]) for name in ("z", *BOX)}
+    columns: dict[str, Any] = {name: pc.list_flatten(labels[name]) for name in ("z", *SIDES)}
     columns["volume_id"] = labels["volume_id"].take(row)
     columns["mark_id"] = labels["label_id"].take(row)
     columns["clinical"] = pa.array(np.zeros(len(row), bool))
@@ -61,12 +63,12 @@ def slice_marks(labels: LedgerTable) -> MarkTable:
     return MarkTable(pa.table({field.name: columns[field.name].cast(field.type) for field in MARKS}, MARKS))
 
 
-def candidates(scored: Rows, labels: LedgerTable, settings: MiningSettings) -> Rows:
+def candidates(scored: AnyTable, labels: LedgerTable, settings: MiningSettings) -> AnyTable:
     """The tubelets that touch no label: what a round may still find. Marks in `labels` are extruded."""
     return scored.filter(pa.array(overlap_with(scored, labels) < settings.clear_iou))
 
 
-def outside_ignored(tubelets: Rows, ignored: IgnoreTable) -> Rows:
+def outside_ignored(tubelets: AnyTable, ignored: IgnoreTable) -> AnyTable:
     """Without the tubelets whose best slice has its centre in a region that is left out."""
     if not len(ignored) or not len(tubelets):
         return tubelets

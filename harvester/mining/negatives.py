@@ -8,9 +8,19 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from harvester.config.settings import MiningSettings
-from harvester.labels.ledger import Rows, exclusion_labels, extrude_marks, where
+from harvester.labels.ledger import exclusion_labels, extrude_marks
 from harvester.mining.candidates import candidates, overlap_with
-from harvester.records import LedgerTable, ManifestTable, Role, ScoredTable, SelectedTable, Source, Split
+from harvester.records import (
+    AnyTable,
+    LedgerTable,
+    ManifestTable,
+    Role,
+    ScoredTable,
+    SelectedTable,
+    Source,
+    Split,
+    rows_where,
+)
 
 Array = NDArray[Any]
 Order = Literal["ascending", "descending"]
@@ -25,9 +35,9 @@ def classifier_examples(
     partly marked volume a tubelet without a match may be a lesion that nobody marked: it teaches nothing, unless it
     matches what a person rejected.
     """
-    lesions = where(ledger, "role", Role.LESION)
-    rejected = where(where(ledger, "source", Source.REVIEWED), "role", Role.HARD_NEGATIVE)
-    complete = where(manifest, "split", Split.VM)["volume_id"].combine_chunks()
+    lesions = rows_where(ledger, "role", Role.LESION)
+    rejected = rows_where(rows_where(ledger, "source", Source.REVIEWED), "role", Role.HARD_NEGATIVE)
+    complete = rows_where(manifest, "split", Split.VM)["volume_id"].combine_chunks()
     is_complete = pc.is_in(scored["volume_id"], complete).to_numpy(zero_copy_only=False)
     is_rejected = overlap_with(scored, rejected) >= match_iou
     near = overlap_with(scored, extrude_marks(lesions, manifest))
@@ -57,7 +67,7 @@ def best_of_each_volume(tubelets: ScoredTable, count: int) -> SelectedTable:
     return SelectedTable(best.append_column("score", best["lpg_score"]))
 
 
-def to_classify(tubelets: Rows, count: int) -> Rows:
+def to_classify(tubelets: AnyTable, count: int) -> AnyTable:
     """The first `count` tubelets of each volume by id, which is best first: what the classifier learns and answers.
 
     Ids may have gaps, where tubelets in regions that are left out were.
@@ -65,7 +75,7 @@ def to_classify(tubelets: Rows, count: int) -> Rows:
     return _head_of_each_volume(tubelets, ("tubelet_id", "ascending"), count)
 
 
-def _head_of_each_volume(tubelets: Rows, key: tuple[str, Order], count: int) -> Rows:
+def _head_of_each_volume(tubelets: AnyTable, key: tuple[str, Order], count: int) -> AnyTable:
     ordered = tubelets.take(pc.sort_indices(tubelets, sort_keys=[("volume_id", "ascending"), key]))
     _, first, inverse = np.unique(
         ordered["volume_id"].to_numpy(zero_copy_only=False).astype(str),

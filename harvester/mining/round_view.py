@@ -16,14 +16,7 @@ from numpy.typing import NDArray
 
 from harvester.config.settings import Settings
 from harvester.evaluation.matching import hits, overlaps
-from harvester.labels.ledger import (
-    exclusion_labels,
-    extend,
-    extrude_marks,
-    from_tubelets,
-    initial_ledger,
-    where,
-)
+from harvester.labels.ledger import exclusion_labels, extend, extrude_marks, from_tubelets, initial_ledger
 from harvester.mining.candidates import candidates, overlap_with, split_of
 from harvester.mining.fusion import ScoreFusion, select
 from harvester.records import (
@@ -39,6 +32,7 @@ from harvester.records import (
     Source,
     Split,
     empty,
+    rows_where,
 )
 from harvester.store.store import Store
 
@@ -108,9 +102,9 @@ class RoundView:
         Accepted before: in this run (`hits`), or in one that was reviewed (the ledger's rows of source reviewed). What
         is false in V_M stays false and counts, whether or not somebody looked: else V_M would look better than V_H.
         """
-        clinical = where(self.known, "source", Source.CLINICAL)
-        reviewed = where(self.known, "source", Source.REVIEWED)
-        reviewed = where(reviewed, "role", Role.LESION, Role.IGNORED, Role.CALIBRATION)
+        clinical = rows_where(self.known, "source", Source.CLINICAL)
+        reviewed = rows_where(self.known, "source", Source.REVIEWED)
+        reviewed = rows_where(reviewed, "role", Role.LESION, Role.IGNORED, Role.CALIBRATION)
         before = from_tubelets(self.hits, Role.LESION, Source.CALIBRATION, 0, "", "")
         taken = extend(clinical, reviewed, extrude_marks(before, self.store.manifest))
         return candidates(self.completely_marked, taken, self.settings.mining)
@@ -125,7 +119,7 @@ class RoundView:
     @cached_property
     def clinical_finds(self) -> ScoredTable:
         """The tubelets of any volume that find a clinical mark: what everybody knows to be right."""
-        found = overlap_with(self.scored, where(self.ledger, "source", Source.CLINICAL))
+        found = overlap_with(self.scored, rows_where(self.ledger, "source", Source.CLINICAL))
         return self.scored.filter(pa.array(found >= self.settings.operating_point.match_iou))
 
     def harvested(self, fusion: ScoreFusion, threshold: float) -> SelectedTable:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
 from harvester.certificate.selection import SelectedPoint
-from harvester.labels.ledger import where
 from harvester.mining.candidates import split_of
 from harvester.mining.round_view import RoundView
 from harvester.records import (
@@ -26,6 +25,7 @@ from harvester.records import (
     MissingTable,
     SelectedTable,
     Source,
+    rows_where,
 )
 
 Array = NDArray[Any]
@@ -33,7 +33,7 @@ Array = NDArray[Any]
 
 def expected_missing(view: RoundView, selected: SelectedPoint) -> MissingTable:
     """V_H's volumes by how many lesions they miss: those in the ledger, and those that a round leaves unproven."""
-    fusion, harvested = selected.choice, where(view.ledger, "source", Source.HARVESTED)
+    fusion, harvested = selected.choice, rows_where(view.ledger, "source", Source.HARVESTED)
     left, calibration = view.harvested(fusion, 0.0), view.accepted(fusion, 0.0)
     return rank_volumes(view.store.manifest, view.store.marks, harvested, left, calibration)
 

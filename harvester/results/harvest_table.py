@@ -9,8 +9,7 @@ import pyarrow.csv as pcsv
 
 from harvester.certificate.selection import SelectedPoint
 from harvester.geometry import boxes_to_mm
-from harvester.labels.ledger import BOX
-from harvester.records import HARVEST, HarvestTable, SelectedTable
+from harvester.records import HARVEST, SIDES, HarvestTable, SelectedTable
 from harvester.storage.location import Location
 
 
@@ -51,7 +50,7 @@ def _row(
     run_id: str,
 ) -> dict[str, Any]:
     solved, models = origins[found["round"]]
-    boxes = np.array([found[side] for side in BOX]).T
+    boxes = np.array([found[side] for side in SIDES]).T
     boxes_mm = boxes_to_mm(boxes, volume["spacing_x_mm"], volume["spacing_y_mm"])
     z_mm = (np.array(found["z"]) + 0.5) * volume["spacing_z_mm"]
     copied = ("volume_id", "patient_id", "round", "score", "lpg_score", "lpc_score")
@@ -61,9 +60,9 @@ def _row(
         "threshold": solved.point.threshold,
         "precision_bound": solved.point.precision_bound,
         "z": found["z"],
-        **{f"{side}_px": boxes[:, i].tolist() for i, side in enumerate(BOX)},
+        **{f"{side}_px": boxes[:, i].tolist() for i, side in enumerate(SIDES)},
         "z_mm": z_mm.tolist(),
-        **{f"{side}_mm": boxes_mm[:, i].tolist() for i, side in enumerate(BOX)},
+        **{f"{side}_mm": boxes_mm[:, i].tolist() for i, side in enumerate(SIDES)},
         "model_hash": models,
         "run_id": run_id,
     }

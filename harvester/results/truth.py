@@ -11,16 +11,18 @@ from numpy.typing import NDArray
 from harvester.config.settings import Settings
 from harvester.evaluation.curves import average_precision, froc, precision_recall, sensitivity_at
 from harvester.evaluation.matching import Hits, hits, overlaps
-from harvester.labels.ledger import (
-    Rows,
-    exclusion_labels,
-    extrude_marks,
-    from_reviewed,
-    initial_ledger,
-    where,
-)
+from harvester.labels.ledger import exclusion_labels, extrude_marks, from_reviewed, initial_ledger
 from harvester.mining.candidates import candidates, split_of
-from harvester.records import SELECTED, MarkTable, ReviewedTable, Role, SelectedTable, Split
+from harvester.records import (
+    SELECTED,
+    AnyTable,
+    MarkTable,
+    ReviewedTable,
+    Role,
+    SelectedTable,
+    Split,
+    rows_where,
+)
 from harvester.run.summary import TruthScores
 from harvester.store.store import Store
 
@@ -53,7 +55,7 @@ def hidden_lesions(store: Store) -> MarkTable:
 
 def without_reviewed(lesions: MarkTable, reviewed: ReviewedTable, match_iou: float) -> MarkTable:
     """The lesions that no reviewed one finds: what people accepted is not asked for again."""
-    found = overlaps(where(from_reviewed(reviewed), "role", Role.LESION), lesions)
+    found = overlaps(rows_where(from_reviewed(reviewed), "role", Role.LESION), lesions)
     known = np.isin(np.arange(len(lesions)), found.mark[found.iou >= match_iou])
     return lesions.filter(pa.array(~known))
 
@@ -67,7 +69,7 @@ class TruthEvaluator:
         self.lesions = without_reviewed(hidden_lesions(store), reviewed, settings.operating_point.match_iou)
         known = initial_ledger(marks.filter(marks["clinical"]), reviewed)
         self.known_places = extrude_marks(exclusion_labels(known), self.manifest)
-        self.volumes = len(where(self.manifest, "split", Split.VH_TEST))
+        self.volumes = len(rows_where(self.manifest, "split", Split.VH_TEST))
 
     @property
     def known(self) -> bool:
@@ -128,7 +130,7 @@ class TruthEvaluator:
         touching = np.unique(found.tubelet[found.iou >= self.settings.mining.clear_iou])
         return len(touching) / len(mine)
 
-    def _test(self, tubelets: Rows) -> Rows:
+    def _test(self, tubelets: AnyTable) -> AnyTable:
         return split_of(tubelets, self.manifest, Split.VH_TEST)
 
     def _hits(self, tubelets: pa.Table, score: Array) -> Hits:

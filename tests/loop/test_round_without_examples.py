@@ -16,9 +16,8 @@ from harvester.certificate.selection import CalibrationFiles, SelectedPoint, sel
 from harvester.config.settings import OperatingPointSettings, Settings
 from harvester.distributed.training import FitJob
 from harvester.errors import NoExamplesError, StepError
-from harvester.labels.ledger import BOX
 from harvester.mining.fusion import fusions
-from harvester.records import SCORED, Mark, Volume
+from harvester.records import SCORED, SIDES, Mark, Volume
 from harvester.report.build import write_report
 from harvester.results.history import History
 from harvester.run.folder import Run
@@ -54,7 +53,7 @@ def proposed(rows: list[dict[str, Any]]) -> pa.Table:
     found = []
     for volume in rows:
         for i, (box, lpc) in enumerate(((HIDDEN, 0.9), (CLINICAL, 0.8), (FALSE, 0.01))):
-            sides = {side: [value] * 3 for side, value in zip(BOX, box, strict=True)}
+            sides = {side: [value] * 3 for side, value in zip(SIDES, box, strict=True)}
             row = {name: volume[name] for name in ("volume_id", "patient_id")} | {"tubelet_id": i}
             row |= {"lpg_score": 0.6, "lpc_score": lpc, "width_mm": 16.0, "z": [4, 5, 6]}
             found.append(row | {"slice_score": [0.6] * 3} | sides)

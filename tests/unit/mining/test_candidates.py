@@ -12,7 +12,7 @@ from harvester.labels import ledger as ledgers
 from harvester.mining import candidates, fusion, negatives
 from harvester.mining.fusion import ScoreFusion
 from harvester.mining.round_view import RoundView, StoreTables, match_to_lesions
-from harvester.records import ACCEPTED, LEDGER, MANIFEST, MARKS, REVIEWED, SCORED, Mark
+from harvester.records import ACCEPTED, LEDGER, MANIFEST, MARKS, REVIEWED, SCORED, SIDES, Mark
 
 Box = tuple[float, float, float, float]
 HERE: Box = (10, 10, 29, 29)
@@ -29,7 +29,7 @@ PLAIN = ScoreFusion(lpg_weight=0.5, lpg_floor=0.1, min_slices=1, small_bonus=0.0
 def tubelet(
     volume: str, box: Box, z: tuple[int, ...] = (4, 5, 6), lpg: float = 0.5, **more: Any
 ) -> dict[str, Any]:
-    sides = {side: [float(value)] * len(z) for side, value in zip(ledgers.BOX, box, strict=True)}
+    sides = {side: [float(value)] * len(z) for side, value in zip(SIDES, box, strict=True)}
     row = {
         "volume_id": volume,
         "patient_id": f"p-{volume}",

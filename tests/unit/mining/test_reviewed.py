@@ -10,14 +10,13 @@ from harvester.config.settings import MiningSettings, Settings
 from harvester.labels import ledger as ledgers
 from harvester.mining import candidates, negatives
 from harvester.mining.round_view import RoundView, StoreTables
-from harvester.records import ACCEPTED, LEDGER, MANIFEST, MARKS, REVIEWED, SCORED
+from harvester.records import ACCEPTED, LEDGER, MANIFEST, MARKS, REVIEWED, SCORED, SIDES, rows_where
 from harvester.results.truth import without_reviewed
 
 Box = tuple[float, float, float, float]
 HERE: Box = (10, 10, 29, 29)
 THERE: Box = (60, 60, 79, 79)
 AWAY: Box = (100, 100, 119, 119)
-SIDES = ("x1", "y1", "x2", "y2")
 SETTINGS = MiningSettings()
 
 
@@ -137,7 +136,7 @@ def test_the_calibration_set_leaves_out_what_a_reviewed_run_accepted_but_not_its
     view = RoundView(table, store.ledger, ACCEPTED.empty_table(), store, Settings(mining=SETTINGS))
     assert ids(view.calibration) == [1, 2]
     # They say what not to count, not what is there: V_M's best false finds stay its best hard negatives.
-    ledger = ledgers.where(view.known, "role", "calibration")
+    ledger = rows_where(view.known, "role", "calibration")
     assert len(ledger) == 1
     assert sorted(ids(negatives.sure_hard_negatives(table, ledger, SETTINGS))) == [0, 1, 2, 3]
     assert len(ledgers.exclusion_labels(ledger)) == 0

@@ -8,9 +8,8 @@ import pyarrow as pa
 import pytest
 
 from harvester.config.settings import Settings
-from harvester.labels.ledger import BOX
 from harvester.mining.round_view import RoundView, StoreTables
-from harvester.records import ACCEPTED, SCORED, Mark, Volume
+from harvester.records import ACCEPTED, SCORED, SIDES, Mark, Volume
 from harvester.results.ablations import ablations, shuffled
 from harvester.results.truth import TruthEvaluator
 from harvester.store.store import Store, finish_store, write_volume
@@ -59,7 +58,7 @@ def scored(store: Store, seed: int, good: float) -> pa.Table:
         marked = int(volume["volume_id"].split("-")[1]) % 2
         for box in (LESION, CLINICAL, FALSE) if marked else (LESION, FALSE):
             lpc = float(np.clip(rng.normal(0.9 if box != FALSE else 0.9 - good, 0.03), 0.01, 0.99))
-            sides = {side: [value] * 3 for side, value in zip(BOX, box, strict=True)}
+            sides = {side: [value] * 3 for side, value in zip(SIDES, box, strict=True)}
             row = {"volume_id": volume["volume_id"], "patient_id": volume["patient_id"], "lpc_score": lpc}
             row |= {"lpg_score": float(rng.uniform(0.3, 0.9)), "width_mm": 30.0, "tubelet_id": len(rows)}
             rows.append(row | {"z": [4, 5, 6], "slice_score": [0.5] * 3} | sides)

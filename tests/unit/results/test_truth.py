@@ -8,9 +8,8 @@ import pyarrow as pa
 import pytest
 
 from harvester.config.settings import Settings
-from harvester.labels.ledger import BOX
 from harvester.mining.candidates import outside_ignored
-from harvester.records import IGNORE, SCORED, Mark, Volume
+from harvester.records import IGNORE, SCORED, SIDES, Mark, Volume
 from harvester.results.truth import TruthEvaluator, finite, hidden_lesions, with_round
 from harvester.run.summary import TruthScores
 from harvester.store.store import Store, finish_store, write_volume
@@ -24,7 +23,7 @@ AWAY: Box = (100, 100, 119, 119)
 
 
 def tubelet(volume: str, box: Box, score: float = 0.5, lpg: float = 0.5, lpc: float = 0.5) -> dict[str, Any]:
-    sides = {side: [float(value)] * 3 for side, value in zip(BOX, box, strict=True)}
+    sides = {side: [float(value)] * 3 for side, value in zip(SIDES, box, strict=True)}
     row = {
         "volume_id": volume,
         "patient_id": f"p-{volume}",
