@@ -1,7 +1,6 @@
 """Mining on hand-made tables: what a round may find, what teaches, and rounds in which there is nothing."""
 
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +11,8 @@ from harvester.labels import ledger as ledgers
 from harvester.mining import candidates, fusion, negatives
 from harvester.mining.fusion import ScoreFusion
 from harvester.mining.round_view import RoundView, StoreTables, match_to_lesions
-from harvester.records import ACCEPTED, LEDGER, MANIFEST, MARKS, REVIEWED, SCORED, SIDES, Mark
+from harvester.records import ACCEPTED, LEDGER, MARKS, REVIEWED, SCORED
+from tests.builders import ledger, manifest, mark, marks, scored, tubelet
 
 Box = tuple[float, float, float, float]
 HERE: Box = (10, 10, 29, 29)
@@ -26,54 +26,8 @@ NONE_ACCEPTED = ACCEPTED.empty_table()
 PLAIN = ScoreFusion(lpg_weight=0.5, lpg_floor=0.1, min_slices=1, small_bonus=0.0, small_mm=20.0)
 
 
-def tubelet(
-    volume: str, box: Box, z: tuple[int, ...] = (4, 5, 6), lpg: float = 0.5, **more: Any
-) -> dict[str, Any]:
-    sides = {side: [float(value)] * len(z) for side, value in zip(SIDES, box, strict=True)}
-    row = {
-        "volume_id": volume,
-        "patient_id": f"p-{volume}",
-        "tubelet_id": 0,
-        "lpg_score": lpg,
-        "lpc_score": 0.5,
-    }
-    return row | {"width_mm": 30.0, "z": list(z), "slice_score": [lpg] * len(z)} | sides | more
-
-
-def scored(*rows: dict[str, Any]) -> pa.Table:
-    return pa.Table.from_pylist([row | {"tubelet_id": i} for i, row in enumerate(rows)], SCORED)
-
-
-def mark(volume: str, box: Box, clinical: bool = True, z: int = 5) -> Mark:
-    return Mark(volume, f"{volume}-{z}-{box[0]}", z, *box, clinical=clinical)
-
-
-def marks(*given: Mark) -> pa.Table:
-    return pa.Table.from_pylist([asdict(one) for one in given], MARKS)
-
-
-def ledger(*given: Mark) -> pa.Table:
-    return ledgers.from_marks(marks(*given))
-
-
-def manifest() -> pa.Table:
-    size = {
-        "depth": 12,
-        "height": 64,
-        "width": 64,
-        "spacing_z_mm": 4.0,
-        "spacing_y_mm": 1.0,
-        "spacing_x_mm": 1.0,
-    }
-    rows = [
-        {"volume_id": name, "patient_id": f"p-{name}", "split": split, **size}
-        for name, split in VOLUMES.items()
-    ]
-    return pa.Table.from_pylist(rows, MANIFEST)
-
-
 def view(table: pa.Table, known: pa.Table, hits: pa.Table = NONE_ACCEPTED) -> RoundView:
-    store = StoreTables(manifest(), known, REVIEWED.empty_table())
+    store = StoreTables(manifest(VOLUMES), known, REVIEWED.empty_table())
     return RoundView(table, store.ledger, hits, store, Settings(mining=SETTINGS))
 
 
@@ -182,8 +136,8 @@ def test_a_view_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_split_of_takes_rows_by_their_volume() -> None:
     table = scored(tubelet("m1", HERE), tubelet("t1", HERE), tubelet("h1", HERE), tubelet("gone", HERE))
-    assert ids(candidates.split_of(table, manifest(), "vh", "vh_test")) == [1, 2]
-    assert ids(candidates.split_of(table, manifest(), "vd_test")) == []
+    assert ids(candidates.split_of(table, manifest(VOLUMES), "vh", "vh_test")) == [1, 2]
+    assert ids(candidates.split_of(table, manifest(VOLUMES), "vd_test")) == []
 
 
 # What teaches
@@ -204,7 +158,9 @@ def test_a_lesion_is_learnt_anywhere_but_its_absence_only_where_all_are_marked()
         "",
         "",
     )
-    lesion, other = negatives.classifier_examples(table, ledgers.extend(known, rejected), manifest(), 0.5)
+    lesion, other = negatives.classifier_examples(
+        table, ledgers.extend(known, rejected), manifest(VOLUMES), 0.5
+    )
     assert lesion.tolist() == [True, True, False, False, False, True, False]
     assert other.tolist() == [False, False, False, True, True, False, False]
 
@@ -222,8 +178,8 @@ def test_what_is_classified_is_counted_in_tubelets_not_in_ids() -> None:
 
 
 def test_sure_hard_negatives_are_the_best_scored_that_touch_nothing() -> None:
-    rows = [tubelet("m1", AWAY, lpg=0.01 * i) for i in range(30)]
-    rows += [tubelet("m1", HERE, lpg=0.99), tubelet("m2", AWAY, lpg=0.2)]
+    rows = [tubelet("m1", AWAY, lpg_score=0.01 * i) for i in range(30)]
+    rows += [tubelet("m1", HERE, lpg_score=0.99), tubelet("m2", AWAY, lpg_score=0.2)]
     table = scored(*rows).take(np.random.default_rng(0).permutation(len(rows)))
     found = negatives.sure_hard_negatives(table, ledger(mark("m1", HERE, clinical=False)), SETTINGS)
     assert ids(found) == [*range(29, 19, -1), 31]
@@ -234,11 +190,11 @@ def test_sure_hard_negatives_are_the_best_scored_that_touch_nothing() -> None:
 
 def test_possible_hard_negatives_are_liked_refused_and_free() -> None:
     table = scored(
-        tubelet("h1", AWAY, lpg=0.9, lpc_score=0.01),
-        tubelet("h1", AWAY, lpg=0.9, lpc_score=0.2),
-        tubelet("h1", AWAY, lpg=0.1, lpc_score=0.01),
-        tubelet("h1", HERE, lpg=0.9, lpc_score=0.01),
-        tubelet("t1", AWAY, lpg=0.3, lpc_score=0.05),
+        tubelet("h1", AWAY, lpg_score=0.9, lpc_score=0.01),
+        tubelet("h1", AWAY, lpg_score=0.9, lpc_score=0.2),
+        tubelet("h1", AWAY, lpg_score=0.1, lpc_score=0.01),
+        tubelet("h1", HERE, lpg_score=0.9, lpc_score=0.01),
+        tubelet("t1", AWAY, lpg_score=0.3, lpc_score=0.05),
     )
     assert ids(negatives.possible_hard_negatives(table, ledger(mark("h1", HERE)), SETTINGS)) == [0, 4]
 
@@ -249,7 +205,7 @@ def test_possible_hard_negatives_are_liked_refused_and_free() -> None:
 def test_fusing_weighs_the_logits() -> None:
     rng = np.random.default_rng(1)
     lpg, lpc = rng.uniform(0.15, 1, 50), rng.uniform(0, 1, 50)
-    table = scored(*(tubelet("h1", HERE, lpg=a, lpc_score=b) for a, b in zip(lpg, lpc, strict=True)))
+    table = scored(*(tubelet("h1", HERE, lpg_score=a, lpc_score=b) for a, b in zip(lpg, lpc, strict=True)))
     for weight in (0.0, 0.3, 1.0):
         clipped = np.clip([lpg, lpc], 1e-4, 1 - 1e-4)
         odds = clipped / (1 - clipped)
@@ -260,11 +216,11 @@ def test_fusing_weighs_the_logits() -> None:
 
 def test_the_choice_drops_by_floor_and_length_and_helps_the_small() -> None:
     table = scored(
-        tubelet("h1", HERE, lpg=0.19),
-        tubelet("h1", HERE, lpg=0.2),
-        tubelet("h1", HERE, z=(5,), lpg=0.9),
-        tubelet("h1", HERE, lpg=0.5, width_mm=19.9),
-        tubelet("h1", HERE, lpg=0.5, width_mm=20.0),
+        tubelet("h1", HERE, lpg_score=0.19),
+        tubelet("h1", HERE, lpg_score=0.2),
+        tubelet("h1", HERE, z=(5,), lpg_score=0.9),
+        tubelet("h1", HERE, lpg_score=0.5, width_mm=19.9),
+        tubelet("h1", HERE, lpg_score=0.5, width_mm=20.0),
     )
     fused = fusion.fuse(table, ScoreFusion(1.0, 0.2, 2, 1.0, 20.0))
     assert np.isneginf(fused).tolist() == [True, False, True, False, False]
@@ -273,7 +229,7 @@ def test_the_choice_drops_by_floor_and_length_and_helps_the_small() -> None:
 
 
 def test_select_never_takes_what_was_dropped_and_sorts_by_score() -> None:
-    table = scored(*(tubelet("h1", HERE, lpg=lpg) for lpg in (0.05, 0.3, 0.9, 0.3, 0.6)))
+    table = scored(*(tubelet("h1", HERE, lpg_score=lpg) for lpg in (0.05, 0.3, 0.9, 0.3, 0.6)))
     choice = ScoreFusion(1.0, 0.1, 1, 0.0, 20.0)
     fused = fusion.fuse(table, choice)
     assert ids(fusion.select(table, choice, fused[1])) == [2, 4, 1, 3]
@@ -328,7 +284,7 @@ def test_a_round_that_proposes_nothing_goes_through_every_step(case: int, known:
     assert chosen.schema.names == [*SCORED.names, "score"]
     assert one.accepted(PLAIN, 0.5).schema == ACCEPTED
     assert (len(one.correct(chosen)), one.correct(chosen).dtype) == (0, bool)
-    lesion, other = negatives.classifier_examples(table, labels, manifest(), 0.5)
+    lesion, other = negatives.classifier_examples(table, labels, manifest(VOLUMES), 0.5)
     assert lesion.shape == other.shape == (0,)
     sure = negatives.sure_hard_negatives(table, labels, SETTINGS)
     possible = negatives.possible_hard_negatives(table, labels, SETTINGS)
@@ -339,7 +295,7 @@ def test_a_round_that_proposes_nothing_goes_through_every_step(case: int, known:
         ledgers.from_tubelets(possible, "hard_negative", "hard_negative_vh", 0, "", ""),
     )
     assert len(after) == len(known)
-    assert candidates.split_of(table, manifest(), "vm").schema == SCORED
+    assert candidates.split_of(table, manifest(VOLUMES), "vm").schema == SCORED
 
 
 def test_a_round_that_harvests_nothing_leaves_proposals_as_they_were() -> None:
@@ -352,10 +308,10 @@ def test_a_round_that_harvests_nothing_leaves_proposals_as_they_were() -> None:
 
 def test_a_volume_without_lesions_gives_negatives_and_nothing_else() -> None:
     # m2 is completely marked and holds no lesion; m1 holds one.
-    table = scored(tubelet("m2", HERE), tubelet("m2", AWAY, lpg=0.8), tubelet("m1", HERE))
+    table = scored(tubelet("m2", HERE), tubelet("m2", AWAY, lpg_score=0.8), tubelet("m1", HERE))
     known = marks(mark("m1", HERE, clinical=False))
     labels = ledgers.from_marks(known)
-    lesion, other = negatives.classifier_examples(table, labels, manifest(), 0.5)
+    lesion, other = negatives.classifier_examples(table, labels, manifest(VOLUMES), 0.5)
     assert lesion.tolist() == [False, False, True]
     assert other.tolist() == [True, True, False]
     assert ids(negatives.sure_hard_negatives(table, labels, SETTINGS)) == [1, 0]
@@ -367,6 +323,9 @@ def test_a_piece_of_a_marked_lesion_beside_the_key_slice_is_no_negative() -> Non
     # The lesion's mark is on slice 5; the proposal is a broken chain on the slices just above it.
     table = scored(tubelet("m1", HERE, z=(6, 7)))
     labels = ledger(mark("m1", HERE, clinical=False))
-    _, other = negatives.classifier_examples(table, labels, manifest(), 0.5)
+    _, other = negatives.classifier_examples(table, labels, manifest(VOLUMES), 0.5)
     assert not other.any()
-    assert len(negatives.sure_hard_negatives(table, ledgers.extrude_marks(labels, manifest()), SETTINGS)) == 0
+    assert (
+        len(negatives.sure_hard_negatives(table, ledgers.extrude_marks(labels, manifest(VOLUMES)), SETTINGS))
+        == 0
+    )

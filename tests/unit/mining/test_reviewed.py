@@ -10,52 +10,24 @@ from harvester.config.settings import MiningSettings, Settings
 from harvester.labels import ledger as ledgers
 from harvester.mining import candidates, negatives
 from harvester.mining.round_view import RoundView, StoreTables
-from harvester.records import ACCEPTED, LEDGER, MANIFEST, MARKS, REVIEWED, SCORED, SIDES, rows_where
+from harvester.records import ACCEPTED, LEDGER, MARKS, REVIEWED, SIDES, rows_where
 from harvester.results.truth import without_reviewed
+from tests.builders import label, manifest, reviewed, scored, tubelet
 
 Box = tuple[float, float, float, float]
 HERE: Box = (10, 10, 29, 29)
 THERE: Box = (60, 60, 79, 79)
 AWAY: Box = (100, 100, 119, 119)
 SETTINGS = MiningSettings()
+VOLUMES = {"m": "vm", "h": "vh", "t": "vh_test"}
 
 
-def tubelet(volume: str, box: Box, **more: Any) -> dict[str, Any]:
-    sides = {side: [float(end)] * 3 for side, end in zip(SIDES, box, strict=True)}
-    scores = {"lpg_score": 0.9, "lpc_score": 0.01, "slice_score": [0.9] * 3}
-    return {
-        "volume_id": volume,
-        "patient_id": f"p{volume}",
-        "width_mm": 20.0,
-        "z": [4, 5, 6],
-        **sides,
-        **scores,
-    } | more
-
-
-def scored(*rows: dict[str, Any]) -> pa.Table:
-    return pa.Table.from_pylist([row | {"tubelet_id": number} for number, row in enumerate(rows)], SCORED)
+def found(volume: str, box: Box) -> dict[str, Any]:
+    return tubelet(volume, box, lpg_score=0.9, lpc_score=0.01, width_mm=20.0)
 
 
 def verdict(volume: str, box: Box, role: str, z: tuple[int, ...] = (5,), **more: Any) -> dict[str, Any]:
-    sides = {side: [float(end)] * len(z) for side, end in zip(SIDES, box, strict=True)}
-    told = {"label_id": f"{role}-{box[0]}", "source": "reviewed", "round": 1, "score": 0.8, "run_id": "r"}
-    return {"volume_id": volume, "role": role, "z": list(z), **sides, **told, "verdict": "accepted"} | more
-
-
-def reviewed(*rows: dict[str, Any]) -> pa.Table:
-    return pa.Table.from_pylist(list(rows), REVIEWED)
-
-
-def manifest() -> pa.Table:
-    size = {"depth": 12, "height": 128, "width": 128}
-    size |= {"spacing_z_mm": 4, "spacing_y_mm": 1, "spacing_x_mm": 1}
-    volumes = {"m": "vm", "h": "vh", "t": "vh_test"}
-    rows = [
-        {"volume_id": name, "patient_id": f"p{name}", "split": split, **size}
-        for name, split in volumes.items()
-    ]
-    return pa.Table.from_pylist(rows, MANIFEST)
+    return label(volume, box, role, z, **{"round": 1, "score": 0.8, "run_id": "r"} | more)
 
 
 def known(*rows: dict[str, Any]) -> pa.Table:
@@ -108,21 +80,21 @@ def test_they_last_while_mined_negatives_do_not() -> None:
 
 @pytest.mark.parametrize("role", ["lesion", "hard_negative", "ignored"])
 def test_nothing_that_touches_them_is_found_or_mined(role: str) -> None:
-    ledger = ledgers.extrude_marks(known(verdict("h", HERE, role)), manifest())
-    table = scored(tubelet("h", HERE), tubelet("h", AWAY), tubelet("t", HERE))
+    ledger = ledgers.extrude_marks(known(verdict("h", HERE, role)), manifest(VOLUMES))
+    table = scored(found("h", HERE), found("h", AWAY), found("t", HERE))
     assert ids(candidates.candidates(table, ledgers.exclusion_labels(ledger), SETTINGS)) == [1, 2]
     assert sorted(ids(negatives.possible_hard_negatives(table, ledger, SETTINGS))) == [1, 2]
     assert sorted(ids(negatives.sure_hard_negatives(table, ledger, SETTINGS))) == [1, 2]
 
 
 def test_a_rejected_find_teaches_although_its_volume_is_partly_marked() -> None:
-    table = scored(tubelet("h", HERE), tubelet("h", AWAY), tubelet("h", THERE))
+    table = scored(found("h", HERE), found("h", AWAY), found("h", THERE))
     ledger = known(verdict("h", HERE, "hard_negative", (4, 5, 6)), verdict("h", THERE, "lesion"))
-    lesion, other = negatives.classifier_examples(table, ledger, manifest(), 0.5)
+    lesion, other = negatives.classifier_examples(table, ledger, manifest(VOLUMES), 0.5)
     assert lesion.tolist() == [False, False, True]
     assert other.tolist() == [True, False, False]
     mined = ledger.set_column(3, "source", pa.array(["hard_negative_vh", "reviewed"]))
-    assert not negatives.classifier_examples(table, mined, manifest(), 0.5)[1].any()
+    assert not negatives.classifier_examples(table, mined, manifest(VOLUMES), 0.5)[1].any()
 
 
 @pytest.mark.parametrize("role", ["calibration", "rehearsed"])
@@ -130,9 +102,9 @@ def test_the_calibration_set_leaves_out_what_a_reviewed_run_accepted_but_not_its
     role: str,
 ) -> None:
     """What is false in V_M must go on counting: looking at it made V_H no better."""
-    table = scored(tubelet("m", HERE), tubelet("m", THERE), tubelet("m", AWAY), tubelet("h", AWAY))
+    table = scored(found("m", HERE), found("m", THERE), found("m", AWAY), found("h", AWAY))
     said = reviewed(verdict("m", HERE, role, (4, 5)), verdict("m", AWAY, "hard_negative", (4, 5)))
-    store = StoreTables(manifest(), MARKS.empty_table(), said)
+    store = StoreTables(manifest(VOLUMES), MARKS.empty_table(), said)
     view = RoundView(table, store.ledger, ACCEPTED.empty_table(), store, Settings(mining=SETTINGS))
     assert ids(view.calibration) == [1, 2]
     # They say what not to count, not what is there: V_M's best false finds stay its best hard negatives.

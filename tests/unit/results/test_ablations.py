@@ -9,10 +9,12 @@ import pytest
 
 from harvester.config.settings import Settings
 from harvester.mining.round_view import RoundView, StoreTables
-from harvester.records import ACCEPTED, SCORED, SIDES, Mark, Volume
+from harvester.records import ACCEPTED, SCORED
 from harvester.results.ablations import ablations, shuffled
 from harvester.results.truth import TruthEvaluator
-from harvester.store.store import Store, finish_store, write_volume
+from harvester.store.store import Store
+from tests import builders
+from tests.builders import made_store, mark, tubelet
 
 LESION, CLINICAL, FALSE = (10.0, 10.0, 29.0, 29.0), (40.0, 10.0, 59.0, 29.0), (10.0, 40.0, 29.0, 59.0)
 SETTINGS = Settings.model_validate({"operating_point": {"lpg_weights": [0.0, 1.0], "min_slices": [1]}})
@@ -22,18 +24,15 @@ PATIENTS = 60
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """V_M and V_H^test, a volume per patient: in each a hidden lesion, and a clinical one in every other."""
-    folder = tmp_path_factory.mktemp("store")
-    volume = np.zeros((9, 8, 8), np.int16)
-    rows, known, truth = [], [], []
-    for split in ("vm", "vh_test"):
-        for i in range(PATIENTS):
-            name = f"{split}-{i}"
-            rows.append(write_volume(folder, Volume(name, f"p-{name}", volume, (4, 1, 1)), split, ""))
-            clinical = [Mark(name, f"{name}-c", 5, *CLINICAL, clinical=True)] if i % 2 else []
-            marks = [Mark(name, f"{name}-l", 5, *LESION, clinical=False), *clinical]
-            known += marks if split == "vm" else clinical
-            truth += marks if split == "vh_test" else []
-    return finish_store(folder, rows, known, truth)
+    splits = {f"{split}-{i}": split for split in ("vm", "vh_test") for i in range(PATIENTS)}
+    lesions = {name: [mark(name, LESION, clinical=False)] for name in splits}
+    clinical = {name: [mark(name, CLINICAL)] for name in splits if int(name.split("-")[1]) % 2}
+    known, truth = [], []
+    for name, split in splits.items():
+        both = lesions[name] + clinical.get(name, [])
+        known += both if split == "vm" else clinical.get(name, [])
+        truth += both if split == "vh_test" else []
+    return made_store(tmp_path_factory.mktemp("store"), splits, known, truth)
 
 
 @pytest.fixture
@@ -58,11 +57,9 @@ def scored(store: Store, seed: int, good: float) -> pa.Table:
         marked = int(volume["volume_id"].split("-")[1]) % 2
         for box in (LESION, CLINICAL, FALSE) if marked else (LESION, FALSE):
             lpc = float(np.clip(rng.normal(0.9 if box != FALSE else 0.9 - good, 0.03), 0.01, 0.99))
-            sides = {side: [value] * 3 for side, value in zip(SIDES, box, strict=True)}
-            row = {"volume_id": volume["volume_id"], "patient_id": volume["patient_id"], "lpc_score": lpc}
-            row |= {"lpg_score": float(rng.uniform(0.3, 0.9)), "width_mm": 30.0, "tubelet_id": len(rows)}
-            rows.append(row | {"z": [4, 5, 6], "slice_score": [0.5] * 3} | sides)
-    return pa.Table.from_pylist(rows, SCORED)
+            lpg = float(rng.uniform(0.3, 0.9))
+            rows.append(tubelet(volume["volume_id"], box, lpg_score=lpg, lpc_score=lpc))
+    return builders.scored(*rows)
 
 
 def test_the_generator_alone_is_told_apart_from_the_loop(store: Store, truth: TruthEvaluator) -> None:
