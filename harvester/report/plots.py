@@ -247,7 +247,7 @@ def frontier_picture(frontier: Frontier) -> bytes:
 
 def _recalls(axes: "Axes", frontier: Frontier, known: bool) -> None:
     for way, colour in FRONTIER_COLOURS.items():
-        rows = _of(frontier, way)
+        rows = _rows_of(frontier, way)
         targets = [row.target for row in rows]
         axes.plot(targets, [row.recall_vm for row in rows], color=colour, marker="o", label=f"{way}, V_M")
         if known:
@@ -263,7 +263,7 @@ def _recalls(axes: "Axes", frontier: Frontier, known: bool) -> None:
 
 def _precisions(axes: "Axes", frontier: Frontier) -> None:
     for way, colour in FRONTIER_COLOURS.items():
-        rows = [row for row in _of(frontier, way) if row.precision is not None]
+        rows = [row for row in _rows_of(frontier, way) if row.precision is not None]
         precisions = np.array([row.precision for row in rows], np.float64)
         axes.plot([row.target for row in rows], precisions, color=colour, marker="s", label=way)
     targets = [row.target for row in frontier.rows]
@@ -273,5 +273,5 @@ def _precisions(axes: "Axes", frontier: Frontier) -> None:
     axes.legend(loc="best")
 
 
-def _of(frontier: Frontier, way: str) -> list[FrontierRow]:
+def _rows_of(frontier: Frontier, way: str) -> list[FrontierRow]:
     return [row for row in frontier.rows if row.way == way]

@@ -13,7 +13,7 @@ from harvester.run.summary import AblationResult, FinalResult, RoundResult, Step
 from harvester.store.store import Store
 
 RATES: Final = ("1", "4", "16")
-SPLITS: Final = {
+SET_NAMES: Final = {
     Split.VM: "V_M, every lesion marked",
     Split.VH: "V_H, partly marked",
     Split.VH_TEST: "V_H test, partly marked, truth hidden",
@@ -188,7 +188,7 @@ def archive(store: Store) -> Html:
     """What the store holds."""
     manifest, marks = store.manifest, store.marks()
     rows = []
-    for split, name in SPLITS.items():
+    for split, name in SET_NAMES.items():
         mine = rows_where(manifest, "split", split)
         known = rows_where(marks, "volume_id", *values(mine["volume_id"]))
         if len(mine):
