@@ -1,6 +1,6 @@
 # One word per chore. Each sets up .venv when pyproject.toml or setup.py is newer than it, and only then.
 .DEFAULT_GOAL := help
-.PHONY: help harvest test check format clean
+.PHONY: help harvest test check format schema clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -53,6 +53,9 @@ check: $(READY)  ## Format, lint, types, import directions
 format: $(READY)  ## Format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+schema: $(READY)  ## Write docs/summary.schema.json from the models in harvester/run/summary.py
+	$(BIN)/python -c "from harvester.run.summary import schema; print(schema(), end='')" > docs/summary.schema.json
 
 clean:  ## Remove caches; runs/ and .venv stay
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build *.egg-info

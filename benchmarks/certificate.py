@@ -26,8 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import beta
 
+from harvester.certificate.evidence import Earlier, Evidence, Target, steps_of
 from harvester.certificate.operating_point import naive, solve
-from harvester.certificate.precision_bound import steps_of
 
 Array = NDArray[Any]
 TARGET, EARLY_TARGETS, CONFIDENCE = 0.90, (0.95, 0.93), 0.95
@@ -62,6 +62,11 @@ class Drawn:
     patients: Array
     lesions: int
 
+    @property
+    def evidence(self) -> Evidence:
+        """What the first round's certificate rests on."""
+        return Evidence(self.first, self.correct, self.patients, self.lesions)
+
 
 def draw(rng: np.random.Generator, archive: Archive, shift: float) -> Drawn:
     """One archive's candidates."""
@@ -93,7 +98,7 @@ def draw(rng: np.random.Generator, archive: Archive, shift: float) -> Drawn:
 
 def binomial_threshold(drawn: Drawn) -> float:
     """The lowest threshold whose plain Clopper-Pearson bound reaches the target."""
-    steps = steps_of(drawn.first, drawn.correct, drawn.patients, None, None)
+    steps = steps_of(drawn.evidence)
     bound = beta.ppf(1 - CONFIDENCE, np.maximum(steps.correct, 1e-9), steps.accepted - steps.correct + 1)
     proven = np.flatnonzero(bound >= TARGET)
     return float(steps.scores[proven[-1]]) if len(proven) else np.inf
@@ -101,14 +106,14 @@ def binomial_threshold(drawn: Drawn) -> float:
 
 def two_rounds(drawn: Drawn, early_targets: tuple[float, ...] = ()) -> tuple[float, float]:
     """The engine's thresholds: of a first round, at the first early target that can be met, and of a second."""
-    given = (drawn.first, drawn.correct, drawn.patients, drawn.lesions)
-    tried = (solve(*given, target, CONFIDENCE).threshold for target in (*early_targets, TARGET))
+    asked = [Target(precision, CONFIDENCE) for precision in (*early_targets, TARGET)]
+    tried = (solve(drawn.evidence, target).threshold for target in asked)
     first = next((threshold for threshold in tried if np.isfinite(threshold)), np.inf)
     taken = drawn.first >= first
     counts = [_by_patient(drawn.patients[rows]) for rows in (taken & drawn.correct, taken)]
     rest = ~taken
     later = (drawn.second[rest], drawn.correct[rest], drawn.patients[rest], drawn.lesions)
-    return first, solve(*later, TARGET, CONFIDENCE, *counts).threshold
+    return first, solve(Evidence(*later, Earlier(*counts)), asked[-1]).threshold
 
 
 def _by_patient(patients: Array) -> dict[int, int]:
@@ -132,10 +137,9 @@ def simulate(archive: Archive, archives: int, seed: int) -> dict[str, Any]:
     found: dict[str, list[tuple[float, float]]] = {}
     for _ in range(archives):
         drawn = draw(rng, archive, 0.0)
-        given = (drawn.first, drawn.correct, drawn.patients, drawn.lesions, TARGET)
         greedy, patient = two_rounds(drawn), two_rounds(drawn, EARLY_TARGETS)
         thresholds = {
-            "naive": (naive(*given).threshold,),
+            "naive": (naive(drawn.evidence, Target(TARGET, CONFIDENCE)).threshold,),
             "binomial": (binomial_threshold(drawn),),
             "certified": (greedy[0],),
             "two rounds, greedy": greedy,

@@ -15,10 +15,11 @@ import numpy as np
 from harvester.config.loading import resolve
 from harvester.config.settings import Settings
 from harvester.frontier import last_round, scored_table
-from harvester.mining.fusion import choices
-from harvester.records import ACCEPTED
-from harvester.results.ablations import Control
-from harvester.results.truth import Judge, harvested_table
+from harvester.mining.fusion import fusions
+from harvester.mining.round_view import RoundView, StoreTables
+from harvester.records import AcceptedTable, empty
+from harvester.results.ablations import ablation
+from harvester.results.truth import TruthEvaluator
 from harvester.store.store import Store
 
 
@@ -45,16 +46,14 @@ def again(run: Path, early_targets: tuple[float, ...]) -> tuple[float, float, fl
     """Lesions harvested in V_H^test, precision (1 where there are none) and recall, after all rounds."""
     settings = _asked_for(resolve(run / "settings.yaml"), early_targets)
     store = Store.open(run / "store")
-    judge = Judge(store, settings)
-    own = settings.operating_point
-    loop = Control(choices(own), lambda scored, k: scored, harvested_table(), ACCEPTED.empty_table())
+    tables, own = StoreTables.of(store), settings.operating_point
+    loop = ablation(own, fusions(own), lambda scored, k: scored)
     for k in range(last_round(run) + 1):
-        told = loop.add(k, scored_table(run, k), store, judge)
-    return (
-        told["test_harvested"],
-        1.0 if told["precision"] is None else told["precision"],
-        told["recall_unmarked"],
-    )
+        view = RoundView(scored_table(run, k), tables.ledger, empty(AcceptedTable), tables, settings)
+        loop = loop.after(k, view)
+    result = loop.result(TruthEvaluator(store, settings))
+    precision = 1.0 if result.precision is None else result.precision
+    return result.test_harvested, precision, result.recall_unmarked or 0.0
 
 
 def _asked_for(settings: Settings, early_targets: tuple[float, ...]) -> Settings:

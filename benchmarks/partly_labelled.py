@@ -41,7 +41,7 @@ from harvester.models.fit import FoldTask
 from harvester.proposals.inference import load_generator, propose_volume
 from harvester.proposals.training import fit_generator
 from harvester.records import TUBELETS
-from harvester.results.truth import Judge
+from harvester.results.truth import TruthEvaluator
 from harvester.run.folder import settings_of, store_of, table_hash, weights_hash
 from harvester.storage.location import Location
 from harvester.store.slab import GridFrame
@@ -182,8 +182,8 @@ class Bench:
         settings = self.settings(row)
         found = list(self._proposed(folder / "mean" if row.mean else folder, settings))
         tubelets = outside_ignored(pa.Table.from_pylist(found, TUBELETS), self.store.ignore())
-        told = Judge(self.store, settings).proposals(tubelets, "lpg_score")
-        return dict(zip(FIGURES, (*told["sensitivity"].values(), told["ap"]), strict=True))
+        scores = TruthEvaluator(self.store, settings).proposals(tubelets, "lpg_score")
+        return dict(zip(FIGURES, (*scores.sensitivity.values(), scores.ap), strict=True))
 
     def _proposed(self, folder: Path, settings: Settings) -> Iterator[dict[str, Any]]:
         """Tubelets of V_H^test, each volume's by the generator that never saw its patient."""

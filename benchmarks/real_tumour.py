@@ -26,7 +26,7 @@ from harvester.mining import candidates
 from harvester.models.device import DeviceSpec
 from harvester.proposals.inference import load_generator, propose_volume
 from harvester.records import TUBELETS
-from harvester.results.truth import Judge
+from harvester.results.truth import TruthEvaluator
 from harvester.storage.location import Location
 from harvester.store.slab import GridFrame
 from harvester.store.store import Store, finish_store, write_volume
@@ -67,7 +67,7 @@ def main() -> None:
 
 def threshold_at(settings, store, tubelets, rate):
     """The generator score at which V_H^test's proposals make `rate` false positives a volume."""
-    judge = Judge(store, settings)
+    judge = TruthEvaluator(store, settings)
     mine = candidates.split_of(tubelets, store.manifest, "vh_test")
     mine = candidates.candidates(mine, judge.known_places, settings.mining)
     scored = hits(overlaps(mine, judge.lesions), mine["lpg_score"].to_numpy(), len(judge.lesions))

@@ -5,26 +5,22 @@ shows what one round with the run's last models gives at each target, certified 
 """
 
 import json
-from typing import Any
 
-import pyarrow as pa
-
-from harvester.certificate.frontier import Frontier, Row
+from harvester.certificate.frontier import Frontier, FrontierRow
 from harvester.certificate.operating_point import OperatingPoint
-from harvester.certificate.selection import Rehearsal, Solved
+from harvester.certificate.selection import Calibration, CalibrationFiles, SelectedPoint, select_point
 from harvester.config.settings import OperatingPointSettings, Settings
-from harvester.distributed.tuning import evaluate, sweep
+from harvester.distributed.tuning import sweep
 from harvester.errors import StoreError
-from harvester.labels import ledger as ledgers
-from harvester.mining import calibration, candidates, fusion
-from harvester.records import ACCEPTED, PARTLY_MARKED
-from harvester.results.truth import Judge, with_round
+from harvester.mining.round_view import RoundView, StoreTables
+from harvester.records import AcceptedTable, ScoredTable, checked, empty
+from harvester.results.truth import TruthEvaluator, with_round
 from harvester.run.folder import NOTE
-from harvester.storage.location import Location, Where
+from harvester.storage.location import Location
 from harvester.store.store import Store
 
 
-def last_round(run: Where) -> int:
+def last_round(run: Location) -> int:
     """The last round whose tubelets are scored. Raises StoreError where there is none."""
     numbers = [
         int(name.removeprefix("round-")) for name in Location.of(run).folders() if name.startswith("round-")
@@ -37,40 +33,40 @@ def last_round(run: Where) -> int:
     return max(rounds)
 
 
-def scored_table(run: Where, round_index: int) -> pa.Table:
+def scored_table(run: Location, round_index: int) -> ScoredTable:
     """The scored tubelets of a round; of several (settings were changed) those made last."""
     notes = _scored(run, round_index)
     if not notes:
         raise StoreError(f"{run}: round {round_index} has no scored tubelets; the last is {last_round(run)}")
     latest = max(notes, key=lambda note: json.loads(note.read_bytes()).get("ended", 0.0))
-    return (latest.parent / f"{latest.name.removesuffix(NOTE)}.parquet").read_table()
+    return checked(ScoredTable, (latest.parent / f"{latest.name.removesuffix(NOTE)}.parquet").read_table())
 
 
-def _scored(run: Where, round_index: int) -> list[Location]:
+def _scored(run: Location, round_index: int) -> list[Location]:
     folder = Location.of(run) / f"round-{round_index}"
     return [folder / name for name in folder.files() if name.startswith("scored-") and name.endswith(NOTE)]
 
 
 def trace(
-    scored: pa.Table,
+    scored: ScoredTable,
     store: Store,
     settings: Settings,
     targets: list[float],
-    work: Where,
+    work: Location,
     round_index: int,
 ) -> Frontier:
-    """Sweep the settings' choices with Ray Tune, then solve every target with the best one."""
-    folder = Location.of(work)
-    rehearsal = _rehearsal(scored, store, settings, folder)
-    trials = sweep(rehearsal, settings.operating_point, folder / "tune")
-    judge = Judge(store, settings)
-    free = _candidates(scored, store, settings)
+    """Sweep the ways to fuse the scores with Ray Tune, then solve every target with the best one."""
+    folder, tables = Location.of(work), StoreTables.of(store)
+    view = RoundView(scored, tables.ledger, empty(AcceptedTable), tables, settings)
+    calibration = Calibration.of(view)
+    trials = sweep(_files(calibration, folder), settings.operating_point, folder / "tune")
+    truth = TruthEvaluator(store, settings)
     rows = []
     for target in sorted(targets):
         own = settings.operating_point.model_copy(update={"target_precision": target})
-        solved = evaluate(rehearsal, trials[0].choice, own, len(trials))
-        for way, point in (("certified", solved.point), ("point estimate", solved.naive)):
-            rows.append(_row(target, way, point, solved, free, judge))
+        selected = select_point(calibration, trials[0].choice, own, len(trials))
+        for way, point in (("certified", selected.point), ("point estimate", selected.naive)):
+            rows.append(_row(target, way, point, selected, view, truth))
     return Frontier(round_index, trials, rows)
 
 
@@ -89,35 +85,25 @@ def narrowed(settings: Settings, frontier: Frontier, target: float) -> Settings:
     return settings.model_copy(update={"operating_point": own})
 
 
-def _rehearsal(scored: pa.Table, store: Store, settings: Settings, folder: Location) -> Rehearsal:
-    marks = ledgers.known_before(store.marks(), store.reviewed())
-    known = ledgers.spread(marks, store.manifest)
-    own = settings.operating_point
-    tables = {
-        "candidates": calibration.rehearsal_candidates(
-            scored, store.manifest, known, ACCEPTED.empty_table(), settings.mining
-        ),
-        "lesions": calibration.rehearsal_lesions(store.marks(), store.manifest),
-        "accepted": ACCEPTED.empty_table(),
-        "known": calibration.clinical_finds(scored, marks, own.match_iou),
-    }
-    for name, table in tables.items():
-        (folder / f"{name}.parquet").write_table(table)
-    files = {name: folder / f"{name}.parquet" for name in tables}
-    return Rehearsal(files["candidates"], files["lesions"], files["accepted"], files["known"])
+def _files(calibration: Calibration, folder: Location) -> CalibrationFiles:
+    names = ("candidates", "targets", "hits", "clinical_finds")
+    files = [folder / f"{name}.parquet" for name in names]
+    for file, table in zip(files, calibration.tables, strict=True):
+        file.write_table(table)
+    return CalibrationFiles(tuple(files))
 
 
-def _candidates(scored: pa.Table, store: Store, settings: Settings) -> pa.Table:
-    """V_H's tubelets that touch neither a clinical mark nor what was reviewed."""
-    known = ledgers.spread(ledgers.known_before(store.marks(), store.reviewed()), store.manifest)
-    partly = candidates.split_of(scored, store.manifest, *PARTLY_MARKED)
-    return candidates.candidates(partly, ledgers.settled(known), settings.mining)
-
-
-def _row(target: float, way: str, point: OperatingPoint, solved: Solved, free: pa.Table, judge: Judge) -> Row:
-    found = with_round(fusion.select(free, solved.choice, point.threshold), 0)
-    measured: dict[str, Any] = judge.harvest(found)
-    return Row(
+def _row(
+    target: float,
+    way: str,
+    point: OperatingPoint,
+    selected: SelectedPoint,
+    view: RoundView,
+    truth: TruthEvaluator,
+) -> FrontierRow:
+    found = with_round(view.harvested(selected.choice, point.threshold), 0)
+    measured = truth.harvest(found)
+    return FrontierRow(
         target=target,
         way=way,
         threshold=point.threshold if point.threshold < float("inf") else None,
@@ -126,7 +112,7 @@ def _row(target: float, way: str, point: OperatingPoint, solved: Solved, free: p
         precision_vm=point.precision_estimate,
         recall_vm=point.recall_estimate,
         harvested=len(found),
-        precision=measured["precision"],
-        recall_unmarked=measured["recall_unmarked"],
+        precision=measured.precision,
+        recall_unmarked=measured.recall_unmarked,
         reason=point.reason,
     )

@@ -34,7 +34,7 @@ class Role(StrEnum):
     LESION = "lesion"
     HARD_NEGATIVE = "hard_negative"
     IGNORED = "ignored"
-    CALIBRATION = "rehearsed"
+    CALIBRATION = "calibration"
 
 
 class Source(StrEnum):
@@ -50,7 +50,7 @@ class Source(StrEnum):
     HARD_NEGATIVE_VM = "hard_negative_vm"
     HARD_NEGATIVE_VH = "hard_negative_vh"
     IGNORED = "ignored"
-    CALIBRATION = "rehearsed"
+    CALIBRATION = "calibration"
 
 
 SPLITS: Final = tuple(Split)
@@ -172,7 +172,7 @@ SCORED: Final = TUBELETS.append(pa.field("lpc_score", pa.float64()))
 """Tubelets with the classifier's probability."""
 
 ACCEPTED: Final = SCORED.append(pa.field("score", pa.float64())).append(pa.field("correct", pa.bool_()))
-"""One row per tubelet of V_M that the calibration accepted: its fused score, and whether it found a lesion."""
+"""A calibration hit: a tubelet of V_M that the rule accepted, its fused score, and whether it found a lesion."""
 
 HARVEST: Final = schema_of(
     ("volume_id", pa.string()),
@@ -218,7 +218,7 @@ LEDGER: Final = schema_of(
     ("z", pa.list_(pa.int32())),
     *[(side, pa.list_(pa.float32())) for side in SIDES],
 )
-"""One row per label of any origin. role: lesion or hard_negative; of what was reviewed also ignored and rehearsed (see
+"""One row per label of any origin. role: lesion or hard_negative; of what was reviewed also ignored, calibration (see
 REVIEWED). source: clinical, annotated, harvested, reviewed, hard_negative_vm (sure) or hard_negative_vh (possible).
 Archive marks and reviewed labels have round -1; marks have no score or model, reviewed ones those that found them."""
 
@@ -226,7 +226,7 @@ REVIEWED: Final = LEDGER.append(pa.field("verdict", pa.string()))
 """What people said of exported labels: ledger rows of source reviewed, and their verdict (accepted, rejected, moved).
 
 role        lesion: accepted, or moved to these boxes. hard_negative: rejected. (Of an exported hard negative: lesion if
-            rejected.) ignored: the place that a moved one was moved from. rehearsed: what the reviewed run accepted
+            rejected.) ignored: the place that a moved one was moved from. calibration: what the reviewed run accepted
             in V_M, without a verdict; a later run does not count on it again.
 round       of the run that found it; the ledger has -1
 """

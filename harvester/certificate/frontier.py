@@ -8,10 +8,10 @@ from harvester.certificate.selection import Trial
 
 
 @dataclass(frozen=True)
-class Row:
+class FrontierRow:
     """One target and one way to meet it ("certified" or "point estimate").
 
-    threshold is None where nothing is harvested; *_vm are counted on V_M's rehearsal; harvested counts V_H;
+    threshold is None where nothing is harvested; *_vm are counted on the calibration set; harvested counts V_H;
     precision and recall_unmarked are measured on V_H^test, None where no truth is known.
     """
 
@@ -34,7 +34,7 @@ class Frontier:
 
     round: int
     trials: list[Trial]
-    rows: list[Row]
+    rows: list[FrontierRow]
 
 
 def as_table(frontier: Frontier) -> pa.Table:

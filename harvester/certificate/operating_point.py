@@ -19,14 +19,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from harvester.certificate.precision_bound import (
-    Prior,
-    Steps,
-    correlation_within_patients,
-    effective_counts,
-    lower_bounds,
-    steps_of,
-)
+from harvester.certificate.evidence import Evidence, Steps, Target, steps_of
+from harvester.certificate.precision_bound import correlation_within_patients, effective_counts, lower_bounds
 
 Array = NDArray[Any]
 
@@ -59,68 +53,50 @@ class OperatingPoint:
     reason: str
 
 
-def solve(
-    scores: Array,
-    correct: Array,
-    patients: Array,
-    num_lesions: int,
-    target: float,
-    confidence: float,
-    prior_correct_by_patient: Prior | None = None,
-    prior_accepted_by_patient: Prior | None = None,
-    min_patients: int = 3,
-) -> OperatingPoint:
-    """The last threshold of the sequence whose precision bound reaches `target`; ties go together.
+def solve(evidence: Evidence, target: Target) -> OperatingPoint:
+    """The last threshold of the sequence whose precision bound reaches the target; ties go together.
 
-    scores, correct (bool), patients: (n,), one a tubelet; a score of -inf is never accepted. Prior counts are
-    of tubelets accepted in earlier rounds: the promise is on the union. No tubelets: nothing is certified.
+    No tubelets: nothing is certified.
     """
-    steps = steps_of(scores, correct, patients, prior_correct_by_patient, prior_accepted_by_patient)
-    correlation = correlation_within_patients(steps, target)
+    steps = steps_of(evidence)
+    correlation = correlation_within_patients(steps, target.precision)
     shares = (FIRST_SHARE, 1 - FIRST_SHARE, 1.0)
-    bounds = {share: lower_bounds(steps, correlation, 1 - (1 - confidence) * share) for share in shares}
+    bounds = {
+        share: lower_bounds(steps, correlation, 1 - (1 - target.confidence) * share) for share in shares
+    }
     rows = _tested(steps)
-    begins = _begins(steps, rows, correlation, num_lesions, target, confidence)
-    backed = steps.patients >= min_patients
+    begins = _begins(steps, rows, correlation, evidence.num_lesions, target)
+    backed = steps.patients >= target.min_patients
     share, proven = 0.0, None
     for row in rows:
         share += begins.get(row, 0.0)
-        if share and backed[row] and bounds[share][row] >= target:
+        if share and backed[row] and bounds[share][row] >= target.precision:
             proven = row, float(bounds[share][row])
         else:
             share = 0.0
     if proven:
-        return _point(steps, proven[1], proven[0], num_lesions, "")
+        return _point(steps, proven[1], proven[0], evidence.num_lesions, "")
     plain = bounds[1.0][rows]
-    why = _why_not(steps, rows, plain, correlation, target, confidence, min_patients)
-    return _refused(float(plain.max(initial=0.0)), why)
+    return _refused(float(plain.max(initial=0.0)), _why_not(steps, plain, target))
 
 
-def naive(
-    scores: Array,
-    correct: Array,
-    patients: Array,
-    num_lesions: int,
-    target: float,
-    prior_correct_by_patient: Prior | None = None,
-    prior_accepted_by_patient: Prior | None = None,
-    confidence: float = 0.95,
-) -> OperatingPoint:
-    """What the point estimate alone would choose: the lowest one whose plain precision reaches `target`.
+def naive(evidence: Evidence, target: Target) -> OperatingPoint:
+    """What the point estimate alone would choose: the lowest one whose plain precision reaches the target.
 
     For comparison; its `precision_bound` is the bound at that threshold and `reason` says if it falls short.
     """
-    steps = steps_of(scores, correct, patients, prior_correct_by_patient, prior_accepted_by_patient)
-    bounds = lower_bounds(steps, correlation_within_patients(steps, target), confidence)
-    reached = np.flatnonzero(steps.precision >= target)
+    steps, wanted = steps_of(evidence), target.precision
+    bounds = lower_bounds(steps, correlation_within_patients(steps, wanted), target.confidence)
+    reached = np.flatnonzero(steps.precision >= wanted)
     if not len(reached):
         best = float(steps.precision.max(initial=0.0))
         return _refused(
-            float(bounds.max(initial=0.0)), f"best precision {best:.3f}, target {target:.3f}: no threshold"
+            float(bounds.max(initial=0.0)), f"best precision {best:.3f}, target {wanted:.3f}: no threshold"
         )
     last = int(reached[-1])
-    short = f"not proven: bound {bounds[last]:.3f} below target {target:.3f}"
-    return _point(steps, float(bounds[last]), last, num_lesions, "" if bounds[last] >= target else short)
+    short = f"not proven: bound {bounds[last]:.3f} below target {wanted:.3f}"
+    reason = "" if bounds[last] >= wanted else short
+    return _point(steps, float(bounds[last]), last, evidence.num_lesions, reason)
 
 
 def _tested(steps: Steps) -> list[int]:
@@ -131,14 +107,14 @@ def _tested(steps: Steps) -> list[int]:
 
 
 def _begins(
-    steps: Steps, rows: list[int], correlation: float, num_lesions: int, target: float, confidence: float
+    steps: Steps, rows: list[int], correlation: float, num_lesions: int, target: Target
 ) -> dict[int, float]:
     """The rows at which the sequence begins, each with its share of the level; none if nothing can be proven."""
 
     def provable(share: float) -> int | None:
-        level = (1 - confidence) * share
+        level = (1 - target.confidence) * share
         worth = effective_counts(steps, correlation, 1 - level)
-        return next((row for row in rows if worth[row] >= np.log(level) / np.log(target)), None)
+        return next((row for row in rows if worth[row] >= np.log(level) / np.log(target.precision)), None)
 
     early, late = provable(FIRST_SHARE), provable(1.0)
     if late is None:
@@ -165,35 +141,27 @@ def _refused(best_bound: float, reason: str) -> OperatingPoint:
     return OperatingPoint(np.inf, best_bound, 0.0, 0.0, 0, 0, reason)
 
 
-def _why_not(
-    steps: Steps,
-    rows: list[int],
-    bounds: Array,
-    correlation: float,
-    target: float,
-    confidence: float,
-    min_patients: int,
-) -> str:
+def _why_not(steps: Steps, bounds: Array, target: Target) -> str:
     """In words; `bounds` are those of the tested rows, at the full confidence."""
+    rows, wanted = _tested(steps), target.precision
     if not rows:
         return "no tubelets to choose from"
     tried, right, patients = int(steps.accepted[-1]), int(steps.correct[-1]), steps.patients[rows]
     if right == 0:
         return f"only one class: all {tried} tubelets are wrong"
-    reached = bounds >= target
-    if reached.any() and not (reached & (patients >= min_patients)).any():
+    reached = bounds >= wanted
+    if reached.any() and not (reached & (patients >= target.min_patients)).any():
         most = int(patients[reached].max())
-        return (
-            f"too few patients: the bound reaches {target:.3f} on {most}, at least {min_patients} are asked"
-        )
+        return f"too few patients: the bound reaches {wanted:.3f} on {most}, at least {target.min_patients} are asked"
     best = rows[int(bounds.argmax())]
-    worth = effective_counts(steps, correlation, confidence)[best]
-    told = (
+    correlation = correlation_within_patients(steps, wanted)
+    worth = effective_counts(steps, correlation, target.confidence)[best]
+    at_best = (
         f"best bound {bounds.max():.3f} at {int(steps.accepted[best])} accepted of {int(steps.patients[best])} "
-        f"patients, worth {worth:.0f} independent ones ({confidence:.1%} confidence)"
+        f"patients, worth {worth:.0f} independent ones ({target.confidence:.1%} confidence)"
     )
     where = "not reached where the sequence begins" if reached.any() else "not reached"
-    return f"target {target:.3f} {where}: {told}; {_point_estimate(steps, target)}"
+    return f"target {wanted:.3f} {where}: {at_best}; {_point_estimate(steps, wanted)}"
 
 
 def _point_estimate(steps: Steps, target: float) -> str:

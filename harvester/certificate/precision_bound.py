@@ -12,53 +12,24 @@ patients). Two estimates of deff are made and the larger one holds:
   is wrong, and is at least MIN_CORRELATION.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import beta, t
 
-from harvester.errors import LabelError, SettingsError
-from harvester.evaluation.matching import ranking
+from harvester.certificate.evidence import Steps, between_0_and_1
+from harvester.errors import LabelError
 
 Array = NDArray[Any]
-Prior = Mapping[Any, int]
 
 MIN_CORRELATION: Final = 0.05
 """Taken where less is measured: half of what the project's own archives showed (0.09 to 0.14)."""
 
 
-@dataclass(frozen=True, eq=False)
-class Steps:
-    """What is accepted at each of t distinct scores, descending, earlier rounds included; (t,) each.
-
-    patients counts those with an accepted tubelet; the last three are sums over patients of products of their
-    correct (c) and accepted (n) counts.
-    """
-
-    scores: Array
-    accepted: Array
-    correct: Array
-    patients: Array
-    cc: Array
-    cn: Array
-    nn: Array
-
-    @property
-    def precision(self) -> Array:
-        """(t,) share of the accepted that is correct."""
-        return self.correct / np.maximum(self.accepted, 1)
-
-    @property
-    def own_cluster(self) -> Array:
-        """(t,) mean, over accepted tubelets, of the accepted tubelets of the same patient."""
-        return self.nn / np.maximum(self.accepted, 1)
-
-
 def precision_lower_bound(correct_by_patient: Array, accepted_by_patient: Array, confidence: float) -> float:
     """One-sided lower bound of the precision from (patients,) counts; 0.0 if none is accepted or correct."""
+    between_0_and_1("confidence", confidence)
     c, n = (np.asarray(counts, dtype=np.float64) for counts in (correct_by_patient, accepted_by_patient))
     if c.shape != n.shape or np.any(c < 0) or np.any(c > n):
         raise LabelError(
@@ -71,8 +42,6 @@ def precision_lower_bound(correct_by_patient: Array, accepted_by_patient: Array,
 
 def lower_bounds(steps: Steps, correlation: float, confidence: float) -> Array:
     """(t,) one-sided lower bounds of the precision; 0 where nothing is correct."""
-    if not 0 < confidence < 1:
-        raise SettingsError(f"confidence = {confidence}: want a number between 0 and 1")
     p = steps.precision
     effect = np.maximum(_design_effect(steps), _assumed_effect(steps, correlation))
     effective = steps.accepted / effect * _few_patients(steps, confidence)
@@ -100,56 +69,6 @@ def correlation_within_patients(steps: Steps, target: float) -> float:
         return MIN_CORRELATION
     excess = (_design_effect(steps)[near] - 1) / (steps.own_cluster[near] - 1)
     return float(np.clip(excess.mean(), MIN_CORRELATION, 1.0))
-
-
-def steps_of(
-    scores: Array, correct: Array, patients: Array, prior_correct: Prior | None, prior_accepted: Prior | None
-) -> Steps:
-    """The steps of n tubelets; a score of -inf is never accepted. Prior counts are added to every step."""
-    if not len(scores) == len(correct) == len(patients):
-        sizes = f"{len(scores)}, {len(correct)}, {len(patients)}"
-        raise LabelError(f"scores, correct and patients have lengths {sizes}; want one of each a tubelet")
-    order, _ = ranking(scores)
-    order = order[np.asarray(scores)[order] > -np.inf]
-    ranked = np.asarray(scores, dtype=np.float64)[order]
-    patient, before_c, before_n = _patients(
-        np.asarray(patients)[order], prior_correct or {}, prior_accepted or {}
-    )
-    right = np.asarray(correct, dtype=bool)[order].astype(np.float64)
-    c, n = _running(patient, right, before_c), _running(patient, np.ones(len(order)), before_n)
-    # What the sums over patients gain when one patient's (c, n) becomes (c + right, n + 1).
-    gains = (np.ones(len(order)), right, n == 0, right * (2 * c + 1), c + right * (n + 1), 2 * n + 1)
-    starts = (before_n, before_c, before_n > 0, before_c**2, before_c * before_n, before_n**2)
-    last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True)[: len(ranked)])
-    sums = [start.sum() + np.cumsum(gain)[last] for start, gain in zip(starts, gains, strict=True)]
-    return Steps(ranked[last], *sums)
-
-
-def _patients(patients: Array, prior_correct: Prior, prior_accepted: Prior) -> tuple[Array, Array, Array]:
-    """(n,) code of each tubelet's patient; (p,) correct and accepted counts of earlier rounds."""
-    if any(prior_accepted.get(patient, 0) < count for patient, count in prior_correct.items()):
-        raise LabelError(
-            "earlier rounds: a patient has more correct than accepted tubelets; want correct <= accepted"
-        )
-    everyone = np.concatenate([patients, np.array(list(prior_accepted))]) if prior_accepted else patients
-    known, codes = np.unique(everyone, return_inverse=True)
-    counts = [
-        np.array([prior.get(patient, 0) for patient in known.tolist()], dtype=np.float64)
-        for prior in (prior_correct, prior_accepted)
-    ]
-    return codes[: len(patients)], counts[0], counts[1]
-
-
-def _running(group: Array, values: Array, start: Array) -> Array:
-    """(n,) sum of the values before each one in its own group, from `start` (groups,)."""
-    by_group = np.argsort(group, kind="stable")
-    before = np.cumsum(values[by_group]) - values[by_group]
-    size = np.bincount(group, minlength=len(start))
-    first = np.cumsum(size) - size
-    running = np.empty(len(group))
-    filled = size > 0
-    running[by_group] = before - np.repeat(before[first[filled]], size[filled])
-    return running + start[group]
 
 
 def _design_effect(steps: Steps) -> Array:

@@ -1,66 +1,127 @@
-"""One choice of how to cut, solved exactly on V_M's rehearsal: what a trial of the search does."""
+"""Threshold selection: one way to fuse the scores, solved exactly on the calibration set. What a trial does."""
 
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from harvester.certificate.evidence import Earlier, Evidence, Target
 from harvester.certificate.operating_point import STEP, OperatingPoint, naive, solve
 from harvester.config.settings import OperatingPointSettings
-from harvester.mining.calibration import judge
-from harvester.mining.fusion import Choice, choices, fuse
+from harvester.mining.fusion import ScoreFusion, fuse, fusions, known_recall
+from harvester.mining.round_view import RoundView, match_to_lesions
+from harvester.records import AcceptedTable, MarkTable, ScoredTable, SelectedTable, checked
 from harvester.storage.location import Location
 
 
-@dataclass(frozen=True)
-class Solved:
-    """The chosen settings and their operating point; `naive` is what the point estimate would have chosen.
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """All that a threshold is selected from.
 
-    trials    how many choices were compared (by what the archive shows: see mining.known_recall)
+    candidates      the tubelets of the calibration set (RoundView.calibration)
+    targets         the lesions that they should find
+    hits            what earlier rounds accepted of it: the promise is on the union
+    clinical_finds  the tubelets that find a clinical mark, of V_M and V_H
+    last            whether no round follows: the early targets are not asked for
     """
 
-    choice: Choice
+    candidates: ScoredTable
+    targets: MarkTable
+    hits: AcceptedTable
+    clinical_finds: ScoredTable
+    last: bool = True
+
+    @classmethod
+    def of(cls, view: RoundView, last: bool = True) -> "Calibration":
+        """What a round's view has of it."""
+        return cls(view.calibration, view.targets, view.hits, view.clinical_finds, last)
+
+    @property
+    def tables(self) -> tuple[pa.Table, ...]:
+        """Its four tables, in their order."""
+        return self.candidates, self.targets, self.hits, self.clinical_finds
+
+    def known_recall(self, fusion: ScoreFusion) -> float:
+        """How high a way to fuse the scores ranks what is known (fusion.known_recall), 0 to 1."""
+        return known_recall(self.candidates, self.clinical_finds, len(self.targets), fusion)
+
+
+@dataclass(frozen=True)
+class CalibrationFiles:
+    """The tables of a Calibration as parquet files, in their order, so that trials on any node read them."""
+
+    files: tuple[Location, ...]
+    last: bool = True
+
+    def read(self) -> Calibration:
+        """The tables."""
+        candidates, targets, hits, finds = (file.read_table() for file in self.files)
+        return Calibration(
+            checked(ScoredTable, candidates),
+            checked(MarkTable, targets),
+            checked(AcceptedTable, hits),
+            checked(ScoredTable, finds),
+            self.last,
+        )
+
+
+@dataclass(frozen=True)
+class SelectedPoint:
+    """The chosen fusion and its operating point; `naive` is what the point estimate would have chosen.
+
+    trials    how many ways to fuse were compared (by what the archive shows: see fusion.known_recall)
+    """
+
+    choice: ScoreFusion
     point: OperatingPoint
     naive: OperatingPoint
     trials: int
 
 
-def solve_choice(
-    candidates: pa.Table,
-    lesions: pa.Table,
-    accepted: pa.Table,
-    choice: Choice,
-    settings: OperatingPointSettings,
-    trials: int,
-    last: bool = True,
-) -> Solved:
-    """The exact threshold of one choice, certified and naive.
+@dataclass(frozen=True)
+class Trial:
+    """One way to fuse: how high it ranks what is known, and what its operating point gives on V_M."""
+
+    choice: ScoreFusion
+    known_recall: float
+    recall: float
+    bound: float
+    naive_recall: float
+
+
+def select_point(
+    calibration: Calibration, fusion: ScoreFusion, settings: OperatingPointSettings, trials: int = 1
+) -> SelectedPoint:
+    """The exact threshold of one way to fuse, certified and naive.
 
     A round that is not the last is asked for the early targets in turn, so that it leaves the doubtful ones to better
     models; where none adds as much as one step of the sequence, for the target itself.
-
-    candidates   SCORED tubelets of V_M that touch no clinical mark and nothing accepted before
-    lesions      the annotated lesions that they should find (records.MARKS)
-    accepted     tubelets accepted in earlier rounds (records.ACCEPTED): the promise is on the union
     """
-    score = fuse(candidates, choice)
+    evidence = evidence_of(calibration, fusion, settings.match_iou)
+    target = Target(settings.target_precision, settings.confidence, settings.min_patients)
+    early = () if calibration.last else settings.early_target_precisions
+    asked = [replace(target, precision=higher) for higher in early if higher > target.precision]
+    points = (solve(evidence, each) for each in (*asked, target))
+    point = _first_worth_it(points, max(STEP * len(calibration.hits), 1))
+    return SelectedPoint(fusion, point, naive(evidence, target), trials)
+
+
+def evidence_of(calibration: Calibration, fusion: ScoreFusion, match_iou: float) -> Evidence:
+    """The candidates that the fusion keeps, by their fused score, and which of them are right."""
+    score = fuse(calibration.candidates, fusion)
     kept = np.flatnonzero(np.isfinite(score))
-    table = candidates.take(kept).append_column("score", pa.array(score[kept]))
-    correct, _ = judge(table, lesions, settings.match_iou)
+    table = calibration.candidates.take(kept).append_column("score", pa.array(score[kept]))
+    correct = match_to_lesions(SelectedTable(table), calibration.targets, match_iou)
     patients = table["patient_id"].to_numpy(zero_copy_only=False).astype(str)
-    earlier = _counts(accepted)
-    given = (score[kept], correct, patients, len(lesions))
-
-    def at(target: float) -> OperatingPoint:
-        return solve(*given, target, settings.confidence, *earlier, min_patients=settings.min_patients)
-
-    target = settings.target_precision
-    early = () if last else settings.early_target_precisions
-    points = (at(each) for each in (*(higher for higher in early if higher > target), target))
-    point = _first_worth_it(points, max(STEP * len(accepted), 1))
-    return Solved(choice, point, naive(*given, target, *earlier, settings.confidence), trials)
+    rows = calibration.hits.select(["patient_id", "correct"]).to_pylist()
+    earlier = Earlier(
+        Counter(row["patient_id"] for row in rows if row["correct"]),
+        Counter(row["patient_id"] for row in rows),
+    )
+    return Evidence(score[kept], correct, patients, len(calibration.targets), earlier)
 
 
 def _first_worth_it(points: Iterable[OperatingPoint], wanted: float) -> OperatingPoint:
@@ -73,62 +134,13 @@ def _first_worth_it(points: Iterable[OperatingPoint], wanted: float) -> Operatin
     return max(reversed(tried), key=lambda each: each.accepted)
 
 
-def nothing_scored(settings: OperatingPointSettings, reason: str) -> Solved:
+def nothing_scored(settings: OperatingPointSettings, reason: str) -> SelectedPoint:
     """In place of an operating point where no tubelet was scored: no threshold, and the reason."""
     none = OperatingPoint(np.inf, 0.0, 0.0, 0.0, 0, 0, reason)
-    return Solved(choices(settings)[0], none, none, 0)
+    return SelectedPoint(fusions(settings)[0], none, none, 0)
 
 
-def as_json(solved: Solved) -> dict[str, Any]:
-    """The result as plain values."""
-    return {
-        "choice": solved.choice.as_dict(),
-        "point": asdict(solved.point),
-        "naive": asdict(solved.naive),
-        "trials": solved.trials,
-    }
-
-
-def from_json(tree: dict[str, Any]) -> Solved:
-    """What as_json wrote."""
+def from_json(tree: dict[str, Any]) -> SelectedPoint:
+    """What dataclasses.asdict made of a SelectedPoint."""
     point, plain = OperatingPoint(**tree["point"]), OperatingPoint(**tree["naive"])
-    return Solved(Choice(**tree["choice"]), point, plain, tree["trials"])
-
-
-def _counts(accepted: pa.Table) -> tuple[dict[str, int], dict[str, int]]:
-    """Correct and all tubelets accepted in earlier rounds, by patient."""
-    correct: dict[str, int] = {}
-    total: dict[str, int] = {}
-    for row in accepted.select(["patient_id", "correct"]).to_pylist():
-        total[row["patient_id"]] = total.get(row["patient_id"], 0) + 1
-        correct[row["patient_id"]] = correct.get(row["patient_id"], 0) + int(row["correct"])
-    return correct, total
-
-
-@dataclass(frozen=True)
-class Rehearsal:
-    """What a trial is measured on, as parquet files so that trials on any node read them.
-
-    candidates   SCORED tubelets of V_M that touch no clinical mark and nothing accepted before
-    lesions      the annotated lesions that they should find (records.MARKS)
-    accepted     tubelets accepted in earlier rounds, with `correct` and `patient_id`
-    known        SCORED tubelets that find a clinical mark, of V_M and V_H
-    last         whether no round follows: the early target is not asked for
-    """
-
-    candidates: Location
-    lesions: Location
-    accepted: Location
-    known: Location
-    last: bool = True
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One choice: how high it ranks what is known, and what its operating point gives on V_M."""
-
-    choice: Choice
-    known_recall: float
-    recall: float
-    bound: float
-    naive_recall: float
+    return SelectedPoint(ScoreFusion(**tree["choice"]), point, plain, tree["trials"])

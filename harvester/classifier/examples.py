@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from harvester.classifier.views import DESCRIPTORS, Tubelets, cut_views
 from harvester.config.settings import ClassifierSettings, GridSettings
-from harvester.storage.location import Where
+from harvester.storage.location import Location
 from harvester.store.slab import GridFrame
 
 Array = NDArray[Any]
@@ -28,7 +28,7 @@ class Examples(Dataset[tuple[dict[str, Tensor], Tensor]]):
 
     def __init__(
         self,
-        store: Where,
+        store: Location,
         examples: Mapping[int, Sequence[Example]],
         settings: ClassifierSettings,
         grid: GridSettings,

@@ -33,7 +33,7 @@ from harvester.models.batch_size import AutoBatchSize
 from harvester.models.device import DeviceSpec
 from harvester.models.device_slab import load_to_device
 from harvester.models.prefetch import prefetch, readers
-from harvester.storage.location import Location, Where
+from harvester.storage.location import Location
 from harvester.store.slab import GridFrame
 
 Array = NDArray[Any]
@@ -70,7 +70,7 @@ class Scoring:
     """
 
     def __init__(
-        self, settings: Settings, store: Where, spec: DeviceSpec, rows_of: Callable[[str], Rows]
+        self, settings: Settings, store: Location, spec: DeviceSpec, rows_of: Callable[[str], Rows]
     ) -> None:
         self.settings, self.store, self.spec, self.rows_of = settings, store, spec, rows_of
         self.batch = crops_at_once(spec)
@@ -124,7 +124,7 @@ def crops_at_once(spec: DeviceSpec) -> AutoBatchSize:
 
 def classify_volume(
     model: Classifier,
-    store: Where,
+    store: Location,
     frame: GridFrame,
     rows: Rows,
     settings: Settings,
@@ -139,7 +139,7 @@ def classify_volume(
 
 
 def load_views(
-    store: Where, frame: GridFrame, rows: Rows, settings: Settings, spec: DeviceSpec
+    store: Location, frame: GridFrame, rows: Rows, settings: Settings, spec: DeviceSpec
 ) -> VolumeViews:
     """The slices that the views of one volume's tubelets need, read onto the device."""
     tubelets = Tubelets.of(rows, frame)

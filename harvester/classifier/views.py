@@ -16,7 +16,7 @@ from harvester.config.settings import ClassifierSettings, GridSettings
 from harvester.imaging.hounsfield import AIR_HU
 from harvester.models.device_slab import load_to_device
 from harvester.records import SIDES
-from harvester.storage.location import Where
+from harvester.storage.location import Location
 from harvester.store.slab import GridFrame
 
 Array = NDArray[Any]
@@ -59,7 +59,7 @@ def view_places(tubelets: Tubelets, views: int, depth: int) -> tuple[Array, Arra
 
 
 def cut_views(
-    store: Where,
+    store: Location,
     frame: GridFrame,
     tubelets: Tubelets,
     settings: ClassifierSettings,

@@ -20,7 +20,7 @@ from harvester.run.folder import (
 )
 from harvester.run.journal import read_run
 from harvester.run.tracking import Tracker
-from harvester.storage.location import Location, Where
+from harvester.storage.location import Location
 from harvester.store.store import Store
 from harvester.text import duration
 
@@ -45,7 +45,7 @@ class Plan:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-def plan(folder: Where, settings: Settings, store: Store) -> Plan:
+def plan(folder: Location, settings: Settings, store: Store) -> Plan:
     """What a start would do in this run's folder, which need not be there, and in which nothing can be written.
 
     Raises StoreError for the folder of a newer release.

@@ -18,7 +18,6 @@ Exit codes: 0 done, 1 the file or the run cannot be used (one line says why), 2 
 """
 
 import argparse
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from harvester.export.review_import import read_review
 from harvester.labels.reviewed import MACHINE_MADE, Verdict, merged, reviewed_table, with_calibration
 from harvester.records import AcceptedTable, checked
 from harvester.run.folder import settings_of, store_of
+from harvester.run.summary import read_summary
 from harvester.storage.location import Location
 from harvester.store.store import write_reviewed
 
@@ -51,13 +51,14 @@ def review(options: argparse.Namespace) -> None:
     """Everything is checked before the store is touched."""
     run = Location.of(options.run)
     store = store_of(run, settings_of(run), options.store)
-    run_id, harvested = _harvest_of(run)
+    summary = read_summary(run)
+    run_id, harvested = summary.run_id, summary.final.harvested
     verdicts = read_review(options.reviewed)
     check_run(verdicts, run_id)
     table = merged(store.reviewed(), reviewed_table(verdicts, store.manifest))
-    file = _file(run, "rehearsed.parquet")
-    accepted = checked(AcceptedTable, file.read_table(), file)
-    write_reviewed(store.path, with_calibration(table, accepted, harvested, run_id))
+    file = _hits(run)
+    hits = checked(AcceptedTable, file.read_table(), file)
+    write_reviewed(store.path, with_calibration(table, hits, harvested, run_id))
     counts = Counter(verdict.verdict for verdict in verdicts)
     print(", ".join(f"{count} {word}" for word, count in sorted(counts.items())) or "nothing was reviewed")
     print(f"store: {store.path}; harvest it again into a new run folder")
@@ -72,15 +73,12 @@ def check_run(verdicts: list[Verdict], run_id: str) -> None:
             )
 
 
-def _harvest_of(run: Location) -> tuple[str, int]:
-    summary = json.loads(_file(run, "summary.json").read_text())
-    return str(summary["run_id"]), int(summary["final"]["harvested"])
-
-
-def _file(run: Location, name: str) -> Location:
-    if not (run / name).is_file():
-        raise StoreError(
-            f"{run}: no {name}; give the folder of a finished run (one made by an older version: harvest it again, "
-            "its finished steps are not done twice)"
-        )
-    return run / name
+def _hits(run: Location) -> Location:
+    """The run's calibration hits; those of versions before 0.2 lie in rehearsed.parquet."""
+    for name in ("calibration.parquet", "rehearsed.parquet"):
+        if (run / name).is_file():
+            return run / name
+    raise StoreError(
+        f"{run}: no calibration.parquet; give the folder of a finished run (one made by an older version: harvest it "
+        "again, its finished steps are not done twice)"
+    )

@@ -52,12 +52,13 @@ def harvest_to(folder: Location, settings: Settings, store_path: str | None, beg
     tracker = Tracker.open(opened, os.environ.get("MLFLOW_TRACKING_URI"))
     try:
         history = harvest(opened, tracker)
-        report = write_report(history.report_inputs())
+        inputs = history.report_inputs()
+        report = write_report(inputs)
     except BaseException:
         tracker.finish("FAILED")
         raise
     tracker.finish("FINISHED")
-    print(closing_table(history.told))
+    print(closing_table(inputs.summary))
     print(f"report: {report}")
 
 

@@ -18,7 +18,7 @@ from typing import Final
 
 import pyarrow.csv as pcsv
 
-from harvester.certificate.frontier import Frontier, Row, as_table
+from harvester.certificate.frontier import Frontier, FrontierRow, as_table
 from harvester.cli.console import command_parser, run_command
 from harvester.config.loading import dump
 from harvester.config.settings import Settings
@@ -110,7 +110,7 @@ def text(frontier: Frontier) -> str:
     return "\n".join(lines + [f"target {row.target:g}: {row.reason}" for row in refused])
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: FrontierRow) -> list[str]:
     cut, precision, recall = (
         "-" if value is None else f"{value:.{digits}f}"
         for value, digits in ((row.threshold, 4), (row.precision, 3), (row.recall_unmarked, 3))

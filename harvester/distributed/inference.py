@@ -33,7 +33,7 @@ from harvester.run.partials import Part, Partials, Row, plan_parts
 from harvester.run.progress import ProgressLines
 from harvester.run.quarantine import begun, forget
 from harvester.run.work_list import Outcome, WorkList
-from harvester.storage.location import Location, Where
+from harvester.storage.location import Location
 from harvester.store.slab import GridFrame
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class InferenceJob:
     """What every actor gets. models: folder of fold-<k>.safetensors; tubelets: parquet to classify."""
 
     settings: Settings
-    store: Where
+    store: Location
     models: Location
     folds: Mapping[str, int]
     partials: Partials

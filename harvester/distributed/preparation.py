@@ -33,7 +33,7 @@ from harvester.run.partials import Part, Row
 from harvester.run.progress import ProgressLines
 from harvester.run.quarantine import forget
 from harvester.run.work_list import Outcome, WorkList
-from harvester.storage.location import Location, Where, writing
+from harvester.storage.location import Location, writing
 from harvester.store.commit import commit_store, inputs_before
 from harvester.store.container import open_shard
 from harvester.store.shard_plan import SHARD_BYTES, ShardNote, plan_shards, shard_name, shards_made, sweep
@@ -48,7 +48,9 @@ MINUTES_FOR_A_NEW_WORKER: Final = 5.0
 LINES_OF_REJECTS: Final = 5
 
 
-def prepare(settings: Settings, source: Path | None, store: Where, shard_bytes: int = SHARD_BYTES) -> Store:
+def prepare(
+    settings: Settings, source: Path | None, store: Location, shard_bytes: int = SHARD_BYTES
+) -> Store:
     """The finished store for `settings.data`; one that was finished before from the same is reused.
 
     `source` is the data root that $HARVESTER_DATA stands for, or the folder of somebody's archive.
@@ -93,7 +95,7 @@ def _finished(
     return finished
 
 
-def prepared(settings: Settings, store: Where) -> Store | None:
+def prepared(settings: Settings, store: Location) -> Store | None:
     """The store that `prepare` made of made data, None where it is not finished. Raises StoreError for another's."""
     made = settings.data.kind in FROM_SETTINGS and inputs_before(Location.of(store), _identity(settings))
     return Store.open(store) if made else None
@@ -114,7 +116,7 @@ def list_cases(settings: Settings, source: Path | None, store: Location | None) 
 class Maker:
     """Actor: parts of the cases to shards of stored volumes. begun: the folder of its marks."""
 
-    def __init__(self, settings: Settings, source: Path | None, store: Where, begun: Where) -> None:
+    def __init__(self, settings: Settings, source: Path | None, store: Location, begun: Location) -> None:
         self.dataset, self.store = open_dataset(settings, source), Location.of(store)
         self.minutes = settings.compute.no_progress_minutes
         self.quarantine = quarantine_in(Location.of(begun))

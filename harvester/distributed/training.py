@@ -37,7 +37,7 @@ from harvester.models.device import DeviceSpec
 from harvester.models.fit import FoldTask
 from harvester.proposals.training import fit_generator
 from harvester.records import LedgerTable
-from harvester.storage.location import Location, Where
+from harvester.storage.location import Location
 from harvester.store.slab import GridFrame
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class FitJob:
 
     model: str
     settings: Settings
-    store: Where
+    store: Location
     out: Location
     rows: Sequence[Mapping[str, Any]]
     folds: Mapping[str, int]

@@ -1,52 +1,54 @@
 """Ray Tune: what is not exactly solvable is searched, the exact threshold is solved inside each trial.
 
-A trial is one Choice (fusion of the scores, floors, a bonus for small tubelets). The best one is that which ranks
+A trial is one ScoreFusion (weights of the scores, floors, a bonus for small tubelets). The best one is that which ranks
 the clinical marks highest among the candidates (`known_recall`): the archive shows those to everybody. What the
 certificate rests on, the hidden annotations of V_M, has no say in the choice, so nothing is to be paid for it and
 the chosen threshold keeps its full confidence.
 """
 
+from dataclasses import asdict
 from typing import Any, Final
 
-import pyarrow as pa
 from ray import tune
 
-from harvester.certificate.selection import Rehearsal, Solved, Trial, solve_choice
+from harvester.certificate.selection import CalibrationFiles, SelectedPoint, Trial, select_point
 from harvester.config.settings import OperatingPointSettings
 from harvester.distributed.cluster import for_ray
 from harvester.errors import StepError
-from harvester.mining.fusion import Choice, choices, known_recall
+from harvester.mining.fusion import ScoreFusion, fusions
 from harvester.storage.location import Location
 
 TRIES: Final = 5
 """More of a trial whose worker or node dies. It keeps nothing on the way: it is a second's work."""
+FIGURES: Final = ("known_recall", "recall", "bound", "naive_recall")
+"""What a trial reports: the fields of Trial."""
 
 
-def search(rehearsal: Rehearsal, settings: OperatingPointSettings, storage: Location) -> Solved:
-    """The choice that finds the most of what is known, with its exact threshold."""
-    best = sweep(rehearsal, settings, storage)[0]
-    return evaluate(rehearsal, best.choice, settings, len(choices(settings)))
+def search(files: CalibrationFiles, settings: OperatingPointSettings, storage: Location) -> SelectedPoint:
+    """The way to fuse the scores that finds the most of what is known, with its exact threshold."""
+    trials = sweep(files, settings, storage)
+    return select_point(files.read(), trials[0].choice, settings, len(trials))
 
 
-def sweep(rehearsal: Rehearsal, settings: OperatingPointSettings, storage: Location) -> list[Trial]:
-    """Every choice that the settings name, the best first; ties fall to the order of the settings."""
-    tried = choices(settings)
+def sweep(files: CalibrationFiles, settings: OperatingPointSettings, storage: Location) -> list[Trial]:
+    """Every way to fuse that the settings name, the best first; ties fall to the order of the settings."""
+    tried = fusions(settings)
 
     def trial(config: dict[str, Any]) -> None:
-        choice = Choice(**config["choice"])
-        solved = evaluate(rehearsal, choice, settings, len(tried))
+        calibration, fusion = files.read(), ScoreFusion(**config["choice"])
+        selected = select_point(calibration, fusion, settings)
         tune.report(
             {
-                "known_recall": known_recall(*_what_is_known(rehearsal), choice),
-                "recall": solved.point.recall_estimate,
-                "bound": solved.point.precision_bound,
-                "naive_recall": solved.naive.recall_estimate,
+                "known_recall": calibration.known_recall(fusion),
+                "recall": selected.point.recall_estimate,
+                "bound": selected.point.precision_bound,
+                "naive_recall": selected.naive.recall_estimate,
             }
         )
 
     tuner = tune.Tuner(
         tune.with_resources(trial, {"cpu": 1}),
-        param_space={"choice": tune.grid_search([choice.as_dict() for choice in tried])},
+        param_space={"choice": tune.grid_search([asdict(fusion) for fusion in tried])},
         tune_config=tune.TuneConfig(metric="known_recall", mode="max"),
         run_config=tune.RunConfig(
             **for_ray(storage),
@@ -64,20 +66,6 @@ def sweep(rehearsal: Rehearsal, settings: OperatingPointSettings, storage: Locat
     return sorted(trials, key=lambda one: (-one.known_recall, tried.index(one.choice)))
 
 
-def _what_is_known(rehearsal: Rehearsal) -> tuple[pa.Table, pa.Table, int]:
-    return (
-        rehearsal.candidates.read_table(),
-        rehearsal.known.read_table(),
-        len(rehearsal.lesions.read_table()),
-    )
-
-
 def _trial(result: Any) -> Trial:
-    told = {name: result.metrics[name] for name in ("known_recall", "recall", "bound", "naive_recall")}
-    return Trial(Choice(**result.config["choice"]), **told)
-
-
-def evaluate(rehearsal: Rehearsal, choice: Choice, settings: OperatingPointSettings, trials: int) -> Solved:
-    """The exact threshold of one choice, certified and naive."""
-    tables = [file.read_table() for file in (rehearsal.candidates, rehearsal.lesions, rehearsal.accepted)]
-    return solve_choice(tables[0], tables[1], tables[2], choice, settings, trials, rehearsal.last)
+    figures = {name: result.metrics[name] for name in FIGURES}
+    return Trial(ScoreFusion(**result.config["choice"]), **figures)

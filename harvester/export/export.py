@@ -19,7 +19,7 @@ from harvester.export.request import DICOM, ExportSummary, Request
 from harvester.export.selection import ORIGIN, LabelledVolume, Row, by_volume, labels_of_run
 from harvester.export.source_scans import SourceScans
 from harvester.imaging.dicom.file import BROKEN, silence_dicom_loggers
-from harvester.storage.location import Where
+from harvester.storage.location import Location
 from harvester.store.store import Store
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ REFUSED: Final = tuple(kind for kind in BROKEN if kind is not OSError)
 SECONDS_BETWEEN_LINES: Final = 15.0
 
 
-def export(run: Where, store: Store, source: SourceScans | None, request: Request) -> ExportSummary:
+def export(run: Location, store: Store, source: SourceScans | None, request: Request) -> ExportSummary:
     """Write the request's files to its folder; they appear there together, at the end.
 
     Raises StoreError for a run that is not finished or a missing scan, VolumeError for a scan that has changed.

@@ -22,7 +22,7 @@ from harvester.records import (
     Source,
     checked,
 )
-from harvester.storage.location import Location, Where
+from harvester.storage.location import Location
 from harvester.store.store import Store
 
 Row = dict[str, Any]
@@ -54,7 +54,7 @@ class LabelledVolume:
     grid: FileGrid
 
 
-def labels_of_run(run: Where, merge: bool, hard_negatives: bool) -> list[Row]:
+def labels_of_run(run: Location, merge: bool, hard_negatives: bool) -> list[Row]:
     """Harvested lesions of a run's ledger; with `merge` lesions of every source, with `hard_negatives` those too.
 
     Sorted by volume, best score first, labels without a score (marks of the archive) before those with one. Empty

@@ -4,7 +4,7 @@ An accepted or moved lesion is a lesion of every later run from round 0 on, a re
 one was moved from, nothing is learnt. Nothing that touches them is harvested or mined again.
 
 The best finds of V_H are then known, so those of V_M must not vouch for what is left: as large a share of what the
-reviewed run accepted in V_M, best score first, is left out of later calibrations (role `rehearsed`).
+reviewed run accepted in V_M, best score first, is left out of later calibration sets (role `calibration`).
 """
 
 import math
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from harvester.errors import LabelError
+from harvester.labels.ledger import OLD_CALIBRATION
 from harvester.records import (
     REVIEWED,
     SIDES,
@@ -79,19 +79,19 @@ def merged(before: ReviewedTable, new: ReviewedTable) -> ReviewedTable:
 
 
 def with_calibration(
-    reviewed: ReviewedTable, accepted: AcceptedTable, harvested: int, run_id: str
+    reviewed: ReviewedTable, hits: AcceptedTable, harvested: int, run_id: str
 ) -> ReviewedTable:
-    """With the share of a run's V_M finds that later calibrations leave out, in place of what it had of that run.
+    """With the share of a run's calibration hits that later ones leave out, in place of what the table had of that run.
 
-    accepted    what the run accepted in V_M
+    hits        what the run accepted in V_M
     harvested   how many lesions it harvested; the share is that of them which have a verdict
     """
-    prefix = f"rehearsed-{run_id}-"
-    others = ReviewedTable(reviewed.filter(pc.invert(pc.starts_with(reviewed["label_id"], prefix))))
-    count = math.ceil(len(accepted) * share_reviewed(others, harvested, run_id))
-    best = accepted.sort_by(
-        [("score", "descending"), ("volume_id", "ascending"), ("tubelet_id", "ascending")]
-    )
+    prefix = f"{Role.CALIBRATION}-{run_id}-"
+    ids = reviewed["label_id"].to_pylist()
+    old = (prefix, f"{OLD_CALIBRATION}-{run_id}-")
+    others = reviewed.filter(pa.array([not str(each).startswith(old) for each in ids], pa.bool_()))
+    count = math.ceil(len(hits) * share_reviewed(others, harvested, run_id))
+    best = hits.sort_by([("score", "descending"), ("volume_id", "ascending"), ("tubelet_id", "ascending")])
     rows = [
         {
             **{name: row[name] for name in ("volume_id", "score", "z", *SIDES)},

@@ -1,9 +1,4 @@
-"""Scored tubelets + labels + operating point -> harvested lesions and hard negatives.
-
-The archive's partly marked volumes (V_H) are harvested; the completely marked ones (V_M) go through the very same
-rule with their annotations hidden. What that rehearsal accepts is what the certificate is computed on: tubelets
-of patients that no model saw, that touch no clinical mark and nothing accepted in an earlier round or reviewed since.
-"""
+"""Which tubelets a round may still find, by what they touch: labels, regions that are left out."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,29 +10,40 @@ from numpy.typing import NDArray
 
 from harvester.config.settings import MiningSettings
 from harvester.evaluation.matching import overlaps
-from harvester.labels.ledger import BOX
-from harvester.records import MARKS
+from harvester.records import (
+    MARKS,
+    SIDES,
+    AcceptedTable,
+    AnyTable,
+    IgnoreTable,
+    LedgerTable,
+    ManifestTable,
+    MarkTable,
+    SelectedTable,
+    Split,
+    rows_where,
+)
 
 Array = NDArray[Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Found:
-    """What a round mined: tubelets with their `score`; `rehearsed` ones of V_M also with `correct`."""
+    """What a round mined. calibration_hits: what the same rule accepts on V_M, and whether each is right."""
 
-    lesions: pa.Table
-    rehearsed: pa.Table
-    sure_negatives: pa.Table
-    possible_negatives: pa.Table
+    lesions: SelectedTable
+    calibration_hits: AcceptedTable
+    sure_negatives: SelectedTable
+    possible_negatives: SelectedTable
 
 
-def split_of(table: pa.Table, manifest: pa.Table, *splits: str) -> pa.Table:
+def split_of(table: AnyTable, manifest: ManifestTable, *splits: Split) -> AnyTable:
     """The rows whose volume belongs to one of the splits."""
-    volumes = manifest.filter(pc.is_in(manifest["split"], pa.array(splits)))["volume_id"]
-    return table.filter(pc.is_in(table["volume_id"], volumes.combine_chunks()))
+    volumes = rows_where(manifest, "split", *splits)["volume_id"].combine_chunks()
+    return table.filter(pc.is_in(table["volume_id"], volumes))
 
 
-def overlap_with(tubelets: pa.Table, labels: pa.Table) -> Array:
+def overlap_with(tubelets: pa.Table, labels: LedgerTable) -> Array:
     """Highest IoU of each tubelet with any box of the ledger's rows on a shared slice, (n,); 0 without labels."""
     highest = np.zeros(len(tubelets))
     found = overlaps(tubelets, slice_marks(labels))
@@ -45,25 +51,25 @@ def overlap_with(tubelets: pa.Table, labels: pa.Table) -> Array:
     return highest
 
 
-def slice_marks(labels: pa.Table) -> pa.Table:
-    """Ledger rows as marks (records.MARKS), one a slice."""
+def slice_marks(labels: LedgerTable) -> MarkTable:
+    """Ledger rows as marks, one per slice."""
     counts = pc.list_value_length(labels["z"]).to_numpy()
     row = np.repeat(np.arange(len(labels)), counts)
-    columns: dict[str, Any] = {name: pc.list_flatten(labels[name]) for name in ("z", *BOX)}
+    columns: dict[str, Any] = {name: pc.list_flatten(labels[name]) for name in ("z", *SIDES)}
     columns["volume_id"] = labels["volume_id"].take(row)
     columns["mark_id"] = labels["label_id"].take(row)
     columns["clinical"] = pa.array(np.zeros(len(row), bool))
     columns["kind"] = labels["source"].take(row)
-    return pa.table({field.name: columns[field.name].cast(field.type) for field in MARKS}, MARKS)
+    return MarkTable(pa.table({field.name: columns[field.name].cast(field.type) for field in MARKS}, MARKS))
 
 
-def candidates(scored: pa.Table, labels: pa.Table, settings: MiningSettings) -> pa.Table:
-    """The tubelets that touch no label: what a round may still find. `labels`: ledger rows of lesions, spread."""
+def candidates(scored: AnyTable, labels: LedgerTable, settings: MiningSettings) -> AnyTable:
+    """The tubelets that touch no label: what a round may still find. Marks in `labels` are extruded."""
     return scored.filter(pa.array(overlap_with(scored, labels) < settings.clear_iou))
 
 
-def outside_ignored(tubelets: pa.Table, ignored: pa.Table) -> pa.Table:
-    """Without the tubelets whose best slice has its centre in a region that is left out (records.IGNORE)."""
+def outside_ignored(tubelets: AnyTable, ignored: IgnoreTable) -> AnyTable:
+    """Without the tubelets whose best slice has its centre in a region that is left out."""
     if not len(ignored) or not len(tubelets):
         return tubelets
     regions: dict[str, list[dict[str, Any]]] = {}

@@ -1,6 +1,6 @@
 """One score from LPG and LPC: how they are mixed, and which tubelets take part."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from harvester.config.settings import OperatingPointSettings
+from harvester.records import ScoredTable, SelectedTable
 
 Array = NDArray[Any]
 
@@ -16,7 +17,7 @@ LOGIT_CLIP: Final = 1e-6
 
 
 @dataclass(frozen=True)
-class Choice:
+class ScoreFusion:
     """What Ray Tune searches: how LPG and LPC scores become one, and which tubelets take part.
 
     lpg_weight      share of the generator's logit in the score, the rest is the classifier's
@@ -31,15 +32,11 @@ class Choice:
     small_bonus: float
     small_mm: float
 
-    def as_dict(self) -> dict[str, float]:
-        """The fields by name."""
-        return asdict(self)
 
-
-def choices(settings: OperatingPointSettings) -> list[Choice]:
+def fusions(settings: OperatingPointSettings) -> list[ScoreFusion]:
     """Every combination that the settings name."""
     return [
-        Choice(weight, floor, slices, bonus, settings.small_mm)
+        ScoreFusion(weight, floor, slices, bonus, settings.small_mm)
         for weight in settings.lpg_weights
         for floor in settings.lpg_floors
         for slices in settings.min_slices
@@ -47,8 +44,8 @@ def choices(settings: OperatingPointSettings) -> list[Choice]:
     ]
 
 
-def fuse(scored: pa.Table, choice: Choice) -> Array:
-    """One score in (0, 1) a tubelet, float64 (n,); -inf for those that the choice drops."""
+def fuse(scored: ScoredTable, choice: ScoreFusion) -> Array:
+    """One score in (0, 1) per tubelet, float64 (n,); -inf for those that the choice drops."""
     lpg, lpc = (_logit(scored[name].to_numpy()) for name in ("lpg_score", "lpc_score"))
     logit = choice.lpg_weight * lpg + (1 - choice.lpg_weight) * lpc
     logit = logit + choice.small_bonus * (scored["width_mm"].to_numpy() < choice.small_mm)
@@ -57,15 +54,15 @@ def fuse(scored: pa.Table, choice: Choice) -> Array:
     return np.where(kept, 1 / (1 + np.exp(-logit)), -np.inf)
 
 
-def select(scored: pa.Table, choice: Choice, threshold: float) -> pa.Table:
+def select(scored: ScoredTable, choice: ScoreFusion, threshold: float) -> SelectedTable:
     """The tubelets whose fused score reaches the threshold, with that `score`, best first."""
     score = fuse(scored, choice)
     rows = np.flatnonzero(score >= threshold)
     rows = rows[np.argsort(-score[rows], kind="stable")]
-    return scored.take(rows).append_column("score", pa.array(score[rows]))
+    return SelectedTable(scored.take(rows).append_column("score", pa.array(score[rows])))
 
 
-def known_recall(candidates: pa.Table, known: pa.Table, num_lesions: int, choice: Choice) -> float:
+def known_recall(candidates: ScoredTable, known: ScoredTable, num_lesions: int, choice: ScoreFusion) -> float:
     """Share of the tubelets on clinical marks that outscore V_M's candidates, 0 to 1.
 
     The mean over thresholds that accept from a sixth to two thirds as many candidates as there are lesions to

@@ -1,6 +1,6 @@
 """What the models learn to leave alone: sure (V_M) and possible (V_H) hard negatives."""
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -8,14 +8,26 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from harvester.config.settings import MiningSettings
-from harvester.labels.ledger import settled, spread, with_role
+from harvester.labels.ledger import exclusion_labels, extrude_marks
 from harvester.mining.candidates import candidates, overlap_with
+from harvester.records import (
+    AnyTable,
+    LedgerTable,
+    ManifestTable,
+    Role,
+    ScoredTable,
+    SelectedTable,
+    Source,
+    Split,
+    rows_where,
+)
 
 Array = NDArray[Any]
+Order = Literal["ascending", "descending"]
 
 
 def classifier_examples(
-    scored: pa.Table, ledger: pa.Table, manifest: pa.Table, match_iou: float
+    scored: pa.Table, ledger: LedgerTable, manifest: ManifestTable, match_iou: float
 ) -> tuple[Array, Array]:
     """Masks (n,) of the tubelets that the classifier learns as lesions and as none.
 
@@ -23,36 +35,39 @@ def classifier_examples(
     partly marked volume a tubelet without a match may be a lesion that nobody marked: it teaches nothing, unless it
     matches what a person rejected.
     """
-    lesions = with_role(ledger, "lesion")
-    rejected = with_role(ledger.filter(pc.equal(ledger["source"], "reviewed")), "hard_negative")
-    complete = manifest.filter(pc.equal(manifest["split"], "vm"))["volume_id"].combine_chunks()
+    lesions = rows_where(ledger, "role", Role.LESION)
+    rejected = rows_where(rows_where(ledger, "source", Source.REVIEWED), "role", Role.HARD_NEGATIVE)
+    complete = rows_where(manifest, "split", Split.VM)["volume_id"].combine_chunks()
     is_complete = pc.is_in(scored["volume_id"], complete).to_numpy(zero_copy_only=False)
     is_rejected = overlap_with(scored, rejected) >= match_iou
-    near = overlap_with(scored, spread(lesions, manifest))
+    near = overlap_with(scored, extrude_marks(lesions, manifest))
     return overlap_with(scored, lesions) >= match_iou, (is_complete | is_rejected) & (near < match_iou / 2)
 
 
-def sure_hard_negatives(scored: pa.Table, ledger: pa.Table, settings: MiningSettings) -> pa.Table:
+def sure_hard_negatives(scored: ScoredTable, ledger: LedgerTable, settings: MiningSettings) -> SelectedTable:
     """N_M: the best-scored tubelets of each completely marked volume that touch no lesion and nothing reviewed."""
-    free = candidates(scored, settled(ledger), settings)
+    free = candidates(scored, exclusion_labels(ledger), settings)
     return best_of_each_volume(free, settings.hard_negatives_per_volume)
 
 
-def possible_hard_negatives(scored: pa.Table, ledger: pa.Table, settings: MiningSettings) -> pa.Table:
+def possible_hard_negatives(
+    scored: ScoredTable, ledger: LedgerTable, settings: MiningSettings
+) -> SelectedTable:
     """N_H: tubelets of partly marked volumes that the generator likes, the classifier refuses, and nothing touches."""
-    free = candidates(scored, settled(ledger), settings)
-    liked = pc.greater_equal(free["lpg_score"], settings.possible_lpg_above)
-    refused = pc.less_equal(free["lpc_score"], settings.possible_lpc_below)
-    return best_of_each_volume(free.filter(pc.and_(liked, refused)), settings.possible_max_per_volume)
+    free = candidates(scored, exclusion_labels(ledger), settings)
+    liked = free["lpg_score"].to_numpy() >= settings.possible_lpg_above
+    refused = free["lpc_score"].to_numpy() <= settings.possible_lpc_below
+    kept = free.filter(pa.array(liked & refused))
+    return best_of_each_volume(kept, settings.possible_max_per_volume)
 
 
-def best_of_each_volume(tubelets: pa.Table, count: int) -> pa.Table:
+def best_of_each_volume(tubelets: ScoredTable, count: int) -> SelectedTable:
     """The `count` tubelets of each volume with the highest generator score, with it as their `score`."""
     best = _head_of_each_volume(tubelets, ("lpg_score", "descending"), count)
-    return best.append_column("score", best["lpg_score"])
+    return SelectedTable(best.append_column("score", best["lpg_score"]))
 
 
-def to_classify(tubelets: pa.Table, count: int) -> pa.Table:
+def to_classify(tubelets: AnyTable, count: int) -> AnyTable:
     """The first `count` tubelets of each volume by id, which is best first: what the classifier learns and answers.
 
     Ids may have gaps, where tubelets in regions that are left out were.
@@ -60,7 +75,7 @@ def to_classify(tubelets: pa.Table, count: int) -> pa.Table:
     return _head_of_each_volume(tubelets, ("tubelet_id", "ascending"), count)
 
 
-def _head_of_each_volume(tubelets: pa.Table, key: tuple[str, str], count: int) -> pa.Table:
+def _head_of_each_volume(tubelets: AnyTable, key: tuple[str, Order], count: int) -> AnyTable:
     ordered = tubelets.take(pc.sort_indices(tubelets, sort_keys=[("volume_id", "ascending"), key]))
     _, first, inverse = np.unique(
         ordered["volume_id"].to_numpy(zero_copy_only=False).astype(str),

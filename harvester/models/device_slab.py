@@ -13,14 +13,16 @@ from torch import Tensor
 
 from harvester.imaging.hounsfield import AIR_HU
 from harvester.imaging.interpolation import Taps
-from harvester.storage.location import Where
+from harvester.storage.location import Location
 from harvester.store.slab import GridFrame, pad_widths, read_pixels, read_slab
 
 SLICES_AT_ONCE: Final = 32
 """Resampled together: bounds the memory that float values take, not the result."""
 
 
-def load_to_device(store: Where, frame: GridFrame, z_start: int, z_end: int, device: torch.device) -> Tensor:
+def load_to_device(
+    store: Location, frame: GridFrame, z_start: int, z_end: int, device: torch.device
+) -> Tensor:
     """Grid slices [z_start, z_end) as read_slab gives them, int16 HU (z, y, x), on the device, ready to use.
 
     To be called from a thread that runs ahead: on a GPU it copies and resamples in a stream of its own.

@@ -17,7 +17,7 @@ from harvester.errors import StoreError
 from harvester.models.data_parallel import ALONE, Ranks
 from harvester.models.device import DeviceSpec
 from harvester.models.memory import out_of_memory
-from harvester.storage.location import Location, Where
+from harvester.storage.location import Location
 
 Batch = Any
 Losses = dict[str, float]
@@ -51,7 +51,7 @@ class FoldTask:
     ranks       those that share the fold
     """
 
-    store: Where
+    store: Location
     seed: int
     start: Location | None
     checkpoint: Location

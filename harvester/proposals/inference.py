@@ -18,7 +18,7 @@ from harvester.proposals.detect import Boxes, find_boxes, prepare_for_inference,
 from harvester.proposals.linking import Tubelet, link, suppress, trim
 from harvester.proposals.network import CONTEXT, Generator
 from harvester.records import SIDES
-from harvester.storage.location import Location, Where
+from harvester.storage.location import Location
 from harvester.store.slab import GridFrame
 
 Array = NDArray[Any]
@@ -29,7 +29,7 @@ Task = tuple[GridFrame, list[Location]]
 class Proposals:
     """Fitted generators on a device, read once from their files, to go through the volumes of a store."""
 
-    def __init__(self, settings: Settings, store: Where, spec: DeviceSpec) -> None:
+    def __init__(self, settings: Settings, store: Location, spec: DeviceSpec) -> None:
         self.settings, self.store, self.spec = settings, store, spec
         self.batch = slices_at_once(spec)
         self.model = cache(partial(load_generator, settings=settings, spec=spec))
@@ -63,7 +63,7 @@ def load_generator(weights: Location, settings: Settings, spec: DeviceSpec) -> G
 
 
 def propose_volume(
-    models: list[Generator], store: Where, frame: GridFrame, settings: Settings, spec: DeviceSpec
+    models: list[Generator], store: Location, frame: GridFrame, settings: Settings, spec: DeviceSpec
 ) -> Rows:
     """Rows of records.TUBELETS without ids of the patient: boxes in the volume's own pixels, best first.
 
@@ -73,7 +73,7 @@ def propose_volume(
     return tubelet_rows(find_boxes(models, slab, frame, settings, spec), frame, settings)
 
 
-def read_with_context(store: Where, frame: GridFrame, spec: DeviceSpec) -> Tensor:
+def read_with_context(store: Location, frame: GridFrame, spec: DeviceSpec) -> Tensor:
     """All grid slices of a volume on the device, int16 HU, with CONTEXT more at both ends."""
     return load_to_device(store, frame, -CONTEXT, frame.shape_zyx[0] + CONTEXT, spec.device)
 

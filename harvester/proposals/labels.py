@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harvester.labels.ledger import BOX, NEAR, UNSURE
+from harvester.labels.ledger import NEAR, UNSURE
 from harvester.proposals.boxes import SliceBoxes
 from harvester.proposals.targets import SlabLabels
-from harvester.records import Role
+from harvester.records import SIDES, Role
 from harvester.store.slab import GridFrame
 
 Array = NDArray[Any]
@@ -47,7 +47,7 @@ def volume_labels(rows: list[dict[str, Any]], frame: GridFrame, complete: bool) 
     negatives: list[tuple[int, Array]] = []
     ignored: list[tuple[int, Array]] = []
     for row in rows:
-        boxes = frame.boxes_to_grid(np.array([row[side] for side in BOX], np.float64).T)
+        boxes = frame.boxes_to_grid(np.array([row[side] for side in SIDES], np.float64).T)
         placed = list(zip(frame.slices_to_grid(np.array(row["z"])).tolist(), boxes, strict=True))
         if row["role"] == Role.CALIBRATION:  # says which tubelets not to count, not what is there
             continue

@@ -15,7 +15,7 @@ from harvester.proposals.boxes import SliceBoxes
 from harvester.proposals.labels import VolumeLabels
 from harvester.proposals.network import CONTEXT
 from harvester.proposals.targets import SlabLabels
-from harvester.storage.location import Where
+from harvester.storage.location import Location
 from harvester.store.slab import GridFrame, read_slab
 
 Array = NDArray[Any]
@@ -30,7 +30,7 @@ REACH: Final = 2
 class Bank:
     """Lesions that may be copied: where they lie; their voxels are read when drawn."""
 
-    def __init__(self, store: Where, volumes: Sequence[tuple[GridFrame, VolumeLabels]]) -> None:
+    def __init__(self, store: Location, volumes: Sequence[tuple[GridFrame, VolumeLabels]]) -> None:
         self.store = store
         self.entries = [(frame, z, box) for frame, labels in volumes for z, box in labels.lesions]
 

@@ -18,7 +18,7 @@ from harvester.proposals.labels import VolumeLabels
 from harvester.proposals.network import CONTEXT, STRIDE
 from harvester.proposals.pasting import Bank, paste
 from harvester.proposals.targets import SlabLabels, build_targets
-from harvester.storage.location import Where
+from harvester.storage.location import Location
 from harvester.store.slab import SIDE_MULTIPLE, GridFrame, read_slab
 
 Array = NDArray[Any]
@@ -116,7 +116,7 @@ class SlabDataset(Dataset[tuple[Raw, dict[str, Tensor]]]):
 
     def __init__(
         self,
-        store: Where,
+        store: Location,
         frames: Sequence[GridFrame],
         labels: Mapping[str, VolumeLabels],
         settings: GeneratorSettings,

@@ -10,16 +10,17 @@ from harvester.report.gallery import VIOLET, Gallery, legend
 from harvester.report.html import Html, page, paragraph, section, tag
 from harvester.report.plots import froc_plot, precision_recall_plot, yield_plot
 from harvester.report.sections import (
+    ablations,
     archive,
     certificate,
     closing_table,
-    controls,
     missing,
     opening,
     resolved,
     rounds,
     steps,
 )
+from harvester.run.summary import Summary
 from harvester.storage.location import Location
 from harvester.store.store import Store
 
@@ -33,7 +34,7 @@ class ReportInputs:
     """What a run leaves, and what the truth says of it where there is one.
 
     folder    the run's folder; report.html goes there
-    summary   the tree of summary.json
+    summary   what summary.json says
     unproven  what the point estimate alone would have taken in the last round; shown where nothing was harvested,
               and nowhere else
     correct   (volume_id, lesion_id) of a harvested lesion -> right or wrong; None or absent where unknown
@@ -46,7 +47,7 @@ class ReportInputs:
     folder: Location
     store: Store
     settings: Settings
-    summary: Mapping[str, Any]
+    summary: Summary
     harvest: HarvestTable
     unproven: HarvestTable
     ledger: LedgerTable
@@ -68,13 +69,13 @@ def build(inputs: ReportInputs) -> str:
     summary, settings = inputs.summary, inputs.settings
     volumes = len(set(values(inputs.harvest["volume_id"])))
     return page(
-        f"harvester: {summary['config']}",
+        f"harvester: {summary.config}",
         opening(summary, settings.operating_point, volumes),
         rounds(summary),
         _plots(inputs),
         *_galleries(inputs),
         certificate(summary, settings.operating_point),
-        controls(summary),
+        ablations(summary),
         *([missing(inputs.missing.slice(0, MISSING_SHOWN).to_pylist())] if len(inputs.missing) else []),
         archive(inputs.store),
         steps(summary),
@@ -92,7 +93,7 @@ def _plots(inputs: ReportInputs) -> Html:
 
 def _yields(inputs: ReportInputs) -> dict[int, dict[str, int]]:
     names = {True: "right", False: "wrong", None: "unknown"}
-    by_round: dict[int, dict[str, int]] = {int(row["round"]): {} for row in inputs.summary["rounds"]}
+    by_round: dict[int, dict[str, int]] = {row.round: {} for row in inputs.summary.rounds}
     columns = (values(inputs.harvest[name]) for name in ("round", "volume_id", "lesion_id"))
     for k, volume_id, lesion_id in zip(*columns, strict=True):
         parts, name = by_round.setdefault(k, {}), names[inputs.correct.get((volume_id, lesion_id))]
@@ -126,7 +127,7 @@ def _galleries(inputs: ReportInputs) -> list[Html]:
         chapters.append(
             section("What the point estimate would have taken", paragraph(words), keys, shown, wide=True)
         )
-    if inputs.summary["final"]["precision"] is not None:
+    if inputs.summary.final.precision is not None:
         words = "Harvested, and not on a hidden lesion by a P3D IoU of at least 0.5. Best-scored first."
         keys = legend("harvested", "clinical mark", "hidden truth")
         chapters.append(

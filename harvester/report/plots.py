@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from harvester.certificate.frontier import Frontier, Row
+from harvester.certificate.frontier import Frontier, FrontierRow
 from harvester.errors import StoreError
 from harvester.evaluation.bootstrap import CONFIDENCE
 from harvester.evaluation.curves import froc, precision_recall
@@ -273,5 +273,5 @@ def _precisions(axes: "Axes", frontier: Frontier) -> None:
     axes.legend(loc="best")
 
 
-def _rows_of(frontier: Frontier, way: str) -> list[Row]:
+def _rows_of(frontier: Frontier, way: str) -> list[FrontierRow]:
     return [row for row in frontier.rows if row.way == way]

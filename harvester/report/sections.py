@@ -9,12 +9,11 @@ from harvester.config.loading import dump
 from harvester.config.settings import OperatingPointSettings, Settings
 from harvester.records import MarkTable, Split, rows_where, values
 from harvester.report.html import Html, bar, count, number, paragraph, percent, section, table, tag
+from harvester.run.summary import AblationResult, FinalResult, RoundResult, StepResult, Summary
 from harvester.store.store import Store
 from harvester.text import duration
 from harvester.text import table as text_table
 
-Tree = Mapping[str, Any]
-"""summary.json, or a part of it: a round, a step, a volume."""
 RATES: Final = ("1", "4", "16")
 SET_NAMES: Final = {
     Split.VM: "V_M, every lesion marked",
@@ -24,46 +23,46 @@ SET_NAMES: Final = {
 }
 
 
-def opening(summary: Tree, settings: OperatingPointSettings, volumes: int) -> Html:
+def opening(summary: Summary, settings: OperatingPointSettings, volumes: int) -> Html:
     """The title, what was done in one sentence, and the figures that matter."""
-    final = summary["final"]
+    final = summary.final
     return tag(
         "header",
-        tag("h1", f"Harvest of {summary['config']}"),
+        tag("h1", f"Harvest of {summary.config}"),
         tag("p", sentence(summary, settings, volumes), class_="lead"),
         _facts(
             {
-                "lesions harvested": number(final["harvested"]),
+                "lesions harvested": number(final.harvested),
                 "certified precision": _at_least(final),
-                "measured precision": number(final["precision"], 3),
-                "unmarked lesions found": percent(final["recall_unmarked"]),
-                "time": duration(summary["seconds"]),
+                "measured precision": number(final.precision, 3),
+                "unmarked lesions found": percent(final.recall_unmarked),
+                "time": duration(summary.seconds),
             }
         ),
-        tag("p", f"Stopped because {summary['stopped_because']}.", class_="soft"),
+        tag("p", f"Stopped because {summary.stopped_because}.", class_="soft"),
     )
 
 
-def sentence(summary: Tree, settings: OperatingPointSettings, volumes: int) -> str:
+def sentence(summary: Summary, settings: OperatingPointSettings, volumes: int) -> str:
     """What was done, for a reader who reads nothing else."""
-    final = summary["final"]
-    if not final["harvested"]:
-        why = next((row["refused"] for row in summary["rounds"] if row.get("refused")), "")
+    final = summary.final
+    if not final.harvested:
+        why = next((row.refused for row in summary.rounds if row.refused), "")
         return "Nothing was harvested" + (f": {why}." if why else ".")
     said = (
-        f"{count(final['harvested'], 'unmarked lesion')} harvested in {count(volumes, 'volume')} at a "
-        f"precision certified to be at least {number(final['precision_bound'], 3)} "
+        f"{count(final.harvested, 'unmarked lesion')} harvested in {count(volumes, 'volume')} at a "
+        f"precision certified to be at least {number(final.precision_bound, 3)} "
         f"({100 * settings.confidence:g} % confidence)"
     )
-    if final["precision"] is None:
+    if final.precision is None:
         return said + "; there is no hidden truth here to measure it against."
     return (
-        f"{said}; where the truth is known, {percent(final['precision'])} of them are right and they are "
-        f"{percent(final['recall_unmarked'])} of the unmarked lesions."
+        f"{said}; where the truth is known, {percent(final.precision)} of them are right and they are "
+        f"{percent(final.recall_unmarked)} of the unmarked lesions."
     )
 
 
-def rounds(summary: Tree) -> Html:
+def rounds(summary: Summary) -> Html:
     """One row per round."""
     head = (
         "round", "LPG sensitivity at 1 FP", "at 4 FP", "at 16 FP", "LPC AP", "threshold", "precision bound",
@@ -74,26 +73,24 @@ def rounds(summary: Tree) -> Html:
         "IoU of at least 0.5); precision and recall are those of all lesions harvested up to that round. "
         "FP: false positives per volume. An en dash stands for what cannot be known."
     )
-    rows = [_round(str(row["round"]), row) for row in summary["rounds"]]
-    rows.append(_round("all", {**summary["final"], "lpc_ap": None}))
+    rows = [_round(str(row.round), row, row.lpc_ap) for row in summary.rounds]
+    rows.append(_round("all", summary.final, None))
     return section("Round by round", tag("p", words, class_="soft"), table(head, rows), wide=True)
 
 
-def certificate(summary: Tree, settings: OperatingPointSettings) -> Html:
+def certificate(summary: Summary, settings: OperatingPointSettings) -> Html:
     """What the promise is, what it rests on, what it does not say."""
     tests = [
         [
-            str(row["round"]), number(row.get("accepted_vm")), number(row["threshold"], 4),
-            number(row["precision_bound"], 3), percent(row.get("recall_vm")),
+            str(row.round), number(row.accepted_vm), number(row.threshold, 4),
+            number(row.precision_bound, 3), percent(row.recall_vm),
         ]
-        for row in summary["rounds"]
+        for row in summary.rounds
     ]  # fmt: skip
     refusals = [
-        paragraph(
-            tag("b", f"Round {row['round']} certified nothing"), f": {row['refused']}. ", _estimate(row)
-        )
-        for row in summary["rounds"]
-        if row.get("refused")
+        paragraph(tag("b", f"Round {row.round} certified nothing"), f": {row.refused}. ", _estimate(row))
+        for row in summary.rounds
+        if row.refused
     ]
     target, sure = f"{settings.target_precision:g}", f"{100 * settings.confidence:g} %"
     return section(
@@ -127,17 +124,17 @@ def certificate(summary: Tree, settings: OperatingPointSettings) -> Html:
     )  # fmt: skip
 
 
-def controls(summary: Tree) -> Html:
+def ablations(summary: Summary) -> Html:
     """The full loop beside the generator alone and beside shuffled classifier scores."""
-    known = summary.get("controls") or {}
+    known = summary.controls
     named = {"lpg_alone": "LPG alone, same target", "lpc_shuffled": "LPC scores shuffled"}
-    rows = [_control("full loop", summary["final"])]
+    rows = [_ablation("full loop", summary.final)]
     for key, name in named.items():
-        by_round = [row["controls"][key] for row in summary["rounds"] if key in row.get("controls", {})]
-        rows += [_control(f"{name}, round {k}", row) for k, row in enumerate(by_round[:-1])]
-        rows += [_control(f"{name}, all rounds", known[key])] if key in known else []
+        by_round = [row.controls[key] for row in summary.rounds if key in row.controls]
+        rows += [_ablation(f"{name}, round {k}", row) for k, row in enumerate(by_round[:-1])]
+        rows += [_ablation(f"{name}, all rounds", known[key])] if key in known else []
     return section(
-        "Controls",
+        "Ablations",
         paragraph(
             "The same target and the same certificate, with less: the proposals of the generator alone, "
             "and the full loop with the classifier’s scores dealt out at random, of which next to "
@@ -149,7 +146,7 @@ def controls(summary: Tree) -> Html:
     )
 
 
-def missing(rows: Sequence[Tree]) -> Html:
+def missing(rows: Sequence[Mapping[str, Any]]) -> Html:
     """The volumes that miss the most annotations, as the engine believes."""
     head = ("volume", "marked", "harvested", "expected besides", "missing in all")
     shown = [
@@ -169,21 +166,21 @@ def missing(rows: Sequence[Tree]) -> Html:
     )
 
 
-def steps(summary: Tree) -> Html:
+def steps(summary: Summary) -> Html:
     """Where the time went; steps below 1 % of it go together."""
-    done = summary.get("steps") or []
-    total = sum(step["seconds"] for step in done) or 1.0
-    large = [step for step in done if step["seconds"] >= 0.01 * total]
+    done = summary.steps
+    total = sum(step.seconds for step in done) or 1.0
+    large = [step for step in done if step.seconds >= 0.01 * total]
     rows = [
         [
-            f"{step['round']} {step['step']}",
-            *_time(step["seconds"], total),
+            f"{step.round} {step.step}",
+            *_time(step.seconds, total),
             _rate(step),
-            bar(step["seconds"] / total),
+            bar(step.seconds / total),
         ]
         for step in large
     ]
-    rest = total - sum(step["seconds"] for step in large)
+    rest = total - sum(step.seconds for step in large)
     if len(done) > len(large):
         rows.append([count(len(done) - len(large), "short step"), *_time(rest, total), "", ""])
     return section("Time", table(("round and step", "time", "share", "slices per second", ""), rows))
@@ -203,15 +200,15 @@ def archive(store: Store) -> Html:
     return section("The archive", table(head, rows))
 
 
-def resolved(settings: Settings, summary: Tree) -> Html:
+def resolved(settings: Settings, summary: Summary) -> Html:
     """The settings, folded."""
     names = ("config_hash", "data_hash", "run_id")
-    hashes = ", ".join(f"{name} {summary[name]}" for name in names if summary.get(name))
+    hashes = ", ".join(f"{name} {getattr(summary, name)}" for name in names)
     folded = tag("details", tag("summary", "All settings as resolved"), tag("pre", dump(settings)))
     return section("Settings", tag("p", hashes, class_="soft"), folded)
 
 
-def closing_table(summary: Tree) -> str:
+def closing_table(summary: Summary) -> str:
     """The rounds for the terminal, and the sentence that matters."""
     head = [
         "round",
@@ -225,58 +222,54 @@ def closing_table(summary: Tree) -> str:
         "precision",
         "recall",
     ]
-    rows = [_short(str(row["round"]), row) for row in summary["rounds"]] + [_short("all", summary["final"])]
+    rows = [_short(str(row.round), row) for row in summary.rounds] + [_short("all", summary.final)]
     lines = text_table([head, *rows], "r")
     rule = "-" * len(lines[0])
-    end = f"stopped: {summary['stopped_because']}; {duration(summary['seconds'])}"
+    end = f"stopped: {summary.stopped_because}; {duration(summary.seconds)}"
     return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], end])
 
 
-def _round(name: str, row: Tree) -> list[str]:
-    sensitivity = row.get("lpg_sensitivity") or {}
+def _round(name: str, row: RoundResult | FinalResult, lpc_ap: float | None) -> list[str]:
+    sensitivity = row.lpg_sensitivity or {}
     return [
-        name, *(number(sensitivity.get(rate)) for rate in RATES), number(row.get("lpc_ap")),
-        number(row["threshold"], 4), number(row["precision_bound"], 3), number(row["harvested"]),
-        number(row["hard_negatives"]), number(row["precision"], 3), number(row["recall_unmarked"], 3),
+        name, *(number(sensitivity.get(rate)) for rate in RATES), number(lpc_ap),
+        number(row.threshold, 4), number(row.precision_bound, 3), number(row.harvested),
+        number(row.hard_negatives), number(row.precision, 3), number(row.recall_unmarked, 3),
     ]  # fmt: skip
 
 
-def _short(name: str, row: Tree) -> list[str]:
-    cells = _round(name, row)
+def _short(name: str, row: RoundResult | FinalResult) -> list[str]:
+    cells = _round(name, row, None)
     return [*cells[:4], *cells[5:]]
 
 
-def _control(name: str, row: Tree) -> list[str]:
-    measured = (number(row.get(key), 3) for key in ("precision", "recall_unmarked"))
-    return [name, number(row["harvested"]), *measured]
+def _ablation(name: str, row: AblationResult | FinalResult) -> list[str]:
+    return [name, number(row.harvested), number(row.precision, 3), number(row.recall_unmarked, 3)]
 
 
-def _estimate(row: Tree) -> str:
-    estimate = row.get("point_estimate")
-    if not estimate or not estimate.get("harvested"):
+def _estimate(row: RoundResult) -> str:
+    estimate = row.point_estimate
+    if not estimate.harvested:
         return "The point estimate alone would have harvested nothing either."
     measured = (
-        f" (measured: precision {number(estimate['precision'], 3)}, recall {number(estimate['recall_unmarked'], 3)})"
-        if estimate.get("precision") is not None
+        f" (measured: precision {number(estimate.precision, 3)}, recall {number(estimate.recall_unmarked, 3)})"
+        if estimate.precision is not None
         else ""
     )
-    return (
-        f"The point estimate alone would have harvested {count(estimate['harvested'], 'lesion')}{measured}."
-    )
+    return f"The point estimate alone would have harvested {count(estimate.harvested, 'lesion')}{measured}."
 
 
 def _time(seconds: float, total: float) -> tuple[str, str]:
     return duration(seconds), percent(seconds / total)
 
 
-def _rate(step: Tree) -> str:
-    counts = step.get("counts") or {}
-    rate = step.get("rate") or (counts["slices"] / step["seconds"] if counts.get("slices") else None)
-    return number(rate, 1)
+def _rate(step: StepResult) -> str:
+    slices = step.counts.get("slices")
+    return number(slices / step.seconds if slices else None, 1)
 
 
-def _at_least(final: Tree) -> str:
-    return f"≥ {number(final['precision_bound'], 3)}" if final["harvested"] else "–"
+def _at_least(final: FinalResult) -> str:
+    return f"≥ {number(final.precision_bound, 3)}" if final.harvested else "–"
 
 
 def _facts(facts: Mapping[str, str]) -> Html:

@@ -1,4 +1,4 @@
-"""The harvest as people get it: one row a lesion with its boxes in pixels and mm, and where it comes from."""
+"""The harvest as people get it: one row per lesion with its boxes in pixels and mm, and where it comes from."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,29 +7,28 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pcsv
 
-from harvester.certificate.selection import Solved
+from harvester.certificate.selection import SelectedPoint
 from harvester.geometry import boxes_to_mm
-from harvester.labels.ledger import BOX
-from harvester.records import HARVEST
+from harvester.records import HARVEST, SIDES, HarvestTable, SelectedTable
 from harvester.storage.location import Location
 
 
 def harvest_table(
-    lesions: pa.Table,
+    lesions: SelectedTable,
     volumes: Sequence[Mapping[str, Any]],
-    origins: Sequence[tuple[Solved, str]],
+    origins: Sequence[tuple[SelectedPoint, str]],
     run_id: str,
-) -> pa.Table:
-    """The harvest (records.HARVEST), sorted by volume, round and lesion.
+) -> HarvestTable:
+    """The harvest, sorted by volume, round and lesion.
 
-    lesions   harvested tubelets with `score` and `round`
+    lesions   harvested tubelets with their `round`
     volumes   manifest rows
     origins   each round's operating point and the hash of its models
     """
     by_id = {row["volume_id"]: row for row in volumes}
     rows = [_row(found, by_id[found["volume_id"]], origins, run_id) for found in lesions.to_pylist()]
     keys: list[tuple[str, Any]] = [(name, "ascending") for name in ("volume_id", "round", "lesion_id")]
-    return pa.Table.from_pylist(rows, HARVEST).sort_by(keys)
+    return HarvestTable(pa.Table.from_pylist(rows, HARVEST).sort_by(keys))
 
 
 def lesion_id(found: Mapping[str, Any]) -> str:
@@ -45,10 +44,13 @@ def write(table: pa.Table, folder: Location, name: str) -> None:
 
 
 def _row(
-    found: Mapping[str, Any], volume: Mapping[str, Any], origins: Sequence[tuple[Solved, str]], run_id: str
+    found: Mapping[str, Any],
+    volume: Mapping[str, Any],
+    origins: Sequence[tuple[SelectedPoint, str]],
+    run_id: str,
 ) -> dict[str, Any]:
     solved, models = origins[found["round"]]
-    boxes = np.array([found[side] for side in BOX]).T
+    boxes = np.array([found[side] for side in SIDES]).T
     boxes_mm = boxes_to_mm(boxes, volume["spacing_x_mm"], volume["spacing_y_mm"])
     z_mm = (np.array(found["z"]) + 0.5) * volume["spacing_z_mm"]
     copied = ("volume_id", "patient_id", "round", "score", "lpg_score", "lpc_score")
@@ -58,21 +60,19 @@ def _row(
         "threshold": solved.point.threshold,
         "precision_bound": solved.point.precision_bound,
         "z": found["z"],
-        **{f"{side}_px": boxes[:, i].tolist() for i, side in enumerate(BOX)},
+        **{f"{side}_px": boxes[:, i].tolist() for i, side in enumerate(SIDES)},
         "z_mm": z_mm.tolist(),
-        **{f"{side}_mm": boxes_mm[:, i].tolist() for i, side in enumerate(BOX)},
+        **{f"{side}_mm": boxes_mm[:, i].tolist() for i, side in enumerate(SIDES)},
         "model_hash": models,
         "run_id": run_id,
     }
 
 
 def _flat(table: pa.Table) -> pa.Table:
-    columns = {
-        name: pa.array(
-            [" ".join(f"{value:g}" for value in row) for row in table[name].to_pylist()], pa.string()
-        )
-        if pa.types.is_list(table.schema.field(name).type)
-        else table[name]
-        for name in table.column_names
-    }
-    return pa.table(columns)
+    lists = {field.name for field in table.schema if pa.types.is_list(field.type)}
+    texts = {name: [_text(values) for values in table[name].to_pylist()] for name in lists}
+    return pa.table({name: texts[name] if name in lists else table[name] for name in table.column_names})
+
+
+def _text(values: Any) -> str:
+    return " ".join(f"{value:g}" for value in values)

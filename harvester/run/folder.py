@@ -12,7 +12,7 @@ run/
   log.jsonl                        what was logged, one JSON object per line, over all starts; in an object store one
                                    log-<time>.jsonl per start
   harvest.parquet, harvest.csv, ledger.parquet, summary.json, report.html
-  rehearsed.parquet                what all rounds accepted in V_M (records.ACCEPTED)
+  calibration.parquet              what all rounds accepted in V_M (records.ACCEPTED)
 """
 
 import hashlib
@@ -41,7 +41,7 @@ from harvester.run.journal import (
     write_run,
 )
 from harvester.run.partials import Partials
-from harvester.storage.location import Location, Where
+from harvester.storage.location import Location
 from harvester.store.store import Store
 
 logger = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ class Run:
         self._inputs: dict[str, Inputs] = {}
 
     @classmethod
-    def open(cls, folder: Where, settings: Settings, store: Store, began: float | None = None) -> "Run":
+    def open(cls, folder: Location, settings: Settings, store: Store, began: float | None = None) -> "Run":
         """The run of this folder, new or to go on with: it writes the settings and run.json there.
 
         Raises StoreError for the folder of a newer release.
@@ -245,7 +245,7 @@ def ended(note: StepNote) -> float:
     return float(note.get("ended", 0.0))
 
 
-def settings_of(folder: Where, overrides: Sequence[str] = ()) -> Settings:
+def settings_of(folder: Location, overrides: Sequence[str] = ()) -> Settings:
     """The settings of a run's folder. Raises StoreError for a folder without, and for one of a newer release."""
     file = Location.of(folder) / "settings.yaml"
     if not file.is_file():
@@ -254,7 +254,7 @@ def settings_of(folder: Where, overrides: Sequence[str] = ()) -> Settings:
     return restore(file.read_text(), overrides)
 
 
-def store_of(folder: Where, settings: Settings, given: str | None) -> Store:
+def store_of(folder: Location, settings: Settings, given: str | None) -> Store:
     """The store that is given, or the one in the run's folder, or as its settings say. Raises SettingsError."""
     own = Location.of(folder) / "store"
     where = given or (own if (own / "manifest.parquet").is_file() else settings.data.store)
@@ -282,7 +282,7 @@ def most_measured(folder: Location) -> dict[str, float]:
     return {name: max(one.get(name, 0.0) for one in measured) for name in sorted(names)}
 
 
-def weights_hash(models: Where) -> str:
+def weights_hash(models: Location) -> str:
     """Names the weights in a folder. Raises StoreError where there are none."""
     folder = Location.of(models)
     files = [folder / name for name in folder.files() if name.endswith(".safetensors")]

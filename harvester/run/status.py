@@ -11,7 +11,7 @@ from harvester.run.folder import NOTE, PARTIALS, StepNote, step_notes
 from harvester.run.journal import read_run, round_folder, rounds
 from harvester.run.log import read_log
 from harvester.run.partials import Partials
-from harvester.storage.location import Location, Where
+from harvester.storage.location import Location
 from harvester.text import duration, table
 
 LATEST_PARTS: Final = 20
@@ -61,7 +61,7 @@ class Status:
         return next((line for line in reversed(self.log) if line["level"] == "ERROR"), None)
 
 
-def read_status(run: Where) -> Status:
+def read_status(run: Location) -> Status:
     """Raises StoreError for a folder that is no run's, and for one of a newer release."""
     folder = Location.of(run)
     if not (folder / "settings.yaml").is_file():

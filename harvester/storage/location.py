@@ -341,7 +341,3 @@ def _read_at(file: Any, count: int, start: int) -> bytes:
     """Any: pyarrow-stubs know read_at without its arguments."""
     data: bytes = file.read_at(count, start)
     return data
-
-
-Where = Location
-"""An alias for the time of the merges."""

@@ -17,10 +17,11 @@ from harvester.errors import NoExamplesError
 from harvester.frontier import last_round, narrowed, scored_table, trace
 from harvester.harvest import harvest
 from harvester.labels.folds import patient_folds
-from harvester.mining.fusion import choices
+from harvester.mining.fusion import fusions
 from harvester.report.build import write_report
-from harvester.results.summary import SUMMARY_KEYS, History
+from harvester.results.history import History
 from harvester.run.folder import Run
+from harvester.run.summary import read_summary
 from harvester.run.tracking import Tracker
 from harvester.storage.location import Location
 from harvester.store.store import Store
@@ -73,7 +74,7 @@ def night(settings: Settings, store: Store, tmp_path_factory: pytest.TempPathFac
 def test_a_run_leaves_its_harvest_ledger_summary_report_and_models(night: Path, store: Store) -> None:
     summary = json.loads((night / "summary.json").read_text())
     assert [row["round"] for row in summary["rounds"]] == [0, 1]
-    assert set(SUMMARY_KEYS) <= set(summary["final"])
+    assert read_summary(night).model_dump(mode="json") == summary
     found = pq.read_table(night / "harvest.parquet")
     assert len(found) == summary["final"]["harvested"] > 0
     splits = {row["volume_id"]: row["split"] for row in store.manifest.to_pylist()}
@@ -125,8 +126,9 @@ def test_a_round_that_harvests_nothing_ends_the_run_with_its_reason(
     shutil.copytree(night, folder)
     history = harvested(settings.model_copy(update={"operating_point": strict}), store, folder)
     assert len(history.rounds) == 1
-    assert history.told["final"]["harvested"] == 0
-    assert "target 0.999" in history.told["stopped_because"]
+    summary = read_summary(folder)
+    assert (summary, summary.final.harvested) == (history.summary, 0)
+    assert "target 0.999" in summary.stopped_because
     assert pq.read_table(folder / "harvest.parquet").num_rows == 0
     assert (folder / "report.html").exists()
 
@@ -149,7 +151,7 @@ def test_other_targets_of_a_finished_run(
     file = tmp_path / "target.yaml"
     file.write_text(dump(narrowed(both, frontier, 0.9)))
     assert resolve(file).operating_point.target_precision == 0.9
-    assert choices(resolve(file).operating_point) == [frontier.trials[0].choice]
+    assert fusions(resolve(file).operating_point) == [frontier.trials[0].choice]
 
 
 def test_an_error_of_ours_in_a_training_worker_stays_one(

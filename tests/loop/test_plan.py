@@ -10,7 +10,7 @@ from harvester.cli.harvest import main, plan_main
 from harvester.cli.plan import format_plan, plan
 from harvester.config.settings import Settings
 from harvester.errors import StoreError
-from harvester.results.summary import History
+from harvester.results.history import History
 from harvester.run.folder import STEP_VERSION, Run
 from harvester.store.store import Store
 from tests.loop.test_round_without_examples import SETTINGS, harvested, store

@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from harvester.certificate.selection import Solved
+from harvester.certificate.selection import SelectedPoint
 from harvester.config.settings import Settings
 from harvester.harvest import mine, record
-from harvester.labels import ledger as ledgers
-from harvester.mining.fusion import Choice
+from harvester.mining.fusion import ScoreFusion
+from harvester.mining.round_view import RoundView, StoreTables
 from harvester.records import ACCEPTED, REVIEWED, SCORED, Volume
 from harvester.run.folder import Artifact
 from harvester.store.store import Store, finish_store, write_reviewed, write_volume
@@ -56,9 +56,9 @@ def store(tmp_path: Path) -> Store:
     return made
 
 
-def solved() -> Solved:
+def selected() -> SelectedPoint:
     point = SimpleNamespace(threshold=0.5, precision_bound=0.9)
-    return SimpleNamespace(point=point, choice=Choice(0.5, 0.1, 1, 0.0, 20.0))  # type: ignore[return-value]
+    return SimpleNamespace(point=point, choice=ScoreFusion(0.5, 0.1, 1, 0.0, 20.0))  # type: ignore[return-value]
 
 
 def test_a_round_neither_finds_nor_forgets_what_was_reviewed(store: Store, tmp_path: Path) -> None:
@@ -75,8 +75,10 @@ def test_a_round_neither_finds_nor_forgets_what_was_reviewed(store: Store, tmp_p
     ]
     scored = pa.Table.from_pylist(rows, SCORED)
     run: Any = SimpleNamespace(store=store, settings=Settings(), id="now")
-    ledger = ledgers.known_before(store.marks(), store.reviewed())
-    found = mine(run, scored, ledger, solved(), ACCEPTED.empty_table())
+    tables = StoreTables.of(store)
+    ledger = tables.ledger
+    view = RoundView(scored, ledger, ACCEPTED.empty_table(), tables, run.settings)
+    found = mine(view, selected())
     assert found.lesions["tubelet_id"].to_pylist() == [list(PLACES).index("new")]
     (tmp_path / "fold-0.safetensors").write_bytes(b"w")
     model = Artifact(tmp_path, "k", 0.0)

@@ -12,17 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from harvester import harvest as loop
-from harvester.certificate.selection import Rehearsal
+from harvester.certificate.selection import CalibrationFiles, SelectedPoint, select_point
 from harvester.config.settings import OperatingPointSettings, Settings
 from harvester.distributed.training import FitJob
-from harvester.distributed.tuning import evaluate
 from harvester.errors import NoExamplesError, StepError
-from harvester.labels.ledger import BOX
-from harvester.mining.fusion import choices
-from harvester.records import SCORED, Mark, Volume
+from harvester.mining.fusion import fusions
+from harvester.records import SCORED, SIDES, Mark, Volume
 from harvester.report.build import write_report
-from harvester.results.summary import SUMMARY_KEYS, History
+from harvester.results.history import History
 from harvester.run.folder import Run
+from harvester.run.summary import RoundResult, read_summary
 from harvester.run.tracking import Tracker
 from harvester.store.store import Store, finish_store, write_volume
 
@@ -54,7 +53,7 @@ def proposed(rows: list[dict[str, Any]]) -> pa.Table:
     found = []
     for volume in rows:
         for i, (box, lpc) in enumerate(((HIDDEN, 0.9), (CLINICAL, 0.8), (FALSE, 0.01))):
-            sides = {side: [value] * 3 for side, value in zip(BOX, box, strict=True)}
+            sides = {side: [value] * 3 for side, value in zip(SIDES, box, strict=True)}
             row = {name: volume[name] for name in ("volume_id", "patient_id")} | {"tubelet_id": i}
             row |= {"lpg_score": 0.6, "lpc_score": lpc, "width_mm": 16.0, "z": [4, 5, 6]}
             found.append(row | {"slice_score": [0.6] * 3} | sides)
@@ -72,15 +71,15 @@ def harvested(monkeypatch: pytest.MonkeyPatch, store: Store, tmp_path: Path) -> 
             for fold in range(job.settings.folds):
                 (job.out / f"fold-{fold}.safetensors").write_bytes(f"{job.model} {job.seed}".encode())
 
-        def solved(rehearsal: Rehearsal, settings: OperatingPointSettings, _: Path) -> Any:
-            return evaluate(rehearsal, choices(settings)[0], settings, 1)
+        def selected(files: CalibrationFiles, settings: OperatingPointSettings, _: Path) -> SelectedPoint:
+            return select_point(files.read(), fusions(settings)[0], settings)
 
         def over_volumes(_: Any, __: Any, rows: Any, schema: pa.Schema) -> tuple[pa.Table, dict[str, float]]:
             return proposed(rows).select(schema.names), {"memory_mib": 1.0}
 
         monkeypatch.setattr(loop, "train_folds", fit)
         monkeypatch.setattr(loop, "run_over_volumes", over_volumes)
-        monkeypatch.setattr(loop, "search", solved)
+        monkeypatch.setattr(loop, "search", selected)
         opened = Run.open(tmp_path / "run", SETTINGS, store)
         history = loop.harvest(opened, Tracker(opened))
         write_report(history.report_inputs())
@@ -94,12 +93,15 @@ def test_a_first_round_without_examples_harvests_nothing(
     model: str, harvested: Callable[..., History], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        told = harvested(model, 0).told
+        summary = harvested(model, 0).summary
+    assert summary is not None
     assert f"round 0 harvests nothing: {REASON}" in caplog.messages
-    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == told
+    told = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert told == summary.model_dump(mode="json") and read_summary(tmp_path / "run") == summary
+    assert (told["format"], (tmp_path / "run" / "calibration.parquet").is_file()) == (1, True)
     assert told["stopped_because"] == f"round 0 harvested nothing: {REASON}"
     (row,) = told["rounds"]
-    assert set(SUMMARY_KEYS) <= row.keys()
+    assert row.keys() == RoundResult.model_fields.keys()
     assert (row["refused"], row["harvested"], row["threshold"]) == (REASON, 0, None)
     # Nothing was scored, so nothing is said of the proposals.
     assert row["lpg_sensitivity"] is row["lpg_ap"] is row["lpc_ap"] is None
@@ -115,7 +117,8 @@ def test_a_later_round_without_examples_leaves_what_was_found(
     harvested: Callable[..., History], tmp_path: Path
 ) -> None:
     history = harvested("classifier", 1)
-    told, folder = history.told, tmp_path / "run"
+    folder = tmp_path / "run"
+    told = json.loads((folder / "summary.json").read_text())
     assert [row["harvested"] for row in told["rounds"]] == [6, 0]
     assert [row["refused"] for row in told["rounds"]] == ["", REASON]
     assert (told["final"]["harvested"], told["final"]["precision"], told["final"]["recall_unmarked"]) == (
@@ -136,8 +139,11 @@ def test_such_a_run_goes_on_where_it_stopped(harvested: Callable[..., History], 
     harvested("classifier", 1)
     table = (tmp_path / "run" / "harvest.parquet").read_bytes()
     steps = {p: p.stat().st_mtime_ns for p in tmp_path.glob("run/round-*/*") if p.is_file()}
-    again = harvested("classifier", 1).told
-    assert [row["refused"] for row in again["rounds"]] == ["", REASON]
+    again = harvested("classifier", 1)
+    assert [row.refused for row in again.rounds] == ["", REASON]
+    # A step that was done before reads in the summary as one that was done now.
+    text = (tmp_path / "run" / "summary.json").read_text()
+    assert {tuple(step) for step in json.loads(text)["steps"]} == {("round", "step", "seconds", "counts")}
     assert (tmp_path / "run" / "harvest.parquet").read_bytes() == table
     assert {p: p.stat().st_mtime_ns for p in steps} == steps
     # With examples after all (other settings, say) the same folder gets its later rounds.

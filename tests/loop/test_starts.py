@@ -8,7 +8,7 @@ import pytest
 from harvester import harvest as loop
 from harvester.config.settings import Settings
 from harvester.distributed.training import FitJob
-from harvester.labels.ledger import known_before
+from harvester.labels.ledger import initial_ledger
 from harvester.records import Mark, Volume
 from harvester.run.folder import Artifact, Run
 from harvester.store.store import Store, finish_store, write_volume
@@ -34,7 +34,7 @@ def test_a_round_starts_from_the_last_rounds_generator_or_the_firsts(
     monkeypatch.setattr(loop, "train_folds", fit)
     settings = Settings.model_validate({"generator": {"finetune_from": choice}})
     run = Run.open(tmp_path / "run", settings, store)
-    ledger = known_before(store.marks(), store.reviewed())
+    ledger = initial_ledger(store.marks(), store.reviewed())
     start: Artifact | None = None
     made = []
     for k in range(3):

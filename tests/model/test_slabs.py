@@ -11,7 +11,6 @@ import torch
 from harvester.config.settings import GeneratorSettings, GridSettings
 from harvester.imaging.hounsfield import windowed
 from harvester.imaging.interpolation import interpolate
-from harvester.labels.ledger import BOX
 from harvester.models.device_slab import as_tensors, mixed
 from harvester.proposals.augment import collate, to_network_input
 from harvester.proposals.boxes import SliceBoxes
@@ -20,7 +19,7 @@ from harvester.proposals.network import CONTEXT, STRIDE
 from harvester.proposals.pasting import REACH, Bank, paste
 from harvester.proposals.slabs import Crop, SlabDataset
 from harvester.proposals.targets import SlabLabels
-from harvester.records import Mark
+from harvester.records import SIDES, Mark
 from harvester.store.slab import GridFrame
 from harvester.store.store import Store
 
@@ -142,7 +141,7 @@ def frame(depth: int = 12, spacing_z: float = 4.0) -> GridFrame:
 
 
 def row(z: list[int], box: tuple[float, ...], role: str = "lesion") -> dict[str, Any]:
-    return {"role": role, "z": z, **{side: [value] * len(z) for side, value in zip(BOX, box, strict=True)}}
+    return {"role": role, "z": z, **{side: [value] * len(z) for side, value in zip(SIDES, box, strict=True)}}
 
 
 def test_a_mark_holds_near_its_slice_and_is_unsure_further_out() -> None:

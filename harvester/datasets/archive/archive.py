@@ -40,7 +40,7 @@ from harvester.errors import VolumeError
 from harvester.imaging.dicom.mark_objects import read_object_marks
 from harvester.imaging.dicom.reader import read_series
 from harvester.records import Mark, Reject, Volume
-from harvester.storage.location import Location, Where
+from harvester.storage.location import Location
 
 logger = logging.getLogger(__name__)
 
@@ -164,7 +164,7 @@ def read(case: ArchiveCase, root: Path, settings: ArchiveSettings = DEFAULTS) ->
     return series.volume, marks or found
 
 
-def salt_of(store: Where) -> str:
+def salt_of(store: Location) -> str:
     """The secret that makes ids meaningless outside: made once, kept in a file beside the store, not in it."""
     folder = Location.of(store)
     file = folder.parent / f"{folder.name}.salt"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import beta, t
 
+from harvester.certificate.evidence import Earlier, Evidence, Target
 from harvester.certificate.operating_point import naive, solve
 from harvester.certificate.precision_bound import precision_lower_bound
 from harvester.errors import LabelError, SettingsError
@@ -145,7 +146,7 @@ def test_solve_equals_brute_force(seed: int, prior: tuple[dict[str, int], dict[s
     certified = 0
     for target in (0.5, 0.7, 0.8, 0.9):
         threshold, bound = slow_solve(case, 240, target, 0.9, prior)
-        point = solve(*case, 240, target, 0.9, *prior)
+        point = solve(Evidence(*case, 240, Earlier(*prior)), Target(target, 0.9))
         assert point.threshold == threshold
         assert (point.reason == "") == np.isfinite(threshold)
         if np.isfinite(threshold):
@@ -164,14 +165,14 @@ def test_a_failure_ends_the_sequence() -> None:
     correct[200:260] = False
     patients = np.arange(1200)
     assert precision_lower_bound(correct.astype(int), np.ones(1200, int), 0.95) > 0.9
-    point = solve(-np.arange(1200.0), correct, patients, 360, 0.9, 0.95)
+    point = solve(Evidence(-np.arange(1200.0), correct, patients, 360), Target(0.9, 0.95))
     assert 190 <= point.accepted <= 215
 
 
 def test_early_errors_are_survived_by_the_second_start() -> None:
     correct = np.ones(300, bool)
     correct[[5, 12, 20]] = False  # where 44 errorless ones would be proven, three are wrong
-    point = solve(-np.arange(300.0), correct, np.arange(300), 400, 0.9, 0.95)
+    point = solve(Evidence(-np.arange(300.0), correct, np.arange(300), 400), Target(0.9, 0.95))
     assert point.accepted == 300
     assert point.precision_bound >= 0.9
 
@@ -180,9 +181,9 @@ def test_what_is_right_has_no_say_in_where_the_sequence_begins() -> None:
     """Errors beyond the last tested step leave the point as it is, up to the correlation measured there."""
     correct = np.ones(400, bool)
     correct[300:] = np.arange(100) % 2 == 0
-    one = solve(-np.arange(400.0), correct, np.arange(400), 300, 0.9, 0.95)
+    one = solve(Evidence(-np.arange(400.0), correct, np.arange(400), 300), Target(0.9, 0.95))
     correct[350:] = False
-    other = solve(-np.arange(400.0), correct, np.arange(400), 300, 0.9, 0.95)
+    other = solve(Evidence(-np.arange(400.0), correct, np.arange(400), 300), Target(0.9, 0.95))
     assert one.threshold == other.threshold
     assert one.accepted > 250
 
@@ -196,13 +197,13 @@ def test_naive_equals_brute_force_and_is_never_stricter(seed: int) -> None:
             correct_by, accepted_by = slow_counts(case, threshold, NO_PRIOR)
             if sum(correct_by.values()) / sum(accepted_by.values()) >= target:
                 qualified.append(threshold)
-        plain = naive(*case, 240, target)
+        plain = naive(Evidence(*case, 240), Target(target))
         assert plain.threshold == min(qualified, default=np.inf)
-        assert plain.threshold <= solve(*case, 240, target, 0.95).threshold
+        assert plain.threshold <= solve(Evidence(*case, 240), Target(target, 0.95)).threshold
         assert plain.reason.startswith("not proven") == (plain.precision_bound < target)
 
 
-def test_one_tubelet_a_patient_gives_clopper_pearsons_bound() -> None:
+def test_one_tubelet_per_patient_gives_clopper_pearsons_bound() -> None:
     correct = np.arange(100) >= 10
     bound = precision_lower_bound(correct.astype(int), np.ones(100, int), 0.95)
     # The variance over patients divides by m - 1: 100 count as 99.
@@ -240,7 +241,10 @@ def test_patients_without_an_accepted_tubelet_do_not_count() -> None:
 
 def test_tubelets_of_a_single_patient_are_one_draw() -> None:
     assert precision_lower_bound(np.array([500]), np.array([500]), 0.95) < 0.05
-    point = solve(np.arange(500.0), np.ones(500, bool), np.full(500, "p"), 500, 0.9, 0.95, min_patients=1)
+    point = solve(
+        Evidence(np.arange(500.0), np.ones(500, bool), np.full(500, "p"), 500),
+        Target(0.9, 0.95, min_patients=1),
+    )
     assert point.threshold == np.inf
 
 
@@ -249,56 +253,56 @@ def test_ties_are_accepted_together() -> None:
     scores = np.array([2.0] * 60 + [1.0] * 80)
     correct = np.array([True] * 100 + [False] * 40)
     patients = np.arange(140) % 70
-    point = solve(scores, correct, patients, 100, 0.9, 0.95)
+    point = solve(Evidence(scores, correct, patients, 100), Target(0.9, 0.95))
     assert (point.threshold, point.accepted, point.precision_estimate) == (2.0, 60, 1.0)
-    everything = solve(scores, correct, patients, 100, 0.5, 0.95)
+    everything = solve(Evidence(scores, correct, patients, 100), Target(0.5, 0.95))
     assert (everything.threshold, everything.accepted) == (1.0, 140)
 
 
 def test_rows_in_any_order_give_the_same_point() -> None:
     case = made_case(5)
     shuffled = np.random.default_rng(0).permutation(len(case[0]))
-    point = solve(*case, 240, 0.8, 0.95)
+    point = solve(Evidence(*case, 240), Target(0.8, 0.95))
     assert np.isfinite(point.threshold)
     assert astuple(point) == astuple(
-        solve(case[0][shuffled], case[1][shuffled], case[2][shuffled], 240, 0.8, 0.95)
+        solve(Evidence(case[0][shuffled], case[1][shuffled], case[2][shuffled], 240), Target(0.8, 0.95))
     )
 
 
 def test_empty_input_certifies_nothing() -> None:
     for prior in (NO_PRIOR, SOME_PRIOR):
         empty: tuple[Any, Any, Any] = (np.zeros(0), np.zeros(0, bool), np.zeros(0, str))
-        point = solve(*empty, 10, 0.9, 0.95, *prior)
+        point = solve(Evidence(*empty, 10, Earlier(*prior)), Target(0.9, 0.95))
         assert astuple(point) == (np.inf, 0.0, 0.0, 0.0, 0, 0, "no tubelets to choose from")
-        assert naive(*empty, 10, 0.9, *prior).threshold == np.inf
+        assert naive(Evidence(*empty, 10, Earlier(*prior)), Target(0.9)).threshold == np.inf
 
 
 def test_all_correct_is_certified_once_there_are_enough() -> None:
-    few = solve(np.arange(10.0), np.ones(10, bool), np.arange(10), 10, 0.9, 0.95)
+    few = solve(Evidence(np.arange(10.0), np.ones(10, bool), np.arange(10), 10), Target(0.9, 0.95))
     assert few.threshold == np.inf
     assert "best bound 0.741 at 10 accepted of 10 patients, worth 10 independent ones" in few.reason
     assert "the point estimate alone would accept 10 at 1.000" in few.reason
     assert few.precision_bound == pytest.approx(0.05**0.1)
-    enough = solve(np.arange(30.0), np.ones(30, bool), np.arange(30), 60, 0.9, 0.95)
+    enough = solve(Evidence(np.arange(30.0), np.ones(30, bool), np.arange(30), 60), Target(0.9, 0.95))
     assert (enough.threshold, enough.recall_estimate, enough.reason) == (0.0, 0.5, "")
 
 
 def test_all_wrong_certifies_nothing() -> None:
-    point = solve(np.arange(50.0), np.zeros(50, bool), np.arange(50), 10, 0.9, 0.95)
+    point = solve(Evidence(np.arange(50.0), np.zeros(50, bool), np.arange(50), 10), Target(0.9, 0.95))
     assert astuple(point) == (np.inf, 0.0, 0.0, 0.0, 0, 0, "only one class: all 50 tubelets are wrong")
 
 
 def test_too_few_patients_are_named() -> None:
     scores, correct, patients = np.arange(400.0), np.ones(400, bool), np.arange(400) % 4
-    point = solve(scores, correct, patients, 400, 0.5, 0.8, min_patients=5)
+    point = solve(Evidence(scores, correct, patients, 400), Target(0.5, 0.8, min_patients=5))
     assert point.threshold == np.inf
     assert point.reason == "too few patients: the bound reaches 0.500 on 4, at least 5 are asked"
-    assert solve(scores, correct, patients, 400, 0.5, 0.8, min_patients=4).threshold == 0.0
+    assert solve(Evidence(scores, correct, patients, 400), Target(0.5, 0.8, min_patients=4)).threshold == 0.0
 
 
 def test_a_refusal_tells_the_best_bound_and_the_point_estimate() -> None:
     correct = np.array([True] * 19 + [False] + [False, True] * 20)
-    point = solve(np.arange(60.0)[::-1], correct, np.arange(60) % 12, 40, 0.9, 0.95)
+    point = solve(Evidence(np.arange(60.0)[::-1], correct, np.arange(60) % 12, 40), Target(0.9, 0.95))
     assert point.threshold == np.inf
     assert "best bound 0.835 at 19 accepted of 12 patients, worth 17 independent ones" in point.reason
     assert "the point estimate alone would accept 22 at 0.909" in point.reason
@@ -311,27 +315,32 @@ def test_earlier_rounds_count_in_both_directions() -> None:
         np.array([f"p{i % 10}" for i in range(20)]),
     )
     good, bad = {f"p{i}": 2 for i in range(10)}, {f"p{i}": 1 for i in range(10)}
-    assert solve(scores, correct, patients, 60, 0.9, 0.95).threshold == np.inf
-    with_good = solve(scores, correct, patients, 60, 0.9, 0.95, good, good)
+    assert solve(Evidence(scores, correct, patients, 60), Target(0.9, 0.95)).threshold == np.inf
+    with_good = solve(Evidence(scores, correct, patients, 60, Earlier(good, good)), Target(0.9, 0.95))
     assert (with_good.threshold, with_good.accepted, with_good.recall_estimate) == (
         0.0,
         40,
         pytest.approx(40 / 60),
     )
-    assert solve(scores, correct, patients, 60, 0.9, 0.95, bad, good).threshold == np.inf
+    assert (
+        solve(Evidence(scores, correct, patients, 60, Earlier(bad, good)), Target(0.9, 0.95)).threshold
+        == np.inf
+    )
 
 
 def test_minus_infinity_is_never_accepted() -> None:
     scores = np.append(np.arange(40.0), [-np.inf] * 3)
     correct, patients = np.ones(43, bool), np.arange(43)
-    point = solve(scores, correct, patients, 43, 0.9, 0.95)
+    point = solve(Evidence(scores, correct, patients, 43), Target(0.9, 0.95))
     assert (point.threshold, point.accepted) == (0.0, 40)
 
 
 def test_more_confidence_never_lowers_the_threshold_nor_raises_the_bound() -> None:
     for seed in range(3):
         case = made_case(seed, size=300)
-        points = [solve(*case, 200, 0.8, confidence) for confidence in (0.6, 0.8, 0.9, 0.95, 0.99)]
+        points = [
+            solve(Evidence(*case, 200), Target(0.8, confidence)) for confidence in (0.6, 0.8, 0.9, 0.95, 0.99)
+        ]
         thresholds = [point.threshold for point in points]
         assert thresholds == sorted(thresholds)
     bounds = [precision_lower_bound(np.array([9, 8, 10]), np.full(3, 10), c) for c in (0.6, 0.8, 0.95, 0.99)]
@@ -346,7 +355,8 @@ def test_the_promise_is_kept_on_archives_of_known_precision() -> None:
         right, false = rng.normal(2, 1, 270), np.repeat(rng.normal(0, 1, 135), 2)
         scores, correct = np.concatenate([right, false]), np.arange(540) < 270
         patients = np.concatenate([rng.integers(0, 45, 270), np.repeat(rng.integers(0, 45, 135), 2)])
-        thresholds = [rule(scores, correct, patients, 270, 0.9) for rule in (_threshold, _naive_threshold)]
+        evidence = Evidence(scores, correct, patients, 270)
+        thresholds = [rule(evidence, Target(0.9)).threshold for rule in (solve, naive)]
         # A normal of mean 2 against one of mean 0, equally many: precision 0.9 is reached at 1.40105.
         broken += thresholds[0] < 1.40105
         plainly_broken += thresholds[1] < 1.40105
@@ -354,21 +364,23 @@ def test_the_promise_is_kept_on_archives_of_known_precision() -> None:
     assert plainly_broken > 30
 
 
-def _threshold(*case: Any) -> float:
-    return solve(*case, 0.95).threshold
-
-
-def _naive_threshold(*case: Any) -> float:
-    return naive(*case).threshold
+def test_a_target_is_a_share_that_can_be_proven() -> None:
+    for wrong in (0.0, 1.0, -0.1, float("nan")):
+        with pytest.raises(SettingsError, match="precision"):
+            Target(wrong)
+        with pytest.raises(SettingsError, match="confidence"):
+            Target(0.9, wrong)
+    with pytest.raises(SettingsError, match="min_patients"):
+        Target(0.9, min_patients=0)
 
 
 def test_malformed_input_is_refused() -> None:
     with pytest.raises(LabelError, match="lengths 2, 3, 2"):
-        solve(np.zeros(2), np.zeros(3, bool), np.zeros(2), 1, 0.9, 0.95)
+        Evidence(np.zeros(2), np.zeros(3, bool), np.zeros(2), 1)
     with pytest.raises(LabelError, match="scores"):
-        solve(np.array([np.nan]), np.zeros(1, bool), np.zeros(1), 1, 0.9, 0.95)
+        Evidence(np.array([np.nan]), np.zeros(1, bool), np.zeros(1), 1)
     with pytest.raises(LabelError, match="earlier rounds"):
-        solve(np.zeros(1), np.zeros(1, bool), np.array(["p"]), 1, 0.9, 0.95, {"p": 2}, {"p": 1})
+        Earlier({"p": 2}, {"p": 1})
     with pytest.raises(LabelError, match="correct <= accepted"):
         precision_lower_bound(np.array([3]), np.array([2]), 0.95)
     with pytest.raises(SettingsError, match="confidence"):

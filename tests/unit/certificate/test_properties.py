@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harvester.certificate.evidence import Earlier, Evidence, Target
 from harvester.certificate.operating_point import OperatingPoint, solve
 from tests.unit.certificate.test_operating_point import NO_PRIOR, SOME_PRIOR, slow_counts, slow_solve
 
@@ -15,8 +16,7 @@ Case = tuple[Any, Any, Any]
 
 
 def solved(case: Case, lesions: int, target: float, prior: Any = NO_PRIOR) -> OperatingPoint:
-    scores, correct, patients = case
-    return solve(scores, correct, patients, lesions, target, CONFIDENCE, *prior)
+    return solve(Evidence(*case, lesions, Earlier(*prior)), Target(target, CONFIDENCE))
 
 
 @st.composite

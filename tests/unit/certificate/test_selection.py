@@ -4,17 +4,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from harvester.certificate.selection import solve_choice
+from harvester.certificate.selection import Calibration, select_point
 from harvester.config.settings import OperatingPointSettings
-from harvester.mining.fusion import Choice
-from harvester.records import ACCEPTED, MARKS, SCORED
+from harvester.mining.fusion import ScoreFusion
+from harvester.records import ACCEPTED, MARKS, SCORED, AcceptedTable, MarkTable, ScoredTable, empty
 
-CHOICE = Choice(lpg_weight=0.0, lpg_floor=0.0, min_slices=1, small_bonus=0.0, small_mm=20.0)
+FUSION = ScoreFusion(lpg_weight=0.0, lpg_floor=0.0, min_slices=1, small_bonus=0.0, small_mm=20.0)
 LESIONS = 400
 
 
 def candidates(precision_below: float) -> pa.Table:
-    """One tubelet a patient and volume: 300 right ones on top, then 200 of which a share is right."""
+    """One tubelet per patient and volume: 300 right ones on top, then 200 of which a share is right."""
     right = np.arange(500) < 300
     right[300:] = np.arange(200) % 10 < round(10 * precision_below)
     top = np.where(right, 10.0, 50.0)
@@ -44,8 +44,13 @@ def accepted(
     prior = table.slice(0, earlier).append_column("score", table["lpc_score"].slice(0, earlier))
     right = [row["y1"] == [10.0] for row in prior.to_pylist()]
     prior = prior.append_column("correct", pa.array(right, pa.bool_())).cast(ACCEPTED)
-    given = (table.slice(earlier), lesions(), prior, CHOICE, settings, 1)
-    return solve_choice(*given, last=last).point.accepted
+    given = (
+        ScoredTable(table.slice(earlier)),
+        MarkTable(lesions()),
+        AcceptedTable(prior),
+        empty(ScoredTable),
+    )
+    return select_point(Calibration(*given, last), FUSION, settings).point.accepted
 
 
 def test_an_early_round_accepts_less_than_the_last_one() -> None:

@@ -20,6 +20,7 @@ from harvester.config.settings import Settings
 from harvester.datasets.archive import archive
 from harvester.records import ACCEPTED, HARVEST, LEDGER
 from harvester.store.store import Store, finish_store, write_volume
+from tests.summaries import summary_tree
 
 SALT = "00ff"
 RUN_ID, MODEL = "0123456789ab", "ba9876543210"
@@ -146,6 +147,6 @@ def write_ledger(run: Path, ledger: list[dict[str, Any]]) -> None:
     ]
     pq.write_table(pa.Table.from_pylist(ledger, LEDGER), run / "ledger.parquet")
     pq.write_table(pa.Table.from_pylist(harvest, HARVEST), run / "harvest.parquet")
-    pq.write_table(ACCEPTED.empty_table(), run / "rehearsed.parquet")
+    pq.write_table(ACCEPTED.empty_table(), run / "calibration.parquet")
     (run / "settings.yaml").write_text(dump(Settings()))
-    (run / "summary.json").write_text(json.dumps({"run_id": RUN_ID, "final": {"harvested": len(harvest)}}))
+    (run / "summary.json").write_text(json.dumps(summary_tree(RUN_ID, len(harvest))))

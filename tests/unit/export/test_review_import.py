@@ -16,8 +16,9 @@ import pytest
 from harvester.errors import LabelError
 from harvester.export.review_import import read_review
 from harvester.labels.reviewed import share_reviewed
-from harvester.records import ACCEPTED
-from harvester.store.store import Store
+from harvester.records import ACCEPTED, REVIEWED
+from harvester.storage.location import Location
+from harvester.store.store import Store, write_reviewed
 
 ROOT = Path(__file__).parents[3]
 export = runpy.run_path(str(ROOT / "jobs" / "export.py"))["main"]
@@ -187,17 +188,33 @@ def test_as_much_of_vm_stops_counting_as_was_reviewed_of_vh(finished: Any) -> No
         boxes | {"volume_id": "m", "tubelet_id": number, "score": number / 10, "correct": True}
         for number in range(10)
     ]
-    pq.write_table(pa.Table.from_pylist(rows, ACCEPTED), finished.run / "rehearsed.parquet")
+    pq.write_table(pa.Table.from_pylist(rows, ACCEPTED), finished.run / "calibration.parquet")
     file = exported(finished, "csv")
     edit_csv(file, say(harvested_0_1="accepted"))  # 3 of 6 lesions
     assert review(["--run", str(finished.run), "--reviewed", str(file)]) == 0
-    left_out = [row for row in kept(finished, "m").values() if row["role"] == "rehearsed"]
+    left_out = [row for row in kept(finished, "m").values() if row["role"] == "calibration"]
     assert sorted(row["score"] for row in left_out) == [0.5, 0.6, 0.7, 0.8, 0.9]
     edit_csv(file, say(harvested_0_1="accepted", harvested_0_2="rejected"))
     assert review(["--run", str(finished.run), "--reviewed", str(file)]) == 0
     assert len(kept(finished, "m")) == 10
     assert share_reviewed(Store.open(finished.run / "store").reviewed(), 6, RUN_ID) == 1
     assert share_reviewed(Store.open(finished.run / "store").reviewed(), 6, "f" * 12) == 0
+
+
+def test_hits_of_an_older_run_and_review_are_replaced_not_added_to(finished: Any) -> None:
+    """Before version 0.2 both were called rehearsed."""
+    boxes = {"z": [1], "x1": [1.0], "y1": [1.0], "x2": [2.0], "y2": [2.0]}
+    hits = [boxes | {"volume_id": "m", "tubelet_id": number, "score": number / 10} for number in range(10)]
+    (finished.run / "calibration.parquet").unlink()
+    pq.write_table(pa.Table.from_pylist(hits, ACCEPTED), finished.run / "rehearsed.parquet")
+    old = boxes | {"volume_id": "m", "role": "rehearsed", "source": "reviewed", "round": -1}
+    rows = [old | {"label_id": f"rehearsed-{run_id}-0", "run_id": run_id} for run_id in (RUN_ID, "other")]
+    write_reviewed(Location.of(finished.run / "store"), pa.Table.from_pylist(rows, REVIEWED))
+    file = exported(finished, "csv")
+    edit_csv(file, say(harvested_0_1="accepted"))  # 3 of 6 lesions
+    assert review(["--run", str(finished.run), "--reviewed", str(file)]) == 0
+    roles = [row["role"] for row in kept(finished, "m").values()]
+    assert sorted(roles) == ["calibration"] * 5 + ["rehearsed"]
 
 
 def test_nothing_reviewed_leaves_the_stores_name(finished: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -275,7 +292,7 @@ def test_files_that_are_no_export_are_told(finished: Any, tmp_path: Path) -> Non
 
 def test_a_run_of_an_older_version_says_what_to_do(finished: Any, capsys: pytest.CaptureFixture[str]) -> None:
     file = exported(finished, "csv")
-    (finished.run / "rehearsed.parquet").unlink()
+    (finished.run / "calibration.parquet").unlink()
     capsys.readouterr()
     assert review(["--run", str(finished.run), "--reviewed", str(file)]) == 1
-    assert "no rehearsed.parquet" in capsys.readouterr().err
+    assert "no calibration.parquet" in capsys.readouterr().err

@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from harvester.labels import ledger as ledgers
 from harvester.labels.folds import patient_folds
-from harvester.records import IGNORE, LEDGER, MARKS, Mark
+from harvester.records import IGNORE, LEDGER, MARKS, REVIEWED, SIDES, Mark, Role, rows_where
 from tests.builders import marks, selected, tubelet
 
 FOUND = selected(*(tubelet(name, (1.5, 1.5, 2.5, 2.5), z=(3, 4), score=0.7) for name in "ab"))
@@ -23,7 +23,7 @@ def test_marks_become_rows_of_one_slice_without_a_model() -> None:
     first, second = ledger.to_pylist()
     assert (first["source"], second["source"]) == ("clinical", "annotated")
     assert first["z"] == [3]
-    assert [first[side] for side in ledgers.BOX] == [[1.0], [2.0], [3.0], [4.0]]
+    assert [first[side] for side in SIDES] == [[1.0], [2.0], [3.0], [4.0]]
     for row in (first, second):
         assert (row["role"], row["round"]) == ("lesion", -1)
         assert row["score"] is row["model_hash"] is row["run_id"] is None
@@ -41,7 +41,7 @@ def test_empty_tables_have_the_schema() -> None:
     nothing = ledgers.from_tubelets(FOUND.slice(0, 0), "lesion", "harvested", 0, "", "")
     assert nothing.schema == LEDGER
     assert len(ledgers.extend(LEDGER.empty_table(), nothing)) == 0
-    assert len(ledgers.with_role(LEDGER.empty_table(), "lesion")) == 0
+    assert len(rows_where(LEDGER.empty_table(), "role", "lesion")) == 0
     assert ledgers.by_volume(LEDGER.empty_table()) == {}
 
 
@@ -54,7 +54,7 @@ def test_the_same_labels_make_the_same_table_in_any_order() -> None:
     assert one.equals(other)
     assert len(one) == 5
     assert [chunk.num_chunks for chunk in one.columns] == [1] * len(LEDGER)
-    assert ledgers.with_role(one, "hard_negative")["source"].to_pylist() == ["hard_negative_vm"] * 2
+    assert rows_where(one, "role", "hard_negative")["source"].to_pylist() == ["hard_negative_vm"] * 2
 
 
 def test_rows_by_volume() -> None:
@@ -93,5 +93,28 @@ def test_regions_left_out_become_one_box_per_slice() -> None:
     )
     (row,) = ledgers.from_ignored(regions).to_pylist()
     assert (row["role"], row["z"], row["x2"]) == ("ignored", [3, 4, 5], [9.0] * 3)
-    assert len(ledgers.with_role(ledgers.from_ignored(regions), "lesion")) == 0
+    assert len(rows_where(ledgers.from_ignored(regions), "role", "lesion")) == 0
     assert ledgers.from_ignored(IGNORE.empty_table()).equals(LEDGER.empty_table())
+
+
+def test_a_store_reviewed_before_the_roles_name_changed_is_read() -> None:
+    box = {"z": [3], **{side: [1.0] for side in SIDES}}
+    rows = [
+        {"volume_id": "a", "label_id": role, "role": role, "source": "reviewed", "round": 2, **box}
+        for role in ("rehearsed", "calibration", "lesion")
+    ]
+    known = ledgers.from_reviewed(pa.Table.from_pylist(rows, REVIEWED))
+    assert known.schema == LEDGER
+    assert known["role"].to_pylist() == [Role.CALIBRATION, Role.CALIBRATION, Role.LESION]
+    # It says what not to count: it lasts, and nothing is kept away from it.
+    assert len(ledgers.persistent(known)) == 3
+    assert ledgers.exclusion_labels(known)["role"].to_pylist() == ["lesion"]
+
+
+def test_rows_that_hold_one_of_several_values() -> None:
+    ledger = ledgers.from_marks(marks(Mark("a", "m", 3, 1, 2, 3, 4, clinical=True)))
+    ledger = ledgers.extend(ledger, ledgers.from_tubelets(FOUND, Role.LESION, "harvested", 0, "", ""))
+    assert len(rows_where(ledger, "source", "harvested", "clinical")) == 3
+    assert len(rows_where(ledger, "source", "clinical")) == 1
+    assert len(rows_where(ledger, "source")) == 0
+    assert rows_where(ledger, "source").schema == LEDGER

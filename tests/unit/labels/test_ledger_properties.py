@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harvester.labels.folds import patient_folds
-from harvester.labels.ledger import BOX, UNSURE, extend, spread, with_role
-from harvester.records import LEDGER, SPLITS, LedgerTable, empty
+from harvester.labels.ledger import UNSURE, extend, extrude_marks
+from harvester.records import LEDGER, SIDES, SPLITS, LedgerTable, empty, rows_where
 from tests.builders import label, labels, manifest
 
 NAMES = ("a", "b")
@@ -41,9 +41,9 @@ def test_a_ledger_is_the_same_whatever_comes_first_and_keeps_every_row(
     shuffled = [both[place] for place in np.random.default_rng(seed).permutation(len(both))]
     assert extend(empty(LedgerTable), *(labels(row) for row in shuffled)).equals(whole)
     assert whole.schema.equals(LEDGER)
-    assert sum(len(with_role(whole, role)) for role in ("lesion", "hard_negative", "ignored")) == len(
-        one
-    ) + len(other)
+    assert sum(
+        len(rows_where(whole, "role", role)) for role in ("lesion", "hard_negative", "ignored")
+    ) == len(one) + len(other)
 
 
 @given(label_rows(), st.sampled_from([0.5, 2.0, 5.0]))
@@ -51,7 +51,9 @@ def test_a_mark_reaches_evenly_by_its_short_side_and_no_further_than_its_volume(
     rows: list[dict[str, Any]], slice_mm: float
 ) -> None:
     volumes = manifest(dict.fromkeys(NAMES, "vm"), (DEPTH, 96, 96), (slice_mm, 1.0, 2.0))
-    for row, wide in zip(labels(*rows).to_pylist(), spread(labels(*rows), volumes).to_pylist(), strict=True):
+    for row, wide in zip(
+        labels(*rows).to_pylist(), extrude_marks(labels(*rows), volumes).to_pylist(), strict=True
+    ):
         if len(row["z"]) > 1:
             assert wide == row
             continue
@@ -62,9 +64,9 @@ def test_a_mark_reaches_evenly_by_its_short_side_and_no_further_than_its_volume(
         assert len(wide["z"]) <= len(near) + 2
         assert wide["z"] == list(range(wide["z"][0], wide["z"][-1] + 1))
         assert wide["z"][0] >= 0 and wide["z"][-1] < DEPTH
-        for side in BOX:
+        for side in SIDES:
             assert set(wide[side]) == set(row[side])
-        assert wide | {name: row[name] for name in ("z", *BOX)} == row
+        assert wide | {name: row[name] for name in ("z", *SIDES)} == row
 
 
 @given(

@@ -1,17 +1,18 @@
 """Mining on hand-made tables: what a round may find, what teaches, and rounds in which there is nothing."""
 
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from harvester.config.settings import MiningSettings, OperatingPointSettings
+from harvester.config.settings import MiningSettings, OperatingPointSettings, Settings
 from harvester.labels import ledger as ledgers
-from harvester.mining import calibration, candidates, fusion, negatives
-from harvester.mining.fusion import Choice
-from harvester.records import LEDGER, MANIFEST, MARKS, SCORED, Mark
+from harvester.mining import candidates, fusion, negatives
+from harvester.mining.fusion import ScoreFusion
+from harvester.mining.round_view import RoundView, StoreTables, match_to_lesions
+from harvester.records import ACCEPTED, LEDGER, MARKS, REVIEWED, SCORED
+from tests.builders import ledger, manifest, mark, marks, scored, tubelet
 
 Box = tuple[float, float, float, float]
 HERE: Box = (10, 10, 29, 29)
@@ -21,55 +22,13 @@ TOUCHING: Box = (28, 10, 47, 29)  # 40 / 760, below clear_iou
 AWAY: Box = (100, 100, 119, 119)
 SETTINGS = MiningSettings()
 VOLUMES = {"m1": "vm", "m2": "vm", "h1": "vh", "t1": "vh_test"}
-ACCEPTED = SCORED.append(pa.field("score", pa.float64())).append(pa.field("correct", pa.bool_()))
 NONE_ACCEPTED = ACCEPTED.empty_table()
-PLAIN = Choice(lpg_weight=0.5, lpg_floor=0.1, min_slices=1, small_bonus=0.0, small_mm=20.0)
+PLAIN = ScoreFusion(lpg_weight=0.5, lpg_floor=0.1, min_slices=1, small_bonus=0.0, small_mm=20.0)
 
 
-def tubelet(
-    volume: str, box: Box, z: tuple[int, ...] = (4, 5, 6), lpg: float = 0.5, **more: Any
-) -> dict[str, Any]:
-    sides = {side: [float(value)] * len(z) for side, value in zip(ledgers.BOX, box, strict=True)}
-    row = {
-        "volume_id": volume,
-        "patient_id": f"p-{volume}",
-        "tubelet_id": 0,
-        "lpg_score": lpg,
-        "lpc_score": 0.5,
-    }
-    return row | {"width_mm": 30.0, "z": list(z), "slice_score": [lpg] * len(z)} | sides | more
-
-
-def scored(*rows: dict[str, Any]) -> pa.Table:
-    return pa.Table.from_pylist([row | {"tubelet_id": i} for i, row in enumerate(rows)], SCORED)
-
-
-def mark(volume: str, box: Box, clinical: bool = True, z: int = 5) -> Mark:
-    return Mark(volume, f"{volume}-{z}-{box[0]}", z, *box, clinical=clinical)
-
-
-def marks(*given: Mark) -> pa.Table:
-    return pa.Table.from_pylist([asdict(one) for one in given], MARKS)
-
-
-def ledger(*given: Mark) -> pa.Table:
-    return ledgers.from_marks(marks(*given))
-
-
-def manifest() -> pa.Table:
-    size = {
-        "depth": 12,
-        "height": 64,
-        "width": 64,
-        "spacing_z_mm": 4.0,
-        "spacing_y_mm": 1.0,
-        "spacing_x_mm": 1.0,
-    }
-    rows = [
-        {"volume_id": name, "patient_id": f"p-{name}", "split": split, **size}
-        for name, split in VOLUMES.items()
-    ]
-    return pa.Table.from_pylist(rows, MANIFEST)
+def view(table: pa.Table, known: pa.Table, hits: pa.Table = NONE_ACCEPTED) -> RoundView:
+    store = StoreTables(manifest(VOLUMES), known, REVIEWED.empty_table())
+    return RoundView(table, store.ledger, hits, store, Settings(mining=SETTINGS))
 
 
 def ids(table: pa.Table) -> list[int]:
@@ -113,7 +72,7 @@ def test_candidates_touch_no_label() -> None:
     assert ids(candidates.candidates(table, LEDGER.empty_table(), SETTINGS)) == [0, 1, 2, 3, 4, 5]
 
 
-def test_the_rehearsal_hides_annotations_but_not_marks_nor_what_it_found() -> None:
+def test_the_calibration_set_hides_annotations_but_not_marks_nor_what_it_found() -> None:
     table = scored(
         tubelet("m1", HERE),
         tubelet("m1", AWAY),
@@ -122,20 +81,63 @@ def test_the_rehearsal_hides_annotations_but_not_marks_nor_what_it_found() -> No
         tubelet("m2", AWAY),
     )
     known = marks(mark("m1", HERE), mark("m1", AWAY, clinical=False), mark("m2", AWAY, clinical=False))
-    args = (table, manifest(), ledgers.from_marks(known))
-    assert ids(calibration.rehearsal_candidates(*args, NONE_ACCEPTED, SETTINGS)) == [1, 2, 4]
+    assert ids(view(table, known).calibration) == [1, 2, 4]
     accepted = scored(tubelet("m2", SHIFTED)).append_column("score", pa.array([0.9]))
     accepted = accepted.append_column("correct", pa.array([False]))
-    assert ids(calibration.rehearsal_candidates(*args, accepted, SETTINGS)) == [1, 4]
-    lesions = calibration.rehearsal_lesions(known, manifest())
-    assert lesions["volume_id"].to_pylist() == ["m1", "m2"]
-    assert not any(lesions["clinical"].to_pylist())
+    assert ids(view(table, known, accepted).calibration) == [1, 4]
+    targets = view(table, known).targets
+    assert targets["volume_id"].to_pylist() == ["m1", "m2"]
+    assert not any(targets["clinical"].to_pylist())
+
+
+def test_a_round_harvests_what_touches_no_label_and_finds_marks_on_any_volume() -> None:
+    table = scored(
+        tubelet("h1", HERE),
+        tubelet("h1", AWAY),
+        tubelet("t1", HERE),
+        tubelet("m1", HERE),
+        tubelet("m1", AWAY),
+    )
+    known = marks(mark("h1", HERE), mark("m1", HERE), mark("m1", AWAY, clinical=False))
+    first = view(table, known)
+    assert ids(first.harvestable) == [1, 2]
+    assert ids(first.clinical_finds) == [0, 3]
+    accepted = first.accepted(PLAIN, 0.0)
+    assert (ids(accepted), accepted["correct"].to_pylist()) == ([4], [True])
+    assert accepted.schema == ACCEPTED
+    found = first.harvested(PLAIN, 0.0)
+    assert ids(found) == [1, 2]
+    assert ids(first.harvested(PLAIN, np.inf)) == []
+    # What a round found is not found again; as if it were the first round, it is.
+    ledger = ledgers.extend(first.ledger, ledgers.from_tubelets(found, "lesion", "harvested", 0, "", ""))
+    second = RoundView(table, ledger, accepted, first.store, first.settings)
+    assert (ids(second.harvestable), ids(second.calibration)) == ([], [])
+    again = second.as_first()
+    assert (ids(again.harvestable), ids(again.calibration)) == ([1, 2], [4])
+    assert ids(second.clinical_finds) == ids(first.clinical_finds)
+
+
+def test_a_view_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def extruded(*given: pa.Table) -> pa.Table:
+        asked.append(given)
+        return ledgers.extrude_marks(*given)
+
+    monkeypatch.setattr("harvester.mining.round_view.extrude_marks", extruded)
+    known = marks(mark("m1", HERE), mark("h1", HERE), mark("m1", AWAY, clinical=False))
+    one = view(scored(tubelet("m1", AWAY), tubelet("h1", AWAY)), known)
+    assert asked == []
+    for _ in range(2):
+        assert (len(one.harvestable), len(one.calibration), len(one.targets)) == (1, 1, 1)
+    # The ledger once, and what was accepted before.
+    assert [len(labels) for labels, _ in asked] == [3, 0]
 
 
 def test_split_of_takes_rows_by_their_volume() -> None:
     table = scored(tubelet("m1", HERE), tubelet("t1", HERE), tubelet("h1", HERE), tubelet("gone", HERE))
-    assert ids(candidates.split_of(table, manifest(), "vh", "vh_test")) == [1, 2]
-    assert ids(candidates.split_of(table, manifest(), "vd_test")) == []
+    assert ids(candidates.split_of(table, manifest(VOLUMES), "vh", "vh_test")) == [1, 2]
+    assert ids(candidates.split_of(table, manifest(VOLUMES), "vd_test")) == []
 
 
 # What teaches
@@ -156,7 +158,9 @@ def test_a_lesion_is_learnt_anywhere_but_its_absence_only_where_all_are_marked()
         "",
         "",
     )
-    lesion, other = negatives.classifier_examples(table, ledgers.extend(known, rejected), manifest(), 0.5)
+    lesion, other = negatives.classifier_examples(
+        table, ledgers.extend(known, rejected), manifest(VOLUMES), 0.5
+    )
     assert lesion.tolist() == [True, True, False, False, False, True, False]
     assert other.tolist() == [False, False, False, True, True, False, False]
 
@@ -174,8 +178,8 @@ def test_what_is_classified_is_counted_in_tubelets_not_in_ids() -> None:
 
 
 def test_sure_hard_negatives_are_the_best_scored_that_touch_nothing() -> None:
-    rows = [tubelet("m1", AWAY, lpg=0.01 * i) for i in range(30)]
-    rows += [tubelet("m1", HERE, lpg=0.99), tubelet("m2", AWAY, lpg=0.2)]
+    rows = [tubelet("m1", AWAY, lpg_score=0.01 * i) for i in range(30)]
+    rows += [tubelet("m1", HERE, lpg_score=0.99), tubelet("m2", AWAY, lpg_score=0.2)]
     table = scored(*rows).take(np.random.default_rng(0).permutation(len(rows)))
     found = negatives.sure_hard_negatives(table, ledger(mark("m1", HERE, clinical=False)), SETTINGS)
     assert ids(found) == [*range(29, 19, -1), 31]
@@ -186,11 +190,11 @@ def test_sure_hard_negatives_are_the_best_scored_that_touch_nothing() -> None:
 
 def test_possible_hard_negatives_are_liked_refused_and_free() -> None:
     table = scored(
-        tubelet("h1", AWAY, lpg=0.9, lpc_score=0.01),
-        tubelet("h1", AWAY, lpg=0.9, lpc_score=0.2),
-        tubelet("h1", AWAY, lpg=0.1, lpc_score=0.01),
-        tubelet("h1", HERE, lpg=0.9, lpc_score=0.01),
-        tubelet("t1", AWAY, lpg=0.3, lpc_score=0.05),
+        tubelet("h1", AWAY, lpg_score=0.9, lpc_score=0.01),
+        tubelet("h1", AWAY, lpg_score=0.9, lpc_score=0.2),
+        tubelet("h1", AWAY, lpg_score=0.1, lpc_score=0.01),
+        tubelet("h1", HERE, lpg_score=0.9, lpc_score=0.01),
+        tubelet("t1", AWAY, lpg_score=0.3, lpc_score=0.05),
     )
     assert ids(negatives.possible_hard_negatives(table, ledger(mark("h1", HERE)), SETTINGS)) == [0, 4]
 
@@ -201,32 +205,32 @@ def test_possible_hard_negatives_are_liked_refused_and_free() -> None:
 def test_fusing_weighs_the_logits() -> None:
     rng = np.random.default_rng(1)
     lpg, lpc = rng.uniform(0.15, 1, 50), rng.uniform(0, 1, 50)
-    table = scored(*(tubelet("h1", HERE, lpg=a, lpc_score=b) for a, b in zip(lpg, lpc, strict=True)))
+    table = scored(*(tubelet("h1", HERE, lpg_score=a, lpc_score=b) for a, b in zip(lpg, lpc, strict=True)))
     for weight in (0.0, 0.3, 1.0):
         clipped = np.clip([lpg, lpc], 1e-4, 1 - 1e-4)
         odds = clipped / (1 - clipped)
         slow = odds[0] ** weight * odds[1] ** (1 - weight)
-        fused = fusion.fuse(table, Choice(weight, 0.1, 1, 0.0, 20.0))
+        fused = fusion.fuse(table, ScoreFusion(weight, 0.1, 1, 0.0, 20.0))
         np.testing.assert_allclose(fused, slow / (1 + slow), rtol=1e-9)
 
 
 def test_the_choice_drops_by_floor_and_length_and_helps_the_small() -> None:
     table = scored(
-        tubelet("h1", HERE, lpg=0.19),
-        tubelet("h1", HERE, lpg=0.2),
-        tubelet("h1", HERE, z=(5,), lpg=0.9),
-        tubelet("h1", HERE, lpg=0.5, width_mm=19.9),
-        tubelet("h1", HERE, lpg=0.5, width_mm=20.0),
+        tubelet("h1", HERE, lpg_score=0.19),
+        tubelet("h1", HERE, lpg_score=0.2),
+        tubelet("h1", HERE, z=(5,), lpg_score=0.9),
+        tubelet("h1", HERE, lpg_score=0.5, width_mm=19.9),
+        tubelet("h1", HERE, lpg_score=0.5, width_mm=20.0),
     )
-    fused = fusion.fuse(table, Choice(1.0, 0.2, 2, 1.0, 20.0))
+    fused = fusion.fuse(table, ScoreFusion(1.0, 0.2, 2, 1.0, 20.0))
     assert np.isneginf(fused).tolist() == [True, False, True, False, False]
     assert fused[3] == pytest.approx(1 / (1 + np.exp(-1)))
     assert fused[4] == pytest.approx(0.5)
 
 
 def test_select_never_takes_what_was_dropped_and_sorts_by_score() -> None:
-    table = scored(*(tubelet("h1", HERE, lpg=lpg) for lpg in (0.05, 0.3, 0.9, 0.3, 0.6)))
-    choice = Choice(1.0, 0.1, 1, 0.0, 20.0)
+    table = scored(*(tubelet("h1", HERE, lpg_score=lpg) for lpg in (0.05, 0.3, 0.9, 0.3, 0.6)))
+    choice = ScoreFusion(1.0, 0.1, 1, 0.0, 20.0)
     fused = fusion.fuse(table, choice)
     assert ids(fusion.select(table, choice, fused[1])) == [2, 4, 1, 3]
     assert ids(fusion.select(table, choice, -1e9)) == [2, 4, 1, 3]
@@ -236,17 +240,13 @@ def test_select_never_takes_what_was_dropped_and_sorts_by_score() -> None:
     assert nothing.schema.names == [*SCORED.names, "score"]
 
 
-def test_judging_gives_each_lesion_to_one_tubelet() -> None:
+def test_matching_gives_each_lesion_to_one_tubelet() -> None:
     table = scored(tubelet("m1", SHIFTED), tubelet("m1", HERE), tubelet("m1", AWAY), tubelet("m2", HERE))
     table = table.append_column("score", pa.array([0.9, 0.8, 0.7, 0.6]))
     lesions = marks(mark("m1", HERE, clinical=False), mark("m2", HALF, clinical=False))
-    correct, found = calibration.judge(table, lesions, 0.5)
     # The better-scored tubelet takes the lesion although the other one fits better.
-    assert correct.tolist() == [True, False, False, False]
-    assert found == 1
-    correct, found = calibration.judge(table, lesions, 0.3)
-    assert correct.tolist() == [True, False, False, True]
-    assert found == 2
+    assert match_to_lesions(table, lesions, 0.5).tolist() == [True, False, False, False]
+    assert match_to_lesions(table, lesions, 0.3).tolist() == [True, False, False, True]
 
 
 def test_every_choice_of_the_settings_is_tried_once() -> None:
@@ -257,10 +257,10 @@ def test_every_choice_of_the_settings_is_tried_once() -> None:
         small_bonuses=(0.0, 0.5),
         small_mm=12.0,
     )
-    tried = fusion.choices(settings)
+    tried = fusion.fusions(settings)
     assert len(tried) == len(set(tried)) == 16
     assert {choice.small_mm for choice in tried} == {12.0}
-    assert Choice(**tried[3].as_dict()) == tried[3]  # type: ignore[arg-type]
+    assert ScoreFusion(**asdict(tried[3])) == tried[3]
 
 
 # Nothing anywhere
@@ -278,15 +278,13 @@ def empty_tables() -> list[pa.Table]:
 )
 def test_a_round_that_proposes_nothing_goes_through_every_step(case: int, known: pa.Table) -> None:
     table, labels = empty_tables()[case], ledgers.from_marks(known)
-    free = calibration.rehearsal_candidates(table, manifest(), labels, NONE_ACCEPTED, SETTINGS)
-    lesions = calibration.rehearsal_lesions(known, manifest())
-    assert fusion.fuse(free, PLAIN).shape == (0,)
-    chosen = fusion.select(free, PLAIN, 0.5)
+    one = view(table, known)
+    assert fusion.fuse(one.calibration, PLAIN).shape == (0,)
+    chosen = one.harvested(PLAIN, 0.5)
     assert chosen.schema.names == [*SCORED.names, "score"]
-    correct, found = calibration.judge(chosen, lesions, 0.5)
-    assert (len(correct), found) == (0, 0)
-    assert correct.dtype == bool
-    lesion, other = negatives.classifier_examples(table, labels, manifest(), 0.5)
+    assert one.accepted(PLAIN, 0.5).schema == ACCEPTED
+    assert (len(one.correct(chosen)), one.correct(chosen).dtype) == (0, bool)
+    lesion, other = negatives.classifier_examples(table, labels, manifest(VOLUMES), 0.5)
     assert lesion.shape == other.shape == (0,)
     sure = negatives.sure_hard_negatives(table, labels, SETTINGS)
     possible = negatives.possible_hard_negatives(table, labels, SETTINGS)
@@ -297,7 +295,7 @@ def test_a_round_that_proposes_nothing_goes_through_every_step(case: int, known:
         ledgers.from_tubelets(possible, "hard_negative", "hard_negative_vh", 0, "", ""),
     )
     assert len(after) == len(known)
-    assert candidates.split_of(table, manifest(), "vm").schema == SCORED
+    assert candidates.split_of(table, manifest(VOLUMES), "vm").schema == SCORED
 
 
 def test_a_round_that_harvests_nothing_leaves_proposals_as_they_were() -> None:
@@ -310,22 +308,24 @@ def test_a_round_that_harvests_nothing_leaves_proposals_as_they_were() -> None:
 
 def test_a_volume_without_lesions_gives_negatives_and_nothing_else() -> None:
     # m2 is completely marked and holds no lesion; m1 holds one.
-    table = scored(tubelet("m2", HERE), tubelet("m2", AWAY, lpg=0.8), tubelet("m1", HERE))
+    table = scored(tubelet("m2", HERE), tubelet("m2", AWAY, lpg_score=0.8), tubelet("m1", HERE))
     known = marks(mark("m1", HERE, clinical=False))
     labels = ledgers.from_marks(known)
-    lesion, other = negatives.classifier_examples(table, labels, manifest(), 0.5)
+    lesion, other = negatives.classifier_examples(table, labels, manifest(VOLUMES), 0.5)
     assert lesion.tolist() == [False, False, True]
     assert other.tolist() == [True, True, False]
     assert ids(negatives.sure_hard_negatives(table, labels, SETTINGS)) == [1, 0]
     chosen = fusion.select(table, PLAIN, 0.0)
-    correct, found = calibration.judge(chosen, calibration.rehearsal_lesions(known, manifest()), 0.5)
-    assert found == int(correct.sum()) == 1
+    assert int(view(table, known).correct(chosen).sum()) == 1
 
 
 def test_a_piece_of_a_marked_lesion_beside_the_key_slice_is_no_negative() -> None:
     # The lesion's mark is on slice 5; the proposal is a broken chain on the slices just above it.
     table = scored(tubelet("m1", HERE, z=(6, 7)))
     labels = ledger(mark("m1", HERE, clinical=False))
-    _, other = negatives.classifier_examples(table, labels, manifest(), 0.5)
+    _, other = negatives.classifier_examples(table, labels, manifest(VOLUMES), 0.5)
     assert not other.any()
-    assert len(negatives.sure_hard_negatives(table, ledgers.spread(labels, manifest()), SETTINGS)) == 0
+    assert (
+        len(negatives.sure_hard_negatives(table, ledgers.extrude_marks(labels, manifest(VOLUMES)), SETTINGS))
+        == 0
+    )

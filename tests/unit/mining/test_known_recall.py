@@ -6,8 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from harvester.mining.calibration import clinical_finds
-from harvester.mining.fusion import Choice, known_recall
+from harvester.mining.fusion import ScoreFusion, known_recall
 
 
 def scored(lpg: Any, lpc: Any) -> pa.Table:
@@ -22,7 +21,7 @@ def test_known_recall_is_the_mean_share_above_the_candidates() -> None:
     given = (scored(candidates, candidates), scored(known, known), 12)
     ranked = np.sort(candidates)[::-1]
     slow = np.mean([np.mean(known >= ranked[count]) for count in range(2, 8)])
-    assert known_recall(*given, Choice(1.0, 0.1, 1, 0.0, 20.0)) == pytest.approx(slow)
+    assert known_recall(*given, ScoreFusion(1.0, 0.1, 1, 0.0, 20.0)) == pytest.approx(slow)
     assert 0.25 < slow < 0.75
 
 
@@ -31,7 +30,7 @@ def test_known_recall_prefers_the_score_that_ranks_known_lesions_higher() -> Non
     noise = scored(rng.random(60), rng.uniform(0.0, 0.5, 60))
     lesions = scored(rng.random(40), rng.uniform(0.4, 0.9, 40))
     given = (noise, lesions, 45)
-    by_lpg, by_lpc = (known_recall(*given, Choice(weight, 0.0, 1, 0.0, 20.0)) for weight in (1.0, 0.0))
+    by_lpg, by_lpc = (known_recall(*given, ScoreFusion(weight, 0.0, 1, 0.0, 20.0)) for weight in (1.0, 0.0))
     assert by_lpc > by_lpg + 0.3
 
 
@@ -39,21 +38,6 @@ def test_known_recall_where_the_choice_keeps_little() -> None:
     low = np.full(20, 0.2)
     given = (scored(low, low), scored(np.array([0.2, 0.8]), np.array([0.5, 0.5])), 12)
     # The floor drops every candidate and one of the two known: nothing is above the other.
-    assert known_recall(*given, Choice(1.0, 0.5, 1, 0.0, 20.0)) == 0.5
+    assert known_recall(*given, ScoreFusion(1.0, 0.5, 1, 0.0, 20.0)) == 0.5
     nothing = (scored(low, low), scored(low, low).slice(0, 0), 12)
-    assert known_recall(*nothing, Choice(1.0, 0.5, 1, 0.0, 20.0)) == 0.0
-
-
-def test_clinical_finds_are_of_clinical_marks_only() -> None:
-    box = {"x1": 10.0, "y1": 10.0, "x2": 30.0, "y2": 30.0}
-    lists = {side: [[value]] * 2 for side, value in box.items()}
-    table = pa.table({"volume_id": ["v", "w"], "z": [[3], [3]], **lists})
-    labels = {
-        "volume_id": ["v", "w"],
-        "source": ["clinical", "annotated"],
-        "label_id": ["a", "b"],
-        **lists,
-        "z": [[3], [3]],
-    }
-    found = clinical_finds(table, pa.table(labels), 0.5)
-    assert found["volume_id"].to_pylist() == ["v"]
+    assert known_recall(*nothing, ScoreFusion(1.0, 0.5, 1, 0.0, 20.0)) == 0.0

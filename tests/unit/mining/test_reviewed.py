@@ -6,60 +6,32 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from harvester.config.settings import MiningSettings
+from harvester.config.settings import MiningSettings, Settings
 from harvester.labels import ledger as ledgers
-from harvester.mining import calibration, candidates, negatives
-from harvester.records import ACCEPTED, LEDGER, MANIFEST, MARKS, REVIEWED, SCORED
+from harvester.mining import candidates, negatives
+from harvester.mining.round_view import RoundView, StoreTables
+from harvester.records import ACCEPTED, LEDGER, MARKS, REVIEWED, SIDES, rows_where
 from harvester.results.truth import without_reviewed
+from tests.builders import label, manifest, reviewed, scored, tubelet
 
 Box = tuple[float, float, float, float]
 HERE: Box = (10, 10, 29, 29)
 THERE: Box = (60, 60, 79, 79)
 AWAY: Box = (100, 100, 119, 119)
-SIDES = ("x1", "y1", "x2", "y2")
 SETTINGS = MiningSettings()
+VOLUMES = {"m": "vm", "h": "vh", "t": "vh_test"}
 
 
-def tubelet(volume: str, box: Box, **more: Any) -> dict[str, Any]:
-    sides = {side: [float(end)] * 3 for side, end in zip(SIDES, box, strict=True)}
-    scores = {"lpg_score": 0.9, "lpc_score": 0.01, "slice_score": [0.9] * 3}
-    return {
-        "volume_id": volume,
-        "patient_id": f"p{volume}",
-        "width_mm": 20.0,
-        "z": [4, 5, 6],
-        **sides,
-        **scores,
-    } | more
-
-
-def scored(*rows: dict[str, Any]) -> pa.Table:
-    return pa.Table.from_pylist([row | {"tubelet_id": number} for number, row in enumerate(rows)], SCORED)
+def found(volume: str, box: Box) -> dict[str, Any]:
+    return tubelet(volume, box, lpg_score=0.9, lpc_score=0.01, width_mm=20.0)
 
 
 def verdict(volume: str, box: Box, role: str, z: tuple[int, ...] = (5,), **more: Any) -> dict[str, Any]:
-    sides = {side: [float(end)] * len(z) for side, end in zip(SIDES, box, strict=True)}
-    told = {"label_id": f"{role}-{box[0]}", "source": "reviewed", "round": 1, "score": 0.8, "run_id": "r"}
-    return {"volume_id": volume, "role": role, "z": list(z), **sides, **told, "verdict": "accepted"} | more
-
-
-def reviewed(*rows: dict[str, Any]) -> pa.Table:
-    return pa.Table.from_pylist(list(rows), REVIEWED)
-
-
-def manifest() -> pa.Table:
-    size = {"depth": 12, "height": 128, "width": 128}
-    size |= {"spacing_z_mm": 4, "spacing_y_mm": 1, "spacing_x_mm": 1}
-    volumes = {"m": "vm", "h": "vh", "t": "vh_test"}
-    rows = [
-        {"volume_id": name, "patient_id": f"p{name}", "split": split, **size}
-        for name, split in volumes.items()
-    ]
-    return pa.Table.from_pylist(rows, MANIFEST)
+    return label(volume, box, role, z, **{"round": 1, "score": 0.8, "run_id": "r"} | more)
 
 
 def known(*rows: dict[str, Any]) -> pa.Table:
-    return ledgers.known_before(MARKS.empty_table(), reviewed(*rows))
+    return ledgers.initial_ledger(MARKS.empty_table(), reviewed(*rows))
 
 
 def ids(table: pa.Table) -> list[int]:
@@ -80,7 +52,7 @@ def test_without_a_review_a_run_begins_with_the_marks_alone() -> None:
         ],
         MARKS,
     )
-    assert ledgers.known_before(marks, REVIEWED.empty_table()).equals(
+    assert ledgers.initial_ledger(marks, REVIEWED.empty_table()).equals(
         ledgers.from_marks(marks).combine_chunks()
     )
 
@@ -93,45 +65,53 @@ def test_reviewed_labels_are_known_before_round_0_with_their_origin() -> None:
 
 def test_they_last_while_mined_negatives_do_not() -> None:
     mined = verdict("h", AWAY, "hard_negative", source="hard_negative_vh")
-    roles = ("lesion", "hard_negative", "ignored", "rehearsed")
+    roles = ("lesion", "hard_negative", "ignored", "calibration")
     ledger = known(
         *(verdict("h", (10 * at, 1, 10 * at + 5, 9), role) for at, role in enumerate(roles)), mined
     )
     ledger = ledger.set_column(3, "source", pa.array(["reviewed"] * 4 + ["hard_negative_vh"]))
-    assert sorted(ledgers.lasting(ledger)["role"].to_pylist()) == sorted(roles)
-    assert sorted(ledgers.settled(ledger)["role"].to_pylist()) == ["hard_negative", "ignored", "lesion"]
+    assert sorted(ledgers.persistent(ledger)["role"].to_pylist()) == sorted(roles)
+    assert sorted(ledgers.exclusion_labels(ledger)["role"].to_pylist()) == [
+        "hard_negative",
+        "ignored",
+        "lesion",
+    ]
 
 
 @pytest.mark.parametrize("role", ["lesion", "hard_negative", "ignored"])
 def test_nothing_that_touches_them_is_found_or_mined(role: str) -> None:
-    ledger = ledgers.spread(known(verdict("h", HERE, role)), manifest())
-    table = scored(tubelet("h", HERE), tubelet("h", AWAY), tubelet("t", HERE))
-    assert ids(candidates.candidates(table, ledgers.settled(ledger), SETTINGS)) == [1, 2]
+    ledger = ledgers.extrude_marks(known(verdict("h", HERE, role)), manifest(VOLUMES))
+    table = scored(found("h", HERE), found("h", AWAY), found("t", HERE))
+    assert ids(candidates.candidates(table, ledgers.exclusion_labels(ledger), SETTINGS)) == [1, 2]
     assert sorted(ids(negatives.possible_hard_negatives(table, ledger, SETTINGS))) == [1, 2]
     assert sorted(ids(negatives.sure_hard_negatives(table, ledger, SETTINGS))) == [1, 2]
 
 
 def test_a_rejected_find_teaches_although_its_volume_is_partly_marked() -> None:
-    table = scored(tubelet("h", HERE), tubelet("h", AWAY), tubelet("h", THERE))
+    table = scored(found("h", HERE), found("h", AWAY), found("h", THERE))
     ledger = known(verdict("h", HERE, "hard_negative", (4, 5, 6)), verdict("h", THERE, "lesion"))
-    lesion, other = negatives.classifier_examples(table, ledger, manifest(), 0.5)
+    lesion, other = negatives.classifier_examples(table, ledger, manifest(VOLUMES), 0.5)
     assert lesion.tolist() == [False, False, True]
     assert other.tolist() == [True, False, False]
     mined = ledger.set_column(3, "source", pa.array(["hard_negative_vh", "reviewed"]))
-    assert not negatives.classifier_examples(table, mined, manifest(), 0.5)[1].any()
+    assert not negatives.classifier_examples(table, mined, manifest(VOLUMES), 0.5)[1].any()
 
 
-def test_the_rehearsal_leaves_out_what_a_reviewed_run_accepted_but_not_its_false_ones() -> None:
+@pytest.mark.parametrize("role", ["calibration", "rehearsed"])
+def test_the_calibration_set_leaves_out_what_a_reviewed_run_accepted_but_not_its_false_ones(
+    role: str,
+) -> None:
     """What is false in V_M must go on counting: looking at it made V_H no better."""
-    table = scored(tubelet("m", HERE), tubelet("m", THERE), tubelet("m", AWAY), tubelet("h", AWAY))
-    ledger = known(verdict("m", HERE, "rehearsed", (4, 5)), verdict("m", AWAY, "hard_negative", (4, 5)))
-    ledger = ledgers.spread(ledger, manifest())
-    free = calibration.rehearsal_candidates(table, manifest(), ledger, ACCEPTED.empty_table(), SETTINGS)
-    assert ids(free) == [1, 2]
+    table = scored(found("m", HERE), found("m", THERE), found("m", AWAY), found("h", AWAY))
+    said = reviewed(verdict("m", HERE, role, (4, 5)), verdict("m", AWAY, "hard_negative", (4, 5)))
+    store = StoreTables(manifest(VOLUMES), MARKS.empty_table(), said)
+    view = RoundView(table, store.ledger, ACCEPTED.empty_table(), store, Settings(mining=SETTINGS))
+    assert ids(view.calibration) == [1, 2]
     # They say what not to count, not what is there: V_M's best false finds stay its best hard negatives.
-    ledger = ledgers.with_role(ledger, "rehearsed")
+    ledger = rows_where(view.known, "role", "calibration")
+    assert len(ledger) == 1
     assert sorted(ids(negatives.sure_hard_negatives(table, ledger, SETTINGS))) == [0, 1, 2, 3]
-    assert len(ledgers.settled(ledger)) == 0
+    assert len(ledgers.exclusion_labels(ledger)) == 0
 
 
 def test_what_people_accepted_is_not_asked_for_again() -> None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from harvester.certificate.frontier import Frontier, Row
+from harvester.certificate.frontier import Frontier, FrontierRow
 from harvester.config.settings import ReportSettings, Settings
 from harvester.records import (
     HARVEST,
@@ -28,9 +28,11 @@ from harvester.report.gallery import outline, sample_evenly
 from harvester.report.html import Html, tag
 from harvester.report.pictures import Outline, slices_to_show, strip, window_for
 from harvester.report.plots import FRONTIER_COLOURS, frontier_picture
+from harvester.run.summary import Summary
 from harvester.storage.location import Location
 from harvester.store.store import Store
 from tests.builders import label, labels, made_store
+from tests.summaries import summary_tree
 
 SPACING = (4.0, 2.0, 2.0)
 BOX = (30.0, 20.0, 37.0, 29.0)
@@ -63,35 +65,22 @@ def lesion(name: str, lesion_id: str, score: float) -> dict[str, Any]:
     return {"volume_id": name, "lesion_id": lesion_id, "score": score, "z": [3, 4, 5], **boxes, **origin}
 
 
-def row(k: int, harvested: int, known: bool) -> dict[str, Any]:
-    return {
-        "round": k,
-        "threshold": 0.8 if harvested else None,
-        "precision_bound": 0.912 if harvested else 0.71,
-        "harvested": harvested,
-        "hard_negatives": 3,
-        "precision": 0.5 if known and harvested else None,
-        "recall_unmarked": 0.25 if known else None,
-        "lpg_sensitivity": {"1": 0.1, "4": 0.2, "16": 0.3} if known else None,
-        "refused": "" if harvested else "target 0.900 not reached",
-    }
+def summary(lesions: int, known: bool) -> Summary:
+    """One round; without lesions refused, without truth not measured."""
+    tree = summary_tree(harvested=lesions)
+    tree["config"] = "tiny <&>"
+    for row in (tree["rounds"][0], tree["final"]):
+        row |= {"precision": 0.5 if known and lesions else None, "recall_unmarked": 0.25 if known else None}
+        row |= {"threshold": 0.8 if lesions else None, "precision_bound": 0.912 if lesions else 0.71}
+        row["lpg_sensitivity"] = row["lpg_sensitivity"] if known else None
+    tree["rounds"][0]["refused"] = "" if lesions else "target 0.900 not reached"
+    return Summary.model_validate(tree)
 
 
 def inputs(store: Store, folder: Path, lesions: int, known: bool) -> ReportInputs:
     found = [lesion("v-a", "l<1>", 0.95), lesion("v-b", "l2", 0.85)][:lesions]
     origin = {"source": "hard_negative_vm", "round": 0, "score": 0.7}
     negatives = [label("v-m", BOX, "hard_negative", z=[2], label_id=f"n{i}", **origin) for i in range(3)]
-    steps = [{"round": 0, "step": "tubelets", "seconds": 2.0, "counts": {"slices": 27}}]
-    summary = {
-        "config": "tiny <&>",
-        "config_hash": "cafe",
-        "seconds": 65.0,
-        "rounds": [row(0, lesions, known)],
-        "final": row(0, lesions, known),
-        "stopped_because": "the limit of 1 rounds was reached",
-        "controls": {"lpg_alone": {"harvested": 0, "precision": None, "recall_unmarked": 0.0}},
-        "steps": steps,
-    }
     line = (np.array([0.0, 1.0, 4.0]), np.array([0.0, 0.4, 0.6]))
     curves = [{"name": "round 0: LPG + LPC", "froc": line, "precision_recall": line}] if known else []
     missed = [row for row in store.truth().to_pylist() if row["mark_id"] == "t2"] if known else []
@@ -111,7 +100,7 @@ def inputs(store: Store, folder: Path, lesions: int, known: bool) -> ReportInput
         folder=Location.of(folder),
         store=store,
         settings=Settings(name="tiny", report=ReportSettings(gallery=4)),
-        summary=summary,
+        summary=summary(lesions, known),
         harvest=HarvestTable(pa.Table.from_pylist(found, HARVEST)),
         unproven=HarvestTable(pa.Table.from_pylist([lesion("v-a", "l<1>", 0.75)], HARVEST)),
         ledger=labels(*negatives),
@@ -145,7 +134,7 @@ def test_page_says_what_was_done(whole: str) -> None:
         "Hardest negatives",
         "Misses",
         "What the certificate means",
-        "Controls",
+        "Ablations",
         "Volumes that miss the most",
         "The archive",
         "Time",
@@ -282,11 +271,11 @@ def test_an_even_sample_keeps_both_ends() -> None:
 def test_the_frontier_is_one_picture_or_two_where_the_truth_is_known(known: bool, width: int) -> None:
     measured = (0.93, 0.5) if known else (None, None)
     rows = [
-        Row(target, way, 0.5, target, 40, 0.95, 0.6, 30, *measured, "")
+        FrontierRow(target, way, 0.5, target, 40, 0.95, 0.6, 30, *measured, "")
         for target in (0.8, 0.9)
         for way in ("certified", "point estimate")
     ]
-    refused = Row(0.99, "certified", None, 0.9, 0, 0.0, 0.0, 0, None, None, "not reached")
+    refused = FrontierRow(0.99, "certified", None, 0.9, 0, 0.0, 0.0, 0, None, None, "not reached")
     image = Image.open(io.BytesIO(frontier_picture(Frontier(0, [], [*rows, refused]))))
     assert image.size == (width, 480)
     pixels = np.asarray(image.convert("RGB"))

@@ -30,27 +30,27 @@ def marks(*volumes: str) -> pa.Table:
 def test_probabilities_are_monotone_and_calibrated() -> None:
     rng = np.random.default_rng(0)
     score = rng.random(4000)
-    practice = table(score=score, correct=rng.random(4000) < score**2)
-    found = probabilities(practice, table(score=np.linspace(0, 1, 101)))
+    calibration = table(score=score, correct=rng.random(4000) < score**2)
+    found = probabilities(calibration, table(score=np.linspace(0, 1, 101)))
     assert np.all(np.diff(found) >= 0)
     np.testing.assert_allclose(found[10:95], np.linspace(0, 1, 101)[10:95] ** 2, atol=0.12)
     # On the scores it was learned from, the sum of the probabilities is the number of lesions.
-    assert probabilities(practice, practice).sum() == pytest.approx(practice["correct"].to_numpy(False).sum())
+    assert probabilities(calibration, calibration).sum() == pytest.approx(
+        calibration["correct"].to_numpy(False).sum()
+    )
 
 
 def test_probabilities_of_ties_and_of_nothing() -> None:
-    practice = table(score=[0.5, 0.5, 0.5, 0.5], correct=[True, False, False, False])
-    assert probabilities(practice, table(score=[0.4, 0.5, 0.9])).tolist() == [0.0, 0.25, 0.25]
-    nothing = practice.slice(0, 0)
+    calibration = table(score=[0.5, 0.5, 0.5, 0.5], correct=[True, False, False, False])
+    assert probabilities(calibration, table(score=[0.4, 0.5, 0.9])).tolist() == [0.0, 0.25, 0.25]
+    nothing = calibration.slice(0, 0)
     assert probabilities(nothing, table(score=[0.4, 0.9])).tolist() == [0.0, 0.0]
 
 
 def test_volumes_are_ranked_by_what_is_harvested_and_expected() -> None:
-    practice = table(score=[0.2, 0.2, 0.8, 0.8], correct=[False, False, True, False])
+    calibration = table(score=[0.2, 0.2, 0.8, 0.8], correct=[False, False, True, False])
     left = table(volume_id=["a", "a", "c", "m"], score=[0.8, 0.9, 0.2, 0.9])
-    ranked = rank_volumes(
-        manifest(), marks("a", "b", "b"), table(volume_id=["b", "b"]), left, practice, ("vh", "vh_test")
-    )
+    ranked = rank_volumes(manifest(), marks("a", "b", "b"), table(volume_id=["b", "b"]), left, calibration)
     assert ranked.schema == MISSING
     assert ranked["volume_id"].to_pylist() == ["b", "a", "c"]
     assert ranked["expected_missing"].to_pylist() == [2.0, 1.0, 0.0]

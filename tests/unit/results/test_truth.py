@@ -8,11 +8,13 @@ import pyarrow as pa
 import pytest
 
 from harvester.config.settings import Settings
-from harvester.labels.ledger import BOX
 from harvester.mining.candidates import outside_ignored
-from harvester.records import IGNORE, SCORED, Mark, Volume
-from harvester.results.truth import Judge, finite, hidden_lesions, with_round
-from harvester.store.store import Store, finish_store, write_volume
+from harvester.records import IGNORE, SCORED
+from harvester.results.truth import TruthEvaluator, finite, hidden_lesions, with_round
+from harvester.run.summary import TruthScores
+from harvester.store.store import Store
+from tests import builders
+from tests.builders import made_store, mark, selected
 
 Box = tuple[float, float, float, float]
 A: Box = (10, 10, 29, 29)
@@ -23,75 +25,58 @@ AWAY: Box = (100, 100, 119, 119)
 
 
 def tubelet(volume: str, box: Box, score: float = 0.5, lpg: float = 0.5, lpc: float = 0.5) -> dict[str, Any]:
-    sides = {side: [float(value)] * 3 for side, value in zip(BOX, box, strict=True)}
-    row = {
-        "volume_id": volume,
-        "patient_id": f"p-{volume}",
-        "lpg_score": lpg,
-        "lpc_score": lpc,
-        "score": score,
-    }
-    return row | {"width_mm": 30.0, "z": [4, 5, 6], "slice_score": [0.1, lpg, 0.2]} | sides
+    columns = {"score": score, "lpg_score": lpg, "lpc_score": lpc, "slice_score": [0.1, lpg, 0.2]}
+    return builders.tubelet(volume, box, **columns)
 
 
-def table(*rows: dict[str, Any]) -> pa.Table:
-    schema = SCORED.append(pa.field("score", pa.float64()))
-    return pa.Table.from_pylist([row | {"tubelet_id": i} for i, row in enumerate(rows)], schema)
-
-
-def mark(volume: str, box: Box, clinical: bool) -> Mark:
-    return Mark(volume, f"{volume}-{box[0]}", 5, *box, clinical=clinical)
+def scores(harvested: int, correct: int | None, precision: float | None, recall: float | None) -> TruthScores:
+    return TruthScores(
+        test_harvested=harvested, test_correct=correct, precision=precision, recall_unmarked=recall
+    )
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     """Two volumes with truth (one of them without a lesion), one of V_H without, one of V_M."""
     splits = {"t1": "vh_test", "t2": "vh_test", "h1": "vh", "m1": "vm"}
-    rows = [
-        write_volume(tmp_path, Volume(name, f"p-{name}", np.zeros((9, 8, 8), np.int16), (4, 1, 1)), split, "")
-        for name, split in splits.items()
-    ]
     clinical = mark("t1", CLINICAL, clinical=True)
     truth = [clinical, mark("t1", A, clinical=False), mark("t1", B, clinical=False)]
-    return finish_store(tmp_path, rows, [clinical, mark("m1", A, clinical=False)], truth)
+    return made_store(tmp_path, splits, [clinical, mark("m1", A, clinical=False)], truth)
 
 
 @pytest.fixture
-def judge(store: Store) -> Judge:
-    return Judge(store, Settings())
+def truth(store: Store) -> TruthEvaluator:
+    return TruthEvaluator(store, Settings())
 
 
-def test_only_unmarked_lesions_of_the_test_set_are_hidden(store: Store, judge: Judge) -> None:
-    assert hidden_lesions(store)["mark_id"].to_pylist() == ["t1-10", "t1-40"]
-    assert judge.known
-    assert judge.volumes == 2
+def test_only_unmarked_lesions_of_the_test_set_are_hidden(store: Store, truth: TruthEvaluator) -> None:
+    assert hidden_lesions(store)["mark_id"].to_pylist() == ["t1-5-10", "t1-5-40"]
+    assert truth.known
+    assert truth.volumes == 2
 
 
-def test_a_harvest_is_right_where_it_finds_a_lesion_first(judge: Judge) -> None:
-    found = table(tubelet("t1", A), tubelet("t1", NEAR_A, 0.9), tubelet("t2", A), tubelet("h1", AWAY))
-    told = judge.harvest(with_round(found, 0))
-    assert told == {"test_harvested": 3, "test_correct": 1, "precision": 1 / 3, "recall_unmarked": 1 / 2}
-    assert judge.correct(with_round(found, 0)) == [False, True, False, None]
-    assert judge.missed(with_round(found, 0))["mark_id"].to_pylist() == ["t1-40"]
+def test_a_harvest_is_right_where_it_finds_a_lesion_first(truth: TruthEvaluator) -> None:
+    found = selected(tubelet("t1", A), tubelet("t1", NEAR_A, 0.9), tubelet("t2", A), tubelet("h1", AWAY))
+    assert truth.harvest(with_round(found, 0)) == scores(3, 1, 1 / 3, 1 / 2)
+    assert truth.correct(with_round(found, 0)) == [False, True, False, None]
+    assert truth.missed(with_round(found, 0))["mark_id"].to_pylist() == ["t1-5-40"]
 
 
-def test_an_earlier_round_comes_first_whatever_its_score(judge: Judge) -> None:
+def test_an_earlier_round_comes_first_whatever_its_score(truth: TruthEvaluator) -> None:
     early, late = (
-        with_round(table(tubelet("t1", A, 0.1)), 0),
-        with_round(table(tubelet("t1", NEAR_A, 0.9)), 1),
+        with_round(selected(tubelet("t1", A, 0.1)), 0),
+        with_round(selected(tubelet("t1", NEAR_A, 0.9)), 1),
     )
-    assert judge.correct(pa.concat_tables([late, early])) == [False, True]
+    assert truth.correct(pa.concat_tables([late, early])) == [False, True]
 
 
-def test_a_harvest_of_nothing_has_no_precision_and_no_recall(judge: Judge) -> None:
-    nothing = with_round(table(), 0)
-    assert judge.harvest(nothing) == {
-        "test_harvested": 0, "test_correct": 0, "precision": None, "recall_unmarked": 0.0
-    }  # fmt: skip
-    assert judge.correct(nothing) == []
-    assert len(judge.missed(nothing)) == 2
-    assert judge.on_lesions(table()) is None
-    assert judge.proposals(SCORED.empty_table(), "lpg_score")["sensitivity"] == {
+def test_a_harvest_of_nothing_has_no_precision_and_no_recall(truth: TruthEvaluator) -> None:
+    nothing = with_round(selected(), 0)
+    assert truth.harvest(nothing) == scores(0, 0, None, 0.0)
+    assert truth.correct(nothing) == []
+    assert len(truth.missed(nothing)) == 2
+    assert truth.on_lesions(selected()) is None
+    assert truth.proposals(SCORED.empty_table(), "lpg_score").sensitivity == {
         "1": 0.0,
         "4": 0.0,
         "16": 0.0,
@@ -100,39 +85,39 @@ def test_a_harvest_of_nothing_has_no_precision_and_no_recall(judge: Judge) -> No
 
 def test_without_truth_nothing_is_told(store: Store) -> None:
     (store.path / "truth.parquet").delete()
-    judge = Judge(store, Settings())
-    found = with_round(table(tubelet("t1", A)), 0)
-    assert not judge.known
-    assert judge.harvest(found)["precision"] is judge.harvest(found)["recall_unmarked"] is None
-    assert judge.correct(found) == [None]
-    assert judge.proposals(found, "lpg_score")["ap"] is None
-    assert judge.on_lesions(found) is None
+    truth = TruthEvaluator(store, Settings())
+    found = with_round(selected(tubelet("t1", A)), 0)
+    assert not truth.known
+    assert truth.harvest(found) == scores(1, None, None, None)
+    assert truth.correct(found) == [None]
+    assert truth.proposals(found, "lpg_score").ap is None
+    assert truth.on_lesions(found) is None
 
 
-def test_proposals_on_clinical_marks_are_neither_found_nor_false(judge: Judge) -> None:
+def test_proposals_on_clinical_marks_are_neither_found_nor_false(truth: TruthEvaluator) -> None:
     rows = [tubelet("t1", CLINICAL, lpg=0.9), tubelet("t1", A, lpg=0.8), tubelet("t2", AWAY, lpg=0.7)]
-    told = judge.proposals(
-        table(*rows, tubelet("h1", AWAY, lpg=0.95), tubelet("m1", AWAY, lpg=0.95)), "lpg_score"
+    found = truth.proposals(
+        selected(*rows, tubelet("h1", AWAY, lpg=0.95), tubelet("m1", AWAY, lpg=0.95)), "lpg_score"
     )
     # One of two lesions before the first false positive.
-    assert told["sensitivity"]["1"] == pytest.approx(0.5)
-    assert told["ap"] == pytest.approx(0.5)
-    fp, sensitivity = told["froc"]
+    assert found.sensitivity["1"] == pytest.approx(0.5)
+    assert found.ap == pytest.approx(0.5)
+    fp, sensitivity = found.froc
     assert fp.tolist() == [0, 0.5]
     assert sensitivity.tolist() == [0.5, 0.5]
 
 
-def test_unclean_negatives_are_counted(judge: Judge) -> None:
-    assert judge.on_lesions(table(tubelet("t1", NEAR_A), tubelet("t1", AWAY), tubelet("h1", A))) == 0.5
+def test_unclean_negatives_are_counted(truth: TruthEvaluator) -> None:
+    assert truth.on_lesions(selected(tubelet("t1", NEAR_A), tubelet("t1", AWAY), tubelet("h1", A))) == 0.5
 
 
 def test_regions_left_out_swallow_what_is_centred_in_them() -> None:
     region = {"volume_id": "t1", "z1": 5, "z2": 8, "x1": 0.0, "y1": 0.0, "x2": 25.0, "y2": 25.0}
     regions = pa.Table.from_pylist([region], IGNORE)
-    rows = table(tubelet("t1", A), tubelet("t1", B), tubelet("t2", A))
+    rows = selected(tubelet("t1", A), tubelet("t1", B), tubelet("t2", A))
     assert outside_ignored(rows, regions)["tubelet_id"].to_pylist() == [1, 2]
     assert outside_ignored(rows, IGNORE.empty_table()) is rows
-    assert len(outside_ignored(table(), regions)) == 0
+    assert len(outside_ignored(selected(), regions)) == 0
     elsewhere = pa.Table.from_pylist([region | {"z1": 6}], IGNORE)
     # The best slice of each tubelet is 5.
     assert len(outside_ignored(rows, elsewhere)) == 3

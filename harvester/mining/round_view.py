@@ -1,0 +1,142 @@
+"""What a round may harvest, and V_M as if it were to be harvested: worked out once, for all who ask.
+
+The archive's partly marked volumes (V_H) are harvested. The completely marked ones (V_M) are the calibration set: they
+go through the very same rule with their annotations hidden. The certificate is computed on what the rule accepts there:
+tubelets of patients that no model saw, that touch no clinical mark and nothing accepted in an earlier round or reviewed
+since.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from harvester.config.settings import Settings
+from harvester.evaluation.matching import hits, overlaps
+from harvester.labels.ledger import exclusion_labels, extend, extrude_marks, from_tubelets, initial_ledger
+from harvester.mining.candidates import candidates, overlap_with, split_of
+from harvester.mining.fusion import ScoreFusion, select
+from harvester.records import (
+    PARTLY_MARKED,
+    AcceptedTable,
+    LedgerTable,
+    ManifestTable,
+    MarkTable,
+    ReviewedTable,
+    Role,
+    ScoredTable,
+    SelectedTable,
+    Source,
+    Split,
+    empty,
+    rows_where,
+)
+from harvester.store.store import Store
+
+
+@dataclass(frozen=True, eq=False)
+class StoreTables:
+    """What a store knows before anything is harvested; the hidden truth is not part of it."""
+
+    manifest: ManifestTable
+    marks: MarkTable
+    reviewed: ReviewedTable
+
+    @classmethod
+    def of(cls, store: Store) -> "StoreTables":
+        """The store's tables."""
+        return cls(store.manifest, store.marks(), store.reviewed())
+
+    @cached_property
+    def ledger(self) -> LedgerTable:
+        """What is known before round 0: the archive's marks, and what people reviewed."""
+        return initial_ledger(self.marks, self.reviewed)
+
+
+@dataclass(frozen=True, eq=False)
+class RoundView:
+    """One round. Everything is computed when it is first asked for, and once.
+
+    scored   the round's tubelets, of every volume that is not V_D^test
+    ledger   all labels before the round
+    hits     the calibration hits of earlier rounds: what they accepted on V_M, and whether each is right
+    """
+
+    scored: ScoredTable
+    ledger: LedgerTable
+    hits: AcceptedTable
+    store: StoreTables
+    settings: Settings
+
+    def as_first(self) -> "RoundView":
+        """The same scores as if no round had harvested before."""
+        return replace(self, ledger=self.store.ledger, hits=empty(AcceptedTable))
+
+    @cached_property
+    def known(self) -> LedgerTable:
+        """The labels, one-slice marks extruded."""
+        return extrude_marks(self.ledger, self.store.manifest)
+
+    @cached_property
+    def partly_marked(self) -> ScoredTable:
+        """The tubelets of V_H."""
+        return split_of(self.scored, self.store.manifest, *PARTLY_MARKED)
+
+    @cached_property
+    def completely_marked(self) -> ScoredTable:
+        """The tubelets of V_M."""
+        return split_of(self.scored, self.store.manifest, Split.VM)
+
+    @cached_property
+    def harvestable(self) -> ScoredTable:
+        """The tubelets of V_H that touch no lesion that is known and nothing that was reviewed."""
+        return candidates(self.partly_marked, exclusion_labels(self.known), self.settings.mining)
+
+    @cached_property
+    def calibration(self) -> ScoredTable:
+        """The tubelets of V_M that touch no clinical mark and nothing accepted before.
+
+        Accepted before: in this run (`hits`), or in one that was reviewed (the ledger's rows of source reviewed). What
+        is false in V_M stays false and counts, whether or not somebody looked: else V_M would look better than V_H.
+        """
+        clinical = rows_where(self.known, "source", Source.CLINICAL)
+        reviewed = rows_where(self.known, "source", Source.REVIEWED)
+        reviewed = rows_where(reviewed, "role", Role.LESION, Role.IGNORED, Role.CALIBRATION)
+        before = from_tubelets(self.hits, Role.LESION, Source.CALIBRATION, 0, "", "")
+        taken = extend(clinical, reviewed, extrude_marks(before, self.store.manifest))
+        return candidates(self.completely_marked, taken, self.settings.mining)
+
+    @cached_property
+    def targets(self) -> MarkTable:
+        """The lesions of V_M that no clinical mark shows: what the calibration set should find."""
+        marks = self.store.marks
+        hidden = marks.filter(pc.invert(marks["clinical"]))
+        return split_of(hidden, self.store.manifest, Split.VM).combine_chunks()
+
+    @cached_property
+    def clinical_finds(self) -> ScoredTable:
+        """The tubelets of any volume that find a clinical mark: what everybody knows to be right."""
+        found = overlap_with(self.scored, rows_where(self.ledger, "source", Source.CLINICAL))
+        return self.scored.filter(pa.array(found >= self.settings.operating_point.match_iou))
+
+    def harvested(self, fusion: ScoreFusion, threshold: float) -> SelectedTable:
+        """What is harvested at a threshold, best first."""
+        return select(self.harvestable, fusion, threshold)
+
+    def accepted(self, fusion: ScoreFusion, threshold: float) -> AcceptedTable:
+        """What the same rule accepts of the calibration set, best first, and whether each is right."""
+        selected = select(self.calibration, fusion, threshold)
+        return AcceptedTable(selected.append_column("correct", pa.array(self.correct(selected))))
+
+    def correct(self, selected: SelectedTable) -> NDArray[Any]:
+        """(n,) bool: whether each tubelet of V_M finds a target that no better-scored one found."""
+        return match_to_lesions(selected, self.targets, self.settings.operating_point.match_iou)
+
+
+def match_to_lesions(selected: SelectedTable, lesions: MarkTable, match_iou: float) -> NDArray[Any]:
+    """(n,) bool: whether each tubelet finds a lesion that no better-scored one found."""
+    score = selected["score"].to_numpy()
+    return hits(overlaps(selected, lesions), score, len(lesions), match_iou).correct

@@ -1,0 +1,200 @@
+"""The rounds of a run as they are measured, and what is left of them: the summary, the harvest, the ledger.
+
+Decides nothing. What the hidden truth says comes from truth.TruthEvaluator.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from harvester.certificate.selection import SelectedPoint
+from harvester.config.loading import settings_hash
+from harvester.mining.candidates import Found
+from harvester.mining.fusion import fuse
+from harvester.mining.round_view import RoundView
+from harvester.records import HarvestTable, LedgerTable, MissingTable, ScoredTable, SelectedTable, empty
+from harvester.report.build import ReportInputs
+from harvester.results.ablations import ablations
+from harvester.results.harvest_table import harvest_table, lesion_id, write
+from harvester.results.truth import ProposalScores, TruthEvaluator, finite, harvested_table, with_round
+from harvester.run.folder import Run
+from harvester.run.summary import FinalResult, PointEstimate, RoundResult, StepResult, Summary, Truth
+
+MEASURED: Final = ("memory_mib", "steps_per_second")
+
+
+class History:
+    """Rounds of a run so far.
+
+    lesions   all harvested ones (with their round)
+    unproven  what the point estimate alone would have taken in the last round
+    summary   None before `finish`
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.truth = TruthEvaluator(run.store, run.settings)
+        self.rounds: list[RoundResult] = []
+        self.curves: list[dict[str, Any]] = []
+        self.origins: list[tuple[SelectedPoint, str]] = []
+        self.ablations = ablations(run.settings.operating_point, run.settings.seed)
+        self.lesions, self.unproven = harvested_table(), harvested_table()
+        self.harvest, self.ledger, self.missing = empty(HarvestTable), empty(LedgerTable), empty(MissingTable)
+        self.summary: Summary | None = None
+
+    def append(self, k: int, view: RoundView, selected: SelectedPoint, found: Found, models: str) -> None:
+        """Take in a round."""
+        self.origins.append((selected, models))
+        self.lesions = SelectedTable(pa.concat_tables([self.lesions, with_round(found.lesions, k)]))
+        unproven = view.as_first().harvested(selected.choice, selected.naive.threshold)
+        self.unproven = with_round(unproven, k)
+        self.ablations = {name: each.after(k, view) for name, each in self.ablations.items()}
+        fused = view.scored.append_column("score", pa.array(fuse(view.scored, selected.choice)))
+        kept = ScoredTable(fused.filter(pc.is_finite(fused["score"])))
+        proposed = self._proposals(view.scored, "lpg_score")
+        self.rounds.append(self.measure(k, view.scored, selected, found, proposed))
+        self._draw(f"round {k}: LPG", proposed)
+        self._draw(f"round {k}: LPG + LPC", self._proposals(kept, "score"))
+
+    def measure(
+        self, k: int, scored: ScoredTable, selected: SelectedPoint, found: Found, proposed: ProposalScores
+    ) -> RoundResult:
+        """The round in numbers. What is measured on proposals is None where none was scored."""
+        point, plain = selected.point, selected.naive
+        return RoundResult(
+            round=k,
+            threshold=finite(point.threshold),
+            precision_bound=finite(point.precision_bound),
+            harvested=len(found.lesions),
+            hard_negatives=len(found.sure_negatives) + len(found.possible_negatives),
+            **self.truth.harvest(self.lesions).model_dump(),
+            lpg_sensitivity=proposed.sensitivity,
+            lpg_ap=proposed.ap,
+            lpc_ap=self._proposals(scored, "lpc_score").ap,
+            refused=point.reason,
+            accepted_vm=point.accepted,
+            recall_vm=point.recall_estimate,
+            choice=asdict(selected.choice),
+            possible_negatives_on_lesions=self.truth.on_lesions(found.possible_negatives),
+            point_estimate=PointEstimate(
+                threshold=finite(plain.threshold),
+                harvested=len(self.unproven),
+                precision_vm=finite(plain.precision_estimate),
+                **self.truth.harvest(self.unproven).model_dump(),
+            ),
+            controls={name: each.result(self.truth) for name, each in self.ablations.items()},
+        )
+
+    def gain(self) -> float:
+        """Share of all harvested lesions that the last round added; 0 where there are none."""
+        return self.rounds[-1].harvested / len(self.lesions) if len(self.lesions) else 0.0
+
+    def params(self) -> dict[str, Any]:
+        """What the last round chose, for tracking."""
+        selected, models = self.origins[-1]
+        return {"model_hash": models, "refused": self.rounds[-1].refused, **asdict(selected.choice)}
+
+    def metrics(self) -> dict[str, float]:
+        """The last round's numbers, flat, for tracking; unknown ones left out."""
+        last = self.rounds[-1]
+        flat = {name: value for name, value in last.model_dump().items() if isinstance(value, (int, float))}
+        flat |= {f"lpg_sensitivity_at_{r}": value for r, value in (last.lpg_sensitivity or {}).items()}
+        for step in self.run.steps:
+            if step["round"] == last.round:
+                flat[f"seconds_{step['step'].replace('-', '_')}"] = step["seconds"]
+                flat |= _measured(step)
+        return {name: float(value) for name, value in flat.items()}
+
+    def finish(self, ledger: LedgerTable, missing: MissingTable) -> Summary:
+        """Write the harvest and the volumes ranked by what they miss (parquet and csv), ledger and summary."""
+        folder = self.run.folder
+        self.harvest = self._harvest_table(self.lesions)
+        self.ledger, self.missing, self.summary = ledger, missing, self.summarize()
+        write(self.harvest, folder, "harvest")
+        write(missing, folder, "missing")
+        (folder / "ledger.parquet").write_table(ledger)
+        self.summary.write(folder)
+        return self.summary
+
+    def report_inputs(self) -> ReportInputs:
+        """What the report shows, after `finish`."""
+        assert self.summary is not None  # noqa: S101  a report is made of a finished run
+        shown = self.lesions if len(self.lesions) else self.unproven
+        rows = shown.select(["volume_id", "round", "tubelet_id"]).to_pylist()
+        ids = [(row["volume_id"], lesion_id(row)) for row in rows]
+        return ReportInputs(
+            folder=self.run.folder,
+            store=self.run.store,
+            settings=self.run.settings,
+            summary=self.summary,
+            harvest=self.harvest,
+            unproven=self._harvest_table(self.unproven),
+            ledger=self.ledger,
+            correct=dict(zip(ids, self.truth.correct(shown), strict=True)),
+            missed=self.truth.missed(self.lesions),
+            missing=self.missing,
+            curves=self.curves,
+        )
+
+    def summarize(self) -> Summary:
+        """The run in numbers: see README, "What comes out"."""
+        settings = self.run.settings
+        return Summary(
+            config=settings.name,
+            config_hash=settings_hash(settings),
+            data_hash=self.run.data_hash,
+            run_id=self.run.id,
+            seconds=round(time.monotonic() - self.run.began, 1),
+            rounds=tuple(self.rounds),
+            final=self._final(),
+            controls=self.rounds[-1].controls,
+            stopped_because=self._reason(),
+            truth=Truth(unmarked_lesions=len(self.truth.lesions), volumes=self.truth.volumes),
+            steps=tuple(map(StepResult.model_validate, self.run.steps)),
+        )
+
+    def _final(self) -> FinalResult:
+        last = self.rounds[-1]
+        certified = next((row for row in reversed(self.rounds) if row.harvested), last)
+        return FinalResult(
+            round=last.round,
+            threshold=certified.threshold,
+            precision_bound=certified.precision_bound,
+            harvested=len(self.lesions),
+            hard_negatives=last.hard_negatives,
+            **self.truth.harvest(self.lesions).model_dump(),
+            lpg_sensitivity=last.lpg_sensitivity,
+            volumes=len(set(self.lesions["volume_id"].to_pylist())),
+        )
+
+    def _reason(self) -> str:
+        limit, last = self.run.settings.rounds, self.rounds[-1]
+        if last.refused:
+            return f"round {last.round} harvested nothing: {last.refused}"
+        if self.gain() <= self.run.settings.min_gain:
+            return f"round {last.round} added {self.gain():.1%}, not more than min_gain"
+        return f"the limit of {limit} rounds was reached"
+
+    def _harvest_table(self, lesions: SelectedTable) -> HarvestTable:
+        return harvest_table(lesions, self.run.rows, self.origins, self.run.id)
+
+    def _proposals(self, scored: ScoredTable, score: str) -> ProposalScores:
+        return self.truth.proposals(scored, score) if len(scored) else ProposalScores()
+
+    def _draw(self, name: str, scores: ProposalScores) -> None:
+        if scores.froc is not None:
+            curves = {"froc": scores.froc, "precision_recall": scores.precision_recall}
+            self.curves.append({"name": name, **curves})
+
+
+def _measured(step: Mapping[str, Any]) -> dict[str, float]:
+    """A step's slices per second and most memory, named after it."""
+    name, counts = step["step"].replace("-", "_"), step["counts"]
+    figures = {f"{figure}_{name}": counts[figure] for figure in MEASURED if figure in counts}
+    if "slices" in counts:
+        figures[f"slices_per_second_{name}"] = counts["slices"] / step["seconds"]
+    return figures

@@ -1,0 +1,143 @@
+"""summary.json: a finished run in numbers. docs/summary.schema.json is its schema (make schema)."""
+
+import json
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from harvester.errors import StoreError
+from harvester.storage.location import Location
+
+FORMAT: Final = 1
+"""Of summary.json. Those of versions before 0.2 say none and are read as this one."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, from_attributes=True)
+
+
+class _Numbered(_Frozen):
+    round: int
+
+
+class _Cut(_Frozen):
+    threshold: float | None = Field(description="lowest score that is accepted; null where nothing is")
+    harvested: int
+
+
+class TruthScores(_Frozen):
+    """Harvested lesions against the hidden truth of V_H^test; null where there is none, or nothing to measure."""
+
+    test_harvested: int
+    test_correct: int | None
+    precision: float | None
+    recall_unmarked: float | None
+
+
+class PointEstimate(TruthScores, _Cut):
+    """What the plain precision on V_M, which proves nothing, would have harvested in this round alone."""
+
+    precision_vm: float | None
+
+
+class AblationResult(TruthScores, _Cut):
+    """A harvest with less, up to this round: see results/ablations.py."""
+
+    precision_bound: float | None
+    reason: str = Field(description="why nothing is certified; empty when certified")
+
+
+class _Row(TruthScores, _Cut, _Numbered):
+    precision_bound: float | None
+    hard_negatives: int
+    lpg_sensitivity: dict[str, float] | None = Field(
+        description="share of V_H^test's unmarked lesions that are proposed, by false positives per volume"
+    )
+
+
+class RoundResult(_Row):
+    """One round. harvested is its own; test_harvested, precision and recall are of all lesions up to it."""
+
+    lpg_ap: float | None
+    lpc_ap: float | None
+    refused: str = Field(description="why nothing is certified; empty when certified")
+    accepted_vm: int
+    recall_vm: float
+    choice: dict[str, int | float] = Field(description="how the scores are fused: see mining/fusion.py")
+    possible_negatives_on_lesions: float | None
+    point_estimate: PointEstimate
+    controls: dict[str, AblationResult]
+
+
+class FinalResult(_Row):
+    """The whole harvest, certified by the last round that harvested anything."""
+
+    volumes: int
+
+
+class Truth(_Frozen):
+    """What V_H^test hides."""
+
+    unmarked_lesions: int
+    volumes: int
+
+
+class StepResult(_Frozen):
+    """One step: how long it took, what it went through and what was measured."""
+
+    round: int
+    step: str
+    seconds: float
+    counts: dict[str, int | float]
+
+
+class Summary(_Frozen):
+    """A finished run in numbers."""
+
+    format: Literal[1] = FORMAT
+    config: str
+    config_hash: str
+    data_hash: str
+    run_id: str
+    seconds: float
+    rounds: tuple[RoundResult, ...]
+    final: FinalResult
+    controls: dict[str, AblationResult]
+    stopped_because: str
+    truth: Truth
+    steps: tuple[StepResult, ...]
+
+    def write(self, folder: Location) -> None:
+        """As folder/summary.json."""
+        (folder / "summary.json").write_text(self.model_dump_json(indent=1) + "\n")
+
+
+def read_summary(run: Location) -> Summary:
+    """The summary of a finished run. Raises StoreError for a run without one and for one that cannot be read."""
+    file = Location.of(run) / "summary.json"
+    if not file.is_file():
+        raise StoreError(f"{run}: no summary.json; give the folder of a finished run")
+    try:
+        tree = json.loads(file.read_bytes())
+        found = tree.get("format", FORMAT)
+        if isinstance(found, int) and found > FORMAT:
+            raise StoreError(
+                f"{file}: of format {found}, newer than {FORMAT}; read it with a newer harvester"
+            )
+        return Summary.model_validate(tree)
+    except (ValueError, AttributeError) as error:
+        raise StoreError(
+            f"{file}: no summary of this version ({_first(error)}); harvest the run again, its finished steps are kept"
+        ) from error
+
+
+def schema() -> str:
+    """The JSON schema of summary.json."""
+    return json.dumps(Summary.model_json_schema(), indent=1) + "\n"
+
+
+def _first(error: Exception) -> Any:
+    if not isinstance(error, ValidationError):
+        return type(error).__name__
+    first = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
