@@ -4,7 +4,7 @@ What a program needs, by name (__all__), each imported when it is first used; al
 
     settings = harvester.resolve("quickstart", ["rounds=1"])
     run = harvester.run_harvest(settings, None, "runs/mine")
-    store = harvester.Store(run / "store")
+    store = harvester.Store.open(run / "store")
 """
 
 from importlib import import_module

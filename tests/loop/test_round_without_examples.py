@@ -17,7 +17,7 @@ from harvester.config.settings import OperatingPointSettings, Settings
 from harvester.distributed.training import FitJob
 from harvester.errors import NoExamplesError, StepError
 from harvester.mining.fusion import fusions
-from harvester.records import SCORED, SIDES, Mark, Volume
+from harvester.records import SCHEMAS, SCORED, SIDES, Mark, Volume
 from harvester.report.build import write_report
 from harvester.results.history import History
 from harvester.run.folder import Run
@@ -74,8 +74,8 @@ def harvested(monkeypatch: pytest.MonkeyPatch, store: Store, tmp_path: Path) -> 
         def selected(files: CalibrationFiles, settings: OperatingPointSettings, _: Path) -> SelectedPoint:
             return select_point(files.read(), fusions(settings)[0], settings)
 
-        def over_volumes(_: Any, __: Any, rows: Any, schema: pa.Schema) -> tuple[pa.Table, dict[str, float]]:
-            return proposed(rows).select(schema.names), {"memory_mib": 1.0}
+        def over_volumes(actor: Any, _: Any, rows: Any) -> tuple[pa.Table, dict[str, float]]:
+            return proposed(rows).select(SCHEMAS[actor.kind].names), {"memory_mib": 1.0}
 
         monkeypatch.setattr(loop, "train_folds", fit)
         monkeypatch.setattr(loop, "run_over_volumes", over_volumes)

@@ -157,7 +157,7 @@ def largest(name: str) -> int:
 @layouts
 def test_the_store_holds_a_moved_or_filled_series(written: Exported, name: str) -> None:
     """Else nothing here would be tested."""
-    row = {r["volume_id"]: r for r in Store(written.root / "run" / "store").manifest.to_pylist()}[
+    row = {r["volume_id"]: r for r in Store.open(written.root / "run" / "store").manifest.to_pylist()}[
         written.volumes[name]
     ]
     assert row["depth"] == 12
@@ -276,7 +276,9 @@ def test_a_markup_lies_round_the_original_boxes_in_mm(written: Exported, name: s
 
 
 def kept(run: Path, volume_id: str) -> dict[int, tuple[float, ...]]:
-    (row,) = [row for row in Store(run / "store").reviewed().to_pylist() if row["volume_id"] == volume_id]
+    (row,) = [
+        row for row in Store.open(run / "store").reviewed().to_pylist() if row["volume_id"] == volume_id
+    ]
     sides = zip(*(row[side] for side in ("x1", "y1", "x2", "y2")), strict=True)
     return dict(zip(row["z"], sides, strict=True))
 
@@ -325,7 +327,7 @@ def test_a_box_that_was_moved_is_moved_in_the_files_own_pixels(written: Exported
     moved = row | {"review": "moved", "Key_slice_index": "7", "Bounding_boxes": "1, 2, 3, 4"}
     file = write_csv(tmp_path / "DL_info.csv", [moved])
     assert review(["--run", str(tmp_path / "run"), "--reviewed", str(file)]) == 0
-    rows = Store(tmp_path / "run" / "store").reviewed().to_pylist()
+    rows = Store.open(tmp_path / "run" / "store").reviewed().to_pylist()
     (new,) = [each for each in rows if not each["label_id"].endswith("-before")]
     shift = round(8 * 1.0 / ROW_MM)
     assert (new["z"], new["x1"], new["y1"], new["x2"], new["y2"]) == ([8], [1], [2 + shift], [3], [4 + shift])

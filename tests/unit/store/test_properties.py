@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from harvester.config.settings import GridSettings
 from harvester.geometry import scale_slices
+from harvester.imaging.interpolation import Taps, interpolate
 from harvester.records import Split, Volume
 from harvester.storage.location import Location
 from harvester.store.container import open_shard
-from harvester.store.slab import GridFrame, interpolate, pad_sides, read_slab
+from harvester.store.slab import GridFrame, pad_sides, read_slab
 from harvester.store.store import Store, finish_store
 from tests.builders import made_store
 
@@ -72,8 +73,7 @@ def test_a_slab_is_the_whole_volume_mixed_axis_by_axis_and_cut(
     whole = hu
     for axis in range(3):
         places = np.arange(frame.shape_zyx[axis])
-        whole = interpolate(
-            whole, axis, np.clip(scale_slices(places, frame.ratios_zyx[axis]), 0, hu.shape[axis] - 1)
-        )
+        taps = Taps.at(scale_slices(places, frame.ratios_zyx[axis]), hu.shape[axis])
+        whole = interpolate(whole, axis, taps)
     wanted = np.clip(np.arange(start, start + count), 0, frame.shape_zyx[0] - 1)
     np.testing.assert_array_equal(got, pad_sides(whole[wanted]))
