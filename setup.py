@@ -3,6 +3,5 @@
 from setuptools import find_packages, setup
 
 setup(
-    packages=[*find_packages(include=["harvester*"]), "harvester.configs"],
-    package_dir={"harvester.configs": "configs"},
+    packages=[*find_packages(include=["harvester*"]), "harvester.configs"], package_dir={"harvester.configs": "configs"}
 )

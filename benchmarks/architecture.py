@@ -48,9 +48,7 @@ WIDTH, ROW, BOX, GAP = 1080, 62, 46, 12
 
 def main() -> int:
     """Count, print, and draw where asked."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=REPO, help="a checkout (default: this one)")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the layers")
     options = parser.parse_args()

@@ -78,12 +78,8 @@ def draw(rng: np.random.Generator, archive: Archive, shift: float) -> Drawn:
     right = rng.normal(1.8, 1.3, len(proposed)) + rng.normal(0, archive.patient_sd, patients)[proposed]
     odd = rng.poisson(np.where(rng.random(patients) < archive.odd_patients, 3.0, 0.0))
     usual = rng.poisson(30, patients)
-    of_structure = np.concatenate(
-        [np.repeat(np.arange(patients), usual), np.repeat(np.arange(patients), odd)]
-    )
-    level = np.concatenate(
-        [rng.normal(-2.1, 0.9, usual.sum()), rng.normal(archive.look_alike, 0.8, odd.sum())]
-    )
+    of_structure = np.concatenate([np.repeat(np.arange(patients), usual), np.repeat(np.arange(patients), odd)])
+    level = np.concatenate([rng.normal(-2.1, 0.9, usual.sum()), rng.normal(archive.look_alike, 0.8, odd.sum())])
     level = level + rng.normal(0, archive.patient_sd, patients)[of_structure] + shift
     shows = volumes[of_structure]
     false = np.repeat(level, shows) + rng.normal(0, 0.5, shows.sum())
@@ -91,9 +87,7 @@ def draw(rng: np.random.Generator, archive: Archive, shift: float) -> Drawn:
     correct = np.arange(len(first)) < len(right)
     # A second round sees the same things a little better: lesions rise, the noise of each look is new.
     second = first + np.where(correct, 0.5, -0.2) + rng.normal(0, 0.4, len(first))
-    return Drawn(
-        first, second, correct, np.concatenate([proposed, np.repeat(of_structure, shows)]), len(of_lesion)
-    )
+    return Drawn(first, second, correct, np.concatenate([proposed, np.repeat(of_structure, shows)]), len(of_lesion))
 
 
 def binomial_threshold(drawn: Drawn) -> float:
@@ -147,11 +141,7 @@ def simulate(archive: Archive, archives: int, seed: int) -> dict[str, Any]:
         }
         for rule, cut in thresholds.items():
             found.setdefault(rule, []).append(realised(target, *cut))
-    return {
-        "archive": asdict(archive),
-        "archives": archives,
-        "rules": {r: _told(v) for r, v in found.items()},
-    }
+    return {"archive": asdict(archive), "archives": archives, "rules": {r: _told(v) for r, v in found.items()}}
 
 
 def _told(outcomes: list[tuple[float, float]]) -> dict[str, Any]:
@@ -184,9 +174,7 @@ SCENARIOS = {
 
 def main() -> int:
     """Simulate every scenario and print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--archives", type=int, default=400, help="archives drawn a scenario")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)

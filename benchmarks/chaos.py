@@ -86,9 +86,7 @@ class Journal:
         told = [words for words in said if words[:1] == ["round"] and words[2].rstrip(":") in PHASES]
         # What was done before is no phase. The driver mines once the last step has told its seconds.
         steps = [
-            words
-            for words in told
-            if words[3] == "..." or (words[2] == "operating-point:" and words[3] != "done")
+            words for words in told if words[3] == "..." or (words[2] == "operating-point:" and words[3] != "done")
         ]
         if not steps:
             return "prepare 0"
@@ -189,9 +187,7 @@ class Killer:
         for earlier in self.order[: self.order.index(phase)]:
             late, self.left[earlier] = self.left[earlier], []
             native = PHASES[phase.split()[0]]
-            self.left[phase] += [
-                kind if kind in ("node", "driver") and native != "driver" else native for kind in late
-            ]
+            self.left[phase] += [kind if kind in ("node", "driver") and native != "driver" else native for kind in late]
         return self.left[phase]
 
 
@@ -317,9 +313,7 @@ def say(text: str) -> None:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the figures there too")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of what is killed when")

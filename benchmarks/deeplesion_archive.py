@@ -97,14 +97,10 @@ def main() -> None:
             writer.add(made)
         print(f"{background.id}: {len(writer.made)} volumes so far", flush=True)
     writer.close()
-    print(
-        f"{options.out}: {sum(len(made.marks) for made in writer.made)} lesions in {len(writer.made)} volumes"
-    )
+    print(f"{options.out}: {sum(len(made.marks) for made in writer.made)} lesions in {len(writer.made)} volumes")
 
 
-def shared_out(
-    listed: Sequence[Background], wanted: dict[str, int]
-) -> list[tuple[Background, dict[str, int]]]:
+def shared_out(listed: Sequence[Background], wanted: dict[str, int]) -> list[tuple[Background, dict[str, int]]]:
     """How many volumes of each split a background gives: evenly, whole patients apart as main says."""
     ordinary = [each for each in listed if each.role == "vm"]
     *measured, tested = [each for each in listed if each.role == "vh_test"]
@@ -167,9 +163,7 @@ class Writer:
         _write_pickle(self.root / "RECIST-Box-Train.pkl", clinical)
         marks = [asdict(mark) for made in self.made for mark in made.marks]
         pq.write_table(pa.Table.from_pylist(marks, MARKS), self.root / "truth.parquet")
-        regions = [
-            asdict(region) | {"volume_id": made.volume_id} for made in self.made for region in made.ignored
-        ]
+        regions = [asdict(region) | {"volume_id": made.volume_id} for made in self.made for region in made.ignored]
         kept = [{name: region[name] for name in IGNORE.names} for region in regions]
         pq.write_table(pa.Table.from_pylist(kept, IGNORE), self.root / "ignore.parquet")
 
@@ -199,9 +193,7 @@ def _info_row(made: Made, mark: Mark) -> dict[str, object]:
     depth, height, width = made.volume.hu_zyx.shape
     z, y, x = made.volume.spacing_zyx_mm
     middle_x, middle_y = (mark.x1 + mark.x2) / 2, (mark.y1 + mark.y2) / 2
-    half_x, half_y = (
-        max(1.0, (high - low) / 2 - 5) for low, high in ((mark.x1, mark.x2), (mark.y1, mark.y2))
-    )
+    half_x, half_y = (max(1.0, (high - low) / 2 - 5) for low, high in ((mark.x1, mark.x2), (mark.y1, mark.y2)))
     ends = (
         middle_x - half_x,
         middle_y,
@@ -242,9 +234,7 @@ def _text(*numbers: float) -> str:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     for split, count in VOLUMES.items():

@@ -25,9 +25,7 @@ from harvester.store.store import Store
 
 def main() -> None:
     """Harvest every run at every early target, and print the means."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     parser.add_argument("--targets", nargs="+", default=["0.93", "0.95", "0.95,0.93"])
     options = parser.parse_args()
@@ -37,9 +35,7 @@ def main() -> None:
         for run, row in zip(options.runs, told, strict=True):
             print(f"{run.name:14s}{target or 'none':>14s}{row[0]:11.0f}{row[1]:11.3f}{row[2]:8.3f}")
         means = np.mean(told, axis=0)
-        print(
-            f"{'mean':14s}{target or 'none':>14s}{means[0]:11.1f}{means[1]:11.3f}{means[2]:8.3f}", flush=True
-        )
+        print(f"{'mean':14s}{target or 'none':>14s}{means[0]:11.1f}{means[1]:11.3f}{means[2]:8.3f}", flush=True)
 
 
 def again(run: Path, early_targets: tuple[float, ...]) -> tuple[float, float, float]:

@@ -38,9 +38,7 @@ RESAMPLES = 1000
 
 def main() -> int:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     for file in (MARKS, TUBELETS):
@@ -58,9 +56,7 @@ def measure() -> dict[str, float]:
     """The figures of the report."""
     load_and_score = cpu_seconds(lambda: scored(TUBELETS))
     truth, laid = loaded(TUBELETS)
-    bootstrap = cpu_seconds(
-        lambda: score(laid, truth, RULES, draw_patients(truth.num_patients, RESAMPLES, seed=0))
-    )
+    bootstrap = cpu_seconds(lambda: score(laid, truth, RULES, draw_patients(truth.num_patients, RESAMPLES, seed=0)))
     again = min(cpu_seconds(lambda: scored(TUBELETS)) for _ in range(5))
     with tempfile.TemporaryDirectory() as folder:
         many = Path(folder) / "tenfold.parquet"

@@ -20,13 +20,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from harvester.config.data import InsertionSettings
-from harvester.datasets.insertion.insertion import (
-    Background,
-    load_background_volume,
-    load_backgrounds,
-    make,
-    plan,
-)
+from harvester.datasets.insertion.insertion import Background, load_background_volume, load_backgrounds, make, plan
 from harvester.records import Mark, Volume
 
 REPO = Path(__file__).parents[1]
@@ -45,9 +39,7 @@ def main() -> None:
     data = Path(os.environ.get("HARVESTER_DATA", REPO.parent / "shared" / "data"))
     settings = InsertionSettings(backgrounds=str(REPO / "configs" / "backgrounds.yaml"))
     listed = load_backgrounds(settings, data)
-    chosen = [
-        b for b in listed if b.role != "held_out" and (not args.backgrounds or b.id in args.backgrounds)
-    ]
+    chosen = [b for b in listed if b.role != "held_out" and (not args.backgrounds or b.id in args.backgrounds)]
     per_background = -(-args.lesions // len(chosen))
     picked = [pair for b in chosen for pair in lesions_of(b, listed, settings, args.seed, per_background)]
     for start in range(0, min(len(picked), args.lesions), 10):
@@ -72,9 +64,7 @@ def lesions_of(
             found.setdefault(mark.kind, []).append((background.id, volume, mark))
     each = (time.perf_counter() - start) / len(cases)
     kinds = {kind: len(rows) for kind, rows in found.items()}
-    print(
-        f"{background.id}: prepared in {ready:.1f} s, {each:.2f} s a volume, {volume.hu_zyx.shape}, {kinds}"
-    )
+    print(f"{background.id}: prepared in {ready:.1f} s, {each:.2f} s a volume, {volume.hu_zyx.shape}, {kinds}")
     turns = [rows[n] for n in range(count) for rows in found.values() if n < len(rows)]
     return turns[:count]
 
@@ -91,9 +81,7 @@ def draw(rows: list[tuple[str, Volume, Mark]], file: Path) -> None:
             axis.axis("off")
         box = (mark.x1 - x + HALF_PX, mark.y1 - y + HALF_PX)
         size = (mark.x2 - mark.x1, mark.y2 - mark.y1)
-        line[3].add_patch(
-            Rectangle(box, *size, fill=False, color="lime" if mark.clinical else "cyan", lw=0.8)
-        )
+        line[3].add_patch(Rectangle(box, *size, fill=False, color="lime" if mark.clinical else "cyan", lw=0.8))
         line[0].set_title(f"{background} {mark.kind} {size[0] * 1.6 - 6.4:.0f} mm", fontsize=7)
     figure.tight_layout(pad=0.2)
     figure.savefig(file, dpi=80)

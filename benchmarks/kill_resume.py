@@ -38,25 +38,15 @@ def main() -> int:
     subprocess.run(command, check=True)
     again = sum(note.stat().st_mtime_ns != then for note, then in before.items())
     tables = ("harvest.parquet", "ledger.parquet")
-    equal = {
-        name: pq.read_table(options.run / name).equals(pq.read_table(options.reference / name))
-        for name in tables
-    }
-    told = {
-        "done_before": len(before),
-        "done_again": again,
-        "seconds_after": time.monotonic() - began,
-        "equal": equal,
-    }
+    equal = {name: pq.read_table(options.run / name).equals(pq.read_table(options.reference / name)) for name in tables}
+    told = {"done_before": len(before), "done_again": again, "seconds_after": time.monotonic() - began, "equal": equal}
     print(json.dumps(told))
     return int(again > 0 or not all(equal.values()))
 
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--reference", type=Path, required=True, help="run folder of an undisturbed run")
     parser.add_argument("--run", type=Path, required=True, help="an empty folder for the disturbed run")

@@ -22,9 +22,7 @@ from tests.plain_linking import full_volume, plain_link
 
 def main() -> int:
     """Measure, compare, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--boxes", type=int, default=10_000)
     parser.add_argument("--slices", type=int, default=250)
     parser.add_argument("--repeats", type=int, default=20)

@@ -62,9 +62,7 @@ def made_tubelets(count: int, frame: GridFrame) -> list[dict[str, Any]]:
 def model_of(settings: Settings, spec: DeviceSpec) -> Classifier:
     """A classifier with random weights."""
     torch.manual_seed(0)
-    return prepare_for_inference(
-        Classifier(settings.classifier, settings.grid), spec, settings.compute.compile
-    )
+    return prepare_for_inference(Classifier(settings.classifier, settings.grid), spec, settings.compute.compile)
 
 
 @torch.inference_mode()
@@ -110,9 +108,7 @@ def stages(bench: Bench, settings: Settings, store: Any, views: VolumeViews) -> 
         side = pixels(name, settings.classifier)
         spans = [slice(start, start + batch.size) for start in range(0, len(z), batch.size)]
 
-        def cut(
-            z: Any = z, corners: Any = corners, side: int = side, spans: Any = spans
-        ) -> list[torch.Tensor]:
+        def cut(z: Any = z, corners: Any = corners, side: int = side, spans: Any = spans) -> list[torch.Tensor]:
             return [cut_crops(views.hu_zyx, z[span], corners[span], side, settings.grid) for span in spans]
 
         made = cut()
@@ -167,9 +163,7 @@ def crops_against_numpy(bench: Bench, settings: Settings, views: VolumeViews) ->
         ]
 
     def one_by_one() -> list[Any]:
-        return [
-            numpy_crop(hu[at - 1 : at + 2], own, side, settings) for at, own in zip(z, corners, strict=True)
-        ]
+        return [numpy_crop(hu[at - 1 : at + 2], own, side, settings) for at, own in zip(z, corners, strict=True)]
 
     ours = torch.cat(batched()).cpu().numpy()
     slow, fast = bench.seconds(one_by_one), bench.seconds(batched)
@@ -180,10 +174,7 @@ def crops_against_numpy(bench: Bench, settings: Settings, views: VolumeViews) ->
 def numpy_crop(planes: Any, corners: Any, side: int, settings: Settings) -> Any:
     """Three slices read bilinearly at the pixels' centres, ends repeated: (3 windows, side, side)."""
     taps = []
-    for low, high, count in (
-        (corners[1], corners[3], planes.shape[1]),
-        (corners[0], corners[2], planes.shape[2]),
-    ):
+    for low, high, count in ((corners[1], corners[3], planes.shape[1]), (corners[0], corners[2], planes.shape[2])):
         at = np.clip(low + (np.arange(side) + 0.5) * (high - low) / side - 0.5, 0, count - 1)
         first = np.minimum(at.astype(np.int64), count - 2)
         taps.append((first, (at - first).astype(np.float32)))
@@ -195,9 +186,7 @@ def numpy_crop(planes: Any, corners: Any, side: int, settings: Settings) -> Any:
 
 def main() -> None:
     """Measure and print part by part."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--tubelets", type=int, default=40)
     parser.add_argument("--json", type=Path)
@@ -213,9 +202,7 @@ def main() -> None:
         options.json.write_text(json.dumps(results, indent=1))
 
 
-def measured(
-    bench: Bench, settings: Settings, store: Any, tubelets: int, most: dict[str, float]
-) -> dict[str, Any]:
+def measured(bench: Bench, settings: Settings, store: Any, tubelets: int, most: dict[str, float]) -> dict[str, Any]:
     """All parts with one backbone, printed as they come."""
     frame = GridFrame.of(store.manifest.to_pylist()[0], settings.grid)
     views = load_views(store.path, frame, made_tubelets(tubelets, frame), settings, bench.spec)
@@ -226,9 +213,7 @@ def measured(
         name = str(dtype).removeprefix("torch.")
         results[name] = rate(bench, settings, views, dtype, most)
         print(f"  rate, {name}: {row(results[name])}", flush=True)
-    results["stages"] = {
-        name: 1000 * took / tubelets for name, took in stages(bench, settings, store, views).items()
-    }
+    results["stages"] = {name: 1000 * took / tubelets for name, took in stages(bench, settings, store, views).items()}
     print(f"  stages ({bench.spec.dtype}), ms per tubelet:\n{shares(results['stages'])}")
     results["sharing"] = sharing(bench, settings, views)
     print(f"  sharing equal views: {row(results['sharing'])}")

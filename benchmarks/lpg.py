@@ -69,9 +69,7 @@ class Bench:
     side: int
     slices: int
 
-    def seconds(
-        self, work: Callable[[], Any], warm: Callable[[], Any] | None = None, repeats: int = 3
-    ) -> float:
+    def seconds(self, work: Callable[[], Any], warm: Callable[[], Any] | None = None, repeats: int = 3) -> float:
         """Least of some runs after one that warms up: of the processor, or of the wall with a GPU awaited."""
         gpu = self.spec.device.type == "cuda"
         clock = time.perf_counter if gpu else time.process_time
@@ -238,9 +236,7 @@ def rate(bench: Bench, backbone: str, dtype: torch.dtype, most: dict[str, float]
     whole, heads = counted(lambda: run(some)), counted(lambda: heads_alone(model, top, spec))
     # Of ten groups for four slices; a long volume has one group per slice.
     groups, slices = len(some) - 2, len(some) - 2 * CONTEXT
-    gflop, gb = (
-        ((all_of - slices * own) / groups + own) / 1e9 for all_of, own in zip(whole, heads, strict=True)
-    )
+    gflop, gb = (((all_of - slices * own) / groups + own) / 1e9 for all_of, own in zip(whole, heads, strict=True))
     done = bench.slices / took
     name = str(dtype).removeprefix("torch.")
     return {
@@ -322,9 +318,7 @@ def stages(bench: Bench, backbone: str, folder: Path) -> dict[str, float]:
     found = Boxes(z.cpu().numpy(), boxes.cpu().double().numpy(), scores.cpu().double().numpy(), None, step)
     decode = bench.seconds(lambda: read_pixels(store.path, frame, -CONTEXT, depth + CONTEXT))
     whole = bench.seconds(lambda: joined(volume_maps(model, slab, settings, spec, batch)))
-    windows = bench.seconds(
-        lambda: group_images(slab[: batch.size + 2], settings.grid.windows_hu, spec.dtype)
-    )
+    windows = bench.seconds(lambda: group_images(slab[: batch.size + 2], settings.grid.windows_hu, spec.dtype))
     results = {
         "decode": decode,
         "resample, copy": bench.seconds(lambda: read_with_context(store.path, frame, spec)) - decode,
@@ -374,9 +368,7 @@ def pipeline(bench: Bench, backbone: str, folder: Path, volumes: int) -> dict[st
     store = made_store(folder / f"{backbone}-pipeline", bench, volumes)
     weights = folder / f"{backbone}.safetensors"
     model = model_of(settings, bench.spec, fast=False)
-    save_file(
-        {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, weights
-    )
+    save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, weights)
     frames = [GridFrame.of(row, settings.grid) for row in store.manifest.to_pylist()]
     proposals = Proposals(settings, store.path, bench.spec)
     for work in proposals.over([(frames[0], [weights])]):  # warms up
@@ -409,9 +401,7 @@ def utilisation() -> Iterator[list[float]]:
 
 def main() -> None:
     """Measure and print part by part, so that a stopped run has said something."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--side", type=int, default=512, help="of the grid, in pixels")
     parser.add_argument("--slices", type=int, default=96)
@@ -431,13 +421,7 @@ def measured(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
     """All parts, printed as they come."""
     device = bench.spec.device.type
     print(f"{device}, {options.side} x {options.side}, {options.slices} slices")
-    results: dict[str, Any] = {
-        "device": device,
-        "peak": peak(bench),
-        "rates": {},
-        "stages": {},
-        "pipeline": {},
-    }
+    results: dict[str, Any] = {"device": device, "peak": peak(bench), "rates": {}, "stages": {}, "pipeline": {}}
     print("peak:", ", ".join(f"{name} {value:.0f}" for name, value in results["peak"].items()))
     results["once"] = {name: once_against_recomputed(bench, name) for name in ("small", "densenet121")}
     for name, figures in results["once"].items():
@@ -473,9 +457,7 @@ def headline(results: dict[str, Any]) -> dict[str, Any]:
     """The figures that are asked for by name."""
     rates = {name: figures["slices_per_second"] for name, figures in results["rates"].items()}
     named = {
-        "features_once_speedup": results["once"]["densenet121"][
-            "speedup"
-        ],  # the paper's; the small one's is beside it
+        "features_once_speedup": results["once"]["densenet121"]["speedup"],  # the paper's; the small one's is beside it
         "max_abs_difference": max(figures["max_abs_difference"] for figures in results["once"].values()),
         "slices_per_second": rates,
     }

@@ -72,9 +72,7 @@ def harvested(config: Path, run: str) -> float:
     """Minutes that the public command took; the store is made in the run's folder."""
     command = [sys.executable, "jobs/harvest.py", "--config", str(config), "--run", run]
     began = time.monotonic()
-    subprocess.run(
-        command, check=True, cwd=Path(__file__).parents[1], env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    subprocess.run(command, check=True, cwd=Path(__file__).parents[1], env={**os.environ, "OMP_NUM_THREADS": "1"})
     return (time.monotonic() - began) / 60
 
 
@@ -114,13 +112,9 @@ def same(near: Location, far: Location, table: str, keys: list[str]) -> bool:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the run on a disk")
-    parser.add_argument(
-        "--share", type=float, default=0.03, help="of requests refused (default: %(default)s)"
-    )
+    parser.add_argument("--share", type=float, default=0.03, help="of requests refused (default: %(default)s)")
     parser.add_argument("--closed-s", type=float, default=8.0, help="seconds a minute (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="write the figures there too")
     return parser.parse_args()

@@ -63,9 +63,7 @@ def main() -> int:
         for side in SIDES:
             told[side].append(measured(side, options.work))
             print(
-                f"turn {turn} {side:9}",
-                {name: round(value, 3) for name, value in told[side][-1].items()},
-                flush=True,
+                f"turn {turn} {side:9}", {name: round(value, 3) for name, value in told[side][-1].items()}, flush=True
             )
     figures = summary(told)
     print(json.dumps(figures, indent=1))
@@ -101,9 +99,7 @@ def measured(side: str, work: Path) -> dict[str, float]:
     """Warm rates of one run of a side, and its start-up seconds."""
     command = [sys.executable, __file__, "--work", str(work), "--side", side]
     parts = (0, 1) if side == "two_bare" else (-1,)
-    running = [
-        subprocess.Popen([*command, "--part", str(part)], stdout=subprocess.PIPE, text=True) for part in parts
-    ]
+    running = [subprocess.Popen([*command, "--part", str(part)], stdout=subprocess.PIPE, text=True) for part in parts]
     answers = [json.loads(each.communicate()[0].splitlines()[-1]) for each in running]
     rates = {step: sum(warm_rate(answer[step]) for answer in answers) for step in STEPS}
     startup = {f"startup_{step}": max(answer[step][0] for answer in answers) for step in STEPS}
@@ -140,9 +136,7 @@ def bare(settings: Settings, store: Store, rows: list[dict[str, Any]], work: Pat
         own = tubelets.read_table(filters=[("volume_id", "==", volume_id)])
         return list(to_classify(own, settings.classifier.max_tubelets).to_pylist())
 
-    told = {
-        "propose": finished(lambda: Proposals(settings, store.path, spec).over(tasks(job)), rows, TUBELETS)
-    }
+    told = {"propose": finished(lambda: Proposals(settings, store.path, spec).over(tasks(job)), rows, TUBELETS)}
     scoring = job_in(settings, store, work, "classifier")
     told["classify"] = finished(
         lambda: Scoring(settings, store.path, spec, tubelets_of).over(tasks(scoring)), rows, SCORED
@@ -150,9 +144,7 @@ def bare(settings: Settings, store: Store, rows: list[dict[str, Any]], work: Pat
     return told
 
 
-def finished(
-    works: Callable[[], Iterator[Any]], rows: list[dict[str, Any]], schema: pa.Schema
-) -> list[float]:
+def finished(works: Callable[[], Iterator[Any]], rows: list[dict[str, Any]], schema: pa.Schema) -> list[float]:
     """When each volume's rows were there, as a table like the pipeline's."""
     began, times, tables = time.monotonic(), [], []
     for row, work in zip(rows, works(), strict=True):
@@ -168,10 +160,7 @@ def by_ray(settings: Settings, store: Store, rows: list[dict[str, Any]], work: P
     compute = settings.compute.model_copy(update={"replicas": replicas})
     own = settings.model_copy(update={"compute": compute})
     told = {}
-    for step, actor, models in (
-        ("propose", Proposer, "generator"),
-        ("classify", Scorer, "classifier"),
-    ):
+    for step, actor, models in (("propose", Proposer, "generator"), ("classify", Scorer, "classifier")):
         partials = Partials(Location.of(work / f"{time.time()}.partials"))
         job = replace(job_in(own, store, work, models), partials=partials)
         began = time.time()
@@ -241,9 +230,7 @@ def live(network: torch.nn.Module) -> None:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for volumes and models, kept")
     parser.add_argument("--volumes", type=int, default=288)
     parser.add_argument("--repeats", type=int, default=2)

@@ -212,9 +212,7 @@ def save(state: dict[str, Tensor], file: Path) -> None:
 
 def main() -> None:
     """Every row with every seed, one seed after the other; the table at the end."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -240,9 +238,7 @@ def table(told: dict[str, list[dict[str, float]]]) -> str:
     lines = [f"{'':34s}" + "".join(f"{name:^22s}" for name in FIGURES)]
     for name, figures in told.items():
         columns = [np.array([each[figure] for each in figures]) for figure in FIGURES]
-        lines.append(
-            f"{name:34s}" + "".join(f"{c.mean():8.3f} ({c.min():.3f}-{c.max():.3f})" for c in columns)
-        )
+        lines.append(f"{name:34s}" + "".join(f"{c.mean():8.3f} ({c.min():.3f}-{c.max():.3f})" for c in columns))
     return "\n".join(lines)
 
 

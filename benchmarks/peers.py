@@ -51,9 +51,7 @@ class Rate:
         return self.slices / self.seconds
 
 
-def faster_rcnn(
-    volume_hu: NDArray[Any], spec: DeviceSpec, slices: int = 8, batches: Sequence[int] = (1, 4)
-) -> Rate:
+def faster_rcnn(volume_hu: NDArray[Any], spec: DeviceSpec, slices: int = 8, batches: Sequence[int] = (1, 4)) -> Rate:
     """The fastest way through `slices` slices, evenly spread, of a volume (z, y, x) of HU on the grid."""
     images = [image.to(spec.device) for image in neighbours(volume_hu, slices)]
     sides = {"min_size": min(volume_hu.shape[1:]), "max_size": max(volume_hu.shape[1:])}
@@ -114,18 +112,14 @@ def luna16_detector() -> Any:
         spatial_dims=3, num_classes=1, num_anchors=3, feature_extractor=features, size_divisible=SIZE_MULTIPLE_XYZ
     )  # fmt: skip
     anchors = AnchorGeneratorWithAnchorShape((1, 2, 4), LUNA16_ANCHORS_XYZ)
-    detector = RetinaNetDetector(
-        network, anchors, spatial_dims=3, num_classes=1, size_divisible=SIZE_MULTIPLE_XYZ
-    )
+    detector = RetinaNetDetector(network, anchors, spatial_dims=3, num_classes=1, size_divisible=SIZE_MULTIPLE_XYZ)
     detector.set_box_selector_parameters(
         score_thresh=0.0, topk_candidates_per_level=1000, nms_thresh=0.22, detections_per_img=300
     )
     return detector
 
 
-def ways(
-    spec: DeviceSpec, channels_last: torch.memory_format
-) -> list[tuple[torch.dtype, torch.memory_format]]:
+def ways(spec: DeviceSpec, channels_last: torch.memory_format) -> list[tuple[torch.dtype, torch.memory_format]]:
     """float32, and bfloat16 where harvester itself would take it, in both layouts."""
     dtypes = dict.fromkeys((torch.float32, spec.dtype))
     return list(product(dtypes, (torch.contiguous_format, channels_last)))
@@ -174,18 +168,12 @@ def _wait(spec: DeviceSpec) -> None:
 
 
 def _setting(dtype: torch.dtype, layout: torch.memory_format) -> str:
-    return (
-        f"{dtype}, {layout}".replace("torch.", "")
-        .replace("contiguous_format", "channels first")
-        .replace("_", " ")
-    )
+    return f"{dtype}, {layout}".replace("torch.", "").replace("contiguous_format", "channels first").replace("_", " ")
 
 
 def main() -> None:
     """Both peers on one made volume; random HU, which takes an untrained network as long as any."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slices", type=int, default=32)
     parser.add_argument("--side", type=int, default=512)
     parser.add_argument("--json", type=Path)

@@ -133,9 +133,7 @@ def make_scans(folder: Path, count: int) -> None:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--counts", type=int, nargs="+", default=[20, 2000])
     parser.add_argument("--replicas", type=int, default=2)
     parser.add_argument("--json", type=Path)

@@ -56,9 +56,7 @@ def main() -> None:
     boxes = truth["boxes"] if isinstance(truth, dict) else truth
     kept = [one for one in found if one["lpg_score"] >= threshold]
     best = {box["z"]: overlap(box, kept) for box in boxes}
-    print(
-        f"threshold at 4 FP a volume: {threshold:.3f}; tubelets above it in the scan: {len(kept)} of {len(found)}"
-    )
+    print(f"threshold at 4 FP a volume: {threshold:.3f}; tubelets above it in the scan: {len(kept)} of {len(found)}")
     for share in (0.5, 0.1):
         proposed = sum(iou >= share for iou in best.values())
         print(f"slices of the tumour proposed at IoU >= {share}: {proposed} of {len(best)}")
@@ -109,9 +107,7 @@ def draw(hu_zyx, boxes, tubelets, file):
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--store", type=Path, help="the run's store, if it is not in its folder")
     parser.add_argument("--out", type=Path, required=True)

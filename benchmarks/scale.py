@@ -77,10 +77,7 @@ def main() -> int:
         with Watch() as watch:
             goes = [swept(store, settings, options.work) for _ in range(GOES.get(count, 1))]
         seconds[count], growth[count] = statistics.median(goes), watch.most_mib - watch.began_mib
-        print(
-            f"{count:6} volumes: {1000 * seconds[count]:.2f} ms each, driver + {growth[count]:.0f} MiB",
-            flush=True,
-        )
+        print(f"{count:6} volumes: {1000 * seconds[count]:.2f} ms each, driver + {growth[count]:.0f} MiB", flush=True)
     told = {
         "seconds_per_volume": seconds,
         "spread": max(seconds.values()) / min(seconds.values()) - 1,
@@ -117,10 +114,7 @@ def swept(store: Store, settings: Settings, work: Path) -> float:
     """Warm seconds a volume, proposed and scored, tables and all."""
     rows, total = store.manifest.to_pylist(), 0.0
     with tempfile.TemporaryDirectory(dir=work) as aside:
-        for step, actor, models in (
-            (STEPS[0], Proposer, "generator"),
-            (STEPS[1], Scorer, "classifier"),
-        ):
+        for step, actor, models in ((STEPS[0], Proposer, "generator"), (STEPS[1], Scorer, "classifier")):
             partials = Partials(Location.of(aside) / f"{step}.partials")
             job = replace(job_in(settings, store, work, models), partials=partials)
             began = time.time()
@@ -151,9 +145,7 @@ def million() -> dict[str, Any]:
         began = time.monotonic()
         partials.plan(plan)
         for shard in plan[:RECORDED]:
-            partials.publish(
-                shard.name, table, {"volumes": [row["volume_id"] for row in shard.rows], "errors": {}}
-            )
+            partials.publish(shard.name, table, {"volumes": [row["volume_id"] for row in shard.rows], "errors": {}})
         scale = len(plan) / RECORDED
         told["publish_seconds"] = (time.monotonic() - began) * scale
         began = time.monotonic()
@@ -169,9 +161,7 @@ def million() -> dict[str, Any]:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for volumes and models, kept")
     parser.add_argument("--counts", type=int, nargs="+", default=[100, 1000, 10000])
     parser.add_argument("--json", type=Path, help="write the figures there too")

@@ -47,9 +47,7 @@ SCANS = ("lung_dx_a0001", "chest_lidc1", "abd_c3l", "torso_1p5mm", "phantom")
 
 def the_store(folder: Path, hu: Any) -> Read:
     """As harvester keeps it."""
-    path = finish_store(
-        folder, [write_volume(folder, Volume("v", "p", hu, (5, 0.8, 0.8)), "vm", "h")], [], []
-    ).path
+    path = finish_store(folder, [write_volume(folder, Volume("v", "p", hu, (5, 0.8, 0.8)), "vm", "h")], [], []).path
     return lambda z1, z2: read_volume(path, "v", z1, z2).hu_zyx
 
 
@@ -250,13 +248,7 @@ def measure(hu: Any, repeats: int, folder: Path) -> list[dict[str, Any]]:
         size = sum(file.stat().st_size for file in own.rglob("*") if (file.is_file() and file.suffix != ".parquet")
                    or file.name == "v.parquet")  # fmt: skip
         readers[name] = read
-        rows[name] = {
-            "name": name,
-            "written": len(hu) / seconds,
-            "size": size / hu.nbytes,
-            "whole": [],
-            "range": [],
-        }
+        rows[name] = {"name": name, "written": len(hu) / seconds, "size": size / hu.nbytes, "whole": [], "range": []}
     for _ in range(repeats):
         for name, read in readers.items():
             rows[name]["whole"].append(len(hu) / timed(lambda read=read: read(0, len(hu)))[0])
@@ -271,9 +263,7 @@ def resampling(hu: Any, spacing: tuple[float, float, float], folder: Path) -> di
     (row,) = store.manifest.to_pylist()
     starts, told = range(0, len(hu) - RANGE, RANGE), {}
     for name, ratio in {"as stored": 1.0, "1.14 as coarse": 1.14, "twice as coarse": 2.0}.items():
-        grid = GridSettings(
-            spacing_zyx_mm=(spacing[0], spacing[1] * ratio, spacing[2] * ratio), max_side_px=1024
-        )
+        grid = GridSettings(spacing_zyx_mm=(spacing[0], spacing[1] * ratio, spacing[2] * ratio), max_side_px=1024)
         frame = GridFrame.of(row, grid)
 
         def read(frame: GridFrame = frame) -> None:
@@ -290,12 +280,8 @@ def small_reads(folder: Path, count: int = 2000) -> float:
     hu = phantom.make(settings, Settings().grid.spacing_zyx_mm, phantom.plan(settings)[0], 0)[0].hu_zyx
     rows = [write_volume(folder, Volume(f"v{i}", "p", hu, (4, 1.6, 1.6)), "vm", "h") for i in range(40)]
     store = finish_store(folder, rows, [], [])
-    places = list(
-        zip(rng.integers(40, size=count).tolist(), rng.integers(17, size=count).tolist(), strict=True)
-    )
-    seconds = [
-        timed(lambda: [read_volume(store.path, f"v{i}", z, z + 7) for i, z in places])[0] for _ in range(5)
-    ]
+    places = list(zip(rng.integers(40, size=count).tolist(), rng.integers(17, size=count).tolist(), strict=True))
+    seconds = [timed(lambda: [read_volume(store.path, f"v{i}", z, z + 7) for i, z in places])[0] for _ in range(5)]
     return statistics.median(seconds) / count * 1e6
 
 
@@ -349,9 +335,7 @@ def main() -> int:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scans", nargs="+", default=SCANS, choices=SCANS)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path)

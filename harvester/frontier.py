@@ -22,14 +22,10 @@ from harvester.store.store import Store
 
 def last_round(run: Location) -> int:
     """The last round whose tubelets are scored. Raises StoreError where there is none."""
-    numbers = [
-        int(name.removeprefix("round-")) for name in Location.of(run).folders() if name.startswith("round-")
-    ]
+    numbers = [int(name.removeprefix("round-")) for name in Location.of(run).folders() if name.startswith("round-")]
     rounds = [number for number in numbers if _scored(run, number)]
     if not rounds:
-        raise StoreError(
-            f"{run}: no scored tubelets (round-*/scored-*.parquet); give the folder of a finished run"
-        )
+        raise StoreError(f"{run}: no scored tubelets (round-*/scored-*.parquet); give the folder of a finished run")
     return max(rounds)
 
 
@@ -48,12 +44,7 @@ def _scored(run: Location, round_index: int) -> list[Location]:
 
 
 def trace(
-    scored: ScoredTable,
-    store: Store,
-    settings: Settings,
-    targets: list[float],
-    work: Location,
-    round_index: int,
+    scored: ScoredTable, store: Store, settings: Settings, targets: list[float], work: Location, round_index: int
 ) -> Frontier:
     """Sweep the ways to fuse the scores with Ray Tune, then solve every target with the best one."""
     folder, tables = Location.of(work), StoreTables.of(store)
@@ -94,12 +85,7 @@ def _files(calibration: Calibration, folder: Location) -> CalibrationFiles:
 
 
 def _row(
-    target: float,
-    way: str,
-    point: OperatingPoint,
-    selected: SelectedPoint,
-    view: RoundView,
-    truth: TruthEvaluator,
+    target: float, way: str, point: OperatingPoint, selected: SelectedPoint, view: RoundView, truth: TruthEvaluator
 ) -> FrontierRow:
     found = with_round(view.harvested(selected.choice, point.threshold), 0)
     measured = truth.harvest(found)

@@ -21,9 +21,7 @@ SAME_SPACING: Final = 0.01
 
 def box_areas(boxes_xyxy: Array) -> Array:
     """Areas of (..., 4) inclusive boxes in square pixels, shape (...)."""
-    areas: Array = (boxes_xyxy[..., 2] - boxes_xyxy[..., 0] + 1) * (
-        boxes_xyxy[..., 3] - boxes_xyxy[..., 1] + 1
-    )
+    areas: Array = (boxes_xyxy[..., 2] - boxes_xyxy[..., 0] + 1) * (boxes_xyxy[..., 3] - boxes_xyxy[..., 1] + 1)
     return areas
 
 

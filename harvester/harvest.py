@@ -13,13 +13,7 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
-from harvester.certificate.selection import (
-    Calibration,
-    CalibrationFiles,
-    SelectedPoint,
-    from_json,
-    nothing_scored,
-)
+from harvester.certificate.selection import Calibration, CalibrationFiles, SelectedPoint, from_json, nothing_scored
 from harvester.config.loading import settings_hash
 from harvester.distributed.inference import InferenceJob, Proposer, Scorer, run_over_volumes
 from harvester.distributed.training import FitJob, train_folds
@@ -30,16 +24,7 @@ from harvester.mining import negatives
 from harvester.mining.candidates import Found, outside_ignored
 from harvester.mining.round_view import RoundView, StoreTables
 from harvester.models.pretrained import named_by_content
-from harvester.records import (
-    AcceptedTable,
-    LedgerTable,
-    Role,
-    ScoredTable,
-    Source,
-    TubeletTable,
-    checked,
-    empty,
-)
+from harvester.records import AcceptedTable, LedgerTable, Role, ScoredTable, Source, TubeletTable, checked, empty
 from harvester.results.completeness import expected_missing
 from harvester.results.history import History
 from harvester.run.folder import Artifact, Run, table_hash, weights_hash
@@ -111,16 +96,9 @@ def train_generator(run: Run, k: int, ledger: LedgerTable, start: Artifact | Non
         labels=table_hash(ledger.drop_columns(["run_id"])),
         start=start.key if start else "",
     )
-    table = run.table(
-        "labels",
-        k,
-        key,
-        lambda: ledgers.extend(ledger, ledgers.from_ignored(run.store.ignore())),
-    )
+    table = run.table("labels", k, key, lambda: ledgers.extend(ledger, ledgers.from_ignored(run.store.ignore())))
     weights = start.path if start else None
-    return run.weights(
-        "generator", k, key, lambda out: train_folds(_job(run, "generator", k, out, table, weights))
-    )
+    return run.weights("generator", k, key, lambda out: train_folds(_job(run, "generator", k, out, table, weights)))
 
 
 def next_start(run: Run, start: Artifact | None, lpg: Artifact) -> Artifact:
@@ -166,10 +144,7 @@ def train_classifier(
 
     table = run.table("examples", k, key, label)
     return run.weights(
-        "classifier",
-        k,
-        key,
-        lambda out: train_folds(_job(run, "classifier", k, out, table, (before or lpg).path)),
+        "classifier", k, key, lambda out: train_folds(_job(run, "classifier", k, out, table, (before or lpg).path))
     )
 
 
@@ -218,9 +193,7 @@ def mine(view: RoundView, selected: SelectedPoint) -> Found:
     )
 
 
-def record(
-    run: Run, k: int, ledger: LedgerTable, found: Found, models: tuple[Artifact, Artifact]
-) -> LedgerTable:
+def record(run: Run, k: int, ledger: LedgerTable, found: Found, models: tuple[Artifact, Artifact]) -> LedgerTable:
     """The ledger with this round's lesions, and with its hard negatives in place of the last round's mined ones."""
     origin = (k, model_hash(*models), run.id)
     negative = Role.HARD_NEGATIVE

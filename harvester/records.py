@@ -84,8 +84,7 @@ class Volume:
             raise VolumeError("bad_array", f"volume {self.volume_id}: want int16 (z, y, x) HU, got {found}")
         if len(self.spacing_zyx_mm) != 3 or not all(np.isfinite(s) and s > 0 for s in self.spacing_zyx_mm):
             raise VolumeError(
-                "bad_spacing",
-                f"volume {self.volume_id}: spacing {self.spacing_zyx_mm} mm; want three positive numbers",
+                "bad_spacing", f"volume {self.volume_id}: spacing {self.spacing_zyx_mm} mm; want three positive numbers"
             )
         if not self.volume_id or not self.patient_id:
             raise VolumeError("bad_id", "a volume needs a volume_id and a patient_id that are not empty")
@@ -282,9 +281,7 @@ def checked(kind: Callable[[pa.Table], Kind], table: pa.Table, source: object = 
         if found.get(field.name) != field.type
     ]
     if wrong:
-        raise StoreError(
-            f"{source} is no {getattr(kind, '__name__', kind)}: {', '.join(wrong)}; make it again"
-        )
+        raise StoreError(f"{source} is no {getattr(kind, '__name__', kind)}: {', '.join(wrong)}; make it again")
     return kind(table)
 
 

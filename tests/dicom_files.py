@@ -43,9 +43,7 @@ def put(path: Path, item: pydicom.Dataset, syntax: str = ExplicitVRLittleEndian)
     return path
 
 
-def put_series(
-    folder: Path, count: int = 10, uid: str = "1.2.3", gap_mm: float = 2.5, **changes: Any
-) -> Path:
+def put_series(folder: Path, count: int = 10, uid: str = "1.2.3", gap_mm: float = 2.5, **changes: Any) -> Path:
     """A series of `count` slices of its own values, upwards from 0 mm."""
     for n in range(count):
         sop = f"{uid}.{n + 1}"

@@ -50,9 +50,7 @@ def image(sop: str) -> Dataset:
 
 
 def scoord(sop: str, graphic: str, points: Sequence[float]) -> Dataset:
-    return content(
-        "SCOORD", "111030", [image(sop)], GraphicType=graphic, GraphicData=[float(p) for p in points]
-    )
+    return content("SCOORD", "111030", [image(sop)], GraphicType=graphic, GraphicData=[float(p) for p in points])
 
 
 def scoord3d(graphic: str, points: Sequence[float], frame: str = FRAME) -> Dataset:
@@ -125,12 +123,7 @@ def closed(points_mm: list[float]) -> Dataset:
 
 
 def put_segmentation(
-    path: Path,
-    folder: Path,
-    segments_zyx: Sequence[Any],
-    by: str = "MANUAL",
-    organ: bool = False,
-    **changes: Any,
+    path: Path, folder: Path, segments_zyx: Sequence[Any], by: str = "MANUAL", organ: bool = False, **changes: Any
 ) -> Path:
     """A SEG by highdicom on the series in `folder`: one boolean (slices, rows, columns) array a segment."""
     sources = [pydicom.dcmread(file) for file in sorted(folder.glob("*.dcm"))]
@@ -142,9 +135,7 @@ def put_segmentation(
         hd.seg.SegmentDescription(
             segment_number=number,
             segment_label=f"Doe Jane {number}",
-            segmented_property_category=codes.SCT.Organ
-            if organ
-            else codes.SCT.MorphologicallyAbnormalStructure,
+            segmented_property_category=codes.SCT.Organ if organ else codes.SCT.MorphologicallyAbnormalStructure,
             segmented_property_type=codes.SCT.Liver if organ else TUMOUR,
             algorithm_type=by,
             algorithm_identification=None if by == "MANUAL" else algorithm,

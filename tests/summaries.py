@@ -10,22 +10,14 @@ def summary_tree(run_id: str = "cafe", harvested: int = 2) -> dict[str, Any]:
     cut = {"threshold": 0.8, "harvested": harvested}
     row = {"round": 0, **cut, **TRUTH, "precision_bound": 0.912, "hard_negatives": 3}
     row |= {"lpg_sensitivity": {"1": 0.1, "4": 0.2, "16": 0.3}}
-    controls = {
-        "lpg_alone": {**cut, **TRUTH, "harvested": 0, "precision_bound": None, "reason": "not reached"}
-    }
+    controls = {"lpg_alone": {**cut, **TRUTH, "harvested": 0, "precision_bound": None, "reason": "not reached"}}
     measured = {
         "lpg_ap": 0.3,
         "lpc_ap": None,
         "refused": "",
         "accepted_vm": 8,
         "recall_vm": 0.25,
-        "choice": {
-            "lpg_weight": 0.5,
-            "lpg_floor": 0.1,
-            "min_slices": 1,
-            "small_bonus": 0.0,
-            "small_mm": 20.0,
-        },
+        "choice": {"lpg_weight": 0.5, "lpg_floor": 0.1, "min_slices": 1, "small_bonus": 0.0, "small_mm": 20.0},
         "possible_negatives_on_lesions": None,
         "point_estimate": {**cut, **TRUTH, "precision_vm": 0.5},
         "controls": controls,
@@ -42,7 +34,5 @@ def summary_tree(run_id: str = "cafe", harvested: int = 2) -> dict[str, Any]:
         "controls": controls,
         "stopped_because": "the limit of 1 rounds was reached",
         "truth": {"unmarked_lesions": 4, "volumes": 2},
-        "steps": [
-            {"round": 0, "step": "tubelets", "seconds": 2.0, "counts": {"slices": 27, "memory_mib": 1.5}}
-        ],
+        "steps": [{"round": 0, "step": "tubelets", "seconds": 2.0, "counts": {"slices": 27, "memory_mib": 1.5}}],
     }

@@ -45,9 +45,7 @@ class Evidence:
     def __post_init__(self) -> None:
         if not len(self.scores) == len(self.correct) == len(self.patients):
             sizes = f"{len(self.scores)}, {len(self.correct)}, {len(self.patients)}"
-            raise LabelError(
-                f"scores, correct and patients have lengths {sizes}; want one of each per tubelet"
-            )
+            raise LabelError(f"scores, correct and patients have lengths {sizes}; want one of each per tubelet")
         ranking(self.scores)
 
 

@@ -61,9 +61,7 @@ def solve(evidence: Evidence, target: Target) -> OperatingPoint:
     steps = steps_of(evidence)
     correlation = correlation_within_patients(steps, target.precision)
     shares = (FIRST_SHARE, 1 - FIRST_SHARE, 1.0)
-    bounds = {
-        share: lower_bounds(steps, correlation, 1 - (1 - target.confidence) * share) for share in shares
-    }
+    bounds = {share: lower_bounds(steps, correlation, 1 - (1 - target.confidence) * share) for share in shares}
     rows = _tested(steps)
     begins = _begins(steps, rows, correlation, evidence.num_lesions, target)
     backed = steps.patients >= target.min_patients
@@ -90,9 +88,7 @@ def naive(evidence: Evidence, target: Target) -> OperatingPoint:
     reached = np.flatnonzero(steps.precision >= wanted)
     if not len(reached):
         best = float(steps.precision.max(initial=0.0))
-        return _refused(
-            float(bounds.max(initial=0.0)), f"best precision {best:.3f}, target {wanted:.3f}: no threshold"
-        )
+        return _refused(float(bounds.max(initial=0.0)), f"best precision {best:.3f}, target {wanted:.3f}: no threshold")
     last = int(reached[-1])
     short = f"not proven: bound {bounds[last]:.3f} below target {wanted:.3f}"
     reason = "" if bounds[last] >= wanted else short
@@ -106,9 +102,7 @@ def _tested(steps: Steps) -> list[int]:
     return sorted({*rows.tolist(), *([len(fold) - 1] if len(fold) else [])})
 
 
-def _begins(
-    steps: Steps, rows: list[int], correlation: float, num_lesions: int, target: Target
-) -> dict[int, float]:
+def _begins(steps: Steps, rows: list[int], correlation: float, num_lesions: int, target: Target) -> dict[int, float]:
     """The rows at which the sequence begins, each with its share of the level; none if nothing can be proven."""
 
     def provable(share: float) -> int | None:
@@ -119,9 +113,7 @@ def _begins(
     early, late = provable(FIRST_SHARE), provable(1.0)
     if late is None:
         return {}
-    late = next(
-        (row for row in rows if row >= late and steps.accepted[row] >= SECOND_START * num_lesions), late
-    )
+    late = next((row for row in rows if row >= late and steps.accepted[row] >= SECOND_START * num_lesions), late)
     return {late: 1.0} if early is None or early >= late else {early: FIRST_SHARE, late: 1 - FIRST_SHARE}
 
 

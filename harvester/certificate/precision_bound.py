@@ -32,9 +32,7 @@ def precision_lower_bound(correct_by_patient: Array, accepted_by_patient: Array,
     between_0_and_1("confidence", confidence)
     c, n = (np.asarray(counts, dtype=np.float64) for counts in (correct_by_patient, accepted_by_patient))
     if c.shape != n.shape or np.any(c < 0) or np.any(c > n):
-        raise LabelError(
-            f"counts by patient: correct {c.shape} and accepted {n.shape}; want 0 <= correct <= accepted"
-        )
+        raise LabelError(f"counts by patient: correct {c.shape} and accepted {n.shape}; want 0 <= correct <= accepted")
     sums = (n.sum(), c.sum(), (n > 0).sum(), (c * c).sum(), (c * n).sum(), (n * n).sum())
     steps = Steps(np.zeros(1), *(np.array([value], dtype=np.float64) for value in sums))
     return float(lower_bounds(steps, MIN_CORRELATION, confidence)[0])

@@ -118,8 +118,7 @@ def evidence_of(calibration: Calibration, fusion: ScoreFusion, match_iou: float)
     patients = table["patient_id"].to_numpy(zero_copy_only=False).astype(str)
     rows = calibration.hits.select(["patient_id", "correct"]).to_pylist()
     earlier = Earlier(
-        Counter(row["patient_id"] for row in rows if row["correct"]),
-        Counter(row["patient_id"] for row in rows),
+        Counter(row["patient_id"] for row in rows if row["correct"]), Counter(row["patient_id"] for row in rows)
     )
     return Evidence(score[kept], correct, patients, len(calibration.targets), earlier)
 

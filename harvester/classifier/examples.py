@@ -62,9 +62,7 @@ class Examples(Dataset[tuple[dict[str, Tensor], Tensor]]):
         noise = torch.from_numpy(rng.standard_normal(views["local"].shape, dtype=np.float32))
         # Turned along z, the first slice's score becomes the last one's.
         profile = views["shape_profile"][[0, 1, 2, 3, 5, 4]] if mirror_z else views["shape_profile"]
-        varied = {
-            "shape_profile": profile + torch.from_numpy(rng.normal(0, 0.1, DESCRIPTORS).astype(np.float32))
-        }
+        varied = {"shape_profile": profile + torch.from_numpy(rng.normal(0, 0.1, DESCRIPTORS).astype(np.float32))}
         for name, view in ((name, views[name]) for name in ("local", "global")):
             axes = [axis for axis, on in ((2, mirror_z), (-1, mirror_x), (-2, mirror_y)) if on]
             varied[name] = torch.unflatten(view, 1, (-1, 3)).flip(axes).flatten(1, 2) + shift

@@ -69,9 +69,7 @@ class Scoring:
     rows_of     gives a volume's tubelets; called in the thread that reads ahead
     """
 
-    def __init__(
-        self, settings: Settings, store: Location, spec: DeviceSpec, rows_of: Callable[[str], Rows]
-    ) -> None:
+    def __init__(self, settings: Settings, store: Location, spec: DeviceSpec, rows_of: Callable[[str], Rows]) -> None:
         self.settings, self.store, self.spec, self.rows_of = settings, store, spec, rows_of
         self.batch = crops_at_once(spec)
         self.model = cache(partial(load_classifier, settings=settings, spec=spec))
@@ -108,9 +106,7 @@ def load_classifier(weights: Location, settings: Settings, spec: DeviceSpec) -> 
 def prepare_for_inference(model: Classifier, spec: DeviceSpec, compile_it: bool = False) -> Classifier:
     """A fitted classifier, made fast and moved to the device."""
     model.eval()
-    model.streams = nn.ModuleDict(
-        {name: accelerated(stream, compile_it) for name, stream in model.streams.items()}
-    )
+    model.streams = nn.ModuleDict({name: accelerated(stream, compile_it) for name, stream in model.streams.items()})
     spec.move_model(model)
     return model
 
@@ -138,9 +134,7 @@ def classify_volume(
     return classify(model, views, settings, spec, batch or crops_at_once(spec))
 
 
-def load_views(
-    store: Location, frame: GridFrame, rows: Rows, settings: Settings, spec: DeviceSpec
-) -> VolumeViews:
+def load_views(store: Location, frame: GridFrame, rows: Rows, settings: Settings, spec: DeviceSpec) -> VolumeViews:
     """The slices that the views of one volume's tubelets need, read onto the device."""
     tubelets = Tubelets.of(rows, frame)
     z, boxes = view_places(tubelets, settings.classifier.views, frame.shape_zyx[0])
@@ -163,12 +157,7 @@ def classify(
 
 
 def _features(
-    model: Classifier,
-    name: str,
-    views: VolumeViews,
-    settings: Settings,
-    spec: DeviceSpec,
-    batch: AutoBatchSize,
+    model: Classifier, name: str, views: VolumeViews, settings: Settings, spec: DeviceSpec, batch: AutoBatchSize
 ) -> Tensor:
     """A stream's features of every view, (n, views, features); equal views are cut and seen once."""
     corners = view_corners(name, views.boxes_xyxy, settings.classifier, views.frame)
@@ -179,9 +168,7 @@ def _features(
         some = slice(span.start, span.stop)
         with span, spec.autocast():
             # Crops bear no name here: those of the last span would wait for the next ones.
-            parts.append(
-                model.features(name, cut_crops(views.hu_zyx, z[some], corners[some], side, settings.grid))
-            )
+            parts.append(model.features(name, cut_crops(views.hu_zyx, z[some], corners[some], side, settings.grid)))
     return torch.cat(parts)[torch.from_numpy(of_view).to(spec.device)]
 
 

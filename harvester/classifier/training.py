@@ -45,9 +45,7 @@ def fit_classifier(
     elif before:
         start_from_generator(model, before)
     # Six numbers into two small layers: at the convolutions' rate they would need thousands of steps.
-    schedule = TrainSchedule(
-        steps, own.batch_size, rate, own.weight_decay, "shape_profile", PROFILE_LR_MULTIPLIER
-    )
+    schedule = TrainSchedule(steps, own.batch_size, rate, own.weight_decay, "shape_profile", PROFILE_LR_MULTIPLIER)
     items = Examples(task.store, examples, own, settings.grid, steps * own.batch_size, task.seed)
 
     def losses_of(network: nn.Module, batch: tuple[dict[str, Tensor], Tensor]) -> dict[str, Tensor]:

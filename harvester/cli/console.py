@@ -19,17 +19,9 @@ SHARED: Final[dict[str, dict[str, Any]]] = {
         "help": "YAML file of settings, or the name of one that ships with harvester: "
         f"{', '.join(shipped.names())}; without it, the defaults",
     },
-    "set": {
-        "action": "append",
-        "default": [],
-        "metavar": "a.b=c",
-        "help": "override one setting; may be repeated",
-    },
+    "set": {"action": "append", "default": [], "metavar": "a.b=c", "help": "override one setting; may be repeated"},
     "run": {"required": True, "metavar": "PATH|URI", "help": "the run's folder"},
-    "store": {
-        "metavar": "PATH|URI",
-        "help": "the run's store (default: RUN/store, or as its settings say)",
-    },
+    "store": {"metavar": "PATH|URI", "help": "the run's store (default: RUN/store, or as its settings say)"},
 }
 
 
@@ -48,9 +40,7 @@ def command_parser(command: str, help_text: str | None, *shared: str) -> argpars
 
 def run_command(work: Callable[[], None]) -> int:
     """Do the work; its exit code: 0 done, 1 failed, 2 a setting is wrong, 130 stopped. Our own errors are one line."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout
-    )
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
     try:
         work()
     except KeyboardInterrupt:

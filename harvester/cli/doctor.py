@@ -84,18 +84,14 @@ def memory(limit: Path = Path("/sys/fs/cgroup/memory.max")) -> Finding:
     if limit.is_file() and (text := limit.read_text().strip()).isdigit():
         size = min(size, int(text))
     enough = size >= NEEDED_GIB * GIB
-    return (OK if enough else MISSING), f"{size / GIB:.1f} GiB" + f"; the quickstart takes {NEEDED_GIB}" * (
-        not enough
-    )
+    return (OK if enough else MISSING), f"{size / GIB:.1f} GiB" + f"; the quickstart takes {NEEDED_GIB}" * (not enough)
 
 
 def disk(folder: Path) -> Finding:
     """Room for stores and runs."""
     free = shutil.disk_usage(folder).free / GIB
     room = f"{free:.1f} GiB free in {folder}"
-    return (
-        (OK, room) if free >= NEEDED_DISK_GIB else (MISSING, f"{room}; make room, or work in another folder")
-    )
+    return (OK, room) if free >= NEEDED_DISK_GIB else (MISSING, f"{room}; make room, or work in another folder")
 
 
 def accelerator() -> Finding:
@@ -125,9 +121,7 @@ def codecs() -> Iterator[Finding]:
 def highdicom() -> Finding:
     """The extra for DICOM exports."""
     version = _version("highdicom")
-    return (
-        (OK, version) if version else (NONE, "pip install highdicom, for export --to dicom-sr and dicom-seg")
-    )
+    return (OK, version) if version else (NONE, "pip install highdicom, for export --to dicom-sr and dicom-seg")
 
 
 def ray_cluster(address: str | None, current: Path = Path("/tmp/ray/ray_current_cluster")) -> Finding:  # noqa: S108
@@ -158,11 +152,7 @@ def data_root(folder: str | None) -> Finding:
     """What $HARVESTER_DATA names."""
     if not folder:
         return NONE, "HARVESTER_DATA is not set; real_ct takes its scans from there"
-    return (
-        (OK, folder)
-        if Path(folder).is_dir()
-        else (MISSING, f"HARVESTER_DATA={folder}: no folder; mend or unset it")
-    )
+    return (OK, folder) if Path(folder).is_dir() else (MISSING, f"HARVESTER_DATA={folder}: no folder; mend or unset it")
 
 
 def weights(cache: Path) -> Iterator[Finding]:
@@ -180,14 +170,8 @@ def torch_cache() -> Path:
 
 def object_store_keys(home: Path) -> Finding:
     """Whether something names keys; which they are is nobody's business."""
-    named = [name for name in KEYS if os.environ.get(name)] + [
-        name for name in KEY_FILES if (home / name).exists()
-    ]
-    return (
-        (OK, f"keys by {', '.join(named)}")
-        if named
-        else (NONE, "no keys; s3:// and gs:// need them, or rights")
-    )
+    named = [name for name in KEYS if os.environ.get(name)] + [name for name in KEY_FILES if (home / name).exists()]
+    return (OK, f"keys by {', '.join(named)}") if named else (NONE, "no keys; s3:// and gs:// need them, or rights")
 
 
 def reached(uri: str, seconds: float = 20.0) -> Finding:
@@ -198,9 +182,7 @@ def reached(uri: str, seconds: float = 20.0) -> Finding:
         from harvester.storage.location import Location
 
         try:
-            files = [
-                name for name in ("manifest.parquet", "settings.yaml") if (Location.of(uri) / name).is_file()
-            ]
+            files = [name for name in ("manifest.parquet", "settings.yaml") if (Location.of(uri) / name).is_file()]
             answers.append((OK, f"{uri.partition('?')[0]}: {', '.join(files) or 'empty, or new'}"))
         except HarvesterError as error:
             answers.append((MISSING, " ".join(str(error).split())))

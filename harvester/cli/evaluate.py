@@ -43,9 +43,7 @@ from harvester.evaluation.inputs.annotations import read_annotations
 from harvester.evaluation.inputs.detections import Detections, read_detections
 from harvester.evaluation.summary import as_json, as_text
 
-VOLUMES = (
-    "every annotated volume; without it, those of a marks table are the ones with a mark (pickles name all)"
-)
+VOLUMES = "every annotated volume; without it, those of a marks table are the ones with a mark (pickles name all)"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -86,28 +84,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     add("--boxes3d", action="store_true", help="score 3D boxes instead of tubelets")
     add("--metric", choices=tuple(METRICS), help="overlap of 3D boxes (default: iobb)")
-    add(
-        "--threshold",
-        type=float,
-        metavar="T",
-        help="overlap at which a mark is found (default: 0.5; 3D boxes: 0.3)",
-    )
+    add("--threshold", type=float, metavar="T", help="overlap at which a mark is found (default: 0.5; 3D boxes: 0.3)")
     add("--score", metavar="COLUMN", help="rank by this column (default: highest slice score, or score)")
     add("--by", nargs="+", default=[], metavar="COLUMN", help="strata: size, or columns of the marks")
     add("--accept", type=float, metavar="SCORE", help="precision and recall of what scores at least this")
     add("--baseline", type=Path, metavar="FILE", help="detections of another run, to compare with")
-    add(
-        "--baseline-score",
-        metavar="COLUMN",
-        help="its score column (default: as --score); --accept holds for both",
-    )
-    add(
-        "--resamples",
-        type=int,
-        default=1000,
-        metavar="N",
-        help="bootstrap resamples (default: 1000; 0: none)",
-    )
+    add("--baseline-score", metavar="COLUMN", help="its score column (default: as --score); --accept holds for both")
+    add("--resamples", type=int, default=1000, metavar="N", help="bootstrap resamples (default: 1000; 0: none)")
     add("--seed", type=int, default=0, help="seed of the bootstrap (default: 0)")
     add("--json", type=Path, metavar="FILE", help="write every figure at full precision")
     add("--plots", type=Path, metavar="DIR", help="write froc.png and precision_recall.png")
@@ -126,9 +109,7 @@ def run(options: argparse.Namespace) -> Evaluation:
     baseline = None
     if options.baseline:
         baseline = read(options.baseline, options.baseline_score or options.score)
-    return evaluate(
-        tubelets, truth, rules, baseline, options.by, options.accept, options.resamples, options.seed
-    )
+    return evaluate(tubelets, truth, rules, baseline, options.by, options.accept, options.resamples, options.seed)
 
 
 def write_json(done: Evaluation, options: argparse.Namespace) -> None:

@@ -50,11 +50,7 @@ def _options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         metavar="PATH|URI",
         help="a store made by harvester prepare, a folder or its URI; without it, data.kind says",
     )
-    add(
-        "--run",
-        metavar="PATH|URI",
-        help="run folder, also s3://bucket/folder (default: runs/<config name>/)",
-    )
+    add("--run", metavar="PATH|URI", help="run folder, also s3://bucket/folder (default: runs/<config name>/)")
     return parser
 
 

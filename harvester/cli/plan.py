@@ -8,16 +8,7 @@ from typing import Final
 
 from harvester.config.settings import Settings
 from harvester.harvest import harvest
-from harvester.run.folder import (
-    STEP_VERSION,
-    VERSION,
-    Inputs,
-    Run,
-    StepMissingError,
-    StepNote,
-    ended,
-    step_notes,
-)
+from harvester.run.folder import STEP_VERSION, VERSION, Inputs, Run, StepMissingError, StepNote, ended, step_notes
 from harvester.run.journal import read_run
 from harvester.run.tracking import Tracker
 from harvester.storage.location import Location

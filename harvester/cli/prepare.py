@@ -106,13 +106,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     for name, what in MARKS.items():
         add(f"--{name.replace('_', '-')}", type=Path, metavar="FILE", help=f"DeepLesion: {what}")
-    add(
-        "--marks",
-        type=Path,
-        nargs="+",
-        metavar="FILE",
-        help="DeepLesion: clinical marks instead of DL_info.csv's",
-    )
+    add("--marks", type=Path, nargs="+", metavar="FILE", help="DeepLesion: clinical marks instead of DL_info.csv's")
     add("--dry-run", action="store_true", help="tell what would be taken and what refused; write nothing")
     return parser.parse_args(arguments)
 

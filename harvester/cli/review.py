@@ -41,9 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = command_parser("review", __doc__, "run", "store")
-    parser.add_argument(
-        "--reviewed", type=Path, required=True, metavar="FILE", help="the export as it came back"
-    )
+    parser.add_argument("--reviewed", type=Path, required=True, metavar="FILE", help="the export as it came back")
     return parser.parse_args(arguments)
 
 
@@ -68,9 +66,7 @@ def check_run(verdicts: list[Verdict], run_id: str) -> None:
     """Raise LabelError for finds of another run: what is known of V_M belongs to one."""
     for verdict in verdicts:
         if verdict.label["source"] in MACHINE_MADE and verdict.label["run_id"] != run_id:
-            raise LabelError(
-                f"{verdict.where}: was found by another run than --run; give the run that was exported"
-            )
+            raise LabelError(f"{verdict.where}: was found by another run than --run; give the run that was exported")
 
 
 def _hits(run: Location) -> Location:

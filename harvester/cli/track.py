@@ -24,9 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = command_parser("track", __doc__, "run")
-    parser.add_argument(
-        "--uri", help="MLflow's tracking URI (default: $MLFLOW_TRACKING_URI, or RUN/mlflow.db)"
-    )
+    parser.add_argument("--uri", help="MLflow's tracking URI (default: $MLFLOW_TRACKING_URI, or RUN/mlflow.db)")
     return parser.parse_args(arguments)
 
 

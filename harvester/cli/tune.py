@@ -28,17 +28,7 @@ from harvester.storage.location import Location
 from harvester.text import table
 
 TARGETS: Final = [0.80, 0.85, 0.90, 0.95]
-HEAD: Final = [
-    "target",
-    "way",
-    "threshold",
-    "bound",
-    "V_M prec",
-    "V_M rec",
-    "harvested",
-    "precision",
-    "recall",
-]
+HEAD: Final = ["target", "way", "threshold", "bound", "V_M prec", "V_M rec", "harvested", "precision", "recall"]
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -28,14 +28,10 @@ class PhantomSettings(Section):
         10.0, ge=0, description="mean count of things that look like lesions; more cost precision first"
     )
     lesion_contrast: float = Field(
-        1.0,
-        gt=0,
-        description="scales lesions' HU contrast against organs; below 1 is harder, costs recall first",
+        1.0, gt=0, description="scales lesions' HU contrast against organs; below 1 is harder, costs recall first"
     )
     lesion_size: float = Field(
-        1.0,
-        gt=0,
-        description="scales lesions' median diameters within their kinds' limits; below 1 is harder",
+        1.0, gt=0, description="scales lesions' median diameters within their kinds' limits; below 1 is harder"
     )
     lesion_texture: float = Field(
         1.0, ge=0, description="scales lesions' dark core and grain, which vessels and gut lack; 0 is hardest"
@@ -110,8 +106,7 @@ class ArchiveSettings(Section):
 
     format: Literal["auto", "nifti", "dicom"] = Field("auto", description="auto takes both")
     marks: Literal["auto", "csv", "coco", "mask", "objects"] = Field(
-        "auto",
-        description="auto takes whichever there is (objects are DICOM's); a scan with two kinds is refused",
+        "auto", description="auto takes whichever there is (objects are DICOM's); a scan with two kinds is refused"
     )
     max_voxels: int = Field(
         1000 * 1024 * 1024, ge=1, description="a scan that claims more is refused before room is made for it"
@@ -127,13 +122,10 @@ class ArchiveSettings(Section):
     )
     mask_labels: tuple[int, ...] = Field((), description="labels that are lesions; none given: all but 0")
     mask_split_labels: bool = Field(
-        False,
-        description="labels number lesions: two that touch are two; else labels that touch are one lesion",
+        False, description="labels number lesions: two that touch are two; else labels that touch are one lesion"
     )
     mask_min_mm: float = Field(
-        2.0,
-        ge=0,
-        description="a mask's components whose box is shorter than this both ways are strays, dropped",
+        2.0, ge=0, description="a mask's components whose box is shorter than this both ways are strays, dropped"
     )
     dicom: DicomSettings = DicomSettings()
     vh_test_share: float = Field(
@@ -152,9 +144,7 @@ class DeepLesionSettings(Section):
         (), description="clinical marks (RECIST-Box-*.pkl) to take for the volumes they name, not info's"
     )
     keep_noisy: bool = Field(False, description="take the marks flagged Possibly_noisy too")
-    match_iou: float = Field(
-        0.5, gt=0, le=1, description="overlap from which an annotated box is a clinical mark's"
-    )
+    match_iou: float = Field(0.5, gt=0, le=1, description="overlap from which an annotated box is a clinical mark's")
 
 
 class DataSettings(Section):

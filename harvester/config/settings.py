@@ -19,10 +19,7 @@ Weights = Annotated[
     ),
 ]
 Sha256 = Annotated[
-    str,
-    Field(
-        pattern=r"^([0-9a-fA-F]{64})?$", description="digest that the weights' file must have; '' asks none"
-    ),
+    str, Field(pattern=r"^([0-9a-fA-F]{64})?$", description="digest that the weights' file must have; '' asks none")
 ]
 
 
@@ -71,8 +68,7 @@ class GeneratorSettings(Section):
     steps: int = Field(200, ge=1)
     finetune_steps: int = Field(80, ge=1)
     finetune_from: Literal["last", "first"] = Field(
-        "last",
-        description="the round whose generator a round starts from; first: round 0's, with all labels since",
+        "last", description="the round whose generator a round starts from; first: round 0's, with all labels since"
     )
     learning_rate: float = Field(2e-3, gt=0)
     finetune_learning_rate: float = Field(5e-4, gt=0)
@@ -86,9 +82,7 @@ class GeneratorSettings(Section):
         "as if V_H were completely marked",
     )
     augment: bool = True
-    paste_lesions: float = Field(
-        0.0, ge=0, le=1, description="share of slabs that get a lesion copied in from vm"
-    )
+    paste_lesions: float = Field(0.0, ge=0, le=1, description="share of slabs that get a lesion copied in from vm")
     loss: LossWeights = LossWeights()
     suppression: SuppressionSettings = SuppressionSettings()
     top_k: int = Field(100, ge=1)
@@ -105,9 +99,7 @@ class LinkingSettings(Section):
     end_share: float = Field(
         0.4, ge=0, le=1, description="end slices scored below this share of the tubelet's best are cut off"
     )
-    suppress_iou: float = Field(
-        0.5, gt=0, le=1, description="of two tubelets that overlap more, the worse goes"
-    )
+    suppress_iou: float = Field(0.5, gt=0, le=1, description="of two tubelets that overlap more, the worse goes")
 
 
 class ClassifierSettings(Section):
@@ -125,9 +117,7 @@ class ClassifierSettings(Section):
     max_tubelets: int = Field(40, ge=1, description="best-scored tubelets of a volume that are classified")
     match_iou: float = Field(0.5, gt=0, le=1)
     steps: int = Field(200, ge=1)
-    finetune_steps: int = Field(
-        100, ge=1, description="from round 1 on, starting from the last round's classifier"
-    )
+    finetune_steps: int = Field(100, ge=1, description="from round 1 on, starting from the last round's classifier")
     batch_size: int = Field(64, ge=2)
     learning_rate: float = Field(2e-3, gt=0)
     finetune_learning_rate: float = Field(1e-3, gt=0)
@@ -203,8 +193,7 @@ class ComputeSettings(Section):
     )
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: bool = Field(
-        False,
-        description="torch.compile for inference: a minute per actor at first, then faster; for long runs",
+        False, description="torch.compile for inference: a minute per actor at first, then faster; for long runs"
     )
 
     @property

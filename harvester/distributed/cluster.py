@@ -26,13 +26,8 @@ def start_ray() -> None:
     """
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     if address := os.environ.get("RAY_ADDRESS", ""):
-        named = (
-            ":" in address and "://" not in address
-        )  # "auto" and clients' addresses are no use to a worker
-        ray.init(
-            runtime_env={"env_vars": {"RAY_ADDRESS": address}} if named else None,
-            logging_level=logging.WARNING,
-        )
+        named = ":" in address and "://" not in address  # "auto" and clients' addresses are no use to a worker
+        ray.init(runtime_env={"env_vars": {"RAY_ADDRESS": address}} if named else None, logging_level=logging.WARNING)
     else:
         port = _free_port()
         with _environment({"RAY_ADDRESS": f"{LOOPBACK}:{port}", "RAY_GCS_SERVER_PORT": str(port)}):

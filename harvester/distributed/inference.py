@@ -145,9 +145,7 @@ class Scorer(Actor[ScoredTable]):
         """The best tubelets of a volume."""
         assert self.job.tubelets is not None  # noqa: S101  a Scorer's job has them
         mine = TubeletTable(self.job.tubelets.read_table(filters=[("volume_id", "==", volume_id)]))
-        best: list[dict[str, Any]] = negatives.to_classify(
-            mine, self.job.settings.classifier.max_tubelets
-        ).to_pylist()
+        best: list[dict[str, Any]] = negatives.to_classify(mine, self.job.settings.classifier.max_tubelets).to_pylist()
         return best
 
 
@@ -182,9 +180,7 @@ def joined(tables: Iterable[pa.Table], schema: pa.Schema) -> pa.Table:
         ("volume_id", "ascending"),
         ("tubelet_id", "ascending"),
     ]
-    columns: list[Any] = pa.concat_tables(
-        [schema.empty_table(), *(table.sort_by(keys) for table in tables)]
-    ).columns
+    columns: list[Any] = pa.concat_tables([schema.empty_table(), *(table.sort_by(keys) for table in tables)]).columns
     for place, column in enumerate(columns):
         columns[place] = column.combine_chunks()
         del column  # the parts are let go

@@ -48,9 +48,7 @@ MINUTES_FOR_A_NEW_WORKER: Final = 5.0
 LINES_OF_REJECTS: Final = 5
 
 
-def prepare(
-    settings: Settings, source: Path | None, store: Location, shard_bytes: int = SHARD_BYTES
-) -> Store:
+def prepare(settings: Settings, source: Path | None, store: Location, shard_bytes: int = SHARD_BYTES) -> Store:
     """The finished store for `settings.data`; one that was finished before from the same is reused.
 
     `source` is the data root that $HARVESTER_DATA stands for, or the folder of somebody's archive.
@@ -83,9 +81,7 @@ def prepare(
     return _finished(folder, [*kept, *made], [*discovery.rejects, *rejects], stamp)
 
 
-def _finished(
-    folder: Location, notes: Sequence[ShardNote], rejects: Sequence[Reject], stamp: dict[str, str]
-) -> Store:
+def _finished(folder: Location, notes: Sequence[ShardNote], rejects: Sequence[Reject], stamp: dict[str, str]) -> Store:
     """The store of these shards, and nothing beside them."""
     finished = commit_store(folder, notes, rejects, stamp)
     sweep(folder / "shards", notes)
@@ -163,10 +159,7 @@ class Maker:
 
 
 def _make_all(
-    maker: type[Maker],
-    given: tuple[Settings, Path | None, Location, Location],
-    parts: Sequence[Part],
-    allowed: int,
+    maker: type[Maker], given: tuple[Settings, Path | None, Location, Location], parts: Sequence[Part], allowed: int
 ) -> tuple[list[ShardNote], list[Reject]]:
     """The shards of the parts, and what was refused. Raises StoreError: no room, more than `allowed` refused."""
     if not parts:
@@ -247,10 +240,7 @@ def _missing(
         for case in cases
     }
     groups = plan_shards([case for case in cases if case["volume_id"] not in done], shard_bytes)
-    return [
-        Part(shard_name(group, source_hashes), [rows[case["volume_id"]] for case in group])
-        for group in groups
-    ]
+    return [Part(shard_name(group, source_hashes), [rows[case["volume_id"]] for case in group]) for group in groups]
 
 
 def _reject(case: Row, source_hash: str, error: Exception | None) -> Reject:

@@ -51,17 +51,12 @@ def sweep(files: CalibrationFiles, settings: OperatingPointSettings, storage: Lo
         param_space={"choice": tune.grid_search([asdict(fusion) for fusion in tried])},
         tune_config=tune.TuneConfig(metric="known_recall", mode="max"),
         run_config=tune.RunConfig(
-            **for_ray(storage),
-            name="operating-point",
-            verbose=0,
-            failure_config=tune.FailureConfig(max_failures=TRIES),
+            **for_ray(storage), name="operating-point", verbose=0, failure_config=tune.FailureConfig(max_failures=TRIES)
         ),
     )
     results = tuner.fit()
     if results.errors:
-        raise StepError(
-            f"{len(results.errors)} of {len(tried)} operating-point trials failed: {results.errors[0]}"
-        )
+        raise StepError(f"{len(results.errors)} of {len(tried)} operating-point trials failed: {results.errors[0]}")
     trials = [_trial(results[i]) for i in range(len(results))]
     return sorted(trials, key=lambda one: (-one.known_recall, tried.index(one.choice)))
 

@@ -33,11 +33,7 @@ class Progress(Protocol):
 def said_begun(folder: Location, volume_ids: Iterable[str]) -> str:
     """Which of the volumes are begun, for an error that gives up."""
     names = sorted(begun(folder, volume_ids))
-    return (
-        f"volumes begun: {', '.join(names[:8])}"
-        if names
-        else "no volume was begun; does the cluster have room?"
-    )
+    return f"volumes begun: {', '.join(names[:8])}" if names else "no volume was begun; does the cluster have room?"
 
 
 class _Work(threading.Thread):

@@ -73,7 +73,5 @@ def evaluate(
         cards = [score(one, truth, rules, draws, accept, stratum) for one in matched]
         return Comparison(cards[0], cards[1] if len(cards) > 1 else None)
 
-    by_strata = tuple(
-        (cut, tuple(compared(cut.of_mark == place) for place in range(len(cut.labels)))) for cut in cuts
-    )
+    by_strata = tuple((cut, tuple(compared(cut.of_mark == place) for place in range(len(cut.labels)))) for cut in cuts)
     return Evaluation(rules, truth, compared(), by_strata, resamples, seed, accept)

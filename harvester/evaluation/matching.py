@@ -90,18 +90,14 @@ def hits(found: Overlaps, scores: Floats, num_marks: int, threshold: float = 0.5
     first[marks_hit] = tubelet[first_pair]
     new = np.bincount(tubelet[first_pair], minlength=len(order))
     repeat = np.bincount(tubelet, minlength=len(order)) - new
-    return Hits(
-        np.asarray(scores, dtype=np.float64), order, new > 0, (new == 0) & (repeat > 0), new, repeat, first
-    )
+    return Hits(np.asarray(scores, dtype=np.float64), order, new > 0, (new == 0) & (repeat > 0), new, repeat, first)
 
 
 def ranking(scores: Floats) -> tuple[Integers, Integers]:
     """(n,) rows by descending score, ties by row, and (n,) place of each row in that order."""
     unordered = int(np.isnan(scores).sum())
     if unordered:
-        raise LabelError(
-            f"{unordered} of {len(scores)} scores are not a number; a tubelet needs a score to be ranked"
-        )
+        raise LabelError(f"{unordered} of {len(scores)} scores are not a number; a tubelet needs a score to be ranked")
     order = np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))

@@ -147,17 +147,10 @@ def _harvest(seen: Hits, accept: float) -> tuple[dict[str, int], Figures]:
     return {"accepted": chosen, "correct": correct, "found": found}, figures
 
 
-def _replicates(
-    seen: Hits, patients: Patients, draws: Draws, protocol: Protocol, accept: float | None
-) -> Figures:
+def _replicates(seen: Hits, patients: Patients, draws: Draws, protocol: Protocol, accept: float | None) -> Figures:
     rates = np.concatenate([protocol.rates, CURVE_RATES])
     made = resample(seen, patients, draws, FigureRequest(rates, protocol.boxes3d, CURVE_RECALLS, accept))
     sensitivity, curve = np.split(made.pop("sensitivity"), [len(protocol.rates)], axis=1)
     mean = sensitivity[:, :MEAN_RATES].mean(axis=1)
     precision = made.pop("envelope")
-    return made | {
-        "sensitivity": sensitivity,
-        "mean": mean,
-        "curve_sensitivity": curve,
-        "curve_precision": precision,
-    }
+    return made | {"sensitivity": sensitivity, "mean": mean, "curve_sensitivity": curve, "curve_precision": precision}

@@ -62,14 +62,10 @@ def _by_size(marks: pa.Table) -> Strata:
 def _by_column(marks: pa.Table, by: str) -> Strata:
     if by not in marks.column_names:
         raise SettingsError(f"--by {by}: the marks have no such column; want size or one of {_names(marks)}")
-    words = [
-        "(none)" if word is None else word or "(empty)" for word in marks[by].cast(pa.string()).to_pylist()
-    ]
+    words = ["(none)" if word is None else word or "(empty)" for word in marks[by].cast(pa.string()).to_pylist()]
     labels, of_mark = np.unique(np.array(words), return_inverse=True)
     if len(labels) > MOST:
-        raise SettingsError(
-            f"--by {by}: {len(labels)} values make {len(labels)} strata; want at most {MOST}: bin them"
-        )
+        raise SettingsError(f"--by {by}: {len(labels)} values make {len(labels)} strata; want at most {MOST}: bin them")
     return Strata(by, "", tuple(labels.tolist()), of_mark.astype(np.int64))
 
 

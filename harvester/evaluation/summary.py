@@ -37,9 +37,7 @@ def as_json(done: Evaluation) -> dict[str, Any]:
     tree["strata"] = {
         cut.name: {
             "unit": cut.unit or None,
-            "strata": [
-                {"label": label} | _compared(one) for label, one in zip(cut.labels, cards, strict=True)
-            ],
+            "strata": [{"label": label} | _compared(one) for label, one in zip(cut.labels, cards, strict=True)],
         }
         for cut, cards in done.by_strata
     }

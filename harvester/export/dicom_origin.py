@@ -50,9 +50,7 @@ def parameters(label: Row) -> dict[str, str]:
         "threshold": label["threshold"],
         "precision_bound": label["precision_bound"],
     }
-    return {
-        name: f"{v:.4g}" if isinstance(v, float) else str(v) for name, v in origin.items() if v is not None
-    }
+    return {name: f"{v:.4g}" if isinstance(v, float) else str(v) for name, v in origin.items() if v is not None}
 
 
 def document(kind: str, labels: list[Row], series: str, made: str) -> dict[str, Any]:

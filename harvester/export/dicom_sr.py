@@ -45,9 +45,7 @@ def report(labelled: LabelledVolume, made_by: Row) -> sr.ComprehensiveSR:
     slices = labelled.grid.slices
     drawn = [key_box(slices.file_boxes(boxes(label))) for label in labels]
     images = evidence(labelled, sorted({k for k, _ in drawn}))
-    groups = [
-        _group(label, labelled.grid.headers[k], box) for label, (k, box) in zip(labels, drawn, strict=True)
-    ]
+    groups = [_group(label, labelled.grid.headers[k], box) for label, (k, box) in zip(labels, drawn, strict=True)]
     content = sr.MeasurementReport(
         observation_context=sr.ObservationContext(_device(labels[0])),
         procedure_reported=codes.cid100.CTUnspecifiedBodyRegion,

@@ -103,10 +103,7 @@ def _writer(to: str) -> WriteOne:
 
 
 def _labelled(
-    groups: Sequence[tuple[Row, list[Row]]],
-    source: SourceScans | None,
-    request: Request,
-    summary: ExportSummary,
+    groups: Sequence[tuple[Row, list[Row]]], source: SourceScans | None, request: Request, summary: ExportSummary
 ) -> Iterator[LabelledVolume]:
     for volume, labels in groups:
         try:
@@ -128,9 +125,7 @@ def _grid(volume: Row, source: SourceScans | None, request: Request) -> FileGrid
         raise VolumeError("missing", f"volume {volume['volume_id']}: no scan under --source")
     grid = source.grid(volume)
     if request.to in DICOM and not grid.headers:
-        raise VolumeError(
-            "not_dicom", f"volume {volume['volume_id']}: its scan is NIfTI; export it with --to nifti"
-        )
+        raise VolumeError("not_dicom", f"volume {volume['volume_id']}: its scan is NIfTI; export it with --to nifti")
     if request.to == "markups" and grid.nifti and grid.nifti.forms_differ():
         raise VolumeError(
             "forms_differ",
@@ -154,11 +149,7 @@ def _with_progress(volumes: Iterable[LabelledVolume], total: int) -> Iterator[La
         if now - last > SECONDS_BETWEEN_LINES:
             last, rate = now, done / (now - began)
             logger.info(
-                "export: %d of %d volumes, %.1f per second, %.0f s left",
-                done,
-                total,
-                rate,
-                (total - done) / rate,
+                "export: %d of %d volumes, %.1f per second, %.0f s left", done, total, rate, (total - done) / rate
             )
         yield each
 

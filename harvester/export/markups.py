@@ -18,10 +18,7 @@ SCHEMA: Final = (
     "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"
     "markups-schema-v1.0.3.json#"
 )
-COLORS: Final[dict[str, list[float]]] = {
-    Role.LESION: [0.24, 0.58, 1.0],
-    Role.HARD_NEGATIVE: [1.0, 0.69, 0.18],
-}
+COLORS: Final[dict[str, list[float]]] = {Role.LESION: [0.24, 0.58, 1.0], Role.HARD_NEGATIVE: [1.0, 0.69, 0.18]}
 
 
 def write(labelled: LabelledVolume, folder: Path, _made_by: Row) -> list[Row]:

@@ -45,9 +45,7 @@ def write(labelled: LabelledVolume, folder: Path, _made_by: Row) -> list[Row]:
 def label_map(labelled: LabelledVolume) -> NDArray[np.uint16]:
     """The numbers 1, 2, ... of the volume's labels in the stored order (z, y, x), 0 elsewhere."""
     if len(labelled.labels) > MOST:
-        raise VolumeError(
-            "too_many", f"volume {labelled.volume['volume_id']}: over {MOST} labels for one map"
-        )
+        raise VolumeError("too_many", f"volume {labelled.volume['volume_id']}: over {MOST} labels for one map")
     drawn = np.zeros([labelled.volume[name] for name in ("depth", "height", "width")], np.uint16)
     for number in range(len(labelled.labels), 0, -1):  # the best scored come first, and are drawn last
         for z, (x1, y1, x2, y2) in boxes(labelled.labels[number - 1]):

@@ -51,9 +51,7 @@ def check(request: Request, has_source: bool) -> None:
     if request.to not in FORMATS:
         raise SettingsError(f"--to {request.to}: want one of {', '.join(FORMATS)}")
     if request.to in DICOM and not has_source:
-        raise SettingsError(
-            f"--to {request.to} refers to the original series: give --source, the folder of the scans"
-        )
+        raise SettingsError(f"--to {request.to} refers to the original series: give --source, the folder of the scans")
     if request.to in DICOM and (request.merge or request.hard_negatives):
         raise SettingsError(
             f"--to {request.to} takes neither --merge nor --hard-negatives: whoever opens it takes every entry "
@@ -62,9 +60,7 @@ def check(request: Request, has_source: bool) -> None:
     if request.most is not None and request.most < 1:
         raise SettingsError(f"--max-per-report {request.most}: want at least 1")
     if request.out.is_file() or (request.out.is_dir() and any(request.out.iterdir()) and not request.force):
-        raise SettingsError(
-            f"--out {request.out}: is not an empty folder; give another, or --force to write into it"
-        )
+        raise SettingsError(f"--out {request.out}: is not an empty folder; give another, or --force to write into it")
 
 
 def closing_table(request: Request, summary: ExportSummary) -> str:

@@ -54,9 +54,7 @@ def read_review(file: Path) -> list[Verdict]:
 def _from_csv(table: "csv.DictReader[str]", name: str) -> list[Verdict]:
     lacking = [column for column in NEEDED if column not in (table.fieldnames or ())]
     if lacking:
-        raise LabelError(
-            f"{name}: lacks the columns {', '.join(lacking)}; want the table of harvester export --to csv"
-        )
+        raise LabelError(f"{name}: lacks the columns {', '.join(lacking)}; want the table of harvester export --to csv")
     return [
         _row_verdict(row, f"{name} line {table.line_num}")
         for row in table
@@ -104,9 +102,7 @@ def _track_verdict(
     if not words:
         return None
     if len(words) > 1:
-        raise LabelError(
-            f"{where}: its lesion was both {' and '.join(sorted(words))}; want one review per lesion"
-        )
+        raise LabelError(f"{where}: its lesion was both {' and '.join(sorted(words))}; want one review per lesion")
     word = words.pop()
     now, found = [], []
     for annotation in group:
@@ -138,9 +134,7 @@ def _check_moved(word: str, moved: bool, where: str) -> None:
     if moved and word != "moved":
         raise LabelError(f"{where}: was {word}, but its box is another one than exported; write moved")
     if word == "moved" and not moved:
-        raise LabelError(
-            f"{where}: was moved, but its box is as exported; write accepted, or give the new box"
-        )
+        raise LabelError(f"{where}: was moved, but its box is as exported; write accepted, or give the new box")
 
 
 def _label(row: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -10,32 +10,12 @@ import pyarrow.compute as pc
 
 from harvester.errors import StoreError
 from harvester.export.file_grid import FileGrid
-from harvester.records import (
-    HARVEST,
-    LEDGER,
-    SIDES,
-    Box,
-    HarvestTable,
-    LedgerTable,
-    Placed,
-    Role,
-    Source,
-    checked,
-)
+from harvester.records import HARVEST, LEDGER, SIDES, Box, HarvestTable, LedgerTable, Placed, Role, Source, checked
 from harvester.storage.location import Location
 from harvester.store.store import Store
 
 Row = dict[str, Any]
-ORIGIN: Final = (
-    "role",
-    "source",
-    "round",
-    "score",
-    "threshold",
-    "precision_bound",
-    "model_hash",
-    "run_id",
-)
+ORIGIN: Final = ("role", "source", "round", "score", "threshold", "precision_bound", "model_hash", "run_id")
 """What every exported label says of where it comes from; None where it does not apply."""
 
 
@@ -110,9 +90,7 @@ def boxes(label: Row) -> list[Placed]:
 def _table(run: Location, name: str, schema: pa.Schema) -> pa.Table:
     file = run / f"{name}.parquet"
     if not file.is_file():
-        raise StoreError(
-            f"{run}: no {name}.parquet; give the folder of a finished run (harvester harvest --run)"
-        )
+        raise StoreError(f"{run}: no {name}.parquet; give the folder of a finished run (harvester harvest --run)")
     return file.read_table(schema)
 
 

@@ -54,9 +54,7 @@ class Orientation:
         Raises VolumeError where the file's slices are not axial: such a box is no box on a stored slice.
         """
         if self.axes[2] != 2:
-            raise VolumeError(
-                "not_axial", "marks need axial slices as the file's last axis; reorder the file"
-            )
+            raise VolumeError("not_axial", "marks need axial slices as the file's last axis; reorder the file")
         low, high = self._ends(0, box_ij), self._ends(1, box_ij)
         z = self.shape[2] - 1 - k if self.flips[2] else k
         return z, low[0], high[0], low[1], high[1]
@@ -67,9 +65,7 @@ class Orientation:
         Raises VolumeError where the file's slices are not axial.
         """
         if self.axes[2] != 2:
-            raise VolumeError(
-                "not_axial", "the file's slices are not axial: a stored box is no box on one of them"
-            )
+            raise VolumeError("not_axial", "the file's slices are not axial: a stored box is no box on one of them")
         ends: dict[int, tuple[float, float]] = {}
         for axis in (0, 1):
             last = self.shape[self.axes[axis]] - 1

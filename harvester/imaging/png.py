@@ -53,16 +53,10 @@ def _inside(root: Path, name: str, volume_id: str, place: int) -> Path:
     try:
         file = (root / name).resolve()
         inside, there = file.is_relative_to(root.resolve()), file.is_file()
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-    ) as error:  # no permission, a loop of links, a name with a zero byte
+    except (OSError, RuntimeError, ValueError) as error:  # no permission, a loop of links, a name with a zero byte
         raise VolumeError("unreadable", f"{where} cannot be reached ({type(error).__name__})") from None
     if not inside:
-        raise VolumeError(
-            "outside_root", f"{where} is a name or link that leads out of the archive; copy the file in"
-        )
+        raise VolumeError("outside_root", f"{where} is a name or link that leads out of the archive; copy the file in")
     if not there:
         raise VolumeError("missing_slice", f"{where} is not there; fetch the series again")
     return file
@@ -101,8 +95,7 @@ def _header(stream: BinaryIO, where: str) -> tuple[int, int]:
     bits, colour = start[24], start[25]
     if (bits, colour) != (16, GREY):
         raise VolumeError(
-            "not_16_bit",
-            f"{where} is a PNG of {bits} bits, colour type {colour}; want 16-bit grey (HU + {HU_OFFSET})",
+            "not_16_bit", f"{where} is a PNG of {bits} bits, colour type {colour}; want 16-bit grey (HU + {HU_OFFSET})"
         )
     columns, rows = (int.from_bytes(start[at : at + 4], "big") for at in (16, 20))
     return rows, columns

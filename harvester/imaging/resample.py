@@ -57,8 +57,6 @@ def _weights(count: int, ratio: float) -> sparse.csr_array | None:
     weights /= weights.sum(axis=1, keepdims=True)
     rows = np.repeat(np.arange(len(centres)), taps.shape[1])
     places = (weights.astype(np.float32).ravel(), (rows, np.clip(taps, 0, count - 1).ravel()))
-    matrix = sparse.csr_array(
-        places, shape=(len(centres), count)
-    )  # clipped taps repeat the edge: sums add up
+    matrix = sparse.csr_array(places, shape=(len(centres), count))  # clipped taps repeat the edge: sums add up
     matrix.eliminate_zeros()
     return matrix

@@ -75,12 +75,7 @@ def exclusion_labels(ledger: LedgerTable) -> LedgerTable:
 
 
 def from_tubelets(
-    tubelets: SelectedTable | AcceptedTable,
-    role: Role,
-    source: Source,
-    round_index: int,
-    model_hash: str,
-    run_id: str,
+    tubelets: SelectedTable | AcceptedTable, role: Role, source: Source, round_index: int, model_hash: str, run_id: str
 ) -> LedgerTable:
     """Mined tubelets as ledger rows, one per tubelet, with their origin."""
     rows = [
@@ -143,9 +138,7 @@ def from_ignored(regions: IgnoreTable) -> LedgerTable:
 
 def extend(ledger: LedgerTable, *found: LedgerTable) -> LedgerTable:
     """The ledger with new rows, sorted so that the same labels make the same table."""
-    keys: list[tuple[str, Any]] = [
-        (name, "ascending") for name in ("volume_id", "role", "source", "label_id")
-    ]
+    keys: list[tuple[str, Any]] = [(name, "ascending") for name in ("volume_id", "role", "source", "label_id")]
     return LedgerTable(pa.concat_tables([ledger, *found]).sort_by(keys).combine_chunks())
 
 

@@ -16,17 +16,7 @@ import pyarrow as pa
 
 from harvester.errors import LabelError
 from harvester.labels.ledger import OLD_CALIBRATION
-from harvester.records import (
-    REVIEWED,
-    SIDES,
-    AcceptedTable,
-    ManifestTable,
-    Placed,
-    ReviewedTable,
-    Role,
-    Source,
-    values,
-)
+from harvester.records import REVIEWED, SIDES, AcceptedTable, ManifestTable, Placed, ReviewedTable, Role, Source, values
 
 VERDICTS: Final = ("accepted", "rejected", "moved")
 MACHINE_MADE: Final = (Source.HARVESTED, Source.HARD_NEGATIVE_VM, Source.HARD_NEGATIVE_VH)
@@ -78,9 +68,7 @@ def merged(before: ReviewedTable, new: ReviewedTable) -> ReviewedTable:
     return ReviewedTable(pa.concat_tables([pa.Table.from_pylist(kept, REVIEWED), new]))
 
 
-def with_calibration(
-    reviewed: ReviewedTable, hits: AcceptedTable, harvested: int, run_id: str
-) -> ReviewedTable:
+def with_calibration(reviewed: ReviewedTable, hits: AcceptedTable, harvested: int, run_id: str) -> ReviewedTable:
     """With the share of a run's calibration hits that later ones leave out, in place of what the table had of that run.
 
     hits        what the run accepted in V_M
@@ -110,9 +98,7 @@ def share_reviewed(reviewed: ReviewedTable, harvested: int, run_id: str) -> floa
     """Share of a run's harvested lesions that have a verdict, 0 to 1; 0 where it harvested none."""
     judged = {
         (volume_id, _base(label_id))
-        for volume_id, label_id in zip(
-            values(reviewed["volume_id"]), values(reviewed["label_id"]), strict=True
-        )
+        for volume_id, label_id in zip(values(reviewed["volume_id"]), values(reviewed["label_id"]), strict=True)
         if label_id.startswith(f"reviewed-{run_id}-harvested-")
     }
     return min(1.0, len(judged) / harvested) if harvested else 0.0

@@ -82,6 +82,4 @@ def outside_ignored(tubelets: AnyTable, ignored: IgnoreTable) -> AnyTable:
 def _inside(row: dict[str, Any], regions: list[dict[str, Any]]) -> bool:
     best = int(np.argmax(row["slice_score"]))
     z, x, y = row["z"][best], (row["x1"][best] + row["x2"][best]) / 2, (row["y1"][best] + row["y2"][best]) / 2
-    return any(
-        r["z1"] <= z <= r["z2"] and r["x1"] <= x <= r["x2"] and r["y1"] <= y <= r["y2"] for r in regions
-    )
+    return any(r["z1"] <= z <= r["z2"] and r["x1"] <= x <= r["x2"] and r["y1"] <= y <= r["y2"] for r in regions)

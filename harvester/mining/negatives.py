@@ -50,9 +50,7 @@ def sure_hard_negatives(scored: ScoredTable, ledger: LedgerTable, settings: Mini
     return best_of_each_volume(free, settings.hard_negatives_per_volume)
 
 
-def possible_hard_negatives(
-    scored: ScoredTable, ledger: LedgerTable, settings: MiningSettings
-) -> SelectedTable:
+def possible_hard_negatives(scored: ScoredTable, ledger: LedgerTable, settings: MiningSettings) -> SelectedTable:
     """N_H: tubelets of partly marked volumes that the generator likes, the classifier refuses, and nothing touches."""
     free = candidates(scored, exclusion_labels(ledger), settings)
     liked = free["lpg_score"].to_numpy() >= settings.possible_lpg_above
@@ -78,9 +76,7 @@ def to_classify(tubelets: AnyTable, count: int) -> AnyTable:
 def _head_of_each_volume(tubelets: AnyTable, key: tuple[str, Order], count: int) -> AnyTable:
     ordered = tubelets.take(pc.sort_indices(tubelets, sort_keys=[("volume_id", "ascending"), key]))
     _, first, inverse = np.unique(
-        ordered["volume_id"].to_numpy(zero_copy_only=False).astype(str),
-        return_index=True,
-        return_inverse=True,
+        ordered["volume_id"].to_numpy(zero_copy_only=False).astype(str), return_index=True, return_inverse=True
     )
     rank = np.arange(len(ordered)) - first[inverse] if len(ordered) else np.zeros(0, int)
     return ordered.filter(pa.array(rank < count))

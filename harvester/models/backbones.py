@@ -53,9 +53,7 @@ class Residual(nn.Module):
         return torch.relu(self.body(x) + self.shortcut(x))
 
 
-def build_backbone(
-    name: str, channels_in: int, width: int, weights: str = "", weights_sha256: str = ""
-) -> Backbone:
+def build_backbone(name: str, channels_in: int, width: int, weights: str = "", weights_sha256: str = "") -> Backbone:
     """The backbone `name` for images of `channels_in` channels; `width` is the small one's base width."""
     if name != "small" and name not in CUTS:
         raise SettingsError(f"backbone {name!r}: want small, {' or '.join(CUTS)}")
@@ -63,9 +61,7 @@ def build_backbone(
     asked = "" if (name, weights) == ("small", IMAGENET) else weights
     pretrained = read_pretrained(name, asked, weights_sha256)
     whole = pretrained if pretrained and pretrained.whole and name in CUTS else None
-    backbone = (
-        _small(channels_in, width) if name == "small" else CUTS[name](_torchvision(name, whole), channels_in)
-    )
+    backbone = _small(channels_in, width) if name == "small" else CUTS[name](_torchvision(name, whole), channels_in)
     if pretrained and not whole:
         pretrained.into(backbone)
     return backbone
@@ -105,9 +101,7 @@ def _resnet18(network: Any, channels_in: int) -> Backbone:
 
 def _densenet121(network: Any, channels_in: int) -> Backbone:
     part = network.features
-    stem = nn.Sequential(
-        _widened(part.conv0, channels_in), part.norm0, part.relu0, part.pool0, part.denseblock1
-    )
+    stem = nn.Sequential(_widened(part.conv0, channels_in), part.norm0, part.relu0, part.pool0, part.denseblock1)
     middle = nn.Sequential(part.transition1, part.denseblock2)
     deep = nn.Sequential(part.transition2, part.denseblock3)
     return Backbone([stem, middle, deep], (256, 512, 1024))

@@ -20,9 +20,7 @@ SLICES_AT_ONCE: Final = 32
 """Resampled together: bounds the memory that float values take, not the result."""
 
 
-def load_to_device(
-    store: Location, frame: GridFrame, z_start: int, z_end: int, device: torch.device
-) -> Tensor:
+def load_to_device(store: Location, frame: GridFrame, z_start: int, z_end: int, device: torch.device) -> Tensor:
     """Grid slices [z_start, z_end) as read_slab gives them, int16 HU (z, y, x), on the device, ready to use.
 
     To be called from a thread that runs ahead: on a GPU it copies and resamples in a stream of its own.
@@ -58,10 +56,7 @@ def _mixed(values: Tensor, taps: Taps, axis: int) -> Tensor:
 def as_tensors(taps: Taps) -> dict[str, Tensor]:
     """Taps for `mixed`: low, high and share; whole ones have an empty share."""
     share = taps.share[:0] if taps.whole else taps.share
-    return {
-        name: torch.from_numpy(each)
-        for name, each in (("low", taps.low), ("high", taps.high), ("share", share))
-    }
+    return {name: torch.from_numpy(each) for name, each in (("low", taps.low), ("high", taps.high), ("share", share))}
 
 
 def mixed(values: Tensor, taps: dict[str, Tensor], axis: int) -> Tensor:

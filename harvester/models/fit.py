@@ -130,9 +130,7 @@ class Fit:
         return iter(
             DataLoader(
                 items,
-                batch_sampler=[
-                    list(self.task.ranks.share(range(step * size, (step + 1) * size))) for step in left
-                ],
+                batch_sampler=[list(self.task.ranks.share(range(step * size, (step + 1) * size))) for step in left],
                 num_workers=workers,
                 pin_memory=workers > 0,
                 # Of its own: making the loader must not draw from the generator that dropout draws from.

@@ -52,9 +52,7 @@ class Pretrained:
             module.load_state_dict(dict(self.state))
         except RuntimeError as error:
             first = str(error).splitlines()[1].strip()
-            raise SettingsError(
-                f"weights {self.file.name!r}: do not fit this backbone: {first[:160]}"
-            ) from None
+            raise SettingsError(f"weights {self.file.name!r}: do not fit this backbone: {first[:160]}") from None
 
 
 def read_pretrained(network: str, weights: str, sha256: str) -> Pretrained | None:
@@ -87,9 +85,7 @@ def named_by_content(settings: Model) -> Model:
 def checked_digest(file: Path, sha256: str = "") -> str:
     """The file's sha256 in hex. Raises SettingsError if it is not `sha256`, or not what the file's name ends with."""
     if not file.is_file():
-        raise SettingsError(
-            f"weights {str(file)!r}: no such file; want '', 'imagenet' or the path of a state dict"
-        )
+        raise SettingsError(f"weights {str(file)!r}: no such file; want '', 'imagenet' or the path of a state dict")
     stat = file.stat()
     digest = _digest(file, stat.st_size, stat.st_mtime_ns)
     if sha256 and digest != sha256.lower():
@@ -124,9 +120,7 @@ def _published(network: str) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         begins_with = DIGITS.search(file.stem)
         try:
-            torch.hub.download_url_to_file(
-                url, str(file), begins_with[1] if begins_with else None, progress=False
-            )
+            torch.hub.download_url_to_file(url, str(file), begins_with[1] if begins_with else None, progress=False)
         except (OSError, RuntimeError) as error:
             raise SettingsError(
                 f"weights 'imagenet': {file.name} cannot be downloaded from here ({error}); fetch {url} elsewhere and "

@@ -85,12 +85,7 @@ def find_boxes(
 
 
 def span_peaks(
-    models: list[Generator],
-    slab_zyx: Tensor,
-    span: Span,
-    carries: Carries,
-    settings: Settings,
-    spec: DeviceSpec,
+    models: list[Generator], slab_zyx: Tensor, span: Span, carries: Carries, settings: Settings, spec: DeviceSpec
 ) -> tuple[tuple[Tensor, Tensor], Carries]:
     """The best peaks of a span's slices in place of its maps; else as slice_maps."""
     maps, carried = slice_maps(models, slab_zyx, span, carries, settings, spec)
@@ -98,12 +93,7 @@ def span_peaks(
 
 
 def slice_maps(
-    models: list[Generator],
-    slab_zyx: Tensor,
-    span: Span,
-    carries: Carries,
-    settings: Settings,
-    spec: DeviceSpec,
+    models: list[Generator], slab_zyx: Tensor, span: Span, carries: Carries, settings: Settings, spec: DeviceSpec
 ) -> tuple[dict[str, Tensor], Carries]:
     """The heads' maps (n, channels, rows, columns) of a span's slices, and what the next span takes as `carries`.
 
@@ -116,8 +106,7 @@ def slice_maps(
     images = group_images(hu, settings.grid.windows_hu, spec.dtype)
     with spec.autocast():
         fused = [
-            model.fuse_incremental(model.features(images), carry)
-            for model, carry in zip(models, carries, strict=True)
+            model.fuse_incremental(model.features(images), carry) for model, carry in zip(models, carries, strict=True)
         ]
     return _averaged([maps for maps, _ in fused]), [carry for _, carry in fused]
 
@@ -125,8 +114,6 @@ def slice_maps(
 def _averaged(outputs: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     if len(outputs) == 1:
         return outputs[0]
-    mean = {
-        name: torch.stack([each[name].float() for each in outputs]).mean(0) for name in ("size", "offset")
-    }
+    mean = {name: torch.stack([each[name].float() for each in outputs]).mean(0) for name in ("size", "offset")}
     heat = torch.stack([torch.sigmoid(each["heat"].float()) for each in outputs]).mean(0)
     return {"heat": torch.logit(heat, eps=1e-6), **mean}

@@ -100,9 +100,7 @@ def _inside_body(boxes: Boxes) -> Array:
     """Whether each box's centre lies in the body: leads, wires and the table are not tissue."""
     if boxes.body_zyx is None:
         return np.ones(len(boxes.z), bool)
-    pixel = (
-        np.maximum((boxes.boxes_xyxy[:, :2] + boxes.boxes_xyxy[:, 2:]) / 2, 0).astype(np.int64) // boxes.step
-    )
+    pixel = np.maximum((boxes.boxes_xyxy[:, :2] + boxes.boxes_xyxy[:, 2:]) / 2, 0).astype(np.int64) // boxes.step
     _, rows, columns = boxes.body_zyx.shape
     inside: Array = boxes.body_zyx[boxes.z, pixel[:, 1].clip(max=rows - 1), pixel[:, 0].clip(max=columns - 1)]
     return inside

@@ -64,9 +64,7 @@ def volume_labels(rows: list[dict[str, Any]], frame: GridFrame, complete: bool) 
     return VolumeLabels(SliceBoxes.of(lesions), SliceBoxes.of(negatives), SliceBoxes.of(ignored), complete)
 
 
-def _spread(
-    z: int, box_xyxy: Array, frame: GridFrame
-) -> tuple[list[tuple[int, Array]], list[tuple[int, Array]]]:
+def _spread(z: int, box_xyxy: Array, frame: GridFrame) -> tuple[list[tuple[int, Array]], list[tuple[int, Array]]]:
     """A one-slice mark on the slices near it, and the slices further out where it may still show."""
     spacing_z, _, spacing_x = frame.spacing_zyx_mm
     short_mm = (min(box_xyxy[2] - box_xyxy[0], box_xyxy[3] - box_xyxy[1]) + 1) * spacing_x

@@ -195,9 +195,7 @@ def _corners(centre_size: Array) -> Array:
     return np.concatenate([centre_size[:2] - half, centre_size[:2] + half]).T
 
 
-def _tubelets(
-    track: Array, z: Array, boxes_xyxy: Array, scores: Array, settings: LinkingSettings
-) -> list[Tubelet]:
+def _tubelets(track: Array, z: Array, boxes_xyxy: Array, scores: Array, settings: LinkingSettings) -> list[Tubelet]:
     """Boxes (ascending in z) gathered by track, best score first, then lowest slice."""
     order = np.argsort(track, kind="stable")
     z, boxes_xyxy, scores = z[order], boxes_xyxy[order], scores[order]

@@ -24,10 +24,7 @@ CLAMP: Final = 1e-4
 
 
 def generator_losses(
-    outputs: dict[str, Tensor],
-    targets: dict[str, Tensor],
-    suppression: SuppressionSettings,
-    ranks: Ranks = ALONE,
+    outputs: dict[str, Tensor], targets: dict[str, Tensor], suppression: SuppressionSettings, ranks: Ranks = ALONE
 ) -> dict[str, Tensor]:
     """Unweighted scalar terms heat, size and offset; maps as Generator and build_targets make them.
 

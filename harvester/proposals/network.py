@@ -52,9 +52,7 @@ class Generator(nn.Module):
         depth = slab.shape[2] - 2 * CONTEXT
         needed = sorted({z + step for z in range(depth) for step in GROUPS})
         groups = slice_groups(slab, needed)
-        maps = [
-            torch.unflatten(features, 0, groups.shape[:2]) for features in self.features(groups.flatten(0, 1))
-        ]
+        maps = [torch.unflatten(features, 0, groups.shape[:2]) for features in self.features(groups.flatten(0, 1))]
         places = [[needed.index(z + step) for z in range(depth)] for step in GROUPS]
         outputs = self.fuse([stack_groups(features, places).flatten(0, 1) for features in maps])
         return {name: torch.unflatten(out, 0, (len(slab), depth)) for name, out in outputs.items()}
@@ -146,6 +144,4 @@ def group_images(hu_zyx: Tensor, windows_hu: Sequence[tuple[float, float]], dtyp
 
 
 def _head(channels: int, hidden: int, out: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(channels, hidden, 3, 1, 1), nn.ReLU(inplace=True), nn.Conv2d(hidden, out, 1)
-    )
+    return nn.Sequential(nn.Conv2d(channels, hidden, 3, 1, 1), nn.ReLU(inplace=True), nn.Conv2d(hidden, out, 1))

@@ -71,9 +71,7 @@ def paste(
 
 def _blended(slab_zyx: Array, patch: Array, mask: Array, z: int, x: int, y: int) -> Array:
     slab = slab_zyx.astype(np.float32)
-    place = slab[
-        z + CONTEXT - REACH : z + CONTEXT + REACH + 1, y : y + patch.shape[1], x : x + patch.shape[2]
-    ]
+    place = slab[z + CONTEXT - REACH : z + CONTEXT + REACH + 1, y : y + patch.shape[1], x : x + patch.shape[2]]
     shift = _ring_level(place[REACH]) - _ring_level(patch[REACH])
     place += mask * (patch + shift - place)
     return np.rint(slab).astype(np.int16)
@@ -91,9 +89,7 @@ def _with_box(known: SlabLabels, z: int, box: Array) -> SlabLabels:
 
 def _touches(known: SlabLabels, box: Array) -> bool:
     others = known.lesions.joined(known.ignored, known.negatives).boxes_xyxy
-    apart = (
-        (others[:, 0] > box[2]) | (others[:, 2] < box[0]) | (others[:, 1] > box[3]) | (others[:, 3] < box[1])
-    )
+    apart = (others[:, 0] > box[2]) | (others[:, 2] < box[0]) | (others[:, 1] > box[3]) | (others[:, 3] < box[1])
     return bool((~apart).any())
 
 

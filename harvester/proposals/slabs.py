@@ -156,17 +156,11 @@ def _jitter(voxels: int, rng: np.random.Generator) -> dict[str, Tensor]:
     """Where a crop's stretch of noise begins, its strength, and a shift, in HU."""
     start = int(rng.integers(NOISE_VOXELS - voxels)) if voxels < NOISE_VOXELS else 0
     noise_hu, shift_hu = np.float32(rng.uniform(0, NOISE_HU)), np.float32(rng.normal(0, HU_SHIFT))
-    return {
-        "noise": torch.tensor([start]),
-        "noise_hu": torch.tensor(noise_hu),
-        "shift_hu": torch.tensor(shift_hu),
-    }
+    return {"noise": torch.tensor([start]), "noise_hu": torch.tensor(noise_hu), "shift_hu": torch.tensor(shift_hu)}
 
 
 def _cropped(known: SlabLabels, crop: Crop) -> SlabLabels:
-    lesions, negatives, ignored = (
-        kind.moved(crop.boxes) for kind in (known.lesions, known.negatives, known.ignored)
-    )
+    lesions, negatives, ignored = (kind.moved(crop.boxes) for kind in (known.lesions, known.negatives, known.ignored))
     return SlabLabels(lesions, negatives, ignored, known.slice_weight)
 
 

@@ -53,9 +53,7 @@ def fit_generator(
     return model, Fit(model, schedule, spec, task).run(items, losses_of, collate)
 
 
-def slab_dataset(
-    task: FoldTask, settings: Settings, rows: Rows, ledger: LedgerTable, items: int
-) -> SlabDataset:
+def slab_dataset(task: FoldTask, settings: Settings, rows: Rows, ledger: LedgerTable, items: int) -> SlabDataset:
     """The training items of a fold; NoExamplesError where its volumes carry no lesion."""
     labelled = by_volume(ledger)
     frames = [GridFrame.of(row, settings.grid) for row in rows]

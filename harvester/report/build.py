@@ -124,15 +124,11 @@ def _galleries(inputs: ReportInputs) -> list[Html]:
         )
         keys = legend("not proven", "clinical mark")
         shown = gallery.harvested(inputs.unproven.to_pylist(), inputs.correct, VIOLET)
-        chapters.append(
-            section("What the point estimate would have taken", paragraph(words), keys, shown, wide=True)
-        )
+        chapters.append(section("What the point estimate would have taken", paragraph(words), keys, shown, wide=True))
     if inputs.summary.final.precision is not None:
         words = "Harvested, and not on a hidden lesion by a P3D IoU of at least 0.5. Best-scored first."
         keys = legend("harvested", "clinical mark", "hidden truth")
-        chapters.append(
-            section("Wrong ones", paragraph(words), keys, gallery.wrong(rows, inputs.correct), wide=True)
-        )
+        chapters.append(section("Wrong ones", paragraph(words), keys, gallery.wrong(rows, inputs.correct), wide=True))
     return [*chapters, _negatives(inputs, gallery), *_misses(inputs, gallery)]
 
 
@@ -142,9 +138,7 @@ def _negatives(inputs: ReportInputs, gallery: Gallery) -> Html:
         "volume. From round 1 on the generator learns to leave them alone."
     )
     keys = legend("hard negative", "clinical mark")
-    return section(
-        "Hardest negatives", paragraph(words), keys, gallery.hard_negatives(inputs.ledger), wide=True
-    )
+    return section("Hardest negatives", paragraph(words), keys, gallery.hard_negatives(inputs.ledger), wide=True)
 
 
 def _misses(inputs: ReportInputs, gallery: Gallery) -> list[Html]:

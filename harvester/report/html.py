@@ -17,8 +17,7 @@ class Html(str):
 def tag(name: str, /, *children: str, **attributes: str | float) -> Html:
     """An element. `class_` is the attribute class, an underscore inside a name a hyphen."""
     shown = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"'
-        for key, value in attributes.items()
+        f' {key.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"' for key, value in attributes.items()
     )
     return Html(f"<{name}{shown}>" if name in VOID else f"<{name}{shown}>{join(children)}</{name}>")
 

@@ -57,9 +57,7 @@ def window_for(slab: Volume, first_z: int, outline: Outline) -> str:
     return "lung" if around.size and float((around < -500).mean()) > 1 / 2 else "soft tissue"
 
 
-def strip(
-    slab: Volume, shown: Sequence[int], subject: Outline, others: Sequence[Outline], words: str
-) -> Html:
+def strip(slab: Volume, shown: Sequence[int], subject: Outline, others: Sequence[Outline], words: str) -> Html:
     """Slices of one lesion side by side; `slab` starts at the first of those `shown`.
 
     `words` is what a reader without pictures is given.
@@ -89,9 +87,7 @@ def _frame(volume: Volume, subject: Outline) -> tuple[float, float, float]:
     return float(left), float(top), side
 
 
-def _grey(
-    volume: Volume, z: int, frame_mm: tuple[float, float, float], window_hu: tuple[float, float]
-) -> Grey:
+def _grey(volume: Volume, z: int, frame_mm: tuple[float, float, float], window_hu: tuple[float, float]) -> Grey:
     """(SHOWN_PX, SHOWN_PX) uint8, bilinear between voxel centres; air beyond the volume."""
     _, spacing_y, spacing_x = volume.spacing_zyx_mm
     left, top, side = frame_mm
@@ -121,19 +117,9 @@ def _svg(grey: Grey, lines: Sequence[Html], frame_mm: tuple[float, float, float]
     place = {"x": f"{left:.2f}", "y": f"{top:.2f}", "width": f"{side:.2f}", "height": f"{side:.2f}"}
     image = tag("image", href=data_uri(buffer.getvalue(), "image/png"), **place)
     box = f"{left:.2f} {top:.2f} {side:.2f} {side:.2f}"
-    corner = {
-        "x": f"{left + 0.03 * side:.2f}",
-        "y": f"{top + 0.97 * side:.2f}",
-        "font_size": f"{side / 13:.2f}",
-    }
+    corner = {"x": f"{left + 0.03 * side:.2f}", "y": f"{top + 0.97 * side:.2f}", "font_size": f"{side / 13:.2f}"}
     return tag(
-        "svg",
-        image,
-        *lines,
-        tag("text", f"z {z}", class_="z", **corner),
-        viewBox=box,
-        role="img",
-        aria_label=words,
+        "svg", image, *lines, tag("text", f"z {z}", class_="z", **corner), viewBox=box, role="img", aria_label=words
     )
 
 

@@ -167,11 +167,7 @@ def _froc(axes: "Axes", done: Evaluation) -> None:
         fp = np.append(curve.fp_per_volume, np.maximum(curve.fp_per_volume[-1:], CURVE_RATES[-1]))
         found = np.append(curve.sensitivity, curve.sensitivity[-1:])
         axes.plot(
-            fp,
-            found,
-            color=EVALUATION_COLOURS[name],
-            linewidth=1.8,
-            label=f"{name}, mean {_figure_of(card, 'mean')}",
+            fp, found, color=EVALUATION_COLOURS[name], linewidth=1.8, label=f"{name}, mean {_figure_of(card, 'mean')}"
         )
         axes.plot(rates, card.figures["sensitivity"], "o", color=EVALUATION_COLOURS[name], markersize=3.5)
     axes.set_xscale("log", base=2)
@@ -200,11 +196,7 @@ def _precision_recall(axes: "Axes", done: Evaluation) -> None:
         if done.accept is not None:
             point = card.figures["recall"], card.figures["precision"]
             axes.plot(
-                *point,
-                "D",
-                color=EVALUATION_COLOURS[name],
-                markersize=5,
-                label=f"{name}, score ≥ {done.accept:g}",
+                *point, "D", color=EVALUATION_COLOURS[name], markersize=5, label=f"{name}, score ≥ {done.accept:g}"
             )
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.04)
@@ -252,9 +244,7 @@ def _recalls(axes: "Axes", frontier: Frontier, known: bool) -> None:
         axes.plot(targets, [row.recall_vm for row in rows], color=colour, marker="o", label=f"{way}, V_M")
         if known:
             recalls = np.array([row.recall_unmarked for row in rows], np.float64)
-            axes.plot(
-                targets, recalls, color=colour, marker="s", linestyle=(0, (4, 2)), label=f"{way}, V_H test"
-            )
+            axes.plot(targets, recalls, color=colour, marker="s", linestyle=(0, (4, 2)), label=f"{way}, V_H test")
     axes.set_xlabel("precision target")
     axes.set_ylabel("share of unmarked lesions found")
     axes.set_ylim(0, 1)

@@ -172,12 +172,7 @@ def steps(summary: Summary) -> Html:
     total = sum(step.seconds for step in done) or 1.0
     large = [step for step in done if step.seconds >= 0.01 * total]
     rows = [
-        [
-            f"{step.round} {step.step}",
-            *_time(step.seconds, total),
-            _rate(step),
-            bar(step.seconds / total),
-        ]
+        [f"{step.round} {step.step}", *_time(step.seconds, total), _rate(step), bar(step.seconds / total)]
         for step in large
     ]
     rest = total - sum(step.seconds for step in large)
@@ -210,18 +205,7 @@ def resolved(settings: Settings, summary: Summary) -> Html:
 
 def closing_table(summary: Summary) -> str:
     """The rounds for the terminal, and the sentence that matters."""
-    head = [
-        "round",
-        "LPG @1",
-        "@4",
-        "@16",
-        "threshold",
-        "bound",
-        "harvested",
-        "negatives",
-        "precision",
-        "recall",
-    ]
+    head = ["round", "LPG @1", "@4", "@16", "threshold", "bound", "harvested", "negatives", "precision", "recall"]
     rows = [_short(str(row.round), row) for row in summary.rounds] + [_short("all", summary.final)]
     lines = text_table([head, *rows], "r")
     rule = "-" * len(lines[0])

@@ -74,10 +74,7 @@ def ablations(settings: OperatingPointSettings, seed: int) -> dict[str, Ablation
     lpc_shuffled  the loop with the classifier's scores dealt out at random, a permutation control: the certificate
                   should leave nothing.
     """
-    alone = [
-        ScoreFusion(1.0, settings.lpg_floors[0], slices, 0.0, settings.small_mm)
-        for slices in settings.min_slices
-    ]
+    alone = [ScoreFusion(1.0, settings.lpg_floors[0], slices, 0.0, settings.small_mm) for slices in settings.min_slices]
     mixed = [fusion for fusion in fusions(settings) if fusion.lpg_weight < 1]
     made = {"lpg_alone": ablation(settings, alone, lambda scored, k: scored)}
     if mixed:

@@ -39,11 +39,7 @@ def expected_missing(view: RoundView, selected: SelectedPoint) -> MissingTable:
 
 
 def rank_volumes(
-    manifest: ManifestTable,
-    marks: MarkTable,
-    harvest: LedgerTable,
-    left: SelectedTable,
-    calibration: AcceptedTable,
+    manifest: ManifestTable, marks: MarkTable, harvest: LedgerTable, left: SelectedTable, calibration: AcceptedTable
 ) -> MissingTable:
     """One row per volume of V_H, the most missing first; ties by id.
 
@@ -73,9 +69,7 @@ def probabilities(calibration: AcceptedTable, tubelets: SelectedTable) -> Array:
     if not len(calibration):
         return np.zeros(len(tubelets))
     correct = calibration["correct"].to_numpy(zero_copy_only=False)
-    values, place, counts = np.unique(
-        calibration["score"].to_numpy(), return_inverse=True, return_counts=True
-    )
+    values, place, counts = np.unique(calibration["score"].to_numpy(), return_inverse=True, return_counts=True)
     share = np.bincount(place, correct) / counts
     fitted = isotonic_regression(share, weights=counts).x
     at = np.searchsorted(values, tubelets["score"].to_numpy(), side="right") - 1

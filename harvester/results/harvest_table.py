@@ -44,10 +44,7 @@ def write(table: pa.Table, folder: Location, name: str) -> None:
 
 
 def _row(
-    found: Mapping[str, Any],
-    volume: Mapping[str, Any],
-    origins: Sequence[tuple[SelectedPoint, str]],
-    run_id: str,
+    found: Mapping[str, Any], volume: Mapping[str, Any], origins: Sequence[tuple[SelectedPoint, str]], run_id: str
 ) -> dict[str, Any]:
     solved, models = origins[found["round"]]
     boxes = np.array([found[side] for side in SIDES]).T

@@ -13,16 +13,7 @@ from harvester.evaluation.curves import average_precision, froc, precision_recal
 from harvester.evaluation.matching import Hits, hits, overlaps
 from harvester.labels.ledger import exclusion_labels, extrude_marks, from_reviewed, initial_ledger
 from harvester.mining.candidates import candidates, split_of
-from harvester.records import (
-    SELECTED,
-    AnyTable,
-    MarkTable,
-    ReviewedTable,
-    Role,
-    SelectedTable,
-    Split,
-    rows_where,
-)
+from harvester.records import SELECTED, AnyTable, MarkTable, ReviewedTable, Role, SelectedTable, Split, rows_where
 from harvester.run.summary import TruthScores
 from harvester.store.store import Store
 
@@ -80,9 +71,7 @@ class TruthEvaluator:
         """Counts, precision and recall of unmarked lesions of harvested tubelets (with round) on V_H^test."""
         mine = self._test(lesions)
         if not self.known:
-            return TruthScores(
-                test_harvested=len(mine), test_correct=None, precision=None, recall_unmarked=None
-            )
+            return TruthScores(test_harvested=len(mine), test_correct=None, precision=None, recall_unmarked=None)
         found = self._hits(mine, _by_round(mine))
         correct = int(found.correct.sum())
         return TruthScores(

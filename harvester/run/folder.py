@@ -30,16 +30,7 @@ from harvester.config.settings import Settings
 from harvester.errors import SettingsError, StepError, StoreError
 from harvester.labels.folds import patient_folds
 from harvester.records import Split
-from harvester.run.journal import (
-    RoundRecord,
-    RunRecord,
-    Status,
-    read_run,
-    round_folder,
-    rounds,
-    write_round,
-    write_run,
-)
+from harvester.run.journal import RoundRecord, RunRecord, Status, read_run, round_folder, rounds, write_round, write_run
 from harvester.run.partials import Partials
 from harvester.storage.location import Location
 from harvester.store.store import Store
@@ -103,12 +94,7 @@ class Run:
     """
 
     def __init__(
-        self,
-        folder: Location,
-        settings: Settings,
-        store: Store,
-        began: float = 0.0,
-        steps_in: Location | None = None,
+        self, folder: Location, settings: Settings, store: Store, began: float = 0.0, steps_in: Location | None = None
     ) -> None:
         self.folder, self.settings, self.store, self.began = folder, settings, store, began
         self.steps_in = steps_in or folder
@@ -158,12 +144,7 @@ class Run:
         return key
 
     def table(
-        self,
-        step: str,
-        round_index: int,
-        key: str,
-        make: Callable[[], pa.Table],
-        counts: Mapping[str, float] = NOTHING,
+        self, step: str, round_index: int, key: str, make: Callable[[], pa.Table], counts: Mapping[str, float] = NOTHING
     ) -> Artifact:
         """The table of a step, made if it is not there.
 
@@ -235,9 +216,7 @@ def step_notes(folder: Location) -> list[StepNote]:
     """The notes of all finished steps, round by round in the order in which they ended."""
     own = [round_folder(folder, k) for k in rounds(folder)]
     files = [each / name for each in own for name in each.files() if name.endswith(NOTE)]
-    return sorted(
-        (json.loads(file.read_bytes()) for file in files), key=lambda note: (note["round"], ended(note))
-    )
+    return sorted((json.loads(file.read_bytes()) for file in files), key=lambda note: (note["round"], ended(note)))
 
 
 def ended(note: StepNote) -> float:

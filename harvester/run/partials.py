@@ -98,12 +98,7 @@ class Partials:
         data = sink.getvalue().to_pybytes()
         earlier = self.record(name)
         published = earlier["published"] + 1 if earlier else 1
-        record = note | {
-            "bytes": len(data),
-            "crc32": zlib.crc32(data),
-            "published": published,
-            "ended": time.time(),
-        }
+        record = note | {"bytes": len(data), "crc32": zlib.crc32(data), "published": published, "ended": time.time()}
         (self.folder / f"{name}.parquet").write_bytes(data)
         (self.folder / f"{name}.json").write_bytes(json.dumps(record).encode())
         return record

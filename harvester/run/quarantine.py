@@ -75,12 +75,7 @@ class Quarantine:
         return before + (1.0 if own else SHARED_CRASH)
 
     def _mark(self, volume_id: str, alone: bool, crashes: float) -> None:
-        mark = {
-            "driver": self.worker.driver,
-            "node": self.worker.node,
-            "alone": alone,
-            "crashes": crashes,
-        }
+        mark = {"driver": self.worker.driver, "node": self.worker.node, "alone": alone, "crashes": crashes}
         _mark_of(self.folder, volume_id).write_bytes(json.dumps(mark).encode())
 
 

@@ -101,11 +101,7 @@ def format_status(status: Status, now: float | None = None) -> Iterator[str]:
 
 def _format_progress(step: Progress) -> str:
     left = step.seconds_left
-    rate = (
-        f", {step.rate:.2g} volumes per second, {duration(left)} left"
-        if step.rate and left is not None
-        else ""
-    )
+    rate = f", {step.rate:.2g} volumes per second, {duration(left)} left" if step.rate and left is not None else ""
     return f"under way: {step.step}, {step.done} of {step.volumes} volumes{rate}"
 
 
@@ -121,8 +117,7 @@ def _under_way(folder: Location) -> Progress | None:
     path = max(open_ones, key=lambda path: Partials(path).planned_at())
     partials = Partials(path)
     records = sorted(
-        (record for name in partials.done() if (record := partials.record(name))),
-        key=lambda record: record["ended"],
+        (record for name in partials.done() if (record := partials.record(name))), key=lambda record: record["ended"]
     )
     errors = {volume: error for record in records for volume, error in record["errors"].items()}
     done = sum(len(record["volumes"]) for record in records)

@@ -121,9 +121,7 @@ def read_summary(run: Location) -> Summary:
         tree = json.loads(file.read_bytes())
         found = tree.get("format", FORMAT)
         if isinstance(found, int) and found > FORMAT:
-            raise StoreError(
-                f"{file}: of format {found}, newer than {FORMAT}; read it with a newer harvester"
-            )
+            raise StoreError(f"{file}: of format {found}, newer than {FORMAT}; read it with a newer harvester")
         return Summary.model_validate(tree)
     except (ValueError, AttributeError) as error:
         raise StoreError(

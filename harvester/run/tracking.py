@@ -277,9 +277,7 @@ class _Sending:
             self.client.log_batch(run.info.run_id, params=fresh[start : start + MAX_BATCH])
 
 
-def _run(
-    client: "MlflowClient", experiment_id: str, name: str, tags: Mapping[str, str], began: float
-) -> "ServerRun":
+def _run(client: "MlflowClient", experiment_id: str, name: str, tags: Mapping[str, str], began: float) -> "ServerRun":
     """The run with these tags, made where there is none; of two that were made at once the earlier."""
     asked = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in tags.items())
     found = client.search_runs([experiment_id], asked, max_results=1, order_by=["attributes.start_time ASC"])

@@ -44,11 +44,7 @@ class WorkList:
         """done: names of published parts; suspects: volume ids."""
         to_do = [part for part in parts if part.name not in done]
         held = [part for part in to_do if any(row["volume_id"] in suspects for row in part.rows)]
-        return cls(
-            [part for part in parts if part.name in done],
-            [part for part in to_do if part not in held],
-            held,
-        )
+        return cls([part for part in parts if part.name in done], [part for part in to_do if part not in held], held)
 
     def outcomes(
         self, tasks: Tasks[T], quarantine: Quarantine, refusable: tuple[type[Exception], ...] = REFUSABLE

@@ -164,9 +164,7 @@ class Location:
         try:
             table = only_data(
                 _patiently(
-                    lambda: pq.read_table(
-                        self.key, columns=columns, filters=filters, filesystem=self.filesystem
-                    )
+                    lambda: pq.read_table(self.key, columns=columns, filters=filters, filesystem=self.filesystem)
                 )
             )
             return table if schema is None else cast_to(table, schema)

@@ -62,9 +62,7 @@ class ShardWriter:
         """Write a volume and return its manifest row."""
         frames = [encode_slice(plane) for plane in volume.hu_zyx]
         header = _header_json(volume, frames)
-        span = Span(
-            self.name, self.offset, PREFIX.size + len(header) + sum(map(len, frames)), zlib.crc32(header)
-        )
+        span = Span(self.name, self.offset, PREFIX.size + len(header) + sum(map(len, frames)), zlib.crc32(header))
         for part in (PREFIX.pack(MAGIC, len(header), span.checksum), header, *frames):
             self.sink.write(part)
         self.offset += span.bytes

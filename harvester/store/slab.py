@@ -37,9 +37,7 @@ class GridFrame:
         shape = (row["depth"], row["height"], row["width"])
         spacing = (row["spacing_z_mm"], row["spacing_y_mm"], row["spacing_x_mm"])
         z, y, x = grid.spacing_zyx_mm
-        shrink = max(
-            1.0, shape[1] * spacing[1] / y / grid.max_side_px, shape[2] * spacing[2] / x / grid.max_side_px
-        )
+        shrink = max(1.0, shape[1] * spacing[1] / y / grid.max_side_px, shape[2] * spacing[2] / x / grid.max_side_px)
         # A side at its limit is resampled, however little it is too long.
         in_plane = SAME_SPACING if shrink == 1 else 0.0
         target = tuple(
@@ -60,8 +58,7 @@ class GridFrame:
     def shape_zyx(self) -> tuple[int, int, int]:
         """Slices, rows and columns of the grid before padding."""
         z, y, x = (
-            max(1, round(count / ratio))
-            for count, ratio in zip(self.shape_px_zyx, self.ratios_zyx, strict=True)
+            max(1, round(count / ratio)) for count, ratio in zip(self.shape_px_zyx, self.ratios_zyx, strict=True)
         )
         return z, y, x
 
@@ -76,9 +73,7 @@ class GridFrame:
     def taps_yx(self) -> tuple[Taps, Taps]:
         """How the volume's rows and columns are mixed to the grid's."""
         y, x = (
-            Taps.at(
-                scale_slices(np.arange(self.shape_zyx[axis]), self.ratios_zyx[axis]), self.shape_px_zyx[axis]
-            )
+            Taps.at(scale_slices(np.arange(self.shape_zyx[axis]), self.ratios_zyx[axis]), self.shape_px_zyx[axis])
             for axis in (1, 2)
         )
         return y, x

@@ -138,9 +138,7 @@ def read_volume(store: Location, volume_id: str, z_start: int = 0, z_end: int | 
     return _read_slices(store, volume_id, z_start, z_end)
 
 
-def write_volume(
-    store: Location | Path | str, volume: Volume, split: Split, source_hash: str
-) -> dict[str, Any]:
+def write_volume(store: Location | Path | str, volume: Volume, split: Split, source_hash: str) -> dict[str, Any]:
     """Write one volume as a shard of its own and return its manifest row. Raises StoreError."""
     name = f"v{settings_hash(volume.volume_id)}.shard"
     with open_shard(Location.of(store) / "shards" / name) as shard:

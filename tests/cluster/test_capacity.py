@@ -27,14 +27,10 @@ SMALL, GPUS = {"CPU": 8.0, "memory": 2.0**34}, {"CPU": 16.0, "GPU": 2.0, "memory
         ({"CPU": 1.0}, [{"memory": 1e9}], 0),
     ],
 )
-def test_a_process_lives_on_one_node(
-    each: dict[str, float], nodes: list[dict[str, float]], fitting: int
-) -> None:
+def test_a_process_lives_on_one_node(each: dict[str, float], nodes: list[dict[str, float]], fitting: int) -> None:
     assert shortfall([ResourceRequest("compute.replicas", fitting, each)], nodes) == []
     (line,) = shortfall([ResourceRequest("compute.replicas", fitting + 1, each)], nodes)
-    assert line.startswith(f"compute.replicas = {fitting + 1} (each ") and line.endswith(
-        f"room for {fitting}"
-    )
+    assert line.startswith(f"compute.replicas = {fitting + 1} (each ") and line.endswith(f"room for {fitting}")
 
 
 def test_the_papers_settings_on_too_few_gpus() -> None:
@@ -50,9 +46,7 @@ def test_the_papers_settings_on_too_few_gpus() -> None:
 def test_the_smallest_pool_is_what_must_fit() -> None:
     compute = ComputeSettings(replicas=64, min_replicas=2, cpus_per_replica=4)
     assert shortfall(requests_of(compute), [SMALL]) == []
-    assert [line.split()[0] for line in shortfall(requests_of(compute), [{"CPU": 7.0}])] == [
-        "compute.min_replicas"
-    ]
+    assert [line.split()[0] for line in shortfall(requests_of(compute), [{"CPU": 7.0}])] == ["compute.min_replicas"]
 
 
 @pytest.mark.parametrize(
@@ -84,12 +78,8 @@ def test_nodes_that_come_are_waited_for(
     asked: list[list[dict[str, float]]] = []
     came = time.monotonic() + 1
     monkeypatch.setattr("harvester.distributed.capacity.SECONDS_BETWEEN_LOOKS", 0.2)
-    monkeypatch.setattr(
-        "harvester.distributed.capacity._nodes", lambda: [GPUS] if time.monotonic() > came else []
-    )
-    monkeypatch.setattr(
-        "harvester.distributed.capacity.request_resources", lambda bundles: asked.append(bundles)
-    )
+    monkeypatch.setattr("harvester.distributed.capacity._nodes", lambda: [GPUS] if time.monotonic() > came else [])
+    monkeypatch.setattr("harvester.distributed.capacity.request_resources", lambda bundles: asked.append(bundles))
     compute = ComputeSettings(train_gpu=True, train_workers=2, wait_for_nodes_minutes=0.1)
     require_capacity(compute)
     assert asked == [[{"CPU": 2.0, "GPU": 1.0}] * 2]

@@ -52,9 +52,7 @@ def test_a_step_outlives_a_node_an_actor_and_its_driver(nodes: Nodes, tmp_path: 
     await_more(tmp_path, seen, 0)
     assert len(seen) == len(manifest())
     assert {record["published"] for record in seen.values()} == {1}
-    assert [record["errors"] for record in seen.values() if record["errors"]] == [
-        {"v0007": "OSError: no such slice"}
-    ]
+    assert [record["errors"] for record in seen.values() if record["errors"]] == [{"v0007": "OSError: no such slice"}]
     done = times_done(tmp_path / "log")
     assert set(done) == {row["volume_id"] for row in manifest()}
     # A death costs what the dead had in their hands: two actors at most on the node, two of the driver, one killed.

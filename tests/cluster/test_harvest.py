@@ -133,9 +133,7 @@ def test_a_round_that_harvests_nothing_ends_the_run_with_its_reason(
     assert (folder / "report.html").exists()
 
 
-def test_other_targets_of_a_finished_run(
-    night: Path, settings: Settings, store: Store, tmp_path: Path
-) -> None:
+def test_other_targets_of_a_finished_run(night: Path, settings: Settings, store: Store, tmp_path: Path) -> None:
     assert last_round(night) == 1
     own = settings.operating_point.model_copy(update={"min_slices": (1, 2)})
     both = settings.model_copy(update={"operating_point": own})
@@ -154,9 +152,7 @@ def test_other_targets_of_a_finished_run(
     assert fusions(resolve(file).operating_point) == [frontier.trials[0].choice]
 
 
-def test_an_error_of_ours_in_a_training_worker_stays_one(
-    store: Store, settings: Settings, tmp_path: Path
-) -> None:
+def test_an_error_of_ours_in_a_training_worker_stays_one(store: Store, settings: Settings, tmp_path: Path) -> None:
     rows = store.manifest.to_pylist()
     out = Location.of(tmp_path)
     (out / "none.parquet").write_table(pa.table({"volume_id": ["nowhere"], "tubelet_id": [0], "label": [1]}))

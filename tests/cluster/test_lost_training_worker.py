@@ -51,9 +51,7 @@ def job_in(folder: Path, store: Store, settings: Settings = SETTINGS) -> FitJob:
     (out / "labels.parquet").write_table(from_marks(store.marks()))
     rows = store.manifest.to_pylist()
     folds = {"p-a": 0, "p-b": 1}
-    return FitJob(
-        "generator", settings, store.path, out / "fit", rows, folds, out / "labels.parquet", None, 7
-    )
+    return FitJob("generator", settings, store.path, out / "fit", rows, folds, out / "labels.parquet", None, 7)
 
 
 def kill_a_worker(job: FitJob, killed: list[int]) -> None:
@@ -84,8 +82,6 @@ def test_a_killed_worker_is_replaced_and_the_losses_are_those_of_one_process(
         _, alone = fit_generator(task, SETTINGS, rows, job.table.read_table())
         together = (job.out / f"fold-{fold}.losses.json").read_bytes()
         gaps = [
-            abs(one[name] - other[name])
-            for one, other in zip(alone, json.loads(together), strict=True)
-            for name in one
+            abs(one[name] - other[name]) for one, other in zip(alone, json.loads(together), strict=True) for name in one
         ]
         assert max(gaps) < 1e-3

@@ -30,9 +30,7 @@ def manifest(count: int = VOLUMES) -> list[Row]:
     return [{"volume_id": f"v{i:04d}", "patient_id": f"p{i}"} for i in range(count)]
 
 
-def actor(
-    log: Path, dies: str = "", survives: int = 1000, hangs: str = "", takes_s: float = 0.0
-) -> type[Proposer]:
+def actor(log: Path, dies: str = "", survives: int = 1000, hangs: str = "", takes_s: float = 0.0) -> type[Proposer]:
     """Works that write down what they do; `dies`: the volume that kills its process, up to `survives` deaths before."""
 
     class Scripted(Proposer):
@@ -110,9 +108,7 @@ def test_a_later_start_does_what_is_missing_and_nothing_else(expected: pa.Table,
 
 
 def test_a_worker_that_dies_takes_nothing_with_it(expected: pa.Table, tmp_path: Path) -> None:
-    table, _ = run_over_volumes(
-        actor(tmp_path / "log", dies="v0013", survives=1), job_in(tmp_path), manifest()
-    )
+    table, _ = run_over_volumes(actor(tmp_path / "log", dies="v0013", survives=1), job_in(tmp_path), manifest())
     assert table.equals(expected)
     assert {record["published"] for record in records(tmp_path)} == {1}
     done = times_done(tmp_path / "log")
@@ -127,8 +123,7 @@ def test_a_volume_that_kills_is_left_out_and_the_rest_goes_on(
     table, _ = run_over_volumes(actor(tmp_path / "log", dies="v0013"), job_in(tmp_path), manifest())
     assert table.equals(expected.filter(pa.compute.not_equal(expected["volume_id"], "v0013")))
     assert (
-        "volume v0013 refused: VolumeError: volume v0013: 2 workers that had it alone did not come back"
-        in caplog.text
+        "volume v0013 refused: VolumeError: volume v0013: 2 workers that had it alone did not come back" in caplog.text
     )
     # Once among others, twice alone.
     assert times_done(tmp_path / "log")["v0013"] == 3

@@ -59,9 +59,7 @@ def voxels(store: Store) -> dict[str, bytes]:
     return {name: store.read(name).hu_zyx.tobytes() for name in store.manifest["volume_id"].to_pylist()}
 
 
-def test_the_same_data_come_out_for_any_actors_and_any_shards(
-    local_ray: None, archive: Path, tmp_path: Path
-) -> None:
+def test_the_same_data_come_out_for_any_actors_and_any_shards(local_ray: None, archive: Path, tmp_path: Path) -> None:
     (tmp_path / "b.salt").write_text("salt")
     (tmp_path / "a.salt").write_text("salt")
     (archive / "DOE_JANE.nii").write_bytes((archive / "s0.nii").read_bytes()[:-100])
@@ -103,9 +101,7 @@ def test_a_changed_archive_remakes_what_changed(
         prepare(settings(archive={"format": "nifti"}), archive, tmp_path / "a")
 
 
-def test_a_killed_preparation_makes_only_what_is_missing(
-    local_ray: None, archive: Path, tmp_path: Path
-) -> None:
+def test_a_killed_preparation_makes_only_what_is_missing(local_ray: None, archive: Path, tmp_path: Path) -> None:
     """Killed: no tables, one shard half written, one without its note."""
     whole = prepare(settings(), archive, tmp_path / "a", shard_bytes=ALONE)
     before, data_hash = shards(whole), whole.data_hash()
@@ -129,9 +125,7 @@ def test_too_many_refusals_end_the_job_and_are_read_again_next_time(
     scan = archive / "s3.nii.gz"
     good = gzip.compress((archive / "s3.nii").read_bytes(), mtime=0)
     (archive / "s3.nii").unlink()
-    scan.write_bytes(
-        good[: len(good) // 2].ljust(len(good), b"\0")
-    )  # its header is sound: refused when it is read
+    scan.write_bytes(good[: len(good) // 2].ljust(len(good), b"\0"))  # its header is sound: refused when it is read
     with pytest.raises(StoreError, match=r"1 of 9 volumes were refused, more than data.max_reject_share"):
         prepare(settings(max_reject_share=0.05), archive, tmp_path / "a", shard_bytes=ALONE)
     assert not (tmp_path / "a" / "manifest.parquet").exists()
@@ -141,33 +135,21 @@ def test_too_many_refusals_end_the_job_and_are_read_again_next_time(
 
 
 def case(name: str) -> dict[str, Any]:
-    return {
-        "volume_id": name,
-        "patient_id": f"p-{name}",
-        "split": "vh",
-        "patient_index": 1,
-        "volume_index": 0,
-    }
+    return {"volume_id": name, "patient_id": f"p-{name}", "split": "vh", "patient_index": 1, "volume_index": 0}
 
 
 def row(*names: str) -> dict[str, Any]:
     return {
         "name": "one",
-        "rows": json.dumps(
-            [{"volume_id": name, "source_hash": f"h-{name}", "case": case(name)} for name in names]
-        ),
+        "rows": json.dumps([{"volume_id": name, "source_hash": f"h-{name}", "case": case(name)} for name in names]),
     }
 
 
 def phantoms(tmp_path: Path) -> Maker:
-    return Maker(
-        Settings.model_validate({"data": {"phantom": {"depth": 6}}}), None, tmp_path, tmp_path / "begun"
-    )
+    return Maker(Settings.model_validate({"data": {"phantom": {"depth": 6}}}), None, tmp_path, tmp_path / "begun")
 
 
-def test_what_a_reader_raises_is_a_refusal_without_its_words(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_reader_raises_is_a_refusal_without_its_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever it is: the volumes beside it are stored, and neither path nor text of a file gets into the row."""
     errors = [
         FileNotFoundError(errno.ENOENT, "No such file", "/archive/DOE^JANE/1.dcm"),
@@ -282,9 +264,7 @@ def test_a_scan_that_kills_its_reader_or_keeps_it_is_refused_and_the_rest_is_pre
     store = prepare(given.model_copy(update={"compute": limited}), archive, tmp_path / "a")
     rejects = store.rejects().to_pylist()
     assert [row["reason"] for row in rejects] == ["crash", "crash"]
-    assert all(
-        "2 workers that had it alone did not come back, dead or stuck" in row["message"] for row in rejects
-    )
+    assert all("2 workers that had it alone did not come back, dead or stuck" in row["message"] for row in rejects)
     assert len(store.manifest) == 7
     # Each read twice, nobody else's work redone but that of the shard in hand.
     read = [line.split(" ")[1] for line in hostile.read_text().splitlines()]

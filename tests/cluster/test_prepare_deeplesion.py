@@ -50,9 +50,7 @@ def test_an_archive_is_prepared_voxel_by_voxel(tmp_path: Path) -> None:
     assert sorted(store.rejects()["reason"].to_pylist()) == ["official_val", "unreadable"]
     known = {"vm": 2, "vh": 1, "vh_test": 1, "vd_test": 0}
     shown = store.marks()["volume_id"].to_pylist()
-    assert {name: shown.count(name) for name in splits} == {
-        name: known[split] for name, split in splits.items()
-    }
+    assert {name: shown.count(name) for name in splits} == {name: known[split] for name, split in splits.items()}
     boxes = {tuple(mark[side] for side in ("x1", "y1", "x2", "y2")) for mark in store.marks().to_pylist()}
     assert boxes == {(4.25, 5.5, 12.125, 15.0)}
     assert len(store.truth()) == 4

@@ -31,10 +31,7 @@ def archive(tmp_path: Path) -> Path:
             for n in range(10):
                 item = ct(2.5 * n, SeriesInstanceUID=series, SOPInstanceUID=f"{series}.{n}")
                 item.FrameOfReferenceUID = series
-                put(
-                    root / f"{NAME}-{series}" / f"{n}.dcm",
-                    planted(item, text if n == 0 else pydicom.Dataset()),
-                )
+                put(root / f"{NAME}-{series}" / f"{n}.dcm", planted(item, text if n == 0 else pydicom.Dataset()))
     cut = root / f"{NAME}-1.2.3.77.2" / "4.dcm"
     cut.write_bytes(cut.read_bytes()[:-40])
     image = nibabel.Nifti1Image(np.zeros((16, 12, 5), np.int16), np.diag([0.8, 0.8, 2.5, 1]))
@@ -47,11 +44,7 @@ def archive(tmp_path: Path) -> Path:
 
 
 def test_a_prepared_store_holds_no_name(
-    local_ray: None,
-    archive: Path,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    capfd: pytest.CaptureFixture[str],
+    local_ray: None, archive: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.INFO)
     store = prepare(Settings.model_validate(SETTINGS), archive, tmp_path / "store")

@@ -105,9 +105,7 @@ def loopback(address: str) -> bool:
 
 
 def test_a_process_group_which_listens_on_all_interfaces_is_made_only_for_folds_that_workers_share() -> None:
-    assert [
-        grouping(folds, workers).backend_cls is Backend for folds, workers in ((5, 1), (2, 2), (2, 3))
-    ] == [
+    assert [grouping(folds, workers).backend_cls is Backend for folds, workers in ((5, 1), (2, 2), (2, 3))] == [
         True,
         True,
         False,

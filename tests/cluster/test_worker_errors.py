@@ -49,9 +49,7 @@ def test_an_error_in_an_actor_of_ray_data_is_one_line(
     assert line.endswith("is broken on purpose")
 
 
-def test_an_error_while_a_volume_is_made_is_a_refused_volume(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_while_a_volume_is_made_is_a_refused_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self: Maker, case: dict[str, Any]) -> Any:
         raise LabelError(f"{case['volume_id']}: box outside the image")
 

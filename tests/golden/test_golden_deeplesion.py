@@ -31,9 +31,7 @@ COUNTS = {
     "RECIST-Box-Test.pkl": (3005, 4912),
 }
 
-pytestmark = pytest.mark.skipif(
-    not (DATA / INFO).is_file(), reason="needs deeplesion/ of the data: set HARVESTER_DATA"
-)
+pytestmark = pytest.mark.skipif(not (DATA / INFO).is_file(), reason="needs deeplesion/ of the data: set HARVESTER_DATA")
 
 
 @cache
@@ -75,9 +73,7 @@ def test_the_3d_boxes_are_read_whole() -> None:
     assert set(published.volume_ids) <= set(marks_of("Revised-Test1071.pkl").volume_ids)
     ends = [split_id(volume) for volume in published.table["volume_id"].to_pylist()]
     beyond = [
-        z2 > part.end - part.start
-        for part, z2 in zip(ends, published.table["z2"].to_pylist(), strict=True)
-        if part
+        z2 > part.end - part.start for part, z2 in zip(ends, published.table["z2"].to_pylist(), strict=True) if part
     ]
     assert (len(beyond), sum(beyond)) == (874, 3)
 
@@ -136,28 +132,20 @@ def test_the_clinical_marks_of_the_fully_annotated_test_volumes() -> None:
     every = [(volume, mark) for volume, of in full.items() for mark in of]
     shown = [(volume, mark) for volume, mark in every if mark["clinical"]]
     assert (len(every), sum(len(volumes[volume]) for volume in full), len(shown)) == (3665, 1642, 1641)
-    apart = [
-        min(distance(mark, row) for row in volumes[volume] if row.z == mark["z"]) for volume, mark in shown
-    ]
+    apart = [min(distance(mark, row) for row in volumes[volume] if row.z == mark["z"]) for volume, mark in shown]
     assert sum(far < 0.0011 for far in apart) == 1640
     assert all(bool(mark["kind"]) == mark["clinical"] for _, mark in every)
     assert [volume for volume in full if not full[volume]] == ["001347_01_01_017-029"]
 
 
 def test_one_patient_is_in_the_mining_set_and_in_the_hidden_one() -> None:
-    named = {
-        "vm": "Revised-Train744.pkl",
-        "vh_test": "Revised-Train100.pkl",
-        "vd_test": "Revised-Test1071.pkl",
-    }
+    named = {"vm": "Revised-Train744.pkl", "vh_test": "Revised-Train100.pkl", "vd_test": "Revised-Test1071.pkl"}
     volumes = {split: marks_of(name).volume_ids for split, name in named.items()}
     of = {split: patients(ids) for split, ids in volumes.items()}
     assert {split: len(ids) for split, ids in of.items()} == {"vm": 743, "vh_test": 100, "vd_test": 596}
     assert of["vm"] & of["vh_test"] == {"000465"}
     assert not of["vd_test"] & (of["vm"] | of["vh_test"])
-    official = {
-        each: "test" if split == "vd_test" else "train" for split, ids in volumes.items() for each in ids
-    }
+    official = {each: "test" if split == "vd_test" else "train" for split, ids in volumes.items() for each in ids}
     assigned = assign(official, {each: each.split("_")[0] for each in official}, volumes)
     assert assigned.demoted == ("000465_02_02_195-255",)
     assert Counter(assigned.splits.values()) == {"vm": 743, "vh": 1, "vh_test": 100, "vd_test": 1071}
@@ -181,9 +169,7 @@ def test_slices_are_numbered_from_head_to_feet() -> None:
 def test_a_scan_of_the_real_tables_refuses_what_was_not_fetched(tmp_path: Path) -> None:
     """Without the images every volume is missing; the counts by reason are those of the tables."""
     (tmp_path / "Images_png").mkdir()
-    settings = DeepLesionSettings(
-        info=str(DATA / INFO), detector_test_marks=str(DATA / "Revised-Test1071.pkl")
-    )
+    settings = DeepLesionSettings(info=str(DATA / INFO), detector_test_marks=str(DATA / "Revised-Test1071.pkl"))
     found = discover(tmp_path, settings, 0, "salt")
     assert not found.cases
     assert Counter(each.reason for each in found.rejects) == {"official_test": 1945, "missing_series": 1071}

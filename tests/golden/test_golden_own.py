@@ -90,9 +90,7 @@ def figures(points: list[Point], num_marks: int, num_volumes: int, lens: bool) -
     """Of a step curve: the last point before a rate is reached; by LENS' rule, a point at the rate counts too."""
     sensitivity = []
     for rate in RATES[:7] if lens else RATES:
-        before = [
-            tp for tp, fp, _ in points if fp / num_volumes < rate or (lens and fp / num_volumes == rate)
-        ]
+        before = [tp for tp, fp, _ in points if fp / num_volumes < rate or (lens and fp / num_volumes == rate)]
         sensitivity.append(max(before, default=0) / num_marks)
     tp, fp_froc, fp_ap = points[-1]
     return {
@@ -155,9 +153,7 @@ def test_the_slow_version_still_gives_the_expected_figures() -> None:
 
 
 @pytest.mark.parametrize("case", ["p3d_iou", "iobb", "iou", "iogt"])
-def test_the_job_gives_the_expected_figures(
-    case: str, tmp_path: Path, evaluate: Callable[..., dict[str, Any]]
-) -> None:
+def test_the_job_gives_the_expected_figures(case: str, tmp_path: Path, evaluate: Callable[..., dict[str, Any]]) -> None:
     want = json.loads((OWN / "expected.json").read_text())[case]
     volumes = ("--volumes", OWN / "volumes.txt", "--resamples", "0")
     if case == "p3d_iou":
@@ -187,10 +183,7 @@ def make() -> None:
     write("detections3d.csv", detections)
     write(
         "marks.csv",
-        [
-            {"volume_id": b["volume_id"], "z": (b["z1"] + b["z2"]) // 2} | {s: b[s] for s in P3D}
-            for b in boxes
-        ],
+        [{"volume_id": b["volume_id"], "z": (b["z1"] + b["z2"]) // 2} | {s: b[s] for s in P3D} for b in boxes],
     )
     write("tubelets.csv", [row for number, d in enumerate(detections) for row in slices(rng, number, d)])
     (OWN / "volumes.txt").write_text("\n".join(names) + "\n")
@@ -217,9 +210,7 @@ def slices(rng: np.random.Generator, number: int, box: Row) -> Iterator[Row]:
     for z in range(first, last + 1):
         score = box["score"] if z == best else round(box["score"] * float(rng.uniform(0.3, 0.9)), 6)
         yield (
-            {"volume_id": box["volume_id"], "tubelet_id": number, "z": z}
-            | {s: box[s] for s in P3D}
-            | {"score": score}
+            {"volume_id": box["volume_id"], "tubelet_id": number, "z": z} | {s: box[s] for s in P3D} | {"score": score}
         )
 
 

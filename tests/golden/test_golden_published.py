@@ -35,8 +35,7 @@ def same(got: dict[str, Any], want: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("case", "annotations"),
-    [("p3d_test1071", "Revised-Test1071.pkl"), ("p3d_train100", "Revised-Train100.pkl")],
+    ("case", "annotations"), [("p3d_test1071", "Revised-Test1071.pkl"), ("p3d_train100", "Revised-Train100.pkl")]
 )
 def test_p3d(case: str, annotations: str, evaluate: Evaluate) -> None:
     named = files(case, DATA / "deeplesion" / annotations)

@@ -110,9 +110,7 @@ def test_three_stages_give_every_volume_its_own_tubelets(
         assert len(here) == len(there) > 5
         for name in ("volume_id", "z"):
             assert [row[name] for row in there] == [row[name] for row in here]
-        np.testing.assert_allclose(
-            [row["lpg_score"] for row in there], [row["lpg_score"] for row in here], atol=1e-4
-        )
+        np.testing.assert_allclose([row["lpg_score"] for row in there], [row["lpg_score"] for row in here], atol=1e-4)
 
 
 def test_little_memory_means_smaller_batches_and_the_same_boxes(
@@ -146,11 +144,7 @@ def test_the_batch_grows_into_free_memory(store: Store, frame: GridFrame, cuda: 
 
 def test_scores_are_the_cpus(store: Store, frame: GridFrame, spec: DeviceSpec) -> None:
     torch.manual_seed(0)
-    rows = [
-        tubelet([3], 10, 20, 9),
-        tubelet([2, 3, 4], 30.5, 12.25, 12),
-        tubelet(list(range(8)), 5, 50, 8),
-    ]
+    rows = [tubelet([3], 10, 20, 9), tubelet([2, 3, 4], 30.5, 12.25, 12), tubelet(list(range(8)), 5, 50, 8)]
     weights = Classifier(SETTINGS.classifier, GRID).state_dict()
 
     def scores(where: DeviceSpec) -> list[float]:
@@ -167,9 +161,7 @@ def test_training_images_are_the_cpus(store: Store, frames_of: Any, spec: Device
     items = SlabDataset(store.path, frames, labels, own, 4, seed=1)
     for raw, _ in (items[i] for i in range(4)):
         here = to_network_input(raw, torch.from_numpy(items.noise), GRID.windows_hu)
-        there = to_network_input(
-            moved(raw, spec), torch.from_numpy(items.noise).to(spec.device), GRID.windows_hu
-        )
+        there = to_network_input(moved(raw, spec), torch.from_numpy(items.noise).to(spec.device), GRID.windows_hu)
         np.testing.assert_array_equal(there.cpu().numpy(), here.numpy())
 
 
@@ -179,9 +171,7 @@ def test_a_training_step_has_the_cpus_loss(store: Store, spec: DeviceSpec, tmp_p
 
     def losses(gpu: bool) -> dict[str, float]:
         task = FoldTask(store.path, 3, None, tmp_path / f"{gpu}.pt", gpu, log=lambda line: None)
-        precise = SETTINGS.model_copy(
-            update={"compute": SETTINGS.compute.model_copy(update={"precision": "float32"})}
-        )
+        precise = SETTINGS.model_copy(update={"compute": SETTINGS.compute.model_copy(update={"precision": "float32"})})
         return fit_generator(task, precise, rows, ledger)[1][0]
 
     there, here = losses(spec.device.type == "cuda"), losses(False)

@@ -47,12 +47,8 @@ def test_another_name_is_an_attribute_error() -> None:
 
 
 def test_importing_it_loads_nothing_else() -> None:
-    program = (
-        "import harvester, sys; print([n for n in ('numpy', 'pyarrow', 'ray', 'torch') if n in sys.modules])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, cwd=REPO, check=True
-    )
+    program = "import harvester, sys; print([n for n in ('numpy', 'pyarrow', 'ray', 'torch') if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=REPO, check=True)
     assert done.stdout == "[]\n"
 
 

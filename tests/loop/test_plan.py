@@ -39,9 +39,7 @@ def test_of_a_finished_run_nothing_is_left_and_nothing_is_written(finished: Path
     planned = plan(finished, SETTINGS, store)
     assert planned.next is None
     done = [(step["round"], step["step"]) for step in planned.done]
-    assert (
-        done == [(k, step) for k in range(len(done) // len(STEP_VERSION)) for step in STEP_VERSION] and done
-    )
+    assert done == [(k, step) for k in range(len(done) // len(STEP_VERSION)) for step in STEP_VERSION] and done
     assert list(format_plan(planned))[-1] == "nothing to do but the report: every step is made"
     # How it is computed changes nothing.
     assert plan(finished, changed("compute", replicas=7, train_workers=3), store).next is None
@@ -59,10 +57,7 @@ def test_a_changed_setting_redoes_what_depends_on_it_and_is_named(finished: Path
     assert [step["step"] for step in planned.done] == ["generator"]
     assert (planned.next, planned.reasons) == ((0, "tubelets"), ["linking.max_gap 1 -> 2"])
     planned = plan(finished, changed("operating_point", target_precision=0.6), store)
-    assert (planned.next, planned.reasons) == (
-        (0, "operating-point"),
-        ["operating_point.target_precision 0.5 -> 0.6"],
-    )
+    assert (planned.next, planned.reasons) == ((0, "operating-point"), ["operating_point.target_precision 0.5 -> 0.6"])
 
 
 def test_what_an_older_release_made_is_made_anew_and_said_so(
@@ -106,9 +101,7 @@ def test_a_stopped_step_tells_what_is_there(finished: Path, store: Store) -> Non
     assert told.begun == "3 parts of 16 volumes are published"
 
 
-def test_a_run_that_was_never_started(
-    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_that_was_never_started(tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     planned = plan(tmp_path / "new", SETTINGS, store)
     assert (planned.done, planned.next, planned.reasons) == ([], (0, "generator"), [])
     assert not (tmp_path / "new").exists()

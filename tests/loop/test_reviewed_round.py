@@ -27,13 +27,7 @@ def box(place: str) -> dict[str, list[float]]:
 
 
 def verdict(place: str, role: str) -> dict[str, Any]:
-    told = {
-        "volume_id": "h",
-        "label_id": f"reviewed-{place}",
-        "source": "reviewed",
-        "round": 0,
-        "run_id": "old",
-    }
+    told = {"volume_id": "h", "label_id": f"reviewed-{place}", "source": "reviewed", "round": 0, "run_id": "old"}
     return told | {"role": role, "verdict": place.split()[0], "score": 0.9, "z": [2, 3, 4]} | box(place)
 
 
@@ -41,17 +35,11 @@ def verdict(place: str, role: str) -> dict[str, Any]:
 def store(tmp_path: Path) -> Store:
     volumes = {"h": "vh", "m": "vm"}
     rows = [
-        write_volume(
-            tmp_path, Volume(name, f"p{name}", np.zeros((8, 64, 64), np.int16), (4, 1, 1)), split, ""
-        )
+        write_volume(tmp_path, Volume(name, f"p{name}", np.zeros((8, 64, 64), np.int16), (4, 1, 1)), split, "")
         for name, split in volumes.items()
     ]
     made = finish_store(tmp_path, rows, [], [])
-    told = [
-        verdict("accepted", "lesion"),
-        verdict("rejected", "hard_negative"),
-        verdict("moved from", "ignored"),
-    ]
+    told = [verdict("accepted", "lesion"), verdict("rejected", "hard_negative"), verdict("moved from", "ignored")]
     write_reviewed(made.path, pa.Table.from_pylist(told, REVIEWED))
     return made
 
@@ -62,13 +50,7 @@ def selected() -> SelectedPoint:
 
 
 def test_a_round_neither_finds_nor_forgets_what_was_reviewed(store: Store, tmp_path: Path) -> None:
-    scores = {
-        "patient_id": "ph",
-        "lpg_score": 0.9,
-        "lpc_score": 0.9,
-        "width_mm": 16.0,
-        "slice_score": [0.9] * 3,
-    }
+    scores = {"patient_id": "ph", "lpg_score": 0.9, "lpc_score": 0.9, "width_mm": 16.0, "slice_score": [0.9] * 3}
     rows = [
         scores | {"volume_id": "h", "tubelet_id": number, "z": [2, 3, 4]} | box(place)
         for number, place in enumerate(PLACES)

@@ -121,11 +121,7 @@ def test_a_later_round_without_examples_leaves_what_was_found(
     told = json.loads((folder / "summary.json").read_text())
     assert [row["harvested"] for row in told["rounds"]] == [6, 0]
     assert [row["refused"] for row in told["rounds"]] == ["", REASON]
-    assert (told["final"]["harvested"], told["final"]["precision"], told["final"]["recall_unmarked"]) == (
-        6,
-        1,
-        1,
-    )
+    assert (told["final"]["harvested"], told["final"]["precision"], told["final"]["recall_unmarked"]) == (6, 1, 1)
     assert told["final"]["threshold"] == told["rounds"][0]["threshold"]
     assert [curve["name"] for curve in history.curves] == ["round 0: LPG", "round 0: LPG + LPC"]
     # The labels are those that round 1 would have learnt from, hard negatives too.

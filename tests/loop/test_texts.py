@@ -15,15 +15,11 @@ REPO = Path(__file__).parents[2]
 INFRA = REPO / "infra"
 TEXTS = (
     *(REPO / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/operations.md")),
-    *sorted(
-        file for file in INFRA.rglob("*") if file.suffix in {".yaml", ".md"} or file.name == "Dockerfile"
-    ),
+    *sorted(file for file in INFRA.rglob("*") if file.suffix in {".yaml", ".md"} or file.name == "Dockerfile"),
 )
 NAMES = "|".join(COMMANDS)
 COMMAND = re.compile(rf"(?:\bpython jobs/(\w+)\.py|(?<![\w/.])harvester ({NAMES})\b)((?: [^\s`#;&|\"\\]+)*)")
-TREE = re.compile(
-    r"(?:harvester|jobs|configs|infra|docs|tests|benchmarks|\.ci)/[\w./-]*\w|\w+\.(?:md|cff|toml)"
-)
+TREE = re.compile(r"(?:harvester|jobs|configs|infra|docs|tests|benchmarks|\.ci)/[\w./-]*\w|\w+\.(?:md|cff|toml)")
 """A path in a text that names something of this repository."""
 
 
@@ -71,9 +67,7 @@ def test_every_command_of_the_texts_parses_and_its_settings_resolve() -> None:
 @pytest.mark.parametrize("name", sorted({where.partition(":")[0] for where, _ in COMMANDS.values()}))
 def test_every_example_in_a_commands_own_help_parses(name: str) -> None:
     text = joined(import_module(f"harvester.cli.{name}").__doc__ or "")
-    examples = [
-        shlex.split(line, comments=True) for line in text.splitlines() if line.startswith("    harvester ")
-    ]
+    examples = [shlex.split(line, comments=True) for line in text.splitlines() if line.startswith("    harvester ")]
     assert examples
     for _, command, *arguments in examples:
         import_module(f"harvester.cli.{command}").parse(arguments)

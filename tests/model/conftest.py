@@ -31,9 +31,7 @@ def make_store(tmp_path: Path) -> MakeStore:
         spacing_zyx_mm: tuple[float, float, float] = (4.0, 1.6, 1.6),
     ) -> Store:
         rows = [
-            write_volume(
-                tmp_path, Volume(name, f"p-{name}", hu.astype(np.int16), spacing_zyx_mm), split, name
-            )
+            write_volume(tmp_path, Volume(name, f"p-{name}", hu.astype(np.int16), spacing_zyx_mm), split, name)
             for name, (split, hu) in volumes.items()
         ]
         return finish_store(tmp_path, rows, marks, [])

@@ -55,9 +55,7 @@ def test_a_compiler_that_fails_is_left_out(
     with caplog.at_level(logging.WARNING):
         assert torch.equal(network(x), layer(x))
         assert torch.equal(network(x), layer(x))
-    assert [record.getMessage() for record in caplog.records] == [
-        f"torch.compile failed, going on without it: {words}"
-    ]
+    assert [record.getMessage() for record in caplog.records] == [f"torch.compile failed, going on without it: {words}"]
 
 
 def test_a_compiled_network_that_runs_out_of_memory_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

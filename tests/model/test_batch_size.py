@@ -24,8 +24,7 @@ from tests.model import little_memory
 FLOAT = DeviceSpec(torch.device("cpu"), torch.float32)
 GRID = GridSettings(spacing_zyx_mm=(2.0, 1.0, 1.0), windows_hu=((-1024.0, 1024.0),))
 SETTINGS = Settings(
-    grid=GRID,
-    generator=GeneratorSettings(channels=16, head_channels=8, body_mask=False, score_floor=0.02, top_k=5),
+    grid=GRID, generator=GeneratorSettings(channels=16, head_channels=8, body_mask=False, score_floor=0.02, top_k=5)
 )
 FRAME = GridFrame("v", (9, 64, 64), (2.0, 1.0, 1.0), (2.0, 1.0, 1.0))
 
@@ -48,9 +47,7 @@ def test_spans_cover_everything_once() -> None:
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ..."),
     ],
 )
-def test_a_batch_that_does_not_fit_is_halved_for_good(
-    error: BaseException, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_batch_that_does_not_fit_is_halved_for_good(error: BaseException, caplog: pytest.LogCaptureFixture) -> None:
     batch, tried = AutoBatchSize("slices", 8), []
 
     done: list[int] = []
@@ -71,8 +68,7 @@ def test_a_batch_that_does_not_fit_is_halved_for_good(
 
 
 @pytest.mark.parametrize(
-    ("error", "named"),
-    [(torch.OutOfMemoryError("no room\nand more"), "no room"), (MemoryError(), "MemoryError")],
+    ("error", "named"), [(torch.OutOfMemoryError("no room\nand more"), "no room"), (MemoryError(), "MemoryError")]
 )
 def test_what_does_not_fit_alone_is_told_with_its_cause(error: BaseException, named: str) -> None:
     def work() -> None:

@@ -39,12 +39,7 @@ def row(z: list[int], left: float, top: float, side: float) -> dict[str, Any]:
     return {"z": z, "slice_score": [0.5] * len(z), **{name: [end] * len(z) for name, end in ends.items()}}
 
 
-ROWS = [
-    row([3], 10, 20, 9),
-    row([2, 3, 4], 30.5, 12.25, 12),
-    row([0], 40, 40, 5),
-    row(list(range(8)), 5, 50, 8),
-]
+ROWS = [row([3], 10, 20, 9), row([2, 3, 4], 30.5, 12.25, 12), row([0], 40, 40, 5), row(list(range(8)), 5, 50, 8)]
 
 
 def model(settings: Settings = SETTINGS, seed: int = 0) -> Classifier:
@@ -89,16 +84,12 @@ def test_views_that_are_shared_give_the_scores_of_views_that_are_not(opened: Any
         return real(name, crops)
 
     made.features = counted  # type: ignore[method-assign]
-    assert classify_volume(made, store.path, frame, ROWS, settings, FLOAT) == pytest.approx(
-        expected, abs=1e-5
-    )
+    assert classify_volume(made, store.path, frame, ROWS, settings, FLOAT) == pytest.approx(expected, abs=1e-5)
     # Of 9 views per tubelet: 5 slices of the first, 7 of the second, 3 of the third, 7 of the last; all 8 together.
     assert seen["local"] == 5 + 7 + 3 + 7
     assert seen["global"] == (seen["local"] if global_mm else 8)
     faster = prepare_for_inference(model(settings), FLOAT)
-    assert classify_volume(faster, store.path, frame, ROWS, settings, FLOAT) == pytest.approx(
-        expected, abs=1e-5
-    )
+    assert classify_volume(faster, store.path, frame, ROWS, settings, FLOAT) == pytest.approx(expected, abs=1e-5)
 
 
 def test_distinct_views_come_back_to_every_view() -> None:
@@ -111,9 +102,7 @@ def test_distinct_views_come_back_to_every_view() -> None:
     np.testing.assert_array_equal(distinct[of_view][..., 1:], corners)
 
 
-def test_a_volume_that_runs_out_of_memory_has_the_same_scores(
-    opened: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_volume_that_runs_out_of_memory_has_the_same_scores(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     store, frame = opened
     made, tried = model(), []
     inputs = load_views(store.path, frame, ROWS, SETTINGS, FLOAT)
@@ -127,9 +116,7 @@ def test_a_volume_that_runs_out_of_memory_has_the_same_scores(
         return real(name, crops)
 
     monkeypatch.setattr(made, "features", little_room)
-    assert classify(made, inputs, SETTINGS, FLOAT, AutoBatchSize("crops", 16)) == pytest.approx(
-        expected, abs=1e-6
-    )
+    assert classify(made, inputs, SETTINGS, FLOAT, AutoBatchSize("crops", 16)) == pytest.approx(expected, abs=1e-6)
     assert tried[:4] == [16, 8, 4, 4]
     assert max(tried[2:]) == 4
 
@@ -143,9 +130,7 @@ def test_volumes_are_scored_by_the_mean_of_their_models(opened: Any, tmp_path: P
     missing = GridFrame("gone", frame.shape_px_zyx, frame.spacing_px_zyx_mm, frame.spacing_zyx_mm)
     empty = GridFrame("empty", frame.shape_px_zyx, frame.spacing_px_zyx_mm, frame.spacing_zyx_mm)
     scoring = Scoring(SETTINGS, store.path, FLOAT, {"v": ROWS, "gone": ROWS, "empty": []}.__getitem__)
-    both, gone, one, none = scoring.over(
-        [(frame, files), (missing, files), (frame, files[1:]), (empty, files)]
-    )
+    both, gone, one, none = scoring.over([(frame, files), (missing, files), (frame, files[1:]), (empty, files)])
     rows = both()
     assert [{name: each[name] for name in ROWS[0]} for each in rows] == ROWS
     means = [sum(pair) / 2 for pair in zip(*alone, strict=True)]

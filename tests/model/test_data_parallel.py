@@ -51,8 +51,7 @@ def two(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [sys.executable, rank_process.__file__, str(store.path), str(out)]
     ranks = [
         subprocess.Popen(
-            [*command, str(rank), "2"],
-            env={"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+            [*command, str(rank), "2"], env={"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
         )
         for rank in range(2)
     ]
@@ -67,9 +66,7 @@ def two(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def largest(one: list[dict[str, float]], other: list[dict[str, float]]) -> float:
     """The largest difference of a loss term, as a share of the term where it is above 1."""
     assert len(one) == len(other)
-    return max(
-        abs(a[name] - b[name]) / max(1.0, abs(a[name])) for a, b in zip(one, other, strict=True) for name in a
-    )
+    return max(abs(a[name] - b[name]) / max(1.0, abs(a[name])) for a, b in zip(one, other, strict=True) for name in a)
 
 
 @pytest.mark.parametrize("name", ["generator", "classifier"])

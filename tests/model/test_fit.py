@@ -15,13 +15,7 @@ from torch.utils.data import Dataset
 
 from harvester.classifier.network import Classifier
 from harvester.classifier.training import fit_classifier, start_from_generator
-from harvester.config.settings import (
-    ClassifierSettings,
-    ComputeSettings,
-    GeneratorSettings,
-    GridSettings,
-    Settings,
-)
+from harvester.config.settings import ClassifierSettings, ComputeSettings, GeneratorSettings, GridSettings, Settings
 from harvester.errors import StepError, StoreError
 from harvester.labels.ledger import from_marks
 from harvester.models.data_parallel import ALONE, Ranks
@@ -35,9 +29,7 @@ from harvester.store.slab import GridFrame
 from harvester.store.store import Store
 
 FLOAT = DeviceSpec(torch.device("cpu"), torch.float32)
-SCHEDULE = TrainSchedule(
-    steps=12, batch_size=4, learning_rate=1e-2, weight_decay=1e-3, checkpoint_every=5, log_every=4
-)
+SCHEDULE = TrainSchedule(steps=12, batch_size=4, learning_rate=1e-2, weight_decay=1e-3, checkpoint_every=5, log_every=4)
 
 
 class Killed(BaseException):
@@ -73,12 +65,7 @@ def fit(
 def model(dropout: float = 0.0) -> nn.Module:
     torch.manual_seed(3)
     return nn.Sequential(
-        nn.Conv2d(3, 8, 3),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Dropout(dropout),
-        nn.Linear(8 * 36, 1),
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Dropout(dropout), nn.Linear(8 * 36, 1)
     )
 
 
@@ -108,9 +95,7 @@ def same(one: nn.Module, other: nn.Module) -> bool:
     return all(a.shape == b.shape and torch.equal(a, b) for a, b in pairs)
 
 
-def fitted(
-    folder: Path, dropout: float = 0.0, kill: int | None = None
-) -> tuple[nn.Module, list[dict[str, float]]]:
+def fitted(folder: Path, dropout: float = 0.0, kill: int | None = None) -> tuple[nn.Module, list[dict[str, float]]]:
     """A fit; with `kill`, one that dies before that step and is started again from nothing but its checkpoint."""
     if kill is not None:
         with pytest.raises(Killed):
@@ -220,9 +205,7 @@ def test_steps_are_taken_one_by_one_as_they_are_asked_for(tmp_path: Path) -> Non
     assert not task.checkpoint.is_file()
 
 
-def test_no_memory_for_a_checkpoint_is_not_a_broken_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_memory_for_a_checkpoint_is_not_a_broken_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fitted(tmp_path)
 
     def full(*_: object, **__: object) -> None:
@@ -306,8 +289,7 @@ def test_a_finetuned_generator_starts_from_the_last_rounds(store: Store, tmp_pat
     own = SETTINGS.model_copy(update={"generator": SETTINGS.generator.model_copy(update={"steps": 2})})
     first, _ = fitted_generator(store, task_in(store, tmp_path), own)
     save_file(
-        {name: value.contiguous().float() for name, value in first.state_dict().items()},
-        tmp_path / "w.safetensors",
+        {name: value.contiguous().float() for name, value in first.state_dict().items()}, tmp_path / "w.safetensors"
     )
     task = task_in(store, tmp_path / "b", start=tmp_path / "w.safetensors")
     tuned, history = fitted_generator(store, task, own)
@@ -323,15 +305,7 @@ def test_a_generator_without_a_lesion_is_an_error_that_says_so(store: Store, tmp
 
 
 def tubelet(z: int, x: float) -> dict[str, Any]:
-    return {
-        "lpg_score": 0.5,
-        "slice_score": [0.5],
-        "z": [z],
-        "x1": [x],
-        "y1": [24.0],
-        "x2": [x + 13],
-        "y2": [39.0],
-    }
+    return {"lpg_score": 0.5, "slice_score": [0.5], "z": [z], "x1": [x], "y1": [24.0], "x2": [x + 13], "y2": [39.0]}
 
 
 def examples(store: Store, others: int = 4) -> Any:
@@ -359,13 +333,9 @@ def test_both_streams_start_from_a_generator_of_their_width(width: int) -> None:
 
 
 def test_a_later_round_finetunes_the_classifier_before(store: Store, tmp_path: Path) -> None:
-    own = SETTINGS.model_copy(
-        update={"classifier": SETTINGS.classifier.model_copy(update={"finetune_steps": 2})}
-    )
+    own = SETTINGS.model_copy(update={"classifier": SETTINGS.classifier.model_copy(update={"finetune_steps": 2})})
     first, _ = fit_classifier(task_in(store, tmp_path), own, examples(store))
-    save_file(
-        {name: value.contiguous() for name, value in first.state_dict().items()}, tmp_path / "w.safetensors"
-    )
+    save_file({name: value.contiguous() for name, value in first.state_dict().items()}, tmp_path / "w.safetensors")
     again = replace(task_in(store, tmp_path), start=tmp_path / "w.safetensors", checkpoint=tmp_path / "d.pt")
     tuned, history = fit_classifier(again, own, examples(store))
     assert len(history) == 2

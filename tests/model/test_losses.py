@@ -87,9 +87,7 @@ def test_the_weight_at_a_hard_negatives_centre_is_16() -> None:
     assert float(weight.max()) == 16.0
     assert float((weight == 16.0).sum()) == 1
     assert float(weight[0, 1].min()) == float(weight[0, 1].max()) == 1.0
-    additive = background_weight(
-        targets["heat"], targets["negative"], SuppressionSettings(mode="additive", weight=3.0)
-    )
+    additive = background_weight(targets["heat"], targets["negative"], SuppressionSettings(mode="additive", weight=3.0))
     assert float(additive[0, 0, 0, row, column]) == 4.0
 
 

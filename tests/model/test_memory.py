@@ -71,11 +71,7 @@ def test_onednns_words_may_mean_what_it_does_not_support() -> None:
 
 
 def test_classes_that_mean_no_memory_need_no_words() -> None:
-    for error in (
-        MemoryError(),
-        torch.OutOfMemoryError("full"),
-        pa.ArrowMemoryError("malloc of size 64 failed"),
-    ):
+    for error in (MemoryError(), torch.OutOfMemoryError("full"), pa.ArrowMemoryError("malloc of size 64 failed")):
         assert out_of_memory(error)
     assert out_of_memory(OSError(errno.ENOMEM, "Cannot allocate memory"))
     assert not out_of_memory(OSError(errno.ENOSPC, "No space left on device"))

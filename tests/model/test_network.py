@@ -11,13 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from harvester.classifier.network import Classifier
-from harvester.config.settings import (
-    ClassifierSettings,
-    GeneratorSettings,
-    GridSettings,
-    Settings,
-    SuppressionSettings,
-)
+from harvester.config.settings import ClassifierSettings, GeneratorSettings, GridSettings, Settings, SuppressionSettings
 from harvester.errors import SettingsError
 from harvester.imaging.hounsfield import windowed
 from harvester.models.backbones import build_backbone
@@ -89,12 +83,9 @@ def test_features_once_equal_the_recomputed_window(backbone: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("backbone", "depth", "chunk"),
-    [("small", 1, 16), ("small", 9, 3), ("resnet18", 4, 3), ("densenet121", 3, 2)],
+    ("backbone", "depth", "chunk"), [("small", 1, 16), ("small", 9, 3), ("resnet18", 4, 3), ("densenet121", 3, 2)]
 )
-def test_a_volumes_maps_equal_the_recomputed_window_to_its_ends(
-    backbone: str, depth: int, chunk: int
-) -> None:
+def test_a_volumes_maps_equal_the_recomputed_window_to_its_ends(backbone: str, depth: int, chunk: int) -> None:
     model, hu = generator(backbone), volume(depth)
     beyond = np.concatenate([np.repeat(hu[:1], CONTEXT, 0), hu, np.repeat(hu[-1:], CONTEXT, 0)])
     maps = volume_maps(prepare_for_inference(deepcopy(model), FLOAT), beyond, chunk)

@@ -28,10 +28,7 @@ def test_a_read_runs_while_the_caller_works() -> None:
 
 
 def test_a_failed_read_is_its_own_items_alone() -> None:
-    came = [
-        (item, value.exception() is None)
-        for item, value in prefetch([1, 0, 2], lambda item: 1 / item, count=2)
-    ]
+    came = [(item, value.exception() is None) for item, value in prefetch([1, 0, 2], lambda item: 1 / item, count=2)]
     assert came == [(1, True), (0, False), (2, True)]
 
 

@@ -71,11 +71,7 @@ def expected(network: str, state: State, channels_in: int) -> State:
     """What the cut backbone should hold, name by name."""
     first, parts = PARTS[network]
     kernel = state[f"{first}.weight"]
-    own = {
-        "stages.0.0.weight": torch.stack([kernel[:, i % 3] for i in range(channels_in)], dim=1)
-        * 3
-        / channels_in
-    }
+    own = {"stages.0.0.weight": torch.stack([kernel[:, i % 3] for i in range(channels_in)], dim=1) * 3 / channels_in}
     for part, place in parts:
         for name, value in state.items():
             if name.startswith(f"{part}."):
@@ -135,9 +131,7 @@ def test_torchvisions_whole_network_is_cut_and_widened(
 
 
 @pytest.mark.parametrize("classes", [None, 5])
-def test_the_layer_that_tells_classes_is_nobodys_business(
-    state: State, classes: int | None, tmp_path: Path
-) -> None:
+def test_the_layer_that_tells_classes_is_nobodys_business(state: State, classes: int | None, tmp_path: Path) -> None:
     other = {name: value for name, value in state.items() if not name.startswith("fc.")}
     if classes:
         other |= {"fc.weight": torch.rand(classes, 512), "fc.bias": torch.rand(classes)}

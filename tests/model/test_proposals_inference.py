@@ -47,9 +47,7 @@ class Answering(nn.Module):
     ) -> tuple[dict[str, Tensor], list[Tensor]]:
         depth, (rows, columns) = len(maps[0]) - (0 if carry else GROUPS[-1]), maps[0].shape[-2:]
         first, self.z = self.z, self.z + depth
-        pairs = [
-            (z - first, box) for z, boxes in self.boxes.items() for box in boxes if first <= z < first + depth
-        ]
+        pairs = [(z - first, box) for z, boxes in self.boxes.items() for box in boxes if first <= z < first + depth]
         none = SliceBoxes.of()
         known = SlabLabels(SliceBoxes.of(pairs), none, none, np.ones(depth, np.float32))
         made = build_targets(known, rows * STRIDE, columns * STRIDE)
@@ -71,9 +69,7 @@ def propose(
     "spacing", [(4.0, 1.6, 1.6), (2.0, 0.8, 0.8), (5.0, 0.9, 0.7), (8.0, 3.0, 3.0), (1.5, 1.0, 1.2)]
 )
 def test_a_box_of_the_volume_comes_back_in_its_pixels(
-    make_store: Callable[..., Store],
-    frames_of: Any,
-    spacing: tuple[float, float, float],
+    make_store: Callable[..., Store], frames_of: Any, spacing: tuple[float, float, float]
 ) -> None:
     shape = tuple(round(mm / step) for mm, step in zip((48.0, 128.0, 112.0), spacing, strict=True))
     store = make_store({"v": ("vh", np.zeros(shape))}, spacing_zyx_mm=spacing)
@@ -158,9 +154,7 @@ def test_what_lies_outside_the_body_is_dropped(make_store: Any, frames_of: Any) 
 def test_chunks_do_not_change_probabilities(make_store: Any, frames_of: Any) -> None:
     rng = np.random.default_rng(0)
     store = make_store({"v": ("vh", rng.normal(0, 100, (6, 64, 64)))})
-    settings = Settings(
-        grid=GRID, classifier=ClassifierSettings(channels=8, views=2, local_px=16, global_px=16)
-    )
+    settings = Settings(grid=GRID, classifier=ClassifierSettings(channels=8, views=2, local_px=16, global_px=16))
     torch.manual_seed(0)
     model = Classifier(settings.classifier, GRID).eval()
     left = rng.uniform(0, 50, 5)

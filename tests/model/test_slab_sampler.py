@@ -58,9 +58,7 @@ def is_label(labels: VolumeLabels, z_start: int, depth: int, crop: Crop) -> bool
 
 
 @given(volumes(), settings, seeds)
-def test_a_slab_lies_in_its_volume_and_a_crop_is_as_asked(
-    archive: Any, own: GeneratorSettings, seed: int
-) -> None:
+def test_a_slab_lies_in_its_volume_and_a_crop_is_as_asked(archive: Any, own: GeneratorSettings, seed: int) -> None:
     frames, labels = archive
     sampler = SlabSampler(frames, labels, own)
     frame, z_start, crop = sampler.draw(np.random.default_rng(seed))
@@ -94,9 +92,7 @@ def test_an_anchored_slab_shows_a_label(archive: Any, own: GeneratorSettings, se
 
 
 @given(volumes(), settings, seeds)
-def test_background_is_drawn_where_it_is_known_to_be_one(
-    archive: Any, own: GeneratorSettings, seed: int
-) -> None:
+def test_background_is_drawn_where_it_is_known_to_be_one(archive: Any, own: GeneratorSettings, seed: int) -> None:
     frames, labels = archive
     own = own.model_copy(update={"marked_slab_share": 0.0, "unmarked_slice_weight": 0.0})
     frame, _, _ = SlabSampler(frames, labels, own).draw(np.random.default_rng(seed))

@@ -62,9 +62,7 @@ def test_a_crop_of_scale_one_is_a_window_of_the_slab() -> None:
     assert (beyond[:, :4, :4] == slab[:, :1, :1]).all()
 
 
-def test_slabs_of_a_volume_that_has_the_grids_spacing_can_be_written_to(
-    make_store: Callable[..., Store],
-) -> None:
+def test_slabs_of_a_volume_that_has_the_grids_spacing_can_be_written_to(make_store: Callable[..., Store]) -> None:
     # Nothing is resampled then: the slab may be the store's own cache, which torch warns about.
     store = make_store({"m": ("vm", noise(40))}, spacing_zyx_mm=WIDE.spacing_zyx_mm)
     row = store.manifest.to_pylist()[0]
@@ -281,9 +279,7 @@ def test_a_lesions_centre_is_bright_in_the_image(pair: Any, augment: bool, crop_
 
 def test_unmarked_slices_weigh_nothing_but_hard_negatives_count(pair: Any) -> None:
     store, labels = pair
-    items = slabs(
-        store, {**labels, "m": volume_labels([], frame(10), complete=False)}, settings(marked_slab_share=1.0)
-    )
+    items = slabs(store, {**labels, "m": volume_labels([], frame(10), complete=False)}, settings(marked_slab_share=1.0))
     negatives = 0
     for i in range(40):
         _, targets = items[i]

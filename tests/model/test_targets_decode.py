@@ -37,11 +37,7 @@ def scattered(rng: np.random.Generator, depth: int) -> tuple[Any, Any]:
 def perfect(maps: dict[str, Any]) -> dict[str, Tensor]:
     """Outputs that answer the targets exactly; a Gaussian of 1 becomes the highest score that decode gives."""
     tensors = {name: torch.from_numpy(values) for name, values in maps.items()}
-    return {
-        "heat": torch.logit(tensors["heat"], eps=CLAMP),
-        "size": tensors["size"],
-        "offset": tensors["offset"],
-    }
+    return {"heat": torch.logit(tensors["heat"], eps=CLAMP), "size": tensors["size"], "offset": tensors["offset"]}
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -86,9 +82,7 @@ def test_decode_keeps_the_best_of_each_slice_above_the_floor() -> None:
     assert len(everything) <= 2
 
 
-@pytest.mark.parametrize(
-    ("width", "height"), [(1.0, 1.0), (3.5, 20.0), (16.0, 16.0), (64.0, 30.0), (200.0, 2.0)]
-)
+@pytest.mark.parametrize(("width", "height"), [(1.0, 1.0), (3.5, 20.0), (16.0, 16.0), (64.0, 30.0), (200.0, 2.0)])
 @pytest.mark.parametrize("min_iou", [0.5, 0.7, 0.9])
 def test_a_box_shifted_by_the_radius_keeps_the_iou(width: float, height: float, min_iou: float) -> None:
     radius = gaussian_radius(width, height, min_iou)
@@ -142,10 +136,7 @@ def test_a_box_of_one_pixel_is_a_single_cell() -> None:
 
 def test_ignored_regions_weigh_nothing_except_where_a_label_is() -> None:
     known = labels(
-        [0],
-        (40.0, 40.0, 70.0, 70.0),
-        2,
-        ignored=SliceBoxes(np.array([0, 1]), np.array([[36.0, 36, 99, 83]] * 2)),
+        [0], (40.0, 40.0, 70.0, 70.0), 2, ignored=SliceBoxes(np.array([0, 1]), np.array([[36.0, 36, 99, 83]] * 2))
     )
     maps = build_targets(known, SIDE, SIDE)
     inside = np.zeros((32, 32), bool)

@@ -61,11 +61,7 @@ def channels(planes: Any, windows: Any) -> Any:
 @pytest.mark.parametrize("jitter", [(0.0, 0.0, 1.0), (0.1, -0.07, 1.15)])
 def test_views_equal_the_slow_reading(opened: Any, jitter: Any) -> None:
     store, frame = opened
-    rows = [
-        row([3, 4], (30.0, 32.0, 41.0, 47.0)),
-        row([0], (36.5, 30.25, 40.0, 38.0)),
-        row([7, 8], (28, 28, 50, 44)),
-    ]
+    rows = [row([3, 4], (30.0, 32.0, 41.0, 47.0)), row([0], (36.5, 30.25, 40.0, 38.0)), row([7, 8], (28, 28, 50, 44))]
     tubelets = Tubelets.of(rows, frame)
     crops = cut_views(store.path, frame, tubelets, SMALL, GRID, CPU, jitter)
     z, boxes = view_places(tubelets, SMALL.views, 9)
@@ -81,9 +77,7 @@ def test_views_equal_the_slow_reading(opened: Any, jitter: Any) -> None:
             for name, extent, pixels in (
                 ("local", sides.max() * jitter[2] * SMALL.local_scale, 16), ("global", 48.0 / 1.6, 20)
             ):  # fmt: skip
-                slow = channels(
-                    np.stack([slow_crop(p, centre, extent, pixels) for p in planes]), GRID.windows_hu
-                )
+                slow = channels(np.stack([slow_crop(p, centre, extent, pixels) for p in planes]), GRID.windows_hu)
                 np.testing.assert_allclose(crops[name][n, view].numpy(), slow, atol=2e-3)
 
 
@@ -130,14 +124,7 @@ def test_the_shape_profile_tells_size_length_and_scores() -> None:
     tubelets = Tubelets([np.array([2, 3, 5])], [boxes], [np.array([0.5, 0.8, 0.2])])
     odds = [1.0, 4.0, 0.25]
     width, length = 20 * 1.6, 4 * 4.0
-    expected = [
-        np.log2(width / 16),
-        np.log2(length / width),
-        np.log(4.0),
-        np.log(odds).mean(),
-        0.0,
-        np.log(0.25),
-    ]
+    expected = [np.log2(width / 16), np.log2(length / width), np.log(4.0), np.log(odds).mean(), 0.0, np.log(0.25)]
     profile = shape_profile(tubelets, frame)
     assert profile.shape == (1, DESCRIPTORS)
     np.testing.assert_allclose(profile[0], expected, atol=1e-6)
@@ -171,10 +158,7 @@ def test_examples_are_balanced_and_seeded(opened: Any) -> None:
 
 def test_others_are_drawn_by_their_squared_generator_score(opened: Any) -> None:
     store, frame = opened
-    others = [
-        (frame, row([2], (20.0, 20.0, 30.0, 28.0), 0.6)),
-        (frame, row([6], (50.0, 50.0, 60.0, 58.0), 0.2)),
-    ]
+    others = [(frame, row([2], (20.0, 20.0, 30.0, 28.0), 0.6)), (frame, row([6], (50.0, 50.0, 60.0, 58.0), 0.2))]
     own = SMALL.model_copy(update={"augment": False})
     items = Examples(store.path, {1: others[:1], 0: others}, own, GRID, 200, 0)
     liked, _ = items[1]

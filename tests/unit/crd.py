@@ -23,14 +23,10 @@ def published(plural: str, version: str) -> dict[str, Any]:
     """The OpenAPI schema of a kind, as published; skips where the files are absent."""
     file = SCHEMAS / f"ray.io_{plural}.crd.yaml"
     if not file.is_file():
-        pytest.skip(
-            f"{file.name} is not here: set HARVESTER_SCHEMAS, or HARVESTER_DATA with schemas/ beside it"
-        )
+        pytest.skip(f"{file.name} is not here: set HARVESTER_SCHEMAS, or HARVESTER_DATA with schemas/ beside it")
     # The parser in C, where PyYAML has it: 1.4 MB take it a second, the other one half a minute.
     definition = yaml.load(file.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
-    (schema,) = (
-        v["schema"]["openAPIV3Schema"] for v in definition["spec"]["versions"] if v["name"] == version
-    )
+    (schema,) = (v["schema"]["openAPIV3Schema"] for v in definition["spec"]["versions"] if v["name"] == version)
     return dict(schema)
 
 

@@ -24,9 +24,7 @@ REPO = Path(__file__).parents[2]
 INFRA = REPO / "infra"
 PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
 PINNED = dict(
-    line.split("==")
-    for line in (INFRA / "constraints.txt").read_text().splitlines()
-    if line and line[0] != "#"
+    line.split("==") for line in (INFRA / "constraints.txt").read_text().splitlines() if line and line[0] != "#"
 )
 DOCKERFILES = ("Dockerfile", "Dockerfile.mlflow")
 KUBERAY = {"rayjobs": "rayjob.yaml", "rayclusters": "raycluster.yaml"}
@@ -142,13 +140,7 @@ def test_images_carry_the_versions_of_the_project() -> None:
         for path, text in texts.items()
         for image, tag in re.findall(r"\b(harvester(?:-mlflow)?):(\d[\w.]*)", text)
     ]
-    assert {name for name, _, _ in named} >= {
-        "rayjob.yaml",
-        "aws.yaml",
-        "gcp.yaml",
-        "compose.yaml",
-        "README.md",
-    }
+    assert {name for name, _, _ in named} >= {"rayjob.yaml", "aws.yaml", "gcp.yaml", "compose.yaml", "README.md"}
     assert [found for found in named if found[2] != tags[found[1]]] == []
     pinned = re.search(r"mlflow==(\S+)", (INFRA / "Dockerfile.mlflow").read_text())
     assert pinned and pinned[1] == PINNED["mlflow"]
@@ -156,9 +148,7 @@ def test_images_carry_the_versions_of_the_project() -> None:
 
 @pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.name)
 def test_every_image_is_pinned_by_a_version(path: Path) -> None:
-    images = [
-        image for document in documents(str(path.relative_to(INFRA))) for image in values(document, "image")
-    ]
+    images = [image for document in documents(str(path.relative_to(INFRA))) for image in values(document, "image")]
     assert images
     assert [image for image in images if not re.search(r":v?\d+\.\d+", image)] == []
 
@@ -184,16 +174,8 @@ def job_schema() -> Tree:
         (("spec", "backoffLimit"), "3", "is not of type 'integer'"),
         (("spec", "rayClusterSpec", "authOptions", "mode"), "tokens", "is not one of"),
         (("spec", "rayClusterSpec", "workerGroupSpecs", 0, "maxReplica"), 8, "was unexpected"),
-        (
-            ("spec", "rayClusterSpec", "headGroupSpec", "rayStartParams", "num-cpus"),
-            0,
-            "not of type 'string'",
-        ),
-        (
-            ("spec", "rayClusterSpec", "headGroupSpec", "template", "spec", "tolerations"),
-            {},
-            "not of type 'array'",
-        ),
+        (("spec", "rayClusterSpec", "headGroupSpec", "rayStartParams", "num-cpus"), 0, "not of type 'string'"),
+        (("spec", "rayClusterSpec", "headGroupSpec", "template", "spec", "tolerations"), {}, "not of type 'array'"),
         (
             ("spec", "rayClusterSpec", "headGroupSpec", "template", "spec", "containers", 0, "command"),
             "ray",
@@ -404,9 +386,7 @@ def test_compose_takes_every_password_from_the_environment_and_says_which() -> N
         if fnmatch.fnmatch(name, "*PASSWORD*") or fnmatch.fnmatch(name, "*SECRET*")
     }
     assert len(secrets) == 4
-    assert [
-        name for name, value in secrets.items() if not re.fullmatch(r"\$\{[A-Z0-9_]+:\?[^}]+\}", value)
-    ] == []
+    assert [name for name, value in secrets.items() if not re.fullmatch(r"\$\{[A-Z0-9_]+:\?[^}]+\}", value)] == []
     assert not re.search(r"://[^\s/@]+:[^\s/@]+@", (INFRA / "compose.yaml").read_text())
 
 

@@ -17,9 +17,7 @@ def test_a_table_of_a_kind_passes_with_more_columns_and_is_the_same() -> None:
 def test_a_table_of_another_kind_is_refused_by_its_columns_and_its_source() -> None:
     other = marks(mark("a", (1, 2, 3, 4))).drop_columns(["kind"])
     wrong = other.set_column(2, "z", pa.array([1.5]))
-    with pytest.raises(
-        StoreError, match=r"^x/marks is no MarkTable: z \(double, want int32\), kind \(missing, .*"
-    ):
+    with pytest.raises(StoreError, match=r"^x/marks is no MarkTable: z \(double, want int32\), kind \(missing, .*"):
         checked(MarkTable, wrong, "x/marks")
 
 
@@ -29,9 +27,7 @@ def test_every_kind_has_its_empty_table() -> None:
 
 
 def test_rows_where_a_column_has_one_of_the_values() -> None:
-    ledger = labels(
-        *(label("a", (0, 0, 1, 1), role) for role in ("lesion", "ignored", "lesion", "hard_negative"))
-    )
+    ledger = labels(*(label("a", (0, 0, 1, 1), role) for role in ("lesion", "ignored", "lesion", "hard_negative")))
     assert len(rows_where(ledger, "role", Role.LESION)) == 2
     assert rows_where(ledger, "role", Role.IGNORED, Role.HARD_NEGATIVE)["role"].to_pylist() == [
         "ignored",

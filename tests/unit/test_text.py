@@ -19,14 +19,7 @@ def test_rows_of_different_lengths_are_our_own_mistake() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "said"),
-    [
-        (None, "–"),
-        (0, "0.0 s"),
-        (3.21, "3.2 s"),
-        (59.97, "1 min 0 s"),
-        (478, "7 min 58 s"),
-        (3700, "1 h 1 min"),
-    ],
+    [(None, "–"), (0, "0.0 s"), (3.21, "3.2 s"), (59.97, "1 min 0 s"), (478, "7 min 58 s"), (3700, "1 h 1 min")],
 )
 def test_duration(seconds: float | None, said: str) -> None:
     assert duration(seconds) == said

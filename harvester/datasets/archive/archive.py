@@ -102,8 +102,7 @@ def discover(root: Path, settings: ArchiveSettings, seed: int, salt: str) -> Dis
         scans, bad = check(scans, known, settings, salt)
         rejects += bad
     cases = [
-        _case(root, each, patients[each.key], splits, known.get(each.key, Known()), settings, salt)
-        for each in scans
+        _case(root, each, patients[each.key], splits, known.get(each.key, Known()), settings, salt) for each in scans
     ]
     # A link, or a folder that may not be read, is met by every format's search.
     once = {(row.source_hash, row.reason): row for row in rejects}
@@ -149,9 +148,7 @@ def read(case: ArchiveCase, root: Path, settings: ArchiveSettings = DEFAULTS) ->
     files = [root / file for file in case.files]
     if is_nifti(case.files[0]):
         mask = root / case.mask if case.mask else None
-        return archive_nifti.read_marked(
-            files[0], mask, case.marks, case.volume_id, case.patient_id, settings
-        )
+        return archive_nifti.read_marked(files[0], mask, case.marks, case.volume_id, case.patient_id, settings)
     series = read_series(files, case.volume_id, case.patient_id)
     marks = stored_marks(series.volume, series.assembled.slices, case.marks)
     found = read_object_marks(series, [root / file for file in case.objects], case.machine_marks)

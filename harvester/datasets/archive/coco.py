@@ -53,9 +53,7 @@ def _tree(file: Path) -> Item:
     try:
         tree = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise LabelError(
-            f"{file.name}: cannot be read as JSON ({type(error).__name__}); write it anew"
-        ) from None
+        raise LabelError(f"{file.name}: cannot be read as JSON ({type(error).__name__}); write it anew") from None
     if not isinstance(tree, dict):
         raise LabelError(f"{file.name}: want an object with images, annotations and categories")
     return tree

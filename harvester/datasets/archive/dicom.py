@@ -88,18 +88,12 @@ def index(root: Path, listed: FileList, settings: ArchiveSettings, salt: str) ->
     (but of two files with one UID)."""
     files = [file for file in listed.files if file not in TABLES and not file.lower().endswith(OTHERS)]
     found = gather(read_headers(root, files, settings.dicom))
-    found.rejected += [
-        Rejected(file, "link", 1) for file in listed.links if not file.lower().endswith(OTHERS)
-    ]
+    found.rejected += [Rejected(file, "link", 1) for file in listed.links if not file.lower().endswith(OTHERS)]
     found.rejected += [Rejected(file, "no_permission", 1) for file in listed.unreadable]
     good, bad = _sifted(found.series, root, settings, salt)
     series = {each.uid: each for each in good}
     return SeriesIndex(
-        root,
-        series,
-        found.objects,
-        [*bad, *_rejected_rows(found.rejected, salt)],
-        _names(found.folders, series.keys()),
+        root, series, found.objects, [*bad, *_rejected_rows(found.rejected, salt)], _names(found.folders, series.keys())
     )
 
 
@@ -117,9 +111,7 @@ def _sifted(
         try:
             good.append(checked(each, root, settings))
         except VolumeError as error:
-            message = (
-                f"a series of {len(each.slices)} files: {str(error).removeprefix('volume of this archive: ')}"
-            )
+            message = f"a series of {len(each.slices)} files: {str(error).removeprefix('volume of this archive: ')}"
             bad.append(Reject(salted_hash(each.uid, salt), error.reason, message))
     return good, bad
 
@@ -131,8 +123,7 @@ def _rejected_rows(rejected: Sequence[Rejected], salt: str) -> list[Reject]:
     if foreign:
         kept.append(Rejected("not_dicom", "not_dicom", foreign))
     return [
-        Reject(salted_hash(each.uid, salt), each.reason, f"{each.files} files: {ADVICE[each.reason]}")
-        for each in kept
+        Reject(salted_hash(each.uid, salt), each.reason, f"{each.files} files: {ADVICE[each.reason]}") for each in kept
     ]
 
 

@@ -39,10 +39,7 @@ def _twice(scan: ScanFiles, known: Known, settings: ArchiveSettings) -> tuple[st
     kinds = sorted(known.tables) + ["a label mask"] * masks
     if len(kinds) > 1:
         tables = " and in ".join(kinds)
-        return (
-            "two_sources",
-            f"has marks in {tables}; say which count: data.archive.marks = csv, coco or mask",
-        )
+        return ("two_sources", f"has marks in {tables}; say which count: data.archive.marks = csv, coco or mask")
     return "", ""
 
 

@@ -94,13 +94,7 @@ def _components(foreground_zyx: NDArray[np.bool_]) -> Iterator[tuple[int, int, i
         z = int(inside.sum(axis=(1, 2)).argmax())
         rows, columns = np.flatnonzero(inside[z].any(axis=1)), np.flatnonzero(inside[z].any(axis=0))
         y, x = y0 + part[1].start, x0 + part[2].start
-        yield (
-            z0 + part[0].start + z,
-            y + int(rows[0]),
-            x + int(columns[0]),
-            y + int(rows[-1]),
-            x + int(columns[-1]),
-        )
+        yield (z0 + part[0].start + z, y + int(rows[0]), x + int(columns[0]), y + int(rows[-1]), x + int(columns[-1]))
 
 
 def _longer_mm(box: tuple[int, int, int, int, int, str], spacing_zyx_mm: tuple[float, float, float]) -> float:

@@ -84,9 +84,7 @@ def _scans_by_stem(root: Path, names: Iterable[str]) -> dict[str, list[ScanFiles
     return scans
 
 
-def _give_masks(
-    root: Path, masks: Mapping[str, Sequence[str]], scans: Mapping[str, Sequence[ScanFiles]]
-) -> list[str]:
+def _give_masks(root: Path, masks: Mapping[str, Sequence[str]], scans: Mapping[str, Sequence[ScanFiles]]) -> list[str]:
     """Each mask to the scans of the first stem that there is; the names of those without."""
     lone = []
     for name, stems in masks.items():
@@ -98,12 +96,7 @@ def _give_masks(
 
 
 def read_marked(
-    path: Path,
-    mask: Path | None,
-    rows: Sequence[MarkRow],
-    volume_id: str,
-    patient_id: str,
-    settings: ArchiveSettings,
+    path: Path, mask: Path | None, rows: Sequence[MarkRow], volume_id: str, patient_id: str, settings: ArchiveSettings
 ) -> tuple[Volume, list[Mark]]:
     """A scan and its marks as stored, from its mask where it has one, else from the tables' rows.
 

@@ -20,9 +20,7 @@ class Assigned:
     origin: str
 
 
-def assign(
-    patients: Mapping[str, str], known: Mapping[str, Known], share: float, seed: int
-) -> dict[str, Assigned]:
+def assign(patients: Mapping[str, str], known: Mapping[str, Known], share: float, seed: int) -> dict[str, Assigned]:
     """The split of each patient: the named one, else vm or vh_test if all their scans are complete, else vh.
 
     `patients` has the patient of each scan's key; `share` of the complete patients go to vh_test. A further patient
@@ -46,9 +44,7 @@ def _named_split(scans: Sequence[Known]) -> str:
     named = sorted({scan.split for scan in scans if scan.split})
     rows = ", ".join([where for scan in scans for where in scan.rows][:MOST_ROWS])
     if len(named) > 1:
-        raise LabelError(
-            f"a patient's scans are in {' and '.join(named)} ({rows}); want one split per patient"
-        )
+        raise LabelError(f"a patient's scans are in {' and '.join(named)} ({rows}); want one split per patient")
     if named not in ([], ["vh"]) and not all(scan.split or scan.complete for scan in scans):
         raise LabelError(
             f"a patient in split {named[0]} ({rows}) has scans that are not said to be complete; give each of the "

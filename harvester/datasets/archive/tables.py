@@ -92,9 +92,7 @@ def _rows(file: Path, needed: tuple[str, ...]) -> list[tuple[int, dict[str, str]
             reader = csv.DictReader(lines)
             lacking = [name for name in needed if name not in (reader.fieldnames or ())]
             if lacking:
-                raise LabelError(
-                    f"{file.name}: lacks the columns {', '.join(lacking)}; see harvester prepare --help"
-                )
+                raise LabelError(f"{file.name}: lacks the columns {', '.join(lacking)}; see harvester prepare --help")
             return [(reader.line_num, {k: (v or "").strip() for k, v in row.items() if k}) for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise LabelError(f"{file.name}: not a CSV file in UTF-8 ({type(error).__name__})") from None

@@ -71,9 +71,7 @@ def discover(root: Path, settings: DeepLesionSettings, seed: int, salt: str) -> 
     Raises LabelError for a broken table or pickle, SettingsError where the images are not there.
     """
     if not (root / IMAGES).is_dir():
-        raise SettingsError(
-            f"--source: holds no folder {IMAGES}; give the folder that has it and DL_info.csv"
-        )
+        raise SettingsError(f"--source: holds no folder {IMAGES}; give the folder that has it and DL_info.csv")
     lines, bad = read_dl_info(_located(root, settings.info))
     rows, annotated = _by_volume(lines), _annotated(root, settings)
     assigned = _assigned(rows, annotated)

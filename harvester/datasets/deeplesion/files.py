@@ -48,9 +48,7 @@ def _names(folder: Path) -> frozenset[str] | None:
         return None
 
 
-def _fault(
-    volume: str, part: SubVolume, keys: Iterable[int], there: frozenset[str] | None
-) -> tuple[str, str] | None:
+def _fault(volume: str, part: SubVolume, keys: Iterable[int], there: frozenset[str] | None) -> tuple[str, str] | None:
     if there is None:
         message = f"volume {volume}: its series has no folder in {IMAGES} that can be read; fetch it"
         return "missing_series", message
@@ -69,9 +67,7 @@ Fault = tuple[str, str]
 """Reason and message of a Reject."""
 
 
-def unknown(
-    rows: Mapping[str, Sequence[InfoRow]], annotated: Mapping[str, PublishedMarks]
-) -> dict[str, Fault]:
+def unknown(rows: Mapping[str, Sequence[InfoRow]], annotated: Mapping[str, PublishedMarks]) -> dict[str, Fault]:
     """Volumes that a file of full annotation names and the table `rows` does not. A strange id is not repeated."""
     faults: dict[str, Fault] = {}
     for published in annotated.values():
@@ -80,18 +76,12 @@ def unknown(
                 message = f"volume {volume}: annotated, but not in the table of marks, which has its spacing; add it"
                 faults[volume] = ("unknown_volume", message)
             else:
-                faults[volume] = (
-                    "bad_id",
-                    "annotated under an id that is not PATIENT_STUDY_SERIES_START-END",
-                )
+                faults[volume] = ("bad_id", "annotated under an id that is not PATIENT_STUDY_SERIES_START-END")
     return faults
 
 
 def unusable(
-    root: Path,
-    rows: Mapping[str, Sequence[InfoRow]],
-    marks: Mapping[str, Sequence[MarkRow]],
-    splits: Mapping[str, str],
+    root: Path, rows: Mapping[str, Sequence[InfoRow]], marks: Mapping[str, Sequence[MarkRow]], splits: Mapping[str, str]
 ) -> dict[str, Fault]:
     """What is wrong with the volumes that have a split; nothing where all is well."""
     faults = {volume: _row_fault(rows[volume], marks[volume], split) for volume, split in splits.items()}
@@ -105,8 +95,6 @@ def _row_fault(lines: Sequence[InfoRow], marks: Sequence[MarkRow], split: str) -
         message = f"volume {volume}: its rows disagree on spacing, size or split; correct the table"
         return "bad_row", message
     if split == "vh" and not marks:
-        message = (
-            f"volume {volume}: all its marks are flagged Possibly_noisy; data.deeplesion.keep_noisy takes it"
-        )
+        message = f"volume {volume}: all its marks are flagged Possibly_noisy; data.deeplesion.keep_noisy takes it"
         return "noisy", message
     return None

@@ -57,9 +57,7 @@ def annotated_marks(
     """
     boxes = published_marks(annotated)
     return {
-        volume: _told_apart(
-            boxes.get(volume, []), clinical.get(volume, []), annotated.knows_clinical, iou_at_least
-        )
+        volume: _told_apart(boxes.get(volume, []), clinical.get(volume, []), annotated.knows_clinical, iou_at_least)
         for volume in annotated.volume_ids
     }
 

@@ -164,9 +164,7 @@ def _noise_tile(hu_zyx: NDArray[np.int16], organ_room_mm: NDArray[Any]) -> NDArr
     if organ_room_mm[z, y, x] <= 0:
         return np.random.default_rng(0).normal(0, 12, NOISE_TILE).astype(np.float32)
     middle = (int(z), int(y), int(x))
-    place = tuple(
-        slice(max(0, c - n // 2), max(0, c - n // 2) + n) for c, n in zip(middle, NOISE_TILE, strict=True)
-    )
+    place = tuple(slice(max(0, c - n // 2), max(0, c - n // 2) + n) for c, n in zip(middle, NOISE_TILE, strict=True))
     wide = hu_zyx[place[0]]
     residual = (wide - smooth(wide))[:, place[1], place[2]]
     limit = 3 * max(float(np.median(np.abs(residual))) * 1.48, 1.0)

@@ -63,11 +63,7 @@ class Insertions:
     """The dataset of sub-volumes with inserted lesions. Of backgrounds, which take seconds to read, one is kept."""
 
     def __init__(self, settings: Settings, source: Path | None) -> None:
-        self.settings, self.seed, self.grid = (
-            settings.data.insertion,
-            settings.seed,
-            settings.grid.spacing_zyx_mm,
-        )
+        self.settings, self.seed, self.grid = (settings.data.insertion, settings.seed, settings.grid.spacing_zyx_mm)
         self.backgrounds = load_backgrounds(self.settings, root_of(source))
         self.kept: Prepared | None = None
 
@@ -98,10 +94,7 @@ def plan(settings: InsertionSettings, backgrounds: Sequence[Background]) -> list
     both = {each.patient for each in vm} & {each.patient for each in vh_test}
     if both:
         raise VolumeError("mixed_splits", f"{len(both)} background patients are in vm and vh_test; want none")
-    return [
-        *_plan_split("vm", settings.vm_volumes, vm),
-        *_plan_split("vh_test", settings.vh_test_volumes, vh_test),
-    ]
+    return [*_plan_split("vm", settings.vm_volumes, vm), *_plan_split("vh_test", settings.vh_test_volumes, vh_test)]
 
 
 def _plan_split(split: str, count: int, backgrounds: Sequence[Background]) -> Iterator[InsertionCase]:
@@ -136,8 +129,7 @@ def _marks(
 ) -> list[Mark]:
     clinical = _draw_clinical(settings, [lesion.diameter_mm for lesion in inserted], rng)
     return [
-        _mark(volume, f"{volume.volume_id}-{index}", lesion, index in clinical)
-        for index, lesion in enumerate(inserted)
+        _mark(volume, f"{volume.volume_id}-{index}", lesion, index in clinical) for index, lesion in enumerate(inserted)
     ]
 
 
@@ -161,9 +153,7 @@ def _mark(volume: Volume, mark_id: str, lesion: Inserted, clinical: bool) -> Mar
     )
 
 
-def _draw_clinical(
-    settings: InsertionSettings, diameters_mm: Sequence[float], rng: np.random.Generator
-) -> set[int]:
+def _draw_clinical(settings: InsertionSettings, diameters_mm: Sequence[float], rng: np.random.Generator) -> set[int]:
     """Which lesions the archive knows: one for sure, and so many more that the share is right on average."""
     count = len(diameters_mm)
     if count == 0:

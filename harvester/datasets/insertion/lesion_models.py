@@ -98,9 +98,7 @@ def coverage(blob: Blob, offset_zyx: Floats, spacing_zyx_mm: Spacing, slice_mm: 
         for n, k, shift, size in zip(half, steps, offset_zyx, spacing, strict=True)
     ]
     fine = _filled(blob, axes)
-    return _averaged(
-        ndimage.gaussian_filter(fine, sigma_mm * steps / spacing, mode="constant", truncate=3), steps
-    )
+    return _averaged(ndimage.gaussian_filter(fine, sigma_mm * steps / spacing, mode="constant", truncate=3), steps)
 
 
 def _filled(blob: Blob, axes_zyx_mm: Sequence[Floats]) -> NDArray[np.float32]:
@@ -138,9 +136,7 @@ def smooth(hu_zyx: NDArray[Any]) -> NDArray[np.float32]:
     return np.asarray(ndimage.gaussian_filter(hu_zyx.astype(np.float32), (0, 1.5, 1.5)), dtype=np.float32)
 
 
-def paint(
-    hu_zyx: Floats, cover: Floats, target_hu: float, noise_hu: Floats, least_hu: float
-) -> tuple[Floats, Mask]:
+def paint(hu_zyx: Floats, cover: Floats, target_hu: float, noise_hu: Floats, least_hu: float) -> tuple[Floats, Mask]:
     """A lesion of `target_hu` laid into darker surroundings; what is as bright already (a wall) stays.
 
     `noise_hu` (the block's shape) is the scan's own noise, which the lesion shows instead of what it covers.

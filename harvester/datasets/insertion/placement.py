@@ -36,11 +36,7 @@ GAP_MM: Final = 8.0
 WHOLE: Final = 0.75
 """Share of a lesion that must change the image; what is hidden in a wall or an organ is no lesion to find."""
 
-SIZES: Final[dict[str, tuple[float, float]]] = {
-    "nodule": (12.0, 0.42),
-    "organ": (20.0, 0.38),
-    "node": (14.0, 0.25),
-}
+SIZES: Final[dict[str, tuple[float, float]]] = {"nodule": (12.0, 0.42), "organ": (20.0, 0.38), "node": (14.0, 0.25)}
 """Median diameter in mm and spread of its logarithm, before the limits of the settings: DeepLesion's
 lesions have about 4 / 11 / 40 mm at the 5th / 50th / 95th percentile."""
 
@@ -251,9 +247,7 @@ def _changed(
     base = smooth(block)[inside]
     around = float(np.median(base))
     if wanted.kind in ("nodule", "node"):
-        target = float(
-            rng.uniform(10, 60) if wanted.kind == "nodule" else prepared.muscle_hu + rng.uniform(-20, 25)
-        )
+        target = float(rng.uniform(10, 60) if wanted.kind == "nodule" else prepared.muscle_hu + rng.uniform(-20, 25))
         texture = draw_texture(rng, block.shape, 8.0) + _noise(prepared, block.shape, rng)
         painted, voxels = paint(block, cover, target, texture, DARKER_HU[wanted.kind])
         return (painted, voxels, target - around) if voxels.sum() >= WHOLE * inside.sum() else None

@@ -74,9 +74,7 @@ def draw_frame(settings: InsertionSettings, prepared: Prepared, rng: np.random.G
     )
 
 
-def cut(
-    settings: InsertionSettings, prepared: Prepared, frame: Frame, rng: np.random.Generator
-) -> NDArray[np.float32]:
+def cut(settings: InsertionSettings, prepared: Prepared, frame: Frame, rng: np.random.Generator) -> NDArray[np.float32]:
     """The sub-volume's HU with a little more noise; outside the background's crop it is AIR_HU."""
     y1, y2, x1, x2 = prepared.crop_yx
     slices = slice(frame.z_start, frame.z_start + frame.depth)

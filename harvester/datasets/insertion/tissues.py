@@ -142,9 +142,7 @@ def _inner_fat(base: NDArray[np.float32], body: Mask, spacing: Spacing) -> Mask:
     fat = (base > FAT_HU[0]) & (base < FAT_HU[1]) & body
     wide = 3 / spacing[2]
     core = _shrunk(fat, wide)
-    outer = ndimage.binary_propagation(
-        core & ~_shrunk(body, 8 / spacing[2]), structure=np.ones((1, 3, 3)), mask=core
-    )
+    outer = ndimage.binary_propagation(core & ~_shrunk(body, 8 / spacing[2]), structure=np.ones((1, 3, 3)), mask=core)
     return np.asarray(fat & _shrunk(body, 12 / spacing[2]) & ~_grown(outer, wide + 2))
 
 

@@ -65,17 +65,7 @@ class Patient:
     @property
     def phase_levels(self) -> dict[str, float]:
         """HU by the name of the tissue."""
-        names = (
-            "aorta",
-            "vein",
-            "heart",
-            "liver",
-            "spleen",
-            "kidney",
-            "muscle",
-            "liver_vessel",
-            "lung_vessel",
-        )
+        names = ("aorta", "vein", "heart", "liver", "spleen", "kidney", "muscle", "liver_vessel", "lung_vessel")
         return dict(zip(names, self.levels, strict=True))
 
 
@@ -157,9 +147,7 @@ def paint_wall(canvas: Canvas, patient: Patient, body: Body, rng: np.random.Gene
     back = (body.y + 8) / radius
     rear = np.clip((back - 0.25) / 0.6, 0, 1)
     chest = np.clip((body.z - 290) / 60, 0, 1)
-    muscle = patient.muscle_mm * (
-        0.8 + 2.5 * rear * rear * (3 - 2 * rear) + chest * np.clip(-back, 0, 1) * 0.9
-    )
+    muscle = patient.muscle_mm * (0.8 + 2.5 * rear * rear * (3 - 2 * rear) + chest * np.clip(-back, 0, 1) * 0.9)
     fat = patient.fat_mm * (0.75 + 0.35 * np.clip(-back, 0, 1)) + 0.8 * body.coarse
     outer = body.wall_mm - muscle - fat
     # The table presses the back flat.

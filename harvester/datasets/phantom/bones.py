@@ -33,9 +33,7 @@ def _paint_spine(canvas: Canvas, near: Body, box: Box, marrow: float) -> None:
     # Processes end under the skin, however flat the back is pressed.
     outside = np.where(np.isin(canvas.tissue[box], (OUTSIDE, FAT_SKIN)), np.float32(9), np.float32(-9))
     processes = np.minimum(np.minimum(np.abs(canal - 3) - 3 + 2.5 * disc, spinous), side)
-    _paint_bone(
-        canvas, np.maximum(np.maximum(processes, -canal), outside), marrow + 60 + 60 * near.fine, 380.0, box
-    )
+    _paint_bone(canvas, np.maximum(np.maximum(processes, -canal), outside), marrow + 60 + 60 * near.fine, 380.0, box)
     canvas.paint(cover_of(canal), 28.0, box, OTHER)
 
 

@@ -68,9 +68,7 @@ def empty_canvas(spacing_zyx_mm: Spacing, depth: int, z_start_mm: float) -> Canv
     y, x = (np.arange(height) + 0.5 - height / 2) * dy, (np.arange(width) + 0.5 - width / 2) * dx
     shape = (z.size, height, width)
     hu, tissue = np.full(shape, -1000, np.float32), np.zeros(shape, np.uint8)
-    return Canvas(
-        spacing_zyx_mm, x.astype(np.float32), y.astype(np.float32), z.astype(np.float32), hu, tissue
-    )
+    return Canvas(spacing_zyx_mm, x.astype(np.float32), y.astype(np.float32), z.astype(np.float32), hu, tissue)
 
 
 def smooth_field(canvas: Canvas, rng: np.random.Generator, knot_mm: float) -> Array:
@@ -82,8 +80,7 @@ def smooth_field(canvas: Canvas, rng: np.random.Generator, knot_mm: float) -> Ar
     spans = ((canvas.z, -100.0, 600.0), (canvas.y, -160.0, 160.0), (canvas.x, -190.0, 190.0))
     knots = rng.standard_normal([int((high - low) / knot_mm) + 4 for _, low, high in spans], np.float32)
     weights = [
-        _spline_weights((axis - low) / knot_mm, size)
-        for (axis, low, _), size in zip(spans, knots.shape, strict=True)
+        _spline_weights((axis - low) / knot_mm, size) for (axis, low, _), size in zip(spans, knots.shape, strict=True)
     ]
     rows = np.tensordot(weights[0], knots, 1) @ weights[2].T
     return np.asarray(3.0 * (weights[1] @ rows), np.float32)
@@ -101,9 +98,7 @@ def cover_of(sdf_mm: Array, edge_mm: float = EDGE_MM) -> Array:
     return np.clip(cover, 0, 1, out=cover)
 
 
-def tube_sdf(
-    canvas: Canvas, points: NDArray[np.float64], radii: NDArray[np.float64]
-) -> tuple[Array, Box] | None:
+def tube_sdf(canvas: Canvas, points: NDArray[np.float64], radii: NDArray[np.float64]) -> tuple[Array, Box] | None:
     """Signed distance to a chain of tapering capsules through (n, 3) points (x, y, z), and the box it fills.
 
     None where the chain lies outside the canvas. Far from it the distance is a constant above any edge.
@@ -140,9 +135,7 @@ def capsule_sdf(
     square = np.square(dx - t * ax)
     square += np.square(dy - t * ay)
     square += np.square(dz - t * az)
-    return np.asarray(
-        np.sqrt(square) - np.float32(radii[0]) - t * np.float32(radii[1] - radii[0]), np.float32
-    )
+    return np.asarray(np.sqrt(square) - np.float32(radii[0]) - t * np.float32(radii[1] - radii[0]), np.float32)
 
 
 def offsets(canvas: Canvas, box: Box, centre: Point) -> tuple[Array, Array, Array]:

@@ -124,9 +124,7 @@ def _bowel_loop(scene: Scene) -> Finding | None:
     cover = None if found is None else cover_of(found[0]) * (scene.canvas.tissue[found[1]] == FAT_BELLY)
     paint_loop(scene.canvas, scene.patient, scene.body, line, radius, scene.rng)
     scene.take(line, radius)
-    return (
-        None if found is None or cover is None else extent_of(scene, "bowel_loop", cover, found[1], point[2])
-    )
+    return None if found is None or cover is None else extent_of(scene, "bowel_loop", cover, found[1], point[2])
 
 
 def _blob(

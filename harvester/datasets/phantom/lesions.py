@@ -70,11 +70,7 @@ class Scene:
         return self._spots[codes]
 
     def place(
-        self,
-        codes: tuple[int, ...],
-        reach_mm: float,
-        share: tuple[float, float],
-        spots: NDArray[np.intp] | None = None,
+        self, codes: tuple[int, ...], reach_mm: float, share: tuple[float, float], spots: NDArray[np.intp] | None = None
     ) -> Point | None:
         """A free centre, out of `spots` or all of these tissues, around which the share of a sphere's surface
         that lies in these tissues is in a range. None after 30 tries."""
@@ -176,9 +172,7 @@ def _paint_lesion(scene: Scene, kind: str) -> Finding | None:
 def _texture(scene: Scene, sdf_radii: Array, box: Box) -> Array:
     """HU to add inside a lesion: a core darker than the rim and a grain, which vessels and gut lack."""
     core = scene.rng.uniform(30, 110) * np.clip(-0.25 - sdf_radii, 0, 0.4) / 0.4
-    grain = (
-        scene.rng.uniform(10, 26) * scene.body.fine[box] + scene.rng.uniform(0, 8) * scene.body.coarse[box]
-    )
+    grain = scene.rng.uniform(10, 26) * scene.body.fine[box] + scene.rng.uniform(0, 8) * scene.body.coarse[box]
     return np.asarray(scene.lesion_texture * (grain - core))
 
 
@@ -195,9 +189,7 @@ def _lesion_level(scene: Scene, kind: str, box: Box) -> Array:
         return np.full_like(here, hu["liver" if kind == "hypodense" else "spleen"] - step)
     if kind == "renal":
         step = contrast * rng.uniform(30, min(90.0, hu["kidney"] + 10 if hu["kidney"] > 90 else 45))
-        return np.full_like(
-            here, hu["kidney"] - step * (1 if hu["kidney"] > 90 or rng.random() < 0.5 else -1)
-        )
+        return np.full_like(here, hu["kidney"] - step * (1 if hu["kidney"] > 90 or rng.random() < 0.5 else -1))
     if kind == "mass":
         return np.full_like(here, hu["muscle"] + contrast * rng.uniform(35, 80))
     return np.full_like(here, tissue_level(scene))
@@ -232,18 +224,14 @@ def blob_sdf(
     distance = np.sqrt(dx * dx + dy * dy + dz * dz) + np.float32(1e-3)
     waves, shifts = rng.normal(0, 2.2, (4, 3)), rng.uniform(0, 2 * np.pi, 4)
     bumps = sum(
-        np.cos(
-            (np.float32(w[0]) * dx + np.float32(w[1]) * dy + np.float32(w[2]) * dz) / distance + np.float32(s)
-        )
+        np.cos((np.float32(w[0]) * dx + np.float32(w[1]) * dy + np.float32(w[2]) * dz) / distance + np.float32(s))
         for w, s in zip(waves, shifts, strict=True)
     )
     scaled = np.sqrt((along / rx) ** 2 + (across / ry) ** 2 + (dz / rz) ** 2)
     return np.asarray((scaled - 1 - 0.6 * roughness * bumps) * min(rx, ry, rz), np.float32), box
 
 
-def extent_of(
-    scene: Scene, kind: str, cover: Array, box: Box, at_z_mm: float | None = None
-) -> Finding | None:
+def extent_of(scene: Scene, kind: str, cover: Array, box: Box, at_z_mm: float | None = None) -> Finding | None:
     """A solid's extent on the slice where it is widest, or on that at `at_z_mm` for one that goes on along z.
 
     None where that is under two pixels either way.

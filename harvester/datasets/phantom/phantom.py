@@ -47,11 +47,7 @@ class Phantoms:
     """The dataset of phantoms; they follow from the settings, no source is read."""
 
     def __init__(self, settings: Settings, source: Path | None = None) -> None:
-        self.settings, self.seed, self.grid = (
-            settings.data.phantom,
-            settings.seed,
-            settings.grid.spacing_zyx_mm,
-        )
+        self.settings, self.seed, self.grid = (settings.data.phantom, settings.seed, settings.grid.spacing_zyx_mm)
 
     def discover(self, salt: str) -> Discovery:
         """The phantoms of both splits."""
@@ -65,10 +61,7 @@ class Phantoms:
 
 def plan(settings: PhantomSettings) -> list[PhantomCase]:
     """The cases of both splits, vm first, volumes_per_patient each (the last patient may have fewer)."""
-    sizes: tuple[tuple[Split, int], ...] = (
-        ("vm", settings.vm_volumes),
-        ("vh_test", settings.vh_test_volumes),
-    )
+    sizes: tuple[tuple[Split, int], ...] = (("vm", settings.vm_volumes), ("vh_test", settings.vh_test_volumes))
     return [
         _case(split, 2 * (i // settings.volumes_per_patient) + parity, i % settings.volumes_per_patient)
         for parity, (split, size) in enumerate(sizes)
@@ -103,9 +96,7 @@ def make(
     return volume, _marks(lesions, volume, settings, rng), [_padded(one, volume) for one in distractors]
 
 
-def _draw_scene(
-    canvas: Canvas, patient: anatomy.Patient, settings: PhantomSettings, rng: np.random.Generator
-) -> Scene:
+def _draw_scene(canvas: Canvas, patient: anatomy.Patient, settings: PhantomSettings, rng: np.random.Generator) -> Scene:
     body = anatomy.lay_body(canvas, patient, rng)
     anatomy.paint_wall(canvas, patient, body, rng)
     anatomy.paint_lungs(canvas, patient, body)
@@ -115,9 +106,7 @@ def _draw_scene(
     paint_gut(canvas, patient, body, rng)
     paint_bones(canvas, body, rng)
     paint_wires(canvas, rng)
-    return Scene(
-        canvas, patient, body, rng, settings.lesion_contrast, settings.lesion_size, settings.lesion_texture
-    )
+    return Scene(canvas, patient, body, rng, settings.lesion_contrast, settings.lesion_size, settings.lesion_texture)
 
 
 def _scan(canvas: Canvas, noise_hu: float, rng: np.random.Generator) -> NDArray[np.int16]:
@@ -140,15 +129,11 @@ def _blur(sheet: Array, sigma_px: float) -> Array:
     return sheet
 
 
-def _marks(
-    lesions: list[Finding], volume: Volume, settings: PhantomSettings, rng: np.random.Generator
-) -> list[Mark]:
+def _marks(lesions: list[Finding], volume: Volume, settings: PhantomSettings, rng: np.random.Generator) -> list[Mark]:
     diameters = np.array([lesion.diameter_mm for lesion in lesions])
     clinical = choose_clinical(diameters, settings.lesions_per_volume, settings.marked_share, rng)
     return [
-        Mark(
-            volume.volume_id, f"{volume.volume_id}-{i}", **_padded(lesion, volume), clinical=bool(clinical[i])
-        )
+        Mark(volume.volume_id, f"{volume.volume_id}-{i}", **_padded(lesion, volume), clinical=bool(clinical[i]))
         for i, lesion in enumerate(lesions)
     ]
 

@@ -113,9 +113,7 @@ def _path_sdf(canvas: Canvas, patient: Patient, body: Body, path: Path) -> tuple
     return sdf, box
 
 
-def wander(
-    rng: np.random.Generator, start: Points, heading: Points, steps: int, step_mm: float, bend: float
-) -> Points:
+def wander(rng: np.random.Generator, start: Points, heading: Points, steps: int, step_mm: float, bend: float) -> Points:
     """(steps + 1, 3) points of a walk whose heading turns by about `bend` radians a step."""
     points = [start]
     for _ in range(steps):
@@ -135,10 +133,7 @@ def _paint_lung_trees(canvas: Canvas, patient: Patient, rng: np.random.Generator
 
 def _paint_liver_trees(canvas: Canvas, patient: Patient, rng: np.random.Generator) -> None:
     level = patient.phase_levels["liver"] + patient.phase_levels["liver_vessel"]
-    for root, heading, count in (
-        ((-20, 8, 212), (-0.7, -0.3, -0.6), 4),
-        ((-42, -6, 152), (-0.3, -0.2, 0.3), 6),
-    ):
+    for root, heading, count in (((-20, 8, 212), (-0.7, -0.3, -0.6), 4), ((-42, -6, 152), (-0.3, -0.2, 0.3), 6)):
         start = np.array(root, float) * patient.scale_xyz
         for _ in range(count):
             turned = np.array(heading) + rng.normal(0, 0.6, 3)
@@ -188,15 +183,11 @@ def paint_gut(canvas: Canvas, patient: Patient, body: Body, rng: np.random.Gener
         sdf = sdf + 2.5 * body.coarse[box]
         _paint_loop(canvas, sdf, box, patient, np.where(body.fine[box] > 0.9, np.float32(-850), stools))
     for _ in range(16):
-        start = (
-            np.array([rng.uniform(-75, 75), rng.uniform(-62, 20), rng.uniform(-30, 118)]) * patient.scale_xyz
-        )
+        start = np.array([rng.uniform(-75, 75), rng.uniform(-62, 20), rng.uniform(-30, 118)]) * patient.scale_xyz
         flat = np.array([rng.normal(), rng.normal(), 0.5 * rng.normal()])
         paint_loop(canvas, patient, body, wander(rng, start, flat, 5, 20.0, 0.9), rng.uniform(8, 13), rng)
     for _ in range(24):
-        start = (
-            np.array([rng.uniform(-80, 80), rng.uniform(-60, 25), rng.uniform(-30, 140)]) * patient.scale_xyz
-        )
+        start = np.array([rng.uniform(-80, 80), rng.uniform(-60, 25), rng.uniform(-30, 140)]) * patient.scale_xyz
         points = wander(rng, start, rng.normal(0, 1, 3), 4, 14.0, 0.5)
         thin = tube_sdf(canvas, points, np.linspace(rng.uniform(1.2, 2.8), 0.8, 5))
         if thin is not None:

@@ -95,8 +95,7 @@ def _read_marks(file: Path, boxes3d: bool) -> pa.Table:
     require(table, ("volume_id", *sides), file, layout)
     volume = ids(table["volume_id"], "volume_id", file)
     columns = {
-        side: integers(table[side], side, file) if side == "z" else floats(table[side], side, file)
-        for side in sides
+        side: integers(table[side], side, file) if side == "z" else floats(table[side], side, file) for side in sides
     }
     rows = table.select(["volume_id", *sides])
     refuse_boxes((*IN_PLANE, ("z1", "z2")) if boxes3d else IN_PLANE, columns, rows, file)
@@ -153,15 +152,11 @@ def _with_spacing(marks: pa.Table, listed: pa.Table) -> pa.Table:
     return marks
 
 
-def _patients(
-    marks: pa.Table, listed: pa.Table | None, volume_ids: Sequence[str], file: Path
-) -> tuple[str, list[str]]:
+def _patients(marks: pa.Table, listed: pa.Table | None, volume_ids: Sequence[str], file: Path) -> tuple[str, list[str]]:
     """Where the patients come from, and the patient of each volume."""
     known: dict[str, str] = {}
     sources = [
-        name
-        for name, table in (("list of volumes", listed), ("marks", marks))
-        if _add_patients(known, table, file)
+        name for name, table in (("list of volumes", listed), ("marks", marks)) if _add_patients(known, table, file)
     ]
     if sources:
         without = [volume_id for volume_id in volume_ids if volume_id not in known]
@@ -170,9 +165,7 @@ def _patients(
                 f"{file.name}: {len(without)} volumes without a mark have no patient: {first_few(without)}; "
                 "give the list of volumes a column patient_id"
             )
-        return f"patient_id of the {' and the '.join(sources)}", [
-            known[volume_id] for volume_id in volume_ids
-        ]
+        return f"patient_id of the {' and the '.join(sources)}", [known[volume_id] for volume_id in volume_ids]
     if all(split_id(volume_id) for volume_id in volume_ids):
         return "volume_id up to its first _", [volume_id.split("_")[0] for volume_id in volume_ids]
     return "volume_id: each volume its own patient", list(volume_ids)
@@ -185,7 +178,5 @@ def _add_patients(known: dict[str, str], table: pa.Table | None, file: Path) -> 
     patients = values(names(ids(table["patient_id"], "patient_id", file)))
     for volume_id, patient in zip(values(table["volume_id"]), patients, strict=True):
         if known.setdefault(volume_id, patient) != patient:
-            raise LabelError(
-                f"{file.name}: volume {volume_id} has two patients, {known[volume_id]} and {patient}"
-            )
+            raise LabelError(f"{file.name}: volume {volume_id} has two patients, {known[volume_id]} and {patient}")
     return True

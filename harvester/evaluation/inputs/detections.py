@@ -43,11 +43,7 @@ class Detections:
 
 
 def read_detections(
-    file: Path,
-    volume_ids: Sequence[str],
-    boxes3d: bool = False,
-    score: str | None = None,
-    annotated_only: bool = False,
+    file: Path, volume_ids: Sequence[str], boxes3d: bool = False, score: str | None = None, annotated_only: bool = False
 ) -> Detections:
     """Read and check detections in the annotated volumes `volume_ids`; rows in the file's order of tubelets.
 

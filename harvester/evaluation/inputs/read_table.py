@@ -35,9 +35,7 @@ def read_table(file: Path) -> pa.Table:
     """
     try:
         if file.stat().st_size == 0:
-            raise LabelError(
-                f"{file.name}: the file is empty; want a table with one row per detection or mark"
-            )
+            raise LabelError(f"{file.name}: the file is empty; want a table with one row per detection or mark")
         return _with_plain_ids(_parse(file))
     except (OSError, pa.ArrowException) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
@@ -100,9 +98,7 @@ def integers(column: Column, name: str, file: Path) -> Integers:
     wrong = np.flatnonzero(~((values >= 0) & (values < 2**31) & (values == np.floor(values))))
     if len(wrong):
         first = ", ".join(f"{values[row]} (row {row + 1})" for row in wrong[:NAMED])
-        raise LabelError(
-            f"{file.name}: column {name} has {len(wrong)} values that are no slice from 0: {first}"
-        )
+        raise LabelError(f"{file.name}: column {name} has {len(wrong)} values that are no slice from 0: {first}")
     return values.astype(np.int64)
 
 
@@ -126,7 +122,5 @@ def names(column: Ids) -> "pa.Array[Any]":
 
 def _one_dictionary(column: Column) -> Ids:
     """The chunks of a dictionary-encoded column as one array with one dictionary."""
-    array: Any = (
-        column.unify_dictionaries().combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    )
+    array: Any = column.unify_dictionaries().combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     return cast(Ids, array)

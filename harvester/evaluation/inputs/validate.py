@@ -28,9 +28,7 @@ def refuse_rows(wrong: NDArray[np.bool_], rows: pa.Table, fault: str, file: Path
     raise LabelError(f"{file.name}: {fault} in {where}: {named}{more}{wanted and '; ' + wanted}")
 
 
-def refuse_boxes(
-    lows_highs: Sequence[tuple[str, str]], columns: dict[str, Array], rows: pa.Table, file: Path
-) -> None:
+def refuse_boxes(lows_highs: Sequence[tuple[str, str]], columns: dict[str, Array], rows: pa.Table, file: Path) -> None:
     """Raise LabelError where a box has an end that is no finite number, or a high end below its low end."""
     wrong = np.zeros(len(rows), dtype=bool)
     for names in lows_highs:
@@ -38,16 +36,12 @@ def refuse_boxes(
             wrong |= ~np.isfinite(columns[name])
     refuse_rows(wrong, rows, "a box end that is no finite number", file)
     for low, high in lows_highs:
-        refuse_rows(
-            columns[high] < columns[low], rows, f"{high} < {low}", file, "ends are inclusive, low first"
-        )
+        refuse_rows(columns[high] < columns[low], rows, f"{high} < {low}", file, "ends are inclusive, low first")
 
 
 def refuse_duplicates(rows: pa.Table, file: Path) -> None:
     """Raise LabelError where two rows are equal in every column."""
-    plain = pa.table(
-        {name: _countable(column) for name, column in zip(rows.column_names, rows.columns, strict=True)}
-    )
+    plain = pa.table({name: _countable(column) for name, column in zip(rows.column_names, rows.columns, strict=True)})
     names = plain.column_names
     if plain.group_by(names, use_threads=False).aggregate([]).num_rows == len(plain):
         return

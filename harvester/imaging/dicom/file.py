@@ -111,8 +111,7 @@ def readable(volume_id: str) -> Iterator[None]:
         yield
     except BROKEN as error:
         raise VolumeError(
-            "unreadable",
-            f"volume {volume_id}: a file is not readable DICOM ({type(error).__name__}); export it again",
+            "unreadable", f"volume {volume_id}: a file is not readable DICOM ({type(error).__name__}); export it again"
         ) from None
 
 

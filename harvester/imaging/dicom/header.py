@@ -152,8 +152,7 @@ def _image_refusal(item: pydicom.Dataset, settings: DicomSettings) -> str:
         "not_grey": int(item.get("SamplesPerPixel", 1)) != 1 or item.get("BitsAllocated") not in (16, 32),
         "not_hu": item.get("RescaleType") not in (None, "", "HU", "US"),
         "no_geometry": any(
-            item.get(tag) is None
-            for tag in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+            item.get(tag) is None for tag in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
         ),
         "no_rescale": item.get("RescaleSlope") is None or item.get("RescaleIntercept") is None,
     }

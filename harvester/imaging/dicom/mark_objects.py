@@ -28,13 +28,7 @@ def read_object_marks(series: DicomSeries, files: Iterable[Path], machine_marks:
         referred = _referred(series)
         found = [lesion for file in files for lesion in _lesions(file, referred, name, machine_marks)]
     return [
-        Mark(
-            name,
-            f"{name}-d{number}",
-            *series.assembled.slices.box(each.key, each.boxes[each.key]),
-            True,
-            each.kind,
-        )
+        Mark(name, f"{name}-d{number}", *series.assembled.slices.box(each.key, each.boxes[each.key]), True, each.kind)
         for number, each in enumerate(merged(found))
     ]
 
@@ -55,8 +49,7 @@ def _lesions(file: Path, referred: ReferredSeries, volume_id: str, machine_marks
         raise VolumeError("bad_mark", f"{error}; it is an object with marks: {ADVICE}") from None
     except BROKEN as error:
         raise VolumeError(
-            "bad_mark",
-            f"volume {volume_id}: a DICOM object that marks it is broken ({type(error).__name__}); {ADVICE}",
+            "bad_mark", f"volume {volume_id}: a DICOM object that marks it is broken ({type(error).__name__}); {ADVICE}"
         ) from None
 
 

@@ -13,13 +13,7 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.encaps import generate_frames
 from pydicom.pixels.utils import pixel_array
-from pydicom.uid import (
-    UID,
-    JPEG2000TransferSyntaxes,
-    JPEGLSTransferSyntaxes,
-    JPEGTransferSyntaxes,
-    RLELossless,
-)
+from pydicom.uid import UID, JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes, RLELossless
 
 from harvester.errors import VolumeError
 from harvester.imaging.dicom.file import BROKEN
@@ -27,12 +21,7 @@ from harvester.imaging.hounsfield import AIR_HU, to_hu
 
 Array = NDArray[Any]
 
-COMPRESSED: Final = (
-    *JPEGTransferSyntaxes,
-    *JPEGLSTransferSyntaxes,
-    *JPEG2000TransferSyntaxes[:2],
-    RLELossless,
-)
+COMPRESSED: Final = (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes[:2], RLELossless)
 """Transfer syntaxes that scans come in, besides plain pixels (JPEG 2000's other two are for several components)."""
 MOST_SLICE_PIXELS: Final = 8192 * 8192
 MOST_SEGMENTATION_PIXELS: Final = 1 << 31

@@ -14,14 +14,7 @@ from numpy.typing import NDArray
 
 from harvester.errors import VolumeError
 from harvester.imaging.dicom.assembly import AssembledGrid, Stack, assemble
-from harvester.imaging.dicom.file import (
-    BROKEN,
-    is_dicom_file,
-    read_header,
-    read_whole,
-    readable,
-    silence_dicom_loggers,
-)
+from harvester.imaging.dicom.file import BROKEN, is_dicom_file, read_header, read_whole, readable, silence_dicom_loggers
 from harvester.imaging.dicom.pixels import hu_plane
 from harvester.records import Volume
 
@@ -30,13 +23,7 @@ Array = NDArray[Any]
 MOST_VOXELS: Final = 1 << 31
 """Of a series as assembled: 4 GiB of int16. data.archive.max_voxels refuses sooner, by the headers alone."""
 ALIKE: Final = {"SeriesInstanceUID": "series", "Rows": "rows", "Columns": "columns"}
-NEEDED: Final = (
-    "ImagePositionPatient",
-    "ImageOrientationPatient",
-    "PixelSpacing",
-    "RescaleSlope",
-    "RescaleIntercept",
-)
+NEEDED: Final = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept")
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,9 +59,7 @@ def read_series(source: Path | Iterable[Path], volume_id: str, patient_id: str) 
             del item.PixelData
             headers.append(item)
         if not headers:
-            raise VolumeError(
-                "no_slices", f"volume {volume_id}: no DICOM files; give a folder of one CT series"
-            )
+            raise VolumeError("no_slices", f"volume {volume_id}: no DICOM files; give a folder of one CT series")
         stack = stack_of(headers, volume_id)
     assembled = assemble(stack, volume_id)
     if np.prod(assembled.shape, dtype=float) > MOST_VOXELS:
@@ -135,8 +120,7 @@ def _load(file: Path, volume_id: str) -> pydicom.Dataset:
         _check_kind(item, _name(item, volume_id))
     except BROKEN as error:
         raise VolumeError(
-            "unreadable",
-            f"{_name(item, volume_id)} has a broken header ({type(error).__name__}); export it again",
+            "unreadable", f"{_name(item, volume_id)} has a broken header ({type(error).__name__}); export it again"
         ) from None
     return item
 

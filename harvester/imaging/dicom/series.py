@@ -108,8 +108,7 @@ def checked(series: Series, root: Path, settings: ArchiveSettings) -> Series:
     gap = assembled.spacing_ijk_mm[2]
     if not low <= gap <= high:
         raise VolumeError(
-            "bad_spacing",
-            f"slices {gap:.3f} mm apart; data.archive.dicom.slice_spacing_mm is {low} to {high}",
+            "bad_spacing", f"slices {gap:.3f} mm apart; data.archive.dicom.slice_spacing_mm is {low} to {high}"
         )
     heights = stack.positions_mm[:, 2]
     return replace(single, gap_mm=gap, span_mm=(float(heights.min()), float(heights.max())))
@@ -149,16 +148,12 @@ def _check_size(series: Series, most_voxels: int) -> None:
 
 
 def _too_large(most_voxels: int) -> VolumeError:
-    return VolumeError(
-        "too_large", f"more voxels than data.archive.max_voxels = {most_voxels}; is a header broken?"
-    )
+    return VolumeError("too_large", f"more voxels than data.archive.max_voxels = {most_voxels}; is a header broken?")
 
 
 def _stack(series: Series) -> Stack:
     rows, columns, (row_mm, column_mm), orientation = series.slices[0].alike
-    right, down = (
-        np.array(part) / (np.linalg.norm(part) or 1) for part in (orientation[:3], orientation[3:])
-    )
+    right, down = (np.array(part) / (np.linalg.norm(part) or 1) for part in (orientation[:3], orientation[3:]))
     return Stack(
         positions_mm=np.array([each.position_mm for each in series.slices]),
         right=right,

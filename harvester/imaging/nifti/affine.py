@@ -55,9 +55,7 @@ def _fault(raw: Any) -> tuple[str, str]:
     return "", ""
 
 
-def same_place(
-    one_ras: Array, other_ras: Array, shape: tuple[int, int, int], voxels: float = SAME_PLACE
-) -> bool:
+def same_place(one_ras: Array, other_ras: Array, shape: tuple[int, int, int], voxels: float = SAME_PLACE) -> bool:
     """Whether two affines put the eight corners of (i, j, k) voxels in one place, within this share of a voxel."""
     corners = np.array(np.meshgrid(*[(0, side) for side in shape], [1.0])).reshape(4, -1)
     apart = np.linalg.norm((one_ras - other_ras)[:3] @ corners, axis=0)

@@ -145,8 +145,7 @@ def _dimensions(raw: Any) -> int:
 def _checked_shape(shape: tuple[int, ...], volume_id: str, max_voxels: int) -> tuple[int, int, int]:
     if len(shape) < 3 or any(side != 1 for side in shape[3:]) or min(shape) < 1:
         raise VolumeError(
-            "not_3d",
-            f"volume {volume_id}: want a 3D NIfTI with voxels, got shape {shape}; write one file per volume",
+            "not_3d", f"volume {volume_id}: want a 3D NIfTI with voxels, got shape {shape}; write one file per volume"
         )
     voxels = shape[0] * shape[1] * shape[2]
     if voxels > max_voxels:

@@ -31,8 +31,7 @@ def read_oriented_nifti(
     hu_kji = np.empty(header.shape[::-1], np.int16)
     # Slice by slice: a whole scan as float64 takes four times its room in the store. As the file's bytes lie: k, j, i.
     lost = sum(
-        _slice_hu(slice_ji, header, hu_ji, missing_is_air)
-        for slice_ji, hu_ji in zip(stored.T, hu_kji, strict=True)
+        _slice_hu(slice_ji, header, hu_ji, missing_is_air) for slice_ji, hu_ji in zip(stored.T, hu_kji, strict=True)
     )
     if lost:
         raise VolumeError(

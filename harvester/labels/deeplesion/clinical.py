@@ -20,9 +20,7 @@ def match_marks(marks: Sequence[Placed], others: Sequence[Placed], iou_at_least:
     (z, boxes), (other_z, other_boxes) = _arrays(marks), _arrays(others)
     iou = iou_matrix(boxes, other_boxes) * (z[:, None] == other_z[None, :])
     rows, columns = linear_sum_assignment(np.where(iou >= iou_at_least, iou, 0), maximize=True)
-    return {
-        int(i): int(j) for i, j in zip(rows, columns, strict=True) if iou[i, j] >= max(iou_at_least, 1e-9)
-    }
+    return {int(i): int(j) for i, j in zip(rows, columns, strict=True) if iou[i, j] >= max(iou_at_least, 1e-9)}
 
 
 def _arrays(placed: Sequence[Placed]) -> tuple[Array, Array]:

@@ -50,9 +50,7 @@ def _table(file: Path) -> pa.Table:
         reason = error.strerror or type(error).__name__
         raise LabelError(f"{file.name}: cannot be read ({reason}); want a table of marks") from None
     except pa.ArrowException as error:
-        raise LabelError(
-            f"{file.name}: is no table ({type(error).__name__}); want one row per mark"
-        ) from None
+        raise LabelError(f"{file.name}: is no table ({type(error).__name__}); want one row per mark") from None
     raise LabelError(f"{file.name}: want a .pkl, .parquet or .csv file of marks")
 
 

@@ -14,12 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from harvester.errors import LabelError
-from harvester.labels.deeplesion.published_tubelets import (
-    holds_boxes3d,
-    numbers,
-    read_volumes,
-    tubelet_rows,
-)
+from harvester.labels.deeplesion.published_tubelets import holds_boxes3d, numbers, read_volumes, tubelet_rows
 from harvester.labels.deeplesion.safe_pickle import plain
 from harvester.records import MARKS, SIDES, MarkTable
 
@@ -50,13 +45,7 @@ def read_published(file: Path) -> PublishedMarks:
 def _rows(volume_id: str, held: object, name: str) -> Iterator[dict[str, Any]]:
     boxes = _slice_boxes(volume_id, held, name) if isinstance(held, dict) else _best(volume_id, held, name)
     for index, (z, box) in enumerate(boxes):
-        mark = {
-            "volume_id": volume_id,
-            "mark_id": f"{volume_id}-{index}",
-            "z": z,
-            "clinical": False,
-            "kind": "",
-        }
+        mark = {"volume_id": volume_id, "mark_id": f"{volume_id}-{index}", "z": z, "clinical": False, "kind": ""}
         yield mark | dict(zip(SIDES, map(float, box[:4]), strict=True))
 
 

@@ -98,9 +98,7 @@ def _slice(place: object, where: str) -> tuple[int, list[float]]:
         raise LabelError(f"{where} holds {place!r}; want (z, [x1, y1, x2, y2, score])")
     z, box = place[0], plain(place[1])
     if not numbers([z], 1) or z < 0 or z != int(z) or not numbers(box, 5):
-        raise LabelError(
-            f"{where} holds {(z, box)!r}; want a slice from 0 and [x1, y1, x2, y2, score], finite numbers"
-        )
+        raise LabelError(f"{where} holds {(z, box)!r}; want a slice from 0 and [x1, y1, x2, y2, score], finite numbers")
     if not (box[0] <= box[2] and box[1] <= box[3]):
         raise LabelError(f"{where}: slice {z}: box {box[:4]} has ends out of order; want low first")
     return int(z), [float(value) for value in box]
@@ -132,9 +130,7 @@ def read_volumes(file: Path) -> dict[str, Any]:
     volumes: dict[str, Any] = {}
     for volume_id, held in tree.items():
         if not isinstance(volume_id, str):
-            raise LabelError(
-                f"{file.name}: volume {volume_id!r} holds a {type(held).__name__}; want text as its id"
-            )
+            raise LabelError(f"{file.name}: volume {volume_id!r} holds a {type(held).__name__}; want text as its id")
         if plain_id(volume_id) in volumes:
             raise LabelError(f"{file.name}: has volume {plain_id(volume_id)} twice; want each once")
         volumes[plain_id(volume_id)] = held

@@ -26,17 +26,13 @@ LESION_TYPES: Final = frozenset(
 EVERYWHERE: Final = np.ones((3, 3, 3))
 
 
-def read_seg(
-    item: pydicom.Dataset, frames: Array, series: ReferredSeries, machine_marks: bool
-) -> list[Lesion]:
+def read_seg(item: pydicom.Dataset, frames: Array, series: ReferredSeries, machine_marks: bool) -> list[Lesion]:
     """The lesions that a segmentation marks on the series; `frames` are its stored values, (frames, rows, columns).
 
     Segments of organs are passed over, and automatic ones unless wanted. Raises LabelError for frames that do not
     lie on the series; a broken object raises what pydicom raises.
     """
-    wanted = {
-        int(each.SegmentNumber): each for each in item.SegmentSequence if _is_wanted(each, machine_marks)
-    }
+    wanted = {int(each.SegmentNumber): each for each in item.SegmentSequence if _is_wanted(each, machine_marks)}
     masks: dict[int, dict[int, Mask]] = defaultdict(dict)
     for index, functional in enumerate(item.PerFrameFunctionalGroupsSequence):
         for number in wanted:
@@ -45,9 +41,7 @@ def read_seg(
                 k, placed = _placed(item, functional, mask, series)
                 masks[number][k] = placed | masks[number].get(k, np.zeros_like(placed))
     return [
-        part.lesion(
-            _kind(wanted[number]), str(wanted[number].get("TrackingUID", "")) if len(parts) == 1 else ""
-        )
+        part.lesion(_kind(wanted[number]), str(wanted[number].get("TrackingUID", "")) if len(parts) == 1 else "")
         for number, planes in sorted(masks.items())
         for parts in [_parts(planes)]
         for part in parts
@@ -65,8 +59,7 @@ def _is_wanted(segment: pydicom.Dataset, machine_marks: bool) -> bool:
 def _kind(segment: pydicom.Dataset) -> str:
     regions = segment.get("AnatomicRegionSequence") or []
     return kind_of(
-        [code(segment, "SegmentedPropertyTypeCodeSequence")]
-        + [str(each.get("CodeValue", "")) for each in regions]
+        [code(segment, "SegmentedPropertyTypeCodeSequence")] + [str(each.get("CodeValue", "")) for each in regions]
     )
 
 
@@ -75,9 +68,7 @@ def _mask(item: pydicom.Dataset, functional: pydicom.Dataset, frame: Array, numb
     shown: Mask = frame == number
     if item.get("SegmentationType") == "LABELMAP":
         return shown
-    segments = functional.get("SegmentIdentificationSequence") or _shared(
-        item, "SegmentIdentificationSequence"
-    )
+    segments = functional.get("SegmentIdentificationSequence") or _shared(item, "SegmentIdentificationSequence")
     if int(segments[0].ReferencedSegmentNumber) != number:
         return None
     if item.get("SegmentationType") == "FRACTIONAL":
@@ -91,9 +82,7 @@ def _shared(item: pydicom.Dataset, sequence: str) -> Any:
     return item.SharedFunctionalGroupsSequence[0][sequence].value
 
 
-def _placed(
-    item: pydicom.Dataset, functional: pydicom.Dataset, mask: Mask, series: ReferredSeries
-) -> tuple[int, Mask]:
+def _placed(item: pydicom.Dataset, functional: pydicom.Dataset, mask: Mask, series: ReferredSeries) -> tuple[int, Mask]:
     """The slice of the series on which a frame lies, and the mask in that slice's pixels."""
 
     def geometry(sequence: str) -> pydicom.Dataset:
@@ -104,9 +93,7 @@ def _placed(
     turned = np.array(list(geometry("PlaneOrientationSequence").ImageOrientationPatient), np.float64)
     row_mm, column_mm = (float(mm) for mm in geometry("PixelMeasuresSequence").PixelSpacing)
     way = np.concatenate([series.right, series.down])
-    if not np.allclose(turned, way, atol=1e-3) or not np.allclose(
-        (column_mm, row_mm), series.pixel_mm, rtol=1e-2
-    ):
+    if not np.allclose(turned, way, atol=1e-3) or not np.allclose((column_mm, row_mm), series.pixel_mm, rtol=1e-2):
         raise LabelError("a segmentation in another grid than its series; resample it to the series")
     k = series.slice_of(origin)
     j, i = np.rint(series.on_slice(k, origin[None])[0] - 0.5).astype(int)[::-1]

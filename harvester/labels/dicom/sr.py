@@ -10,16 +10,7 @@ import numpy as np
 import pydicom
 
 from harvester.errors import LabelError
-from harvester.labels.dicom.lesions import (
-    Floats,
-    Lesion,
-    ReferredSeries,
-    Regions,
-    box_round,
-    code,
-    kind_of,
-    within,
-)
+from harvester.labels.dicom.lesions import Floats, Lesion, ReferredSeries, Regions, box_round, code, kind_of, within
 from harvester.records import Box
 
 GROUP: Final = "125007"
@@ -51,9 +42,7 @@ def read_sr(item: pydicom.Dataset, series: ReferredSeries, machine_marks: bool) 
 
 def _by_machine(item: pydicom.Dataset) -> bool:
     types = {
-        code(each, "ConceptCodeSequence")
-        for each in _below(item)
-        if code(each, "ConceptNameCodeSequence") == OBSERVER
+        code(each, "ConceptCodeSequence") for each in _below(item) if code(each, "ConceptNameCodeSequence") == OBSERVER
     }
     return DEVICE in types and PERSON not in types and item.get("VerificationFlag") != "VERIFIED"
 
@@ -96,9 +85,7 @@ def _mark(item: pydicom.Dataset, series: ReferredSeries) -> Mark | None:
     kind = str(item.get("GraphicType", ""))
     if item.get("ValueType") == "SCOORD" and kind not in ("POINT", "MULTIPOINT"):
         sops = [
-            str(ref.ReferencedSOPInstanceUID)
-            for each in _below(item)
-            for ref in each.get("ReferencedSOPSequence", [])
+            str(ref.ReferencedSOPInstanceUID) for each in _below(item) for ref in each.get("ReferencedSOPSequence", [])
         ]
         slices = [series.sops[sop] for sop in sops if sop in series.sops]
         return (slices[0], kind, _points(item, 2)) if slices else None

@@ -46,9 +46,7 @@ def slow_worth(
     return float(n / max(effect, 1) * min(few, 1))
 
 
-def slow_bound(
-    correct_by: Counter[str], accepted_by: Counter[str], correlation: float, level: float
-) -> float:
+def slow_bound(correct_by: Counter[str], accepted_by: Counter[str], correlation: float, level: float) -> float:
     n, c = sum(accepted_by.values()), sum(correct_by.values())
     worth = slow_worth(correct_by, accepted_by, correlation, level, own=True)
     return float(beta.ppf(level, c / n * worth, (1 - c / n) * worth + 1)) if c else 0.0
@@ -96,8 +94,7 @@ def slow_begins(tested: list[Any], lesions: int, target: float, level: float, co
         share: [
             place
             for place, (_, correct_by, accepted_by) in enumerate(tested)
-            if target ** slow_worth(correct_by, accepted_by, correlation, level * share, own=False)
-            <= level * share
+            if target ** slow_worth(correct_by, accepted_by, correlation, level * share, own=False) <= level * share
         ]
         for share in (0.25, 1.0)
     }
@@ -133,10 +130,7 @@ def slow_solve(
 
 
 NO_PRIOR: tuple[dict[str, int], dict[str, int]] = ({}, {})
-SOME_PRIOR = (
-    {"p1": 9, "p2": 7, "elsewhere-with-a-long-name": 8},
-    {"p1": 10, "p2": 7, "elsewhere-with-a-long-name": 8},
-)
+SOME_PRIOR = ({"p1": 9, "p2": 7, "elsewhere-with-a-long-name": 8}, {"p1": 10, "p2": 7, "elsewhere-with-a-long-name": 8})
 
 
 @pytest.mark.parametrize("prior", [NO_PRIOR, SOME_PRIOR])
@@ -242,8 +236,7 @@ def test_patients_without_an_accepted_tubelet_do_not_count() -> None:
 def test_tubelets_of_a_single_patient_are_one_draw() -> None:
     assert precision_lower_bound(np.array([500]), np.array([500]), 0.95) < 0.05
     point = solve(
-        Evidence(np.arange(500.0), np.ones(500, bool), np.full(500, "p"), 500),
-        Target(0.9, 0.95, min_patients=1),
+        Evidence(np.arange(500.0), np.ones(500, bool), np.full(500, "p"), 500), Target(0.9, 0.95, min_patients=1)
     )
     assert point.threshold == np.inf
 
@@ -309,23 +302,12 @@ def test_a_refusal_tells_the_best_bound_and_the_point_estimate() -> None:
 
 
 def test_earlier_rounds_count_in_both_directions() -> None:
-    scores, correct, patients = (
-        np.arange(20.0),
-        np.ones(20, bool),
-        np.array([f"p{i % 10}" for i in range(20)]),
-    )
+    scores, correct, patients = (np.arange(20.0), np.ones(20, bool), np.array([f"p{i % 10}" for i in range(20)]))
     good, bad = {f"p{i}": 2 for i in range(10)}, {f"p{i}": 1 for i in range(10)}
     assert solve(Evidence(scores, correct, patients, 60), Target(0.9, 0.95)).threshold == np.inf
     with_good = solve(Evidence(scores, correct, patients, 60, Earlier(good, good)), Target(0.9, 0.95))
-    assert (with_good.threshold, with_good.accepted, with_good.recall_estimate) == (
-        0.0,
-        40,
-        pytest.approx(40 / 60),
-    )
-    assert (
-        solve(Evidence(scores, correct, patients, 60, Earlier(bad, good)), Target(0.9, 0.95)).threshold
-        == np.inf
-    )
+    assert (with_good.threshold, with_good.accepted, with_good.recall_estimate) == (0.0, 40, pytest.approx(40 / 60))
+    assert solve(Evidence(scores, correct, patients, 60, Earlier(bad, good)), Target(0.9, 0.95)).threshold == np.inf
 
 
 def test_minus_infinity_is_never_accepted() -> None:
@@ -338,9 +320,7 @@ def test_minus_infinity_is_never_accepted() -> None:
 def test_more_confidence_never_lowers_the_threshold_nor_raises_the_bound() -> None:
     for seed in range(3):
         case = made_case(seed, size=300)
-        points = [
-            solve(Evidence(*case, 200), Target(0.8, confidence)) for confidence in (0.6, 0.8, 0.9, 0.95, 0.99)
-        ]
+        points = [solve(Evidence(*case, 200), Target(0.8, confidence)) for confidence in (0.6, 0.8, 0.9, 0.95, 0.99)]
         thresholds = [point.threshold for point in points]
         assert thresholds == sorted(thresholds)
     bounds = [precision_lower_bound(np.array([9, 8, 10]), np.full(3, 10), c) for c in (0.6, 0.8, 0.95, 0.99)]

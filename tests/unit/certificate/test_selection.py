@@ -31,25 +31,16 @@ def candidates(precision_below: float) -> pa.Table:
 
 def lesions() -> pa.Table:
     box = {"z": 3, "x1": 10.0, "y1": 10.0, "x2": 19.0, "y2": 19.0, "clinical": False, "kind": ""}
-    return pa.Table.from_pylist(
-        [{"volume_id": f"v{i:03d}", "mark_id": f"m{i}", **box} for i in range(500)], MARKS
-    )
+    return pa.Table.from_pylist([{"volume_id": f"v{i:03d}", "mark_id": f"m{i}", **box} for i in range(500)], MARKS)
 
 
-def accepted(
-    last: bool, precision_below: float = 0.7, earlier: int = 0, **changed: float | tuple[float, ...]
-) -> int:
+def accepted(last: bool, precision_below: float = 0.7, earlier: int = 0, **changed: float | tuple[float, ...]) -> int:
     settings = OperatingPointSettings(**changed)
     table = candidates(precision_below)
     prior = table.slice(0, earlier).append_column("score", table["lpc_score"].slice(0, earlier))
     right = [row["y1"] == [10.0] for row in prior.to_pylist()]
     prior = prior.append_column("correct", pa.array(right, pa.bool_())).cast(ACCEPTED)
-    given = (
-        ScoredTable(table.slice(earlier)),
-        MarkTable(lesions()),
-        AcceptedTable(prior),
-        empty(ScoredTable),
-    )
+    given = (ScoredTable(table.slice(earlier)), MarkTable(lesions()), AcceptedTable(prior), empty(ScoredTable))
     return select_point(Calibration(*given, last), FUSION, settings).point.accepted
 
 
@@ -64,9 +55,7 @@ def test_an_early_target_that_cannot_be_met_gives_way_to_the_target() -> None:
 
 
 def test_the_first_early_target_that_can_be_met_is_kept() -> None:
-    assert accepted(last=False, early_target_precisions=(0.999, 0.93)) == accepted(
-        last=True, target_precision=0.93
-    )
+    assert accepted(last=False, early_target_precisions=(0.999, 0.93)) == accepted(last=True, target_precision=0.93)
 
 
 def test_an_early_target_that_adds_next_to_nothing_gives_way_too() -> None:

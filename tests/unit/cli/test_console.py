@@ -36,13 +36,9 @@ def test_other_errors_are_not_hidden() -> None:
         fails_with(ZeroDivisionError("ours"))
 
 
-def test_ctrl_c_is_one_line_and_the_exit_code_of_a_stopped_program(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_ctrl_c_is_one_line_and_the_exit_code_of_a_stopped_program(capsys: pytest.CaptureFixture[str]) -> None:
     assert fails_with(KeyboardInterrupt()) == 130
-    assert capsys.readouterr().err == (
-        "stopped by Ctrl-C; what is finished is kept, start the same command again\n"
-    )
+    assert capsys.readouterr().err == ("stopped by Ctrl-C; what is finished is kept, start the same command again\n")
 
 
 def test_options_are_not_abbreviated() -> None:

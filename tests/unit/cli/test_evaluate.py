@@ -26,9 +26,7 @@ def figures(folder: Path, *arguments: object) -> dict[str, Any]:
 
 
 def test_table_json_and_plots_come_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    told = figures(
-        tmp_path, "--by", "size", "--accept", "0.5", "--resamples", "40", "--plots", tmp_path / "plots"
-    )
+    told = figures(tmp_path, "--by", "size", "--accept", "0.5", "--resamples", "40", "--plots", tmp_path / "plots")
     said = capsys.readouterr().out
     assert "60 marks in 16 volumes of 8 patients (volume_id up to its first _)" in said
     assert "40 resamples of patients, seed 0; 8 patients are few" in said
@@ -110,9 +108,7 @@ class Command:
         return os.system, (self.line,)
 
 
-def test_a_pickle_with_a_command_is_refused_and_not_run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_pickle_with_a_command_is_refused_and_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     marks, trace = tmp_path / "marks.pkl", tmp_path / "ran"
     marks.write_bytes(pickle.dumps({"a": {0: [Command(f"touch {trace}")]}}))
     assert call("--marks", marks, "--tubelets", OWN / "tubelets.csv") == 1
@@ -120,18 +116,14 @@ def test_a_pickle_with_a_command_is_refused_and_not_run(
     assert not trace.exists()
 
 
-def test_a_pickle_that_is_cut_short_is_a_clear_error(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_pickle_that_is_cut_short_is_a_clear_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     marks = tmp_path / "marks.pkl"
     marks.write_bytes(pickle.dumps({"a": {0: [[1.0, 1.0, 5.0, 5.0, 0, 0]]}})[:-9])
     assert call("--marks", marks, "--tubelets", OWN / "tubelets.csv") == 1
     assert "marks.pkl: cut short or not a pickle" in capsys.readouterr().err
 
 
-def test_published_3d_boxes_and_a_published_harvest_are_scored_under_any_form_of_their_ids(
-    tmp_path: Path,
-) -> None:
+def test_published_3d_boxes_and_a_published_harvest_are_scored_under_any_form_of_their_ids(tmp_path: Path) -> None:
     """A detection on each of two boxes; ids with a dash, and with .annot."""
     first, second = "000001_01_01_003-040", "000002_01_01_001-009"
     boxes = {first: [[1.0, 2.0, 9.0, 9.0, 3.0, 5.0]], f"{second}.annot": [[1.0, 2.0, 9.0, 9.0, 3.0, 5.0]]}

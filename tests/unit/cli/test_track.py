@@ -9,11 +9,7 @@ from harvester.storage.location import Location
 
 @pytest.mark.parametrize(
     ("given", "environment", "asked"),
-    [
-        ((), None, None),
-        ((), "http://one", "http://one"),
-        (("--uri", "http://two"), "http://one", "http://two"),
-    ],
+    [((), None, None), ((), "http://one", "http://one"), (("--uri", "http://two"), "http://one", "http://two")],
 )
 def test_the_uri_is_the_options_or_the_environments(
     given: tuple[str, ...],

@@ -11,9 +11,7 @@ from harvester.config.settings import Settings
 words = st.text("ab-", max_size=3)
 leaves = st.none() | st.booleans() | st.integers(-2, 2) | st.sampled_from([0.0, 0.5, 1.0]) | words
 trees = st.recursive(
-    leaves,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
-    max_leaves=6,
+    leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3), max_leaves=6
 )
 
 
@@ -39,9 +37,7 @@ def test_another_value_anywhere_is_another_hash(tree: Any, one: Any, other: Any)
 
 @settings(max_examples=10)
 @given(st.integers(0, 50), st.integers(2, 9), st.floats(0.5, 0.99), st.sampled_from(["a", "night-2"]))
-def test_settings_come_back_from_their_text_with_the_same_hash(
-    seed: int, folds: int, target: float, name: str
-) -> None:
+def test_settings_come_back_from_their_text_with_the_same_hash(seed: int, folds: int, target: float, name: str) -> None:
     tree = {"seed": seed, "folds": folds, "name": name, "operating_point": {"target_precision": target}}
     made = Settings.model_validate(tree)
     assert restore(dump(made)) == made

@@ -38,9 +38,7 @@ def test_a_file_goes_before_a_name_and_a_folder_does_not(elsewhere: Path) -> Non
 
 @pytest.mark.parametrize("given", ["nonesuch", "configs/quickstart.yaml", "quickstart.json"])
 def test_what_is_not_there_is_told_with_the_names_there_are(given: str) -> None:
-    with pytest.raises(
-        SettingsError, match=rf"--config {given}: cannot be read .*: deeplesion, quickstart, real_ct$"
-    ):
+    with pytest.raises(SettingsError, match=rf"--config {given}: cannot be read .*: deeplesion, quickstart, real_ct$"):
         resolve(given)
 
 

@@ -18,9 +18,7 @@ class Case:
     split_origin: str = "drawn"
 
 
-MARKS = [
-    {"where": f"marks.csv line {line}", "lesion": lesion} for line, lesion in ((2, ""), (3, "a"), (4, "a"))
-]
+MARKS = [{"where": f"marks.csv line {line}", "lesion": lesion} for line, lesion in ((2, ""), (3, "a"), (4, "a"))]
 FOUND = Discovery(
     [
         Case("v1", "pb", "vm", MARKS, split_origin="given"),

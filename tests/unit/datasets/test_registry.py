@@ -19,9 +19,7 @@ def settings(kind: str, **data: object) -> Settings:
 
 
 def test_phantoms_need_no_source_and_are_made_as_discovered() -> None:
-    dataset = open_dataset(
-        settings("phantom", phantom={"depth": 6, "vm_volumes": 2, "vh_test_volumes": 1}), None
-    )
+    dataset = open_dataset(settings("phantom", phantom={"depth": 6, "vm_volumes": 2, "vh_test_volumes": 1}), None)
     cases = dataset.discover("").cases
     assert [case.split for case in cases] == ["vm", "vm", "vh_test"]
     loaded = dataset.load(asdict(cases[1]))
@@ -64,9 +62,7 @@ def test_a_background_is_read_once_for_the_sub_volumes_that_lie_side_by_side(
 
 
 def test_what_is_no_dataset_or_lacks_its_files_is_a_wrong_setting() -> None:
-    with pytest.raises(
-        SettingsError, match="nothing to prepare; want phantom, insertion, archive or deeplesion"
-    ):
+    with pytest.raises(SettingsError, match="nothing to prepare; want phantom, insertion, archive or deeplesion"):
         open_dataset(settings("store"), None)
     for kind in DATASETS.keys() - {"phantom"}:
         with pytest.raises(SettingsError, match="give --source"):

@@ -62,8 +62,6 @@ with time_limit(1.0):
 with time_limit(0.01):
     re.match("(a+)+b", "a" * 60)
 """
-    ended = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
-    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 1
     assert "Timeout" in ended.stderr and "line 7 in <module>" in ended.stderr

@@ -48,9 +48,7 @@ def slow(seen: Hits, who: Patients, weight: Any, inclusive: bool, accept: float)
             max((found for found, fp, _ in points if fp < r or (inclusive and fp == r)), default=0) / marks
             for r in RATES
         ],
-        "envelope": [
-            max((p for found, _, p in points if found / marks >= recall), default=0.0) for recall in RECALLS
-        ],
+        "envelope": [max((p for found, _, p in points if found / marks >= recall), default=0.0) for recall in RECALLS],
         "precision": correct / accepted if accepted else np.nan,
         "recall": recalled / marks,
     }

@@ -34,16 +34,10 @@ def visits(draw: st.DrawFn) -> tuple[Overlaps, Any, int]:
     pairs = sorted(draw(st.sets(each, max_size=16)))
     ious = draw(st.lists(st.sampled_from([0.2, 0.5, 0.9]), min_size=len(pairs), max_size=len(pairs)))
     scores = draw(st.lists(st.sampled_from([0.1, 0.4, 0.4, 0.8]), min_size=tubelets, max_size=tubelets))
-    return (
-        overlapping(*((*pair, iou) for pair, iou in zip(pairs, ious, strict=True))),
-        np.array(scores),
-        lesions,
-    )
+    return (overlapping(*((*pair, iou) for pair, iou in zip(pairs, ious, strict=True))), np.array(scores), lesions)
 
 
-def plain_hits(
-    found: Overlaps, scores: Iterable[float], threshold: float
-) -> tuple[dict[int, int], list[int]]:
+def plain_hits(found: Overlaps, scores: Iterable[float], threshold: float) -> tuple[dict[int, int], list[int]]:
     """Who hit each mark first, and how many marks each tubelet hits that were hit before; tubelet by tubelet."""
     first: dict[int, int] = {}
     repeats = [0 for _ in scores]
@@ -56,9 +50,7 @@ def plain_hits(
 
 @settings(max_examples=25)
 @given(st.lists(placed, max_size=6), st.lists(placed, max_size=6))
-def test_overlaps_are_those_of_every_pair_in_one_volume_and_slice(
-    found: list[Any], marked: list[Any]
-) -> None:
+def test_overlaps_are_those_of_every_pair_in_one_volume_and_slice(found: list[Any], marked: list[Any]) -> None:
     tubelets = scored(*(tubelet(volume, box, z=[z]) for volume, z, box in found))
     lesions = marks(*(mark(volume, box, z=z) for volume, z, box in marked))
     got = overlaps(tubelets, lesions)
@@ -68,10 +60,7 @@ def test_overlaps_are_those_of_every_pair_in_one_volume_and_slice(
         for j, (other, k, b) in enumerate(marked)
         if (volume, z) == (other, k) and paired_iou(np.array(a), np.array(b)) > 0
     }
-    assert (
-        dict(zip(zip(got.tubelet.tolist(), got.mark.tolist(), strict=True), got.iou.tolist(), strict=True))
-        == want
-    )
+    assert dict(zip(zip(got.tubelet.tolist(), got.mark.tolist(), strict=True), got.iou.tolist(), strict=True)) == want
     # One-slice tubelets and marks can change places: P3D IoU is symmetric.
     swapped = overlaps(
         scored(*(tubelet(volume, box, z=[z]) for volume, z, box in marked)),
@@ -94,9 +83,7 @@ def test_hits_are_those_of_a_visit_one_by_one(visit: tuple[Overlaps, Any, int], 
 
 
 @given(visits(), st.integers(1, 5))
-def test_curves_rise_stay_in_bounds_and_hang_on_the_order_alone(
-    visit: tuple[Overlaps, Any, int], volumes: int
-) -> None:
+def test_curves_rise_stay_in_bounds_and_hang_on_the_order_alone(visit: tuple[Overlaps, Any, int], volumes: int) -> None:
     found, scores, lesions = visit
     seen = hits(found, scores, lesions)
     curve, pr = froc(seen, volumes), precision_recall(seen)
@@ -137,10 +124,7 @@ def test_a_patient_drawn_twice_counts_as_two_and_numbers_are_only_names(seed: in
     np.testing.assert_allclose(once["ap"], average_precision(seen), atol=1e-12)
     twice = figures(np.arange(4), [2, 2, 2, 2])
     draws = [2, 0, 1, 1]
-    drawn, renamed = (
-        figures(np.arange(4), draws),
-        figures(np.array(order), [draws[order.index(k)] for k in range(4)]),
-    )
+    drawn, renamed = (figures(np.arange(4), draws), figures(np.array(order), [draws[order.index(k)] for k in range(4)]))
     for name in once:
         np.testing.assert_allclose(twice[name], once[name], atol=1e-12)
         np.testing.assert_allclose(renamed[name], drawn[name], atol=1e-12)

@@ -58,7 +58,5 @@ def test_a_detection_on_other_strata_alone_is_left_out_and_a_weak_overlap_does_n
 
 
 def test_the_marks_of_a_stratum_are_counted_anew() -> None:
-    kept, rows = within(
-        overlapping((0, 0, 0.9), (1, 2, 0.8)), np.array([False, True, True]), 2, threshold=0.5
-    )
+    kept, rows = within(overlapping((0, 0, 0.9), (1, 2, 0.8)), np.array([False, True, True]), 2, threshold=0.5)
     assert (kept.tubelet.tolist(), kept.mark.tolist(), rows.tolist()) == ([0], [1], [1])

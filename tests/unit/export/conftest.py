@@ -97,9 +97,7 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     write_series(source / "other", "1.2.826.55.2", (-1, 0, 0, 0, -1, 0), 4.0)
     ras = np.diag([0.5, 0.75, 4.0, 1.0])
     ras[:3, 3] = (5, 6, 7)
-    nibabel.save(
-        nibabel.Nifti1Image(np.zeros((COLUMNS, ROWS, DEPTH), np.int16), ras), source / "ZEBRA.nii.gz"
-    )
+    nibabel.save(nibabel.Nifti1Image(np.zeros((COLUMNS, ROWS, DEPTH), np.int16), ras), source / "ZEBRA.nii.gz")
     folder = root / "run" / "store"
     folder.mkdir(parents=True)
     (root / "run" / "store.salt").write_text(SALT + "\n")

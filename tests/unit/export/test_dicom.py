@@ -90,12 +90,7 @@ def test_sr_says_who_found_it_and_that_nobody_checked(made_once: Any, written: d
     first = report.content.get_planar_roi_measurement_groups()[0]
     (certainty,) = first.get_measurements(name=pydicom.sr.codedict.codes.DCM.CertaintyOfFinding)
     assert (certainty.value, certainty.unit.value) == (93.75, "%")
-    for told in (
-        b"Algorithm Name",
-        b"model = ba9876543210",
-        b"run = 0123456789ab",
-        b"precision_bound = 0.91",
-    ):
+    for told in (b"Algorithm Name", b"model = ba9876543210", b"run = 0123456789ab", b"precision_bound = 0.91"):
         assert file.read_bytes().count(told) == 2  # one per lesion
     assert report.StudyInstanceUID == "1.2.826.55.19"
     assert report.PatientName == "ZEBRA^Ann"
@@ -105,9 +100,7 @@ def test_sr_says_who_found_it_and_that_nobody_checked(made_once: Any, written: d
 
 
 def test_a_capped_report_is_partial_and_holds_the_best(finished: Any) -> None:
-    report = hd.sr.srread(
-        exported(finished, "dicom-sr", "--max-per-report", "1") / f"{finished.supine}.sr.dcm"
-    )
+    report = hd.sr.srread(exported(finished, "dicom-sr", "--max-per-report", "1") / f"{finished.supine}.sr.dcm")
     assert report.CompletionFlag == "PARTIAL"
     (group,) = report.content.get_planar_roi_measurement_groups()
     assert group.tracking_identifier == "harvested-0-1"
@@ -127,9 +120,7 @@ def seg_boxes(segmentation: Any, slices: dict[str, int], number: int) -> dict[in
     return found
 
 
-def test_seg_boxes_come_back_on_every_slice_although_they_overlap(
-    made_once: Any, written: dict[str, Path]
-) -> None:
+def test_seg_boxes_come_back_on_every_slice_although_they_overlap(made_once: Any, written: dict[str, Path]) -> None:
     out = written["dicom-seg"]
     for volume, folder, way in ((made_once.supine, "ZEBRA/ct", tuple), (made_once.turned, "other", turned)):
         segmentation = hd.seg.segread(out / f"{volume}.seg.dcm")
@@ -261,18 +252,9 @@ def test_boxes_of_a_real_tumour_come_back_from_a_real_series(real: Path, tmp_pat
     files = sorted((real / "lung_dx_a0001").glob("*.dcm"))
     volume = {"volume_id": "v1", "depth": 64, "height": 512, "width": 512}
     volume |= {"spacing_z_mm": 5.0, "spacing_y_mm": 0.842, "spacing_x_mm": 0.842}
-    label = {
-        "volume_id": "v1",
-        "label_id": "a",
-        "score": 0.97,
-        "round": 0,
-        "threshold": 0.9,
-        "precision_bound": 0.9,
-    }
+    label = {"volume_id": "v1", "label_id": "a", "score": 0.97, "round": 0, "threshold": 0.9, "precision_bound": 0.9}
     label |= {"model_hash": "aa", "run_id": "bb", "role": "lesion", "source": "harvested", "z": list(boxes)}
-    label |= {
-        side: [float(box[at]) for box in boxes.values()] for at, side in enumerate(("x1", "y1", "x2", "y2"))
-    }
+    label |= {side: [float(box[at]) for box in boxes.values()] for at, side in enumerate(("x1", "y1", "x2", "y2"))}
     slices = {each["sop"]: each["z"] for each in drawn}
     with silence_dicom_loggers():
         labelled = LabelledVolume(volume, [label], dicom_grid(files, volume))

@@ -71,10 +71,7 @@ def test_coco_opens_in_pycocotools_with_the_same_boxes(finished: Any) -> None:
         assert np.abs(near).max() <= 0.5
     assert boxes["harvested-0-1"] == FIRST
     assert boxes["harvested-0-2"] == SECOND
-    tracks = {
-        each["label_id"]: {e["track_id"] for e in found if e["label_id"] == each["label_id"]}
-        for each in found
-    }
+    tracks = {each["label_id"]: {e["track_id"] for e in found if e["label_id"] == each["label_id"]} for each in found}
     assert all(len(track) == 1 for track in tracks.values())
     assert len({track.pop() for track in tracks.values()}) == 4
 
@@ -114,11 +111,7 @@ def test_the_csv_has_deeplesions_columns_and_the_key_slice(finished: Any) -> Non
     assert len(list(rows[0])) == 18 + 15
     row = next(r for r in rows if r["volume_id"] == finished.supine and r["label_id"] == "harvested-0-1")
     assert (row["Key_slice_index"], row["Bounding_boxes"]) == ("3", "2.5, 4, 10, 9.5")
-    assert (row["Slice_range"], row["Spacing_mm_px_"], row["Image_size"]) == (
-        "0, 7",
-        "0.5, 0.75, 4",
-        "40, 32",
-    )
+    assert (row["Slice_range"], row["Spacing_mm_px_"], row["Image_size"]) == ("0, 7", "0.5, 0.75, 4", "40, 32")
     assert row["Patient_gender"] == row["Patient_age"] == row["Measurement_coordinates"] == ""
     assert row["boxes"] == "2 3 4 9.25 8; 3 2.5 4 10 9.5; 4 4 5 8 8"
 
@@ -131,14 +124,7 @@ def test_deeplesions_own_names_come_back() -> None:
     volume = {"volume_id": "000227_02_01_047-080", "patient_id": "000227", "split": "vh"}
     volume |= {"width": 512, "height": 512, "depth": 34}
     volume |= {f"spacing_{axis}_mm": 1.0 for axis in "xyz"}
-    label = dict.fromkeys(ORIGIN) | {
-        "label_id": "a",
-        "z": [3],
-        "x1": [1.0],
-        "y1": [2.0],
-        "x2": [3.0],
-        "y2": [4.0],
-    }
+    label = dict.fromkeys(ORIGIN) | {"label_id": "a", "z": [3], "x1": [1.0], "y1": [2.0], "x2": [3.0], "y2": [4.0]}
     row = dl_info._row(volume, SliceMap.stored(512, 512, 34), label)
     assert (row["File_name"], row["Key_slice_index"]) == ("000227_02_01_050.png", 50)
     assert (row["Patient_index"], row["Study_index"], row["Series_ID"]) == (227, 2, 1)
@@ -175,10 +161,7 @@ def test_label_maps_open_in_nibabel_in_the_files_own_grid(finished: Any) -> None
     assert_near(boxes_in(values, 1), {z: turned(box) for z, box in FIRST.items()})
     assert_near({6: boxes_in(values, 2)[6]}, {6: turned(SECOND[6])})
     index = [row for row in table(out / "index.csv") if row["volume_id"] == finished.nifti]
-    assert [(row["number"], row["label_id"]) for row in index] == [
-        ("1", "harvested-0-1"),
-        ("2", "harvested-0-2"),
-    ]
+    assert [(row["number"], row["label_id"]) for row in index] == [("1", "harvested-0-1"), ("2", "harvested-0-2")]
     assert [int(row["voxels"]) for row in index] == [int((values == n).sum()) for n in (1, 2)]
 
 
@@ -191,15 +174,10 @@ def test_a_label_map_has_both_forms_of_its_scan(finished: Any, codes: tuple[int,
     scan.header.set_sform(scan.affine, codes[0])
     scan.header.set_qform(moved if all(codes) else scan.affine, codes[1])
     scan.header["descrip"] = b"ZEBRA"
-    nibabel.save(
-        nibabel.Nifti1Image(np.asarray(scan.dataobj), None, scan.header), finished.source / "ZEBRA.nii.gz"
-    )
+    nibabel.save(nibabel.Nifti1Image(np.asarray(scan.dataobj), None, scan.header), finished.source / "ZEBRA.nii.gz")
     again: Any = nibabel.load(finished.source / "ZEBRA.nii.gz")
     image: Any = nibabel.load(with_source(finished, "nifti") / f"{finished.nifti}.nii.gz")
-    for one, other in (
-        (image.get_sform(True), again.get_sform(True)),
-        (image.get_qform(True), again.get_qform(True)),
-    ):
+    for one, other in ((image.get_sform(True), again.get_sform(True)), (image.get_qform(True), again.get_qform(True))):
         assert one[1] == other[1]
         assert (one[0] is None and other[0] is None) or np.array_equal(one[0], other[0])
     assert (int(image.header["sform_code"]), int(image.header["qform_code"])) == codes
@@ -207,9 +185,7 @@ def test_a_label_map_has_both_forms_of_its_scan(finished: Any, codes: tuple[int,
     assert b"ZEBRA" not in image.header.binaryblock
 
 
-def test_markups_of_a_scan_with_two_places_are_left_out(
-    finished: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_markups_of_a_scan_with_two_places_are_left_out(finished: Any, capsys: pytest.CaptureFixture[str]) -> None:
     scan: Any = nibabel.load(finished.source / "ZEBRA.nii.gz")
     for millimetres, left_out in ((0.4, False), (0.6, True)):
         moved = scan.affine.copy()
@@ -280,10 +256,7 @@ other field is allowed. Slicer: Modules/Loadable/Markups/Resources/Schema/markup
 
 def test_markups_fit_slicers_schema(finished: Any) -> None:
     jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed")
-    for out in (
-        exported(finished, "markups"),
-        with_source(finished, "markups", "--merge", "--hard-negatives"),
-    ):
+    for out in (exported(finished, "markups"), with_source(finished, "markups", "--merge", "--hard-negatives")):
         files = sorted(out.glob("*.mrk.json"))
         assert len(files) == 3
         for file in files:

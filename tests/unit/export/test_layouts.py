@@ -77,9 +77,7 @@ def write_layout(folder: Path, uid: str, layout: Layout) -> None:
             InstanceNumber=number,
             SliceThickness=GAP_MM,
             PatientName="ZEBRA^Ann",
-            **dict.fromkeys(
-                ("PatientBirthDate", "PatientSex", "AccessionNumber", "StudyDate", "StudyTime"), ""
-            ),
+            **dict.fromkeys(("PatientBirthDate", "PatientSex", "AccessionNumber", "StudyDate", "StudyTime"), ""),
             **dict.fromkeys(("StudyID", "ReferringPhysicianName"), ""),
         )
         for copy in range(1 + (number < layout.copies)):
@@ -200,9 +198,7 @@ def test_dciodvfy_finds_no_more_in_moved_series_than_in_even_ones(written: Expor
 
 def errors_of(file: Path) -> tuple[str, ...]:
     said = subprocess.run(["dciodvfy", str(file)], capture_output=True, text=True, check=False)
-    return tuple(
-        sorted({line for line in (said.stdout + said.stderr).splitlines() if line.startswith("Error")})
-    )
+    return tuple(sorted({line for line in (said.stdout + said.stderr).splitlines() if line.startswith("Error")}))
 
 
 def coco_boxes(written: Exported, name: str) -> dict[int, tuple[float, ...]]:
@@ -252,9 +248,7 @@ def test_a_label_map_shows_every_original_slice_its_box(written: Exported, name:
     for number, header in headers(written, name).items():
         ras = to_lps(header, columns, rows) * (-1, -1, 1)
         i, j, k = np.moveaxis(np.rint(ras @ to_voxels[:3, :3].T + to_voxels[:3, 3]).astype(int), -1, 0)
-        inside = np.logical_and.reduce(
-            [(at >= 0) & (at < n) for at, n in zip((i, j, k), values.shape, strict=True)]
-        )
+        inside = np.logical_and.reduce([(at >= 0) & (at < n) for at, n in zip((i, j, k), values.shape, strict=True)])
         plane = np.where(inside, values[tuple(np.where(inside, at, 0) for at in (i, j, k))], 0)
         if plane.any():
             found[number] = bright(plane[None], 1)[0]
@@ -276,9 +270,7 @@ def test_a_markup_lies_round_the_original_boxes_in_mm(written: Exported, name: s
 
 
 def kept(run: Path, volume_id: str) -> dict[int, tuple[float, ...]]:
-    (row,) = [
-        row for row in Store.open(run / "store").reviewed().to_pylist() if row["volume_id"] == volume_id
-    ]
+    (row,) = [row for row in Store.open(run / "store").reviewed().to_pylist() if row["volume_id"] == volume_id]
     sides = zip(*(row[side] for side in ("x1", "y1", "x2", "y2")), strict=True)
     return dict(zip(row["z"], sides, strict=True))
 

@@ -85,9 +85,7 @@ def say(**words: str) -> Edit:
 
 
 def placed(row: dict[str, Any]) -> dict[int, tuple[float, ...]]:
-    return dict(
-        zip(row["z"], zip(*(row[side] for side in ("x1", "y1", "x2", "y2")), strict=True), strict=True)
-    )
+    return dict(zip(row["z"], zip(*(row[side] for side in ("x1", "y1", "x2", "y2")), strict=True), strict=True))
 
 
 def assert_boxes(row: dict[str, Any], want: dict[int, tuple[float, ...]]) -> None:
@@ -103,9 +101,7 @@ def kept(finished: Any, volume_id: str) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("to", ["csv", "coco"])
-def test_verdicts_come_back_in_the_stored_order(
-    finished: Any, to: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_verdicts_come_back_in_the_stored_order(finished: Any, to: str, capsys: pytest.CaptureFixture[str]) -> None:
     file = exported(finished, to)
     EDITS[to](file, say(harvested_0_1="accepted", harvested_0_2=" Rejected"))
     before = finished.store.data_hash()
@@ -185,8 +181,7 @@ def test_a_later_verdict_replaces_the_earlier_one(finished: Any) -> None:
 def test_as_much_of_vm_stops_counting_as_was_reviewed_of_vh(finished: Any) -> None:
     boxes = {"z": [1], "x1": [1.0], "y1": [1.0], "x2": [2.0], "y2": [2.0]}
     rows = [
-        boxes | {"volume_id": "m", "tubelet_id": number, "score": number / 10, "correct": True}
-        for number in range(10)
+        boxes | {"volume_id": "m", "tubelet_id": number, "score": number / 10, "correct": True} for number in range(10)
     ]
     pq.write_table(pa.Table.from_pylist(rows, ACCEPTED), finished.run / "calibration.parquet")
     file = exported(finished, "csv")
@@ -257,8 +252,7 @@ def test_a_wrong_row_is_one_line_and_changes_nothing(
     file = exported(finished, "csv")
     first = iter([True])
     edit_csv(
-        file,
-        lambda row: row.update(change) if row["label_id"] == "harvested-0-1" and next(first, False) else None,
+        file, lambda row: row.update(change) if row["label_id"] == "harvested-0-1" and next(first, False) else None
     )
     text = file.read_text().splitlines()
     changed = next(number for number, line in enumerate(text, 1) if "harvested-0-1" in line)

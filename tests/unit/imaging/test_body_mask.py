@@ -24,9 +24,7 @@ def scene(depth: int = 6) -> dict[str, Any]:
     """An ellipse of tissue with two lungs, a table beneath, a wire above."""
     y, x = np.mgrid[:192, :224]
     body = ((x - 112) / 90) ** 2 + ((y - 96) / 62) ** 2 < 1
-    lungs = (((x - 75) / 25) ** 2 + ((y - 90) / 35) ** 2 < 1) | (
-        ((x - 150) / 25) ** 2 + ((y - 90) / 35) ** 2 < 1
-    )
+    lungs = (((x - 75) / 25) ** 2 + ((y - 90) / 35) ** 2 < 1) | (((x - 150) / 25) ** 2 + ((y - 90) / 35) ** 2 < 1)
     table, wire = (y > 166) & (y < 170), (y > 8) & (y < 11) & (x > 60) & (x < 160)
     hu = np.full((depth, 192, 224), -1000, np.int16)
     hu[:, body], hu[:, lungs], hu[:, table], hu[:, wire] = 40, -850, 200, 1500

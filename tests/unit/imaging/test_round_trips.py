@@ -27,9 +27,7 @@ def boxes(draw: st.DrawFn, columns: int = 60, rows: int = 60) -> Box:
 
 @stable
 @given(boxes(), sides, sides, sides, sides)
-def test_a_box_is_the_same_in_pixels_on_the_grid_and_in_mm(
-    box: Box, x: float, y: float, u: float, v: float
-) -> None:
+def test_a_box_is_the_same_in_pixels_on_the_grid_and_in_mm(box: Box, x: float, y: float, u: float, v: float) -> None:
     px = np.array([box])
     grid = scale_boxes(px, x / u, y / v)
     np.testing.assert_allclose(scale_boxes(grid, u / x, v / y), px, atol=1e-9)

@@ -14,10 +14,7 @@ FOUND = selected(*(tubelet(name, (1.5, 1.5, 2.5, 2.5), z=(3, 4), score=0.7) for 
 
 def test_marks_become_rows_of_one_slice_without_a_model() -> None:
     ledger = ledgers.from_marks(
-        marks(
-            Mark("a", "m1", 3, 1.0, 2.0, 3.0, 4.0, clinical=True),
-            Mark("b", "m2", 5, 1, 2, 3, 4, clinical=False),
-        )
+        marks(Mark("a", "m1", 3, 1.0, 2.0, 3.0, 4.0, clinical=True), Mark("b", "m2", 5, 1, 2, 3, 4, clinical=False))
     )
     assert ledger.schema == LEDGER
     first, second = ledger.to_pylist()

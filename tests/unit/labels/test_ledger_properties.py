@@ -22,10 +22,7 @@ def label_rows(draw: st.DrawFn) -> list[dict[str, Any]]:
     for number in range(draw(st.integers(0, 6))):
         x, y, width, height = (draw(st.integers(0, 40)) for _ in range(4))
         first, count = draw(st.integers(0, DEPTH - 1)), draw(st.integers(1, 3))
-        box, z = (
-            (float(x), float(y), float(x + width), float(y + height)),
-            range(first, min(first + count, DEPTH)),
-        )
+        box, z = ((float(x), float(y), float(x + width), float(y + height)), range(first, min(first + count, DEPTH)))
         role = draw(st.sampled_from(["lesion", "hard_negative", "ignored"]))
         rows.append(label(draw(st.sampled_from(NAMES)), box, role, z=list(z), label_id=f"l{number}"))
     return rows
@@ -41,9 +38,9 @@ def test_a_ledger_is_the_same_whatever_comes_first_and_keeps_every_row(
     shuffled = [both[place] for place in np.random.default_rng(seed).permutation(len(both))]
     assert extend(empty(LedgerTable), *(labels(row) for row in shuffled)).equals(whole)
     assert whole.schema.equals(LEDGER)
-    assert sum(
-        len(rows_where(whole, "role", role)) for role in ("lesion", "hard_negative", "ignored")
-    ) == len(one) + len(other)
+    assert sum(len(rows_where(whole, "role", role)) for role in ("lesion", "hard_negative", "ignored")) == len(
+        one
+    ) + len(other)
 
 
 @given(label_rows(), st.sampled_from([0.5, 2.0, 5.0]))
@@ -51,9 +48,7 @@ def test_a_mark_reaches_evenly_by_its_short_side_and_no_further_than_its_volume(
     rows: list[dict[str, Any]], slice_mm: float
 ) -> None:
     volumes = manifest(dict.fromkeys(NAMES, "vm"), (DEPTH, 96, 96), (slice_mm, 1.0, 2.0))
-    for row, wide in zip(
-        labels(*rows).to_pylist(), extrude_marks(labels(*rows), volumes).to_pylist(), strict=True
-    ):
+    for row, wide in zip(labels(*rows).to_pylist(), extrude_marks(labels(*rows), volumes).to_pylist(), strict=True):
         if len(row["z"]) > 1:
             assert wide == row
             continue
@@ -70,13 +65,9 @@ def test_a_mark_reaches_evenly_by_its_short_side_and_no_further_than_its_volume(
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from(SPLITS), st.integers(0, 30)), max_size=40),
-    st.integers(2, 5),
-    st.integers(0, 9),
+    st.lists(st.tuples(st.sampled_from(SPLITS), st.integers(0, 30)), max_size=40), st.integers(2, 5), st.integers(0, 9)
 )
-def test_folds_keep_patients_together_and_sets_even(
-    volumes: list[tuple[str, int]], folds: int, seed: int
-) -> None:
+def test_folds_keep_patients_together_and_sets_even(volumes: list[tuple[str, int]], folds: int, seed: int) -> None:
     rows = [{"split": split, "patient_id": f"{split}-{number}"} for split, number in volumes]
     dealt = patient_folds(rows, folds, seed)
     assert set(dealt) == {row["patient_id"] for row in rows}

@@ -52,12 +52,7 @@ def test_overlap_is_the_best_of_all_labels_on_shared_slices() -> None:
 
 def test_a_harvested_label_counts_on_each_of_its_slices() -> None:
     harvested = ledgers.from_tubelets(
-        scored(tubelet("h1", HERE, z=(7, 8))).append_column("score", pa.array([0.9])),
-        "lesion",
-        "harvested",
-        0,
-        "",
-        "",
+        scored(tubelet("h1", HERE, z=(7, 8))).append_column("score", pa.array([0.9])), "lesion", "harvested", 0, "", ""
     )
     table = scored(tubelet("h1", SHIFTED, z=(8, 9)), tubelet("h1", SHIFTED, z=(9, 10)))
     np.testing.assert_allclose(candidates.overlap_with(table, harvested), [0.6, 0])
@@ -65,20 +60,14 @@ def test_a_harvested_label_counts_on_each_of_its_slices() -> None:
 
 
 def test_candidates_touch_no_label() -> None:
-    table = scored(
-        *(tubelet("h1", box) for box in (HERE, SHIFTED, HALF, TOUCHING, AWAY)), tubelet("t1", HERE)
-    )
+    table = scored(*(tubelet("h1", box) for box in (HERE, SHIFTED, HALF, TOUCHING, AWAY)), tubelet("t1", HERE))
     assert ids(candidates.candidates(table, ledger(mark("h1", HERE)), SETTINGS)) == [3, 4, 5]
     assert ids(candidates.candidates(table, LEDGER.empty_table(), SETTINGS)) == [0, 1, 2, 3, 4, 5]
 
 
 def test_the_calibration_set_hides_annotations_but_not_marks_nor_what_it_found() -> None:
     table = scored(
-        tubelet("m1", HERE),
-        tubelet("m1", AWAY),
-        tubelet("m2", HERE),
-        tubelet("h1", AWAY),
-        tubelet("m2", AWAY),
+        tubelet("m1", HERE), tubelet("m1", AWAY), tubelet("m2", HERE), tubelet("h1", AWAY), tubelet("m2", AWAY)
     )
     known = marks(mark("m1", HERE), mark("m1", AWAY, clinical=False), mark("m2", AWAY, clinical=False))
     assert ids(view(table, known).calibration) == [1, 2, 4]
@@ -92,11 +81,7 @@ def test_the_calibration_set_hides_annotations_but_not_marks_nor_what_it_found()
 
 def test_a_round_harvests_what_touches_no_label_and_finds_marks_on_any_volume() -> None:
     table = scored(
-        tubelet("h1", HERE),
-        tubelet("h1", AWAY),
-        tubelet("t1", HERE),
-        tubelet("m1", HERE),
-        tubelet("m1", AWAY),
+        tubelet("h1", HERE), tubelet("h1", AWAY), tubelet("t1", HERE), tubelet("m1", HERE), tubelet("m1", AWAY)
     )
     known = marks(mark("h1", HERE), mark("m1", HERE), mark("m1", AWAY, clinical=False))
     first = view(table, known)
@@ -145,9 +130,7 @@ def test_split_of_takes_rows_by_their_volume() -> None:
 
 def test_a_lesion_is_learnt_anywhere_but_its_absence_only_where_all_are_marked() -> None:
     table = scored(
-        *(tubelet("m1", box) for box in (HERE, SHIFTED, HALF, TOUCHING, AWAY)),
-        tubelet("h1", HERE),
-        tubelet("h1", AWAY),
+        *(tubelet("m1", box) for box in (HERE, SHIFTED, HALF, TOUCHING, AWAY)), tubelet("h1", HERE), tubelet("h1", AWAY)
     )
     known = ledger(mark("m1", HERE, clinical=False), mark("h1", HERE))
     rejected = ledgers.from_tubelets(
@@ -158,9 +141,7 @@ def test_a_lesion_is_learnt_anywhere_but_its_absence_only_where_all_are_marked()
         "",
         "",
     )
-    lesion, other = negatives.classifier_examples(
-        table, ledgers.extend(known, rejected), manifest(VOLUMES), 0.5
-    )
+    lesion, other = negatives.classifier_examples(table, ledgers.extend(known, rejected), manifest(VOLUMES), 0.5)
     assert lesion.tolist() == [True, True, False, False, False, True, False]
     assert other.tolist() == [False, False, False, True, True, False, False]
 
@@ -251,11 +232,7 @@ def test_matching_gives_each_lesion_to_one_tubelet() -> None:
 
 def test_every_choice_of_the_settings_is_tried_once() -> None:
     settings = OperatingPointSettings(
-        lpg_weights=(0.0, 1.0),
-        lpg_floors=(0.1, 0.2),
-        min_slices=(1, 2),
-        small_bonuses=(0.0, 0.5),
-        small_mm=12.0,
+        lpg_weights=(0.0, 1.0), lpg_floors=(0.1, 0.2), min_slices=(1, 2), small_bonuses=(0.0, 0.5), small_mm=12.0
     )
     tried = fusion.fusions(settings)
     assert len(tried) == len(set(tried)) == 16
@@ -273,9 +250,7 @@ def empty_tables() -> list[pa.Table]:
 
 
 @pytest.mark.parametrize("case", range(4))
-@pytest.mark.parametrize(
-    "known", [MARKS.empty_table(), marks(mark("m1", HERE), mark("m1", AWAY, clinical=False))]
-)
+@pytest.mark.parametrize("known", [MARKS.empty_table(), marks(mark("m1", HERE), mark("m1", AWAY, clinical=False))])
 def test_a_round_that_proposes_nothing_goes_through_every_step(case: int, known: pa.Table) -> None:
     table, labels = empty_tables()[case], ledgers.from_marks(known)
     one = view(table, known)
@@ -325,7 +300,4 @@ def test_a_piece_of_a_marked_lesion_beside_the_key_slice_is_no_negative() -> Non
     labels = ledger(mark("m1", HERE, clinical=False))
     _, other = negatives.classifier_examples(table, labels, manifest(VOLUMES), 0.5)
     assert not other.any()
-    assert (
-        len(negatives.sure_hard_negatives(table, ledgers.extrude_marks(labels, manifest(VOLUMES)), SETTINGS))
-        == 0
-    )
+    assert len(negatives.sure_hard_negatives(table, ledgers.extrude_marks(labels, manifest(VOLUMES)), SETTINGS)) == 0

@@ -40,21 +40,9 @@ def ids(table: pa.Table) -> list[int]:
 
 def test_without_a_review_a_run_begins_with_the_marks_alone() -> None:
     marks = pa.Table.from_pylist(
-        [
-            {
-                "volume_id": "m",
-                "mark_id": "b",
-                "z": 5,
-                **dict.fromkeys(SIDES, 1.0),
-                "clinical": True,
-                "kind": "",
-            }
-        ],
-        MARKS,
+        [{"volume_id": "m", "mark_id": "b", "z": 5, **dict.fromkeys(SIDES, 1.0), "clinical": True, "kind": ""}], MARKS
     )
-    assert ledgers.initial_ledger(marks, REVIEWED.empty_table()).equals(
-        ledgers.from_marks(marks).combine_chunks()
-    )
+    assert ledgers.initial_ledger(marks, REVIEWED.empty_table()).equals(ledgers.from_marks(marks).combine_chunks())
 
 
 def test_reviewed_labels_are_known_before_round_0_with_their_origin() -> None:
@@ -66,16 +54,10 @@ def test_reviewed_labels_are_known_before_round_0_with_their_origin() -> None:
 def test_they_last_while_mined_negatives_do_not() -> None:
     mined = verdict("h", AWAY, "hard_negative", source="hard_negative_vh")
     roles = ("lesion", "hard_negative", "ignored", "calibration")
-    ledger = known(
-        *(verdict("h", (10 * at, 1, 10 * at + 5, 9), role) for at, role in enumerate(roles)), mined
-    )
+    ledger = known(*(verdict("h", (10 * at, 1, 10 * at + 5, 9), role) for at, role in enumerate(roles)), mined)
     ledger = ledger.set_column(3, "source", pa.array(["reviewed"] * 4 + ["hard_negative_vh"]))
     assert sorted(ledgers.persistent(ledger)["role"].to_pylist()) == sorted(roles)
-    assert sorted(ledgers.exclusion_labels(ledger)["role"].to_pylist()) == [
-        "hard_negative",
-        "ignored",
-        "lesion",
-    ]
+    assert sorted(ledgers.exclusion_labels(ledger)["role"].to_pylist()) == ["hard_negative", "ignored", "lesion"]
 
 
 @pytest.mark.parametrize("role", ["lesion", "hard_negative", "ignored"])
@@ -98,9 +80,7 @@ def test_a_rejected_find_teaches_although_its_volume_is_partly_marked() -> None:
 
 
 @pytest.mark.parametrize("role", ["calibration", "rehearsed"])
-def test_the_calibration_set_leaves_out_what_a_reviewed_run_accepted_but_not_its_false_ones(
-    role: str,
-) -> None:
+def test_the_calibration_set_leaves_out_what_a_reviewed_run_accepted_but_not_its_false_ones(role: str) -> None:
     """What is false in V_M must go on counting: looking at it made V_H no better."""
     table = scored(found("m", HERE), found("m", THERE), found("m", AWAY), found("h", AWAY))
     said = reviewed(verdict("m", HERE, role, (4, 5)), verdict("m", AWAY, "hard_negative", (4, 5)))

@@ -50,10 +50,7 @@ def test_every_pair_has_the_iou_of_pairs(kind: Any) -> None:
 @pytest.mark.parametrize("seed", range(12))
 def test_assignment_is_the_best_of_all_permutations(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    tracks, found = (
-        boxes_at(rng.uniform(0, 14, (rng.integers(1, 6), 2))),
-        boxes_at(rng.uniform(0, 14, (4, 2))),
-    )
+    tracks, found = (boxes_at(rng.uniform(0, 14, (rng.integers(1, 6), 2))), boxes_at(rng.uniform(0, 14, (4, 2))))
     iou = iou_matrix(tracks, found)
     rows, columns = assign(tracks, found, 0.3)
     assert (iou[rows, columns] >= 0.3).all()
@@ -62,8 +59,7 @@ def test_assignment_is_the_best_of_all_permutations(seed: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seed", "more"),
-    [(0, {}), (1, {"max_gap": 3}), (2, {"max_gap": 0, "min_length": 2}), (3, {"iou_floor": 0.1})],
+    ("seed", "more"), [(0, {}), (1, {"max_gap": 3}), (2, {"max_gap": 0, "min_length": 2}), (3, {"iou_floor": 0.1})]
 )
 def test_a_volume_is_linked_as_a_plain_filter_would(seed: int, more: Any) -> None:
     z, boxes, scores = full_volume(800, 40, seed)
@@ -84,9 +80,7 @@ def test_two_slices_are_linked_as_brute_force_would(seed: int) -> None:
     # A new track stands still, so its prediction on the next slice is its own box.
     rng = np.random.default_rng(seed)
     first, second = boxes_at(rng.uniform(0, 16, (4, 2))), boxes_at(rng.uniform(0, 16, (4, 2)))
-    tubelets = link(
-        np.repeat([5, 6], 4), np.concatenate([first, second]), np.arange(8.0), settings(iou_floor=0.2)
-    )
+    tubelets = link(np.repeat([5, 6], 4), np.concatenate([first, second]), np.arange(8.0), settings(iou_floor=0.2))
     pairs = [tubelet.boxes_xyxy for tubelet in tubelets if len(tubelet.z) == 2]
     gain = sum(float(iou_matrix(pair[:1], pair[1:])[0, 0]) for pair in pairs)
     assert gain == pytest.approx(brute_force_gain(iou_matrix(first, second), 0.2), abs=1e-12)
@@ -103,11 +97,7 @@ def test_a_chain_keeps_its_measured_boxes_and_takes_its_highest_score() -> None:
 def test_a_gap_is_bridged_up_to_max_gap() -> None:
     boxes, scores = boxes_at([(50, 50)] * 4), np.array([0.4, 0.3, 0.2, 0.1])
     z = np.array([1, 2, 4, 7])
-    assert chains(link(z, boxes, scores, settings(max_gap=0))) == [
-        ([1, 2], [0.4, 0.3]),
-        ([4], [0.2]),
-        ([7], [0.1]),
-    ]
+    assert chains(link(z, boxes, scores, settings(max_gap=0))) == [([1, 2], [0.4, 0.3]), ([4], [0.2]), ([7], [0.1])]
     assert chains(link(z, boxes, scores, settings(max_gap=1))) == [([1, 2, 4], [0.4, 0.3, 0.2]), ([7], [0.1])]
     assert chains(link(z, boxes, scores, settings(max_gap=2))) == [([1, 2, 4, 7], scores.tolist())]
 
@@ -216,9 +206,7 @@ def test_suppression_compares_all_slices() -> None:
 
 
 def test_a_suppressed_tubelet_suppresses_nothing() -> None:
-    row = [
-        Tubelet(np.array([0]), boxes_at([(x, 0)]), np.array([s])) for x, s in ((0, 0.9), (4, 0.8), (8, 0.7))
-    ]
+    row = [Tubelet(np.array([0]), boxes_at([(x, 0)]), np.array([s])) for x, s in ((0, 0.9), (4, 0.8), (8, 0.7))]
     assert suppress(row, 0.4) == [row[0], row[2]]
 
 

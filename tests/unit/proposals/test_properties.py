@@ -44,6 +44,4 @@ def test_links_are_those_of_plain_filters_and_use_each_box_once(
     for tubelet in linked:
         assert (np.diff(tubelet.z) > 0).all() and (np.diff(tubelet.z) <= max_gap + 1).all()
         assert len(tubelet.z) >= min_length
-    assert [tubelet.score for tubelet in linked] == sorted(
-        (tubelet.score for tubelet in linked), reverse=True
-    )
+    assert [tubelet.score for tubelet in linked] == sorted((tubelet.score for tubelet in linked), reverse=True)

@@ -13,16 +13,7 @@ from PIL import Image
 
 from harvester.certificate.frontier import Frontier, FrontierRow
 from harvester.config.settings import ReportSettings, Settings
-from harvester.records import (
-    HARVEST,
-    MARKS,
-    MISSING,
-    HarvestTable,
-    Mark,
-    MarkTable,
-    MissingTable,
-    Volume,
-)
+from harvester.records import HARVEST, MARKS, MISSING, HarvestTable, Mark, MarkTable, MissingTable, Volume
 from harvester.report.build import ReportInputs, build, closing_table, write_report
 from harvester.report.gallery import outline, sample_evenly
 from harvester.report.html import Html, tag
@@ -85,14 +76,7 @@ def inputs(store: Store, folder: Path, lesions: int, known: bool) -> ReportInput
     curves = [{"name": "round 0: LPG + LPC", "froc": line, "precision_recall": line}] if known else []
     missed = [row for row in store.truth().to_pylist() if row["mark_id"] == "t2"] if known else []
     less = [
-        {
-            "volume_id": name,
-            "patient_id": "p",
-            "split": "vh",
-            "marked": 1,
-            "harvested": 1,
-            "expected_more": more,
-        }
+        {"volume_id": name, "patient_id": "p", "split": "vh", "marked": 1, "harvested": 1, "expected_more": more}
         | {"expected_missing": 1 + more, "best_left": more}
         for name, more in (("v-a", 0.75), ("v-b", 0.25))
     ]
@@ -156,19 +140,7 @@ def test_page_stands_alone_and_is_escaped(whole: str) -> None:
 
 
 def test_every_tag_is_closed(whole: str) -> None:
-    for name in (
-        "main",
-        "section",
-        "table",
-        "tr",
-        "figure",
-        "svg",
-        "image",
-        "rect",
-        "div",
-        "span",
-        "details",
-    ):
+    for name in ("main", "section", "table", "tr", "figure", "svg", "image", "rect", "div", "span", "details"):
         assert len(re.findall(f"<{name}[ >]", whole)) == whole.count(f"</{name}>"), name
 
 

@@ -88,9 +88,7 @@ def test_rounds_add_up_and_nothing_is_found_twice(store: Store, truth: TruthEval
     second = first.after(1, view(store, scored(store, 1, good=0.7)))
     assert second.result(truth).harvested >= first.result(truth).harvested
     assert set(second.lesions["round"].to_pylist()) <= {0, 1}
-    right = [
-        row for row in second.lesions.to_pylist() if row["x1"][0] == LESION[0] and row["y1"][0] == LESION[1]
-    ]
+    right = [row for row in second.lesions.to_pylist() if row["x1"][0] == LESION[0] and row["y1"][0] == LESION[1]]
     assert len({row["volume_id"] for row in right}) == len(right) <= PATIENTS
     assert len(second.hits) >= first.result(truth).harvested - 5
 

@@ -15,9 +15,7 @@ def table(**columns: Any) -> pa.Table:
 
 
 def manifest() -> pa.Table:
-    return table(
-        volume_id=["a", "b", "c", "m"], patient_id=["p", "p", "q", "r"], split=["vh", "vh_test", "vh", "vm"]
-    )
+    return table(volume_id=["a", "b", "c", "m"], patient_id=["p", "p", "q", "r"], split=["vh", "vh_test", "vh", "vm"])
 
 
 def marks(*volumes: str) -> pa.Table:
@@ -35,9 +33,7 @@ def test_probabilities_are_monotone_and_calibrated() -> None:
     assert np.all(np.diff(found) >= 0)
     np.testing.assert_allclose(found[10:95], np.linspace(0, 1, 101)[10:95] ** 2, atol=0.12)
     # On the scores it was learned from, the sum of the probabilities is the number of lesions.
-    assert probabilities(calibration, calibration).sum() == pytest.approx(
-        calibration["correct"].to_numpy(False).sum()
-    )
+    assert probabilities(calibration, calibration).sum() == pytest.approx(calibration["correct"].to_numpy(False).sum())
 
 
 def test_probabilities_of_ties_and_of_nothing() -> None:

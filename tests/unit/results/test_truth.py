@@ -30,9 +30,7 @@ def tubelet(volume: str, box: Box, score: float = 0.5, lpg: float = 0.5, lpc: fl
 
 
 def scores(harvested: int, correct: int | None, precision: float | None, recall: float | None) -> TruthScores:
-    return TruthScores(
-        test_harvested=harvested, test_correct=correct, precision=precision, recall_unmarked=recall
-    )
+    return TruthScores(test_harvested=harvested, test_correct=correct, precision=precision, recall_unmarked=recall)
 
 
 @pytest.fixture
@@ -63,10 +61,7 @@ def test_a_harvest_is_right_where_it_finds_a_lesion_first(truth: TruthEvaluator)
 
 
 def test_an_earlier_round_comes_first_whatever_its_score(truth: TruthEvaluator) -> None:
-    early, late = (
-        with_round(selected(tubelet("t1", A, 0.1)), 0),
-        with_round(selected(tubelet("t1", NEAR_A, 0.9)), 1),
-    )
+    early, late = (with_round(selected(tubelet("t1", A, 0.1)), 0), with_round(selected(tubelet("t1", NEAR_A, 0.9)), 1))
     assert truth.correct(pa.concat_tables([late, early])) == [False, True]
 
 
@@ -76,11 +71,7 @@ def test_a_harvest_of_nothing_has_no_precision_and_no_recall(truth: TruthEvaluat
     assert truth.correct(nothing) == []
     assert len(truth.missed(nothing)) == 2
     assert truth.on_lesions(selected()) is None
-    assert truth.proposals(SCORED.empty_table(), "lpg_score").sensitivity == {
-        "1": 0.0,
-        "4": 0.0,
-        "16": 0.0,
-    }
+    assert truth.proposals(SCORED.empty_table(), "lpg_score").sensitivity == {"1": 0.0, "4": 0.0, "16": 0.0}
 
 
 def test_without_truth_nothing_is_told(store: Store) -> None:
@@ -96,9 +87,7 @@ def test_without_truth_nothing_is_told(store: Store) -> None:
 
 def test_proposals_on_clinical_marks_are_neither_found_nor_false(truth: TruthEvaluator) -> None:
     rows = [tubelet("t1", CLINICAL, lpg=0.9), tubelet("t1", A, lpg=0.8), tubelet("t2", AWAY, lpg=0.7)]
-    found = truth.proposals(
-        selected(*rows, tubelet("h1", AWAY, lpg=0.95), tubelet("m1", AWAY, lpg=0.95)), "lpg_score"
-    )
+    found = truth.proposals(selected(*rows, tubelet("h1", AWAY, lpg=0.95), tubelet("m1", AWAY, lpg=0.95)), "lpg_score")
     # One of two lesions before the first false positive.
     assert found.sensitivity["1"] == pytest.approx(0.5)
     assert found.ap == pytest.approx(0.5)

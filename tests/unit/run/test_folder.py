@@ -61,9 +61,7 @@ def test_opening_writes_the_settings(run: Run) -> None:
     assert run.folder.files() == ["run.json", "settings.hash", "settings.yaml"]
 
 
-def test_making_a_run_has_no_effect_and_opening_it_again_keeps_its_name(
-    tmp_path: Path, store: Store, run: Run
-) -> None:
+def test_making_a_run_has_no_effect_and_opening_it_again_keeps_its_name(tmp_path: Path, store: Store, run: Run) -> None:
     Run(Location.of(tmp_path / "new"), Settings(), store)
     assert not (tmp_path / "new").exists()
     first = read_run(run.folder)
@@ -130,9 +128,7 @@ def test_a_step_killed_while_writing_is_done_again(run: Run, monkeypatch: pytest
     assert run.of_round(0).files() == ["tubelets-k.parquet", "tubelets-k.step.json"]
 
 
-def test_a_step_killed_between_its_table_and_its_note_is_done_again(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_step_killed_between_its_table_and_its_note_is_done_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Location.write_text
 
     def killed(self: Location, text: str) -> None:
@@ -259,12 +255,7 @@ def test_a_tables_hash_follows_its_rows_alone() -> None:
     chunked = pa.concat_tables([TABLE.slice(0, 1), TABLE.slice(1)])
     assert chunked["z"].num_chunks == 2
     assert table_hash(TABLE) == table_hash(chunked) == table_hash(chunked.combine_chunks())
-    others = [
-        TABLE.take([1, 0, 2]),
-        TABLE.slice(0, 2),
-        TABLE.rename_columns(["volume", "z"]),
-        TABLE.slice(0, 0),
-    ]
+    others = [TABLE.take([1, 0, 2]), TABLE.slice(0, 2), TABLE.rename_columns(["volume", "z"]), TABLE.slice(0, 0)]
     assert len({table_hash(table) for table in [TABLE, *others]}) == 5
 
 

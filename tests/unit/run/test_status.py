@@ -46,11 +46,7 @@ def test_a_run_under_way_tells_step_rate_and_what_was_left_out(run: Path) -> Non
     half_done(run)
     status = read_status(run)
     assert status.under_way is not None
-    assert (status.under_way.step, status.under_way.volumes, status.under_way.done) == (
-        "round 0 tubelets",
-        8,
-        5,
-    )
+    assert (status.under_way.step, status.under_way.volumes, status.under_way.done) == ("round 0 tubelets", 8, 5)
     assert status.under_way.errors == {"v4": "OSError: no such slice"}
     assert status.under_way.rate is not None
     assert status.under_way.seconds_left == pytest.approx(3 / status.under_way.rate)

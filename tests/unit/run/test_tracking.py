@@ -267,16 +267,7 @@ def test_a_server_that_was_away_and_then_hung_gets_all_of_it_once(
 
 
 @pytest.mark.parametrize(
-    "lost",
-    [
-        "create_experiment",
-        "create_run",
-        "log_batch",
-        "set_terminated",
-        "log_artifact",
-        "set_tag",
-        "update_run",
-    ],
+    "lost", ["create_experiment", "create_run", "log_batch", "set_terminated", "log_artifact", "set_tag", "update_run"]
 )
 def test_what_was_done_but_not_answered_is_not_done_twice(
     tmp_path: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch, lost: str
@@ -321,9 +312,7 @@ def test_a_refusal_does_not_keep_the_rest_back(
     assert not found["round-0"].data.metrics
 
 
-def test_a_foreign_run_folder_sends_nothing_of_ours_and_writes_nowhere_else(
-    tmp_path: Path, opened: Opened
-) -> None:
+def test_a_foreign_run_folder_sends_nothing_of_ours_and_writes_nowhere_else(tmp_path: Path, opened: Opened) -> None:
     folder, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
     run = opened(folder)
     (tmp_path / "secret").write_text("hush")
@@ -354,9 +343,7 @@ def test_a_foreign_run_folder_sends_nothing_of_ours_and_writes_nowhere_else(
 def test_a_run_in_an_object_store_without_a_server_is_not_tracked(caplog: pytest.LogCaptureFixture) -> None:
     noted: list[object] = []
     run: Any = SimpleNamespace(
-        folder=Location.of("s3://bucket/runs/night"),
-        end_round=lambda *given: noted.append(given),
-        end=noted.append,
+        folder=Location.of("s3://bucket/runs/night"), end_round=lambda *given: noted.append(given), end=noted.append
     )
     tracker = Tracker.open(run, None)
     tracker.log_round(0, {}, {})

@@ -17,15 +17,8 @@ from harvester.store.store import Store
 def test_paths_and_uris(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     here = Location.of("a b")
-    assert (
-        here == Location.of(tmp_path / "a b") == Location.of(f"file://{tmp_path}/a%20b") == Location.of(here)
-    )
-    assert (str(here), here.name, str(here.parent), here.on_disk) == (
-        f"{tmp_path}/a b",
-        "a b",
-        str(tmp_path),
-        True,
-    )
+    assert here == Location.of(tmp_path / "a b") == Location.of(f"file://{tmp_path}/a%20b") == Location.of(here)
+    assert (str(here), here.name, str(here.parent), here.on_disk) == (f"{tmp_path}/a b", "a b", str(tmp_path), True)
     far = Location.of("s3://bucket/stores/one/?region=eu-central-1")
     assert (str(far / "x"), far.name, far.on_disk) == ("s3://bucket/stores/one/x", "one", False)
     assert (far / "x").options == "region=eu-central-1"
@@ -62,9 +55,7 @@ def test_other_uris_are_refused(uri: str) -> None:
         Location.of(uri)
 
 
-@pytest.mark.parametrize(
-    "uri", ["s3://AKIAX:hush@bucket/store", "s3://bucket/store?region=x&Secret_Key=hush"]
-)
+@pytest.mark.parametrize("uri", ["s3://AKIAX:hush@bucket/store", "s3://bucket/store?region=x&Secret_Key=hush"])
 def test_keys_in_a_uri_are_refused_and_not_repeated(uri: str) -> None:
     with pytest.raises(SettingsError, match="AWS_ACCESS_KEY_ID") as caught:
         Location.of(uri)
@@ -123,9 +114,7 @@ def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-def test_a_full_disk_is_one_clear_error_and_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_one_clear_error_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the device that is always full."""
     file = Location.of(tmp_path / "shards" / "one.shard")
     opened = pa.fs.LocalFileSystem()
@@ -155,7 +144,5 @@ def test_a_server_that_does_not_answer_is_one_clear_error(monkeypatch: pytest.Mo
             raise OSError("AWS Error NETWORK_CONNECTION:\n curlCode: 7")
 
     monkeypatch.setattr(Location, "filesystem", Silent())
-    with pytest.raises(
-        StoreError, match=r"^s3://bucket/one: cannot be asked \(AWS .* curlCode: 7\); .* network$"
-    ):
+    with pytest.raises(StoreError, match=r"^s3://bucket/one: cannot be asked \(AWS .* curlCode: 7\); .* network$"):
         Store.open("s3://bucket/one")

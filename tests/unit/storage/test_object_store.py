@@ -43,9 +43,7 @@ def bucket(door: Door) -> str:
 
 def write(where: str | Path) -> Store:
     with open_shard(Location.of(where) / "shards" / "one.shard") as shard:
-        rows = [
-            shard.add(Volume(name, "p", hu, (5, 1, 1)), "vm", "h") for name, hu in (("a", HU), ("big", BIG))
-        ]
+        rows = [shard.add(Volume(name, "p", hu, (5, 1, 1)), "vm", "h") for name, hu in (("a", HU), ("big", BIG))]
     return finish_store(where, rows, [MARK], [])
 
 

@@ -21,9 +21,7 @@ from harvester.store.store import Store, finish_store
 from tests.builders import made_store
 
 sizes = st.tuples(st.integers(1, 6), st.integers(1, 20), st.integers(1, 20))
-spacings = st.tuples(
-    st.sampled_from([0.8, 4.0, 5.0]), st.sampled_from([0.7, 1.6]), st.sampled_from([1.6, 1.9])
-)
+spacings = st.tuples(st.sampled_from([0.8, 4.0, 5.0]), st.sampled_from([0.7, 1.6]), st.sampled_from([1.6, 1.9]))
 
 
 @st.composite
@@ -42,15 +40,10 @@ def folder() -> Iterator[Path]:
 
 @settings(max_examples=15)
 @given(st.lists(contents(), min_size=1, max_size=4), spacings, st.data())
-def test_volumes_of_one_shard_come_back_bit_by_bit(
-    volumes: list[Any], spacing: Any, data: st.DataObject
-) -> None:
+def test_volumes_of_one_shard_come_back_bit_by_bit(volumes: list[Any], spacing: Any, data: st.DataObject) -> None:
     with folder() as place:
         with open_shard(Location.of(place) / "shards" / "s.shard") as shard:
-            rows = [
-                shard.add(Volume(f"v{i}", f"p{i % 2}", hu, spacing), Split.VM, "h")
-                for i, hu in enumerate(volumes)
-            ]
+            rows = [shard.add(Volume(f"v{i}", f"p{i % 2}", hu, spacing), Split.VM, "h") for i, hu in enumerate(volumes)]
         store = finish_store(place, rows, [], [])
         assert Store.open(place).manifest.equals(store.manifest)
         for i, hu in enumerate(volumes):
@@ -63,9 +56,7 @@ def test_volumes_of_one_shard_come_back_bit_by_bit(
 
 @settings(max_examples=15)
 @given(contents(), spacings, st.integers(-3, 8), st.integers(1, 6))
-def test_a_slab_is_the_whole_volume_mixed_axis_by_axis_and_cut(
-    hu: Any, spacing: Any, start: int, count: int
-) -> None:
+def test_a_slab_is_the_whole_volume_mixed_axis_by_axis_and_cut(hu: Any, spacing: Any, start: int, count: int) -> None:
     with folder() as place:
         store = made_store(place, {"v": "vm"}, hu=hu, spacing_zyx_mm=spacing)
         frame = GridFrame.of(store.manifest.to_pylist()[0], GridSettings(spacing_zyx_mm=(4.0, 1.6, 1.6)))

@@ -35,10 +35,7 @@ def slow_slab(hu: Any, frame: GridFrame, z_start: int, z_end: int) -> Any:
     centres = [
         (index + 0.5) * grid_mm / px_mm - 0.5
         for index, grid_mm, px_mm in zip(
-            (z, np.arange(rows), np.arange(columns)),
-            frame.spacing_zyx_mm,
-            frame.spacing_px_zyx_mm,
-            strict=True,
+            (z, np.arange(rows), np.arange(columns)), frame.spacing_zyx_mm, frame.spacing_px_zyx_mm, strict=True
         )
     ]
     places = np.stack(np.meshgrid(*centres, indexing="ij"))

@@ -14,15 +14,7 @@ from harvester.records import IGNORE, MARKS, REJECTS, REVIEWED, Mark, Split, Vol
 from harvester.storage.location import Location
 from harvester.store import store as store_module
 from harvester.store.container import open_shard
-from harvester.store.store import (
-    FORMAT,
-    FORMAT_KEY,
-    Store,
-    finish_store,
-    read_volume,
-    write_reviewed,
-    write_volume,
-)
+from harvester.store.store import FORMAT, FORMAT_KEY, Store, finish_store, read_volume, write_reviewed, write_volume
 from tests.builders import label, made_store, reviewed
 
 SPACING = (4.0, 1.6, 1.5)
@@ -35,9 +27,7 @@ HIDDEN = Mark("a", "a-1", 4, 0, 0, 2, 2, clinical=False)
 def made(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     if request.param == "read by slice":
         monkeypatch.setattr(store_module, "CACHED_BYTES", 0)
-    rows = [
-        write_volume(tmp_path, Volume(name, f"p{name}", HU, SPACING), Split.VH_TEST, "h") for name in "ba"
-    ]
+    rows = [write_volume(tmp_path, Volume(name, f"p{name}", HU, SPACING), Split.VH_TEST, "h") for name in "ba"]
     reject = {"source_hash": "h", "reason": "not_ct", "message": "no"}
     region = {"volume_id": "a", "z1": 0, "z2": 2, "x1": 0.0, "y1": 0.0, "x2": 3.0, "y2": 4.0}
     return finish_store(tmp_path, rows, [MARK], [MARK, HIDDEN], [reject], [region])
@@ -75,9 +65,7 @@ def flip(file: Path, at: int) -> None:
 
 def in_one_shard(folder: Path, volumes: dict[str, Any]) -> Store:
     with open_shard(Location.of(folder) / "shards" / "one.shard") as shard:
-        rows = [
-            shard.add(Volume(name, f"p{name}", hu, SPACING), Split.VH, "h") for name, hu in volumes.items()
-        ]
+        rows = [shard.add(Volume(name, f"p{name}", hu, SPACING), Split.VH, "h") for name, hu in volumes.items()]
     return finish_store(folder, rows, [], [])
 
 
@@ -193,19 +181,13 @@ def test_only_opening_a_store_forgets_what_is_remembered_of_it(tmp_path: Path) -
 
 def test_the_data_hash_follows_rows_and_marks(made: Store, tmp_path: Path) -> None:
     rows, first = made.manifest.to_pylist(), made.data_hash()
-    assert (
-        finish_store(tmp_path, reversed(rows), [MARK], [], ignore=made.ignore().to_pylist()).data_hash()
-        == first
-    )
+    assert finish_store(tmp_path, reversed(rows), [MARK], [], ignore=made.ignore().to_pylist()).data_hash() == first
     assert finish_store(tmp_path, rows, [HIDDEN], []).data_hash() != first
     assert finish_store(tmp_path, rows[:1], [MARK], []).data_hash() != first
 
 
 def test_the_data_hash_follows_voxels_and_not_where_they_lie(tmp_path: Path) -> None:
-    alone = [
-        write_volume(tmp_path / "alone", Volume(name, f"p{name}", HU, SPACING), Split.VH, "h")
-        for name in "ab"
-    ]
+    alone = [write_volume(tmp_path / "alone", Volume(name, f"p{name}", HU, SPACING), Split.VH, "h") for name in "ab"]
     first = finish_store(tmp_path / "alone", alone, [], []).data_hash()
     assert in_one_shard(tmp_path / "one", {"b": HU, "a": HU}).data_hash() == first
     other = HU.copy()

@@ -93,10 +93,7 @@ def test_a_series_that_is_not_wanted_is_one_row(tmp_path: Path, case: str) -> No
     reason, changes = BAD_SERIES[case]
     if case == "coronal":
         for n in range(10):
-            put(
-                tmp_path / f"{n}.dcm",
-                ct(0, **changes, SOPInstanceUID=f"1.{n}", ImagePositionPatient=[0, n, 0]),
-            )
+            put(tmp_path / f"{n}.dcm", ct(0, **changes, SOPInstanceUID=f"1.{n}", ImagePositionPatient=[0, n, 0]))
     else:
         put_series(tmp_path / "s", **changes)
     assert reasons(tmp_path) == [reason]
@@ -209,9 +206,7 @@ def test_a_pipe_is_not_opened(series: Path) -> None:
     assert len(found(series).cases) == 1
 
 
-def test_files_and_folders_that_may_not_be_read_are_rows(
-    series: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_and_folders_that_may_not_be_read_are_rows(series: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Root may read everything, so the refusal is made."""
     (series / "locked").mkdir()
     put(series / "secret.dcm", ct(99, SOPInstanceUID="1.9"))
@@ -270,9 +265,7 @@ def test_a_series_that_a_table_names_is_taken_before_others(tmp_path: Path) -> N
     ],
     ids=["study", "frame", "phase", "place"],
 )
-def test_other_studies_phases_and_places_are_no_reconstructions(
-    tmp_path: Path, apart: dict[str, Any]
-) -> None:
+def test_other_studies_phases_and_places_are_no_reconstructions(tmp_path: Path, apart: dict[str, Any]) -> None:
     put_series(tmp_path / "a", uid="1.1", AcquisitionNumber=1)
     if "ImagePositionPatient" in apart:
         for n in range(10):
@@ -332,10 +325,7 @@ def test_the_real_series_is_found_among_two_hundred_decoys(tmp_path: Path) -> No
             shutil.copyfile(files[n], path)
         else:
             DECOYS[n % len(DECOYS)](path, int(n))
-    put(
-        tmp_path / "DICOMDIR",
-        ct(SOPClassUID=MediaStorageDirectoryStorage, SeriesInstanceUID=None, Rows=None),
-    )
+    put(tmp_path / "DICOMDIR", ct(SOPClassUID=MediaStorageDirectoryStorage, SeriesInstanceUID=None, Rows=None))
     result = found(tmp_path)
     assert [len(case.files) for case in result.cases] == [64]
     volume, _ = read(result.cases[0], tmp_path)

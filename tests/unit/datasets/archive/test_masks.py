@@ -94,9 +94,7 @@ def test_a_scan_is_no_mask(labels: np.ndarray) -> None:
     ("sts_019", 1, {}),
     ("chest_lidc1", 1, {}),
 ])  # fmt: skip
-def test_real_masks_give_the_lesions_that_they_show(
-    name: str, count: int, settings: dict[str, object]
-) -> None:
+def test_real_masks_give_the_lesions_that_they_show(name: str, count: int, settings: dict[str, object]) -> None:
     folder = Path(os.environ.get("HARVESTER_DATA") or Path(__file__).parents[5] / "shared" / "data") / "ct"
     scan, mask = folder / f"{name}.nii.gz", folder / f"{name}.mask.nii.gz"
     if not mask.is_file():

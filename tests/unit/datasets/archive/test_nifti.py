@@ -210,9 +210,7 @@ def test_one_bad_file_stops_nothing(tmp_path: Path) -> None:
         of("lean.nii"): "sheared",
         of("big.nii.gz"): "too_large",
     }
-    assert not any(
-        name in row.message for row in found.rejects for name in ("junk", "cut", "big", str(tmp_path))
-    )
+    assert not any(name in row.message for row in found.rejects for name in ("junk", "cut", "big", str(tmp_path)))
 
 
 def test_what_grows_after_the_search_is_refused_when_read(tmp_path: Path) -> None:
@@ -306,10 +304,7 @@ def test_rows_of_one_lesion_are_one_mark_on_its_largest_slice(tmp_path: Path) ->
         "file,z,x1,y1,x2,y2,lesion,clinical\na,1,2,3,4,5,x,0\na,2,1,2,5,6,x,1\na,3,2,3,4,5,x,0\na,3,2,3,4,5,,0\n"
     )
     _, marks = read_one(tmp_path)
-    assert [(told(mark), mark.clinical) for mark in marks] == [
-        ((2, 1, 2, 5, 6), True),
-        ((3, 2, 3, 4, 5), False),
-    ]
+    assert [(told(mark), mark.clinical) for mark in marks] == [((2, 1, 2, 5, 6), True), ((3, 2, 3, 4, 5), False)]
     assert len({mark.mark_id for mark in marks}) == 2
 
 
@@ -347,9 +342,7 @@ def test_twins_told_to_be_in_two_splits_are_all_refused(tmp_path: Path) -> None:
     assert len(found.rejects) == 3
 
 
-def test_an_archive_without_twins_is_not_read_through(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_archive_without_twins_is_not_read_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(3):
         put(tmp_path / f"{number}.nii.gz")
     monkeypatch.setattr("harvester.imaging.nifti.duplicates._whole", lambda _: pytest.fail("read whole"))
@@ -373,9 +366,7 @@ def test_every_split_has_patients_of_its_own_and_tells_where_it_is_from(tmp_path
     assert {split for split, _ in drawn} == {"vd_test", "vh", "vh_test", "vm"}
 
 
-def test_scans_whose_patient_nobody_told_are_warned_of(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_scans_whose_patient_nobody_told_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     put(tmp_path / "doe.nii")
     put(tmp_path / "roe.nii")
     look(tmp_path)

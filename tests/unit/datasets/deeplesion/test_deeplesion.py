@@ -58,9 +58,7 @@ def made(patient: int, study: int, split: str) -> Any:
     volume = Volume("made", f"{patient}", hu, SPACING)
     low = rng.uniform(2, 20, (3, 2))
     marks = [
-        Mark(
-            "made", f"{patient}-{study}-{i}", i, *low[i].tolist(), *(low[i] + 9.7).tolist(), i == 1, "nodule"
-        )
+        Mark("made", f"{patient}-{study}-{i}", i, *low[i].tolist(), *(low[i] + 9.7).tolist(), i == 1, "nodule")
         for i in range(3)
     ]
     return writer.Made(split, patient, study, 7 * study, volume, marks)
@@ -159,8 +157,7 @@ def test_the_same_again_and_ids_as_published(root: Path) -> None:
     assert found.cases[0].patient_id == "000001"
     assert [case.volume_id for case in found.cases] == sorted(case.volume_id for case in found.cases)
     assert (
-        found.rejects[0].source_hash
-        != discover(root, DeepLesionSettings(**FILES), 0, "other").rejects[0].source_hash
+        found.rejects[0].source_hash != discover(root, DeepLesionSettings(**FILES), 0, "other").rejects[0].source_hash
     )
 
 
@@ -199,9 +196,7 @@ def test_a_pickle_of_clinical_marks_takes_the_place_of_the_tables_boxes(root: Pa
     blank = scanned(root, marks=("RECIST-Box-Train.pkl",))
     assert {mark["kind"] for case in blank.cases for mark in case.marks} == {""}
     (root / "RECIST-Box-Train.pkl").write_bytes((root / "Revised-Harvest.pkl").read_bytes())
-    every = next(
-        case for case in scanned(root, marks=("RECIST-Box-Train.pkl",)).cases if case.split == "vh_test"
-    )
+    every = next(case for case in scanned(root, marks=("RECIST-Box-Train.pkl",)).cases if case.split == "vh_test")
     assert [mark["clinical"] for mark in every.marks] == [True] * 3
 
 

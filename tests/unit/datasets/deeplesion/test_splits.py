@@ -5,15 +5,7 @@ import pytest
 from harvester.datasets.deeplesion.splits import LEFT_OUT, assign
 from harvester.errors import LabelError
 
-OFFICIAL = {
-    "a1": "train",
-    "a2": "train",
-    "b1": "train",
-    "b2": "train",
-    "c1": "val",
-    "d1": "test",
-    "d2": "test",
-}
+OFFICIAL = {"a1": "train", "a2": "train", "b1": "train", "b2": "train", "c1": "val", "d1": "test", "d2": "test"}
 PATIENTS = {volume: volume[0] for volume in OFFICIAL}
 
 
@@ -45,14 +37,10 @@ def test_nothing_is_learnt_from_a_patient_of_the_test() -> None:
 
 
 def test_every_volume_has_one_place_and_patients_stay_apart() -> None:
-    assigned = assign(
-        OFFICIAL, PATIENTS, {"vm": ["a1", "c1", "b2"], "vh_test": ["b1", "a2"], "vd_test": ["d1"]}
-    )
+    assigned = assign(OFFICIAL, PATIENTS, {"vm": ["a1", "c1", "b2"], "vh_test": ["b1", "a2"], "vd_test": ["d1"]})
     assert assigned.splits.keys() | assigned.left_out.keys() == OFFICIAL.keys()
     assert not assigned.splits.keys() & assigned.left_out.keys()
-    of = {
-        split: {PATIENTS[v] for v, s in assigned.splits.items() if s == split} for split in ("vm", "vh_test")
-    }
+    of = {split: {PATIENTS[v] for v, s in assigned.splits.items() if s == split} for split in ("vm", "vh_test")}
     assert not of["vm"] & of["vh_test"]
     assert assigned.splits["c1"] == "vm"
 

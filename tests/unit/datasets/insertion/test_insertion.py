@@ -18,14 +18,7 @@ from harvester.datasets.insertion.insertion import (
     plan,
     prepare,
 )
-from harvester.datasets.insertion.lesion_models import (
-    coverage,
-    draw_blob,
-    draw_texture,
-    half_covered,
-    paint,
-    shade,
-)
+from harvester.datasets.insertion.lesion_models import coverage, draw_blob, draw_texture, half_covered, paint, shade
 from harvester.datasets.insertion.placement import Inserted, insert_lesions
 from harvester.datasets.insertion.subvolume import cut, draw_frame, ignored_regions
 from harvester.errors import SettingsError, VolumeError
@@ -54,9 +47,7 @@ def torso() -> Volume:
 
 
 def background(**fields: object) -> Background:
-    return Background.model_validate(
-        {"id": "made", "file": "made.nii", "patient": "p", "role": "vm", **fields}
-    )
+    return Background.model_validate({"id": "made", "file": "made.nii", "patient": "p", "role": "vm", **fields})
 
 
 @pytest.fixture(scope="module")
@@ -117,9 +108,7 @@ def inserted_into(prepared: Prepared, seed: int) -> list[tuple[Inserted, np.ndar
     after = before.copy()
     lesions = insert_lesions(SETTINGS, prepared, frame, after, [], rng)
     change = after - before
-    blocks = [
-        tuple(slice(a, a + n) for a, n in zip(i.place_zyx, i.voxels.shape, strict=True)) for i in lesions
-    ]
+    blocks = [tuple(slice(a, a + n) for a, n in zip(i.place_zyx, i.voxels.shape, strict=True)) for i in lesions]
     return [(lesion, change[block][lesion.voxels]) for lesion, block in zip(lesions, blocks, strict=True)]
 
 

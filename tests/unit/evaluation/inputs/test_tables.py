@@ -150,11 +150,7 @@ def test_rows_of_a_runs_table_at_fault_are_named(tmp_path: Path, columns: Any, m
     ("content", "name", "message"),
     [
         ("", "a.csv", "the file is empty"),
-        (
-            "volume_id,z\n1,2\n",
-            "a.csv",
-            "no column x1, y1, x2, y2 among volume_id, z; want one row per slice",
-        ),
+        ("volume_id,z\n1,2\n", "a.csv", "no column x1, y1, x2, y2 among volume_id, z; want one row per slice"),
         (HEAD.replace("tubelet_id", "id") + "\n", "a.csv", "no column tubelet_id among"),
         ("a,b\n1\n", "a.csv", "cannot be read"),
         ("x", "a.parquet", "cannot be read"),
@@ -179,17 +175,12 @@ def test_boxes_in_3d_are_read_and_checked(tmp_path: Path) -> None:
     good = ["007,1,1,1,5,5,5,0.5", "007,1,1,1,5,5,5,0.4"]
     run = read_detections(csv(tmp_path, good, head), ("007",), boxes3d=True)
     assert (run.table["z2"].to_pylist(), run.scores.tolist()) == ([5, 5], [0.5, 0.4])
-    for bad, message in (
-        ("007,1,1,6,5,5,5,0.1", "z2 < z1 in 1 row: row 3"),
-        (good[0], "a repeat of an earlier row"),
-    ):
+    for bad, message in (("007,1,1,6,5,5,5,0.1", "z2 < z1 in 1 row: row 3"), (good[0], "a repeat of an earlier row")):
         with pytest.raises(LabelError, match=message):
             read_detections(csv(tmp_path, [*good, bad], head), ("007",), boxes3d=True)
 
 
-def annotations(
-    folder: Path, marks: str = MARKS, volumes: str | None = None, name: str = "volumes.csv"
-) -> Any:
+def annotations(folder: Path, marks: str = MARKS, volumes: str | None = None, name: str = "volumes.csv") -> Any:
     (folder / "marks.csv").write_text(marks)
     if volumes is not None:
         (folder / name).write_text(volumes)
@@ -211,11 +202,7 @@ def test_volumes_without_a_mark_count_where_they_are_listed(tmp_path: Path) -> N
 def test_patients_are_those_of_the_tables_then_deeplesions_then_the_volumes(tmp_path: Path) -> None:
     plain = annotations(tmp_path)
     assert (plain.patients_from, plain.num_patients) == ("volume_id: each volume its own patient", 2)
-    own = (
-        MARKS.replace("y2\n", "y2,patient_id\n")
-        .replace("30,30\n", "30,30,p\n")
-        .replace("20,20\n", "20,20,p\n")
-    )
+    own = MARKS.replace("y2\n", "y2,patient_id\n").replace("30,30\n", "30,30,p\n").replace("20,20\n", "20,20,p\n")
     assert annotations(tmp_path, own).num_patients == 1
     assert annotations(tmp_path, own).patients_from == "patient_id of the marks"
     listed = annotations(tmp_path, MARKS, "volume_id,patient_id\n007,p\n008,q\n009,p\n")

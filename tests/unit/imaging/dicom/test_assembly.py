@@ -52,9 +52,7 @@ def test_a_tilted_gantry_is_laid_upright() -> None:
         plane = np.zeros((40, 9), np.int16)
         plane[round(4 - float(position @ down) / 0.7), 3] = 1000
         values.append(plane)
-    assembled = assemble(
-        Stack(positions, np.array([1.0, 0, 0]), down, (0.9, 0.7), (9, 40), 0.0, [""] * 20), "v"
-    )
+    assembled = assemble(Stack(positions, np.array([1.0, 0, 0]), down, (0.9, 0.7), (9, 40), 0.0, [""] * 20), "v")
     bright = np.argwhere(assembled.array(values) == 1000)
     assert len(bright) == 20
     assert np.ptp(bright[:, 1]) <= 1  # two roundings

@@ -76,12 +76,7 @@ def plain_to_jpeg_lossless(source: Path, target: Path) -> None:
 def test_a_compressed_slice_has_the_same_values(tmp_path: Path, syntax: str, signed: bool) -> None:
     stored = RAMP.astype(np.int16) - 1000 if signed else RAMP
     compress(
-        ct(
-            stored_yx=stored.view(np.uint16),
-            SliceThickness=5,
-            PixelRepresentation=int(signed),
-            RescaleIntercept=-24,
-        ),
+        ct(stored_yx=stored.view(np.uint16), SliceThickness=5, PixelRepresentation=int(signed), RescaleIntercept=-24),
         tmp_path,
         syntax,
     )
@@ -124,10 +119,7 @@ def padded(value: int) -> Any:
     ],
 )
 def test_padding_becomes_air(tmp_path: Path, changes: dict[str, int], value: int) -> None:
-    put(
-        tmp_path / "a.dcm",
-        ct(stored_yx=padded(value), SliceThickness=5, BitsStored=12, HighBit=11, **changes),
-    )
+    put(tmp_path / "a.dcm", ct(stored_yx=padded(value), SliceThickness=5, BitsStored=12, HighBit=11, **changes))
     hu = hu_of(tmp_path)
     assert (hu[:, 0] == -1024).all()
     assert (hu[:, 1:] == 0).all()
@@ -154,10 +146,7 @@ def test_overlays_in_unused_bits_are_dropped(tmp_path: Path, signed: bool) -> No
     np.testing.assert_array_equal(hu_of(tmp_path), np.maximum(values.astype(int) - 1024, -1024))
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [{"BitsStored": 0}, {"BitsStored": 17}, {"HighBit": 3}, {"Rows": 0}],
-)
+@pytest.mark.parametrize("changes", [{"BitsStored": 0}, {"BitsStored": 17}, {"HighBit": 3}, {"Rows": 0}])
 def test_headers_that_cannot_be_are_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
     put(tmp_path / "a.dcm", ct(SliceThickness=5, **changes))
     assert refusal_of(tmp_path).reason in ("unreadable", "not_ct")

@@ -74,9 +74,7 @@ def root(tmp_path: Path, text: pydicom.Dataset) -> Path:
             put(folder / f"{n}.dcm", planted(item, text if n == 0 else short))
         objects = {
             "sr": report(group(scoord("1.2.3.77.4", "POLYLINE", rectangle)), uid="1.2.3.77"),
-            "rt": structures(
-                {f"GTV {NAME}": ("GTV", [[-10, -20, 15, -8, -20, 15, -8, -18, 15]])}, uid="1.2.3.77"
-            ),
+            "rt": structures({f"GTV {NAME}": ("GTV", [[-10, -20, 15, -8, -20, 15, -8, -18, 15]])}, uid="1.2.3.77"),
         }
         for name, item in objects.items():
             put(tmp_path / f"{NAME}-{name}.dcm", planted(item, short))

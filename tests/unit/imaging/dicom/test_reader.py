@@ -114,13 +114,7 @@ def test_a_prone_scan_is_turned(tmp_path: Path) -> None:
 def test_a_normal_to_the_feet_is_turned(tmp_path: Path) -> None:
     """Rows to the right, columns to the back: the normal runs down, the result still runs up."""
     for z in range(3):
-        write_slice(
-            tmp_path,
-            f"{z}.dcm",
-            STORED[z, :, ::-1],
-            GAP_MM * z,
-            ImageOrientationPatient=[-1, 0, 0, 0, 1, 0],
-        )
+        write_slice(tmp_path, f"{z}.dcm", STORED[z, :, ::-1], GAP_MM * z, ImageOrientationPatient=[-1, 0, 0, 0, 1, 0])
     np.testing.assert_array_equal(read(tmp_path).hu_zyx, STORED[:3] - 1024)
 
 
@@ -238,10 +232,7 @@ def test_a_radiologists_boxes_lie_on_the_tumour(real: Callable[[str], Path]) -> 
     assert hu.shape == (64, 512, 512)
 
     def solid(image: Any) -> float:
-        parts = [
-            image[b["z"], b["box_xyxy"][1] : b["box_xyxy"][3], b["box_xyxy"][0] : b["box_xyxy"][2]]
-            for b in boxes
-        ]
+        parts = [image[b["z"], b["box_xyxy"][1] : b["box_xyxy"][3], b["box_xyxy"][0] : b["box_xyxy"][2]] for b in boxes]
         return float(np.mean([np.mean((part > -100) & (part < 150)) for part in parts]))
 
     assert levels == list(range(41, 52))

@@ -69,25 +69,18 @@ def test_slope_and_intercept_of_the_header_are_used(tmp_path: Path) -> None:
     image.header.set_slope_inter(2.5, 20)
     nibabel.save(image, tmp_path / "a.nii.gz")
     hu = read_nifti(tmp_path / "a.nii.gz", "v", "p").hu_zyx
-    np.testing.assert_array_equal(
-        hu.transpose(2, 1, 0), np.rint(nibabel.load(tmp_path / "a.nii.gz").get_fdata())
-    )
+    np.testing.assert_array_equal(hu.transpose(2, 1, 0), np.rint(nibabel.load(tmp_path / "a.nii.gz").get_fdata()))
     assert hu.max() > 0 > hu.min()
 
 
 @pytest.mark.parametrize("lost", [np.nan, np.inf, -np.inf])
-def test_values_that_are_no_number_refuse_the_scan_but_nan_may_be_told_to_be_air(
-    tmp_path: Path, lost: float
-) -> None:
+def test_values_that_are_no_number_refuse_the_scan_but_nan_may_be_told_to_be_air(tmp_path: Path, lost: float) -> None:
     values = np.full((2, 2, 2), 40, np.float32)
     values[0, 0, 0] = lost
     path = write(tmp_path / "a.nii", "LPS", values)
     assert refused(path) == "not_finite"
     if np.isnan(lost):
-        assert read_oriented_nifti(path, "v", "p", missing_is_air=True)[0].hu_zyx[0, 0].tolist() == [
-            -1024,
-            40,
-        ]
+        assert read_oriented_nifti(path, "v", "p", missing_is_air=True)[0].hu_zyx[0, 0].tolist() == [-1024, 40]
     else:
         with pytest.raises(VolumeError, match="1 voxels"):
             read_oriented_nifti(path, "v", "p", missing_is_air=True)
@@ -178,9 +171,7 @@ def test_what_is_spoilt_is_sound_before(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_nifti(spoil(tmp_path / "a.nii", **ROW), "v", "p").hu_zyx, BODY_ZYX)
 
 
-def test_no_room_is_made_for_what_a_small_file_claims(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_room_is_made_for_what_a_small_file_claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = spoil(tmp_path / "a.nii", dim=[3, 1024, 1024, 1000, 1, 1, 1, 1])
     packed = tmp_path / "a.nii.gz"
     packed.write_bytes(gzip.compress(path.read_bytes()))
@@ -216,11 +207,7 @@ def test_nifti_2_is_read_too(tmp_path: Path) -> None:
 def test_whatever_a_header_says_it_is_read_or_refused(tmp_path: Path) -> None:
     """Bytes of the header overwritten at random: no other error, no warning, no volume that is not whole."""
     rng = np.random.default_rng(11)
-    told = [
-        *range(48),
-        *range(70, 120),
-        *range(252, 352),
-    ]  # sizes, types, spacing, scale, affine, magic, extension
+    told = [*range(48), *range(70, 120), *range(252, 352)]  # sizes, types, spacing, scale, affine, magic, extension
     sound = write(tmp_path / "sound.nii", "LPS").read_bytes()
     seen = set()
     for _ in range(150):

@@ -32,10 +32,7 @@ def write(folder: Path, kind: str, rows: list[dict[str, object]]) -> Path:
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_a_table_says_what_a_pickle_says(tmp_path: Path, kind: str) -> None:
     table = read_marks(write(tmp_path, kind, ROWS))
-    tree = {
-        VOLUME: {6: [[1.0, 2.0, 5.5, 6.0, 6, 6]], 7: [[1.0, 2.0, 5.0, 6.0, 7, 7]]},
-        f"{EMPTY}.annot": {},
-    }
+    tree = {VOLUME: {6: [[1.0, 2.0, 5.5, 6.0, 6, 6]], 7: [[1.0, 2.0, 5.0, 6.0, 7, 7]]}, f"{EMPTY}.annot": {}}
     (tmp_path / "marks.pkl").write_bytes(pickle.dumps(tree))
     pickled = read_marks(tmp_path / "marks.pkl")
     assert table.volume_ids == pickled.volume_ids == (VOLUME, EMPTY)

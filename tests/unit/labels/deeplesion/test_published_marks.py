@@ -44,12 +44,7 @@ def test_marks_are_read_bit_by_bit(tmp_path: Path) -> None:
     assert published.marks.schema == MARKS
     first, second = published.marks.to_pylist()
     assert [first[side] for side in ("x1", "y1", "x2", "y2")] == BOX[:4]
-    assert (first["volume_id"], first["z"], first["clinical"], first["kind"]) == (
-        "000001_01_02_003-040",
-        6,
-        False,
-        "",
-    )
+    assert (first["volume_id"], first["z"], first["clinical"], first["kind"]) == ("000001_01_02_003-040", 6, False, "")
     assert first["mark_id"] != second["mark_id"]
 
 
@@ -122,11 +117,7 @@ class Call:
 
 @pytest.mark.parametrize(
     ("thing", "name"),
-    [
-        (Call(eval, "1/0"), "eval"),
-        (Call(Path, "/"), "pathlib.*Path"),
-        (Call(getattr, 1, "real"), "getattr"),
-    ],
+    [(Call(eval, "1/0"), "eval"), (Call(Path, "/"), "pathlib.*Path"), (Call(getattr, 1, "real"), "getattr")],
 )
 def test_any_other_global_is_refused_by_name(tmp_path: Path, thing: Any, name: str) -> None:
     with pytest.raises(LabelError, match=rf"marks.pkl: names .*{name}; only numpy scalars and arrays"):

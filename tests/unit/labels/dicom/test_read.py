@@ -12,16 +12,7 @@ from harvester.datasets.archive.archive import discover, read
 from harvester.errors import VolumeError
 from harvester.records import Mark
 from tests.dicom_files import ct, put
-from tests.dicom_objects import (
-    group,
-    measured,
-    observer,
-    put_segmentation,
-    report,
-    scoord,
-    scoord3d,
-    structures,
-)
+from tests.dicom_objects import group, measured, observer, put_segmentation, report, scoord, scoord3d, structures
 
 SIDE = 40
 COLUMN_MM, ROW_MM, GAP_MM = 0.9, 0.7, 2.5
@@ -64,17 +55,12 @@ def rectangle(x1: int, y1: int, x2: int, y2: int) -> list[float]:
 def in_mm(n: int, outline: list[float]) -> list[float]:
     """Image-relative coordinates on slice n as points in mm: the first pixel's centre is the origin."""
     points = np.array(outline).reshape(-1, 2) - 0.5
-    mm = ORIGIN + np.stack(
-        [points[:, 0] * COLUMN_MM, points[:, 1] * ROW_MM, np.full(len(points), GAP_MM * n)], 1
-    )
+    mm = ORIGIN + np.stack([points[:, 0] * COLUMN_MM, points[:, 1] * ROW_MM, np.full(len(points), GAP_MM * n)], 1)
     return [float(value) for value in mm.ravel()]
 
 
 def test_a_planar_region_is_the_box_round_it(root: Path) -> None:
-    put(
-        root / "sr.dcm",
-        report(group(scoord("1.2.3.4", "POLYLINE", rectangle(5, 6, 14, 12)), site="39607008")),
-    )
+    put(root / "sr.dcm", report(group(scoord("1.2.3.4", "POLYLINE", rectangle(5, 6, 14, 12)), site="39607008")))
     (mark,) = marks_of(root)
     assert (mark.z, mark.x1, mark.y1, mark.x2, mark.y2) == (4, 5, 6, 14, 12)
     assert (mark.clinical, mark.kind) == (True, "lung")
@@ -95,11 +81,7 @@ def test_recist_lines_are_padded_as_deeplesions_boxes(root: Path) -> None:
     long, short = [10, 12, 20, 12], [15, 9, 15, 16]
     put(
         root / "sr.dcm",
-        report(
-            group(
-                measured(scoord("1.2.3.4", "POLYLINE", long)), measured(scoord("1.2.3.4", "POLYLINE", short))
-            )
-        ),
+        report(group(measured(scoord("1.2.3.4", "POLYLINE", long)), measured(scoord("1.2.3.4", "POLYLINE", short)))),
     )
     assert boxes_of(root) == [(4, 5, 4, 24, 20)]
 
