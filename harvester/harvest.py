@@ -8,6 +8,7 @@ that saw its patient: what is measured on V_M then holds for V_H.
 import json
 import logging
 from dataclasses import asdict
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -21,10 +22,10 @@ from harvester.distributed.tuning import search
 from harvester.errors import NoExamplesError
 from harvester.labels import ledger as ledgers
 from harvester.mining import negatives
-from harvester.mining.candidates import Found, outside_ignored
+from harvester.mining.candidates import Found
 from harvester.mining.round_view import RoundView, StoreTables
 from harvester.models.pretrained import named_by_content
-from harvester.records import AcceptedTable, LedgerTable, Role, ScoredTable, Source, TubeletTable, checked, empty
+from harvester.records import AcceptedTable, LedgerTable, Role, ScoredTable, Source, checked, empty
 from harvester.results.completeness import expected_missing
 from harvester.results.history import History
 from harvester.run.folder import Artifact, Run, table_hash, weights_hash
@@ -109,16 +110,10 @@ def next_start(run: Run, start: Artifact | None, lpg: Artifact) -> Artifact:
 def propose(run: Run, k: int, lpg: Artifact) -> Artifact:
     """Every volume through the LPG that never saw its patient; boxes linked to tubelets."""
     key = run.key("tubelets", generator_weights=lpg.key, linking=run.settings.linking)
-    counts: dict[str, float] = {"slices": run.slices}
-
-    def make() -> pa.Table:
-        partials = run.partials("tubelets", k, key)
-        job = InferenceJob(run.settings, run.store.path, lpg.path, run.folds, partials)
-        table, measured = run_over_volumes(Proposer, job, run.mined)
-        counts.update(measured)
-        return outside_ignored(TubeletTable(table), run.store.ignore())
-
-    return run.table("tubelets", k, key, make, counts)
+    job = InferenceJob(run.settings, run.store.path, lpg.path, run.folds, run.partials("tubelets", k, key))
+    return run.measured_table(
+        "tubelets", k, key, partial(run_over_volumes, Proposer, job, run.mined, run.store.ignore())
+    )
 
 
 def train_classifier(
@@ -151,17 +146,10 @@ def train_classifier(
 def classify(run: Run, k: int, tubelets: Artifact, lpc: Artifact) -> ScoredTable:
     """Every tubelet through the LPC that never saw its patient."""
     key = run.key("scored", tubelets=tubelets.key, classifier_weights=lpc.key)
-    counts: dict[str, float] = {"slices": run.slices}
-
-    def make() -> pa.Table:
-        job = InferenceJob(
-            run.settings, run.store.path, lpc.path, run.folds, run.partials("scored", k, key), tubelets.path
-        )
-        table, measured = run_over_volumes(Scorer, job, run.mined)
-        counts.update(measured)
-        return table
-
-    return checked(ScoredTable, run.table("scored", k, key, make, counts).path.read_table())
+    partials = run.partials("scored", k, key)
+    job = InferenceJob(run.settings, run.store.path, lpc.path, run.folds, partials, tubelets.path)
+    scored = run.measured_table("scored", k, key, partial(run_over_volumes, Scorer, job, run.mined))
+    return checked(ScoredTable, scored.path.read_table())
 
 
 def choose_operating_point(run: Run, k: int, view: RoundView) -> SelectedPoint:

@@ -3,7 +3,6 @@
 import argparse
 import logging
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,24 +37,27 @@ def command_parser(command: str, help_text: str | None, *shared: str) -> argpars
     return parser
 
 
-def run_command(work: Callable[[], None]) -> int:
-    """Do the work; its exit code: 0 done, 1 failed, 2 a setting is wrong, 130 stopped. Our own errors are one line."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
-    try:
-        work()
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped by Ctrl-C; what is finished is kept, start the same command again\n")
-        return STOPPED
-    except Exception as error:
-        ours = root_cause(error)
+class ExitCode:
+    """What the block's work ends with: 0 done, 1 failed, 2 a setting is wrong, 130 stopped. Our errors are one line."""
+
+    value = 0
+
+    def __enter__(self) -> "ExitCode":
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        if isinstance(error, KeyboardInterrupt):
+            self.value = STOPPED
+            sys.stderr.write("stopped by Ctrl-C; what is finished is kept, start the same command again\n")
+            return True
+        ours = root_cause(error) if isinstance(error, Exception) else None
         if ours is None:
-            raise
-        if isinstance(ours, SettingsError):
-            sys.stderr.write(f"{_one_line(ours)}\n")
-            return 2
-        sys.stderr.write(f"{type(ours).__name__}: {_one_line(ours)}\n")
-        return 1
-    return 0
+            return False
+        self.value = 2 if isinstance(ours, SettingsError) else 1
+        kind_of = "" if isinstance(ours, SettingsError) else f"{type(ours).__name__}: "
+        sys.stderr.write(f"{kind_of}{_one_line(ours)}\n")
+        return True
 
 
 def _one_line(error: HarvesterError) -> str:

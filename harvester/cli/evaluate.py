@@ -35,7 +35,7 @@ import argparse
 import json
 from pathlib import Path
 
-from harvester.cli.console import command_parser, run_command
+from harvester.cli.console import ExitCode, command_parser
 from harvester.errors import StoreError
 from harvester.evaluation.boxes3d import METRICS
 from harvester.evaluation.evaluate import Evaluation, evaluate, protocol
@@ -49,7 +49,9 @@ VOLUMES = "every annotated volume; without it, those of a marks table are the on
 def main(arguments: list[str] | None = None) -> int:
     """Parse, score, print; write JSON and plots where asked."""
     options = parse(arguments)
-    return run_command(lambda: score(options))
+    with ExitCode() as code:
+        score(options)
+    return code.value
 
 
 def score(options: argparse.Namespace) -> None:

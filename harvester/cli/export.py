@@ -28,7 +28,7 @@ import argparse
 from datetime import datetime
 from pathlib import Path
 
-from harvester.cli.console import command_parser, run_command
+from harvester.cli.console import ExitCode, command_parser
 from harvester.errors import SettingsError
 from harvester.export.export import export
 from harvester.export.request import DICOM, FORMATS, Request, check, closing_table
@@ -42,7 +42,9 @@ MOST_IN_A_REPORT = 20
 def main(arguments: list[str] | None = None) -> int:
     """Parse, export, tell what was written."""
     options = parse(arguments)
-    return run_command(lambda: run(options))
+    with ExitCode() as code:
+        run(options)
+    return code.value
 
 
 def run(options: argparse.Namespace) -> None:

@@ -10,9 +10,10 @@ Exit codes: 0 done, 1 the harvest failed (one line says why), 2 a setting is wro
 """
 
 import argparse
+import sys
 from pathlib import Path
 
-from harvester.cli.console import command_parser, run_command
+from harvester.cli.console import ExitCode, command_parser
 from harvester.config.loading import resolve
 from harvester.storage.location import Location
 
@@ -23,15 +24,26 @@ PLAN_HELP = """What `harvester harvest` would do with the same options, and why:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse, start Ray, harvest, write the report."""
+    """Parse, start Ray, harvest, write the report; with --plan tell what would be done."""
     options = parse(arguments)
-    return run_command(lambda: _start(options, options.plan))
+    with ExitCode() as code:
+        settings = resolve(options.config, options.set)
+        # Torch and Ray take seconds: help and a wrong setting are answered before.
+        from harvester.cli.run_harvest import run_harvest, show_plan
+
+        folder = Location.of(options.run or Path("runs") / settings.name)
+        if options.plan:
+            show_plan(settings, options.store, folder)
+        else:
+            run_harvest(settings, options.store, folder)
+    return code.value
 
 
 def plan_main(arguments: list[str] | None = None) -> int:
-    """Parse, print what would be done."""
-    options = _options(command_parser("plan", PLAN_HELP, "config", "set")).parse_args(arguments)
-    return run_command(lambda: _start(options, plan=True))
+    """What `harvester harvest --plan` does, by its own name."""
+    given = sys.argv[1:] if arguments is None else arguments
+    _options(command_parser("plan", PLAN_HELP, "config", "set")).parse_args(given)
+    return main([*given, "--plan"])
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -52,12 +64,3 @@ def _options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     )
     add("--run", metavar="PATH|URI", help="run folder, also s3://bucket/folder (default: runs/<config name>/)")
     return parser
-
-
-def _start(options: argparse.Namespace, plan: bool) -> None:
-    settings = resolve(options.config, options.set)
-    # Torch and Ray take seconds: help and a wrong setting are answered before.
-    from harvester.cli.run_harvest import run_harvest, show_plan
-
-    folder = Location.of(options.run or Path("runs") / settings.name)
-    (show_plan if plan else run_harvest)(settings, options.store, folder)

@@ -42,7 +42,7 @@ from typing import Final
 
 import pyarrow.compute as pc
 
-from harvester.cli.console import command_parser, run_command
+from harvester.cli.console import ExitCode, command_parser
 from harvester.config.loading import resolve
 from harvester.config.settings import Settings
 from harvester.errors import SettingsError
@@ -70,7 +70,9 @@ MARKS: Final = {
 def main(arguments: list[str] | None = None) -> int:
     """Parse, start Ray, prepare, tell what the store holds."""
     options = parse(arguments)
-    return run_command(lambda: run(options))
+    with ExitCode() as code:
+        run(options)
+    return code.value
 
 
 def run(options: argparse.Namespace) -> None:

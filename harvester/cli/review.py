@@ -21,7 +21,7 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
-from harvester.cli.console import command_parser, run_command
+from harvester.cli.console import ExitCode, command_parser
 from harvester.errors import LabelError, StoreError
 from harvester.export.review_import import read_review
 from harvester.labels.reviewed import MACHINE_MADE, Verdict, merged, reviewed_table, with_calibration
@@ -35,7 +35,9 @@ from harvester.store.store import write_reviewed
 def main(arguments: list[str] | None = None) -> int:
     """Parse, read the verdicts, put them into the store."""
     options = parse(arguments)
-    return run_command(lambda: review(options))
+    with ExitCode() as code:
+        review(options)
+    return code.value
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -26,12 +26,16 @@ def run_harvest(settings: Settings, store: str | None, run: Location | Path | st
     `store` is a store's folder or URI; None takes what `settings.data` names, or makes it in the run's folder. Joins
     the Ray of RAY_ADDRESS or starts one. The closing table goes to stdout. Raises HarvesterError.
     """
-    began = time.monotonic()
-    folder = Location.of(run)
+    began, folder = time.monotonic(), Location.of(run)
     with logged_to(folder):
         start_ray()
         require_capacity(settings.compute)
-        harvest_to(folder, settings, store, began)
+        opened = Run.open(folder, settings, open_store(settings, store, folder), began)
+        with Tracker.open(opened, os.environ.get("MLFLOW_TRACKING_URI")) as tracker:
+            inputs = harvest(opened, tracker).report_inputs()
+            report = write_report(inputs)
+        print(closing_table(inputs.summary))
+        print(f"report: {report}")
     return folder
 
 
@@ -43,23 +47,6 @@ def show_plan(settings: Settings, store: str | None, folder: Location) -> None:
         print(f"to make  the volumes ({settings.data.kind}), into {folder / 'store'}; then every step")
     else:
         print("\n".join(format_plan(plan(folder, settings, opened))))
-
-
-def harvest_to(folder: Location, settings: Settings, store_path: str | None, began: float) -> None:
-    """The store, the loop, the report."""
-    store = open_store(settings, store_path, folder)
-    opened = Run.open(folder, settings, store, began)
-    tracker = Tracker.open(opened, os.environ.get("MLFLOW_TRACKING_URI"))
-    try:
-        history = harvest(opened, tracker)
-        inputs = history.report_inputs()
-        report = write_report(inputs)
-    except BaseException:
-        tracker.finish("FAILED")
-        raise
-    tracker.finish("FINISHED")
-    print(closing_table(inputs.summary))
-    print(f"report: {report}")
 
 
 def open_store(settings: Settings, given: str | None, folder: Location) -> Store:

@@ -11,14 +11,16 @@ import argparse
 import dataclasses
 import json
 
-from harvester.cli.console import command_parser, run_command
+from harvester.cli.console import ExitCode, command_parser
 from harvester.run.status import format_status, read_status
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse, read, print."""
     options = parse(arguments)
-    return run_command(lambda: show(options))
+    with ExitCode() as code:
+        show(options)
+    return code.value
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

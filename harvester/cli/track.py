@@ -11,14 +11,16 @@ Exit codes: 0 done, 1 the server or the run cannot be used (one line says why), 
 import argparse
 import os
 
-from harvester.cli.console import command_parser, run_command
+from harvester.cli.console import ExitCode, command_parser
 from harvester.storage.location import Location
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse, send, tell what was sent."""
     options = parse(arguments)
-    return run_command(lambda: track(options))
+    with ExitCode() as code:
+        track(options)
+    return code.value
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -19,7 +19,7 @@ from typing import Final
 import pyarrow.csv as pcsv
 
 from harvester.certificate.frontier import Frontier, FrontierRow, as_table
-from harvester.cli.console import command_parser, run_command
+from harvester.cli.console import ExitCode, command_parser
 from harvester.config.loading import dump
 from harvester.config.settings import Settings
 from harvester.errors import SettingsError
@@ -34,7 +34,9 @@ HEAD: Final = ["target", "way", "threshold", "bound", "V_M prec", "V_M rec", "ha
 def main(arguments: list[str] | None = None) -> int:
     """Parse, start Ray, sweep, write."""
     options = parse(arguments)
-    return run_command(lambda: tune(options))
+    with ExitCode() as code:
+        tune(options)
+    return code.value
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -23,12 +23,13 @@ from ray.data import ActorPoolStrategy
 from harvester.classifier.inference import Scoring
 from harvester.config.settings import Settings
 from harvester.distributed.cluster import quarantine_in
-from harvester.distributed.watchdog import said_begun, watch
+from harvester.distributed.watchdog import BackgroundWork, said_begun
 from harvester.errors import StepError
 from harvester.mining import negatives
+from harvester.mining.candidates import outside_ignored
 from harvester.models.device import DeviceSpec
 from harvester.proposals.inference import Proposals
-from harvester.records import SCHEMAS, Kind, ScoredTable, TubeletTable
+from harvester.records import SCHEMAS, IgnoreTable, Kind, ScoredTable, TubeletTable, empty
 from harvester.run.partials import Part, Partials, Row, plan_parts
 from harvester.run.progress import ProgressLines
 from harvester.run.quarantine import begun, forget
@@ -41,6 +42,7 @@ logger = logging.getLogger(__name__)
 Task = Callable[[], list[Row]]
 
 BLOCKS_PER_REPLICA: Final = 8
+NOTHING_IGNORED: Final = empty(IgnoreTable)
 
 
 @dataclass(frozen=True)
@@ -150,11 +152,15 @@ class Scorer(Actor[ScoredTable]):
 
 
 def run_over_volumes(
-    actor: type[Actor[Kind]], job: InferenceJob, rows: Sequence[Mapping[str, Any]]
+    actor: type[Actor[Kind]],
+    job: InferenceJob,
+    rows: Sequence[Mapping[str, Any]],
+    ignored: IgnoreTable = NOTHING_IGNORED,
 ) -> tuple[Kind, dict[str, float]]:
     """Every volume through a pool of actors, logged with its rate on the way; what was published before is not redone.
 
-    The sorted table, and what was measured: `memory_mib`, the most that an actor's device held.
+    The sorted table without what lies in `ignored` regions, and what was measured: `slices` gone through, and
+    `memory_mib`, the most that an actor's device held.
     """
     # In this order the sorted parts one after the other are the sorted table: it is never copied whole.
     parts = plan_parts(sorted(rows, key=lambda row: row["volume_id"]))
@@ -164,14 +170,17 @@ def run_over_volumes(
     if len(missing) < len(parts):
         logger.info("%s: %d of %d parts done before", actor.__name__, len(parts) - len(missing), len(parts))
     if missing:
-        watch(_dataset(actor, job, missing).materialize, PartProgress(job, missing, actor.__name__))
+        work = BackgroundWork(_dataset(actor, job, missing).materialize)
+        work.start()
+        work.watch(PartProgress(job, missing, actor.__name__))
     names = [part.name for part in parts]
     records = job.partials.records(names)
     forget(job.partials.folder)
     _refuse_if_broken(job, dict(zip(names, records, strict=True)), len(rows))
     schema = SCHEMAS[actor.kind]
-    table = actor.kind(joined(job.partials.tables(names, schema), schema))
-    return table, {"memory_mib": max((record["memory_mib"] for record in records), default=0.0)}
+    table = outside_ignored(joined(job.partials.tables(names, schema), schema), ignored)
+    memory_mib = max((record["memory_mib"] for record in records), default=0.0)
+    return actor.kind(table), {"slices": sum(row["depth"] for row in rows), "memory_mib": memory_mib}
 
 
 def joined(tables: Iterable[pa.Table], schema: pa.Schema) -> pa.Table:

@@ -26,7 +26,7 @@ from harvester.datasets.discovery import Discovery, LoadedVolume
 from harvester.datasets.dry_run import split_rows, splits_csv
 from harvester.datasets.registry import FROM_SETTINGS, open_dataset
 from harvester.distributed.cluster import quarantine_in
-from harvester.distributed.watchdog import said_begun, time_limit, watch
+from harvester.distributed.watchdog import BackgroundWork, said_begun, time_limit
 from harvester.errors import HarvesterError, StoreError, VolumeError
 from harvester.records import Reject
 from harvester.run.partials import Part, Row
@@ -177,7 +177,9 @@ def _make_all(
     # Ray's own watchdog would end the job before a worker has given up what is stuck.
     dataset.context.execution_no_progress_timeout_s = -1
     collected = Collected(begun, parts, compute.no_progress_minutes, allowed)
-    watch(partial(collected.take, dataset.iter_rows), collected)
+    work = BackgroundWork(partial(collected.take, dataset.iter_rows))
+    work.start()
+    work.watch(collected)
     return collected.notes, sorted(collected.rejects, key=lambda each: each.source_hash)
 
 

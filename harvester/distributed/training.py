@@ -29,7 +29,7 @@ from torch import nn
 from harvester.classifier.training import fit_classifier
 from harvester.config.settings import Settings
 from harvester.distributed.cluster import for_ray
-from harvester.distributed.watchdog import watch
+from harvester.distributed.watchdog import BackgroundWork
 from harvester.errors import HarvesterError
 from harvester.labels.ledger import by_volume
 from harvester.models.data_parallel import Ranks
@@ -73,7 +73,9 @@ def train_folds(job: FitJob) -> None:
     compute = job.settings.compute
     for tries in range(1, compute.train_retries + 2):
         try:
-            watch(partial(_fit_all, job), FitProgress(job))
+            work = BackgroundWork(partial(_fit_all, job))
+            work.start()
+            work.watch(FitProgress(job))
             break
         except (TrainingFailedError, RayError) as error:
             failures = list(getattr(error, "worker_failures", {}).values())

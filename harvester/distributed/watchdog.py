@@ -36,8 +36,8 @@ def said_begun(folder: Location, volume_ids: Iterable[str]) -> str:
     return f"volumes begun: {', '.join(names[:8])}" if names else "no volume was begun; does the cluster have room?"
 
 
-class _Work(threading.Thread):
-    """A daemon, so that work which hangs keeps no program from its end."""
+class BackgroundWork(threading.Thread):
+    """Work in a thread, to be started and then watched. A daemon, so that what hangs keeps no program from its end."""
 
     def __init__(self, work: Callable[[], Any]) -> None:
         super().__init__(daemon=True)
@@ -45,26 +45,24 @@ class _Work(threading.Thread):
         self.error: BaseException | None = None
 
     def run(self) -> None:
+        """The work, in the thread; its error is kept for who watches."""
         try:
             self.work()
         except BaseException as error:  # noqa: BLE001 - raised where somebody waits for it
             self.error = error
 
-
-def watch(work: Callable[[], Any], progress: Progress) -> None:
-    """Do the work; its own errors are raised here, and a StepError where nothing moves for progress.minutes."""
-    before, moved = progress.reached(), time.monotonic()
-    thread = _Work(work)
-    thread.start()
-    while thread.is_alive():
-        thread.join(min(SECONDS_BETWEEN_LOOKS, 60 * progress.minutes / 4))
-        now, reached = time.monotonic(), progress.reached()
-        if reached != before:
-            before, moved = reached, now
-        if now - moved > 60 * progress.minutes and thread.is_alive():
-            raise StepError(progress.waiting())
-    if thread.error:
-        raise thread.error
+    def watch(self, progress: Progress) -> None:
+        """Wait for the end; the work's own error is raised here, and a StepError where nothing moves for so long."""
+        before, moved = progress.reached(), time.monotonic()
+        while self.is_alive():
+            self.join(min(SECONDS_BETWEEN_LOOKS, 60 * progress.minutes / 4))
+            now, reached = time.monotonic(), progress.reached()
+            if reached != before:
+                before, moved = reached, now
+            if now - moved > 60 * progress.minutes and self.is_alive():
+                raise StepError(progress.waiting())
+        if self.error:
+            raise self.error
 
 
 @contextmanager

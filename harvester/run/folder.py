@@ -41,7 +41,6 @@ NOTE: Final = ".step.json"
 PARTIALS: Final = ".partials"
 Inputs = dict[str, Any]
 StepNote = dict[str, Any]
-NOTHING: Final[Mapping[str, float]] = {}
 
 STEP_VERSION: Final = {"generator": 1, "tubelets": 1, "classifier": 1, "scored": 1, "operating-point": 1}
 """Those steps that take time, in their order. One is raised where a release makes the step, or a small table made
@@ -143,17 +142,18 @@ class Run:
         self._inputs[key] = {name: as_tree(value) for name, value in every.items()}
         return key
 
-    def table(
-        self, step: str, round_index: int, key: str, make: Callable[[], pa.Table], counts: Mapping[str, float] = NOTHING
-    ) -> Artifact:
-        """The table of a step, made if it is not there.
+    def table(self, step: str, round_index: int, key: str, make: Callable[[], pa.Table]) -> Artifact:
+        """A small table of a step, made if it is not there."""
+        return self.measured_table(step, round_index, key, lambda: (make(), {}))
 
-        `counts`: what it goes through and what `make`, when it is done, has measured.
-        """
+    def measured_table(
+        self, step: str, round_index: int, key: str, make: Callable[[], tuple[pa.Table, Mapping[str, float]]]
+    ) -> Artifact:
+        """The table of a step, made if it is not there, and what was measured on the way."""
         this = self._step(step, round_index, key, ".parquet")
         if made := self._made(this):
             return made
-        table = make()
+        table, counts = make()
         this.path.write_table(table, row_group_size=ROW_GROUP)
         return self._finish(this, {"rows": len(table), **counts})
 

@@ -148,6 +148,13 @@ class Tracker:
                 self.run.folder,
             )
 
+    def __enter__(self) -> "Tracker":
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        """The harvest has ended, well or not."""
+        self.finish("FAILED" if error else "FINISHED")
+
     def _sync(self, now: bool = False) -> bool:
         """Whether the server has all; one that was away a moment ago is left alone, but for `now`."""
         if not self.uri:

@@ -27,7 +27,7 @@ VOLUMES = 20
 
 
 def manifest(count: int = VOLUMES) -> list[Row]:
-    return [{"volume_id": f"v{i:04d}", "patient_id": f"p{i}"} for i in range(count)]
+    return [{"volume_id": f"v{i:04d}", "patient_id": f"p{i}", "depth": 8} for i in range(count)]
 
 
 def actor(log: Path, dies: str = "", survives: int = 1000, hangs: str = "", takes_s: float = 0.0) -> type[Proposer]:

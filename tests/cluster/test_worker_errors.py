@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from harvester.cli.console import run_command
 from harvester.config.settings import Settings
 from harvester.distributed.inference import InferenceJob, Proposer, run_over_volumes
 from harvester.distributed.preparation import Maker
 from harvester.errors import LabelError, StepError
 from harvester.run.partials import Partials
 from harvester.storage.location import Location
+from tests.commands import exit_code_of
 
-ROWS = [{"volume_id": f"v{i}", "patient_id": f"p{i}"} for i in range(2)]
+ROWS = [{"volume_id": f"v{i}", "patient_id": f"p{i}", "depth": 8} for i in range(2)]
 
 
 def test_an_error_in_an_actor_of_ray_data_is_one_line(
@@ -42,7 +42,7 @@ def test_an_error_in_an_actor_of_ray_data_is_one_line(
             caught.append(error)
             raise
 
-    assert run_command(work) == 1
+    assert exit_code_of(work) == 1
     assert type(caught[0]) is StepError
     (line,) = [line for line in capfd.readouterr().err.splitlines() if "broken" in line]
     assert line.startswith("StepError: 2 of 2 volumes failed, more than data.max_reject_share = 0.1 allows")
@@ -75,7 +75,7 @@ def test_a_disk_that_fills_under_an_actor_is_one_line_and_no_fault_of_the_volume
     settings = Settings.model_validate({"compute": {"replicas": 1}})
     partials = Partials(Location.of(tmp_path / "partials"))
     job = InferenceJob(settings, tmp_path, Location.of(tmp_path), {}, partials)
-    assert run_command(lambda: run_over_volumes(Full, job, ROWS) and None) == 1
+    assert exit_code_of(lambda: run_over_volumes(Full, job, ROWS)) == 1
     assert (
         capfd.readouterr()
         .err.splitlines()[-1]

@@ -74,7 +74,7 @@ def harvested(monkeypatch: pytest.MonkeyPatch, store: Store, tmp_path: Path) -> 
         def selected(files: CalibrationFiles, settings: OperatingPointSettings, _: Path) -> SelectedPoint:
             return select_point(files.read(), fusions(settings)[0], settings)
 
-        def over_volumes(actor: Any, _: Any, rows: Any) -> tuple[pa.Table, dict[str, float]]:
+        def over_volumes(actor: Any, _: Any, rows: Any, ignored: Any = None) -> tuple[pa.Table, dict[str, float]]:
             return proposed(rows).select(SCHEMAS[actor.kind].names), {"memory_mib": 1.0}
 
         monkeypatch.setattr(loop, "train_folds", fit)

@@ -2,20 +2,21 @@
 
 import pytest
 
-from harvester.cli.console import command_parser, run_command
+from harvester.cli.console import command_parser
 from harvester.errors import LabelError, SettingsError, StepError
+from tests.commands import exit_code_of
 
 
 def fails_with(error: BaseException) -> int:
     def work() -> None:
         raise error
 
-    return run_command(work)
+    return exit_code_of(work)
 
 
 def test_done_is_zero() -> None:
     did = []
-    assert run_command(lambda: did.append(1)) == 0
+    assert exit_code_of(lambda: did.append(1)) == 0
     assert did == [1]
 
 

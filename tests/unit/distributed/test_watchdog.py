@@ -3,11 +3,12 @@
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
-from harvester.distributed.watchdog import watch
+from harvester.distributed.watchdog import BackgroundWork
 from harvester.errors import StepError
 
 NO_PROGRESS_MINUTES = 0.01
@@ -24,6 +25,12 @@ class Counted:
 
     def waiting(self) -> str:
         return "v1 is waited for"
+
+
+def watch(work: Callable[[], Any], progress: Any) -> None:
+    thread = BackgroundWork(work)
+    thread.start()
+    thread.watch(progress)
 
 
 def test_work_that_hangs_is_given_up_with_what_is_waited_for() -> None:

@@ -11,11 +11,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from harvester.cli.console import run_command
 from harvester.errors import NoRoomError, StoreError, root_cause
 from harvester.run.log import logged_to
 from harvester.run.partials import Partials
 from harvester.storage.location import Location
+from tests.commands import exit_code_of
 
 TABLE = pa.table({"a": list(range(200_000))})
 
@@ -44,7 +44,7 @@ def test_a_shard_that_finds_no_room_is_not_there_and_is_when_room_is_made(
     def work() -> None:
         partials.publish("s", TABLE, {"volumes": []})
 
-    assert run_command(work) == 1
+    assert exit_code_of(work) == 1
     assert capsys.readouterr().err == (
         f"NoRoomError: {partials.folder}: cannot be written (No space left on device); make room there, then start "
         "again with the same command: what is finished is kept\n"

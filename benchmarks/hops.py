@@ -1,0 +1,154 @@
+"""How many frames lie between `jobs/harvest.py` and the line where a box is scored, and which.
+
+    python benchmarks/hops.py [--json FILE]
+
+Runs the program itself on a small made store, with an untrained generator and with Ray's pool replaced by the one call
+of an actor that Ray would make. At the scored line the stack is taken, and joined to the stacks of whoever started the
+threads that lead there; frames of Python's, torch's and Ray's own are left out. A closure is a frame of a lambda or of
+a function defined in another one.
+"""
+
+import argparse
+import json
+import runpy
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import CodeType, FrameType, SimpleNamespace
+from typing import Any, Final
+from unittest.mock import patch
+
+import numpy as np
+from safetensors.torch import save
+
+REPO: Final = Path(__file__).parents[1]
+sys.path.insert(0, str(REPO))
+
+from harvester.distributed import inference  # noqa: E402
+from harvester.proposals import detect  # noqa: E402
+from harvester.proposals.network import Generator  # noqa: E402
+from tests.builders import made_store  # noqa: E402
+
+OURS: Final = (str(REPO / "harvester"), str(REPO / "jobs"))
+here = threading.local()
+
+
+class _SeenError(Exception):
+    """The scored line was reached."""
+
+
+def main() -> int:
+    """Trace, print a frame per line, and count."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    options = parser.parse_args()
+    frames = traced()
+    names = [f"{Path(code.co_filename).relative_to(REPO)}: {code.co_qualname}" for code in frames]
+    closures = [name for name in names if "<locals>" in name or "<lambda>" in name]
+    print("\n".join(f"{number:3}  {name}" for number, name in enumerate(names, 1)))
+    files = {code.co_filename for code in frames}
+    print(f"{len(names)} frames in {len(files)} files, {len(closures)} closures")
+    if options.json:
+        options.json.write_text(json.dumps({"frames": names, "closures": closures}, indent=1) + "\n")
+    return 0
+
+
+def traced() -> list[CodeType]:
+    """The code of each frame of ours, from the program to the scored line."""
+    found: list[CodeType] = []
+
+    def scored(*_: Any) -> None:
+        if not found:
+            found.extend(chain(sys._getframe(1)))
+        raise _SeenError
+
+    with tempfile.TemporaryDirectory() as folder, patch.object(detect, "best_peaks", scored):
+        program(Path(folder))
+    return found
+
+
+def chain(frame: FrameType | None) -> list[CodeType]:
+    """The frames of ours from the outermost, through the threads that led here."""
+    codes: list[CodeType] = []
+    while frame:
+        if frame.f_code.co_filename.startswith(OURS):
+            codes.insert(0, frame.f_code)
+        frame = frame.f_back
+    return [*getattr(here, "parents", []), *codes]
+
+
+def program(folder: Path) -> None:
+    """jobs/harvest.py without Ray, up to the first box."""
+    hu = np.random.default_rng(0).integers(-900, 900, (6, 64, 64)).astype(np.int16)
+    store = made_store(folder / "store", {"m0": "vm", "m1": "vm", "h": "vh"}, hu=hu, spacing_zyx_mm=(4.0, 1.6, 1.6))
+    arguments = ["harvest.py", "--store", str(store.path), "--run", str(folder / "run"), "--set", "data.kind=store"]
+    patches = [
+        patch("harvester.distributed.cluster.start_ray", lambda: None),
+        patch("harvester.distributed.capacity.require_capacity", lambda _: None),
+        patch("harvester.distributed.training.train_folds", untrained),
+        patch.object(inference, "_dataset", pool),
+        patch.object(threading.Thread, "start", started(threading.Thread.start)),
+        patch.object(ThreadPoolExecutor, "submit", submitted(ThreadPoolExecutor.submit)),
+        patch.object(sys, "argv", arguments),
+    ]
+    for each in patches:
+        each.start()
+    try:
+        runpy.run_path(str(REPO / "jobs" / "harvest.py"), run_name="__main__")
+    except _SeenError:
+        pass
+    finally:
+        for each in reversed(patches):
+            each.stop()
+
+
+def untrained(job: Any) -> None:
+    """In place of a fit: each fold's generator as it is drawn."""
+    for fold in range(job.settings.folds):
+        model = Generator(job.settings.generator, job.settings.grid)
+        weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+        (job.out / f"fold-{fold}.safetensors").write_bytes(save(weights))
+
+
+def pool(actor: Any, job: Any, parts: list[Any]) -> Any:
+    """In place of Ray's pool: one actor, called as Ray calls it."""
+    batch = {"name": [part.name for part in parts], "rows": [json.dumps(part.rows) for part in parts]}
+    return SimpleNamespace(materialize=lambda: list(actor(job)(batch)))
+
+
+def submitted(submit: Callable[..., Future[Any]]) -> Callable[..., Future[Any]]:
+    """ThreadPoolExecutor.submit, whose work knows who gave it."""
+
+    def wrapped(self: ThreadPoolExecutor, work: Callable[..., Any], *given: Any) -> Future[Any]:
+        parents = chain(sys._getframe(1))
+
+        def known(*values: Any) -> Any:
+            here.parents = parents
+            return work(*values)
+
+        return submit(self, known, *given)
+
+    return wrapped
+
+
+def started(start: Callable[..., None]) -> Callable[..., None]:
+    """Thread.start, whose thread knows who started it."""
+
+    def wrapped(self: threading.Thread) -> None:
+        parents, run = chain(sys._getframe(1)), self.run
+
+        def known() -> None:
+            here.parents = parents
+            run()
+
+        self.run = known  # type: ignore[method-assign]
+        start(self)
+
+    return wrapped
+
+
+if __name__ == "__main__":
+    sys.exit(main())
