@@ -41,6 +41,7 @@ WHAT: Final = {
     "geometry": "axes, boxes, frames",
     "config": "settings",
     "records": "the tables",
+    "text": "tables and durations for people",
     "errors": "the error tree",
 }
 WIDTH, ROW, BOX, GAP = 1080, 62, 46, 12

@@ -1,6 +1,6 @@
 """How many frames lie between `jobs/harvest.py` and the line where a box is scored, and which.
 
-    python benchmarks/hops.py [--json FILE]
+    python benchmarks/hops.py [--json FILE] [--svg docs/hops.svg]
 
 Runs the program itself on a small made store, with an untrained generator and with Ray's pool replaced by the one call
 of an actor that Ray would make. At the scored line the stack is taken, and joined to the stacks of whoever started the
@@ -20,6 +20,7 @@ from pathlib import Path
 from types import CodeType, FrameType, SimpleNamespace
 from typing import Any, Final
 from unittest.mock import patch
+from xml.sax.saxutils import escape
 
 import numpy as np
 from safetensors.torch import save
@@ -33,6 +34,23 @@ from harvester.proposals.network import Generator  # noqa: E402
 from tests.builders import made_store  # noqa: E402
 
 OURS: Final = (str(REPO / "harvester"), str(REPO / "jobs"))
+WHAT: Final = {
+    "<module>": "what ray job submit starts",
+    "main": "settings, one line for an error",
+    "run_harvest": "Ray, store, run folder, MLflow, report",
+    "harvest": "the paper's loop",
+    "propose": "a step: its key, and what makes it",
+    "Run.measured_table": "made once, named by its inputs",
+    "run_over_volumes": "what is missing, over Ray's actors",
+    "BackgroundWork.run": "under a watchdog",
+    "Actor.__call__": "parts of the volumes, published",
+    "_outcomes": "a result or a reason per volume",
+    "Proposals.over": "read, find, link: three at a time",
+    "prefetch": "a thread runs ahead",
+    "Proposals._find": "the models that never saw the patient",
+    "find_boxes": "a span of slices after the other",
+    "span_peaks": "THE SCORED BOX: features once, heads, peaks",
+}
 here = threading.local()
 
 
@@ -44,6 +62,7 @@ def main() -> int:
     """Trace, print a frame per line, and count."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the way: docs/architecture.md shows it")
     options = parser.parse_args()
     frames = traced()
     names = [f"{Path(code.co_filename).relative_to(REPO)}: {code.co_qualname}" for code in frames]
@@ -53,7 +72,32 @@ def main() -> int:
     print(f"{len(names)} frames in {len(files)} files, {len(closures)} closures")
     if options.json:
         options.json.write_text(json.dumps({"frames": names, "closures": closures}, indent=1) + "\n")
+    if options.svg:
+        options.svg.write_text(drawn(names), encoding="utf-8")
     return 0
+
+
+def drawn(names: list[str]) -> str:
+    """The way as an SVG: one box per frame; blue in the driver, green in an actor."""
+    actor = next(number for number, name in enumerate(names) if "Actor.__call__" in name)
+    height = 50 * len(names) + 20
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 900 {height}" font-family="sans-serif">',
+        f'<rect width="900" height="{height}" fill="#ffffff"/>',
+    ]
+    for number, name in enumerate(names):
+        file, _, function = name.partition(": ")
+        y, (fill, edge) = 10 + 50 * number, ("#e9f7ef", "#2e9e5b") if number >= actor else ("#e8f1fd", "#2f7fe0")
+        if number:
+            parts.append(f'<path d="M210 {y - 12} v10" stroke="#555"/>')
+        parts += [
+            f'<rect x="20" y="{y}" width="380" height="36" rx="6" fill="{fill}" stroke="{edge}"/>',
+            f'<text x="210" y="{y + 23}" font-size="15" font-weight="bold" text-anchor="middle">',
+            f"{escape(function)}</text>",
+            f'<text x="420" y="{y + 23}" font-size="13" fill="#333">{WHAT.get(function, "")}</text>',
+            f'<text x="880" y="{y + 23}" font-size="12" fill="#777" text-anchor="end">{file}</text>',
+        ]
+    return "\n".join([*parts, "</svg>", ""])
 
 
 def traced() -> list[CodeType]:

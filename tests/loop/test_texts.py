@@ -14,7 +14,10 @@ from harvester.config.loading import resolve
 REPO = Path(__file__).parents[2]
 INFRA = REPO / "infra"
 TEXTS = (
-    *(REPO / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/operations.md")),
+    *(
+        REPO / name
+        for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/operations.md", "docs/architecture.md")
+    ),
     *sorted(file for file in INFRA.rglob("*") if file.suffix in {".yaml", ".md"} or file.name == "Dockerfile"),
 )
 NAMES = "|".join(COMMANDS)
