@@ -22,8 +22,9 @@ import logging
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from harvester.config.data import ArchiveSettings
 from harvester.config.settings import Settings
@@ -34,7 +35,7 @@ from harvester.datasets.archive.marks import WITH_MASKS, marked_once, stored_mar
 from harvester.datasets.archive.nifti import check_scans, is_nifti
 from harvester.datasets.archive.splits import Assigned, assign
 from harvester.datasets.archive.tables import Known, MarkRow, read_tables
-from harvester.datasets.discovery import Discovery, LoadedVolume, ScanFiles, root_of, salted_hash
+from harvester.datasets.discovery import Dataset, Discovery, LoadedVolume, ScanFiles, root_of, salted_hash
 from harvester.datasets.file_walk import list_files
 from harvester.errors import VolumeError
 from harvester.imaging.dicom.mark_objects import read_object_marks
@@ -70,19 +71,12 @@ class ArchiveCase:
     machine_marks: bool = False
 
 
-class Archive:
-    """The dataset of somebody's own scans."""
-
-    def __init__(self, settings: Settings, source: Path | None) -> None:
-        self.settings, self.seed, self.root = settings.data.archive, settings.seed, root_of(source)
-
-    def discover(self, salt: str) -> Discovery:
-        """Every scan, as `discover` below finds it."""
-        return discover(self.root, self.settings, self.seed, salt)
-
-    def load(self, case: Mapping[str, Any]) -> LoadedVolume:
-        """A scan and its marks, as `read` below gives them."""
-        return LoadedVolume(*read(ArchiveCase(**case), self.root, self.settings))
+def dataset(settings: Settings, source: Path | None) -> Dataset:
+    """Somebody's own scans, as `discover` finds and `read` reads them."""
+    root, own = root_of(source), settings.data.archive
+    return Dataset(
+        partial(discover, root, own, settings.seed), lambda case: LoadedVolume(*read(ArchiveCase(**case), root, own))
+    )
 
 
 def discover(root: Path, settings: ArchiveSettings, seed: int, salt: str) -> Discovery:

@@ -11,15 +11,16 @@ Marks of V_H are the archive's. A box may reach over the edge of its slice by wh
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from harvester.config.data import DeepLesionSettings
 from harvester.config.settings import Settings
 from harvester.datasets.deeplesion.files import IMAGES, Fault, slice_names, unknown, unusable
 from harvester.datasets.deeplesion.marks import MarkRow, annotated_marks, clinical_marks
 from harvester.datasets.deeplesion.splits import LEFT_OUT, Assigned, assign
-from harvester.datasets.discovery import Discovery, LoadedVolume, root_of, salted_hash
+from harvester.datasets.discovery import Dataset, Discovery, LoadedVolume, clipped, root_of, salted_hash
 from harvester.errors import SettingsError, VolumeError
 from harvester.imaging.png import read_png_slices
 from harvester.labels.deeplesion.dl_info import InfoRow, read_dl_info
@@ -50,22 +51,16 @@ class DeepLesionCase:
     marks: list[MarkRow]
 
 
-class DeepLesion:
-    """The dataset as published."""
-
-    def __init__(self, settings: Settings, source: Path | None) -> None:
-        self.settings, self.seed, self.root = settings.data.deeplesion, settings.seed, root_of(source)
-
-    def discover(self, salt: str) -> Discovery:
-        """Every sub-volume, as `discover` below finds it."""
-        return discover(self.root, self.settings, self.seed, salt)
-
-    def load(self, case: Mapping[str, Any]) -> LoadedVolume:
-        """A sub-volume and its marks, as `read` below gives them."""
-        return LoadedVolume(*read(DeepLesionCase(**case), self.root))
+def dataset(settings: Settings, source: Path | None) -> Dataset:
+    """The sub-volumes as published, as `discover` finds and `read` reads them."""
+    root = root_of(source)
+    return Dataset(
+        partial(discover, root, settings.data.deeplesion),
+        lambda case: LoadedVolume(*read(DeepLesionCase(**case), root)),
+    )
 
 
-def discover(root: Path, settings: DeepLesionSettings, seed: int, salt: str) -> Discovery:
+def discover(root: Path, settings: DeepLesionSettings, salt: str) -> Discovery:
     """Every sub-volume of the table as a DeepLesionCase or a Reject, sorted by id; no pixel is read, nothing is drawn.
 
     Raises LabelError for a broken table or pickle, SettingsError where the images are not there.
@@ -183,6 +178,5 @@ def _mark(volume: Volume, number: int, row: MarkRow) -> Mark:
             f"volume {volume.volume_id}: mark {number} lies outside the volume of {depth} slices, {height} rows, "
             f"{width} columns; correct the table or the file of marks",
         )
-    box = (max(x1, 0.0), max(y1, 0.0), min(x2, width - 1.0), min(y2, height - 1.0))
-    mark_id = f"{volume.volume_id}-{number}"
-    return Mark(volume.volume_id, mark_id, row["z"], *box, row["clinical"], row["kind"])
+    box = clipped((x1, y1, x2, y2), height, width)
+    return Mark(volume.volume_id, f"{volume.volume_id}-{number}", row["z"], *box, row["clinical"], row["kind"])

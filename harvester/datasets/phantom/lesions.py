@@ -1,7 +1,7 @@
 """Where a phantom's findings can go, and its lesions.
 
 Lesions are blobs: about as long along z as wide, closed, with a bumpy and fairly sharp surface. What only
-looks like one is in phantom_distractors.
+looks like one is in distractors.py.
 """
 
 from dataclasses import dataclass, field
@@ -11,27 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harvester.datasets.phantom.anatomy import Body, Patient
-from harvester.datasets.phantom.canvas import (
-    FAT_BELLY,
-    FAT_CHEST,
-    FAT_SKIN,
-    KIDNEY,
-    LIVER,
-    LUNG,
-    MUSCLE,
-    OTHER,
-    SPLEEN,
-    SUB_SLICES,
-    Array,
-    Box,
-    Canvas,
-    Point,
-    cover_of,
-    offsets,
-)
+from harvester.datasets.phantom.canvas import SUB_SLICES, Box, Canvas, Point, Points, Tissue, cover_of, offsets
 from harvester.datasets.phantom.tubes import paint_tube, wander
-
-Points = NDArray[np.float64]
+from harvester.geometry import Array
 
 
 @dataclass(frozen=True)
@@ -117,12 +99,12 @@ SPHERE: Final = _sphere(24)
 
 LESIONS: Final = {
     # kind: weight, tissues, smallest, median and largest diameter in mm
-    "nodule": (0.36, (LUNG,), 8.0, 18.0, 32.0),
-    "hypodense": (0.3, (LIVER,), 12.0, 23.0, 40.0),
-    "renal": (0.08, (KIDNEY,), 12.0, 19.0, 32.0),
-    "splenic": (0.06, (SPLEEN,), 12.0, 20.0, 32.0),
-    "node": (0.22, (FAT_CHEST, FAT_BELLY), 12.0, 20.0, 32.0),
-    "mass": (0.1, (MUSCLE, FAT_SKIN), 12.0, 20.0, 34.0),
+    "nodule": (0.36, (Tissue.LUNG,), 8.0, 18.0, 32.0),
+    "hypodense": (0.3, (Tissue.LIVER,), 12.0, 23.0, 40.0),
+    "renal": (0.08, (Tissue.KIDNEY,), 12.0, 19.0, 32.0),
+    "splenic": (0.06, (Tissue.SPLEEN,), 12.0, 20.0, 32.0),
+    "node": (0.22, (Tissue.FAT_CHEST, Tissue.FAT_BELLY), 12.0, 20.0, 32.0),
+    "mass": (0.1, (Tissue.MUSCLE, Tissue.FAT_SKIN), 12.0, 20.0, 34.0),
 }
 
 
@@ -162,7 +144,7 @@ def _paint_lesion(scene: Scene, kind: str) -> Finding | None:
     finding = extent_of(scene, kind, cover, box)
     if finding is not None:
         level = _lesion_level(scene, kind, box) + _texture(scene, sdf / radius, box)
-        scene.canvas.paint(cover, level.astype(np.float32), box, OTHER)
+        scene.canvas.paint(cover, level.astype(np.float32), box, Tissue.OTHER)
         scene.take(np.array([centre]), radius * float((stretch / stretch.min()).max()) * 1.1)
         if kind == "nodule" and rng.random() < 0.4:
             _feed(scene, centre)
@@ -205,7 +187,7 @@ def _feed(scene: Scene, centre: Point) -> None:
     """A vessel that runs into a nodule."""
     line = wander(scene.rng, np.array(centre), scene.rng.normal(0, 1, 3), 4, 10.0, 0.4)
     level = scene.patient.phase_levels["lung_vessel"]
-    paint_tube(scene.canvas, line, np.linspace(scene.rng.uniform(1.2, 2.6), 0.8, 5), level, LUNG)
+    paint_tube(scene.canvas, line, np.linspace(scene.rng.uniform(1.2, 2.6), 0.8, 5), level, Tissue.LUNG)
 
 
 def blob_sdf(
@@ -213,10 +195,7 @@ def blob_sdf(
 ) -> tuple[Array, Box]:
     """About the signed distance to a turned ellipsoid whose radius varies smoothly by about `roughness`."""
     reach = 1.5 * float(radii_xyz.max()) + 4
-    low, high = np.array(centre) - reach, np.array(centre) + reach
-    box = canvas.box(tuple(low), tuple(high))
-    if box is None:
-        raise ValueError(f"centre {centre} lies outside the canvas")
+    box = canvas.box(np.array(centre) - reach, np.array(centre) + reach)
     dz, dy, dx = offsets(canvas, box, centre)
     angle = rng.uniform(0, np.pi)
     along, across = np.cos(angle) * dx + np.sin(angle) * dy, np.cos(angle) * dy - np.sin(angle) * dx

@@ -91,7 +91,7 @@ def write(root: Path, volumes: Iterable[Any]) -> None:
 
 
 def scanned(root: Path, **settings: Any) -> Discovery:
-    return discover(root, DeepLesionSettings(**FILES | settings), 0, "salt")
+    return discover(root, DeepLesionSettings(**FILES | settings), "salt")
 
 
 def reasons(found: Discovery) -> list[str]:
@@ -156,9 +156,7 @@ def test_the_same_again_and_ids_as_published(root: Path) -> None:
     assert found.cases[0].volume_id == "000001_01_01_007-012"
     assert found.cases[0].patient_id == "000001"
     assert [case.volume_id for case in found.cases] == sorted(case.volume_id for case in found.cases)
-    assert (
-        found.rejects[0].source_hash != discover(root, DeepLesionSettings(**FILES), 0, "other").rejects[0].source_hash
-    )
+    assert found.rejects[0].source_hash != discover(root, DeepLesionSettings(**FILES), "other").rejects[0].source_hash
 
 
 def test_a_volume_of_vm_whose_patient_is_measured_is_harvested_instead(
