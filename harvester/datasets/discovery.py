@@ -2,29 +2,12 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harvester.errors import SettingsError
 from harvester.records import Box, Mark, Reject, Volume
-
-
-@dataclass
-class ScanFiles:
-    """A scan as found: its files, the names by which a table may call it, and who it is of.
-
-    masks  label masks of its lesions
-    objects  files beside it that may hold its marks, under the root; machine_marks: those of programs count too
-    """
-
-    key: str
-    patient: str
-    files: list[Path]
-    names: set[str]
-    masks: list[Path] = field(default_factory=list)
-    objects: list[str] = field(default_factory=list)
-    machine_marks: bool = False
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from harvester.config.data import ArchiveSettings, DicomSettings
-from harvester.datasets.discovery import ScanFiles, salted_hash
+from harvester.datasets.archive.tables import ScanFiles
+from harvester.datasets.discovery import salted_hash
 from harvester.datasets.file_walk import FileList
 from harvester.errors import VolumeError
 from harvester.imaging.dicom.header import Header, read_headers

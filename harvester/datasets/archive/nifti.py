@@ -14,8 +14,8 @@ from typing import Final
 from harvester.config.data import ArchiveSettings
 from harvester.datasets.archive.marks import WITH_MASKS, stored_marks
 from harvester.datasets.archive.masks import Rules, check_fits, mask_marks, whole_labels
-from harvester.datasets.archive.tables import Known, MarkRow
-from harvester.datasets.discovery import ScanFiles, salted_hash
+from harvester.datasets.archive.tables import MarkRow, ScanFiles
+from harvester.datasets.discovery import salted_hash
 from harvester.datasets.file_walk import FileList
 from harvester.errors import VolumeError
 from harvester.imaging.nifti.duplicates import twins
@@ -146,7 +146,7 @@ def _reject(name: str, reason: str, message: str, salt: str) -> Reject:
 
 
 def check_scans(
-    scans: Iterable[ScanFiles], known: Mapping[str, Known], settings: ArchiveSettings, salt: str
+    scans: Iterable[ScanFiles], settings: ArchiveSettings, salt: str
 ) -> tuple[list[ScanFiles], list[Reject]]:
     """The scans that may be stored, and why the others may not. Nothing is raised for a bad file.
 
@@ -168,7 +168,7 @@ def check_scans(
     if two_places:
         logger.warning(TWO_PLACES, two_places)
     for group in twins({key: (each.files[0], header) for key, (each, header) in checked.items()}):
-        for key in _surplus([checked[key][0] for key in group], known):
+        for key in _surplus([checked[key][0] for key in group]):
             rejects.append(_twin(key, len(group), salt))
             del checked[key]
     return [each for each in listed if each.key in checked or not is_nifti(each.key)], rejects
@@ -184,17 +184,18 @@ def mask_header(path: Path, scan: Header, volume_id: str, max_voxels: int) -> He
     return header
 
 
-def _surplus(twins_found: list[ScanFiles], known: Mapping[str, Known]) -> list[str]:
+def _surplus(twins_found: list[ScanFiles]) -> list[str]:
     """Which scans of the same voxels to refuse: all but one, or all where the tables say different things of them."""
-    about = {each.key: _said(each, known.get(each.key, Known())) for each in twins_found}
-    said = [key for key in about if about[key] != _said(ScanFiles("", "", [], set()), Known())]
+    about = {each.key: _said(each) for each in twins_found}
+    said = [key for key in about if about[key] != _said(ScanFiles("", "", [], set()))]
     if any(about[key] != about[said[0]] for key in said):
         return list(about)
     keep = (said or list(about))[0]
     return [key for key in about if key != keep]
 
 
-def _said(scan: ScanFiles, known: Known) -> tuple[object, ...]:
+def _said(scan: ScanFiles) -> tuple[object, ...]:
+    known = scan.known
     marks = [{**mark, "where": ""} for mark in known.marks]
     return known.patient, known.split, known.complete, marks, bool(scan.masks)
 
