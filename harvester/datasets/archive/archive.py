@@ -20,7 +20,7 @@ every other one to vh. Ids are salted hashes; files are named by no message.
 
 import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -34,13 +34,13 @@ from harvester.datasets.archive.coco import read_coco
 from harvester.datasets.archive.marks import WITH_MASKS, marked_once, stored_marks
 from harvester.datasets.archive.nifti import check_scans, is_nifti
 from harvester.datasets.archive.splits import Assigned, assign
-from harvester.datasets.archive.tables import Known, MarkRow, ScanFiles, read_tables
+from harvester.datasets.archive.tables import MarkRow, ScanFiles, read_tables
 from harvester.datasets.discovery import Dataset, Discovery, LoadedVolume, root_of, salted_hash
 from harvester.datasets.file_walk import list_files
 from harvester.errors import VolumeError
 from harvester.imaging.dicom.mark_objects import read_object_marks
 from harvester.imaging.dicom.reader import read_series
-from harvester.records import Mark, Reject, Volume
+from harvester.records import Mark, Volume
 from harvester.storage.location import Location
 
 logger = logging.getLogger(__name__)
@@ -90,7 +90,9 @@ def discover(root: Path, settings: ArchiveSettings, seed: int, salt: str) -> Dis
     known = read_tables(root, names, settings.marks)
     if settings.marks in ("auto", "coco"):
         read_coco(root, names, known)
-    scans, rejects = _taken(nifti, dicom, known, settings, salt)
+    scans, rejects = dicom.take(known, settings, salt) if settings.format != "nifti" else ([], [])
+    if settings.format != "dicom":
+        scans, rejects = [*nifti.scans, *scans], [*nifti.rejects, *rejects]
     for each in scans:
         each.known = known.get(each.key, each.known)
         each.patient = each.known.patient or each.patient
@@ -104,20 +106,6 @@ def discover(root: Path, settings: ArchiveSettings, seed: int, salt: str) -> Dis
     # A link, or a folder that may not be read, is met by every format's search.
     once = {(row.source_hash, row.reason): row for row in rejects}
     return Discovery(sorted(cases, key=lambda case: case.volume_id), list(once.values()))
-
-
-def _taken(
-    nifti: archive_nifti.ScanIndex,
-    dicom: archive_dicom.SeriesIndex,
-    known: Mapping[str, Known],
-    settings: ArchiveSettings,
-    salt: str,
-) -> tuple[list[ScanFiles], list[Reject]]:
-    """The scans of the wanted formats, and what is refused of these."""
-    scans, rejects = dicom.take(known.keys(), settings, salt) if settings.format != "nifti" else ([], [])
-    if settings.format == "dicom":
-        return scans, rejects
-    return [*nifti.scans, *scans], [*nifti.rejects, *rejects]
 
 
 def _warn_of_patients(scans: Sequence[ScanFiles]) -> None:

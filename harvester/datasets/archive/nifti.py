@@ -6,20 +6,21 @@ named data.archive.mask_folder (masks/a.nii.gz of a.nii.gz or images/a.nii.gz). 
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 from harvester.config.data import ArchiveSettings
 from harvester.datasets.archive.marks import WITH_MASKS, stored_marks
-from harvester.datasets.archive.masks import Rules, check_fits, mask_marks, whole_labels
+from harvester.datasets.archive.masks import check_fits, mask_marks, whole_labels
 from harvester.datasets.archive.tables import MarkRow, ScanFiles
 from harvester.datasets.discovery import salted_hash
 from harvester.datasets.file_walk import FileList
 from harvester.errors import VolumeError
 from harvester.imaging.nifti.duplicates import twins
-from harvester.imaging.nifti.file import Array, Header, read_header, read_stored
+from harvester.imaging.nifti.file import Header, read_header, read_stored
 from harvester.imaging.nifti.reader import read_oriented_nifti
 from harvester.imaging.slice_map import SliceMap
 from harvester.records import Mark, Reject, Volume
@@ -107,20 +108,22 @@ def read_marked(
     if not mask:
         return volume, stored_marks(volume, SliceMap.of(orientation), rows)
     header = mask_header(mask, read_header(path, volume_id, most), volume_id, most)
-    rules = Rules(settings.mask_labels, settings.mask_split_labels, settings.mask_min_mm)
-    labels = orientation.array(_labels(mask, header, volume_id))
-    marks, strays = mask_marks(labels, volume.spacing_zyx_mm, volume_id, rules)
+    with _of_mask():
+        stored = read_stored(mask, header, volume_id)
+    labels = orientation.array(whole_labels(stored, header, volume_id))
+    marks, strays = mask_marks(labels, volume.spacing_zyx_mm, volume_id, settings)
     if strays:
         logger.info("volume %s: %d components of its mask are strays, dropped", volume_id, strays)
     return volume, marks
 
 
-def _labels(path: Path, header: Header, volume_id: str) -> Array:
+@contextmanager
+def _of_mask() -> Iterator[None]:
+    """Faults of a file in here are its scan's mask's."""
     try:
-        stored = read_stored(path, header, volume_id)
+        yield
     except VolumeError as error:
         raise VolumeError("bad_mask", f"{error} (this is its label mask)") from None
-    return whole_labels(stored, header, volume_id)
 
 
 def _scans_of_mask(stem: str, settings: ArchiveSettings) -> list[str]:
@@ -176,10 +179,8 @@ def check_scans(
 
 def mask_header(path: Path, scan: Header, volume_id: str, max_voxels: int) -> Header:
     """The header of a scan's label mask. Raises VolumeError: bad_mask, mask_differs."""
-    try:
+    with _of_mask():
         header = read_header(path, volume_id, max_voxels)
-    except VolumeError as error:
-        raise VolumeError("bad_mask", f"{error} (this is its label mask)") from None
     check_fits(header, scan, volume_id)
     return header
 

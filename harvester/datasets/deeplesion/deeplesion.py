@@ -68,11 +68,18 @@ def discover(root: Path, settings: DeepLesionSettings, salt: str) -> Discovery:
     if not (root / IMAGES).is_dir():
         raise SettingsError(f"--source: holds no folder {IMAGES}; give the folder that has it and DL_info.csv")
     lines, bad = read_dl_info(_located(root, settings.info))
-    rows, annotated = _by_volume(lines), _annotated(root, settings)
-    assigned = _assigned(rows, annotated)
+    rows: dict[str, list[InfoRow]] = {}
+    for each in lines:
+        rows.setdefault(each.volume_id, []).append(each)
+    annotated = _annotated(root, settings)
+    assigned = assign(
+        {volume: of[0].split for volume, of in rows.items()},
+        {volume: of[0].patient_id for volume, of in rows.items()},
+        {split: published.volume_ids for split, published in annotated.items()},
+    )
     marks = _marks(root, settings, rows, annotated, assigned.splits)
-    faults: dict[str, Fault] = {f"line {each.line}": ("bad_row", each.message) for each in bad}
-    faults |= {each: (why, f"volume {each}: {LEFT_OUT[why]}") for each, why in assigned.left_out.items()}
+    faults: dict[str, Fault] = {f"line {row.line}": ("bad_row", row.message) for row in bad}
+    faults |= {volume: (why, f"volume {volume}: {LEFT_OUT[why]}") for volume, why in assigned.left_out.items()}
     faults |= unknown(rows, annotated) | unusable(root, rows, marks, assigned.splits)
     cases = [
         _case(rows[volume][0], split, marks[volume])
@@ -86,9 +93,8 @@ def discover(root: Path, settings: DeepLesionSettings, salt: str) -> Discovery:
 def read(case: DeepLesionCase, root: Path) -> tuple[Volume, list[Mark]]:
     """The sub-volume of a case and its marks. Raises VolumeError (see imaging.png; also bad_mark, bad_spacing)."""
     names = slice_names(case.folder, case.start, case.end)
-    z, y, x = case.spacing_zyx_mm
-    size = (case.size_px[0], case.size_px[1])
-    volume = read_png_slices(root / IMAGES, names, case.volume_id, case.patient_id, (z, y, x), size)
+    (z, y, x), (columns, rows) = case.spacing_zyx_mm, case.size_px
+    volume = read_png_slices(root / IMAGES, names, case.volume_id, case.patient_id, (z, y, x), (columns, rows))
     return volume, [_mark(volume, number, row) for number, row in enumerate(case.marks)]
 
 
@@ -99,27 +105,9 @@ def _located(root: Path, name: str) -> Path:
 
 def _annotated(root: Path, settings: DeepLesionSettings) -> dict[str, PublishedMarks]:
     """The full annotation of each split that has one."""
-    files = {
-        "vm": settings.mining_marks,
-        "vh_test": settings.harvest_test_marks,
-        "vd_test": settings.detector_test_marks,
-    }
-    return {split: read_marks(_located(root, name)) for split, name in files.items() if name}
-
-
-def _by_volume(lines: Sequence[InfoRow]) -> dict[str, list[InfoRow]]:
-    rows: dict[str, list[InfoRow]] = {}
-    for each in lines:
-        rows.setdefault(each.volume_id, []).append(each)
-    return rows
-
-
-def _assigned(rows: Mapping[str, Sequence[InfoRow]], annotated: Mapping[str, PublishedMarks]) -> Assigned:
-    return assign(
-        {volume: of[0].split for volume, of in rows.items()},
-        {volume: of[0].patient_id for volume, of in rows.items()},
-        {split: published.volume_ids for split, published in annotated.items()},
-    )
+    named = (settings.mining_marks, settings.harvest_test_marks, settings.detector_test_marks)
+    files = zip(("vm", "vh_test", "vd_test"), named, strict=True)
+    return {split: read_marks(_located(root, name)) for split, name in files if name}
 
 
 def _marks(

@@ -19,7 +19,7 @@ from harvester.config.loading import settings_hash
 from harvester.config.settings import Settings
 from harvester.datasets.discovery import Dataset, Discovery, LoadedVolume, clipped, root_of
 from harvester.datasets.insertion.backgrounds import Background, Prepared, load_background_volume, load_backgrounds
-from harvester.datasets.insertion.placement import Inserted, insert_lesions
+from harvester.datasets.insertion.placement import Inserted, SubVolume, insert_lesions
 from harvester.datasets.insertion.subvolume import IgnoredRegion, cut, draw_frame, ignored_regions
 from harvester.errors import VolumeError
 from harvester.imaging.hounsfield import to_hu
@@ -94,10 +94,11 @@ def make(
     frame = draw_frame(settings, prepared, rng)
     hu = cut(settings, prepared, frame, rng)
     ignored = ignored_regions(prepared, frame, case.volume_id)
-    inserted = insert_lesions(settings, prepared, frame, hu, ignored, rng)
+    target = SubVolume(settings, prepared, frame, hu, ignored, rng)
+    insert_lesions(target)
     volume = Volume(case.volume_id, case.patient_id, to_hu(hu), prepared.volume.spacing_zyx_mm)
-    clinical = _draw_clinical(settings, [lesion.diameter_mm for lesion in inserted], rng)
-    marks = [_mark(volume, index, lesion, index in clinical) for index, lesion in enumerate(inserted)]
+    clinical = _draw_clinical(settings, [lesion.diameter_mm for lesion in target.inserted], rng)
+    marks = [_mark(volume, index, lesion, index in clinical) for index, lesion in enumerate(target.inserted)]
     return volume, marks, ignored
 
 

@@ -11,6 +11,7 @@ from harvester.config.data import InsertionSettings
 from harvester.datasets.insertion.backgrounds import Prepared
 from harvester.datasets.insertion.lesion_models import (
     Blob,
+    Mask,
     coverage,
     draw_blob,
     draw_texture,
@@ -22,7 +23,6 @@ from harvester.datasets.insertion.lesion_models import (
 from harvester.datasets.insertion.subvolume import Frame, IgnoredRegion
 
 Kind = Literal["nodule", "hypodense", "hyperdense", "node"]
-Mask = NDArray[np.bool_]
 
 TRIES: Final = 12
 """Places that are looked at before a lesion is given up."""
@@ -85,7 +85,7 @@ class _Wanted:
 
 
 @dataclass(frozen=True, eq=False)
-class _SubVolume:
+class SubVolume:
     """What is being changed: hu_zyx in place, by the lesions in `inserted`."""
 
     settings: InsertionSettings
@@ -97,17 +97,10 @@ class _SubVolume:
     inserted: list[Inserted] = field(default_factory=list)
 
 
-def insert_lesions(
-    settings: InsertionSettings,
-    prepared: Prepared,
-    frame: Frame,
-    hu_zyx: NDArray[np.float32],
-    ignored: Sequence[IgnoredRegion],
-    rng: np.random.Generator,
-) -> list[Inserted]:
-    """Change `hu_zyx` in place; the lesions that found a place, of a Poisson number of wanted ones."""
-    target = _SubVolume(settings, prepared, frame, hu_zyx, ignored, rng)
-    rooms = {kind: _room(kind, prepared, frame) for kind in settings.kind_weights}
+def insert_lesions(target: SubVolume) -> None:
+    """Insert those that find a place, of a Poisson number of wanted ones."""
+    settings, rng = target.settings, target.rng
+    rooms = {kind: _room(kind, target.prepared, target.frame) for kind in settings.kind_weights}
     possible: list[Kind] = [kind for kind, room in rooms.items() if room.max() >= 5]
     weights = np.array([settings.kind_weights[kind] for kind in possible])
     count = int(rng.poisson(settings.lesions_per_volume))
@@ -116,7 +109,6 @@ def insert_lesions(
             break
         kind = possible[int(rng.choice(len(possible), p=weights / weights.sum()))]
         _place(target, rooms[kind], _draw_wanted(settings, kind, rng))
-    return target.inserted
 
 
 def _room(kind: Kind, prepared: Prepared, frame: Frame) -> NDArray[np.float32]:
@@ -148,7 +140,7 @@ def _draw_size(rng: np.random.Generator, median: float, spread: float, limits: t
     return float(np.clip(median * np.exp(rng.normal(0, spread)), *limits))
 
 
-def _place(target: _SubVolume, room: NDArray[np.float32], wanted: _Wanted) -> None:
+def _place(target: SubVolume, room: NDArray[np.float32], wanted: _Wanted) -> None:
     """Insert the lesion at the first of some places with room for it that will do, or nowhere."""
     fits, frame = np.flatnonzero(_fits(target, room, wanted)), target.frame
     if len(fits) == 0:
@@ -161,7 +153,7 @@ def _place(target: _SubVolume, room: NDArray[np.float32], wanted: _Wanted) -> No
             return
 
 
-def _fits(target: _SubVolume, room: NDArray[np.float32], wanted: _Wanted) -> Mask:
+def _fits(target: SubVolume, room: NDArray[np.float32], wanted: _Wanted) -> Mask:
     """Voxels (of the room's slices) where the lesion's centre may lie."""
     radius = wanted.diameter_mm / 2
     if wanted.kind == "node":
@@ -184,7 +176,7 @@ def _preference(wanted: _Wanted, room_mm: NDArray[np.float32]) -> NDArray[np.flo
     return np.asarray(weights / weights.sum())
 
 
-def _clear(target: _SubVolume, spot: NDArray[np.float64], wanted: _Wanted) -> bool:
+def _clear(target: SubVolume, spot: NDArray[np.float64], wanted: _Wanted) -> bool:
     """Whether the lesion stays away from ignored regions and from those inserted before."""
     spacing = np.array(target.prepared.volume.spacing_zyx_mm)
     for other in target.inserted:
@@ -200,7 +192,7 @@ def _clear(target: _SubVolume, spot: NDArray[np.float64], wanted: _Wanted) -> bo
     return True
 
 
-def _insert_at(target: _SubVolume, spot: NDArray[np.float64], wanted: _Wanted) -> bool:
+def _insert_at(target: SubVolume, spot: NDArray[np.float64], wanted: _Wanted) -> bool:
     """Change the block round the spot, unless too little of the lesion would show; whether it was changed."""
     middle = np.rint(spot).astype(int)
     cover = coverage(wanted.blob, spot - middle, target.prepared.volume.spacing_zyx_mm, target.prepared.slice_mm)
@@ -219,7 +211,7 @@ def _insert_at(target: _SubVolume, spot: NDArray[np.float64], wanted: _Wanted) -
 
 
 def _changed(
-    target: _SubVolume, block: NDArray[np.float32], cover: NDArray[np.float32], wanted: _Wanted
+    target: SubVolume, block: NDArray[np.float32], cover: NDArray[np.float32], wanted: _Wanted
 ) -> tuple[NDArray[Any], Mask, float] | None:
     rng, inside = target.rng, half_covered(cover)
     base = smooth(block)[inside]

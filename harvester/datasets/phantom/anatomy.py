@@ -91,8 +91,7 @@ class Body:
 
     def crop(self, box: Box) -> "Body":
         """The same body seen through a box of the canvas (views, no copies)."""
-        sheets = (self.x, self.y, self.z, self.wall_mm, self.dome_mm, self.coarse, self.fine)
-        return Body(*(sheet[box] for sheet in sheets))
+        return Body(**{name: sheet[box] for name, sheet in vars(self).items()})
 
     def offsets(self, box: Box, centre: Array) -> tuple[Array, Array, Array]:
         """(z, y, x) distances of the box's voxels from a point (x, y, z), in the standard body's mm."""
@@ -174,8 +173,7 @@ def paint_lungs(canvas: Canvas, patient: Patient, body: Body) -> None:
 def paint_chest_organs(canvas: Canvas, patient: Patient, body: Body) -> None:
     """Heart with three chambers, inside the mediastinum's fat."""
     (x, y, z), (rx, ry, rz) = patient.organs["heart"]
-    box = _organ_box(canvas, patient, (x, y, z), (rx, ry, rz))
-    hu, near = patient.phase_levels, body.crop(box)
+    hu, (box, near) = patient.phase_levels, _around(canvas, patient, body, (x, y, z), (rx, ry, rz))
     shell = np.maximum(body_ellipsoid(near, (x, y, z), (rx, ry, rz)), -near.dome_mm - 3)
     canvas.paint(cover_of(shell), 0.5 * (hu["heart"] + hu["muscle"]) + 3 * near.coarse, box, Tissue.OTHER)
     for dx, dy, size in ((0.32, 0.12, 0.42), (-0.38, -0.12, 0.45), (-0.1, 0.5, 0.36)):
@@ -185,8 +183,7 @@ def paint_chest_organs(canvas: Canvas, patient: Patient, body: Body) -> None:
 
 def paint_belly_organs(canvas: Canvas, patient: Patient, body: Body, rng: np.random.Generator) -> None:
     """Spleen, stomach, liver and kidneys, all under the diaphragm."""
-    box = _organ_box(canvas, patient, *patient.organs["spleen"])
-    near = body.crop(box)
+    box, near = _around(canvas, patient, body, *patient.organs["spleen"])
     spleen = np.maximum(body_ellipsoid(near, *patient.organs["spleen"]), _under(near))
     canvas.paint(cover_of(spleen), patient.phase_levels["spleen"] + 4 * near.coarse, box, Tissue.SPLEEN)
     _paint_stomach(canvas, patient, body, rng)
@@ -202,8 +199,7 @@ def _under(near: Body) -> Array:
 
 def _paint_liver(canvas: Canvas, patient: Patient, body: Body) -> None:
     canvas.clips[Tissue.LIVER] = np.zeros_like(canvas.hu)
-    box = _organ_box(canvas, patient, (-25, -8, 165), (112, 84, 84))
-    near, organs = body.crop(box), patient.organs
+    organs, (box, near) = patient.organs, _around(canvas, patient, body, (-25, -8, 165), (112, 84, 84))
     liver = np.minimum(body_ellipsoid(near, *organs["liver"]), body_ellipsoid(near, *organs["left_lobe"]))
     cover = cover_of(np.maximum(liver, _under(near)))
     canvas.paint(cover, patient.phase_levels["liver"] + 4 * near.coarse + 2 * near.fine, box, Tissue.LIVER)
@@ -220,8 +216,7 @@ def _paint_dome(canvas: Canvas, patient: Patient, body: Body) -> None:
 
 def _paint_stomach(canvas: Canvas, patient: Patient, body: Body, rng: np.random.Generator) -> None:
     centre, radii = patient.organs["stomach"]
-    box = _organ_box(canvas, patient, centre, radii)
-    near = body.crop(box)
+    box, near = _around(canvas, patient, body, centre, radii)
     if not near.x.size:
         return
     wall = np.maximum(body_ellipsoid(near, centre, radii), _under(near))
@@ -234,8 +229,7 @@ def _paint_stomach(canvas: Canvas, patient: Patient, body: Body, rng: np.random.
 
 def _paint_kidney(canvas: Canvas, patient: Patient, body: Body, name: str, rng: np.random.Generator) -> None:
     (x, y, z), (rx, ry, rz) = patient.organs[name]
-    box = _organ_box(canvas, patient, (x, y, z), (rx, ry, rz))
-    hu, near = patient.phase_levels, body.crop(box)
+    hu, (box, near) = patient.phase_levels, _around(canvas, patient, body, (x, y, z), (rx, ry, rz))
     if not near.x.size:
         return
     cortex = np.maximum(body_ellipsoid(near, (x, y, z), (rx, ry, rz)), near.dome_mm + 6)
@@ -257,6 +251,8 @@ def body_ellipsoid(body: Body, centre: Point, radii: Point) -> Array:
     return np.asarray((np.sqrt(sum(squares)) - 1) * np.float32(min(radii)), np.float32)
 
 
-def _organ_box(canvas: Canvas, patient: Patient, centre: Point, radii: Point) -> Box:
+def _around(canvas: Canvas, patient: Patient, body: Body, centre: Point, radii: Point) -> tuple[Box, Body]:
+    """The box that surely holds an ellipsoid of the standard body, and the body in it."""
     middle, reach = np.array(centre), np.array(radii) + (3 * patient.warp_mm + 4)
-    return canvas.box((middle - reach) * patient.scale_xyz, (middle + reach) * patient.scale_xyz)
+    box = canvas.box((middle - reach) * patient.scale_xyz, (middle + reach) * patient.scale_xyz)
+    return box, body.crop(box)

@@ -38,7 +38,7 @@ Tissue = IntEnum(
 class Canvas:
     """One volume being drawn.
 
-    x, y, z           voxel centres in mm, one vector an axis
+    x, y, z           voxel centres in mm, one vector per axis
     hu, tissue        the sheet so far; tissue holds the codes of this module
     clips             soft masks (0 to 1) of the organs that later solids must stay in
     """

@@ -60,14 +60,14 @@ def _lung_vessel(scene: Scene) -> Finding | None:
 
 def _liver_tube(scene: Scene) -> Finding | None:
     """A vein or a wide bile duct, as far below the liver as a lesion is."""
-    step = scene.lesion_contrast * scene.rng.uniform(25, 60)
+    step = scene.settings.lesion_contrast * scene.rng.uniform(25, 60)
     level = scene.patient.phase_levels["liver"] - step
     return _tube(scene, "liver_tube", (Tissue.LIVER,), scene.rng.uniform(3.5, 7), level)
 
 
 def _soft_vessel(scene: Scene) -> Finding | None:
     """A vein or a tendon in muscle, in the fat of the skin or of the mediastinum."""
-    level = scene.patient.phase_levels["muscle"] + scene.lesion_contrast * scene.rng.uniform(30, 80)
+    level = scene.patient.phase_levels["muscle"] + scene.settings.lesion_contrast * scene.rng.uniform(30, 80)
     codes = choose(scene.rng, {"muscle": 0.4, "skin": 0.3, "chest": 0.3})
     code = {"muscle": Tissue.MUSCLE, "skin": Tissue.FAT_SKIN, "chest": Tissue.FAT_CHEST}[codes]
     return _tube(scene, "soft_vessel", (code,), scene.rng.uniform(3, 6), level)
@@ -91,25 +91,16 @@ def _bowel_loop(scene: Scene) -> Finding | None:
 
 
 def _blob(
-    scene: Scene,
-    kind: str,
-    codes: tuple[int, ...],
-    radii: Points,
-    share: tuple[float, float],
-    level: float,
-    edge_mm: float,
-    clip: int | None = None,
+    scene: Scene, kind: str, radii: Points, share: tuple[float, float], level: float, edge_mm: float = EDGE_MM,
     spots: NDArray[np.intp] | None = None,
-) -> Finding | None:
-    point = scene.place(codes, float(radii.min()), share, spots)
+) -> Finding | None:  # fmt: skip
+    point = scene.place(KINDS[kind][1], float(radii.min()), share, spots)
     if point is None:
         return None
     sdf, box = blob_sdf(scene.canvas, scene.rng, point, radii, scene.rng.uniform(0.05, 0.15))
     cover = cover_of(sdf, edge_mm)
     if kind == "focal_fat":
-        cover = cover * np.clip(0.8 + 0.35 * scene.body.fine[box], 0, 1)
-    if clip is not None:
-        cover = cover * scene.canvas.clips[clip][box]
+        cover = cover * np.clip(0.8 + 0.35 * scene.body.fine[box], 0, 1) * scene.canvas.clips[Tissue.LIVER][box]
     scene.canvas.paint(cover, level, box, Tissue.OTHER)
     scene.take(np.array([point]), float(radii.max()))
     return extent_of(scene, kind, cover, box)
@@ -117,14 +108,13 @@ def _blob(
 
 def _small_node(scene: Scene) -> Finding | None:
     radii = scene.rng.uniform(2.2, 3.9) * np.array([1, scene.rng.uniform(1, 1.9), scene.rng.uniform(1, 1.5)])
-    level = tissue_level(scene)
-    return _blob(scene, "small_node", (Tissue.FAT_CHEST, Tissue.FAT_BELLY), radii, (0.85, 1.0), level, EDGE_MM)
+    return _blob(scene, "small_node", radii, (0.85, 1.0), tissue_level(scene))
 
 
 def _focal_fat(scene: Scene) -> Finding | None:
     radii = scene.rng.uniform(8, 16) * scene.rng.uniform(0.8, 1.4, 3)
-    level = scene.patient.phase_levels["liver"] - scene.lesion_contrast * scene.rng.uniform(25, 55)
-    return _blob(scene, "focal_fat", (Tissue.LIVER,), radii, (0.7, 1.0), level, scene.rng.uniform(10, 16), Tissue.LIVER)
+    level = scene.patient.phase_levels["liver"] - scene.settings.lesion_contrast * scene.rng.uniform(25, 55)
+    return _blob(scene, "focal_fat", radii, (0.7, 1.0), level, scene.rng.uniform(10, 16))
 
 
 def _rib_end(scene: Scene) -> Finding | None:
@@ -132,7 +122,7 @@ def _rib_end(scene: Scene) -> Finding | None:
     radii = scene.rng.uniform(5, 10) * scene.rng.uniform(0.8, 1.25, 3)
     level = scene.rng.choice([scene.rng.uniform(60, 130), scene.rng.uniform(120, 400)])
     spots = _lung_spots_where(scene, scene.body.wall_mm, -9, 0)
-    return _blob(scene, "rib_end", (Tissue.LUNG,), radii, (0.25, 0.6), float(level), EDGE_MM, spots=spots)
+    return _blob(scene, "rib_end", radii, (0.25, 0.6), float(level), spots=spots)
 
 
 def _lung_spots_where(scene: Scene, sheet: Array, low: float, high: float) -> NDArray[np.intp]:

@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from harvester.config.data import PhantomSettings
 from harvester.datasets.phantom.anatomy import Body, Patient
 from harvester.datasets.phantom.canvas import SUB_SLICES, Box, Canvas, Point, Points, Tissue, cover_of, offsets
 from harvester.datasets.phantom.tubes import paint_tube, wander
@@ -37,9 +38,7 @@ class Scene:
     patient: Patient
     body: Body
     rng: np.random.Generator
-    lesion_contrast: float
-    lesion_size: float
-    lesion_texture: float
+    settings: PhantomSettings
     taken: list[tuple[float, float, float, float]] = field(default_factory=list)
     _spots: dict[tuple[int, ...], NDArray[np.intp]] = field(default_factory=dict)
 
@@ -128,7 +127,7 @@ def choose(rng: np.random.Generator, weights: dict[str, float]) -> str:
 def _paint_lesion(scene: Scene, kind: str) -> Finding | None:
     _, codes, least, median, most = LESIONS[kind]
     rng = scene.rng
-    diameter = scene.lesion_size * median * np.exp(rng.normal(0, 0.35))
+    diameter = scene.settings.lesion_size * median * np.exp(rng.normal(0, 0.35))
     radius = float(np.clip(diameter, least, most)) / 2
     share = (0.55, 1.0) if kind in ("nodule", "renal") else (0.85, 1.0)
     centre = scene.place(codes, radius, share)
@@ -155,12 +154,12 @@ def _texture(scene: Scene, sdf_radii: Array, box: Box) -> Array:
     """HU to add inside a lesion: a core darker than the rim and a grain, which vessels and gut lack."""
     core = scene.rng.uniform(30, 110) * np.clip(-0.25 - sdf_radii, 0, 0.4) / 0.4
     grain = scene.rng.uniform(10, 26) * scene.body.fine[box] + scene.rng.uniform(0, 8) * scene.body.coarse[box]
-    return np.asarray(scene.lesion_texture * (grain - core))
+    return np.asarray(scene.settings.lesion_texture * (grain - core))
 
 
 def _lesion_level(scene: Scene, kind: str, box: Box) -> Array:
     """HU of a lesion in the voxels of its box; against its organ where it has to stand out from one."""
-    rng, hu, contrast = scene.rng, scene.patient.phase_levels, scene.lesion_contrast
+    rng, hu, contrast = scene.rng, scene.patient.phase_levels, scene.settings.lesion_contrast
     here = scene.canvas.hu[box]
     if kind == "nodule":
         solid = tissue_level(scene)

@@ -101,7 +101,7 @@ def _draw_scene(canvas: Canvas, patient: anatomy.Patient, settings: PhantomSetti
     paint_gut(canvas, patient, body, rng)
     paint_bones(canvas, body, rng)
     paint_wires(canvas, rng)
-    return Scene(canvas, patient, body, rng, settings.lesion_contrast, settings.lesion_size, settings.lesion_texture)
+    return Scene(canvas, patient, body, rng, settings)
 
 
 def _scan(canvas: Canvas, noise_hu: float, rng: np.random.Generator) -> NDArray[np.int16]:
@@ -113,8 +113,7 @@ def _scan(canvas: Canvas, noise_hu: float, rng: np.random.Generator) -> NDArray[
 
 
 def _grain(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    white = rng.standard_normal(shape, np.float32)
-    grain = _blur(white, 0.7)
+    grain = _blur(rng.standard_normal(shape, np.float32), 0.7)
     return np.asarray(grain / grain[len(grain) // 2].std(), np.float32)
 
 

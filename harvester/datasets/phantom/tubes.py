@@ -84,7 +84,7 @@ def _path_sdf(canvas: Canvas, patient: Patient, body: Body, path: Path) -> tuple
 
 
 def wander(rng: np.random.Generator, start: Points, heading: Points, steps: int, step_mm: float, bend: float) -> Points:
-    """(steps + 1, 3) points of a walk whose heading turns by about `bend` radians a step."""
+    """(steps + 1, 3) points of a walk whose heading turns by about `bend` radians per step."""
     points = [start]
     for _ in range(steps):
         heading = heading / np.linalg.norm(heading) + rng.normal(0, bend / 1.7, 3)
