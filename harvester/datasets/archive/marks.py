@@ -23,16 +23,15 @@ def marked_once(
     """The scans that have marks of one kind at most; of two, lesions would count twice, and the scan is refused."""
     kept, rejects = [], []
     for each in scans:
-        reason, fault = _twice(each, settings)
-        hashed = salted_hash(each.key, salt)
-        if reason:
-            rejects.append(Reject(hashed, reason, f"volume v{hashed}: {fault}"))
+        twice, hashed = _twice(each, settings), salted_hash(each.key, salt)
+        if twice:
+            rejects.append(Reject(hashed, twice[0], f"volume v{hashed}: {twice[1]}"))
         else:
             kept.append(each)
     return kept, rejects
 
 
-def _twice(scan: ScanFiles, settings: ArchiveSettings) -> tuple[str, str]:
+def _twice(scan: ScanFiles, settings: ArchiveSettings) -> tuple[str, str] | None:
     masks = len(scan.masks) if settings.marks in WITH_MASKS else 0
     if masks > 1:
         return "two_masks", f"has {masks} label masks; join them to one"
@@ -40,7 +39,7 @@ def _twice(scan: ScanFiles, settings: ArchiveSettings) -> tuple[str, str]:
     if len(kinds) > 1:
         tables = " and in ".join(kinds)
         return "two_sources", f"has marks in {tables}; say which count: data.archive.marks = csv, coco or mask"
-    return "", ""
+    return None
 
 
 def stored_marks(volume: Volume, slice_map: SliceMap, rows: Sequence[MarkRow]) -> list[Mark]:
