@@ -29,15 +29,9 @@ from PIL import Image
 
 from harvester.config.data import InsertionSettings
 from harvester.config.loading import settings_hash
-from harvester.datasets.insertion.insertion import (
-    Background,
-    IgnoredRegion,
-    InsertionCase,
-    Prepared,
-    load_background_volume,
-    load_backgrounds,
-    make,
-)
+from harvester.datasets.insertion.backgrounds import Background, Prepared, load_background_volume, load_backgrounds
+from harvester.datasets.insertion.insertion import InsertionCase, make
+from harvester.datasets.insertion.subvolume import IgnoredRegion
 from harvester.labels.deeplesion.dl_info import DECIMALS
 from harvester.records import IGNORE, MARKS, Mark, Volume
 

@@ -20,7 +20,8 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from harvester.config.data import InsertionSettings
-from harvester.datasets.insertion.insertion import Background, load_background_volume, load_backgrounds, make, plan
+from harvester.datasets.insertion.backgrounds import Background, load_background_volume, load_backgrounds
+from harvester.datasets.insertion.insertion import make, plan
 from harvester.records import Mark, Volume
 
 REPO = Path(__file__).parents[1]

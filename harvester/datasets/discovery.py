@@ -1,30 +1,13 @@
 """What discovery finds in a dataset: the scans to be stored, and what is refused, each with its reason."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from harvester.errors import SettingsError
-from harvester.records import Mark, Reject, Volume
-
-
-@dataclass
-class ScanFiles:
-    """A scan as found: its files, the names by which a table may call it, and who it is of.
-
-    masks  label masks of its lesions
-    objects  files beside it that may hold its marks, under the root; machine_marks: those of programs count too
-    """
-
-    key: str
-    patient: str
-    files: list[Path]
-    names: set[str]
-    masks: list[Path] = field(default_factory=list)
-    objects: list[str] = field(default_factory=list)
-    machine_marks: bool = False
+from harvester.records import Box, Mark, Reject, Volume
 
 
 @dataclass(frozen=True)
@@ -47,14 +30,16 @@ class LoadedVolume:
     ignored: Sequence[Mapping[str, Any]] = ()
 
 
-class Dataset(Protocol):
-    """One kind of data: what there is, and how a volume of it is read or made."""
+@dataclass(frozen=True)
+class Dataset:
+    """One kind of data: what there is, and how a volume of it is read or made.
 
-    def discover(self, salt: str) -> Discovery:
-        """What there is to store; `salt` makes ids meaningless outside. Raises LabelError, SettingsError."""
+    discover  what there is to store, by a salt that makes ids meaningless outside; raises LabelError, SettingsError
+    load      the volume of a discovered case, given as its fields; raises VolumeError, and whatever a reader may raise
+    """
 
-    def load(self, case: Mapping[str, Any]) -> LoadedVolume:
-        """The volume of a discovered case, given as its fields. Raises VolumeError, and whatever a reader may raise."""
+    discover: Callable[[str], Discovery]
+    load: Callable[[Mapping[str, Any]], LoadedVolume]
 
 
 def root_of(source: Path | None) -> Path:
@@ -64,6 +49,12 @@ def root_of(source: Path | None) -> Path:
             "this data.kind reads files: give --source, or set $HARVESTER_DATA to the folder of the data"
         )
     return source
+
+
+def clipped(box_xyxy: Box, height: int, width: int) -> Box:
+    """The part of an inclusive box that lies on a slice."""
+    x1, y1, x2, y2 = box_xyxy
+    return max(x1, 0.0), max(y1, 0.0), min(x2, width - 1.0), min(y2, height - 1.0)
 
 
 def salted_hash(name: str, salt: str) -> str:

@@ -23,16 +23,14 @@ def dry_run_table(discovery: Discovery) -> str:
 
     Marks from label masks and DICOM objects are counted when they are read: the scans that have them are counted.
     """
+    of_split = {str(split): [case for case in discovery.cases if case.split == split] for split in SPLITS}
     rows = [["split", "scans", "patients", "marked", "marks", "unread"]]
-    for split in SPLITS:
-        mine = [case for case in discovery.cases if case.split == split]
-        if mine:
-            rows.append(_row(split, mine))
+    rows += [_row(split, cases) for split, cases in of_split.items() if cases]
     lines = [*table(rows), f"taken: {len(discovery.cases)} scans, refused: {len(discovery.rejects)}"]
     lines += _reasons(discovery.rejects)
-    splits = {case.split for case in discovery.cases}
-    hints = [(VM_HINT, {"vm"}), (VH_HINT, {"vh", "vh_test"})]
-    return "\n".join([*lines, *(f"note: {hint}" for hint, wanted in hints if not wanted & splits)])
+    hints = [(VM_HINT, ("vm",)), (VH_HINT, ("vh", "vh_test"))]
+    lines += [f"note: {hint}" for hint, wanted in hints if not any(of_split[split] for split in wanted)]
+    return "\n".join(lines)
 
 
 def split_rows(discovery: Discovery) -> list[dict[str, str]]:

@@ -5,18 +5,18 @@ from pathlib import Path
 from typing import Final
 
 from harvester.config.settings import Settings
-from harvester.datasets.archive.archive import Archive
-from harvester.datasets.deeplesion.deeplesion import DeepLesion
+from harvester.datasets.archive import archive
+from harvester.datasets.deeplesion import deeplesion
 from harvester.datasets.discovery import Dataset
-from harvester.datasets.insertion.insertion import Insertions
-from harvester.datasets.phantom.phantom import Phantoms
+from harvester.datasets.insertion import insertion
+from harvester.datasets.phantom import phantom
 from harvester.errors import SettingsError
 
 DATASETS: Final[dict[str, Callable[[Settings, Path | None], Dataset]]] = {
-    "phantom": Phantoms,
-    "insertion": Insertions,
-    "archive": Archive,
-    "deeplesion": DeepLesion,
+    "phantom": phantom.dataset,
+    "insertion": insertion.dataset,
+    "archive": archive.dataset,
+    "deeplesion": deeplesion.dataset,
 }
 FROM_SETTINGS: Final = ("phantom", "insertion")
 """Those whose cases follow from the settings; what an archive holds is to be looked up."""

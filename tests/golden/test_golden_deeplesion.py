@@ -170,7 +170,7 @@ def test_a_scan_of_the_real_tables_refuses_what_was_not_fetched(tmp_path: Path) 
     """Without the images every volume is missing; the counts by reason are those of the tables."""
     (tmp_path / "Images_png").mkdir()
     settings = DeepLesionSettings(info=str(DATA / INFO), detector_test_marks=str(DATA / "Revised-Test1071.pkl"))
-    found = discover(tmp_path, settings, 0, "salt")
+    found = discover(tmp_path, settings, "salt")
     assert not found.cases
     assert Counter(each.reason for each in found.rejects) == {"official_test": 1945, "missing_series": 1071}
     assert np.unique([each.source_hash for each in found.rejects]).size == 3016

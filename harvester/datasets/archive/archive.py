@@ -20,10 +20,11 @@ every other one to vh. Ids are salted hashes; files are named by no message.
 
 import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from harvester.config.data import ArchiveSettings
 from harvester.config.settings import Settings
@@ -33,13 +34,13 @@ from harvester.datasets.archive.coco import read_coco
 from harvester.datasets.archive.marks import WITH_MASKS, marked_once, stored_marks
 from harvester.datasets.archive.nifti import check_scans, is_nifti
 from harvester.datasets.archive.splits import Assigned, assign
-from harvester.datasets.archive.tables import Known, MarkRow, read_tables
-from harvester.datasets.discovery import Discovery, LoadedVolume, ScanFiles, root_of, salted_hash
+from harvester.datasets.archive.tables import MarkRow, ScanFiles, read_tables
+from harvester.datasets.discovery import Dataset, Discovery, LoadedVolume, root_of, salted_hash
 from harvester.datasets.file_walk import list_files
 from harvester.errors import VolumeError
 from harvester.imaging.dicom.mark_objects import read_object_marks
 from harvester.imaging.dicom.reader import read_series
-from harvester.records import Mark, Reject, Volume
+from harvester.records import Mark, Volume
 from harvester.storage.location import Location
 
 logger = logging.getLogger(__name__)
@@ -70,19 +71,12 @@ class ArchiveCase:
     machine_marks: bool = False
 
 
-class Archive:
-    """The dataset of somebody's own scans."""
-
-    def __init__(self, settings: Settings, source: Path | None) -> None:
-        self.settings, self.seed, self.root = settings.data.archive, settings.seed, root_of(source)
-
-    def discover(self, salt: str) -> Discovery:
-        """Every scan, as `discover` below finds it."""
-        return discover(self.root, self.settings, self.seed, salt)
-
-    def load(self, case: Mapping[str, Any]) -> LoadedVolume:
-        """A scan and its marks, as `read` below gives them."""
-        return LoadedVolume(*read(ArchiveCase(**case), self.root, self.settings))
+def dataset(settings: Settings, source: Path | None) -> Dataset:
+    """Somebody's own scans, as `discover` finds and `read` reads them."""
+    root, own = root_of(source), settings.data.archive
+    return Dataset(
+        partial(discover, root, own, settings.seed), lambda case: LoadedVolume(*read(ArchiveCase(**case), root, own))
+    )
 
 
 def discover(root: Path, settings: ArchiveSettings, seed: int, salt: str) -> Discovery:
@@ -92,51 +86,35 @@ def discover(root: Path, settings: ArchiveSettings, seed: int, salt: str) -> Dis
     """
     files = list_files(root)
     nifti, dicom = (each.index(root, files, settings, salt) for each in (archive_nifti, archive_dicom))
-    known = _known(root, nifti.names | dicom.names, settings)
-    scans, rejects = _taken(nifti, dicom, known, settings, salt)
-    patients = {each.key: known.get(each.key, Known()).patient or each.patient for each in scans}
+    names = nifti.names | dicom.names
+    known = read_tables(root, names, settings.marks)
+    if settings.marks in ("auto", "coco"):
+        read_coco(root, names, known)
+    scans, rejects = dicom.take(known, settings, salt) if settings.format != "nifti" else ([], [])
+    if settings.format != "dicom":
+        scans, rejects = [*nifti.scans, *scans], [*nifti.rejects, *rejects]
+    for each in scans:
+        each.known = known.get(each.key, each.known)
+        each.patient = each.known.patient or each.patient
     # Before scans are refused: one that is mended later moves nobody's split.
-    splits = assign(patients, known, settings.vh_test_share, seed)
-    _warn_of_patients(scans, known)
+    splits = assign(scans, settings.vh_test_share, seed)
+    _warn_of_patients(scans)
     for check in (marked_once, check_scans):
-        scans, bad = check(scans, known, settings, salt)
+        scans, bad = check(scans, settings, salt)
         rejects += bad
-    cases = [
-        _case(root, each, patients[each.key], splits, known.get(each.key, Known()), settings, salt) for each in scans
-    ]
+    cases = [_case(root, each, splits[each.patient], settings, salt) for each in scans]
     # A link, or a folder that may not be read, is met by every format's search.
     once = {(row.source_hash, row.reason): row for row in rejects}
     return Discovery(sorted(cases, key=lambda case: case.volume_id), list(once.values()))
 
 
-def _taken(
-    nifti: archive_nifti.ScanIndex,
-    dicom: archive_dicom.SeriesIndex,
-    known: Mapping[str, Known],
-    settings: ArchiveSettings,
-    salt: str,
-) -> tuple[list[ScanFiles], list[Reject]]:
-    """The scans of the wanted formats, and what is refused of these."""
-    scans, rejects = dicom.take(known.keys(), settings, salt) if settings.format != "nifti" else ([], [])
-    if settings.format == "dicom":
-        return scans, rejects
-    return [*nifti.scans, *scans], [*nifti.rejects, *rejects]
-
-
-def _known(root: Path, names: Mapping[str, str], settings: ArchiveSettings) -> dict[str, Known]:
-    known = read_tables(root, names, settings.marks)
-    if settings.marks in ("auto", "coco"):
-        read_coco(root, names, known)
-    return known
-
-
-def _warn_of_patients(scans: Sequence[ScanFiles], known: Mapping[str, Known]) -> None:
-    untold = sum(is_nifti(each.key) and not known.get(each.key, Known()).patient for each in scans)
-    if untold > 1:
+def _warn_of_patients(scans: Sequence[ScanFiles]) -> None:
+    without = sum(is_nifti(each.key) and not each.known.patient for each in scans)
+    if without > 1:
         logger.warning(
             "%d NIfTI scans have no patient in volumes.csv: each counts as a patient of its own, so name those who "
             "have several scans, or a patient may be in two splits",
-            untold,
+            without,
         )
 
 
@@ -175,26 +153,18 @@ def salt_of(store: Location) -> str:
     return file.read_bytes().decode().strip()
 
 
-def _case(
-    root: Path,
-    each: ScanFiles,
-    patient: str,
-    splits: Mapping[str, Assigned],
-    known: Known,
-    settings: ArchiveSettings,
-    salt: str,
-) -> ArchiveCase:
+def _case(root: Path, each: ScanFiles, assigned: Assigned, settings: ArchiveSettings, salt: str) -> ArchiveCase:
     mask = each.masks[:1] if settings.marks in WITH_MASKS else []
     return ArchiveCase(
         volume_id="v" + salted_hash(each.key, salt),
-        patient_id="p" + salted_hash(f"patient:{patient}", salt),
-        split=splits[patient].split,
+        patient_id="p" + salted_hash(f"patient:{each.patient}", salt),
+        split=assigned.split,
         files=[file.relative_to(root).as_posix() for file in each.files],
         # The mask's too: another mask makes the volume's marks anew.
         bytes=sum(file.stat().st_size for file in [*each.files, *mask]),
-        marks=known.marks,
+        marks=each.known.marks,
         mask="".join(file.relative_to(root).as_posix() for file in mask),
-        split_origin=splits[patient].origin,
+        split_origin=assigned.origin,
         objects=each.objects if settings.marks in WITH_OBJECTS else [],
         machine_marks=each.machine_marks,
     )

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from harvester.config.data import ArchiveSettings, DicomSettings
-from harvester.datasets.discovery import ScanFiles, salted_hash
+from harvester.config.data import ArchiveSettings
+from harvester.datasets.archive.tables import ScanFiles
+from harvester.datasets.discovery import salted_hash
 from harvester.datasets.file_walk import FileList
 from harvester.errors import VolumeError
 from harvester.imaging.dicom.header import Header, read_headers
@@ -69,7 +70,7 @@ class SeriesIndex:
         """
         marked = {uid for each in self.objects for uid in each.refers}
         taken = chosen(list(self.series.values()), marked | set(named), settings.dicom)
-        scans = {each.uid: _scan(each, self.root, settings.dicom) for each in taken}
+        scans = {each.uid: self._scan(each, settings.dicom.machine_marks) for each in taken}
         left = [
             Rejected(uid, "other_reconstruction", len(each.slices))
             for uid, each in self.series.items()
@@ -81,6 +82,10 @@ class SeriesIndex:
                 scans[uid].objects.append(each.file)
             left += [] if used else [Rejected(each.file, "no_series", 1)]
         return list(scans.values()), [*self.rejects, *_rejected_rows(left, salt)]
+
+    def _scan(self, series: Series, machine_marks: bool) -> ScanFiles:
+        files = [self.root / each.file for each in series.slices]
+        return ScanFiles(series.uid, series.first.patient, files, set(), machine_marks=machine_marks)
 
 
 def index(root: Path, listed: FileList, settings: ArchiveSettings, salt: str) -> SeriesIndex:
@@ -95,12 +100,6 @@ def index(root: Path, listed: FileList, settings: ArchiveSettings, salt: str) ->
     return SeriesIndex(
         root, series, found.objects, [*bad, *_rejected_rows(found.rejected, salt)], _names(found.folders, series.keys())
     )
-
-
-def _scan(series: Series, root: Path, settings: DicomSettings) -> ScanFiles:
-    files = [root / each.file for each in series.slices]
-    patient = series.first.patient
-    return ScanFiles(series.uid, patient, files, set(), machine_marks=settings.machine_marks)
 
 
 def _sifted(

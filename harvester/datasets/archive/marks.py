@@ -1,12 +1,12 @@
 """Which marks of an archive count, and boxes on a file's slices to Marks in the stored order, one per lesion."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
 from harvester.config.data import ArchiveSettings
-from harvester.datasets.archive.tables import Known, MarkRow
-from harvester.datasets.discovery import ScanFiles, salted_hash
+from harvester.datasets.archive.tables import MarkRow, ScanFiles
+from harvester.datasets.discovery import clipped, salted_hash
 from harvester.errors import VolumeError
 from harvester.imaging.slice_map import SliceMap
 from harvester.records import Mark, Reject, Volume
@@ -18,29 +18,28 @@ ROUNDING_PX: Final = 0.01
 
 
 def marked_once(
-    scans: Iterable[ScanFiles], known: Mapping[str, Known], settings: ArchiveSettings, salt: str
+    scans: Iterable[ScanFiles], settings: ArchiveSettings, salt: str
 ) -> tuple[list[ScanFiles], list[Reject]]:
     """The scans that have marks of one kind at most; of two, lesions would count twice, and the scan is refused."""
     kept, rejects = [], []
     for each in scans:
-        reason, fault = _twice(each, known.get(each.key, Known()), settings)
-        hashed = salted_hash(each.key, salt)
-        if reason:
-            rejects.append(Reject(hashed, reason, f"volume v{hashed}: {fault}"))
+        twice, hashed = _twice(each, settings), salted_hash(each.key, salt)
+        if twice:
+            rejects.append(Reject(hashed, twice[0], f"volume v{hashed}: {twice[1]}"))
         else:
             kept.append(each)
     return kept, rejects
 
 
-def _twice(scan: ScanFiles, known: Known, settings: ArchiveSettings) -> tuple[str, str]:
+def _twice(scan: ScanFiles, settings: ArchiveSettings) -> tuple[str, str] | None:
     masks = len(scan.masks) if settings.marks in WITH_MASKS else 0
     if masks > 1:
         return "two_masks", f"has {masks} label masks; join them to one"
-    kinds = sorted(known.tables) + ["a label mask"] * masks
+    kinds = sorted(scan.known.tables) + ["a label mask"] * masks
     if len(kinds) > 1:
         tables = " and in ".join(kinds)
-        return ("two_sources", f"has marks in {tables}; say which count: data.archive.marks = csv, coco or mask")
-    return "", ""
+        return "two_sources", f"has marks in {tables}; say which count: data.archive.marks = csv, coco or mask"
+    return None
 
 
 def stored_marks(volume: Volume, slice_map: SliceMap, rows: Sequence[MarkRow]) -> list[Mark]:
@@ -51,19 +50,14 @@ def stored_marks(volume: Volume, slice_map: SliceMap, rows: Sequence[MarkRow]) -
     lesions: dict[object, list[Mark]] = {}
     for number, row in enumerate(rows):
         mark = _mark(volume, slice_map, number, row)
-        lesions.setdefault(("lesion", row["lesion"]) if row["lesion"] else _unnamed(mark), []).append(mark)
+        lesions.setdefault(row["lesion"] or replace(mark, mark_id=""), []).append(mark)
     return [_largest(marks) for marks in lesions.values()]
 
 
-def _unnamed(mark: Mark) -> Mark:
-    return replace(mark, mark_id="")
-
-
-def _largest(marks: Iterable[Mark]) -> Mark:
+def _largest(marks: Sequence[Mark]) -> Mark:
     """The lesion's mark: its largest box, the lowest of equals; clinical if any is."""
-    listed = list(marks)
-    found = max(listed, key=lambda mark: ((mark.x2 - mark.x1 + 1) * (mark.y2 - mark.y1 + 1), -mark.z))
-    return replace(found, clinical=any(mark.clinical for mark in listed))
+    found = max(marks, key=lambda mark: ((mark.x2 - mark.x1 + 1) * (mark.y2 - mark.y1 + 1), -mark.z))
+    return replace(found, clinical=any(mark.clinical for mark in marks))
 
 
 def _mark(volume: Volume, slice_map: SliceMap, number: int, row: MarkRow) -> Mark:
@@ -78,7 +72,5 @@ def _mark(volume: Volume, slice_map: SliceMap, number: int, row: MarkRow) -> Mar
             f"{rows} rows, {columns} columns, or is less than a voxel (z, y, x from 0, x1 <= x2, y1 <= y2); "
             "correct it",
         )
-    box = (max(x1, 0.0), max(y1, 0.0), min(x2, columns - 1.0), min(y2, rows - 1.0))
-    z, x1, y1, x2, y2 = slice_map.box(row["z"], box)
-    mark_id = f"{volume.volume_id}-{number}"
-    return Mark(volume.volume_id, mark_id, z, x1, y1, x2, y2, row["clinical"], row["kind"])
+    placed = slice_map.box(row["z"], clipped((x1, y1, x2, y2), rows, columns))
+    return Mark(volume.volume_id, f"{volume.volume_id}-{number}", *placed, row["clinical"], row["kind"])

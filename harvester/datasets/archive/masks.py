@@ -1,19 +1,18 @@
 """Label masks to marks: each connected component is a lesion, its box on the slice where it is largest."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from harvester.config.data import ArchiveSettings
 from harvester.errors import VolumeError
+from harvester.geometry import Array
 from harvester.imaging.nifti.affine import same_place
 from harvester.imaging.nifti.file import Header
 from harvester.records import Mark
-
-Array = NDArray[Any]
 
 MOST_LABELS: Final = 1000
 """A file with more values is a scan or a map of probabilities, not a mask."""
@@ -22,26 +21,18 @@ TOUCHING: Final = np.ones((3, 3, 3), bool)
 """Voxels that share a face, an edge or a corner are of one component."""
 
 
-@dataclass(frozen=True)
-class Rules:
-    """Which components of a mask are lesions: data.archive.mask_labels, mask_split_labels and mask_min_mm."""
-
-    labels: Sequence[int] = ()
-    split: bool = False
-    min_mm: float = 0.0
-
-
 def mask_marks(
-    labels_zyx: Array, spacing_zyx_mm: tuple[float, float, float], volume_id: str, rules: Rules
+    labels_zyx: Array, spacing_zyx_mm: tuple[float, float, float], volume_id: str, settings: ArchiveSettings
 ) -> tuple[list[Mark], int]:
     """A Mark per component of the mask (z, y, x) as stored, z, y, x ascending; and how many strays were dropped.
 
+    data.archive.mask_labels, mask_split_labels and mask_min_mm say which components are lesions.
     A mark's slice is the one with most of its component's voxels, the lowest of equals. Its kind is "label 2" where
     several labels are named and kept apart, else "". No component gives no mark. Raises VolumeError: bad_mask.
     """
-    groups = _groups(labels_zyx, volume_id, rules)
+    groups = _groups(labels_zyx, volume_id, settings)
     boxes = [(*box, kind) for kind, labels in groups for box in _components(np.isin(labels_zyx, labels))]
-    kept = sorted(box for box in boxes if _longer_mm(box, spacing_zyx_mm) >= rules.min_mm)
+    kept = sorted(box for box in boxes if _longer_mm(box, spacing_zyx_mm) >= settings.mask_min_mm)
     marks = [
         Mark(volume_id, f"{volume_id}-{number}", z, float(x1), float(y1), float(x2), float(y2), True, kind)
         for number, (z, y1, x1, y2, x2, kind) in enumerate(kept)
@@ -71,17 +62,17 @@ def whole_labels(stored: Array, header: Header, volume_id: str) -> NDArray[np.in
     return values.astype(np.int64)
 
 
-def _groups(labels_zyx: Array, volume_id: str, rules: Rules) -> list[tuple[str, list[int]]]:
+def _groups(labels_zyx: Array, volume_id: str, settings: ArchiveSettings) -> list[tuple[str, list[int]]]:
     """Kind and labels of what makes lesions together: all labels, as counts of readers do, or each alone."""
     present = np.unique(labels_zyx[labels_zyx != 0])
     if len(present) > MOST_LABELS or (len(present) and present[0] < 0):
         raise VolumeError(
             "bad_mask", f"volume {volume_id}: the mask has {len(present)} labels from {present[0]} on; {WANT}"
         )
-    found = [int(label) for label in present if not rules.labels or label in rules.labels]
-    if not rules.split:
+    found = [int(label) for label in present if not settings.mask_labels or label in settings.mask_labels]
+    if not settings.mask_split_labels:
         return [("", found)] if found else []
-    return [(f"label {label}" if len(rules.labels) > 1 else "", [label]) for label in found]
+    return [(f"label {label}" if len(settings.mask_labels) > 1 else "", [label]) for label in found]
 
 
 def _components(foreground_zyx: NDArray[np.bool_]) -> Iterator[tuple[int, int, int, int, int]]:

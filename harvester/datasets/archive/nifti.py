@@ -6,20 +6,21 @@ named data.archive.mask_folder (masks/a.nii.gz of a.nii.gz or images/a.nii.gz). 
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 from harvester.config.data import ArchiveSettings
 from harvester.datasets.archive.marks import WITH_MASKS, stored_marks
-from harvester.datasets.archive.masks import Rules, check_fits, mask_marks, whole_labels
-from harvester.datasets.archive.tables import Known, MarkRow
-from harvester.datasets.discovery import ScanFiles, salted_hash
+from harvester.datasets.archive.masks import check_fits, mask_marks, whole_labels
+from harvester.datasets.archive.tables import MarkRow, ScanFiles
+from harvester.datasets.discovery import salted_hash
 from harvester.datasets.file_walk import FileList
 from harvester.errors import VolumeError
 from harvester.imaging.nifti.duplicates import twins
-from harvester.imaging.nifti.file import Array, Header, read_header, read_stored
+from harvester.imaging.nifti.file import Header, read_header, read_stored
 from harvester.imaging.nifti.reader import read_oriented_nifti
 from harvester.imaging.slice_map import SliceMap
 from harvester.records import Mark, Reject, Volume
@@ -107,20 +108,22 @@ def read_marked(
     if not mask:
         return volume, stored_marks(volume, SliceMap.of(orientation), rows)
     header = mask_header(mask, read_header(path, volume_id, most), volume_id, most)
-    rules = Rules(settings.mask_labels, settings.mask_split_labels, settings.mask_min_mm)
-    labels = orientation.array(_labels(mask, header, volume_id))
-    marks, strays = mask_marks(labels, volume.spacing_zyx_mm, volume_id, rules)
+    with _of_mask():
+        stored = read_stored(mask, header, volume_id)
+    labels = orientation.array(whole_labels(stored, header, volume_id))
+    marks, strays = mask_marks(labels, volume.spacing_zyx_mm, volume_id, settings)
     if strays:
         logger.info("volume %s: %d components of its mask are strays, dropped", volume_id, strays)
     return volume, marks
 
 
-def _labels(path: Path, header: Header, volume_id: str) -> Array:
+@contextmanager
+def _of_mask() -> Iterator[None]:
+    """Faults of a file in here are its scan's mask's."""
     try:
-        stored = read_stored(path, header, volume_id)
+        yield
     except VolumeError as error:
         raise VolumeError("bad_mask", f"{error} (this is its label mask)") from None
-    return whole_labels(stored, header, volume_id)
 
 
 def _scans_of_mask(stem: str, settings: ArchiveSettings) -> list[str]:
@@ -146,7 +149,7 @@ def _reject(name: str, reason: str, message: str, salt: str) -> Reject:
 
 
 def check_scans(
-    scans: Iterable[ScanFiles], known: Mapping[str, Known], settings: ArchiveSettings, salt: str
+    scans: Iterable[ScanFiles], settings: ArchiveSettings, salt: str
 ) -> tuple[list[ScanFiles], list[Reject]]:
     """The scans that may be stored, and why the others may not. Nothing is raised for a bad file.
 
@@ -168,7 +171,7 @@ def check_scans(
     if two_places:
         logger.warning(TWO_PLACES, two_places)
     for group in twins({key: (each.files[0], header) for key, (each, header) in checked.items()}):
-        for key in _surplus([checked[key][0] for key in group], known):
+        for key in _surplus([checked[key][0] for key in group]):
             rejects.append(_twin(key, len(group), salt))
             del checked[key]
     return [each for each in listed if each.key in checked or not is_nifti(each.key)], rejects
@@ -176,25 +179,24 @@ def check_scans(
 
 def mask_header(path: Path, scan: Header, volume_id: str, max_voxels: int) -> Header:
     """The header of a scan's label mask. Raises VolumeError: bad_mask, mask_differs."""
-    try:
+    with _of_mask():
         header = read_header(path, volume_id, max_voxels)
-    except VolumeError as error:
-        raise VolumeError("bad_mask", f"{error} (this is its label mask)") from None
     check_fits(header, scan, volume_id)
     return header
 
 
-def _surplus(twins_found: list[ScanFiles], known: Mapping[str, Known]) -> list[str]:
+def _surplus(twins_found: list[ScanFiles]) -> list[str]:
     """Which scans of the same voxels to refuse: all but one, or all where the tables say different things of them."""
-    about = {each.key: _said(each, known.get(each.key, Known())) for each in twins_found}
-    said = [key for key in about if about[key] != _said(ScanFiles("", "", [], set()), Known())]
+    about = {each.key: _said(each) for each in twins_found}
+    said = [key for key in about if about[key] != _said(ScanFiles("", "", [], set()))]
     if any(about[key] != about[said[0]] for key in said):
         return list(about)
     keep = (said or list(about))[0]
     return [key for key in about if key != keep]
 
 
-def _said(scan: ScanFiles, known: Known) -> tuple[object, ...]:
+def _said(scan: ScanFiles) -> tuple[object, ...]:
+    known = scan.known
     marks = [{**mark, "where": ""} for mark in known.marks]
     return known.patient, known.split, known.complete, marks, bool(scan.masks)
 

@@ -1,11 +1,11 @@
 """Which split each patient of an archive belongs to: as the tables say, else drawn, seeded, patient by patient."""
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from harvester.datasets.archive.tables import Known
+from harvester.datasets.archive.tables import Known, ScanFiles
+from harvester.datasets.discovery import salted_hash
 from harvester.errors import LabelError
 
 MOST_ROWS: Final = 4
@@ -20,23 +20,27 @@ class Assigned:
     origin: str
 
 
-def assign(patients: Mapping[str, str], known: Mapping[str, Known], share: float, seed: int) -> dict[str, Assigned]:
+def assign(scans: Iterable[ScanFiles], share: float, seed: int) -> dict[str, Assigned]:
     """The split of each patient: the named one, else vm or vh_test if all their scans are complete, else vh.
 
-    `patients` has the patient of each scan's key; `share` of the complete patients go to vh_test. A further patient
-    moves nobody. Raises LabelError for a patient in two splits.
+    `share` of the complete patients go to vh_test. A further patient moves nobody. Raises LabelError for a patient in
+    two splits.
     """
     of_patient: dict[str, list[Known]] = {}
-    for key, patient in patients.items():
-        of_patient.setdefault(patient, []).append(known.get(key, Known()))
-    return {patient: _assigned(patient, scans, share, seed) for patient, scans in of_patient.items()}
+    for each in scans:
+        of_patient.setdefault(each.patient, []).append(each.known)
+    return {patient: _assigned(patient, listed, share, seed) for patient, listed in of_patient.items()}
 
 
 def _assigned(patient: str, scans: Sequence[Known], share: float, seed: int) -> Assigned:
     named = _named_split(scans)
     if named:
         return Assigned(named, "given")
-    return Assigned(_drawn_split(all(bool(scan.complete) for scan in scans), patient, share, seed), "drawn")
+    if not all(scan.complete for scan in scans):
+        return Assigned("vh", "drawn")
+    # A number in [0, 1) that hangs on this patient and the seed alone.
+    draw = int(salted_hash(patient, str(seed)), 16) / 16**12
+    return Assigned("vh_test" if draw < share else "vm", "drawn")
 
 
 def _named_split(scans: Sequence[Known]) -> str:
@@ -51,14 +55,3 @@ def _named_split(scans: Sequence[Known]) -> str:
             "patient's scans the split or complete = 1"
         )
     return named[0] if named else ""
-
-
-def _drawn_split(complete: bool, patient: str, share: float, seed: int) -> str:
-    if not complete:
-        return "vh"
-    return "vh_test" if _draw(patient, seed) < share else "vm"
-
-
-def _draw(patient: str, seed: int) -> float:
-    """A number in [0, 1) that hangs on this patient and the seed alone."""
-    return int(hashlib.sha256(f"{seed}:{patient}".encode()).hexdigest()[:12], 16) / 16**12

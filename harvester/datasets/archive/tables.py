@@ -47,6 +47,25 @@ class Known:
     tables: set[str] = field(default_factory=set)
 
 
+@dataclass
+class ScanFiles:
+    """A scan as found: its files, the names by which a table may call it, and who it is of.
+
+    masks    label masks of its lesions
+    objects  files beside it that may hold its marks, under the root; machine_marks: those of programs count too
+    known    what the tables say of it
+    """
+
+    key: str
+    patient: str
+    files: list[Path]
+    names: set[str]
+    masks: list[Path] = field(default_factory=list)
+    objects: list[str] = field(default_factory=list)
+    machine_marks: bool = False
+    known: Known = field(default_factory=Known)
+
+
 def read_tables(root: Path, keys: Mapping[str, str], marks: str = "auto") -> dict[str, Known]:
     """What is known of each scan, by its key; `keys` has the key of every name that a row may use, "" for several.
 

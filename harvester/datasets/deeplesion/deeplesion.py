@@ -11,15 +11,16 @@ Marks of V_H are the archive's. A box may reach over the edge of its slice by wh
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from harvester.config.data import DeepLesionSettings
 from harvester.config.settings import Settings
 from harvester.datasets.deeplesion.files import IMAGES, Fault, slice_names, unknown, unusable
 from harvester.datasets.deeplesion.marks import MarkRow, annotated_marks, clinical_marks
 from harvester.datasets.deeplesion.splits import LEFT_OUT, Assigned, assign
-from harvester.datasets.discovery import Discovery, LoadedVolume, root_of, salted_hash
+from harvester.datasets.discovery import Dataset, Discovery, LoadedVolume, clipped, root_of, salted_hash
 from harvester.errors import SettingsError, VolumeError
 from harvester.imaging.png import read_png_slices
 from harvester.labels.deeplesion.dl_info import InfoRow, read_dl_info
@@ -50,22 +51,16 @@ class DeepLesionCase:
     marks: list[MarkRow]
 
 
-class DeepLesion:
-    """The dataset as published."""
-
-    def __init__(self, settings: Settings, source: Path | None) -> None:
-        self.settings, self.seed, self.root = settings.data.deeplesion, settings.seed, root_of(source)
-
-    def discover(self, salt: str) -> Discovery:
-        """Every sub-volume, as `discover` below finds it."""
-        return discover(self.root, self.settings, self.seed, salt)
-
-    def load(self, case: Mapping[str, Any]) -> LoadedVolume:
-        """A sub-volume and its marks, as `read` below gives them."""
-        return LoadedVolume(*read(DeepLesionCase(**case), self.root))
+def dataset(settings: Settings, source: Path | None) -> Dataset:
+    """The sub-volumes as published, as `discover` finds and `read` reads them."""
+    root = root_of(source)
+    return Dataset(
+        partial(discover, root, settings.data.deeplesion),
+        lambda case: LoadedVolume(*read(DeepLesionCase(**case), root)),
+    )
 
 
-def discover(root: Path, settings: DeepLesionSettings, seed: int, salt: str) -> Discovery:
+def discover(root: Path, settings: DeepLesionSettings, salt: str) -> Discovery:
     """Every sub-volume of the table as a DeepLesionCase or a Reject, sorted by id; no pixel is read, nothing is drawn.
 
     Raises LabelError for a broken table or pickle, SettingsError where the images are not there.
@@ -73,11 +68,18 @@ def discover(root: Path, settings: DeepLesionSettings, seed: int, salt: str) -> 
     if not (root / IMAGES).is_dir():
         raise SettingsError(f"--source: holds no folder {IMAGES}; give the folder that has it and DL_info.csv")
     lines, bad = read_dl_info(_located(root, settings.info))
-    rows, annotated = _by_volume(lines), _annotated(root, settings)
-    assigned = _assigned(rows, annotated)
+    rows: dict[str, list[InfoRow]] = {}
+    for each in lines:
+        rows.setdefault(each.volume_id, []).append(each)
+    annotated = _annotated(root, settings)
+    assigned = assign(
+        {volume: of[0].split for volume, of in rows.items()},
+        {volume: of[0].patient_id for volume, of in rows.items()},
+        {split: published.volume_ids for split, published in annotated.items()},
+    )
     marks = _marks(root, settings, rows, annotated, assigned.splits)
-    faults: dict[str, Fault] = {f"line {each.line}": ("bad_row", each.message) for each in bad}
-    faults |= {each: (why, f"volume {each}: {LEFT_OUT[why]}") for each, why in assigned.left_out.items()}
+    faults: dict[str, Fault] = {f"line {row.line}": ("bad_row", row.message) for row in bad}
+    faults |= {volume: (why, f"volume {volume}: {LEFT_OUT[why]}") for volume, why in assigned.left_out.items()}
     faults |= unknown(rows, annotated) | unusable(root, rows, marks, assigned.splits)
     cases = [
         _case(rows[volume][0], split, marks[volume])
@@ -91,9 +93,8 @@ def discover(root: Path, settings: DeepLesionSettings, seed: int, salt: str) -> 
 def read(case: DeepLesionCase, root: Path) -> tuple[Volume, list[Mark]]:
     """The sub-volume of a case and its marks. Raises VolumeError (see imaging.png; also bad_mark, bad_spacing)."""
     names = slice_names(case.folder, case.start, case.end)
-    z, y, x = case.spacing_zyx_mm
-    size = (case.size_px[0], case.size_px[1])
-    volume = read_png_slices(root / IMAGES, names, case.volume_id, case.patient_id, (z, y, x), size)
+    (z, y, x), (columns, rows) = case.spacing_zyx_mm, case.size_px
+    volume = read_png_slices(root / IMAGES, names, case.volume_id, case.patient_id, (z, y, x), (columns, rows))
     return volume, [_mark(volume, number, row) for number, row in enumerate(case.marks)]
 
 
@@ -104,27 +105,9 @@ def _located(root: Path, name: str) -> Path:
 
 def _annotated(root: Path, settings: DeepLesionSettings) -> dict[str, PublishedMarks]:
     """The full annotation of each split that has one."""
-    files = {
-        "vm": settings.mining_marks,
-        "vh_test": settings.harvest_test_marks,
-        "vd_test": settings.detector_test_marks,
-    }
-    return {split: read_marks(_located(root, name)) for split, name in files.items() if name}
-
-
-def _by_volume(lines: Sequence[InfoRow]) -> dict[str, list[InfoRow]]:
-    rows: dict[str, list[InfoRow]] = {}
-    for each in lines:
-        rows.setdefault(each.volume_id, []).append(each)
-    return rows
-
-
-def _assigned(rows: Mapping[str, Sequence[InfoRow]], annotated: Mapping[str, PublishedMarks]) -> Assigned:
-    return assign(
-        {volume: of[0].split for volume, of in rows.items()},
-        {volume: of[0].patient_id for volume, of in rows.items()},
-        {split: published.volume_ids for split, published in annotated.items()},
-    )
+    named = (settings.mining_marks, settings.harvest_test_marks, settings.detector_test_marks)
+    files = zip(("vm", "vh_test", "vd_test"), named, strict=True)
+    return {split: read_marks(_located(root, name)) for split, name in files if name}
 
 
 def _marks(
@@ -183,6 +166,5 @@ def _mark(volume: Volume, number: int, row: MarkRow) -> Mark:
             f"volume {volume.volume_id}: mark {number} lies outside the volume of {depth} slices, {height} rows, "
             f"{width} columns; correct the table or the file of marks",
         )
-    box = (max(x1, 0.0), max(y1, 0.0), min(x2, width - 1.0), min(y2, height - 1.0))
-    mark_id = f"{volume.volume_id}-{number}"
-    return Mark(volume.volume_id, mark_id, row["z"], *box, row["clinical"], row["kind"])
+    box = clipped((x1, y1, x2, y2), height, width)
+    return Mark(volume.volume_id, f"{volume.volume_id}-{number}", row["z"], *box, row["clinical"], row["kind"])

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +11,8 @@ from harvester.labels.deeplesion.published_marks import PublishedMarks
 from harvester.labels.deeplesion.volume_ids import SubVolume, split_id
 
 IMAGES: Final = "Images_png"
+Fault = tuple[str, str]
+"""Reason and message of a Reject."""
 
 
 def slice_names(folder: str, start: int, end: int) -> list[str]:
@@ -19,24 +20,22 @@ def slice_names(folder: str, start: int, end: int) -> list[str]:
     return [f"{folder}/{number:03d}.png" for number in range(start, end + 1)]
 
 
-def missing_files(root: Path, keys: Mapping[str, Collection[int]]) -> dict[str, tuple[str, str]]:
+def missing_files(root: Path, keys: Mapping[str, Collection[int]]) -> dict[str, Fault]:
     """Reason and message of each volume whose files are not all there; `keys` has each volume's key slices (z).
 
     Any slice of the range is needed: z counts slices, so a gap would move every mark behind it, and a slice made up
     would be harvested in. The published archive has none, so what is missing was not fetched. Folders are listed
     once each; no file is opened.
     """
-    parts = {volume: split_id(volume) for volume in keys}
-    known = sorted((part.folder, volume) for volume, part in parts.items() if part)
-    faults: dict[str, tuple[str, str]] = {}
-    for folder, group in groupby(known, key=lambda pair: pair[0]):
+    of_folder: dict[str, list[tuple[str, SubVolume]]] = {}
+    for volume in keys:
+        if part := split_id(volume):
+            of_folder.setdefault(part.folder, []).append((volume, part))
+    faults: dict[str, Fault | None] = {}
+    for folder, parts in of_folder.items():
         there = _names(root / IMAGES / folder)
-        for _, volume in group:
-            part = parts[volume]
-            fault = _fault(volume, part, keys[volume], there) if part else None
-            if fault:
-                faults[volume] = fault
-    return faults
+        faults |= {volume: _fault(volume, part, keys[volume], there) for volume, part in parts}
+    return {volume: fault for volume, fault in faults.items() if fault}
 
 
 def _names(folder: Path) -> frozenset[str] | None:
@@ -48,10 +47,9 @@ def _names(folder: Path) -> frozenset[str] | None:
         return None
 
 
-def _fault(volume: str, part: SubVolume, keys: Iterable[int], there: frozenset[str] | None) -> tuple[str, str] | None:
+def _fault(volume: str, part: SubVolume, keys: Iterable[int], there: frozenset[str] | None) -> Fault | None:
     if there is None:
-        message = f"volume {volume}: its series has no folder in {IMAGES} that can be read; fetch it"
-        return "missing_series", message
+        return "missing_series", f"volume {volume}: its series has no folder in {IMAGES} that can be read; fetch it"
     names = slice_names("", part.start, part.end)
     lost = [z for z, name in enumerate(names) if name.removeprefix("/") not in there]
     if not lost:
@@ -61,10 +59,6 @@ def _fault(volume: str, part: SubVolume, keys: Iterable[int], there: frozenset[s
     if key:
         return "missing_key_slice", f"{fault}, the key slice z = {key[0]} among them; fetch the series again"
     return "missing_slice", f"{fault}, the first is z = {lost[0]}; fetch the series again"
-
-
-Fault = tuple[str, str]
-"""Reason and message of a Reject."""
 
 
 def unknown(rows: Mapping[str, Sequence[InfoRow]], annotated: Mapping[str, PublishedMarks]) -> dict[str, Fault]:
@@ -90,11 +84,9 @@ def unusable(
 
 
 def _row_fault(lines: Sequence[InfoRow], marks: Sequence[MarkRow], split: str) -> Fault | None:
-    volume = lines[0].volume_id
+    about = f"volume {lines[0].volume_id}"
     if len({(each.spacing_zyx_mm, each.size_px, each.split) for each in lines}) > 1:
-        message = f"volume {volume}: its rows disagree on spacing, size or split; correct the table"
-        return "bad_row", message
+        return "bad_row", f"{about}: its rows disagree on spacing, size or split; correct the table"
     if split == "vh" and not marks:
-        message = f"volume {volume}: all its marks are flagged Possibly_noisy; data.deeplesion.keep_noisy takes it"
-        return "noisy", message
+        return ("noisy", f"{about}: all its marks are flagged Possibly_noisy; data.deeplesion.keep_noisy takes it")
     return None

@@ -1,6 +1,6 @@
 """The marks of DeepLesion's volumes: the archive's own, and full annotations apart from them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypedDict
 
 from harvester.config.data import DeepLesionSettings
@@ -27,23 +27,17 @@ def clinical_marks(
     The boxes of the table without the noisy ones (kept with `keep_noisy`); for a volume that a file of `given` names,
     that file's boxes, with the kind of the table's box that is the same mark.
     """
-    marks = {
-        volume: [_row(each.z, each.box_xyxy, True, each.kind) for each in of if settings.keep_noisy or not each.noisy]
-        for volume, of in rows.items()
-    }  # fmt: skip
+    marks = {volume: _rows(each for each in of if settings.keep_noisy or not each.noisy) for volume, of in rows.items()}
     for published in given:
         boxes = published_marks(published)
         for volume in set(published.volume_ids) & rows.keys():
-            marks[volume] = _with_kinds(boxes.get(volume, []), rows[volume], settings.match_iou)
+            pairs = _matched(boxes.get(volume, []), _rows(rows[volume]), settings.match_iou)
+            marks[volume] = [{**box, "clinical": True, "kind": (listed or box)["kind"]} for box, listed in pairs]
     return marks
 
 
-def _with_kinds(boxes: Sequence[MarkRow], lines: Sequence[InfoRow], iou_at_least: float) -> list[MarkRow]:
-    same = match_marks(_placed(boxes), [(each.z, each.box_xyxy) for each in lines], iou_at_least)
-    return [
-        _row(box["z"], box["box_xyxy"], True, lines[same[i]].kind if i in same else box["kind"])
-        for i, box in enumerate(boxes)
-    ]
+def _rows(lines: Iterable[InfoRow]) -> list[MarkRow]:
+    return [_row(each.z, each.box_xyxy, True, each.kind) for each in lines]
 
 
 def annotated_marks(
@@ -55,26 +49,21 @@ def annotated_marks(
     annotation itself says so; its kind is then the archive's. The archive's boxes that the annotation lacks are gone:
     who annotated everything has moved or withdrawn them.
     """
-    boxes = published_marks(annotated)
-    return {
-        volume: _told_apart(boxes.get(volume, []), clinical.get(volume, []), annotated.knows_clinical, iou_at_least)
-        for volume in annotated.volume_ids
-    }
+    boxes, marks = published_marks(annotated), {}
+    for volume in annotated.volume_ids:
+        marks[volume] = boxes.get(volume, [])
+        for box, same in _matched(marks[volume], clinical.get(volume, []), iou_at_least):
+            box["clinical"] = box["clinical"] if annotated.knows_clinical else same is not None
+            box["kind"] = box["kind"] or (same or box)["kind"]
+    return marks
 
 
-def _told_apart(
-    boxes: Sequence[MarkRow], clinical: Sequence[MarkRow], has_clinical: bool, iou_at_least: float
-) -> list[MarkRow]:
-    same = match_marks(_placed(boxes), _placed(clinical), iou_at_least)
-    return [
-        _row(
-            box["z"],
-            box["box_xyxy"],
-            box["clinical"] if has_clinical else i in same,
-            box["kind"] or (clinical[same[i]]["kind"] if i in same else ""),
-        )
-        for i, box in enumerate(boxes)
-    ]
+def _matched(
+    boxes: Sequence[MarkRow], others: Sequence[MarkRow], iou_at_least: float
+) -> list[tuple[MarkRow, MarkRow | None]]:
+    """Each box with that of the others that is the same mark, None where there is none."""
+    same = match_marks(_placed(boxes), _placed(others), iou_at_least)
+    return [(box, others[same[i]] if i in same else None) for i, box in enumerate(boxes)]
 
 
 def published_marks(published: PublishedMarks) -> dict[str, list[MarkRow]]:
@@ -91,9 +80,5 @@ def _row(z: int, box_xyxy: Sequence[float], clinical: bool, kind: str) -> MarkRo
 
 
 def _placed(marks: Sequence[MarkRow]) -> list[Placed]:
-    return [(mark["z"], _box(mark["box_xyxy"])) for mark in marks]
-
-
-def _box(ends: Sequence[float]) -> tuple[float, float, float, float]:
-    x1, y1, x2, y2 = ends
-    return x1, y1, x2, y2
+    sides = ((mark["z"], *mark["box_xyxy"]) for mark in marks)
+    return [(int(z), (x1, y1, x2, y2)) for z, x1, y1, x2, y2 in sides]

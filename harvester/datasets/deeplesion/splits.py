@@ -44,21 +44,16 @@ def assign(
     named = _named(annotated)
     of_test = {patients[each] for each, split in named.items() if split == "vd_test" and each in patients}
     measured = {patients[each] for each, split in named.items() if split == "vh_test" and each in patients}
-    splits: dict[str, str] = {}
-    left_out: dict[str, str] = {}
-    demoted = []
-    for volume, part in official.items():
-        split = named.get(volume, "vh" if part == "train" else "")
-        if split == "vm" and patients[volume] in measured - of_test:
-            split = "vh"
-            demoted.append(volume)
-        if patients[volume] in of_test and split not in ("vd_test", ""):
-            left_out[volume] = "test_patient"
-        elif split:
-            splits[volume] = split
-        else:
-            left_out[volume] = f"official_{part}"
-    return Assigned(splits, left_out, tuple(demoted))
+    splits = {volume: named.get(volume, "vh" if part == "train" else "") for volume, part in official.items()}
+    demoted = [volume for volume, split in splits.items() if split == "vm" and patients[volume] in measured - of_test]
+    splits |= dict.fromkeys(demoted, "vh")
+    left_out = {
+        volume: "test_patient" if split else f"official_{official[volume]}"
+        for volume, split in splits.items()
+        if not split or (patients[volume] in of_test and split != "vd_test")
+    }
+    kept = {volume: split for volume, split in splits.items() if volume not in left_out}
+    return Assigned(kept, left_out, tuple(demoted))
 
 
 def _named(annotated: Mapping[str, Iterable[str]]) -> dict[str, str]:

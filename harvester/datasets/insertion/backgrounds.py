@@ -4,6 +4,7 @@ The list is a YAML file (configs/backgrounds.yaml). Places are in the `mm` frame
 own corner: z to the head, y to the back, x to the patient's left.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -120,10 +121,8 @@ def _located(entry: Background, source: Path) -> Background:
 
 def load_background_volume(background: Background, grid_spacing: Spacing) -> Prepared:
     """Read, resample and search one background; takes a few seconds. Raises VolumeError on a bad scan."""
-    if background.file.is_dir():
-        native = read_dicom_series(background.file, background.id, background.patient_id)
-    else:
-        native = read_nifti(background.file, background.id, background.patient_id)
+    read: Callable[[Path, str, str], Volume] = read_dicom_series if background.file.is_dir() else read_nifti
+    native = read(background.file, background.id, background.patient_id)
     boxes = _mask_boxes(background) if background.mask else ()
     return prepare(background, native, grid_spacing, boxes)
 
@@ -152,9 +151,9 @@ def _mask_boxes(background: Background) -> tuple[Region, ...]:
     labels, _ = ndimage.label(mask.hu_zyx > 0, np.ones((3, 3, 3)))
     regions: list[Region] = []
     for place in ndimage.find_objects(labels):
-        low = [p.start * s - MASK_MARGIN_MM for p, s in zip(place, mask.spacing_zyx_mm, strict=True)]
-        high = [p.stop * s + MASK_MARGIN_MM for p, s in zip(place, mask.spacing_zyx_mm, strict=True)]
-        regions.append((low[0], high[0], low[1], high[1], low[2], high[2]))
+        sides = zip(place, mask.spacing_zyx_mm, strict=True)
+        z, y, x = ((p.start * size - MASK_MARGIN_MM, p.stop * size + MASK_MARGIN_MM) for p, size in sides)
+        regions.append((*z, *y, *x))
     return tuple(regions)
 
 
@@ -163,8 +162,8 @@ def _noise_tile(hu_zyx: NDArray[np.int16], organ_room_mm: NDArray[Any]) -> NDArr
     z, y, x = np.unravel_index(int(organ_room_mm.argmax()), organ_room_mm.shape)
     if organ_room_mm[z, y, x] <= 0:
         return np.random.default_rng(0).normal(0, 12, NOISE_TILE).astype(np.float32)
-    middle = (int(z), int(y), int(x))
-    place = tuple(slice(max(0, c - n // 2), max(0, c - n // 2) + n) for c, n in zip(middle, NOISE_TILE, strict=True))
+    starts = [max(0, int(at) - side // 2) for at, side in zip((z, y, x), NOISE_TILE, strict=True)]
+    place = [slice(start, start + side) for start, side in zip(starts, NOISE_TILE, strict=True)]
     wide = hu_zyx[place[0]]
     residual = (wide - smooth(wide))[:, place[1], place[2]]
     limit = 3 * max(float(np.median(np.abs(residual))) * 1.48, 1.0)

@@ -8,6 +8,7 @@ One background gives many sub-volumes whose errors repeat: splits, folds and int
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,31 +17,13 @@ import numpy as np
 from harvester.config.data import InsertionSettings
 from harvester.config.loading import settings_hash
 from harvester.config.settings import Settings
-from harvester.datasets.discovery import Discovery, LoadedVolume, root_of
-from harvester.datasets.insertion.backgrounds import (
-    Background,
-    Prepared,
-    load_background_volume,
-    load_backgrounds,
-    prepare,
-)
-from harvester.datasets.insertion.placement import Inserted, insert_lesions
+from harvester.datasets.discovery import Dataset, Discovery, LoadedVolume, clipped, root_of
+from harvester.datasets.insertion.backgrounds import Background, Prepared, load_background_volume, load_backgrounds
+from harvester.datasets.insertion.placement import Inserted, SubVolume, insert_lesions
 from harvester.datasets.insertion.subvolume import IgnoredRegion, cut, draw_frame, ignored_regions
 from harvester.errors import VolumeError
 from harvester.imaging.hounsfield import to_hu
 from harvester.records import Mark, Volume
-
-__all__ = [
-    "Background",
-    "IgnoredRegion",
-    "InsertionCase",
-    "Prepared",
-    "load_background_volume",
-    "load_backgrounds",
-    "make",
-    "plan",
-    "prepare",
-]
 
 BOX_PAD_MM: Final = 4.0
 """Boxes are larger than the lesion by this on each side, as DeepLesion's are (5 px of about 0.8 mm)."""
@@ -59,30 +42,22 @@ class InsertionCase:
     split: str
 
 
-class Insertions:
-    """The dataset of sub-volumes with inserted lesions. Of backgrounds, which take seconds to read, one is kept."""
+def dataset(settings: Settings, source: Path | None) -> Dataset:
+    """The sub-volumes of both splits, those of a background side by side: one, which takes seconds to read, is kept."""
+    own = settings.data.insertion
+    backgrounds = load_backgrounds(own, root_of(source))
 
-    def __init__(self, settings: Settings, source: Path | None) -> None:
-        self.settings, self.seed, self.grid = (settings.data.insertion, settings.seed, settings.grid.spacing_zyx_mm)
-        self.backgrounds = load_backgrounds(self.settings, root_of(source))
-        self.kept: Prepared | None = None
+    @lru_cache(maxsize=1)
+    def prepared(background_id: str) -> Prepared:
+        chosen = next(each for each in backgrounds if each.id == background_id)
+        return load_background_volume(chosen, settings.grid.spacing_zyx_mm)
 
-    def discover(self, salt: str) -> Discovery:
-        """The sub-volumes of both splits, those of a background side by side. Raises VolumeError as `plan`."""
-        return Discovery(sorted(plan(self.settings, self.backgrounds), key=lambda case: case.background_id))
-
-    def load(self, case: Mapping[str, Any]) -> LoadedVolume:
-        """Make one; no VolumeError but of `make` and the background's reader."""
+    def load(case: Mapping[str, Any]) -> LoadedVolume:
         wanted = InsertionCase(**case)
-        volume, marks, regions = make(self.settings, self._prepared(wanted.background_id), wanted, self.seed)
-        rows = [{k: v for k, v in asdict(region).items() if k != "kind"} for region in regions]
-        return LoadedVolume(volume, marks, rows)
+        volume, marks, regions = make(own, prepared(wanted.background_id), wanted, settings.seed)
+        return LoadedVolume(volume, marks, [asdict(region) for region in regions])
 
-    def _prepared(self, background_id: str) -> Prepared:
-        if self.kept is None or self.kept.background.id != background_id:
-            chosen = next(each for each in self.backgrounds if each.id == background_id)
-            self.kept = load_background_volume(chosen, self.grid)
-        return self.kept
+    return Dataset(lambda salt: Discovery(sorted(plan(own, backgrounds), key=lambda each: each.background_id)), load)
 
 
 def plan(settings: InsertionSettings, backgrounds: Sequence[Background]) -> list[InsertionCase]:
@@ -119,38 +94,23 @@ def make(
     frame = draw_frame(settings, prepared, rng)
     hu = cut(settings, prepared, frame, rng)
     ignored = ignored_regions(prepared, frame, case.volume_id)
-    inserted = insert_lesions(settings, prepared, frame, hu, ignored, rng)
+    target = SubVolume(settings, prepared, frame, hu, ignored, rng)
+    insert_lesions(target)
     volume = Volume(case.volume_id, case.patient_id, to_hu(hu), prepared.volume.spacing_zyx_mm)
-    return volume, _marks(settings, volume, inserted, rng), ignored
+    clinical = _draw_clinical(settings, [lesion.diameter_mm for lesion in target.inserted], rng)
+    marks = [_mark(volume, index, lesion, index in clinical) for index, lesion in enumerate(target.inserted)]
+    return volume, marks, ignored
 
 
-def _marks(
-    settings: InsertionSettings, volume: Volume, inserted: Sequence[Inserted], rng: np.random.Generator
-) -> list[Mark]:
-    clinical = _draw_clinical(settings, [lesion.diameter_mm for lesion in inserted], rng)
-    return [
-        _mark(volume, f"{volume.volume_id}-{index}", lesion, index in clinical) for index, lesion in enumerate(inserted)
-    ]
-
-
-def _mark(volume: Volume, mark_id: str, lesion: Inserted, clinical: bool) -> Mark:
+def _mark(volume: Volume, index: int, lesion: Inserted, clinical: bool) -> Mark:
     """The padded box of the lesion on the slice where it is largest."""
     key = int(lesion.voxels.sum(axis=(1, 2)).argmax())
     rows, columns = np.nonzero(lesion.voxels[key])
     z, y, x = lesion.place_zyx
     pad_y, pad_x = (BOX_PAD_MM / size for size in volume.spacing_zyx_mm[1:])
-    height, width = volume.hu_zyx.shape[1:]
-    return Mark(
-        volume_id=volume.volume_id,
-        mark_id=mark_id,
-        z=z + key,
-        x1=max(0.0, float(x + columns.min()) - pad_x),
-        y1=max(0.0, float(y + rows.min()) - pad_y),
-        x2=min(width - 1.0, float(x + columns.max()) + pad_x),
-        y2=min(height - 1.0, float(y + rows.max()) + pad_y),
-        clinical=clinical,
-        kind=lesion.kind,
-    )
+    x1, y1, x2, y2 = (float(end) for end in (x + columns.min(), y + rows.min(), x + columns.max(), y + rows.max()))
+    box = clipped((x1 - pad_x, y1 - pad_y, x2 + pad_x, y2 + pad_y), *volume.hu_zyx.shape[1:])
+    return Mark(volume.volume_id, f"{volume.volume_id}-{index}", z + key, *box, clinical, lesion.kind)
 
 
 def _draw_clinical(settings: InsertionSettings, diameters_mm: Sequence[float], rng: np.random.Generator) -> set[int]:

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from harvester.config.data import Spacing
+
 Floats = NDArray[np.floating[Any]]
 Mask = NDArray[np.bool_]
-Spacing = tuple[float, float, float]
 
 FINE_MM: Final = 0.8
 """A blob is sampled at about this step before it is averaged into voxels."""

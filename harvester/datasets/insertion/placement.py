@@ -1,7 +1,7 @@
 """Putting lesions into a sub-volume: which kinds and sizes, where they fit, and how they change the image."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -11,6 +11,7 @@ from harvester.config.data import InsertionSettings
 from harvester.datasets.insertion.backgrounds import Prepared
 from harvester.datasets.insertion.lesion_models import (
     Blob,
+    Mask,
     coverage,
     draw_blob,
     draw_texture,
@@ -22,7 +23,6 @@ from harvester.datasets.insertion.lesion_models import (
 from harvester.datasets.insertion.subvolume import Frame, IgnoredRegion
 
 Kind = Literal["nodule", "hypodense", "hyperdense", "node"]
-Mask = NDArray[np.bool_]
 
 TRIES: Final = 12
 """Places that are looked at before a lesion is given up."""
@@ -84,36 +84,42 @@ class _Wanted:
     blob: Blob
 
 
-def insert_lesions(
-    settings: InsertionSettings,
-    prepared: Prepared,
-    frame: Frame,
-    hu_zyx: NDArray[np.float32],
-    ignored: Sequence[IgnoredRegion],
-    rng: np.random.Generator,
-) -> list[Inserted]:
-    """Change `hu_zyx` in place; the lesions that found a place, of a Poisson number of wanted ones."""
-    inserted: list[Inserted] = []
-    rooms = {kind: _room(kind, prepared, frame) for kind in settings.kind_weights}
+@dataclass(frozen=True, eq=False)
+class SubVolume:
+    """What is being changed: hu_zyx in place, by the lesions in `inserted`."""
+
+    settings: InsertionSettings
+    prepared: Prepared
+    frame: Frame
+    hu_zyx: NDArray[np.float32]
+    ignored: Sequence[IgnoredRegion]
+    rng: np.random.Generator
+    inserted: list[Inserted] = field(default_factory=list)
+
+
+def insert_lesions(target: SubVolume) -> None:
+    """Insert those that find a place, of a Poisson number of wanted ones."""
+    settings, rng = target.settings, target.rng
+    rooms = {kind: _room(kind, target.prepared, target.frame) for kind in settings.kind_weights}
     possible: list[Kind] = [kind for kind, room in rooms.items() if room.max() >= 5]
     weights = np.array([settings.kind_weights[kind] for kind in possible])
     count = int(rng.poisson(settings.lesions_per_volume))
     for _ in range(REDRAWS * count):
-        if len(inserted) == count or weights.sum() <= 0:
+        if len(target.inserted) == count or weights.sum() <= 0:
             break
         kind = possible[int(rng.choice(len(possible), p=weights / weights.sum()))]
-        wanted = _draw_wanted(settings, kind, rng)
-        lesion = _place(settings, prepared, frame, hu_zyx, rooms[kind], wanted, ignored, inserted, rng)
-        if lesion is not None:
-            inserted.append(lesion)
-    return inserted
+        _place(target, rooms[kind], _draw_wanted(settings, kind, rng))
 
 
 def _room(kind: Kind, prepared: Prepared, frame: Frame) -> NDArray[np.float32]:
     """Room in the slices of the sub-volume where a lesion's centre may lie (not the outermost slices)."""
     tissues = prepared.tissues
     room = {"nodule": tissues.lung_room_mm, "node": tissues.fat_room_mm}.get(kind, tissues.organ_room_mm)
-    return room[frame.z_start + 1 : frame.z_start + frame.depth - 1]
+    return _inner(room, frame)
+
+
+def _inner(sheet_zyx: NDArray[Any], frame: Frame) -> NDArray[Any]:
+    return sheet_zyx[frame.z_start + 1 : frame.z_start + frame.depth - 1]
 
 
 def _draw_wanted(settings: InsertionSettings, kind: Kind, rng: np.random.Generator) -> _Wanted:
@@ -134,33 +140,20 @@ def _draw_size(rng: np.random.Generator, median: float, spread: float, limits: t
     return float(np.clip(median * np.exp(rng.normal(0, spread)), *limits))
 
 
-def _place(
-    settings: InsertionSettings,
-    prepared: Prepared,
-    frame: Frame,
-    hu_zyx: NDArray[np.float32],
-    room: NDArray[np.float32],
-    wanted: _Wanted,
-    ignored: Sequence[IgnoredRegion],
-    others: Sequence[Inserted],
-    rng: np.random.Generator,
-) -> Inserted | None:
-    """Try some of the places with room for the lesion; None where none will do."""
-    fits = np.flatnonzero(_fits(wanted, room, prepared, frame))
+def _place(target: SubVolume, room: NDArray[np.float32], wanted: _Wanted) -> None:
+    """Insert the lesion at the first of some places with room for it that will do, or nowhere."""
+    fits, frame = np.flatnonzero(_fits(target, room, wanted)), target.frame
     if len(fits) == 0:
-        return None
-    chosen = rng.choice(fits, TRIES, p=_preference(wanted, room.ravel()[fits]))
+        return
+    chosen = target.rng.choice(fits, TRIES, p=_preference(wanted, room.ravel()[fits]))
     spots = np.stack(np.unravel_index(chosen, room.shape), axis=1).astype(np.float64)
     spots[:, 0] += frame.z_start + 1
-    for spot in frame.to_frame(spots + rng.uniform(-0.5, 0.5, spots.shape)):
-        if _clear(spot, wanted, prepared, ignored, others):
-            lesion = _insert_at(settings, prepared, hu_zyx, spot, wanted, rng)
-            if lesion is not None:
-                return lesion
-    return None
+    for spot in frame.to_frame(spots + target.rng.uniform(-0.5, 0.5, spots.shape)):
+        if _clear(target, spot, wanted) and _insert_at(target, spot, wanted):
+            return
 
 
-def _fits(wanted: _Wanted, room: NDArray[np.float32], prepared: Prepared, frame: Frame) -> Mask:
+def _fits(target: SubVolume, room: NDArray[np.float32], wanted: _Wanted) -> Mask:
     """Voxels (of the room's slices) where the lesion's centre may lie."""
     radius = wanted.diameter_mm / 2
     if wanted.kind == "node":
@@ -172,8 +165,7 @@ def _fits(wanted: _Wanted, room: NDArray[np.float32], prepared: Prepared, frame:
         return (room >= 0.3 * radius) & (room <= 0.8 * radius)
     free = room >= radius + 2
     if wanted.style == "vascular":
-        near = prepared.tissues.vessel[frame.z_start + 1 : frame.z_start + frame.depth - 1]
-        return free & near
+        return np.asarray(free & _inner(target.prepared.tissues.vessel, target.frame))
     return free
 
 
@@ -184,74 +176,53 @@ def _preference(wanted: _Wanted, room_mm: NDArray[np.float32]) -> NDArray[np.flo
     return np.asarray(weights / weights.sum())
 
 
-def _clear(
-    spot: NDArray[np.float64],
-    wanted: _Wanted,
-    prepared: Prepared,
-    ignored: Sequence[IgnoredRegion],
-    others: Sequence[Inserted],
-) -> bool:
+def _clear(target: SubVolume, spot: NDArray[np.float64], wanted: _Wanted) -> bool:
     """Whether the lesion stays away from ignored regions and from those inserted before."""
-    spacing = np.array(prepared.volume.spacing_zyx_mm)
-    reach = wanted.blob.reach_mm
-    for other in others:
+    spacing = np.array(target.prepared.volume.spacing_zyx_mm)
+    for other in target.inserted:
         apart = float(np.linalg.norm((spot - other.centre_zyx) * spacing))
         if apart < (wanted.diameter_mm + other.diameter_mm) / 2 * 1.15 + GAP_MM:
             return False
-    for region in ignored:
+    for region in target.ignored:
         low = np.array([region.z1, region.y1, region.x1]) - 0.5
         high = np.array([region.z2, region.y2, region.x2]) + 0.5
         gap = np.maximum(np.maximum(low - spot, spot - high), 0) * spacing
-        if (gap < reach + GAP_MM).all():
+        if (gap < wanted.blob.reach_mm + GAP_MM).all():
             return False
     return True
 
 
-def _insert_at(
-    settings: InsertionSettings,
-    prepared: Prepared,
-    hu_zyx: NDArray[np.float32],
-    spot: NDArray[np.float64],
-    wanted: _Wanted,
-    rng: np.random.Generator,
-) -> Inserted | None:
-    """Change the block round the spot, unless too little of the lesion would show."""
-    spacing = prepared.volume.spacing_zyx_mm
+def _insert_at(target: SubVolume, spot: NDArray[np.float64], wanted: _Wanted) -> bool:
+    """Change the block round the spot, unless too little of the lesion would show; whether it was changed."""
     middle = np.rint(spot).astype(int)
-    cover = coverage(wanted.blob, spot - middle, spacing, prepared.slice_mm)
+    cover = coverage(wanted.blob, spot - middle, target.prepared.volume.spacing_zyx_mm, target.prepared.slice_mm)
     first = middle - np.array(cover.shape) // 2
-    low, high = np.maximum(first, 0), np.minimum(first + cover.shape, hu_zyx.shape)
+    low, high = np.maximum(first, 0), np.minimum(first + cover.shape, target.hu_zyx.shape)
     if (low >= high).any():
-        return None
-    kept = tuple(slice(a - f, b - f) for a, b, f in zip(low, high, first, strict=True))
-    place = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
-    changed = _changed(settings, prepared, hu_zyx[place], cover[kept], wanted, rng)
+        return False
+    kept, place = (tuple(map(slice, low - corner, high - corner)) for corner in (first, 0))
+    changed = _changed(target, target.hu_zyx[place], cover[kept], wanted)
     if changed is None:
-        return None
-    block, voxels, contrast = changed
-    hu_zyx[place] = block
-    z, y, x = (float(value) for value in spot)
-    corner = (int(low[0]), int(low[1]), int(low[2]))
-    return Inserted(wanted.kind, wanted.diameter_mm, contrast, (z, y, x), corner, voxels)
+        return False
+    target.hu_zyx[place], voxels, contrast = changed
+    (z, y, x), (z0, y0, x0) = spot.tolist(), low.tolist()
+    target.inserted.append(Inserted(wanted.kind, wanted.diameter_mm, contrast, (z, y, x), (z0, y0, x0), voxels))
+    return True
 
 
 def _changed(
-    settings: InsertionSettings,
-    prepared: Prepared,
-    block: NDArray[np.float32],
-    cover: NDArray[np.float32],
-    wanted: _Wanted,
-    rng: np.random.Generator,
+    target: SubVolume, block: NDArray[np.float32], cover: NDArray[np.float32], wanted: _Wanted
 ) -> tuple[NDArray[Any], Mask, float] | None:
-    inside = half_covered(cover)
+    rng, inside = target.rng, half_covered(cover)
     base = smooth(block)[inside]
     around = float(np.median(base))
     if wanted.kind in ("nodule", "node"):
-        target = float(rng.uniform(10, 60) if wanted.kind == "nodule" else prepared.muscle_hu + rng.uniform(-20, 25))
-        texture = draw_texture(rng, block.shape, 8.0) + _noise(prepared, block.shape, rng)
-        painted, voxels = paint(block, cover, target, texture, DARKER_HU[wanted.kind])
-        return (painted, voxels, target - around) if voxels.sum() >= WHOLE * inside.sum() else None
-    contrast = _draw_contrast(settings, wanted, rng)
+        nodule, muscle = wanted.kind == "nodule", target.prepared.muscle_hu
+        level = float(rng.uniform(10, 60) if nodule else muscle + rng.uniform(-20, 25))
+        texture = draw_texture(rng, block.shape, 8.0) + _noise(target.prepared, block.shape, rng)
+        painted, voxels = paint(block, cover, level, texture, DARKER_HU[wanted.kind])
+        return (painted, voxels, level - around) if voxels.sum() >= WHOLE * inside.sum() else None
+    contrast = _draw_contrast(target.settings, wanted, rng)
     allowed = around > HYPODENSE_ABOVE_HU if contrast < 0 else around < HYPERDENSE_BELOW_HU
     if not allowed or base.std() > EVEN_HU:
         return None

@@ -30,7 +30,6 @@ class IgnoredRegion:
     y1: float
     x2: float
     y2: float
-    kind: str = "ignore"
 
 
 @dataclass(frozen=True)
@@ -81,14 +80,8 @@ def cut(settings: InsertionSettings, prepared: Prepared, frame: Frame, rng: np.r
     hu = prepared.volume.hu_zyx[slices, y1:y2, x1:x2].astype(np.float32)
     centre = np.array(frame.centre_yx) - (y1, x1)
     offset = [0.0, *(centre - np.array(frame.middle_yx) / frame.scale)]
-    moved: NDArray[np.float32] = ndimage.affine_transform(
-        hu,
-        np.array([1.0, 1 / frame.scale, 1 / frame.scale]),
-        offset,
-        output_shape=(frame.depth, *frame.shape_yx),
-        order=1,
-        cval=AIR_HU,
-    )
+    steps, shape = np.array([1.0, 1 / frame.scale, 1 / frame.scale]), (frame.depth, *frame.shape_yx)
+    moved: NDArray[np.float32] = ndimage.affine_transform(hu, steps, offset, shape, order=1, cval=AIR_HU)
     share = rng.uniform(0, settings.noise_jitter)
     white = ndimage.gaussian_filter(rng.normal(size=moved.shape).astype(np.float32), (0, 0.6, 0.6))
     added = white * np.float32(share * prepared.noise.std() / white.std())
@@ -100,9 +93,9 @@ def ignored_regions(prepared: Prepared, frame: Frame, volume_id: str) -> list[Ig
     spacing = np.array(prepared.volume.spacing_zyx_mm)
     height, width = frame.shape_yx
     regions: list[IgnoredRegion] = []
-    for z1, z2, y1, y2, x1, x2 in prepared.avoid_mm:
+    for ends_mm in prepared.avoid_mm:
         # Ends are edges in mm and become inclusive voxels: a voxel counts if any of it is inside.
-        low, high = frame.to_frame(np.array([[z1, y1, x1], [z2, y2, x2]]) / spacing - 0.5)
+        low, high = frame.to_frame(np.reshape(ends_mm, (3, 2)).T / spacing - 0.5)
         first = np.maximum(np.floor(low + 0.5), 0)
         last = np.minimum(np.ceil(high - 0.5), (frame.depth - 1, height - 1, width - 1))
         if (first <= last).all():

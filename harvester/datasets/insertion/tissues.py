@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from harvester.datasets.insertion.lesion_models import smooth
+from harvester.config.data import Spacing
+from harvester.datasets.insertion.lesion_models import Mask, smooth
 
-Mask = NDArray[np.bool_]
 Room = NDArray[np.float32]
-Spacing = tuple[float, float, float]
 
 LUNG_MIN_ML: Final = 60.0
 BOWEL_MAX_ML: Final = 1500.0
@@ -100,9 +99,13 @@ def _lungs(hu: NDArray[np.int16], body: Mask, spacing: Spacing) -> Mask:
     air = np.isin(labels, [label for label in large if sizes[label] > BOWEL_MAX_ML or not dark[label]])
     pure = ndimage.binary_opening(air & (hu < AIRWAY_HU), np.ones((1, 3, 3)))
     airway = ndimage.binary_dilation(pure | (empty & ~air), np.ones((1, 5, 5)))
-    limit = VESSEL_HOLE_CM2 * 100 / (spacing[1] * spacing[2])
-    filled = np.stack([_small_holes_filled(plane, limit) for plane in _closed(air, 8 / spacing[2])])
-    return np.asarray(filled & ~airway)
+    return np.asarray(_filled(air, 8, VESSEL_HOLE_CM2, spacing) & ~airway)
+
+
+def _filled(mask: Mask, gap_mm: float, hole_cm2: float, spacing: Spacing) -> Mask:
+    """A mask with gaps up to twice `gap_mm` closed, then its holes in each slice up to a size filled."""
+    limit_px = hole_cm2 * 100 / (spacing[1] * spacing[2])
+    return np.stack([_small_holes_filled(plane, limit_px) for plane in _closed(mask, gap_mm / spacing[2])])
 
 
 def _small_holes_filled(plane: Mask, limit_px: float) -> Mask:
@@ -125,8 +128,7 @@ def _chest(lung: Mask, spacing: Spacing) -> Mask:
 
 def _bones(base: NDArray[np.float32], spacing: Spacing) -> Mask:
     """Bone with its marrow, and whatever else is as bright (contrast medium), with gaps of 28 mm closed."""
-    limit = MARROW_CM2 * 100 / (spacing[1] * spacing[2])
-    return np.stack([_small_holes_filled(plane, limit) for plane in _closed(base > 210, 14 / spacing[2])])
+    return _filled(base > 210, 14, MARROW_CM2, spacing)
 
 
 def _organs(base: NDArray[np.float32], spacing: Spacing) -> Mask:

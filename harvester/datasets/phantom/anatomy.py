@@ -8,33 +8,18 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from harvester.datasets.phantom.canvas import (
-    FAT_BELLY,
-    FAT_CHEST,
-    FAT_SKIN,
-    KIDNEY,
-    LIVER,
-    LUNG,
-    MUSCLE,
-    OTHER,
-    SPLEEN,
-    Array,
-    Box,
-    Canvas,
-    Point,
-    cover_of,
-    smooth_field,
-)
+from harvester.datasets.phantom.canvas import Box, Canvas, Point, Tissue, cover_of, smooth_field
+from harvester.geometry import Array
 
 LEVELS: Final = {
-    # phase: aorta, veins, heart, liver, spleen, kidney, muscle, vessels of the liver (against it) and lung
     "plain": (44.0, 42.0, 42.0, 58.0, 50.0, 34.0, 54.0, -18.0, 45.0),
     "arterial": (270.0, 95.0, 200.0, 72.0, 105.0, 140.0, 60.0, -20.0, 170.0),
     "portal": (155.0, 150.0, 135.0, 108.0, 118.0, 170.0, 64.0, 40.0, 120.0),
 }
-"""HU by contrast phase."""
+"""HU of the tissues of LEVEL_NAMES by contrast phase."""
+LEVEL_NAMES: Final = ("aorta", "vein", "heart", "liver", "spleen", "kidney", "muscle", "liver_vessel", "lung_vessel")
+"""Vessels of the liver are against it."""
 
 ORGANS: Final = {
     # centre and radii (x, y, z) in the standard body
@@ -51,22 +36,16 @@ ORGANS: Final = {
 
 @dataclass(frozen=True)
 class Patient:
-    """A build: everything that all volumes of a patient share. Scales are patient / standard."""
+    """A build: everything that all volumes of a patient share. Scales are patient / standard, levels HU by tissue."""
 
     scale_xyz: Point
     fat_mm: float
     muscle_mm: float
     warp_mm: float
-    levels: tuple[float, ...]
+    phase_levels: dict[str, float]
     organs: dict[str, tuple[Point, Point]]
     has_gallbladder: bool
     field_seed: int
-
-    @property
-    def phase_levels(self) -> dict[str, float]:
-        """HU by the name of the tissue."""
-        names = ("aorta", "vein", "heart", "liver", "spleen", "kidney", "muscle", "liver_vessel", "lung_vessel")
-        return dict(zip(names, self.levels, strict=True))
 
 
 def draw_patient(rng: np.random.Generator) -> Patient:
@@ -78,7 +57,9 @@ def draw_patient(rng: np.random.Generator) -> Patient:
         fat_mm=float(rng.choice([rng.uniform(6, 14), rng.uniform(12, 28)])),
         muscle_mm=rng.uniform(9, 14),
         warp_mm=rng.uniform(2.5, 5),
-        levels=tuple(level * rng.uniform(0.88, 1.12) for level in LEVELS[str(phase)]),
+        phase_levels={
+            name: level * rng.uniform(0.88, 1.12) for name, level in zip(LEVEL_NAMES, LEVELS[str(phase)], strict=True)
+        },
         organs=organs,
         has_gallbladder=bool(rng.random() < 0.8),
         field_seed=int(rng.integers(2**31)),
@@ -110,8 +91,12 @@ class Body:
 
     def crop(self, box: Box) -> "Body":
         """The same body seen through a box of the canvas (views, no copies)."""
-        sheets = (self.x, self.y, self.z, self.wall_mm, self.dome_mm, self.coarse, self.fine)
-        return Body(*(sheet[box] for sheet in sheets))
+        return Body(**{name: sheet[box] for name, sheet in vars(self).items()})
+
+    def offsets(self, box: Box, centre: Array) -> tuple[Array, Array, Array]:
+        """(z, y, x) distances of the box's voxels from a point (x, y, z), in the standard body's mm."""
+        x, y, z = centre.astype(np.float32)
+        return self.z[box] - z, self.y[box] - y, self.x[box] - x
 
 
 def lay_body(canvas: Canvas, patient: Patient, rng: np.random.Generator) -> Body:
@@ -154,13 +139,13 @@ def paint_wall(canvas: Canvas, patient: Patient, body: Body, rng: np.random.Gene
     back_y = canvas.y[:, None][(outer < 0).any((0, 2))].max(initial=-1000)
     outer = np.maximum(outer, canvas.y[None, :, None] - (back_y - 7))
     _paint_table(canvas, back_y - 4, rng)
-    canvas.paint(cover_of(outer), 10.0, code=FAT_SKIN)
+    canvas.paint(cover_of(outer), 10.0, code=Tissue.FAT_SKIN)
     canvas.paint(cover_of(outer + 2.2), -106 + 5 * body.coarse + 9 * np.clip(body.fine - 0.8, 0, None))
     inside = cover_of(np.maximum(body.wall_mm - muscle, outer + 4))
     streaks = 80 * np.clip(body.fine + 0.7 * body.coarse - 1.6, 0, 1.2)
-    canvas.paint(inside, patient.phase_levels["muscle"] + 3 * body.coarse - streaks, code=MUSCLE)
+    canvas.paint(inside, patient.phase_levels["muscle"] + 3 * body.coarse - streaks, code=Tissue.MUSCLE)
     cavity = cover_of(body.wall_mm)
-    canvas.paint(cavity, -102 + 6 * body.coarse + 14 * np.clip(body.fine - 0.6, 0, None), code=FAT_BELLY)
+    canvas.paint(cavity, -102 + 6 * body.coarse + 14 * np.clip(body.fine - 0.6, 0, None), code=Tissue.FAT_BELLY)
 
 
 def _paint_table(canvas: Canvas, back_y: float, rng: np.random.Generator) -> None:
@@ -179,21 +164,18 @@ def paint_lungs(canvas: Canvas, patient: Patient, body: Body) -> None:
     spine = (np.sqrt((body.x / 27) ** 2 + ((body.y - 62) / 27) ** 2) - 1) * 27
     middle = np.minimum(np.minimum(trunk, heart), spine)
     lung = cover_of(np.maximum(np.maximum(body.wall_mm + 2.5, -middle), -0.7 * body.dome_mm))
-    canvas.tissue[(canvas.tissue == FAT_BELLY) & (body.dome_mm > 0)] = FAT_CHEST
+    canvas.tissue[(canvas.tissue == Tissue.FAT_BELLY) & (body.dome_mm > 0)] = Tissue.FAT_CHEST
     level = -868 + 0.5 * (body.y + 8) + 14 * body.coarse + 22 * np.clip(body.fine, 0, None)
-    canvas.paint(lung, level, code=LUNG)
-    canvas.clips[LUNG] = lung
+    canvas.paint(lung, level, code=Tissue.LUNG)
+    canvas.clips[Tissue.LUNG] = lung
 
 
 def paint_chest_organs(canvas: Canvas, patient: Patient, body: Body) -> None:
     """Heart with three chambers, inside the mediastinum's fat."""
     (x, y, z), (rx, ry, rz) = patient.organs["heart"]
-    box = _organ_box(canvas, patient, (x, y, z), (rx, ry, rz))
-    if box is None:
-        return
-    hu, near = patient.phase_levels, body.crop(box)
+    hu, (box, near) = patient.phase_levels, _around(canvas, patient, body, (x, y, z), (rx, ry, rz))
     shell = np.maximum(body_ellipsoid(near, (x, y, z), (rx, ry, rz)), -near.dome_mm - 3)
-    canvas.paint(cover_of(shell), 0.5 * (hu["heart"] + hu["muscle"]) + 3 * near.coarse, box, OTHER)
+    canvas.paint(cover_of(shell), 0.5 * (hu["heart"] + hu["muscle"]) + 3 * near.coarse, box, Tissue.OTHER)
     for dx, dy, size in ((0.32, 0.12, 0.42), (-0.38, -0.12, 0.45), (-0.1, 0.5, 0.36)):
         chamber = body_ellipsoid(near, (x + dx * rx, y + dy * ry, z), (size * rx, size * ry, 0.7 * rz))
         canvas.paint(cover_of(np.maximum(chamber, shell + 3), 5.0), hu["heart"], box)
@@ -201,11 +183,9 @@ def paint_chest_organs(canvas: Canvas, patient: Patient, body: Body) -> None:
 
 def paint_belly_organs(canvas: Canvas, patient: Patient, body: Body, rng: np.random.Generator) -> None:
     """Spleen, stomach, liver and kidneys, all under the diaphragm."""
-    box = _organ_box(canvas, patient, *patient.organs["spleen"])
-    if box is not None:
-        near = body.crop(box)
-        spleen = np.maximum(body_ellipsoid(near, *patient.organs["spleen"]), _under(near))
-        canvas.paint(cover_of(spleen), patient.phase_levels["spleen"] + 4 * near.coarse, box, SPLEEN)
+    box, near = _around(canvas, patient, body, *patient.organs["spleen"])
+    spleen = np.maximum(body_ellipsoid(near, *patient.organs["spleen"]), _under(near))
+    canvas.paint(cover_of(spleen), patient.phase_levels["spleen"] + 4 * near.coarse, box, Tissue.SPLEEN)
     _paint_stomach(canvas, patient, body, rng)
     _paint_liver(canvas, patient, body)
     _paint_dome(canvas, patient, body)
@@ -218,34 +198,29 @@ def _under(near: Body) -> Array:
 
 
 def _paint_liver(canvas: Canvas, patient: Patient, body: Body) -> None:
-    canvas.clips[LIVER] = np.zeros_like(canvas.hu)
-    box = _organ_box(canvas, patient, (-25, -8, 165), (112, 84, 84))
-    if box is None:
-        return
-    near, organs = body.crop(box), patient.organs
+    canvas.clips[Tissue.LIVER] = np.zeros_like(canvas.hu)
+    organs, (box, near) = patient.organs, _around(canvas, patient, body, (-25, -8, 165), (112, 84, 84))
     liver = np.minimum(body_ellipsoid(near, *organs["liver"]), body_ellipsoid(near, *organs["left_lobe"]))
     cover = cover_of(np.maximum(liver, _under(near)))
-    canvas.paint(cover, patient.phase_levels["liver"] + 4 * near.coarse + 2 * near.fine, box, LIVER)
-    canvas.clips[LIVER][box] = cover
+    canvas.paint(cover, patient.phase_levels["liver"] + 4 * near.coarse + 2 * near.fine, box, Tissue.LIVER)
+    canvas.clips[Tissue.LIVER][box] = cover
 
 
 def _paint_dome(canvas: Canvas, patient: Patient, body: Body) -> None:
     box = canvas.box((-190, -160, 90), (190, 160, 260))
-    if box is not None:
-        near = body.crop(box)
-        sheet = np.maximum(np.abs(near.dome_mm + 1.5) - 1.8, near.wall_mm + 2)
-        cover = cover_of(sheet) * (canvas.tissue[box] == FAT_BELLY)
-        canvas.paint(cover, patient.phase_levels["muscle"], box)
+    near = body.crop(box)
+    sheet = np.maximum(np.abs(near.dome_mm + 1.5) - 1.8, near.wall_mm + 2)
+    cover = cover_of(sheet) * canvas.within((Tissue.FAT_BELLY,), box)
+    canvas.paint(cover, patient.phase_levels["muscle"], box)
 
 
 def _paint_stomach(canvas: Canvas, patient: Patient, body: Body, rng: np.random.Generator) -> None:
     centre, radii = patient.organs["stomach"]
-    box = _organ_box(canvas, patient, centre, radii)
-    if box is None:
+    box, near = _around(canvas, patient, body, centre, radii)
+    if not near.x.size:
         return
-    near = body.crop(box)
     wall = np.maximum(body_ellipsoid(near, centre, radii), _under(near))
-    canvas.paint(cover_of(wall), patient.phase_levels["muscle"] + 12, box, OTHER)
+    canvas.paint(cover_of(wall), patient.phase_levels["muscle"] + 12, box, Tissue.OTHER)
     food = rng.uniform(0, 50) + rng.uniform(3, 25) * near.fine
     canvas.paint(cover_of(wall + rng.uniform(3, 6)), food, box)
     level = centre[1] + radii[1] * rng.uniform(-1.1, 0.1)
@@ -254,18 +229,17 @@ def _paint_stomach(canvas: Canvas, patient: Patient, body: Body, rng: np.random.
 
 def _paint_kidney(canvas: Canvas, patient: Patient, body: Body, name: str, rng: np.random.Generator) -> None:
     (x, y, z), (rx, ry, rz) = patient.organs[name]
-    box = _organ_box(canvas, patient, (x, y, z), (rx, ry, rz))
-    if box is None:
+    hu, (box, near) = patient.phase_levels, _around(canvas, patient, body, (x, y, z), (rx, ry, rz))
+    if not near.x.size:
         return
-    hu, near = patient.phase_levels, body.crop(box)
     cortex = np.maximum(body_ellipsoid(near, (x, y, z), (rx, ry, rz)), near.dome_mm + 6)
     kidney = cover_of(cortex)
-    canvas.paint(kidney, hu["kidney"] + 4 * near.coarse, box, KIDNEY)
+    canvas.paint(kidney, hu["kidney"] + 4 * near.coarse, box, Tissue.KIDNEY)
     if hu["aorta"] > 1.5 * hu["vein"]:
         canvas.paint(cover_of(cortex + 8 + 2 * near.fine, 5.0) * kidney, 0.55 * hu["kidney"], box)
     towards = -np.sign(x) * 0.5 * rx
     sinus = body_ellipsoid(near, (x + towards, y - 4, z), (0.62 * rx, 0.36 * ry, 0.5 * rz)) + 2 * near.fine
-    canvas.paint(cover_of(sinus, 4.0) * kidney, rng.uniform(-80, -30), box, OTHER)
+    canvas.paint(cover_of(sinus, 4.0) * kidney, rng.uniform(-80, -30), box, Tissue.OTHER)
 
 
 def body_ellipsoid(body: Body, centre: Point, radii: Point) -> Array:
@@ -277,13 +251,8 @@ def body_ellipsoid(body: Body, centre: Point, radii: Point) -> Array:
     return np.asarray((np.sqrt(sum(squares)) - 1) * np.float32(min(radii)), np.float32)
 
 
-def _organ_box(canvas: Canvas, patient: Patient, centre: Point, radii: Point) -> Box | None:
-    margin = 3 * patient.warp_mm + 4
-    middle, reach = np.array(centre), np.array(radii) + margin
-    scale = np.array(patient.scale_xyz)
-    return canvas.box(tuple((middle - reach) * scale), tuple((middle + reach) * scale))
-
-
-def to_canvas(patient: Patient, points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(..., 3) points of the standard body on the canvas (without the warp)."""
-    return np.asarray(points * np.array(patient.scale_xyz), np.float64)
+def _around(canvas: Canvas, patient: Patient, body: Body, centre: Point, radii: Point) -> tuple[Box, Body]:
+    """The box that surely holds an ellipsoid of the standard body, and the body in it."""
+    middle, reach = np.array(centre), np.array(radii) + (3 * patient.warp_mm + 4)
+    box = canvas.box((middle - reach) * patient.scale_xyz, (middle + reach) * patient.scale_xyz)
+    return box, body.crop(box)

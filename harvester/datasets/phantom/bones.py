@@ -3,7 +3,8 @@
 import numpy as np
 
 from harvester.datasets.phantom.anatomy import Body
-from harvester.datasets.phantom.canvas import FAT_SKIN, OTHER, OUTSIDE, Array, Box, Canvas, cover_of
+from harvester.datasets.phantom.canvas import Box, Canvas, Tissue, cover_of
+from harvester.geometry import Array
 
 
 def paint_bones(canvas: Canvas, body: Body, rng: np.random.Generator) -> None:
@@ -11,14 +12,12 @@ def paint_bones(canvas: Canvas, body: Body, rng: np.random.Generator) -> None:
     marrow = rng.uniform(130, 240)
     _paint_ribs(canvas, body, marrow)
     box = canvas.box((-55, 25, -1000), (55, 160, 1000))
-    if box is not None:
-        _paint_spine(canvas, body.crop(box), box, marrow)
+    _paint_spine(canvas, body.crop(box), box, marrow)
     box = canvas.box((-45, -160, 235), (45, -30, 1000))
-    if box is not None:
-        near = body.crop(box)
-        breast = np.sqrt((near.x / 21) ** 2 + ((near.wall_mm - 5) / 6) ** 2) * 6 - 6
-        breast = np.maximum(np.maximum(breast, near.y + 40), 245 - near.z)
-        _paint_bone(canvas, breast, marrow - 20 + 40 * near.fine, 230.0, box)
+    near = body.crop(box)
+    breast = np.sqrt((near.x / 21) ** 2 + ((near.wall_mm - 5) / 6) ** 2) * 6 - 6
+    breast = np.maximum(np.maximum(breast, near.y + 40), 245 - near.z)
+    _paint_bone(canvas, breast, marrow - 20 + 40 * near.fine, 230.0, box)
 
 
 def _paint_spine(canvas: Canvas, near: Body, box: Box, marrow: float) -> None:
@@ -31,10 +30,10 @@ def _paint_spine(canvas: Canvas, near: Body, box: Box, marrow: float) -> None:
     spinous = np.maximum(np.abs(near.x) - 3.5 - 2 * disc, np.abs(near.y - 106) - 11 * (1 - 0.5 * disc))
     side = np.maximum(np.abs(near.y - 84 - 0.25 * np.abs(near.x)) - 4, np.abs(near.x) - 33) + 12 * disc
     # Processes end under the skin, however flat the back is pressed.
-    outside = np.where(np.isin(canvas.tissue[box], (OUTSIDE, FAT_SKIN)), np.float32(9), np.float32(-9))
+    outside = np.where(np.isin(canvas.tissue[box], (Tissue.OUTSIDE, Tissue.FAT_SKIN)), np.float32(9), np.float32(-9))
     processes = np.minimum(np.minimum(np.abs(canal - 3) - 3 + 2.5 * disc, spinous), side)
     _paint_bone(canvas, np.maximum(np.maximum(processes, -canal), outside), marrow + 60 + 60 * near.fine, 380.0, box)
-    canvas.paint(cover_of(canal), 28.0, box, OTHER)
+    canvas.paint(cover_of(canal), 28.0, box, Tissue.OTHER)
 
 
 def _paint_ribs(canvas: Canvas, body: Body, marrow: float) -> None:
@@ -48,9 +47,9 @@ def _paint_ribs(canvas: Canvas, body: Body, marrow: float) -> None:
     bone = cover * ((1 - front) * 480 + front * 110) - core * (1 - front) * (450 - marrow)
     flat, codes = canvas.hu.reshape(-1), canvas.tissue.reshape(-1)
     flat[near] = flat[near] * (1 - cover) + bone
-    codes[near[cover > 0.3]] = OTHER
+    codes[near[cover > 0.3]] = Tissue.OTHER
 
 
 def _paint_bone(canvas: Canvas, sdf: Array, marrow: Array, cortex: float, box: Box) -> None:
-    canvas.paint(cover_of(sdf), marrow + cortex, box, OTHER)
+    canvas.paint(cover_of(sdf), marrow + cortex, box, Tissue.OTHER)
     canvas.paint(cover_of(sdf + 2.4), marrow, box)

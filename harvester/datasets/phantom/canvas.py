@@ -5,32 +5,40 @@ iliac crest upwards. Slices are drawn as SUB_SLICES thinner ones and averaged: p
 Whole sheets are float32 of shape (depth * SUB_SLICES, height, width).
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from enum import IntEnum
+from functools import partial
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harvester.config.data import Spacing
+from harvester.geometry import Array
 
-Array = NDArray[Any]
 Codes = NDArray[np.uint8]
 Box = tuple[slice, slice, slice]
 Point = tuple[float, float, float]
+Points = NDArray[np.float64]
 
 SUB_SLICES: Final = 2
 EDGE_MM: Final = 2.0
 HEIGHT_MM: Final = 307.2
 WIDTH_MM: Final = 358.4
 
-OUTSIDE, LUNG, LIVER, KIDNEY, SPLEEN, FAT_CHEST, FAT_BELLY, MUSCLE, FAT_SKIN, OTHER = range(10)
+Tissue = IntEnum(
+    "Tissue",
+    ["OUTSIDE", "LUNG", "LIVER", "KIDNEY", "SPLEEN", "FAT_CHEST", "FAT_BELLY", "MUSCLE", "FAT_SKIN", "OTHER"],
+    start=0,
+)
 
 
 @dataclass(eq=False)
 class Canvas:
     """One volume being drawn.
 
-    x, y, z           voxel centres in mm, one vector an axis
+    x, y, z           voxel centres in mm, one vector per axis
     hu, tissue        the sheet so far; tissue holds the codes of this module
     clips             soft masks (0 to 1) of the organs that later solids must stay in
     """
@@ -43,14 +51,15 @@ class Canvas:
     tissue: Codes
     clips: dict[int, Array] = field(default_factory=dict)
 
-    def box(self, low: Point, high: Point) -> Box | None:
-        """The voxels between two corners (x, y, z) in mm; None where that holds no voxel."""
-        axes = ((self.z, low[2], high[2]), (self.y, low[1], high[1]), (self.x, low[0], high[0]))
-        ends = [np.searchsorted(axis, (start, stop)).tolist() for axis, start, stop in axes]
-        if any(start >= stop for start, stop in ends):
-            return None
-        (z0, z1), (y0, y1), (x0, x1) = ends
-        return slice(z0, z1), slice(y0, y1), slice(x0, x1)
+    def box(self, low: Point | Array, high: Point | Array) -> Box:
+        """The voxels between two corners (x, y, z) in mm; an empty box outside of the canvas."""
+        axes = zip((self.x, self.y, self.z), low, high, strict=True)
+        x, y, z = (slice(*axis.searchsorted(ends).tolist()) for axis, *ends in axes)
+        return z, y, x
+
+    def within(self, codes: tuple[int, ...], box: Box) -> Array:
+        """Where a box lies in an organ: its soft mask if the first of `codes` has one, else its tissues' voxels."""
+        return self.clips[codes[0]][box] if codes[0] in self.clips else np.isin(self.tissue[box], codes)
 
     def paint(self, cover: Array, value: float | Array, box: Box = np.s_[:, :, :], code: int = -1) -> None:
         """Blend `value` (HU) into the box by `cover` (0 to 1); set the tissue code where above a half."""
@@ -98,35 +107,44 @@ def cover_of(sdf_mm: Array, edge_mm: float = EDGE_MM) -> Array:
     return np.clip(cover, 0, 1, out=cover)
 
 
-def tube_sdf(canvas: Canvas, points: NDArray[np.float64], radii: NDArray[np.float64]) -> tuple[Array, Box] | None:
+def tube_sdf(canvas: Canvas, points: Points, radii: Array) -> tuple[Array, Box]:
     """Signed distance to a chain of tapering capsules through (n, 3) points (x, y, z), and the box it fills.
 
-    None where the chain lies outside the canvas. Far from it the distance is a constant above any edge.
+    The box is empty where the chain lies outside the canvas.
     """
     margin = radii[:, None] + EDGE_MM
-    box = canvas.box(_point((points - margin).min(0)), _point((points + margin).max(0)))
-    if box is None:
-        return None
-    sdf = np.full([part.stop - part.start for part in box], 9.0, np.float32)
-    for i in range(len(points) - 1):
-        pair = slice(i, i + 2)
-        part = canvas.box(_point((points - margin)[pair].min(0)), _point((points + margin)[pair].max(0)))
-        if part is not None:
-            local = inside(part, box)
-            near = offsets(canvas, part, _point(points[i]))
-            np.minimum(sdf[local], capsule_sdf(near, points[pair], radii[pair]), out=sdf[local])
-    return sdf, box
+    box = canvas.box((points - margin).min(0), (points + margin).max(0))
+    return chain_sdf(
+        partial(offsets, canvas), box, segment_boxes(canvas, points - margin, points + margin), points, radii
+    ), box
 
 
-def inside(part: Box, box: Box) -> Box:
-    """`part` as indices of an array cut out by `box`, which holds it."""
-    z, y, x = (slice(a.start - b.start, a.stop - b.start) for a, b in zip(part, box, strict=True))
-    return z, y, x
+def segment_boxes(canvas: Canvas, low: Points, high: Points) -> list[Box]:
+    """The box of each part of a chain, from the (n, 3) corners around its points."""
+    return [canvas.box(low[i : i + 2].min(0), high[i : i + 2].max(0)) for i in range(len(low) - 1)]
 
 
-def capsule_sdf(
-    from_start_zyx: tuple[Array, Array, Array], ends: NDArray[np.float64], radii: NDArray[np.float64]
+def chain_sdf(
+    near: Callable[[Box, Array], tuple[Array, Array, Array]],
+    box: Box,
+    parts: Sequence[Box],
+    points: Points,
+    radii: Array,
 ) -> Array:
+    """Signed distance in `box` to a chain's capsules, each in its part of it; elsewhere 9 mm, above any edge.
+
+    `near` gives the (z, y, x) distances of a box's voxels from a point.
+    """
+    sdf = np.full([side.stop - side.start for side in box], 9.0, np.float32)
+    for i, part in enumerate(parts):
+        local = tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(part, box, strict=True))
+        distance = _capsule_sdf(near(part, points[i]), points[i : i + 2], radii[i : i + 2])
+        if distance.size:
+            np.minimum(sdf[local], distance, out=sdf[local])
+    return sdf
+
+
+def _capsule_sdf(from_start_zyx: tuple[Array, Array, Array], ends: Points, radii: Array) -> Array:
     """Signed distance to one tapering capsule between ends (2, 3) as (x, y, z), at offsets from its start."""
     dz, dy, dx = from_start_zyx
     ax, ay, az = (np.float32(step) for step in ends[1] - ends[0])
@@ -138,7 +156,7 @@ def capsule_sdf(
     return np.asarray(np.sqrt(square) - np.float32(radii[0]) - t * np.float32(radii[1] - radii[0]), np.float32)
 
 
-def offsets(canvas: Canvas, box: Box, centre: Point) -> tuple[Array, Array, Array]:
+def offsets(canvas: Canvas, box: Box, centre: Point | Array) -> tuple[Array, Array, Array]:
     """(z, y, x) distances in mm of the box's voxels from a point (x, y, z), shaped to broadcast."""
     x, y, z = (np.float32(value) for value in centre)
     return (
@@ -146,8 +164,3 @@ def offsets(canvas: Canvas, box: Box, centre: Point) -> tuple[Array, Array, Arra
         (canvas.y[box[1]] - y)[None, :, None],
         (canvas.x[box[2]] - x)[None, None, :],
     )
-
-
-def _point(values: NDArray[np.floating]) -> Point:
-    x, y, z = values.tolist()
-    return x, y, z

@@ -15,46 +15,19 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from harvester.datasets.phantom.anatomy import to_canvas
-from harvester.datasets.phantom.canvas import (
-    EDGE_MM,
-    FAT_BELLY,
-    FAT_CHEST,
-    FAT_SKIN,
-    LIVER,
-    LUNG,
-    MUSCLE,
-    OTHER,
-    Array,
-    Point,
-    cover_of,
-    tube_sdf,
-)
+from harvester.datasets.phantom.canvas import EDGE_MM, Point, Points, Tissue, cover_of, tube_sdf
 from harvester.datasets.phantom.lesions import Finding, Scene, blob_sdf, choose, extent_of, tissue_level
 from harvester.datasets.phantom.tubes import paint_loop, wander
-
-Points = NDArray[np.float64]
-
-WEIGHTS: Final = {
-    # kind: weight, tissues it lies in
-    "lung_vessel": (0.28, (LUNG,)),
-    "liver_tube": (0.14, (LIVER,)),
-    "soft_vessel": (0.12, (MUSCLE, FAT_SKIN, FAT_CHEST)),
-    "bowel_loop": (0.16, (FAT_BELLY,)),
-    "small_node": (0.12, (FAT_CHEST, FAT_BELLY)),
-    "focal_fat": (0.1, (LIVER,)),
-    "rib_end": (0.1, (LUNG,)),
-    "dome": (0.08, (LUNG,)),
-}
+from harvester.geometry import Array
 
 
 def paint_distractors(scene: Scene, count: int) -> list[Finding]:
     """The gallbladder if there is one, and up to `count` others of kinds that the visible organs can bear."""
-    kinds = {kind: weight for kind, (weight, codes) in WEIGHTS.items() if len(scene.spots(codes)) > 60}
+    kinds = {kind: weight for kind, (weight, codes, _) in KINDS.items() if len(scene.spots(codes)) > 60}
     found = [_gallbladder(scene)] if count else []
     for _ in range(2 * count if kinds else 0):
         if sum(finding is not None for finding in found) < count:
-            found.append(_PAINTERS[choose(scene.rng, kinds)](scene))
+            found.append(KINDS[choose(scene.rng, kinds)][2](scene))
     return [finding for finding in found if finding is not None]
 
 
@@ -66,9 +39,7 @@ def _through(scene: Scene, point: Point, length_mm: float, tilt: float, bend: fl
     return np.concatenate([down[:0:-1], up])
 
 
-def _tube(
-    scene: Scene, kind: str, codes: tuple[int, ...], radius_mm: float, level: float, clip: int | None
-) -> Finding | None:
+def _tube(scene: Scene, kind: str, codes: tuple[int, ...], radius_mm: float, level: float) -> Finding | None:
     """A tube of varying width through these tissues; `level` in HU."""
     point = scene.place(codes, 1.4 * radius_mm, (0.75, 1.0))
     if point is None:
@@ -76,92 +47,74 @@ def _tube(
     line = _through(scene, point, scene.rng.uniform(50, 100), 0.45, 0.4)
     taper = np.linspace(1, scene.rng.uniform(0.45, 0.9), len(line))[:: scene.rng.choice([-1, 1])]
     widths = radius_mm * taper / taper[len(line) // 2] * np.exp(scene.rng.normal(0, 0.08, len(line)))
-    found = tube_sdf(scene.canvas, line, widths)
-    if found is None:
-        return None
-    sdf, box = found
-    cover = cover_of(sdf)
-    if clip is not None:
-        cover = cover * scene.canvas.clips[clip][box]
-    else:
-        cover = cover * np.isin(scene.canvas.tissue[box], codes)
-    scene.canvas.paint(cover, level, box, OTHER)
+    sdf, box = tube_sdf(scene.canvas, line, widths)
+    cover = cover_of(sdf) * scene.canvas.within(codes, box)
+    scene.canvas.paint(cover, level, box, Tissue.OTHER)
     scene.take(line, radius_mm)
     return extent_of(scene, kind, cover, box, point[2])
 
 
 def _lung_vessel(scene: Scene) -> Finding | None:
-    return _tube(scene, "lung_vessel", (LUNG,), 2.6 + 4.4 * scene.rng.beta(1, 2.5), tissue_level(scene), LUNG)
+    return _tube(scene, "lung_vessel", (Tissue.LUNG,), 2.6 + 4.4 * scene.rng.beta(1, 2.5), tissue_level(scene))
 
 
 def _liver_tube(scene: Scene) -> Finding | None:
     """A vein or a wide bile duct, as far below the liver as a lesion is."""
-    step = scene.lesion_contrast * scene.rng.uniform(25, 60)
+    step = scene.settings.lesion_contrast * scene.rng.uniform(25, 60)
     level = scene.patient.phase_levels["liver"] - step
-    return _tube(scene, "liver_tube", (LIVER,), scene.rng.uniform(3.5, 7), level, LIVER)
+    return _tube(scene, "liver_tube", (Tissue.LIVER,), scene.rng.uniform(3.5, 7), level)
 
 
 def _soft_vessel(scene: Scene) -> Finding | None:
     """A vein or a tendon in muscle, in the fat of the skin or of the mediastinum."""
-    level = scene.patient.phase_levels["muscle"] + scene.lesion_contrast * scene.rng.uniform(30, 80)
+    level = scene.patient.phase_levels["muscle"] + scene.settings.lesion_contrast * scene.rng.uniform(30, 80)
     codes = choose(scene.rng, {"muscle": 0.4, "skin": 0.3, "chest": 0.3})
-    code = {"muscle": MUSCLE, "skin": FAT_SKIN, "chest": FAT_CHEST}[codes]
-    return _tube(scene, "soft_vessel", (code,), scene.rng.uniform(3, 6), level, None)
+    code = {"muscle": Tissue.MUSCLE, "skin": Tissue.FAT_SKIN, "chest": Tissue.FAT_CHEST}[codes]
+    return _tube(scene, "soft_vessel", (code,), scene.rng.uniform(3, 6), level)
 
 
 def _bowel_loop(scene: Scene) -> Finding | None:
     """A collapsed or fluid-filled loop that crosses the slice; a third have a wall and gas."""
     if scene.rng.random() < 0.7:
         radius = 4 + 6 * scene.rng.beta(1, 2)
-        return _tube(scene, "bowel_loop", (FAT_BELLY,), radius, tissue_level(scene), None)
+        return _tube(scene, "bowel_loop", (Tissue.FAT_BELLY,), radius, tissue_level(scene))
     radius = scene.rng.uniform(8, 12)
-    point = scene.place((FAT_BELLY,), radius, (0.75, 1.0))
+    point = scene.place((Tissue.FAT_BELLY,), radius, (0.75, 1.0))
     if point is None:
         return None
     line = _through(scene, point, 90, 0.8, 0.5)
-    widths = np.full(len(line), radius)
-    found = tube_sdf(scene.canvas, line, widths)
-    cover = None if found is None else cover_of(found[0]) * (scene.canvas.tissue[found[1]] == FAT_BELLY)
+    sdf, box = tube_sdf(scene.canvas, line, np.full(len(line), radius))
+    cover = cover_of(sdf) * scene.canvas.within((Tissue.FAT_BELLY,), box)
     paint_loop(scene.canvas, scene.patient, scene.body, line, radius, scene.rng)
     scene.take(line, radius)
-    return None if found is None or cover is None else extent_of(scene, "bowel_loop", cover, found[1], point[2])
+    return extent_of(scene, "bowel_loop", cover, box, point[2])
 
 
 def _blob(
-    scene: Scene,
-    kind: str,
-    codes: tuple[int, ...],
-    radii: Points,
-    share: tuple[float, float],
-    level: float,
-    edge_mm: float,
-    clip: int | None = None,
+    scene: Scene, kind: str, radii: Points, share: tuple[float, float], level: float, edge_mm: float = EDGE_MM,
     spots: NDArray[np.intp] | None = None,
-) -> Finding | None:
-    point = scene.place(codes, float(radii.min()), share, spots)
+) -> Finding | None:  # fmt: skip
+    point = scene.place(KINDS[kind][1], float(radii.min()), share, spots)
     if point is None:
         return None
     sdf, box = blob_sdf(scene.canvas, scene.rng, point, radii, scene.rng.uniform(0.05, 0.15))
     cover = cover_of(sdf, edge_mm)
     if kind == "focal_fat":
-        cover = cover * np.clip(0.8 + 0.35 * scene.body.fine[box], 0, 1)
-    if clip is not None:
-        cover = cover * scene.canvas.clips[clip][box]
-    scene.canvas.paint(cover, level, box, OTHER)
+        cover = cover * np.clip(0.8 + 0.35 * scene.body.fine[box], 0, 1) * scene.canvas.clips[Tissue.LIVER][box]
+    scene.canvas.paint(cover, level, box, Tissue.OTHER)
     scene.take(np.array([point]), float(radii.max()))
     return extent_of(scene, kind, cover, box)
 
 
 def _small_node(scene: Scene) -> Finding | None:
     radii = scene.rng.uniform(2.2, 3.9) * np.array([1, scene.rng.uniform(1, 1.9), scene.rng.uniform(1, 1.5)])
-    level = tissue_level(scene)
-    return _blob(scene, "small_node", (FAT_CHEST, FAT_BELLY), radii, (0.85, 1.0), level, EDGE_MM)
+    return _blob(scene, "small_node", radii, (0.85, 1.0), tissue_level(scene))
 
 
 def _focal_fat(scene: Scene) -> Finding | None:
     radii = scene.rng.uniform(8, 16) * scene.rng.uniform(0.8, 1.4, 3)
-    level = scene.patient.phase_levels["liver"] - scene.lesion_contrast * scene.rng.uniform(25, 55)
-    return _blob(scene, "focal_fat", (LIVER,), radii, (0.7, 1.0), level, scene.rng.uniform(10, 16), LIVER)
+    level = scene.patient.phase_levels["liver"] - scene.settings.lesion_contrast * scene.rng.uniform(25, 55)
+    return _blob(scene, "focal_fat", radii, (0.7, 1.0), level, scene.rng.uniform(10, 16))
 
 
 def _rib_end(scene: Scene) -> Finding | None:
@@ -169,11 +122,11 @@ def _rib_end(scene: Scene) -> Finding | None:
     radii = scene.rng.uniform(5, 10) * scene.rng.uniform(0.8, 1.25, 3)
     level = scene.rng.choice([scene.rng.uniform(60, 130), scene.rng.uniform(120, 400)])
     spots = _lung_spots_where(scene, scene.body.wall_mm, -9, 0)
-    return _blob(scene, "rib_end", (LUNG,), radii, (0.25, 0.6), float(level), EDGE_MM, spots=spots)
+    return _blob(scene, "rib_end", radii, (0.25, 0.6), float(level), spots=spots)
 
 
 def _lung_spots_where(scene: Scene, sheet: Array, low: float, high: float) -> NDArray[np.intp]:
-    spots = scene.spots((LUNG,))
+    spots = scene.spots((Tissue.LUNG,))
     values = sheet[spots[:, 0], spots[:, 1], spots[:, 2]]
     return spots[(values > low) & (values < high)]
 
@@ -189,38 +142,37 @@ def _dome(scene: Scene) -> Finding | None:
     line = np.array([top, top - (0, 0, 12), top - (0, 0, 26)])
     if not scene.place_is_free((top[0], top[1], top[2]), radius):
         return None
-    found = tube_sdf(scene.canvas, line, radius * np.array([1, 1.5, 1.9]))
-    if found is None:
-        return None
-    cover = cover_of(found[0]) * scene.canvas.clips[LUNG][found[1]]
+    sdf, box = tube_sdf(scene.canvas, line, radius * np.array([1, 1.5, 1.9]))
+    cover = cover_of(sdf) * scene.canvas.within((Tissue.LUNG,), box)
     level = "liver" if top[0] < 0 else "muscle"
-    scene.canvas.paint(cover, scene.patient.phase_levels[level], found[1], OTHER)
+    scene.canvas.paint(cover, scene.patient.phase_levels[level], box, Tissue.OTHER)
     scene.take(line, radius * 1.5)
-    return extent_of(scene, "dome", cover, found[1], float(top[2]))
+    return extent_of(scene, "dome", cover, box, float(top[2]))
 
 
 def _gallbladder(scene: Scene) -> Finding | None:
     if not scene.patient.has_gallbladder:
         return None
-    centre, radii = (to_canvas(scene.patient, np.array(part)) for part in scene.patient.organs["gallbladder"])
+    centre, radii = (np.array(part) * scene.patient.scale_xyz for part in scene.patient.organs["gallbladder"])
     x, y, z = (centre + scene.rng.normal(0, 4, 3)).tolist()
     axes = (scene.canvas.x, scene.canvas.y, scene.canvas.z)
     if not all(axis[0] < at < axis[-1] for at, axis in zip((x, y, z), axes, strict=True)):
         return None
     sdf, box = blob_sdf(scene.canvas, scene.rng, (x, y, z), radii, 0.04)
     cover = cover_of(sdf)
-    scene.canvas.paint(cover, scene.rng.uniform(2, 22), box, OTHER)
+    scene.canvas.paint(cover, scene.rng.uniform(2, 22), box, Tissue.OTHER)
     scene.take(np.array([(x, y, z)]), float(radii.max()))
     return extent_of(scene, "gallbladder", cover, box)
 
 
-_PAINTERS: Final[dict[str, Callable[[Scene], Finding | None]]] = {
-    "lung_vessel": _lung_vessel,
-    "liver_tube": _liver_tube,
-    "soft_vessel": _soft_vessel,
-    "bowel_loop": _bowel_loop,
-    "small_node": _small_node,
-    "focal_fat": _focal_fat,
-    "rib_end": _rib_end,
-    "dome": _dome,
+KINDS: Final[dict[str, tuple[float, tuple[int, ...], Callable[[Scene], Finding | None]]]] = {
+    # kind: weight, tissues it lies in, what paints one
+    "lung_vessel": (0.28, (Tissue.LUNG,), _lung_vessel),
+    "liver_tube": (0.14, (Tissue.LIVER,), _liver_tube),
+    "soft_vessel": (0.12, (Tissue.MUSCLE, Tissue.FAT_SKIN, Tissue.FAT_CHEST), _soft_vessel),
+    "bowel_loop": (0.16, (Tissue.FAT_BELLY,), _bowel_loop),
+    "small_node": (0.12, (Tissue.FAT_CHEST, Tissue.FAT_BELLY), _small_node),
+    "focal_fat": (0.1, (Tissue.LIVER,), _focal_fat),
+    "rib_end": (0.1, (Tissue.LUNG,), _rib_end),
+    "dome": (0.08, (Tissue.LUNG,), _dome),
 }

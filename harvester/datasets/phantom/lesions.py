@@ -1,7 +1,7 @@
 """Where a phantom's findings can go, and its lesions.
 
 Lesions are blobs: about as long along z as wide, closed, with a bumpy and fairly sharp surface. What only
-looks like one is in phantom_distractors.
+looks like one is in distractors.py.
 """
 
 from dataclasses import dataclass, field
@@ -10,28 +10,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from harvester.config.data import PhantomSettings
 from harvester.datasets.phantom.anatomy import Body, Patient
-from harvester.datasets.phantom.canvas import (
-    FAT_BELLY,
-    FAT_CHEST,
-    FAT_SKIN,
-    KIDNEY,
-    LIVER,
-    LUNG,
-    MUSCLE,
-    OTHER,
-    SPLEEN,
-    SUB_SLICES,
-    Array,
-    Box,
-    Canvas,
-    Point,
-    cover_of,
-    offsets,
-)
+from harvester.datasets.phantom.canvas import SUB_SLICES, Box, Canvas, Point, Points, Tissue, cover_of, offsets
 from harvester.datasets.phantom.tubes import paint_tube, wander
-
-Points = NDArray[np.float64]
+from harvester.geometry import Array
 
 
 @dataclass(frozen=True)
@@ -55,9 +38,7 @@ class Scene:
     patient: Patient
     body: Body
     rng: np.random.Generator
-    lesion_contrast: float
-    lesion_size: float
-    lesion_texture: float
+    settings: PhantomSettings
     taken: list[tuple[float, float, float, float]] = field(default_factory=list)
     _spots: dict[tuple[int, ...], NDArray[np.intp]] = field(default_factory=dict)
 
@@ -117,12 +98,12 @@ SPHERE: Final = _sphere(24)
 
 LESIONS: Final = {
     # kind: weight, tissues, smallest, median and largest diameter in mm
-    "nodule": (0.36, (LUNG,), 8.0, 18.0, 32.0),
-    "hypodense": (0.3, (LIVER,), 12.0, 23.0, 40.0),
-    "renal": (0.08, (KIDNEY,), 12.0, 19.0, 32.0),
-    "splenic": (0.06, (SPLEEN,), 12.0, 20.0, 32.0),
-    "node": (0.22, (FAT_CHEST, FAT_BELLY), 12.0, 20.0, 32.0),
-    "mass": (0.1, (MUSCLE, FAT_SKIN), 12.0, 20.0, 34.0),
+    "nodule": (0.36, (Tissue.LUNG,), 8.0, 18.0, 32.0),
+    "hypodense": (0.3, (Tissue.LIVER,), 12.0, 23.0, 40.0),
+    "renal": (0.08, (Tissue.KIDNEY,), 12.0, 19.0, 32.0),
+    "splenic": (0.06, (Tissue.SPLEEN,), 12.0, 20.0, 32.0),
+    "node": (0.22, (Tissue.FAT_CHEST, Tissue.FAT_BELLY), 12.0, 20.0, 32.0),
+    "mass": (0.1, (Tissue.MUSCLE, Tissue.FAT_SKIN), 12.0, 20.0, 34.0),
 }
 
 
@@ -146,7 +127,7 @@ def choose(rng: np.random.Generator, weights: dict[str, float]) -> str:
 def _paint_lesion(scene: Scene, kind: str) -> Finding | None:
     _, codes, least, median, most = LESIONS[kind]
     rng = scene.rng
-    diameter = scene.lesion_size * median * np.exp(rng.normal(0, 0.35))
+    diameter = scene.settings.lesion_size * median * np.exp(rng.normal(0, 0.35))
     radius = float(np.clip(diameter, least, most)) / 2
     share = (0.55, 1.0) if kind in ("nodule", "renal") else (0.85, 1.0)
     centre = scene.place(codes, radius, share)
@@ -162,7 +143,7 @@ def _paint_lesion(scene: Scene, kind: str) -> Finding | None:
     finding = extent_of(scene, kind, cover, box)
     if finding is not None:
         level = _lesion_level(scene, kind, box) + _texture(scene, sdf / radius, box)
-        scene.canvas.paint(cover, level.astype(np.float32), box, OTHER)
+        scene.canvas.paint(cover, level.astype(np.float32), box, Tissue.OTHER)
         scene.take(np.array([centre]), radius * float((stretch / stretch.min()).max()) * 1.1)
         if kind == "nodule" and rng.random() < 0.4:
             _feed(scene, centre)
@@ -173,12 +154,12 @@ def _texture(scene: Scene, sdf_radii: Array, box: Box) -> Array:
     """HU to add inside a lesion: a core darker than the rim and a grain, which vessels and gut lack."""
     core = scene.rng.uniform(30, 110) * np.clip(-0.25 - sdf_radii, 0, 0.4) / 0.4
     grain = scene.rng.uniform(10, 26) * scene.body.fine[box] + scene.rng.uniform(0, 8) * scene.body.coarse[box]
-    return np.asarray(scene.lesion_texture * (grain - core))
+    return np.asarray(scene.settings.lesion_texture * (grain - core))
 
 
 def _lesion_level(scene: Scene, kind: str, box: Box) -> Array:
     """HU of a lesion in the voxels of its box; against its organ where it has to stand out from one."""
-    rng, hu, contrast = scene.rng, scene.patient.phase_levels, scene.lesion_contrast
+    rng, hu, contrast = scene.rng, scene.patient.phase_levels, scene.settings.lesion_contrast
     here = scene.canvas.hu[box]
     if kind == "nodule":
         solid = tissue_level(scene)
@@ -205,7 +186,7 @@ def _feed(scene: Scene, centre: Point) -> None:
     """A vessel that runs into a nodule."""
     line = wander(scene.rng, np.array(centre), scene.rng.normal(0, 1, 3), 4, 10.0, 0.4)
     level = scene.patient.phase_levels["lung_vessel"]
-    paint_tube(scene.canvas, line, np.linspace(scene.rng.uniform(1.2, 2.6), 0.8, 5), level, LUNG)
+    paint_tube(scene.canvas, line, np.linspace(scene.rng.uniform(1.2, 2.6), 0.8, 5), level, Tissue.LUNG)
 
 
 def blob_sdf(
@@ -213,10 +194,7 @@ def blob_sdf(
 ) -> tuple[Array, Box]:
     """About the signed distance to a turned ellipsoid whose radius varies smoothly by about `roughness`."""
     reach = 1.5 * float(radii_xyz.max()) + 4
-    low, high = np.array(centre) - reach, np.array(centre) + reach
-    box = canvas.box(tuple(low), tuple(high))
-    if box is None:
-        raise ValueError(f"centre {centre} lies outside the canvas")
+    box = canvas.box(np.array(centre) - reach, np.array(centre) + reach)
     dz, dy, dx = offsets(canvas, box, centre)
     angle = rng.uniform(0, np.pi)
     along, across = np.cos(angle) * dx + np.sin(angle) * dy, np.cos(angle) * dy - np.sin(angle) * dx

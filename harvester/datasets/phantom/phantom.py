@@ -6,7 +6,7 @@ and recall be measured anywhere. `plan` says which volumes there are, `make` dra
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,15 +16,16 @@ from scipy.ndimage import gaussian_filter1d
 
 from harvester.config.data import PhantomSettings, Spacing
 from harvester.config.settings import Settings
-from harvester.datasets.discovery import Discovery, LoadedVolume
+from harvester.datasets.discovery import Dataset, Discovery, LoadedVolume, clipped
 from harvester.datasets.phantom import anatomy
 from harvester.datasets.phantom.bones import paint_bones
-from harvester.datasets.phantom.canvas import SUB_SLICES, Array, Canvas, empty_canvas
+from harvester.datasets.phantom.canvas import SUB_SLICES, Canvas, empty_canvas
 from harvester.datasets.phantom.distractors import paint_distractors
 from harvester.datasets.phantom.lesions import Finding, Scene, paint_lesions
 from harvester.datasets.phantom.tubes import paint_gut, paint_vessels, paint_wires
+from harvester.geometry import Array
 from harvester.imaging.hounsfield import to_hu
-from harvester.records import Mark, Volume
+from harvester.records import SIDES, Mark, Volume
 
 Split = Literal["vm", "vh_test"]
 PAD_MM = 4.0
@@ -43,20 +44,14 @@ class PhantomCase:
     volume_index: int
 
 
-class Phantoms:
-    """The dataset of phantoms; they follow from the settings, no source is read."""
+def dataset(settings: Settings, source: Path | None = None) -> Dataset:
+    """The phantoms of both splits; they follow from the settings, no source is read."""
 
-    def __init__(self, settings: Settings, source: Path | None = None) -> None:
-        self.settings, self.seed, self.grid = (settings.data.phantom, settings.seed, settings.grid.spacing_zyx_mm)
+    def load(case: Mapping[str, Any]) -> LoadedVolume:
+        grid = settings.grid.spacing_zyx_mm
+        return LoadedVolume(*make(settings.data.phantom, grid, PhantomCase(**case), settings.seed)[:2])
 
-    def discover(self, salt: str) -> Discovery:
-        """The phantoms of both splits."""
-        return Discovery(plan(self.settings))
-
-    def load(self, case: Mapping[str, Any]) -> LoadedVolume:
-        """Draw one."""
-        volume, marks, _ = make(self.settings, self.grid, PhantomCase(**case), self.seed)
-        return LoadedVolume(volume, marks)
+    return Dataset(lambda salt: Discovery(plan(settings.data.phantom)), load)
 
 
 def plan(settings: PhantomSettings) -> list[PhantomCase]:
@@ -106,7 +101,7 @@ def _draw_scene(canvas: Canvas, patient: anatomy.Patient, settings: PhantomSetti
     paint_gut(canvas, patient, body, rng)
     paint_bones(canvas, body, rng)
     paint_wires(canvas, rng)
-    return Scene(canvas, patient, body, rng, settings.lesion_contrast, settings.lesion_size, settings.lesion_texture)
+    return Scene(canvas, patient, body, rng, settings)
 
 
 def _scan(canvas: Canvas, noise_hu: float, rng: np.random.Generator) -> NDArray[np.int16]:
@@ -118,8 +113,7 @@ def _scan(canvas: Canvas, noise_hu: float, rng: np.random.Generator) -> NDArray[
 
 
 def _grain(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    white = rng.standard_normal(shape, np.float32)
-    grain = _blur(white, 0.7)
+    grain = _blur(rng.standard_normal(shape, np.float32), 0.7)
     return np.asarray(grain / grain[len(grain) // 2].std(), np.float32)
 
 
@@ -161,11 +155,7 @@ def choose_clinical(
 
 def _padded(finding: Finding, volume: Volume) -> dict[str, Any]:
     """A finding as a box with the padding of marks, inside the image."""
-    box = asdict(finding)
-    del box["diameter_mm"]
-    _, dy, dx = volume.spacing_zyx_mm
-    _, height, width = volume.hu_zyx.shape
-    pad_x, pad_y = PAD_MM / dx, PAD_MM / dy
-    low = {"x1": max(0.0, finding.x1 - pad_x), "y1": max(0.0, finding.y1 - pad_y)}
-    high = {"x2": min(width - 1.0, finding.x2 + pad_x), "y2": min(height - 1.0, finding.y2 + pad_y)}
-    return {**box, **low, **high}
+    pad_y, pad_x = (PAD_MM / size for size in volume.spacing_zyx_mm[1:])
+    box = (finding.x1 - pad_x, finding.y1 - pad_y, finding.x2 + pad_x, finding.y2 + pad_y)
+    sides = zip(SIDES, clipped(box, *volume.hu_zyx.shape[1:]), strict=True)
+    return {"kind": finding.kind, "z": finding.z, **dict(sides)}

@@ -6,25 +6,11 @@ They are the detector's first trap: a tube across a slice is as round as a lesio
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from harvester.datasets.phantom.anatomy import Body, Patient
-from harvester.datasets.phantom.canvas import (
-    FAT_BELLY,
-    LIVER,
-    LUNG,
-    OTHER,
-    OUTSIDE,
-    Array,
-    Box,
-    Canvas,
-    capsule_sdf,
-    cover_of,
-    inside,
-    tube_sdf,
-)
+from harvester.datasets.phantom.canvas import Box, Canvas, Points, Tissue, chain_sdf, cover_of, segment_boxes, tube_sdf
+from harvester.geometry import Array
 
-Points = NDArray[np.float64]
 Path = tuple[tuple[float, float, float, float], ...]
 
 # Chains of (x, y, z, radius) in the standard body.
@@ -81,40 +67,24 @@ def _paint_path(
     canvas: Canvas, patient: Patient, body: Body, path: Path, value: float | Array, bumps_mm: float = 0.4,
     grow_mm: float = 0.0,
 ) -> None:  # fmt: skip
-    found = _path_sdf(canvas, patient, body, path)
-    if found is not None:
-        sdf, box = found
+    sdf, box = _path_sdf(canvas, patient, body, path)
+    if sdf.size:
         level = value[box] if isinstance(value, np.ndarray) else value
-        canvas.paint(cover_of(sdf - grow_mm + bumps_mm * body.fine[box]), level, box, OTHER)
+        canvas.paint(cover_of(sdf - grow_mm + bumps_mm * body.fine[box]), level, box, Tissue.OTHER)
 
 
-def _path_sdf(canvas: Canvas, patient: Patient, body: Body, path: Path) -> tuple[Array, Box] | None:
-    """Signed distance to a chain in the standard body, in the box around what is visible of it."""
+def _path_sdf(canvas: Canvas, patient: Patient, body: Body, path: Path) -> tuple[Array, Box]:
+    """Signed distance to a chain in the standard body, in the box around what is visible of it, empty for nothing."""
     points, radii = np.array(path)[:, :3], np.array(path)[:, 3]
     scale, margin = np.array(patient.scale_xyz), radii[:, None] + 3 * patient.warp_mm + 4
-    low, high = (points - margin) * scale, (points + margin) * scale
-    boxes = [
-        canvas.box(tuple(np.minimum(low[i], low[i + 1])), tuple(np.maximum(high[i], high[i + 1])))
-        for i in range(len(points) - 1)
-    ]
-    seen = [box for box in boxes if box is not None]
-    if not seen:
-        return None
-    whole = [slice(min(b[i].start for b in seen), max(b[i].stop for b in seen)) for i in range(3)]
-    box = (whole[0], whole[1], whole[2])
-    sdf = np.full([part.stop - part.start for part in box], 9.0, np.float32)
-    for i, part in enumerate(boxes):
-        if part is not None:
-            near = body.crop(part)
-            x, y, z = (np.float32(value) for value in points[i])
-            offsets = (near.z - z, near.y - y, near.x - x)
-            local = inside(part, box)
-            np.minimum(sdf[local], capsule_sdf(offsets, points[i : i + 2], radii[i : i + 2]), out=sdf[local])
-    return sdf, box
+    parts = segment_boxes(canvas, (points - margin) * scale, (points + margin) * scale)
+    seen = [part for part in parts if all(side.start < side.stop for side in part)] or parts[:1]
+    z, y, x = (slice(min(a.start for a in sides), max(a.stop for a in sides)) for sides in zip(*seen, strict=True))
+    return chain_sdf(body.offsets, (z, y, x), parts, points, radii), (z, y, x)
 
 
 def wander(rng: np.random.Generator, start: Points, heading: Points, steps: int, step_mm: float, bend: float) -> Points:
-    """(steps + 1, 3) points of a walk whose heading turns by about `bend` radians a step."""
+    """(steps + 1, 3) points of a walk whose heading turns by about `bend` radians per step."""
     points = [start]
     for _ in range(steps):
         heading = heading / np.linalg.norm(heading) + rng.normal(0, bend / 1.7, 3)
@@ -128,7 +98,7 @@ def _paint_lung_trees(canvas: Canvas, patient: Patient, rng: np.random.Generator
         hilum = np.array([36.0 * side, 6, 308]) * patient.scale_xyz
         for _ in range(16):
             heading = np.array([0.9 * side, 0.2, 0]) + rng.normal(0, 0.8, 3)
-            _paint_tree(canvas, rng, hilum, heading, rng.uniform(2.6, 5), level, LUNG, children=5)
+            _paint_tree(canvas, rng, hilum, heading, rng.uniform(2.6, 5), level, Tissue.LUNG, children=5)
 
 
 def _paint_liver_trees(canvas: Canvas, patient: Patient, rng: np.random.Generator) -> None:
@@ -137,7 +107,7 @@ def _paint_liver_trees(canvas: Canvas, patient: Patient, rng: np.random.Generato
         start = np.array(root, float) * patient.scale_xyz
         for _ in range(count):
             turned = np.array(heading) + rng.normal(0, 0.6, 3)
-            _paint_tree(canvas, rng, start, turned, rng.uniform(3.2, 5.5), level, LIVER, children=3)
+            _paint_tree(canvas, rng, start, turned, rng.uniform(3.2, 5.5), level, Tissue.LIVER, children=3)
 
 
 def _paint_tree(
@@ -153,32 +123,29 @@ def _paint_tree(
         paint_tube(canvas, branch, np.linspace(thick, 0.7, 6), level, clip)
 
 
-def paint_tube(canvas: Canvas, points: Points, radii: NDArray[np.float64], level: float, clip: int) -> None:
+def paint_tube(canvas: Canvas, points: Points, radii: Array, level: float, clip: int) -> None:
     """A soft-edged tube in canvas mm, only inside the organ `clip`."""
-    found = tube_sdf(canvas, points, radii)
-    if found is not None:
-        sdf, box = found
-        canvas.paint(cover_of(sdf) * canvas.clips[clip][box], level, box)
+    sdf, box = tube_sdf(canvas, points, radii)
+    canvas.paint(cover_of(sdf) * canvas.within((clip,), box), level, box)
 
 
 def paint_wires(canvas: Canvas, rng: np.random.Generator) -> None:
     """Up to three leads on the chest's skin, outside the body."""
     middle = len(canvas.z) // 2
     for column in rng.integers(len(canvas.x) // 4, 3 * len(canvas.x) // 4, rng.integers(0, 4)):
-        skin_y = canvas.y[(canvas.tissue[middle, :, column] != OUTSIDE).argmax()]
+        skin_y = canvas.y[(canvas.tissue[middle, :, column] != Tissue.OUTSIDE).argmax()]
         start = np.array([canvas.x[column], skin_y - rng.uniform(0, 12), canvas.z[0]], float)
         line = wander(rng, start, np.array([rng.normal(0, 0.6), 0, 1]), 8, 14.0, 0.3)
-        found = tube_sdf(canvas, line, np.full(len(line), rng.uniform(1, 2.2)))
-        if found is not None:
-            outside = canvas.tissue[found[1]] == OUTSIDE
-            canvas.paint(cover_of(found[0]) * outside, rng.uniform(100, 1600), found[1])
+        sdf, box = tube_sdf(canvas, line, np.full(len(line), rng.uniform(1, 2.2)))
+        if sdf.size:
+            outside = canvas.within((Tissue.OUTSIDE,), box)
+            canvas.paint(cover_of(sdf) * outside, rng.uniform(100, 1600), box)
 
 
 def paint_gut(canvas: Canvas, patient: Patient, body: Body, rng: np.random.Generator) -> None:
     """Colon with stools, loops of small bowel with gas, fluid or contrast, and thin mesenteric vessels."""
-    found = _path_sdf(canvas, patient, body, COLON)
-    if found is not None:
-        sdf, box = found
+    sdf, box = _path_sdf(canvas, patient, body, COLON)
+    if sdf.size:
         stools = 20 + rng.uniform(40, 160) * np.minimum(body.fine[box] + 0.3, 0.4) * 2
         sdf = sdf + 2.5 * body.coarse[box]
         _paint_loop(canvas, sdf, box, patient, np.where(body.fine[box] > 0.9, np.float32(-850), stools))
@@ -189,20 +156,17 @@ def paint_gut(canvas: Canvas, patient: Patient, body: Body, rng: np.random.Gener
     for _ in range(24):
         start = np.array([rng.uniform(-80, 80), rng.uniform(-60, 25), rng.uniform(-30, 140)]) * patient.scale_xyz
         points = wander(rng, start, rng.normal(0, 1, 3), 4, 14.0, 0.5)
-        thin = tube_sdf(canvas, points, np.linspace(rng.uniform(1.2, 2.8), 0.8, 5))
-        if thin is not None:
-            in_fat = canvas.tissue[thin[1]] == FAT_BELLY
-            canvas.paint(cover_of(thin[0]) * in_fat, patient.phase_levels["vein"], thin[1])
+        thin = np.linspace(rng.uniform(1.2, 2.8), 0.8, 5)
+        paint_tube(canvas, points, thin, patient.phase_levels["vein"], Tissue.FAT_BELLY)
 
 
 def paint_loop(
     canvas: Canvas, patient: Patient, body: Body, points: Points, radius_mm: float, rng: np.random.Generator
 ) -> None:
     """One loop of small bowel through `points` (canvas mm), in the belly's fat."""
-    found = tube_sdf(canvas, points, np.full(len(points), radius_mm))
-    if found is None:
+    sdf, box = tube_sdf(canvas, points, np.full(len(points), radius_mm))
+    if not sdf.size:
         return
-    sdf, box = found
     content = rng.choice([rng.uniform(15, 60), rng.uniform(15, 60), rng.uniform(120, 320), -900.0])
     lumen = content + rng.uniform(2, 10) * body.fine[box]
     if content > -900 and rng.random() < 0.25:
@@ -212,7 +176,7 @@ def paint_loop(
 
 
 def _paint_loop(canvas: Canvas, sdf: Array, box: Box, patient: Patient, lumen: Array) -> None:
-    in_fat = (canvas.tissue[box] == FAT_BELLY).astype(np.float32)
+    in_fat = canvas.within((Tissue.FAT_BELLY,), box)
     cover = cover_of(sdf) * in_fat
-    canvas.paint(cover, patient.phase_levels["muscle"] + 15, box, OTHER)
+    canvas.paint(cover, patient.phase_levels["muscle"] + 15, box, Tissue.OTHER)
     canvas.paint(cover_of(sdf + 2.6) * in_fat, lumen, box)

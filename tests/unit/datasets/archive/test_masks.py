@@ -2,12 +2,13 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from harvester.config.data import ArchiveSettings
-from harvester.datasets.archive.masks import Rules, mask_marks
+from harvester.datasets.archive.masks import mask_marks
 from harvester.datasets.archive.nifti import read_marked
 from harvester.errors import VolumeError
 from harvester.records import Mark
@@ -15,11 +16,17 @@ from harvester.records import Mark
 SPACING = (5.0, 0.8, 0.8)
 
 
-def boxes(labels: np.ndarray, rules: Rules = Rules(split=True)) -> list[tuple[float, ...]]:  # noqa: B008  frozen
-    return [told(mark) for mark in mask_marks(labels, SPACING, "v", rules)[0]]
+def found_in(voxels: np.ndarray, **mask: Any) -> tuple[list[Mark], int]:
+    """Marks and the count of strays, by settings data.archive.mask_*; no stray unless a least length is given."""
+    settings = ArchiveSettings(**{"mask_min_mm": 0.0} | {f"mask_{name}": value for name, value in mask.items()})
+    return mask_marks(voxels, SPACING, "v", settings)
 
 
-def told(mark: Mark) -> tuple[float, ...]:
+def boxes(voxels: np.ndarray, **mask: Any) -> list[tuple[float, ...]]:
+    return [as_box(mark) for mark in found_in(voxels, **mask)[0]]
+
+
+def as_box(mark: Mark) -> tuple[float, ...]:
     return mark.z, mark.y1, mark.x1, mark.y2, mark.x2
 
 
@@ -48,13 +55,13 @@ def slow_boxes(labels: np.ndarray) -> list[tuple[float, ...]]:
 def test_random_masks_agree_with_the_slow_search(seed: int) -> None:
     rng = np.random.default_rng(seed)
     labels = rng.integers(1, 4, (7, 9, 8)) * (rng.random((7, 9, 8)) < 0.12)
-    found = boxes(labels.astype(np.uint8))
+    found = boxes(labels.astype(np.uint8), split_labels=True)
     assert found == slow_boxes(labels)
     assert len(found) > 10
 
 
 def test_an_empty_mask_has_no_marks() -> None:
-    assert mask_marks(np.zeros((2, 3, 4), np.uint8), SPACING, "v", Rules()) == ([], 0)
+    assert found_in(np.zeros((2, 3, 4), np.uint8)) == ([], 0)
 
 
 def test_labels_may_be_chosen_merged_or_kept_apart() -> None:
@@ -62,30 +69,30 @@ def test_labels_may_be_chosen_merged_or_kept_apart() -> None:
     labels = np.zeros((3, 8, 9), np.int16)
     labels[1, 1:5, 1:5], labels[1, 2:4, 2:4], labels[2, 6, 6:9] = 1, 2, 3
     outer, inner, organ = (1, 1, 1, 4, 4), (1, 2, 2, 3, 3), (2, 6, 6, 6, 8)
-    assert boxes(labels) == [outer, inner, organ]
-    assert boxes(labels, Rules()) == [outer, organ]
-    assert boxes(labels, Rules((1, 2))) == [outer]
-    assert boxes(labels, Rules((2,))) == [inner]
-    assert boxes(labels, Rules((9,))) == []
-    kinds = [mark.kind for mark in mask_marks(labels, SPACING, "v", Rules((1, 2), split=True))[0]]
+    assert boxes(labels, split_labels=True) == [outer, inner, organ]
+    assert boxes(labels) == [outer, organ]
+    assert boxes(labels, labels=(1, 2)) == [outer]
+    assert boxes(labels, labels=(2,)) == [inner]
+    assert boxes(labels, labels=(9,)) == []
+    kinds = [mark.kind for mark in found_in(labels, labels=(1, 2), split_labels=True)[0]]
     assert kinds == ["label 1", "label 2"]
-    assert {mark.kind for mark in mask_marks(labels, SPACING, "v", Rules((2,), split=True))[0]} == {""}
+    assert {mark.kind for mark in found_in(labels, labels=(2,), split_labels=True)[0]} == {""}
 
 
 def test_strays_are_dropped_by_their_longer_side_and_counted() -> None:
     labels = np.zeros((2, 9, 9), bool)
     labels[0, 0, 0] = labels[0, 3, 3:5] = labels[0, 6, 6:9] = labels[1, 0, 8] = True
-    marks, strays = mask_marks(labels, SPACING, "v", Rules(min_mm=2.0))
-    assert [told(mark) for mark in marks] == [(0, 6, 6, 6, 8)]
+    marks, strays = found_in(labels, min_mm=2.0)
+    assert [as_box(mark) for mark in marks] == [(0, 6, 6, 6, 8)]
     assert strays == 3
-    assert mask_marks(labels, SPACING, "v", Rules(min_mm=1.6))[1] == 2
+    assert found_in(labels, min_mm=1.6)[1] == 2
     assert marks[0].mark_id == "v-0"
 
 
 @pytest.mark.parametrize("labels", [np.arange(2000).reshape(2, 25, 40), np.full((1, 2, 2), -3)])
 def test_a_scan_is_no_mask(labels: np.ndarray) -> None:
     with pytest.raises(VolumeError, match="want whole numbers, 0 for the background") as caught:
-        mask_marks(labels, SPACING, "v", Rules())
+        found_in(labels)
     assert caught.value.reason == "bad_mask"
 
 

@@ -19,8 +19,9 @@ from harvester.datasets.deeplesion.deeplesion import DeepLesionCase, discover, r
 from harvester.datasets.discovery import Discovery
 from harvester.datasets.dry_run import dry_run_table, split_rows
 from harvester.errors import LabelError, SettingsError, VolumeError
-from harvester.records import Mark, Volume
+from harvester.records import Volume
 from harvester.store.store import finish_store, write_volume
+from tests.builders import mark
 
 SHAPE = (6, 40, 48)
 SPACING = (5.0, 0.75, 0.75)
@@ -56,10 +57,10 @@ def made(patient: int, study: int, split: str) -> Any:
     hu = rng.integers(-1024, 3072, SHAPE).astype(np.int16)
     hu[:, 0, 0] = -2000
     volume = Volume("made", f"{patient}", hu, SPACING)
-    low = rng.uniform(2, 20, (3, 2))
+    boxes = [(x, y, x + 9.7, y + 9.7) for x, y in rng.uniform(2, 20, (3, 2)).tolist()]
     marks = [
-        Mark("made", f"{patient}-{study}-{i}", i, *low[i].tolist(), *(low[i] + 9.7).tolist(), i == 1, "nodule")
-        for i in range(3)
+        replace(mark("made", box, clinical=i == 1, z=i, mark_id=f"{patient}-{study}-{i}"), kind="nodule")
+        for i, box in enumerate(boxes)
     ]
     return writer.Made(split, patient, study, 7 * study, volume, marks)
 
@@ -91,7 +92,7 @@ def write(root: Path, volumes: Iterable[Any]) -> None:
 
 
 def scanned(root: Path, **settings: Any) -> Discovery:
-    return discover(root, DeepLesionSettings(**FILES | settings), 0, "salt")
+    return discover(root, DeepLesionSettings(**FILES | settings), "salt")
 
 
 def reasons(found: Discovery) -> list[str]:
@@ -137,9 +138,9 @@ def test_a_dry_run_counts_marks_and_a_patient_may_be_in_vm_and_vh(root: Path) ->
     lines = [line.split() for line in dry_run_table(found).splitlines()]
     assert ["vm", "2", "2", "2", "6", "0"] in lines
     assert ["vh", "4", "4", "4", "4", "0"] in lines
-    told = [(row["patient_id"], row["split"]) for row in split_rows(found)]
-    assert told == sorted({(case.patient_id, case.split) for case in found.cases})
-    assert [split for patient, split in told if patient == "000001"] == ["vh", "vm"]
+    written = [(row["patient_id"], row["split"]) for row in split_rows(found)]
+    assert written == sorted({(case.patient_id, case.split) for case in found.cases})
+    assert [split for patient, split in written if patient == "000001"] == ["vh", "vm"]
 
 
 def test_official_volumes_in_no_file_are_left_out_and_counted(root: Path) -> None:
@@ -156,9 +157,7 @@ def test_the_same_again_and_ids_as_published(root: Path) -> None:
     assert found.cases[0].volume_id == "000001_01_01_007-012"
     assert found.cases[0].patient_id == "000001"
     assert [case.volume_id for case in found.cases] == sorted(case.volume_id for case in found.cases)
-    assert (
-        found.rejects[0].source_hash != discover(root, DeepLesionSettings(**FILES), 0, "other").rejects[0].source_hash
-    )
+    assert found.rejects[0].source_hash != discover(root, DeepLesionSettings(**FILES), "other").rejects[0].source_hash
 
 
 def test_a_volume_of_vm_whose_patient_is_measured_is_harvested_instead(
@@ -259,7 +258,7 @@ def refused(root: Path, **change: Any) -> str:
     return caught.value.reason
 
 
-def mark(z: int, *box: float) -> dict[str, Any]:
+def mark_row(z: int, *box: float) -> dict[str, Any]:
     return {"z": z, "box_xyxy": list(box), "clinical": True, "kind": ""}
 
 
@@ -269,11 +268,11 @@ def mark(z: int, *box: float) -> dict[str, Any]:
      (0, (49, 2, 51, 9)), (0, (2, -4, 9, -2))],
 )  # fmt: skip
 def test_a_mark_outside_its_volume_refuses_the_volume(root: Path, z: int, box: tuple[float, ...]) -> None:
-    assert refused(root, marks=[mark(z, *box)]) == "bad_mark"
+    assert refused(root, marks=[mark_row(z, *box)]) == "bad_mark"
 
 
 def test_padding_over_the_edge_is_cut(root: Path) -> None:
-    case = replace(scanned(root).cases[0], marks=[mark(0, -5, 2, 52, 44)])
+    case = replace(scanned(root).cases[0], marks=[mark_row(0, -5, 2, 52, 44)])
     (own,) = read(case, root)[1]
     assert (own.x1, own.y1, own.x2, own.y2) == (0, 2, 47, 39)
 
