@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -57,11 +59,12 @@ def labels_of_run(run: Location, merge: bool, hard_negatives: bool) -> list[Row]
 
 
 def by_volume(labels: Sequence[Row], store: Store) -> list[tuple[Row, list[Row]]]:
-    """(manifest row, its labels) for each volume that has any. Raises StoreError where the store lacks a volume."""
+    """(manifest row, its labels) for each volume of labels sorted by volume.
+
+    Raises StoreError where the store lacks a volume.
+    """
     volumes = {row["volume_id"]: row for row in store.manifest.to_pylist()}
-    groups: dict[str, list[Row]] = {}
-    for label in labels:
-        groups.setdefault(label["volume_id"], []).append(label)
+    groups = {volume_id: list(rows) for volume_id, rows in groupby(labels, itemgetter("volume_id"))}
     strange = sorted(groups.keys() - volumes.keys())
     if strange:
         raise StoreError(

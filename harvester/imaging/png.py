@@ -38,18 +38,18 @@ def read_png_slices(
     """
     if not names:
         raise VolumeError("no_slices", f"volume {volume_id}: names no slices; want at least one")
-    files = [_inside(root, name, volume_id, place) for place, name in enumerate(names)]
+    places = [f"volume {volume_id}: slice {place}" for place in range(len(names))]
+    files = [_inside(root, name, where) for name, where in zip(names, places, strict=True)]
     shape = _shape(files[0], volume_id, len(files), size_px)
     hu = np.empty((len(files), *shape), np.int16)
-    for place, file in enumerate(files):
-        with _opened(file, volume_id, place) as stream:
-            hu[place] = _pixels(stream, shape, f"volume {volume_id}: slice {place}")
+    for plane, file, where in zip(hu, files, places, strict=True):
+        with _opened(file, where) as stream:
+            plane[...] = _pixels(stream, shape, where)
     return Volume(volume_id, patient_id, hu, spacing_zyx_mm)
 
 
-def _inside(root: Path, name: str, volume_id: str, place: int) -> Path:
+def _inside(root: Path, name: str, where: str) -> Path:
     """The file, if it lies under the root after all links are followed."""
-    where = f"volume {volume_id}: slice {place}"
     try:
         file = (root / name).resolve()
         inside, there = file.is_relative_to(root.resolve()), file.is_file()
@@ -64,10 +64,11 @@ def _inside(root: Path, name: str, volume_id: str, place: int) -> Path:
 
 def _shape(file: Path, volume_id: str, depth: int, size_px: tuple[int, int] | None) -> tuple[int, int]:
     """Rows and columns of all slices."""
-    with _opened(file, volume_id, 0) as stream:
-        rows, columns = _header(stream, f"volume {volume_id}: slice 0")
+    where = f"volume {volume_id}: slice 0"
+    with _opened(file, where) as stream:
+        rows, columns = _header(stream, where)
     if size_px and sorted(size_px) != sorted((rows, columns)):
-        raise _wrong_size(f"volume {volume_id}: slice 0", (rows, columns), size_px[::-1])
+        raise _wrong_size(where, (rows, columns), size_px[::-1])
     if rows * columns > MAX_SLICE or depth * rows * columns > MAX_VOXELS:
         raise VolumeError(
             "too_large",
@@ -77,13 +78,11 @@ def _shape(file: Path, volume_id: str, depth: int, size_px: tuple[int, int] | No
     return rows, columns
 
 
-def _opened(file: Path, volume_id: str, place: int) -> BinaryIO:
+def _opened(file: Path, where: str) -> BinaryIO:
     try:
         return file.open("rb")
     except OSError as error:
-        raise VolumeError(
-            "unreadable", f"volume {volume_id}: slice {place} cannot be opened ({type(error).__name__})"
-        ) from None
+        raise VolumeError("unreadable", f"{where} cannot be opened ({type(error).__name__})") from None
 
 
 def _header(stream: BinaryIO, where: str) -> tuple[int, int]:

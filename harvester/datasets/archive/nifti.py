@@ -18,8 +18,9 @@ from harvester.datasets.archive.tables import Known, MarkRow
 from harvester.datasets.discovery import ScanFiles, salted_hash
 from harvester.datasets.file_walk import FileList
 from harvester.errors import VolumeError
+from harvester.geometry import Array
 from harvester.imaging.nifti.duplicates import twins
-from harvester.imaging.nifti.file import Array, Header, read_header, read_stored
+from harvester.imaging.nifti.file import Header, read_header, read_stored
 from harvester.imaging.nifti.reader import read_oriented_nifti
 from harvester.imaging.slice_map import SliceMap
 from harvester.records import Mark, Reject, Volume

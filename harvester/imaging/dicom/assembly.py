@@ -7,17 +7,16 @@ more of them refuse the series. Positions are believed, GantryDetectorTilt and S
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harvester.errors import VolumeError
+from harvester.geometry import Array
 from harvester.imaging.hounsfield import AIR_HU
 from harvester.imaging.orientation import RAS_TO_LPS, Orientation
 from harvester.imaging.slice_map import SliceMap
-
-Array = NDArray[Any]
 
 GAP_TOLERANCE: Final = 0.1
 """Share of the usual gap by which a gap between slices may differ from it."""
@@ -163,7 +162,9 @@ def _even(heights_mm: Array, names: Sequence[str], thickness_mm: float, volume_i
     """The grid's gap in mm, the place of each ascending slice in it, and its sources (AssembledGrid)."""
     count = len(heights_mm)
     if count == 1:
-        return _alone(names[0], thickness_mm, volume_id), np.zeros(1), ((0, 0.0),)
+        if not (np.isfinite(thickness_mm) and thickness_mm > 0):
+            raise VolumeError("no_geometry", f"volume {volume_id}: {names[0]} stands alone without SliceThickness")
+        return thickness_mm, np.zeros(1), ((0, 0.0),)
     gaps = np.diff(heights_mm)
     _check_apart(gaps, names, volume_id)
     usual = float(np.median(gaps))
@@ -175,13 +176,13 @@ def _even(heights_mm: Array, names: Sequence[str], thickness_mm: float, volume_i
     # The grid is sized after the check: one far slice must not make millions.
     if gaps.max() > WIDEST_GAP * usual:
         raise _uneven(gaps, usual, names, volume_id)
-    depth = round(float(heights_mm[-1] - heights_mm[0]) / usual) + 1
-    places = (heights_mm - heights_mm[0]) * ((depth - 1) / float(heights_mm[-1] - heights_mm[0]))
+    length = float(heights_mm[-1] - heights_mm[0])
+    depth = round(length / usual) + 1
+    places = (heights_mm - heights_mm[0]) * ((depth - 1) / length)
     sources = tuple(_source(places, k) for k in range(depth))
     if sum(weight > 0 for _, weight in sources) > MADE_SHARE * depth:
         raise _uneven(gaps, usual, names, volume_id)
-    gap = float(heights_mm[-1] - heights_mm[0]) / (depth - 1)
-    return gap, places, sources
+    return length / (depth - 1), places, sources
 
 
 def _source(places: Array, k: int) -> tuple[int, float]:
@@ -191,12 +192,6 @@ def _source(places: Array, k: int) -> tuple[int, float]:
         return nearest, 0.0
     below = int(np.searchsorted(places, k)) - 1
     return below, float((k - places[below]) / (places[below + 1] - places[below]))
-
-
-def _alone(name: str, thickness_mm: float, volume_id: str) -> float:
-    if not (np.isfinite(thickness_mm) and thickness_mm > 0):
-        raise VolumeError("no_geometry", f"volume {volume_id}: {name} stands alone without SliceThickness")
-    return thickness_mm
 
 
 def _check_apart(gaps_mm: Array, names: Sequence[str], volume_id: str) -> None:

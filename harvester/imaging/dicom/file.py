@@ -28,6 +28,7 @@ MOST_HEADER_BYTES: Final = 16 << 20
 """Of a deflated file, as far as it is inflated to read its header."""
 LOUD: Final = ("highdicom", "pydicom")
 """Loggers."""
+NOT_DICOM: Final = "a file is not readable DICOM"
 PREAMBLE: Final = 132
 SMALL_BYTES: Final = 1 << 16
 """Reads of up to this are not measured against the file: a header is thousands of them."""
@@ -39,7 +40,6 @@ BROKEN: Final = (
     EOFError,
     LookupError,
     MemoryError,
-    NotImplementedError,
     OSError,
     RuntimeError,  # RecursionError too: sequences nested too deep
     TypeError,
@@ -94,7 +94,7 @@ def read_header(file: Path, tags: Sequence[str] | None = None) -> pydicom.Datase
 
 def read_whole(file: Path, volume_id: str) -> pydicom.Dataset:
     """The whole file. Raises VolumeError: unreadable, too_large; call within `silence_dicom_loggers`."""
-    with readable(volume_id), file.open("rb") as source:
+    with readable(f"volume {volume_id}: {NOT_DICOM}"), file.open("rb") as source:
         bounded = Bounded(source)
         if bounded.size > MOST_FILE_BYTES:
             raise VolumeError("too_large", f"volume {volume_id}: a file of over {MOST_FILE_BYTES} bytes")
@@ -105,14 +105,12 @@ def read_whole(file: Path, volume_id: str) -> pydicom.Dataset:
 
 
 @contextmanager
-def readable(volume_id: str) -> Iterator[None]:
-    """Within it what is in BROKEN becomes a VolumeError, unreadable."""
+def readable(fault: str) -> Iterator[None]:
+    """Within it what is in BROKEN becomes a VolumeError, unreadable; `fault` says what has which fault."""
     try:
         yield
     except BROKEN as error:
-        raise VolumeError(
-            "unreadable", f"volume {volume_id}: a file is not readable DICOM ({type(error).__name__}); export it again"
-        ) from None
+        raise VolumeError("unreadable", f"{fault} ({type(error).__name__}); export it again") from None
 
 
 @contextmanager

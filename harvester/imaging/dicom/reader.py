@@ -6,19 +6,25 @@ Errors name slices by their InstanceNumber and position, never by path or UID: t
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pydicom
-from numpy.typing import NDArray
 
 from harvester.errors import VolumeError
+from harvester.geometry import Array
 from harvester.imaging.dicom.assembly import AssembledGrid, Stack, assemble
-from harvester.imaging.dicom.file import BROKEN, is_dicom_file, read_header, read_whole, readable, silence_dicom_loggers
+from harvester.imaging.dicom.file import (
+    BROKEN,
+    NOT_DICOM,
+    is_dicom_file,
+    read_header,
+    read_whole,
+    readable,
+    silence_dicom_loggers,
+)
 from harvester.imaging.dicom.pixels import hu_plane
 from harvester.records import Volume
-
-Array = NDArray[Any]
 
 MOST_VOXELS: Final = 1 << 31
 """Of a series as assembled: 4 GiB of int16. data.archive.max_voxels refuses sooner, by the headers alone."""
@@ -74,7 +80,7 @@ def read_series_grid(files: Iterable[Path], volume_id: str) -> tuple[list[pydico
     Raises VolumeError: unreadable, no_geometry, and as `assemble` does.
     """
     with silence_dicom_loggers():
-        with readable(volume_id):
+        with readable(f"volume {volume_id}: {NOT_DICOM}"):
             headers = [read_header(file) for file in files]
         for header in headers:
             _check_alike(header, headers[0], volume_id)
@@ -116,12 +122,9 @@ def stack_of(headers: Sequence[pydicom.Dataset], volume_id: str) -> Stack:
 
 def _load(file: Path, volume_id: str) -> pydicom.Dataset:
     item = read_whole(file, volume_id)
-    try:
-        _check_kind(item, _name(item, volume_id))
-    except BROKEN as error:
-        raise VolumeError(
-            "unreadable", f"{_name(item, volume_id)} has a broken header ({type(error).__name__}); export it again"
-        ) from None
+    name = _name(item, volume_id)
+    with readable(f"{name} has a broken header"):
+        _check_kind(item, name)
     return item
 
 

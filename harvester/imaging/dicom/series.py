@@ -91,7 +91,9 @@ def gather(headers: Iterable[Header]) -> Gathered:
 
 def checked(series: Series, root: Path, settings: ArchiveSettings) -> Series:
     """The series without copies of its slices, measured. Raises VolumeError with the reason to refuse it."""
-    _check_size(series, settings.max_voxels)
+    rows, columns = series.slices[0].alike[:2]
+    if rows * columns * len(series.slices) > settings.max_voxels:
+        raise _too_large(settings.max_voxels)
     single = replace(series, slices=_without_copies(series.slices, root))
     if len(single.slices) < settings.dicom.min_slices:
         raise VolumeError(
@@ -139,12 +141,6 @@ def _same_acquisition(one: Series, other: Series) -> bool:
     shorter = min(each.span_mm[1] - each.span_mm[0] for each in (one, other))
     same = bool(one.acquisitions & other.acquisitions) or not (one.first.original and other.first.original)
     return same and overlap > SAME_PLACE_SHARE * shorter
-
-
-def _check_size(series: Series, most_voxels: int) -> None:
-    rows, columns = series.slices[0].alike[:2]
-    if rows * columns * len(series.slices) > most_voxels:
-        raise _too_large(most_voxels)
 
 
 def _too_large(most_voxels: int) -> VolumeError:

@@ -1,5 +1,7 @@
 """NIfTI files whose header is not trusted: size, type, spacing and axes are checked before a voxel is read.
 
+Errors name what was raised, not its text: that names the path, and paths may tell a patient's name.
+
 Nothing is allocated for more bytes than the file can hold. nibabel knows the headers' fields; its `load` is not used,
 because it reads extensions of whatever length the file claims and mends a spacing of 0 to 1.
 """
@@ -14,13 +16,11 @@ import numpy as np
 from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
 from nibabel.spatialimages import HeaderDataError
-from numpy.typing import NDArray
 
 from harvester.errors import VolumeError
-from harvester.imaging.nifti.affine import checked_affine, forms_differ
+from harvester.geometry import Array
+from harvester.imaging.nifti.affine import checked_affine, same_place
 from harvester.imaging.orientation import Orientation
-
-Array = NDArray[Any]
 
 READ_ON_BYTES: Final = 1 << 20
 BROKEN: Final = (HeaderDataError, OSError, EOFError, zlib.error, ValueError, OverflowError, LookupError)
@@ -52,7 +52,7 @@ class Header:
     slope: float
     inter: float
     affine_ras: Array
-    raw: Nifti1Header
+    raw: Any
 
     @property
     def data_bytes(self) -> int:
@@ -64,8 +64,16 @@ class Header:
         return Orientation.of(self.affine_ras, self.shape)
 
     def forms_differ(self) -> bool:
-        """Whether programs may see the voxels in two places: see affine.forms_differ."""
-        return forms_differ(self.raw, self.shape)
+        """Whether sform and qform put a corner of the voxels further apart than a voxel's shortest side.
+
+        nibabel, and so we, go by the sform; ITK's programs (Slicer, ITK-SNAP) by one or the other, as their codes say.
+        """
+        if not int(self.raw["sform_code"]) or not int(self.raw["qform_code"]):
+            return False
+        try:
+            return not same_place(self.raw.get_sform(), self.raw.get_qform(), self.shape, 1.0)
+        except (HeaderDataError, ValueError):
+            return True  # the qform is no rotation: nobody can go by it
 
     def spacing_zyx_mm(self) -> tuple[float, float, float]:
         """Spacing in the stored order."""
@@ -80,11 +88,14 @@ def read_header(path: Path, volume_id: str, max_voxels: int = MAX_VOXELS) -> Hea
     """
     try:
         raw, room = _raw_header(path), _room(path)
-        shape = tuple(int(side) for side in raw["dim"][1 : 1 + _dimensions(raw)])
+        count = int(raw["dim"][0])
+        if not 1 <= count <= 7:
+            raise ValueError("number of dimensions")
+        shape = tuple(int(side) for side in raw["dim"][1 : 1 + count])
         dtype, offset = raw.get_data_dtype(), int(raw["vox_offset"])
         slope, inter = raw.get_slope_inter()
     except BROKEN as error:
-        raise VolumeError("unreadable", f"volume {volume_id}: not a NIfTI file ({_kind(error)})") from None
+        raise VolumeError("unreadable", f"volume {volume_id}: not a NIfTI file ({type(error).__name__})") from None
     sides = _checked_shape(shape, volume_id, max_voxels)
     if dtype.kind not in "iuf":
         raise VolumeError(
@@ -111,7 +122,7 @@ def read_stored(path: Path, header: Header, volume_id: str) -> Array:
             file.read(READ_ON_BYTES)
     except BROKEN as error:
         raise VolumeError(
-            "unreadable", f"volume {volume_id}: NIfTI data broken ({_kind(error)}); copy the file anew"
+            "unreadable", f"volume {volume_id}: NIfTI data broken ({type(error).__name__}); copy the file anew"
         ) from None
     return content.view(header.dtype).reshape(header.shape, order="F")
 
@@ -133,13 +144,6 @@ def _raw_header(path: Path) -> Any:
     if bytes(raw["magic"])[:3] != magic:
         raise ValueError("no NIfTI in one file")
     return raw
-
-
-def _dimensions(raw: Any) -> int:
-    count = int(raw["dim"][0])
-    if not 1 <= count <= 7:
-        raise ValueError("number of dimensions")
-    return count
 
 
 def _checked_shape(shape: tuple[int, ...], volume_id: str, max_voxels: int) -> tuple[int, int, int]:
@@ -172,8 +176,3 @@ def _fill(file: BinaryIO, content: memoryview) -> None:
         if not count:
             raise EOFError
         content = content[count:]
-
-
-def _kind(error: Exception) -> str:
-    """The error's class alone: its text names the path, and paths may tell a patient's name."""
-    return type(error).__name__

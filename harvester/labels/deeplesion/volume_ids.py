@@ -37,10 +37,7 @@ def plain_id(volume_id: str) -> str:
     `.annot` is taken from any id. Digits are left alone, leading zeros too.
     """
     found = FORM.fullmatch(volume_id)
-    if not found:
-        return volume_id.removesuffix(SUFFIX)
-    patient, study, series, start, end = found.groups()
-    return f"{patient}_{study}_{series}_{start}-{end}"
+    return found.expand(r"\1_\2_\3_\4-\5") if found else volume_id.removesuffix(SUFFIX)
 
 
 def split_id(volume_id: str) -> SubVolume | None:
