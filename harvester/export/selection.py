@@ -17,7 +17,9 @@ from harvester.storage.location import Location
 from harvester.store.store import Store
 
 Row = dict[str, Any]
-ORIGIN: Final = ("role", "source", "round", "score", "threshold", "precision_bound", "model_hash", "run_id")
+PROVEN: Final = ("threshold", "precision_bound")
+"""Of the round that harvested a label."""
+ORIGIN: Final = ("role", "source", "round", "score", *PROVEN, "model_hash", "run_id")
 """What every exported label says of where it comes from; None where it does not apply."""
 
 
@@ -45,8 +47,8 @@ def labels_of_run(run: Location, merge: bool, hard_negatives: bool) -> list[Row]
     ledger = checked(LedgerTable, _table(Location.of(run), "ledger", LEDGER))
     harvest = checked(HarvestTable, _table(Location.of(run), "harvest", HARVEST))
     proven = {
-        (row["volume_id"], row["lesion_id"]): row
-        for row in harvest.select(["volume_id", "lesion_id", "threshold", "precision_bound"]).to_pylist()
+        (row["volume_id"], row["lesion_id"]): {name: row[name] for name in PROVEN}
+        for row in harvest.select(["volume_id", "lesion_id", *PROVEN]).to_pylist()
     }
     wanted = pc.field("role") == Role.LESION.value
     if not merge:
@@ -54,7 +56,7 @@ def labels_of_run(run: Location, merge: bool, hard_negatives: bool) -> list[Row]
     if hard_negatives:
         wanted |= pc.field("role") == Role.HARD_NEGATIVE.value
     found = ledger.filter(wanted).to_pylist()
-    rows = [_proven(row, proven.get((row["volume_id"], row["label_id"]))) for row in found]
+    rows = [row | proven.get((row["volume_id"], row["label_id"]), dict.fromkeys(PROVEN)) for row in found]
     return sorted(rows, key=lambda row: (row["volume_id"], -_rank(row), row["label_id"]))
 
 
@@ -95,10 +97,6 @@ def _table(run: Location, name: str, schema: pa.Schema) -> pa.Table:
     if not file.is_file():
         raise StoreError(f"{run}: no {name}.parquet; give the folder of a finished run (harvester harvest --run)")
     return file.read_table(schema)
-
-
-def _proven(label: Row, found: Row | None) -> Row:
-    return label | {name: found[name] if found else None for name in ("threshold", "precision_bound")}
 
 
 def _rank(label: Row) -> float:

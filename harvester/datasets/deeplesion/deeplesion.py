@@ -76,7 +76,7 @@ def discover(root: Path, settings: DeepLesionSettings, seed: int, salt: str) -> 
     rows, annotated = _by_volume(lines), _annotated(root, settings)
     assigned = _assigned(rows, annotated)
     marks = _marks(root, settings, rows, annotated, assigned.splits)
-    faults: dict[str, Fault] = {f"line {each.line}": ("bad_row", each.message) for each in bad}
+    faults: dict[str, Fault] = {f"line {line}": ("bad_row", message) for line, message in bad.items()}
     faults |= {each: (why, f"volume {each}: {LEFT_OUT[why]}") for each, why in assigned.left_out.items()}
     faults |= unknown(rows, annotated) | unusable(root, rows, marks, assigned.splits)
     cases = [

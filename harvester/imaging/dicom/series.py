@@ -40,28 +40,19 @@ class Series:
         return {each.acquisition for each in self.slices}
 
 
-@dataclass(frozen=True)
-class Rejected:
-    """Files of one series (or one file alone) that are not taken, and why."""
-
-    uid: str
-    reason: str
-    files: int
-
-
 @dataclass
 class Gathered:
     """The headers of an archive, put together.
 
-    series   what may be taken, in the order of its first file
-    objects  what may hold marks
-    rejected      what is refused
-    folders  the CT series of each folder, as UIDs, refused ones too
+    series    what may be taken, in the order of its first file
+    objects   what may hold marks
+    rejected  files that are refused, by the UID of their series (or by the file, where it has none) and the reason
+    folders   the CT series of each folder, as UIDs, refused ones too
     """
 
     series: list[Series]
     objects: list[Header]
-    rejected: list[Rejected]
+    rejected: Counter[tuple[str, str]]
     folders: dict[str, set[str]]
 
 
@@ -69,8 +60,7 @@ def gather(headers: Iterable[Header]) -> Gathered:
     """Series by their UID, each as its largest stack of slices alike; the rest of a series is rejected."""
     found: dict[str, list[Slice]] = defaultdict(list)
     first: dict[str, Header] = {}
-    rejected: Counter[tuple[str, str]] = Counter()
-    gathered = Gathered([], [], [], defaultdict(set))
+    gathered = Gathered([], [], Counter(), defaultdict(set))
     for header in headers:
         if header.kind == "slice":
             gathered.folders[PurePosixPath(header.file).parent.as_posix()].add(header.series)
@@ -80,12 +70,11 @@ def gather(headers: Iterable[Header]) -> Gathered:
         elif header.kind == "object":
             gathered.objects.append(header)
         else:
-            rejected[header.series or header.file, header.reason] += 1
+            gathered.rejected[header.series or header.file, header.reason] += 1
     for uid, slices in found.items():
         alike, count = Counter(each.alike for each in slices).most_common(1)[0]
         gathered.series.append(Series(uid, first[uid], [each for each in slices if each.alike == alike]))
-        rejected[uid, "odd_slices"] = len(slices) - count
-    gathered.rejected = [Rejected(uid, reason, count) for (uid, reason), count in rejected.items() if count]
+        gathered.rejected[uid, "odd_slices"] = len(slices) - count
     return gathered
 
 

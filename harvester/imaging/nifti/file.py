@@ -9,8 +9,9 @@ because it reads extensions of whatever length the file claims and mends a spaci
 import gzip
 import zlib
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, BinaryIO, Final, cast
+from typing import Any, Final
 
 import numpy as np
 from nibabel.nifti1 import Nifti1Header
@@ -127,9 +128,9 @@ def read_stored(path: Path, header: Header, volume_id: str) -> Array:
     return content.view(header.dtype).reshape(header.shape, order="F")
 
 
-def opened(path: Path) -> BinaryIO:
+def opened(path: Path) -> BufferedIOBase:
     """The file's bytes, unpacked where its name ends in .gz."""
-    return cast(BinaryIO, gzip.open(path)) if _packed(path) else path.open("rb")
+    return gzip.open(path) if _packed(path) else path.open("rb")
 
 
 def _raw_header(path: Path) -> Any:
@@ -170,9 +171,9 @@ def _room(path: Path) -> int:
     return path.stat().st_size * (MOST_DEFLATED if _packed(path) else 1)
 
 
-def _fill(file: BinaryIO, content: memoryview) -> None:
+def _fill(file: BufferedIOBase, content: memoryview) -> None:
     while content:
-        count = file.readinto(content)  # type: ignore[attr-defined]  # both kinds of file have it
+        count = file.readinto(content)
         if not count:
             raise EOFError
         content = content[count:]

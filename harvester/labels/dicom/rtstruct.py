@@ -13,6 +13,7 @@ import pydicom
 from harvester.labels.dicom.lesions import Lesion, ReferredSeries, Region, lesion_of, outlined
 
 TUMOUR: Final = re.compile(r"\W*(i?gtv|lesion|tumou?r|nodule|mass|metasta)", re.IGNORECASE)
+CLOSED: Final = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 
 
 def read_rtstruct(item: pydicom.Dataset, series: ReferredSeries, machine_marks: bool) -> list[Lesion]:
@@ -24,7 +25,8 @@ def read_rtstruct(item: pydicom.Dataset, series: ReferredSeries, machine_marks: 
     found = []
     for roi in item.get("ROIContourSequence") or ():
         if int(roi.ReferencedROINumber) in tumours:
-            contours = [_contour(each, series) for each in _closed(roi)]
+            closed = [each for each in roi.get("ContourSequence") or () if each.get("ContourGeometricType") in CLOSED]
+            contours = [_contour(each, series) for each in closed]
             found += [lesion_of(sorted(group)) for group in _hanging_together(contours)]
     return found
 
@@ -45,14 +47,6 @@ def _tumours(item: pydicom.Dataset, machine_marks: bool, frame: str) -> set[int]
 
 def _is_tumour(kind: str, name: str) -> bool:
     return kind.upper() == "GTV" if kind else TUMOUR.match(name) is not None
-
-
-def _closed(roi: pydicom.Dataset) -> list[pydicom.Dataset]:
-    return [
-        each
-        for each in roi.get("ContourSequence") or ()
-        if each.get("ContourGeometricType") in ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
-    ]
 
 
 def _contour(item: pydicom.Dataset, series: ReferredSeries) -> Region:

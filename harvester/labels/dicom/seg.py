@@ -1,7 +1,7 @@
 """Lesions of a segmentation object: segments that code a lesion, each split into what hangs together in 3D."""
 
 from collections import defaultdict
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pydicom
@@ -66,8 +66,7 @@ def _mask(item: pydicom.Dataset, functional: pydicom.Dataset, frame: Array, numb
     shown: Mask = frame == number
     if item.get("SegmentationType") == "LABELMAP":
         return shown
-    segments = functional.get("SegmentIdentificationSequence") or _shared(item, "SegmentIdentificationSequence")
-    if int(segments[0].ReferencedSegmentNumber) != number:
+    if int(_first(item, functional, "SegmentIdentificationSequence").ReferencedSegmentNumber) != number:
         return None
     if item.get("SegmentationType") == "FRACTIONAL":
         shown = frame >= 0.5 * int(item.get("MaximumFractionalValue", 255))
@@ -76,20 +75,17 @@ def _mask(item: pydicom.Dataset, functional: pydicom.Dataset, frame: Array, numb
     return shown
 
 
-def _shared(item: pydicom.Dataset, sequence: str) -> Any:
-    return item.SharedFunctionalGroupsSequence[0][sequence].value
+def _first(item: pydicom.Dataset, functional: pydicom.Dataset, sequence: str) -> pydicom.Dataset:
+    """The first item of a frame's own sequence, or of the one that all frames share."""
+    first: pydicom.Dataset = (functional.get(sequence) or item.SharedFunctionalGroupsSequence[0][sequence].value)[0]
+    return first
 
 
 def _placed(item: pydicom.Dataset, functional: pydicom.Dataset, mask: Mask, series: ReferredSeries) -> tuple[int, Mask]:
     """The slice of the series on which a frame lies, and the mask in that slice's pixels."""
-
-    def geometry(sequence: str) -> pydicom.Dataset:
-        first: pydicom.Dataset = (functional.get(sequence) or _shared(item, sequence))[0]
-        return first
-
-    origin = np.array(list(geometry("PlanePositionSequence").ImagePositionPatient), np.float64)
-    turned = np.array(list(geometry("PlaneOrientationSequence").ImageOrientationPatient), np.float64)
-    row_mm, column_mm = (float(mm) for mm in geometry("PixelMeasuresSequence").PixelSpacing)
+    origin = np.array(list(_first(item, functional, "PlanePositionSequence").ImagePositionPatient), np.float64)
+    turned = np.array(list(_first(item, functional, "PlaneOrientationSequence").ImageOrientationPatient), np.float64)
+    row_mm, column_mm = (float(mm) for mm in _first(item, functional, "PixelMeasuresSequence").PixelSpacing)
     way = np.concatenate([series.right, series.down])
     if not np.allclose(turned, way, atol=1e-3) or not np.allclose((column_mm, row_mm), series.pixel_mm, rtol=1e-2):
         raise LabelError("a segmentation in another grid than its series; resample it to the series")
