@@ -110,7 +110,7 @@ def _sifted(
         try:
             good.append(checked(each, root, settings))
         except VolumeError as error:
-            message = f"a series of {len(each.slices)} files: {str(error).removeprefix('volume of this archive: ')}"
+            message = f"a series of {len(each.slices)} files: {error}"
             bad.append(Reject(salted_hash(each.uid, salt), error.reason, message))
     return good, bad
 

@@ -28,7 +28,6 @@ MOST_HEADER_BYTES: Final = 16 << 20
 """Of a deflated file, as far as it is inflated to read its header."""
 LOUD: Final = ("highdicom", "pydicom")
 """Loggers."""
-NOT_DICOM: Final = "a file is not readable DICOM"
 PREAMBLE: Final = 132
 SMALL_BYTES: Final = 1 << 16
 """Reads of up to this are not measured against the file: a header is thousands of them."""
@@ -92,12 +91,12 @@ def read_header(file: Path, tags: Sequence[str] | None = None) -> pydicom.Datase
             return _read(_inflated(file, source, MOST_HEADER_BYTES, cut=True), **options)
 
 
-def read_whole(file: Path, volume_id: str) -> pydicom.Dataset:
+def read_whole(file: Path) -> pydicom.Dataset:
     """The whole file. Raises VolumeError: unreadable, too_large; call within `silence_dicom_loggers`."""
-    with readable(f"volume {volume_id}: {NOT_DICOM}"), file.open("rb") as source:
+    with readable(), file.open("rb") as source:
         bounded = Bounded(source)
         if bounded.size > MOST_FILE_BYTES:
-            raise VolumeError("too_large", f"volume {volume_id}: a file of over {MOST_FILE_BYTES} bytes")
+            raise VolumeError("too_large", f"a file of over {MOST_FILE_BYTES} bytes")
         try:
             return _read(bounded)
         except DeflatedError:
@@ -105,7 +104,7 @@ def read_whole(file: Path, volume_id: str) -> pydicom.Dataset:
 
 
 @contextmanager
-def readable(fault: str) -> Iterator[None]:
+def readable(fault: str = "a file is not readable DICOM") -> Iterator[None]:
     """Within it what is in BROKEN becomes a VolumeError, unreadable; `fault` says what has which fault."""
     try:
         yield

@@ -90,7 +90,7 @@ def checked(series: Series, root: Path, settings: ArchiveSettings) -> Series:
             f"{len(single.slices)} slices; setting data.archive.dicom.min_slices wants {settings.dicom.min_slices}",
         )
     stack = _stack(single)
-    assembled = assemble(stack, "of this archive")
+    assembled = assemble(stack)
     if abs(stack.normal[2]) < np.cos(np.radians(MOST_TILT_DEG)):
         raise VolumeError("not_axial", "not axial; only axial series are taken")
     if np.prod(assembled.shape, dtype=float) > settings.max_voxels:
@@ -167,6 +167,6 @@ def _without_copies(slices: Sequence[Slice], root: Path) -> list[Slice]:
 def _fingerprint(file: Path) -> str:
     """Of the stored pixels and what gives them place and value; a header exported again differs elsewhere."""
     with silence_dicom_loggers():
-        item = read_whole(file, "of this archive")
+        item = read_whole(file)
     places = [str(item.get(tag)) for tag in GEOMETRY]
     return hashlib.sha256(repr(places).encode() + bytes(item.get("PixelData") or b"")).hexdigest()

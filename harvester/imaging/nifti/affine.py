@@ -16,7 +16,7 @@ SAME_PLACE: Final = 0.1
 """Share of a voxel by which a mask's corners may miss its scan's."""
 
 
-def checked_affine(raw: Any, volume_id: str) -> Array:
+def checked_affine(raw: Any) -> Array:
     """The affine (4, 4) of nibabel's unchecked header.
 
     VolumeError's reasons: no_orientation (no sform, no qform), bad_affine (not finite, or a qform that is no
@@ -24,7 +24,7 @@ def checked_affine(raw: Any, volume_id: str) -> Array:
     """
     reason, fault = _fault(raw)
     if reason:
-        raise VolumeError(reason, f"volume {volume_id}: {fault}")
+        raise VolumeError(reason, fault)
     return np.asarray(raw.get_best_affine(), dtype=np.float64)
 
 

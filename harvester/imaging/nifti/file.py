@@ -18,7 +18,7 @@ from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
 from nibabel.spatialimages import HeaderDataError
 
-from harvester.errors import VolumeError
+from harvester.errors import VolumeError, about_volume
 from harvester.geometry import Array
 from harvester.imaging.nifti.affine import checked_affine, same_place
 from harvester.imaging.orientation import Orientation
@@ -87,29 +87,27 @@ def read_header(path: Path, volume_id: str, max_voxels: int = MAX_VOXELS) -> Hea
 
     VolumeError's reasons: unreadable, not_3d, not_grey, too_large, and those of affine.checked_affine.
     """
-    try:
-        raw, room = _raw_header(path), _room(path)
-        count = int(raw["dim"][0])
-        if not 1 <= count <= 7:
-            raise ValueError("number of dimensions")
-        shape = tuple(int(side) for side in raw["dim"][1 : 1 + count])
-        dtype, offset = raw.get_data_dtype(), int(raw["vox_offset"])
-        slope, inter = raw.get_slope_inter()
-    except BROKEN as error:
-        raise VolumeError("unreadable", f"volume {volume_id}: not a NIfTI file ({type(error).__name__})") from None
-    sides = _checked_shape(shape, volume_id, max_voxels)
-    if dtype.kind not in "iuf":
-        raise VolumeError(
-            "not_grey", f"volume {volume_id}: want one number per voxel, got type {dtype}; is this a picture?"
-        )
-    affine = checked_affine(raw, volume_id)
-    header = Header(sides, dtype, offset, 1.0 if slope is None else slope, inter or 0.0, affine, raw)
-    if not raw["sizeof_hdr"] <= offset <= MOST_HEADER_BYTES or header.data_bytes > room - offset:
-        raise VolumeError(
-            "unreadable",
-            f"volume {volume_id}: the file is too short for shape {sides} from byte {offset} on; copy it anew",
-        )
-    return header
+    with about_volume(volume_id):
+        try:
+            raw, room = _raw_header(path), _room(path)
+            count = int(raw["dim"][0])
+            if not 1 <= count <= 7:
+                raise ValueError("number of dimensions")
+            shape = tuple(int(side) for side in raw["dim"][1 : 1 + count])
+            dtype, offset = raw.get_data_dtype(), int(raw["vox_offset"])
+            slope, inter = raw.get_slope_inter()
+        except BROKEN as error:
+            raise VolumeError("unreadable", f"not a NIfTI file ({type(error).__name__})") from None
+        sides = _checked_shape(shape, max_voxels)
+        if dtype.kind not in "iuf":
+            raise VolumeError("not_grey", f"want one number per voxel, got type {dtype}; is this a picture?")
+        affine = checked_affine(raw)
+        header = Header(sides, dtype, offset, 1.0 if slope is None else slope, inter or 0.0, affine, raw)
+        if not raw["sizeof_hdr"] <= offset <= MOST_HEADER_BYTES or header.data_bytes > room - offset:
+            raise VolumeError(
+                "unreadable", f"the file is too short for shape {sides} from byte {offset} on; copy it anew"
+            )
+        return header
 
 
 def read_stored(path: Path, header: Header, volume_id: str) -> Array:
@@ -122,9 +120,8 @@ def read_stored(path: Path, header: Header, volume_id: str) -> Array:
             # gzip compares its checksum where the file ends: a few bytes behind the voxels as a rule.
             file.read(READ_ON_BYTES)
     except BROKEN as error:
-        raise VolumeError(
-            "unreadable", f"volume {volume_id}: NIfTI data broken ({type(error).__name__}); copy the file anew"
-        ) from None
+        fault = f"volume {volume_id}: NIfTI data broken ({type(error).__name__}); copy the file anew"
+        raise VolumeError("unreadable", fault) from None
     return content.view(header.dtype).reshape(header.shape, order="F")
 
 
@@ -147,16 +144,14 @@ def _raw_header(path: Path) -> Any:
     return raw
 
 
-def _checked_shape(shape: tuple[int, ...], volume_id: str, max_voxels: int) -> tuple[int, int, int]:
+def _checked_shape(shape: tuple[int, ...], max_voxels: int) -> tuple[int, int, int]:
     if len(shape) < 3 or any(side != 1 for side in shape[3:]) or min(shape) < 1:
-        raise VolumeError(
-            "not_3d", f"volume {volume_id}: want a 3D NIfTI with voxels, got shape {shape}; write one file per volume"
-        )
+        raise VolumeError("not_3d", f"want a 3D NIfTI with voxels, got shape {shape}; write one file per volume")
     voxels = shape[0] * shape[1] * shape[2]
     if voxels > max_voxels:
         raise VolumeError(
             "too_large",
-            f"volume {volume_id}: shape {shape} is {voxels:,} voxels, more than data.archive.max_voxels = "
+            f"shape {shape} is {voxels:,} voxels, more than data.archive.max_voxels = "
             f"{max_voxels:,}; raise it if the scan is right",
         )
     return shape[0], shape[1], shape[2]
