@@ -143,8 +143,7 @@ def _leave_out(error: VolumeError, volume: Row, request: Request, summary: Expor
 def _index(rows: Sequence[Row], file: Path) -> None:
     """What is in which file: one row per label."""
     names = ["file", "number", *(["voxels"] if rows and "voxels" in rows[0] else []), "volume_id", "label_id"]
-    flat = [row["label"] | row for row in rows]
-    _table(file, [*names, *ORIGIN], flat)
+    _table(file, [*names, *ORIGIN], rows)
 
 
 def _write_about(folder: Path, request: Request, summary: ExportSummary) -> None:

@@ -77,8 +77,8 @@ def by_volume(labels: Sequence[Row], store: Store) -> list[tuple[Row, list[Row]]
 
 
 def index_rows(file: Path, labels: Sequence[Row]) -> list[Row]:
-    """What is in a file, one row per label: numbers from 1 in the labels' order."""
-    return [{"file": file.name, "number": number, "label": label} for number, label in enumerate(labels, 1)]
+    """What is in a file: the labels, numbered from 1 in their order."""
+    return [label | {"file": file.name, "number": number} for number, label in enumerate(labels, 1)]
 
 
 def key_box(placed: Sequence[Placed]) -> Placed:
