@@ -12,6 +12,9 @@ HarvesterError
    `- NoExamplesError  a fold of a model has no example; the loop ends with a round that harvests nothing
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class HarvesterError(Exception):
     """Base of every error that harvester raises on purpose."""
@@ -30,6 +33,15 @@ class VolumeError(HarvesterError):
 
     def __reduce__(self) -> tuple[type["VolumeError"], tuple[str, str]]:
         return type(self), (self.reason, str(self))
+
+
+@contextmanager
+def about_volume(volume_id: str) -> Iterator[None]:
+    """Within it the messages of VolumeErrors begin with the volume's name."""
+    try:
+        yield
+    except VolumeError as error:
+        raise VolumeError(error.reason, f"volume {volume_id}: {error}") from None
 
 
 class LabelError(HarvesterError):

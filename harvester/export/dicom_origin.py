@@ -7,7 +7,6 @@ from typing import Any, Final
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
-from harvester import __version__
 from harvester.export.selection import LabelledVolume, Row
 
 NAME: Final = "harvester"
@@ -64,6 +63,3 @@ def document(kind: str, labels: list[Row], series: str, made: str) -> dict[str, 
         "manufacturer": NAME,
         "series_description": DESCRIPTION,
     }
-
-
-VERSION: Final = __version__

@@ -12,17 +12,8 @@ from highdicom import AlgorithmIdentificationSequence, seg
 from numpy.typing import NDArray
 from pydicom.sr.codedict import codes
 
-from harvester.export.dicom_origin import (
-    ABNORMAL,
-    LESION,
-    NAME,
-    VERSION,
-    document,
-    evidence,
-    parameters,
-    tracking_uid,
-    uid,
-)
+from harvester import __version__
+from harvester.export import dicom_origin
 from harvester.export.nifti import pixels
 from harvester.export.selection import LabelledVolume, Row, boxes, index_rows
 
@@ -41,18 +32,18 @@ def segmentation(labelled: LabelledVolume, made_by: Row) -> seg.Segmentation:
     """The segmentation of a volume with at least one label, and the headers of its series."""
     labels = list(labelled.labels)
     slices, planes = _planes(labelled)
-    images = evidence(labelled, slices)
+    images = dicom_origin.evidence(labelled, slices)
     return seg.Segmentation(
         source_images=images,
         pixel_array=planes,
         segmentation_type=seg.SegmentationTypeValues.BINARY,
         segment_descriptions=[_segment(number, label) for number, label in enumerate(labels, 1)],
-        manufacturer_model_name=NAME,
-        software_versions=VERSION,
-        device_serial_number=uid("device", labels[0]["model_hash"])[-16:],
+        manufacturer_model_name=dicom_origin.NAME,
+        software_versions=__version__,
+        device_serial_number=dicom_origin.uid("device", labels[0]["model_hash"])[-16:],
         content_label=LABEL,
         content_description=DESCRIPTION,
-        **document("seg", labels, str(images[0].SeriesInstanceUID), made_by["made"]),
+        **dicom_origin.document("seg", labels, str(images[0].SeriesInstanceUID), made_by["made"]),
     )
 
 
@@ -84,15 +75,19 @@ def _layers(shape: tuple[int, ...], filled: list[list[Any]]) -> NDArray[np.uint8
 
 def _segment(number: int, label: Row) -> seg.SegmentDescription:
     algorithm = AlgorithmIdentificationSequence(
-        NAME, codes.cid7162.ArtificialIntelligence, VERSION, source=NAME, parameters=parameters(label)
+        dicom_origin.NAME,
+        codes.cid7162.ArtificialIntelligence,
+        __version__,
+        source=dicom_origin.NAME,
+        parameters=dicom_origin.parameters(label),
     )
     return seg.SegmentDescription(
         segment_number=number,
         segment_label=f"{label['label_id']} ({100 * label['score']:.1f} %)",
-        segmented_property_category=ABNORMAL,
-        segmented_property_type=LESION,
+        segmented_property_category=dicom_origin.ABNORMAL,
+        segmented_property_type=dicom_origin.LESION,
         algorithm_type=seg.SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=algorithm,
-        tracking_uid=tracking_uid(label),
+        tracking_uid=dicom_origin.tracking_uid(label),
         tracking_id=label["label_id"],
     )

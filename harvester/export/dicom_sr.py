@@ -15,17 +15,8 @@ from highdicom import sr
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
-from harvester.export.dicom_origin import (
-    ABNORMAL,
-    LESION,
-    NAME,
-    VERSION,
-    document,
-    evidence,
-    parameters,
-    tracking_uid,
-    uid,
-)
+from harvester import __version__
+from harvester.export import dicom_origin
 from harvester.export.selection import LabelledVolume, Row, boxes, index_rows, key_box
 from harvester.records import Box
 
@@ -44,7 +35,7 @@ def report(labelled: LabelledVolume, made_by: Row) -> sr.ComprehensiveSR:
     labels = list(labelled.labels)
     slices = labelled.grid.slices
     drawn = [key_box(slices.file_boxes(boxes(label))) for label in labels]
-    images = evidence(labelled, sorted({k for k, _ in drawn}))
+    images = dicom_origin.evidence(labelled, sorted({k for k, _ in drawn}))
     groups = [_group(label, labelled.grid.headers[k], box) for label, (k, box) in zip(labels, drawn, strict=True)]
     content = sr.MeasurementReport(
         observation_context=sr.ObservationContext(_device(labels[0])),
@@ -56,7 +47,7 @@ def report(labelled: LabelledVolume, made_by: Row) -> sr.ComprehensiveSR:
         evidence=images,
         content=content[0],
         is_complete=not made_by["capped"],
-        **document("sr", labels, str(images[0].SeriesInstanceUID), made_by["made"]),
+        **dicom_origin.document("sr", labels, str(images[0].SeriesInstanceUID), made_by["made"]),
     )
 
 
@@ -65,13 +56,15 @@ def _group(label: Row, image: Dataset, box: Box) -> sr.PlanarROIMeasurementsAndQ
         name=codes.DCM.CertaintyOfFinding, value=round(100 * label["score"], 2), unit=codes.UCUM.Percent
     )
     algorithm = sr.AlgorithmIdentification(
-        NAME, VERSION, parameters=[f"{name} = {value}" for name, value in parameters(label).items()]
+        dicom_origin.NAME,
+        __version__,
+        parameters=[f"{name} = {value}" for name, value in dicom_origin.parameters(label).items()],
     )
     return sr.PlanarROIMeasurementsAndQualitativeEvaluations(
-        tracking_identifier=sr.TrackingIdentifier(tracking_uid(label), label["label_id"]),
+        tracking_identifier=sr.TrackingIdentifier(dicom_origin.tracking_uid(label), label["label_id"]),
         referenced_region=_region(image, box),
-        finding_type=LESION,
-        finding_category=ABNORMAL,
+        finding_type=dicom_origin.LESION,
+        finding_category=dicom_origin.ABNORMAL,
         algorithm_id=algorithm,
         measurements=[certainty],
     )
@@ -87,6 +80,9 @@ def _region(image: Dataset, box: Box) -> sr.ImageRegion:
 
 def _device(label: Row) -> sr.ObserverContext:
     attributes = sr.DeviceObserverIdentifyingAttributes(
-        uid=uid("device", label["model_hash"]), name=NAME, manufacturer_name=NAME, model_name=DEVICE
+        uid=dicom_origin.uid("device", label["model_hash"]),
+        name=dicom_origin.NAME,
+        manufacturer_name=dicom_origin.NAME,
+        model_name=DEVICE,
     )
     return sr.ObserverContext(codes.DCM.Device, attributes)

@@ -8,38 +8,21 @@ Slices of a DeepLesion volume are numbered as in DeepLesion, those of others fro
 """
 
 import csv
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 from harvester.export.selection import ORIGIN, LabelledVolume, Row, boxes, key_box
 from harvester.imaging.slice_map import SliceMap
+from harvester.labels.deeplesion.volume_ids import split_id
 from harvester.records import Split
 
 FILE: Final = "DL_info.csv"
-DEEPLESION: Final = re.compile(r"(\d{6})_(\d{2})_(\d{2})_(\d+)-(\d+)")
-"""Ids of DeepLesion's sub-volumes: patient, study, series, first and last slice."""
 PUBLISHED: Final = (
-    "File_name",
-    "Patient_index",
-    "Study_index",
-    "Series_ID",
-    "Key_slice_index",
-    "Measurement_coordinates",
-    "Bounding_boxes",
-    "Lesion_diameters_Pixel_",
-    "Normalized_lesion_location",
-    "Coarse_lesion_type",
-    "Possibly_noisy",
-    "Slice_range",
-    "Spacing_mm_px_",
-    "Image_size",
-    "DICOM_windows",
-    "Patient_gender",
-    "Patient_age",
-    "Train_Val_Test",
-)
+    "File_name", "Patient_index", "Study_index", "Series_ID", "Key_slice_index", "Measurement_coordinates",
+    "Bounding_boxes", "Lesion_diameters_Pixel_", "Normalized_lesion_location", "Coarse_lesion_type", "Possibly_noisy",
+    "Slice_range", "Spacing_mm_px_", "Image_size", "DICOM_windows", "Patient_gender", "Patient_age", "Train_Val_Test",
+)  # fmt: skip
 OWN: Final = ("volume_id", "patient_id", "split", "label_id", *ORIGIN, "turn", "boxes", "review")
 UNKNOWN_TYPE: Final = -1
 """DeepLesion's Coarse_lesion_type of lesions that nobody sorted."""
@@ -56,8 +39,8 @@ def write(volumes: Iterable[LabelledVolume], folder: Path, _made_by: Row) -> Non
 
 def first_slice(volume_id: str) -> int:
     """The number that the table gives to a volume's first slice: DeepLesion's own, else 0."""
-    named = DEEPLESION.fullmatch(volume_id)
-    return int(named.group(4)) if named else 0
+    named = split_id(volume_id)
+    return named.start if named else 0
 
 
 def _row(volume: Row, slices: SliceMap, label: Row) -> Row:
@@ -86,16 +69,12 @@ def _row(volume: Row, slices: SliceMap, label: Row) -> Row:
 
 def _named(volume: Row, number: int) -> Row:
     """DeepLesion's own names for its volumes; for others the hashed ids."""
-    named = DEEPLESION.fullmatch(volume["volume_id"])
+    named = split_id(volume["volume_id"])
     if not named:
         return {"File_name": f"{volume['volume_id']}_{number:03d}.png", "Patient_index": volume["patient_id"]}
-    patient, study, series = named.group(1, 2, 3)
-    return {
-        "File_name": f"{patient}_{study}_{series}_{number:03d}.png",
-        "Patient_index": int(patient),
-        "Study_index": int(study),
-        "Series_ID": int(series),
-    }
+    indices = map(int, named.folder.split("_"))
+    own = dict(zip(("Patient_index", "Study_index", "Series_ID"), indices, strict=True))
+    return {"File_name": f"{named.folder}_{number:03d}.png", **own}
 
 
 def _listed(values: Iterable[float]) -> str:

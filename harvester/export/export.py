@@ -3,9 +3,7 @@
 import csv
 import importlib
 import json
-import logging
 import shutil
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +17,9 @@ from harvester.export.request import DICOM, ExportSummary, Request
 from harvester.export.selection import ORIGIN, LabelledVolume, Row, by_volume, labels_of_run
 from harvester.export.source_scans import SourceScans
 from harvester.imaging.dicom.file import BROKEN, silence_dicom_loggers
+from harvester.run.progress import ProgressLines
 from harvester.storage.location import Location
 from harvester.store.store import Store
-
-logger = logging.getLogger(__name__)
 
 WriteAll = Callable[[Iterable[LabelledVolume], Path, Row], None]
 WriteOne = Callable[[LabelledVolume, Path, Row], list[Row]]
@@ -33,7 +30,6 @@ LAZY: Final = {"dicom-sr": "harvester.export.dicom_sr", "dicom-seg": "harvester.
 """Modules that load highdicom, and only when they are asked for: it is an extra."""
 REFUSED: Final = tuple(kind for kind in BROKEN if kind is not OSError)
 """What highdicom and pydicom raise for a series that breaks the standard; their texts may quote it."""
-SECONDS_BETWEEN_LINES: Final = 15.0
 
 
 def export(run: Location, store: Store, source: SourceScans | None, request: Request) -> ExportSummary:
@@ -47,7 +43,7 @@ def export(run: Location, store: Store, source: SourceScans | None, request: Req
     summary = ExportSummary()
     aside = request.out.with_name(f".{request.out.name}.part")
     shutil.rmtree(aside, ignore_errors=True)  # what an export that was killed left
-    volumes = _with_progress(_labelled(groups, source, request, summary), len(groups))
+    volumes = _labelled(groups, source, request, summary)
     try:
         aside.mkdir(parents=True)
         with silence_dicom_loggers():
@@ -105,7 +101,9 @@ def _writer(to: str) -> WriteOne:
 def _labelled(
     groups: Sequence[tuple[Row, list[Row]]], source: SourceScans | None, request: Request, summary: ExportSummary
 ) -> Iterator[LabelledVolume]:
-    for volume, labels in groups:
+    progress = ProgressLines("export", len(groups))
+    for done, (volume, labels) in enumerate(groups):
+        progress.reached(done)
         try:
             grid = _grid(volume, source, request)
         except VolumeError as error:
@@ -142,23 +140,10 @@ def _leave_out(error: VolumeError, volume: Row, request: Request, summary: Expor
     summary.left_out.append({"volume_id": volume["volume_id"], "reason": error.reason, "message": str(error)})
 
 
-def _with_progress(volumes: Iterable[LabelledVolume], total: int) -> Iterator[LabelledVolume]:
-    began = last = time.monotonic()
-    for done, each in enumerate(volumes):
-        now = time.monotonic()
-        if now - last > SECONDS_BETWEEN_LINES:
-            last, rate = now, done / (now - began)
-            logger.info(
-                "export: %d of %d volumes, %.1f per second, %.0f s left", done, total, rate, (total - done) / rate
-            )
-        yield each
-
-
 def _index(rows: Sequence[Row], file: Path) -> None:
     """What is in which file: one row per label."""
     names = ["file", "number", *(["voxels"] if rows and "voxels" in rows[0] else []), "volume_id", "label_id"]
-    flat = [row["label"] | row for row in rows]
-    _table(file, [*names, *ORIGIN], flat)
+    _table(file, [*names, *ORIGIN], rows)
 
 
 def _write_about(folder: Path, request: Request, summary: ExportSummary) -> None:

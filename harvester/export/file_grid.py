@@ -11,17 +11,14 @@ from typing import Any
 
 import numpy as np
 import pydicom
-from numpy.typing import NDArray
 
 from harvester.errors import VolumeError
-from harvester.geometry import SAME_SPACING
+from harvester.geometry import SAME_SPACING, Array
 from harvester.imaging.dicom.reader import read_series_grid
 from harvester.imaging.nifti.file import Header, read_header
 from harvester.imaging.orientation import RAS_TO_LPS
 from harvester.imaging.slice_map import SliceMap
 from harvester.records import Placed
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,7 +27,7 @@ FORMS: Final = ("qform_code", "sform_code", *QFORM, "srow_x", "srow_y", "srow_z"
 
 def write(labelled: LabelledVolume, folder: Path, _made_by: Row) -> list[Row]:
     """Write <volume_id>.nii.gz; one row per label with its number and the voxels that show it."""
-    volume_id, grid = labelled.volume["volume_id"], labelled.grid
+    grid = labelled.grid
     drawn = label_map(labelled)
     kind: Any = nibabel.Nifti1Image
     image = kind(grid.slices.orientation.file_array(drawn), RAS_TO_LPS @ grid.affine_lps)
@@ -36,7 +36,7 @@ def write(labelled: LabelledVolume, folder: Path, _made_by: Row) -> list[Row]:
         for field in FORMS:
             image.header[field] = grid.nifti.raw[field]
         image.header["pixdim"][:4] = grid.nifti.raw["pixdim"][:4]
-    file = folder / f"{volume_id}.nii.gz"
+    file = folder / f"{labelled.volume['volume_id']}.nii.gz"
     nibabel.save(image, file)
     voxels = np.bincount(drawn.ravel(), minlength=len(labelled.labels) + 1)
     return [row | {"voxels": int(voxels[row["number"]])} for row in index_rows(file, labelled.labels)]

@@ -10,7 +10,8 @@ import csv
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -23,16 +24,8 @@ from harvester.labels.reviewed import VERDICTS, Verdict
 from harvester.records import Placed, Source
 
 NEEDED: Final = (
-    "volume_id",
-    "label_id",
-    "role",
-    "source",
-    "turn",
-    "boxes",
-    "review",
-    "Key_slice_index",
-    "Bounding_boxes",
-)
+    "volume_id", "label_id", "role", "source", "turn", "boxes", "review", "Key_slice_index", "Bounding_boxes",
+)  # fmt: skip
 HASH: Final = re.compile(r"[0-9a-f]{12}")
 SAME_PX: Final = 0.01
 """A box that came back this near to the exported one was not moved: tools round."""
@@ -55,23 +48,22 @@ def _from_csv(table: "csv.DictReader[str]", name: str) -> list[Verdict]:
     lacking = [column for column in NEEDED if column not in (table.fieldnames or ())]
     if lacking:
         raise LabelError(f"{name}: lacks the columns {', '.join(lacking)}; want the table of harvester export --to csv")
-    return [
-        _row_verdict(row, f"{name} line {table.line_num}")
-        for row in table
-        if _word(row["review"], f"{name} line {table.line_num}")
-    ]
+    return [verdict for row in table if (verdict := _row_verdict(row, f"{name} line {table.line_num}"))]
 
 
-def _row_verdict(row: Mapping[str, str], where: str) -> Verdict:
-    slices, first = _slice_map(row["turn"], where), first_slice(row["volume_id"])
-    drawn = [_numbers(part, 5, where) for part in row["boxes"].split(";") if part.strip()]
-    found = [_stored(slices, k - first, box, where) for k, *box in drawn]
-    box = _numbers(row["Bounding_boxes"].replace(",", " "), 4, where)
-    key = _stored(slices, _numbers(row["Key_slice_index"], 1, where)[0] - first, box, where)
-    word = _word(row["review"], where)
-    _check_moved(word, not any(_same(key, each) for each in found), where)
-    now = [key] if word == "moved" else found
-    return Verdict(where, word, _label(row, where), list(chain(*found)), list(chain(*now)))
+def _row_verdict(row: Mapping[str, str], where: str) -> Verdict | None:
+    with _naming(where):
+        word = _word(row["review"])
+        if not word:
+            return None
+        slices, first = SliceMap.of_text(row["turn"]), first_slice(row["volume_id"])
+        drawn = [_numbers(part, 5) for part in row["boxes"].split(";") if part.strip()]
+        found = [_stored(slices, k - first, box) for k, *box in drawn]
+        box = _numbers(row["Bounding_boxes"].replace(",", " "), 4)
+        key = _stored(slices, _numbers(row["Key_slice_index"], 1)[0] - first, box)
+        _check_moved(word, not any(_same(key, each) for each in found))
+        now = [key] if word == "moved" else found
+        return Verdict(where, word, _label(row), list(chain(*found)), list(chain(*now)))
 
 
 def _from_coco(tree: Any, name: str) -> list[Verdict]:
@@ -82,11 +74,8 @@ def _from_coco(tree: Any, name: str) -> list[Verdict]:
             image = images[annotation["image_id"]]
             which = (image["volume_id"], annotation["label_id"], annotation["run_id"])
             groups.setdefault(which, []).append(annotation)
-        return [
-            verdict
-            for (volume_id, *_), group in groups.items()
-            if (verdict := _track_verdict(volume_id, group, images, name))
-        ]
+        verdicts = [_track_verdict(which[0], group, images, name) for which, group in groups.items()]
+        return [verdict for verdict in verdicts if verdict]
     except (AttributeError, IndexError, KeyError, TypeError):
         raise LabelError(
             f"{name}: an image or an annotation lacks a field that harvester export --to coco wrote; keep them (new "
@@ -98,90 +87,86 @@ def _track_verdict(
     volume_id: str, group: list[Mapping[str, Any]], images: Mapping[Any, Mapping[str, Any]], name: str
 ) -> Verdict | None:
     where = f"{name} annotation {group[0]['id']}"
-    words = {_word(annotation.get("review") or "", where) for annotation in group} - {""}
-    if not words:
-        return None
-    if len(words) > 1:
-        raise LabelError(f"{where}: its lesion was both {' and '.join(sorted(words))}; want one review per lesion")
-    word = words.pop()
-    now, found = [], []
-    for annotation in group:
-        image = images[annotation["image_id"]]
-        slices = _slice_map(image["turn"], where)
-        now.append(_coco_box(slices, image["slice"], annotation["bbox"], where))
-        found.append(_coco_box(slices, annotation["found"][0], annotation["found"][1:], where))
-    _check_moved(word, not all(_same(a, b) for a, b in zip(now, found, strict=True)), where)
-    names = {number: role for role, number in CATEGORIES.items()}
-    row = dict(group[0]) | {"volume_id": volume_id, "role": names[group[0]["category_id"]]}
-    return Verdict(where, word, _label(row, where), list(chain(*found)), list(chain(*now)))
+    with _naming(where):
+        words = {_word(annotation.get("review") or "") for annotation in group} - {""}
+        if not words:
+            return None
+        if len(words) > 1:
+            raise LabelError(f"its lesion was both {' and '.join(sorted(words))}; want one review per lesion")
+        word = words.pop()
+        now, found = [], []
+        for annotation in group:
+            image = images[annotation["image_id"]]
+            slices = SliceMap.of_text(image["turn"])
+            now.append(_coco_box(slices, image["slice"], annotation["bbox"]))
+            found.append(_coco_box(slices, annotation["found"][0], annotation["found"][1:]))
+        _check_moved(word, not all(_same(a, b) for a, b in zip(now, found, strict=True)))
+        names = {number: role for role, number in CATEGORIES.items()}
+        row = dict(group[0]) | {"volume_id": volume_id, "role": names[group[0]["category_id"]]}
+        return Verdict(where, word, _label(row), list(chain(*found)), list(chain(*now)))
 
 
-def _slice_map(text: str, where: str) -> SliceMap:
+@contextmanager
+def _naming(where: str) -> Iterator[None]:
+    """Within it errors begin with the row at fault."""
     try:
-        return SliceMap.of_text(text)
-    except LabelError as error:
+        yield
+    except (LabelError, VolumeError) as error:
         raise LabelError(f"{where}: {error}") from None
 
 
-def _word(text: str, where: str) -> str:
+def _word(text: str) -> str:
     word = text.strip().lower()
     if word and word not in VERDICTS:
-        raise LabelError(f"{where}: review must be empty or one of {', '.join(VERDICTS)}")
+        raise LabelError(f"review must be empty or one of {', '.join(VERDICTS)}")
     return word
 
 
-def _check_moved(word: str, moved: bool, where: str) -> None:
+def _check_moved(word: str, moved: bool) -> None:
     if moved and word != "moved":
-        raise LabelError(f"{where}: was {word}, but its box is another one than exported; write moved")
+        raise LabelError(f"was {word}, but its box is another one than exported; write moved")
     if word == "moved" and not moved:
-        raise LabelError(f"{where}: was moved, but its box is as exported; write accepted, or give the new box")
+        raise LabelError("was moved, but its box is as exported; write accepted, or give the new box")
 
 
-def _label(row: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _label(row: Mapping[str, Any]) -> dict[str, Any]:
     label = {name: row[name] for name in ("volume_id", "label_id", "role", "source")}
     if label["role"] not in CATEGORIES:
-        raise LabelError(f"{where}: role must be one of {', '.join(CATEGORIES)}")
+        raise LabelError(f"role must be one of {', '.join(CATEGORIES)}")
     run, model = str(row.get("run_id") or ""), str(row.get("model_hash") or "")
     if label["source"] not in (Source.CLINICAL, Source.ANNOTATED) and not HASH.fullmatch(run):
-        raise LabelError(
-            f"{where}: run_id is not as it was exported (12 hex digits); did a spreadsheet turn it into a number?"
-        )
-    score = row.get("score")
-    number = None if score in (None, "") else _numbers(str(score), 1, where)[0]
-    return label | {"run_id": run, "model_hash": model, "score": number, "round": _round(row, where)}
+        raise LabelError("run_id is not as it was exported (12 hex digits); did a spreadsheet turn it into a number?")
+    score, number = _optional(row.get("score")), _optional(row.get("round"))
+    return label | {"run_id": run, "model_hash": model, "score": score, "round": -1 if number is None else int(number)}
 
 
-def _round(row: Mapping[str, Any], where: str) -> int:
-    number = row.get("round")
-    return -1 if number in (None, "") else int(_numbers(str(number), 1, where)[0])
+def _optional(cell: Any) -> float | None:
+    return None if cell in (None, "") else _numbers(str(cell), 1)[0]
 
 
-def _coco_box(slices: SliceMap, k: Any, bbox: Iterable[Any], where: str) -> list[Placed]:
-    x, y, width, height = _numbers(" ".join(map(str, bbox)), 4, where)
-    return _stored(slices, float(k), [x, y, x + width - 1, y + height - 1], where)
+def _coco_box(slices: SliceMap, k: Any, bbox: Iterable[Any]) -> list[Placed]:
+    x, y, width, height = _numbers(" ".join(map(str, bbox)), 4)
+    return _stored(slices, float(k), [x, y, x + width - 1, y + height - 1])
 
 
-def _stored(slices: SliceMap, k: float, box: list[float], where: str) -> list[Placed]:
+def _stored(slices: SliceMap, k: float, box: list[float]) -> list[Placed]:
     """On the stored slices that the file's slice stands for, its own first."""
     if k != int(k):
-        raise LabelError(f"{where}: the slice must be a whole number")
+        raise LabelError("the slice must be a whole number")
     if not 0 <= k < slices.shape[2]:
-        raise LabelError(f"{where}: a box lies outside its volume of {slices.shape[2]} slices")
+        raise LabelError(f"a box lies outside its volume of {slices.shape[2]} slices")
     if box[0] > box[2] or box[1] > box[3]:
-        raise LabelError(f"{where}: the ends of a box are out of order; want x1 <= x2 and y1 <= y2")
-    try:
-        return slices.stored_boxes(int(k), (box[0], box[1], box[2], box[3]))
-    except VolumeError as error:
-        raise LabelError(f"{where}: {error}") from None
+        raise LabelError("the ends of a box are out of order; want x1 <= x2 and y1 <= y2")
+    return slices.stored_boxes(int(k), (box[0], box[1], box[2], box[3]))
 
 
-def _numbers(text: str, count: int, where: str) -> list[float]:
+def _numbers(text: str, count: int) -> list[float]:
     try:
         values = [float(part) for part in text.split()]
     except ValueError:
         values = []
     if len(values) != count or not all(map(math.isfinite, values)):
-        raise LabelError(f"{where}: a box or a slice is not {count} number{'s' * (count > 1)}")
+        raise LabelError(f"a box or a slice is not {count} number{'s' * (count > 1)}")
     return values
 
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +17,9 @@ from harvester.storage.location import Location
 from harvester.store.store import Store
 
 Row = dict[str, Any]
-ORIGIN: Final = ("role", "source", "round", "score", "threshold", "precision_bound", "model_hash", "run_id")
+PROVEN: Final = ("threshold", "precision_bound")
+"""Of the round that harvested a label."""
+ORIGIN: Final = ("role", "source", "round", "score", *PROVEN, "model_hash", "run_id")
 """What every exported label says of where it comes from; None where it does not apply."""
 
 
@@ -43,8 +47,8 @@ def labels_of_run(run: Location, merge: bool, hard_negatives: bool) -> list[Row]
     ledger = checked(LedgerTable, _table(Location.of(run), "ledger", LEDGER))
     harvest = checked(HarvestTable, _table(Location.of(run), "harvest", HARVEST))
     proven = {
-        (row["volume_id"], row["lesion_id"]): row
-        for row in harvest.select(["volume_id", "lesion_id", "threshold", "precision_bound"]).to_pylist()
+        (row["volume_id"], row["lesion_id"]): {name: row[name] for name in PROVEN}
+        for row in harvest.select(["volume_id", "lesion_id", *PROVEN]).to_pylist()
     }
     wanted = pc.field("role") == Role.LESION.value
     if not merge:
@@ -52,16 +56,17 @@ def labels_of_run(run: Location, merge: bool, hard_negatives: bool) -> list[Row]
     if hard_negatives:
         wanted |= pc.field("role") == Role.HARD_NEGATIVE.value
     found = ledger.filter(wanted).to_pylist()
-    rows = [_proven(row, proven.get((row["volume_id"], row["label_id"]))) for row in found]
+    rows = [row | proven.get((row["volume_id"], row["label_id"]), dict.fromkeys(PROVEN)) for row in found]
     return sorted(rows, key=lambda row: (row["volume_id"], -_rank(row), row["label_id"]))
 
 
 def by_volume(labels: Sequence[Row], store: Store) -> list[tuple[Row, list[Row]]]:
-    """(manifest row, its labels) for each volume that has any. Raises StoreError where the store lacks a volume."""
+    """(manifest row, its labels) for each volume of labels sorted by volume.
+
+    Raises StoreError where the store lacks a volume.
+    """
     volumes = {row["volume_id"]: row for row in store.manifest.to_pylist()}
-    groups: dict[str, list[Row]] = {}
-    for label in labels:
-        groups.setdefault(label["volume_id"], []).append(label)
+    groups = {volume_id: list(rows) for volume_id, rows in groupby(labels, itemgetter("volume_id"))}
     strange = sorted(groups.keys() - volumes.keys())
     if strange:
         raise StoreError(
@@ -72,8 +77,8 @@ def by_volume(labels: Sequence[Row], store: Store) -> list[tuple[Row, list[Row]]
 
 
 def index_rows(file: Path, labels: Sequence[Row]) -> list[Row]:
-    """What is in a file, one row per label: numbers from 1 in the labels' order."""
-    return [{"file": file.name, "number": number, "label": label} for number, label in enumerate(labels, 1)]
+    """What is in a file: the labels, numbered from 1 in their order."""
+    return [label | {"file": file.name, "number": number} for number, label in enumerate(labels, 1)]
 
 
 def key_box(placed: Sequence[Placed]) -> Placed:
@@ -92,10 +97,6 @@ def _table(run: Location, name: str, schema: pa.Schema) -> pa.Table:
     if not file.is_file():
         raise StoreError(f"{run}: no {name}.parquet; give the folder of a finished run (harvester harvest --run)")
     return file.read_table(schema)
-
-
-def _proven(label: Row, found: Row | None) -> Row:
-    return label | {name: found[name] if found else None for name in ("threshold", "precision_bound")}
 
 
 def _rank(label: Row) -> float:

@@ -6,7 +6,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from harvester.geometry import Array
 
 AIR_HU: Final = -1024
 """What lies beyond an image."""

@@ -1,16 +1,14 @@
 """Turning scans into the stored order: (z, y, x), z to the head, y to the back, x to the patient's left."""
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from nibabel.orientations import io_orientation
-from numpy.typing import NDArray
 
 from harvester.errors import VolumeError
+from harvester.geometry import Array
 from harvester.records import Box
-
-Array = NDArray[Any]
 
 RAS_TO_LPS: Final = np.diag([-1.0, -1.0, 1.0, 1.0])
 """DICOM's axes run to the left, the back and the head, NIfTI's to the right, the front and the head."""
@@ -40,8 +38,7 @@ class Orientation:
 
     def array(self, values_ijk: Array) -> Array:
         """The (z, y, x) view of an (i, j, k) array."""
-        values = values_ijk.transpose(self.axes[::-1])
-        return values[tuple(slice(None, None, -1 if flip else 1) for flip in self.flips[::-1])]
+        return self._flipped(values_ijk.transpose(self.axes[::-1]))
 
     def spacing_zyx_mm(self, spacing_ijk_mm: tuple[float, ...]) -> tuple[float, float, float]:
         """Spacing in the stored order."""
@@ -55,9 +52,8 @@ class Orientation:
         """
         if self.axes[2] != 2:
             raise VolumeError("not_axial", "marks need axial slices as the file's last axis; reorder the file")
-        low, high = self._ends(0, box_ij), self._ends(1, box_ij)
-        z = self.shape[2] - 1 - k if self.flips[2] else k
-        return z, low[0], high[0], low[1], high[1]
+        (x1, x2), (y1, y2) = (self._across(axis, *sorted(box_ij[self.axes[axis] :: 2])) for axis in (0, 1))
+        return self._slice(k), x1, y1, x2, y2
 
     def file_box(self, z: int, box_xyxy: Box) -> tuple[int, float, float, float, float]:
         """(k, i1, j1, i2, j2) in the file of the inclusive box (x1, y1, x2, y2) on the stored slice z: undoes `box`.
@@ -66,22 +62,22 @@ class Orientation:
         """
         if self.axes[2] != 2:
             raise VolumeError("not_axial", "the file's slices are not axial: a stored box is no box on one of them")
-        ends: dict[int, tuple[float, float]] = {}
-        for axis in (0, 1):
-            last = self.shape[self.axes[axis]] - 1
-            low, high = box_xyxy[axis], box_xyxy[axis + 2]
-            ends[self.axes[axis]] = (last - high, last - low) if self.flips[axis] else (low, high)
-        k = self.shape[2] - 1 - z if self.flips[2] else z
-        return k, ends[0][0], ends[1][0], ends[0][1], ends[1][1]
+        ends = {self.axes[axis]: self._across(axis, *box_xyxy[axis::2]) for axis in (0, 1)}
+        (i1, i2), (j1, j2) = ends[0], ends[1]
+        return self._slice(z), i1, j1, i2, j2
 
     def file_array(self, values_zyx: Array) -> Array:
         """The (i, j, k) view of a stored (z, y, x) array: undoes `array`."""
-        unflipped = values_zyx[tuple(slice(None, None, -1 if flip else 1) for flip in self.flips[::-1])]
-        return unflipped.transpose(2, 1, 0).transpose(np.argsort(self.axes))
+        return self._flipped(values_zyx).transpose(2, 1, 0).transpose(np.argsort(self.axes))
 
-    def _ends(self, axis: int, box_ij: Box) -> tuple[float, float]:
-        source = self.axes[axis]
-        first, last = sorted((box_ij[source], box_ij[source + 2]))
-        if not self.flips[axis]:
-            return first, last
-        return self.shape[source] - 1 - last, self.shape[source] - 1 - first
+    def _across(self, axis: int, low: float, high: float) -> tuple[float, float]:
+        """Ends along a stored axis, from the file's order to the stored one or back."""
+        last = self.shape[self.axes[axis]] - 1
+        return (last - high, last - low) if self.flips[axis] else (low, high)
+
+    def _slice(self, k: int) -> int:
+        """The same of a slice, where slices are the file's last axis."""
+        return self.shape[2] - 1 - k if self.flips[2] else k
+
+    def _flipped(self, values_zyx: Array) -> Array:
+        return values_zyx[tuple(slice(None, None, -1 if flip else 1) for flip in self.flips[::-1])]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from harvester.errors import VolumeError
+from harvester.errors import VolumeError, about_volume
 from harvester.records import Volume
 
 HU_OFFSET: Final = 32768
@@ -36,20 +36,20 @@ def read_png_slices(
     `size_px`, where given, are the sides that every slice must have, in either order; else all must be as the first.
     Raises VolumeError: no_slices, missing_slice, outside_root, unreadable, not_16_bit, wrong_size, too_large.
     """
-    if not names:
-        raise VolumeError("no_slices", f"volume {volume_id}: names no slices; want at least one")
-    files = [_inside(root, name, volume_id, place) for place, name in enumerate(names)]
-    shape = _shape(files[0], volume_id, len(files), size_px)
-    hu = np.empty((len(files), *shape), np.int16)
-    for place, file in enumerate(files):
-        with _opened(file, volume_id, place) as stream:
-            hu[place] = _pixels(stream, shape, f"volume {volume_id}: slice {place}")
+    with about_volume(volume_id):
+        if not names:
+            raise VolumeError("no_slices", "names no slices; want at least one")
+        files = [_inside(root, name, f"slice {place}") for place, name in enumerate(names)]
+        shape = _shape(files[0], len(files), size_px)
+        hu = np.empty((len(files), *shape), np.int16)
+        for place, file in enumerate(files):
+            with _opened(file, f"slice {place}") as stream:
+                hu[place] = _pixels(stream, shape, f"slice {place}")
     return Volume(volume_id, patient_id, hu, spacing_zyx_mm)
 
 
-def _inside(root: Path, name: str, volume_id: str, place: int) -> Path:
+def _inside(root: Path, name: str, where: str) -> Path:
     """The file, if it lies under the root after all links are followed."""
-    where = f"volume {volume_id}: slice {place}"
     try:
         file = (root / name).resolve()
         inside, there = file.is_relative_to(root.resolve()), file.is_file()
@@ -62,28 +62,26 @@ def _inside(root: Path, name: str, volume_id: str, place: int) -> Path:
     return file
 
 
-def _shape(file: Path, volume_id: str, depth: int, size_px: tuple[int, int] | None) -> tuple[int, int]:
+def _shape(file: Path, depth: int, size_px: tuple[int, int] | None) -> tuple[int, int]:
     """Rows and columns of all slices."""
-    with _opened(file, volume_id, 0) as stream:
-        rows, columns = _header(stream, f"volume {volume_id}: slice 0")
+    with _opened(file, "slice 0") as stream:
+        rows, columns = _header(stream, "slice 0")
     if size_px and sorted(size_px) != sorted((rows, columns)):
-        raise _wrong_size(f"volume {volume_id}: slice 0", (rows, columns), size_px[::-1])
+        raise _wrong_size("slice 0", (rows, columns), size_px[::-1])
     if rows * columns > MAX_SLICE or depth * rows * columns > MAX_VOXELS:
         raise VolumeError(
             "too_large",
-            f"volume {volume_id}: {depth} slices of {rows} x {columns} pixels; want at most {MAX_SLICE} per slice and "
+            f"{depth} slices of {rows} x {columns} pixels; want at most {MAX_SLICE} per slice and "
             f"{MAX_VOXELS} in all; cut it",
         )
     return rows, columns
 
 
-def _opened(file: Path, volume_id: str, place: int) -> BinaryIO:
+def _opened(file: Path, where: str) -> BinaryIO:
     try:
         return file.open("rb")
     except OSError as error:
-        raise VolumeError(
-            "unreadable", f"volume {volume_id}: slice {place} cannot be opened ({type(error).__name__})"
-        ) from None
+        raise VolumeError("unreadable", f"{where} cannot be opened ({type(error).__name__})") from None
 
 
 def _header(stream: BinaryIO, where: str) -> tuple[int, int]:

@@ -1,15 +1,10 @@
 """Resampling to another spacing; outer corners coincide: geometry.scale_boxes, scale_slices lead back."""
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 from scipy import sparse
 
-from harvester.geometry import SAME_SPACING, scale_slices
+from harvester.geometry import SAME_SPACING, Array, scale_slices
 from harvester.records import Volume
-
-Array = NDArray[Any]
 
 
 def resample(volume: Volume, spacing_zyx_mm: tuple[float, float, float]) -> Volume:

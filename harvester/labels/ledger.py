@@ -44,17 +44,16 @@ def from_marks(marks: MarkTable) -> LedgerTable:
         }
         for mark in marks.to_pylist()
     ]
-    return LedgerTable(pa.Table.from_pylist(rows, LEDGER))
+    return _table(rows)
 
 
 def from_reviewed(reviewed: ReviewedTable) -> LedgerTable:
     """What people said of earlier finds as ledger rows: known before round 0, so round -1."""
-    known = reviewed.select(LEDGER.names).cast(LEDGER)
-    rounds = pa.array(np.full(len(known), -1), pa.int32())
-    known = known.set_column(LEDGER.get_field_index("round"), LEDGER.field("round"), rounds)
-    roles = [Role.CALIBRATION if role == OLD_CALIBRATION else role for role in known["role"].to_pylist()]
-    named = pa.array(roles, pa.string())
-    return LedgerTable(known.set_column(LEDGER.get_field_index("role"), LEDGER.field("role"), named))
+    rows = [
+        row | {"round": -1, "role": Role.CALIBRATION if row["role"] == OLD_CALIBRATION else row["role"]}
+        for row in reviewed.to_pylist()
+    ]
+    return _table(rows)
 
 
 def initial_ledger(marks: MarkTable, reviewed: ReviewedTable) -> LedgerTable:
@@ -92,7 +91,7 @@ def from_tubelets(
         }
         for row in tubelets.to_pylist()
     ]
-    return LedgerTable(pa.Table.from_pylist(rows, LEDGER))
+    return _table(rows)
 
 
 def extrude_marks(labels: LedgerTable, manifest: ManifestTable) -> LedgerTable:
@@ -106,7 +105,7 @@ def extrude_marks(labels: LedgerTable, manifest: ManifestTable) -> LedgerTable:
     if strange:
         raise LabelError(f"labels name {len(strange)} volumes that the manifest does not know: {strange[:3]}")
     rows = [_extruded(row, volumes[row["volume_id"]]) for row in labels.to_pylist()]
-    return LedgerTable(pa.Table.from_pylist(rows, LEDGER))
+    return _table(rows)
 
 
 def _extruded(row: dict[str, Any], volume: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,13 +132,17 @@ def from_ignored(regions: IgnoreTable) -> LedgerTable:
         }
         for index, region in enumerate(regions.to_pylist())
     ]
-    return LedgerTable(pa.Table.from_pylist(rows, LEDGER))
+    return _table(rows)
 
 
 def extend(ledger: LedgerTable, *found: LedgerTable) -> LedgerTable:
     """The ledger with new rows, sorted so that the same labels make the same table."""
     keys: list[tuple[str, Any]] = [(name, "ascending") for name in ("volume_id", "role", "source", "label_id")]
     return LedgerTable(pa.concat_tables([ledger, *found]).sort_by(keys).combine_chunks())
+
+
+def _table(rows: list[dict[str, Any]]) -> LedgerTable:
+    return LedgerTable(pa.Table.from_pylist(rows, LEDGER))
 
 
 def by_volume(table: pa.Table) -> dict[str, list[dict[str, Any]]]:

@@ -14,7 +14,7 @@ from harvester.datasets.discovery import salted_hash
 from harvester.datasets.file_walk import FileList
 from harvester.errors import VolumeError
 from harvester.imaging.dicom.header import Header, read_headers
-from harvester.imaging.dicom.series import Rejected, Series, checked, chosen, gather
+from harvester.imaging.dicom.series import Series, checked, chosen, gather
 from harvester.records import Reject
 
 TABLES: Final = ("marks.csv", "volumes.csv", "marks.json", "annotations.json")
@@ -71,16 +71,15 @@ class SeriesIndex:
         marked = {uid for each in self.objects for uid in each.refers}
         taken = chosen(list(self.series.values()), marked | set(named), settings.dicom)
         scans = {each.uid: self._scan(each, settings.dicom.machine_marks) for each in taken}
-        left = [
-            Rejected(uid, "other_reconstruction", len(each.slices))
-            for uid, each in self.series.items()
-            if uid not in scans
-        ]
+        left = {
+            (uid, "other_reconstruction"): len(each.slices) for uid, each in self.series.items() if uid not in scans
+        }
         for each in self.objects:
             used = sorted(each.refers & scans.keys())
             for uid in used:
                 scans[uid].objects.append(each.file)
-            left += [] if used else [Rejected(each.file, "no_series", 1)]
+            if not used:
+                left[each.file, "no_series"] = 1
         return list(scans.values()), [*self.rejects, *_rejected_rows(left, salt)]
 
     def _scan(self, series: Series, machine_marks: bool) -> ScanFiles:
@@ -93,8 +92,8 @@ def index(root: Path, listed: FileList, settings: ArchiveSettings, salt: str) ->
     (but of two files with one UID)."""
     files = [file for file in listed.files if file not in TABLES and not file.lower().endswith(OTHERS)]
     found = gather(read_headers(root, files, settings.dicom))
-    found.rejected += [Rejected(file, "link", 1) for file in listed.links if not file.lower().endswith(OTHERS)]
-    found.rejected += [Rejected(file, "no_permission", 1) for file in listed.unreadable]
+    found.rejected.update((file, "link") for file in listed.links if not file.lower().endswith(OTHERS))
+    found.rejected.update((file, "no_permission") for file in listed.unreadable)
     good, bad = _sifted(found.series, root, settings, salt)
     series = {each.uid: each for each in good}
     return SeriesIndex(
@@ -110,19 +109,20 @@ def _sifted(
         try:
             good.append(checked(each, root, settings))
         except VolumeError as error:
-            message = f"a series of {len(each.slices)} files: {str(error).removeprefix('volume of this archive: ')}"
+            message = f"a series of {len(each.slices)} files: {error}"
             bad.append(Reject(salted_hash(each.uid, salt), error.reason, message))
     return good, bad
 
 
-def _rejected_rows(rejected: Sequence[Rejected], salt: str) -> list[Reject]:
+def _rejected_rows(rejected: Mapping[tuple[str, str], int], salt: str) -> list[Reject]:
     """A row per series and reason; what is no DICOM in one row, whatever its number."""
-    foreign = sum(each.files for each in rejected if each.reason == "not_dicom")
-    kept = [each for each in rejected if each.reason != "not_dicom"]
-    if foreign:
-        kept.append(Rejected("not_dicom", "not_dicom", foreign))
+    foreign = sum(files for (_, reason), files in rejected.items() if reason == "not_dicom")
+    counts = {key: files for key, files in rejected.items() if key[1] != "not_dicom"}
+    counts["not_dicom", "not_dicom"] = foreign
     return [
-        Reject(salted_hash(each.uid, salt), each.reason, f"{each.files} files: {ADVICE[each.reason]}") for each in kept
+        Reject(salted_hash(uid, salt), reason, f"{files} files: {ADVICE[reason]}")
+        for (uid, reason), files in counts.items()
+        if files
     ]
 
 

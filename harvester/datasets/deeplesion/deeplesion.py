@@ -78,8 +78,8 @@ def discover(root: Path, settings: DeepLesionSettings, salt: str) -> Discovery:
         {split: published.volume_ids for split, published in annotated.items()},
     )
     marks = _marks(root, settings, rows, annotated, assigned.splits)
-    faults: dict[str, Fault] = {f"line {row.line}": ("bad_row", row.message) for row in bad}
-    faults |= {volume: (why, f"volume {volume}: {LEFT_OUT[why]}") for volume, why in assigned.left_out.items()}
+    faults: dict[str, Fault] = {f"line {line}": ("bad_row", message) for line, message in bad.items()}
+    faults |= {each: (why, f"volume {each}: {LEFT_OUT[why]}") for each, why in assigned.left_out.items()}
     faults |= unknown(rows, annotated) | unusable(root, rows, marks, assigned.splits)
     cases = [
         _case(rows[volume][0], split, marks[volume])

@@ -7,17 +7,16 @@ more of them refuse the series. Positions are believed, GantryDetectorTilt and S
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harvester.errors import VolumeError
+from harvester.geometry import Array
 from harvester.imaging.hounsfield import AIR_HU
 from harvester.imaging.orientation import RAS_TO_LPS, Orientation
 from harvester.imaging.slice_map import SliceMap
-
-Array = NDArray[Any]
 
 GAP_TOLERANCE: Final = 0.1
 """Share of the usual gap by which a gap between slices may differ from it."""
@@ -106,15 +105,15 @@ class AssembledGrid:
         return np.rint(moved[below] * (1 - weight) + moved[below + 1] * weight).astype(np.int16)
 
 
-def assemble(stack: Stack, volume_id: str) -> AssembledGrid:
+def assemble(stack: Stack) -> AssembledGrid:
     """The grid of a stack of at least one slice. Raises VolumeError: no_geometry, bad_spacing, duplicate_slices,
     missing_slices, uneven_slices, tilted."""
-    _check_axes(stack, volume_id)
+    _check_axes(stack)
     heights = stack.positions_mm @ stack.normal
     order = np.argsort(heights, kind="stable")
     names = [stack.names[index] for index in order]
-    gap, places, sources = _even(heights[order], names, stack.thickness_mm, volume_id)
-    shift_ij = _shifts(stack, order, volume_id)
+    gap, places, sources = _even(heights[order], names, stack.thickness_mm)
+    shift_ij = _shifts(stack, order)
     affine = _affine_lps(stack, stack.positions_mm[order], gap, np.column_stack([shift_ij, places]))
     columns, rows = (side + int(shift_ij[:, axis].max()) for axis, side in enumerate(stack.size_px))
     return AssembledGrid(
@@ -140,32 +139,32 @@ def _affine_lps(stack: Stack, positions_mm: Array, gap_mm: float, voxels_ijk: Ar
     return affine
 
 
-def _check_axes(stack: Stack, volume_id: str) -> None:
+def _check_axes(stack: Stack) -> None:
     numbers = np.concatenate([stack.positions_mm.ravel(), stack.right, stack.down])
     lengths = [float(np.linalg.norm(axis)) for axis in (stack.right, stack.down)]
     skew = abs(float(stack.right @ stack.down))
     if not np.isfinite(numbers).all() or not np.allclose(lengths, 1, atol=1e-2) or not skew < 1e-2:
         raise VolumeError(
             "no_geometry",
-            f"volume {volume_id}: ImagePositionPatient or ImageOrientationPatient are no positions and no two "
+            "ImagePositionPatient or ImageOrientationPatient are no positions and no two "
             "perpendicular directions; export the series again",
         )
     if not all(np.isfinite(mm) and mm > 0 for mm in stack.pixel_mm):
-        raise VolumeError(
-            "bad_spacing", f"volume {volume_id}: PixelSpacing is {stack.pixel_mm} mm; want positive numbers"
-        )
+        raise VolumeError("bad_spacing", f"PixelSpacing is {stack.pixel_mm} mm; want positive numbers")
 
 
 Even = tuple[float, Array, tuple[tuple[int, float], ...]]
 
 
-def _even(heights_mm: Array, names: Sequence[str], thickness_mm: float, volume_id: str) -> Even:
+def _even(heights_mm: Array, names: Sequence[str], thickness_mm: float) -> Even:
     """The grid's gap in mm, the place of each ascending slice in it, and its sources (AssembledGrid)."""
     count = len(heights_mm)
     if count == 1:
-        return _alone(names[0], thickness_mm, volume_id), np.zeros(1), ((0, 0.0),)
+        if not (np.isfinite(thickness_mm) and thickness_mm > 0):
+            raise VolumeError("no_geometry", f"{names[0]} stands alone without SliceThickness")
+        return thickness_mm, np.zeros(1), ((0, 0.0),)
     gaps = np.diff(heights_mm)
-    _check_apart(gaps, names, volume_id)
+    _check_apart(gaps, names)
     usual = float(np.median(gaps))
     even = np.abs(gaps - usual) <= GAP_TOLERANCE * usual
     if even.all():
@@ -174,14 +173,14 @@ def _even(heights_mm: Array, names: Sequence[str], thickness_mm: float, volume_i
     usual = float(gaps[even].mean()) if even.any() else usual
     # The grid is sized after the check: one far slice must not make millions.
     if gaps.max() > WIDEST_GAP * usual:
-        raise _uneven(gaps, usual, names, volume_id)
-    depth = round(float(heights_mm[-1] - heights_mm[0]) / usual) + 1
-    places = (heights_mm - heights_mm[0]) * ((depth - 1) / float(heights_mm[-1] - heights_mm[0]))
+        raise _uneven(gaps, usual, names)
+    length = float(heights_mm[-1] - heights_mm[0])
+    depth = round(length / usual) + 1
+    places = (heights_mm - heights_mm[0]) * ((depth - 1) / length)
     sources = tuple(_source(places, k) for k in range(depth))
     if sum(weight > 0 for _, weight in sources) > MADE_SHARE * depth:
-        raise _uneven(gaps, usual, names, volume_id)
-    gap = float(heights_mm[-1] - heights_mm[0]) / (depth - 1)
-    return gap, places, sources
+        raise _uneven(gaps, usual, names)
+    return length / (depth - 1), places, sources
 
 
 def _source(places: Array, k: int) -> tuple[int, float]:
@@ -193,33 +192,27 @@ def _source(places: Array, k: int) -> tuple[int, float]:
     return below, float((k - places[below]) / (places[below + 1] - places[below]))
 
 
-def _alone(name: str, thickness_mm: float, volume_id: str) -> float:
-    if not (np.isfinite(thickness_mm) and thickness_mm > 0):
-        raise VolumeError("no_geometry", f"volume {volume_id}: {name} stands alone without SliceThickness")
-    return thickness_mm
-
-
-def _check_apart(gaps_mm: Array, names: Sequence[str], volume_id: str) -> None:
+def _check_apart(gaps_mm: Array, names: Sequence[str]) -> None:
     same = np.flatnonzero(gaps_mm < SAME_POSITION_MM)
     if len(same):
         raise VolumeError(
             "duplicate_slices",
-            f"volume {volume_id}: {names[same[0]]} and {names[same[0] + 1]} lie at one place "
+            f"{names[same[0]]} and {names[same[0] + 1]} lie at one place "
             f"({len(same)} such pairs); keep one of each, one phase per series",
         )
 
 
-def _uneven(gaps_mm: Array, usual_mm: float, names: Sequence[str], volume_id: str) -> VolumeError:
+def _uneven(gaps_mm: Array, usual_mm: float, names: Sequence[str]) -> VolumeError:
     odd = np.flatnonzero(np.abs(gaps_mm - usual_mm) > GAP_TOLERANCE * usual_mm)
     reason = "missing_slices" if gaps_mm.max() > 1.5 * usual_mm else "uneven_slices"
     return VolumeError(
         reason,
-        f"volume {volume_id}: {names[odd[0]]} and {names[odd[0] + 1]} are {gaps_mm[odd[0]]:.2f} mm apart, "
+        f"{names[odd[0]]} and {names[odd[0] + 1]} are {gaps_mm[odd[0]]:.2f} mm apart, "
         f"others {usual_mm:.2f} mm ({len(odd)} uneven gaps); complete the series, or resample it evenly",
     )
 
 
-def _shifts(stack: Stack, order: Array, volume_id: str) -> Array:
+def _shifts(stack: Stack, order: Array) -> Array:
     """(n, 2) whole columns and rows to move each ascending slice by, the least of each 0."""
     positions = stack.positions_mm[order]
     way = positions[-1] - positions[0]
@@ -227,7 +220,7 @@ def _shifts(stack: Stack, order: Array, volume_id: str) -> Array:
     if length and float(way @ stack.normal) < np.cos(np.radians(MOST_TILT_DEG)) * length:
         raise VolumeError(
             "tilted",
-            f"volume {volume_id}: slices slide sideways by more than a gantry tilts ({MOST_TILT_DEG:.0f} degrees); "
+            f"slices slide sideways by more than a gantry tilts ({MOST_TILT_DEG:.0f} degrees); "
             "resample the series upright",
         )
     slides_px = positions @ np.stack([stack.right, stack.down], axis=1) / stack.pixel_mm

@@ -39,7 +39,6 @@ BROKEN: Final = (
     EOFError,
     LookupError,
     MemoryError,
-    NotImplementedError,
     OSError,
     RuntimeError,  # RecursionError too: sequences nested too deep
     TypeError,
@@ -92,12 +91,12 @@ def read_header(file: Path, tags: Sequence[str] | None = None) -> pydicom.Datase
             return _read(_inflated(file, source, MOST_HEADER_BYTES, cut=True), **options)
 
 
-def read_whole(file: Path, volume_id: str) -> pydicom.Dataset:
+def read_whole(file: Path) -> pydicom.Dataset:
     """The whole file. Raises VolumeError: unreadable, too_large; call within `silence_dicom_loggers`."""
-    with readable(volume_id), file.open("rb") as source:
+    with readable(), file.open("rb") as source:
         bounded = Bounded(source)
         if bounded.size > MOST_FILE_BYTES:
-            raise VolumeError("too_large", f"volume {volume_id}: a file of over {MOST_FILE_BYTES} bytes")
+            raise VolumeError("too_large", f"a file of over {MOST_FILE_BYTES} bytes")
         try:
             return _read(bounded)
         except DeflatedError:
@@ -105,14 +104,12 @@ def read_whole(file: Path, volume_id: str) -> pydicom.Dataset:
 
 
 @contextmanager
-def readable(volume_id: str) -> Iterator[None]:
-    """Within it what is in BROKEN becomes a VolumeError, unreadable."""
+def readable(fault: str = "a file is not readable DICOM") -> Iterator[None]:
+    """Within it what is in BROKEN becomes a VolumeError, unreadable; `fault` says what has which fault."""
     try:
         yield
     except BROKEN as error:
-        raise VolumeError(
-            "unreadable", f"volume {volume_id}: a file is not readable DICOM ({type(error).__name__}); export it again"
-        ) from None
+        raise VolumeError("unreadable", f"{fault} ({type(error).__name__}); export it again") from None
 
 
 @contextmanager

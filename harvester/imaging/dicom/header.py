@@ -12,18 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 import pydicom
-from pydicom.uid import (
-    UID,
-    Comprehensive3DSRStorage,
-    ComprehensiveSRStorage,
-    CTImageStorage,
-    EnhancedCTImageStorage,
-    EnhancedSRStorage,
-    LegacyConvertedEnhancedCTImageStorage,
-    MediaStorageDirectoryStorage,
-    RTStructureSetStorage,
-    SegmentationStorage,
-)
+from pydicom import uid
 
 from harvester.config.data import DicomSettings
 from harvester.imaging.dicom.file import BROKEN, is_dicom_file, read_header, silence_dicom_loggers
@@ -36,39 +25,20 @@ REFERENCES: Final = (
     "ReferencedFrameOfReferenceSequence",
 )
 ALLOWED: Final = (
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "FrameOfReferenceUID",
-    "PatientID",
-    "Modality",
-    "ImageType",
-    "AcquisitionNumber",
-    "ConvolutionKernel",
-    "Rows",
-    "Columns",
-    "NumberOfFrames",
-    "SamplesPerPixel",
-    "BitsAllocated",
-    "PixelSpacing",
-    "SliceThickness",
-    "ImagePositionPatient",
-    "ImageOrientationPatient",
-    "RescaleSlope",
-    "RescaleIntercept",
-    "RescaleType",
-    *REFERENCES,
-)
+    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "PatientID",
+    "Modality", "ImageType", "AcquisitionNumber", "ConvolutionKernel", "Rows", "Columns", "NumberOfFrames",
+    "SamplesPerPixel", "BitsAllocated", "PixelSpacing", "SliceThickness", "ImagePositionPatient",
+    "ImageOrientationPatient", "RescaleSlope", "RescaleIntercept", "RescaleType", *REFERENCES,
+)  # fmt: skip
 MARK_OBJECTS: Final = {
-    EnhancedSRStorage: "sr",
-    ComprehensiveSRStorage: "sr",
-    Comprehensive3DSRStorage: "sr",
-    SegmentationStorage: "seg",
+    uid.EnhancedSRStorage: "sr",
+    uid.ComprehensiveSRStorage: "sr",
+    uid.Comprehensive3DSRStorage: "sr",
+    uid.SegmentationStorage: "seg",
     LABEL_MAP: "seg",
-    RTStructureSetStorage: "rtstruct",
+    uid.RTStructureSetStorage: "rtstruct",
 }
-MULTI_FRAME: Final = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
+MULTI_FRAME: Final = (uid.EnhancedCTImageStorage, uid.LegacyConvertedEnhancedCTImageStorage)
 THREADS: Final = 8
 BATCH: Final = 4096
 """Files in flight: a list of millions of futures would fill the memory."""
@@ -129,13 +99,13 @@ def header_of(root: Path, file: str, settings: DicomSettings) -> Header:
 
 def refusal(item: pydicom.Dataset, settings: DicomSettings) -> tuple[str, str]:
     """Why a file is no slice of an ordinary CT series ("" if it is one), and its kind."""
-    sop_class = UID(str(item.get("SOPClassUID") or item.file_meta.get("MediaStorageSOPClassUID") or ""))
+    sop_class = uid.UID(str(item.get("SOPClassUID") or item.file_meta.get("MediaStorageSOPClassUID") or ""))
     if MARK_OBJECTS.get(sop_class, "") in settings.marks:
         return "", "object"
     if "SeriesInstanceUID" not in item:
-        return ("dicomdir" if sop_class == MediaStorageDirectoryStorage else "unreadable"), "other"
+        return ("dicomdir" if sop_class == uid.MediaStorageDirectoryStorage else "unreadable"), "other"
     if item.get("Rows") is None:
-        return ("no_image" if sop_class != CTImageStorage else "no_pixel_data"), "other"
+        return ("no_image" if sop_class != uid.CTImageStorage else "no_pixel_data"), "other"
     if item.get("Modality") != "CT":
         return "not_ct", "other"
     return _image_refusal(item, settings), "slice"
@@ -148,7 +118,7 @@ def _image_refusal(item: pydicom.Dataset, settings: DicomSettings) -> str:
         "multi_frame": item.SOPClassUID in MULTI_FRAME or int(item.get("NumberOfFrames") or 1) != 1,
         "localizer": "LOCALIZER" in words,
         "derived": bool(words & set(settings.refused_image_types)) or any("MIP" in word for word in words),
-        "secondary_capture": item.SOPClassUID != CTImageStorage,
+        "secondary_capture": item.SOPClassUID != uid.CTImageStorage,
         "not_grey": int(item.get("SamplesPerPixel", 1)) != 1 or item.get("BitsAllocated") not in (16, 32),
         "not_hu": item.get("RescaleType") not in (None, "", "HU", "US"),
         "no_geometry": any(
@@ -171,6 +141,7 @@ def _no_dicom(file: Path) -> str:
 
 def _kept(item: pydicom.Dataset, file: str, kind: str, reason: str) -> Header:
     series, study = str(item.get("SeriesInstanceUID", "")), str(item.get("StudyInstanceUID", ""))
+    taken = kind == "slice" and not reason
     return Header(
         file=file,
         kind=kind,
@@ -181,8 +152,8 @@ def _kept(item: pydicom.Dataset, file: str, kind: str, reason: str) -> Header:
         frame=str(item.get("FrameOfReferenceUID", "")),
         kernel=" ".join(str(word).strip().upper() for word in _list(item.get("ConvolutionKernel"))[:1]),
         original="ORIGINAL" in _list(item.get("ImageType")),
-        thickness_mm=float(item.get("SliceThickness") or 0) if kind == "slice" and not reason else 0.0,
-        slice=_slice(item, file) if kind == "slice" and not reason else None,
+        thickness_mm=float(item.get("SliceThickness") or 0) if taken else 0.0,
+        slice=_slice(item, file) if taken else None,
         refers=frozenset(_series_named(item)) if kind == "object" else frozenset(),
     )
 

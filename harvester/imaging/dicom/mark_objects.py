@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 import pydicom
 
-from harvester.errors import LabelError, VolumeError
+from harvester.errors import LabelError, VolumeError, about_volume
 from harvester.imaging.dicom.file import BROKEN, read_whole, silence_dicom_loggers
 from harvester.imaging.dicom.pixels import MOST_SEGMENTATION_PIXELS, check_size, decode
 from harvester.imaging.dicom.reader import DicomSeries
@@ -24,32 +24,30 @@ def read_object_marks(series: DicomSeries, files: Iterable[Path], machine_marks:
     Raises VolumeError bad_mark for an object that cannot be read or marks what is outside the series.
     """
     name = series.volume.volume_id
-    with silence_dicom_loggers():
+    with silence_dicom_loggers(), about_volume(name):
         referred = _referred(series)
-        found = [lesion for file in files for lesion in _lesions(file, referred, name, machine_marks)]
+        found = [lesion for file in files for lesion in _lesions(file, referred, machine_marks)]
     return [
         Mark(name, f"{name}-d{number}", *series.assembled.slices.box(each.key, each.boxes[each.key]), True, each.kind)
         for number, each in enumerate(merged(found))
     ]
 
 
-def _lesions(file: Path, referred: ReferredSeries, volume_id: str, machine_marks: bool) -> list[Lesion]:
+def _lesions(file: Path, referred: ReferredSeries, machine_marks: bool) -> list[Lesion]:
     try:
-        item = read_whole(file, volume_id)
+        item = read_whole(file)
         frames = np.zeros((0, 0, 0), np.uint8)
         if item.SOPClassUID in WITH_PIXELS:
-            check_size(item, MOST_SEGMENTATION_PIXELS, f"volume {volume_id}: a segmentation")
+            check_size(item, MOST_SEGMENTATION_PIXELS, "a segmentation")
             frames = decode(item).reshape(-1, int(item.Rows), int(item.Columns))
         return read_lesions(item, frames, referred, machine_marks)
     except LabelError as error:
-        raise VolumeError(
-            "bad_mark", f"volume {volume_id}: {error}, in a DICOM object that marks it; {ADVICE}"
-        ) from None
+        raise VolumeError("bad_mark", f"{error}, in a DICOM object that marks it; {ADVICE}") from None
     except VolumeError as error:
         raise VolumeError("bad_mark", f"{error}; it is an object with marks: {ADVICE}") from None
     except BROKEN as error:
         raise VolumeError(
-            "bad_mark", f"volume {volume_id}: a DICOM object that marks it is broken ({type(error).__name__}); {ADVICE}"
+            "bad_mark", f"a DICOM object that marks it is broken ({type(error).__name__}); {ADVICE}"
         ) from None
 
 

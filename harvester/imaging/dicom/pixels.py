@@ -16,10 +16,9 @@ from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID, JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes, RLELossless
 
 from harvester.errors import VolumeError
-from harvester.imaging.dicom.file import BROKEN
+from harvester.geometry import Array
+from harvester.imaging.dicom.file import readable
 from harvester.imaging.hounsfield import AIR_HU, to_hu
-
-Array = NDArray[Any]
 
 COMPRESSED: Final = (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes[:2], RLELossless)
 """Transfer syntaxes that scans come in, besides plain pixels (JPEG 2000's other two are for several components)."""
@@ -37,22 +36,18 @@ def hu_plane(item: pydicom.Dataset, name: str) -> NDArray[np.int16]:
     Raises VolumeError: not_ct, too_large, unreadable, not_hu.
     """
     check_size(item, MOST_SLICE_PIXELS, name)
-    try:
+    with readable(f"{name} has broken pixel data"):
         stored = decode(item)
         padding = _padding(item, stored)
         values = _kept_bits(item, stored).astype(np.float32) * np.float32(item.RescaleSlope)
         hu = to_hu(values + np.float32(item.RescaleIntercept))
-    except BROKEN as error:
-        raise VolumeError(
-            "unreadable", f"{name} has broken pixel data ({type(error).__name__}); export it again"
-        ) from None
     hu[padding] = AIR_HU
     return hu
 
 
 def check_size(item: pydicom.Dataset, most_pixels: int, name: str) -> None:
     """Refuse what is no grey image, claims too many pixels, or holds a codestream of another size than it claims."""
-    try:
+    with readable(f"{name} has broken pixel data"):
         rows, columns = int(item.Rows), int(item.Columns)
         frames = int(item.get("NumberOfFrames") or 1)
         grey = int(item.get("SamplesPerPixel", 1)) == 1
@@ -64,10 +59,6 @@ def check_size(item: pydicom.Dataset, most_pixels: int, name: str) -> None:
             )
         if any(size != (rows, columns, 1) for size in _codestream_sizes(item, frames)):
             raise VolumeError("unreadable", f"{name} holds compressed pixels of another size than it claims")
-    except BROKEN as error:
-        raise VolumeError(
-            "unreadable", f"{name} has broken pixel data ({type(error).__name__}); export it again"
-        ) from None
 
 
 def decode(item: pydicom.Dataset) -> Array:

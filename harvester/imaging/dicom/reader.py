@@ -6,19 +6,17 @@ Errors name slices by their InstanceNumber and position, never by path or UID: t
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pydicom
-from numpy.typing import NDArray
 
-from harvester.errors import VolumeError
+from harvester.errors import VolumeError, about_volume
+from harvester.geometry import Array
 from harvester.imaging.dicom.assembly import AssembledGrid, Stack, assemble
 from harvester.imaging.dicom.file import BROKEN, is_dicom_file, read_header, read_whole, readable, silence_dicom_loggers
 from harvester.imaging.dicom.pixels import hu_plane
 from harvester.records import Volume
-
-Array = NDArray[Any]
 
 MOST_VOXELS: Final = 1 << 31
 """Of a series as assembled: 4 GiB of int16. data.archive.max_voxels refuses sooner, by the headers alone."""
@@ -50,20 +48,20 @@ def read_series(source: Path | Iterable[Path], volume_id: str, patient_id: str) 
     """The series with all that is needed to place marks in it. Raises VolumeError as read_dicom_series does."""
     headers: list[pydicom.Dataset] = []
     planes: list[Array] = []
-    with silence_dicom_loggers():
+    with silence_dicom_loggers(), about_volume(volume_id):
         for file in series_files(source):
-            item = _load(file, volume_id)
+            item = _load(file)
             if headers:
-                _check_alike(item, headers[0], volume_id)
-            planes.append(hu_plane(item, _name(item, volume_id)))
+                _check_alike(item, headers[0])
+            planes.append(hu_plane(item, _name(item)))
             del item.PixelData
             headers.append(item)
         if not headers:
-            raise VolumeError("no_slices", f"volume {volume_id}: no DICOM files; give a folder of one CT series")
-        stack = stack_of(headers, volume_id)
-    assembled = assemble(stack, volume_id)
-    if np.prod(assembled.shape, dtype=float) > MOST_VOXELS:
-        raise VolumeError("too_large", f"volume {volume_id}: more than {MOST_VOXELS} voxels; cut the series")
+            raise VolumeError("no_slices", "no DICOM files; give a folder of one CT series")
+        stack = stack_of(headers)
+        assembled = assemble(stack)
+        if np.prod(assembled.shape, dtype=float) > MOST_VOXELS:
+            raise VolumeError("too_large", f"more than {MOST_VOXELS} voxels; cut the series")
     volume = Volume(volume_id, patient_id, assembled.array(planes), assembled.spacing_zyx_mm)
     return DicomSeries(volume, stack, assembled, headers)
 
@@ -73,13 +71,12 @@ def read_series_grid(files: Iterable[Path], volume_id: str) -> tuple[list[pydico
 
     Raises VolumeError: unreadable, no_geometry, and as `assemble` does.
     """
-    with silence_dicom_loggers():
-        with readable(volume_id):
+    with silence_dicom_loggers(), about_volume(volume_id):
+        with readable():
             headers = [read_header(file) for file in files]
         for header in headers:
-            _check_alike(header, headers[0], volume_id)
-        stack = stack_of(headers, volume_id)
-    return headers, assemble(stack, volume_id)
+            _check_alike(header, headers[0])
+        return headers, assemble(stack_of(headers))
 
 
 def series_files(source: Path | Iterable[Path]) -> list[Path]:
@@ -90,7 +87,7 @@ def series_files(source: Path | Iterable[Path]) -> list[Path]:
     return sorted(file for file in files if file.suffix.lower() in (".dcm", ".ima") or is_dicom_file(file))
 
 
-def stack_of(headers: Sequence[pydicom.Dataset], volume_id: str) -> Stack:
+def stack_of(headers: Sequence[pydicom.Dataset]) -> Stack:
     """The slices' places as their headers give them. Raises VolumeError no_geometry for what are no numbers."""
     first = headers[0]
     try:
@@ -109,19 +106,15 @@ def stack_of(headers: Sequence[pydicom.Dataset], volume_id: str) -> Stack:
         )
     except BROKEN:
         raise VolumeError(
-            "no_geometry",
-            f"volume {volume_id}: positions, orientation or PixelSpacing are no numbers; export the series again",
+            "no_geometry", "positions, orientation or PixelSpacing are no numbers; export the series again"
         ) from None
 
 
-def _load(file: Path, volume_id: str) -> pydicom.Dataset:
-    item = read_whole(file, volume_id)
-    try:
-        _check_kind(item, _name(item, volume_id))
-    except BROKEN as error:
-        raise VolumeError(
-            "unreadable", f"{_name(item, volume_id)} has a broken header ({type(error).__name__}); export it again"
-        ) from None
+def _load(file: Path) -> pydicom.Dataset:
+    item = read_whole(file)
+    name = _name(item)
+    with readable(f"{name} has a broken header"):
+        _check_kind(item, name)
     return item
 
 
@@ -139,8 +132,8 @@ def _check_kind(item: pydicom.Dataset, name: str) -> None:
         raise VolumeError("not_hu", f"{name} holds no Hounsfield units (RescaleType); leave the series out")
 
 
-def _check_alike(item: pydicom.Dataset, first: pydicom.Dataset, volume_id: str) -> None:
-    pair = f"{_name(item, volume_id)} and {_name(first)}"
+def _check_alike(item: pydicom.Dataset, first: pydicom.Dataset) -> None:
+    pair = f"{_name(item)} and {_name(first)}"
     for tag, word in ALIKE.items():
         if item.get(tag) != first.get(tag):
             raise VolumeError("mixed_slices", f"{pair} differ in {word}; give one series")
@@ -157,7 +150,7 @@ def _check_alike(item: pydicom.Dataset, first: pydicom.Dataset, volume_id: str) 
         raise VolumeError("mixed_orientations", f"{pair} face different ways; give one series")
 
 
-def _name(item: pydicom.Dataset, volume_id: str = "") -> str:
+def _name(item: pydicom.Dataset) -> str:
     """How a message names a slice: its number and place, if they are numbers."""
     try:
         number = f"slice {int(item.InstanceNumber)}"
@@ -167,4 +160,4 @@ def _name(item: pydicom.Dataset, volume_id: str = "") -> str:
         at = f" at ({', '.join(f'{float(v):.1f}' for v in item.ImagePositionPatient)}) mm"
     except BROKEN:
         at = ""
-    return (f"volume {volume_id}: " if volume_id else "") + number + at
+    return number + at

@@ -40,28 +40,19 @@ class Series:
         return {each.acquisition for each in self.slices}
 
 
-@dataclass(frozen=True)
-class Rejected:
-    """Files of one series (or one file alone) that are not taken, and why."""
-
-    uid: str
-    reason: str
-    files: int
-
-
 @dataclass
 class Gathered:
     """The headers of an archive, put together.
 
-    series   what may be taken, in the order of its first file
-    objects  what may hold marks
-    rejected      what is refused
-    folders  the CT series of each folder, as UIDs, refused ones too
+    series    what may be taken, in the order of its first file
+    objects   what may hold marks
+    rejected  files that are refused, by the UID of their series (or by the file, where it has none) and the reason
+    folders   the CT series of each folder, as UIDs, refused ones too
     """
 
     series: list[Series]
     objects: list[Header]
-    rejected: list[Rejected]
+    rejected: Counter[tuple[str, str]]
     folders: dict[str, set[str]]
 
 
@@ -69,8 +60,7 @@ def gather(headers: Iterable[Header]) -> Gathered:
     """Series by their UID, each as its largest stack of slices alike; the rest of a series is rejected."""
     found: dict[str, list[Slice]] = defaultdict(list)
     first: dict[str, Header] = {}
-    rejected: Counter[tuple[str, str]] = Counter()
-    gathered = Gathered([], [], [], defaultdict(set))
+    gathered = Gathered([], [], Counter(), defaultdict(set))
     for header in headers:
         if header.kind == "slice":
             gathered.folders[PurePosixPath(header.file).parent.as_posix()].add(header.series)
@@ -80,18 +70,19 @@ def gather(headers: Iterable[Header]) -> Gathered:
         elif header.kind == "object":
             gathered.objects.append(header)
         else:
-            rejected[header.series or header.file, header.reason] += 1
+            gathered.rejected[header.series or header.file, header.reason] += 1
     for uid, slices in found.items():
         alike, count = Counter(each.alike for each in slices).most_common(1)[0]
         gathered.series.append(Series(uid, first[uid], [each for each in slices if each.alike == alike]))
-        rejected[uid, "odd_slices"] = len(slices) - count
-    gathered.rejected = [Rejected(uid, reason, count) for (uid, reason), count in rejected.items() if count]
+        gathered.rejected[uid, "odd_slices"] = len(slices) - count
     return gathered
 
 
 def checked(series: Series, root: Path, settings: ArchiveSettings) -> Series:
     """The series without copies of its slices, measured. Raises VolumeError with the reason to refuse it."""
-    _check_size(series, settings.max_voxels)
+    rows, columns = series.slices[0].alike[:2]
+    if rows * columns * len(series.slices) > settings.max_voxels:
+        raise _too_large(settings.max_voxels)
     single = replace(series, slices=_without_copies(series.slices, root))
     if len(single.slices) < settings.dicom.min_slices:
         raise VolumeError(
@@ -99,7 +90,7 @@ def checked(series: Series, root: Path, settings: ArchiveSettings) -> Series:
             f"{len(single.slices)} slices; setting data.archive.dicom.min_slices wants {settings.dicom.min_slices}",
         )
     stack = _stack(single)
-    assembled = assemble(stack, "of this archive")
+    assembled = assemble(stack)
     if abs(stack.normal[2]) < np.cos(np.radians(MOST_TILT_DEG)):
         raise VolumeError("not_axial", "not axial; only axial series are taken")
     if np.prod(assembled.shape, dtype=float) > settings.max_voxels:
@@ -141,12 +132,6 @@ def _same_acquisition(one: Series, other: Series) -> bool:
     return same and overlap > SAME_PLACE_SHARE * shorter
 
 
-def _check_size(series: Series, most_voxels: int) -> None:
-    rows, columns = series.slices[0].alike[:2]
-    if rows * columns * len(series.slices) > most_voxels:
-        raise _too_large(most_voxels)
-
-
 def _too_large(most_voxels: int) -> VolumeError:
     return VolumeError("too_large", f"more voxels than data.archive.max_voxels = {most_voxels}; is a header broken?")
 
@@ -182,6 +167,6 @@ def _without_copies(slices: Sequence[Slice], root: Path) -> list[Slice]:
 def _fingerprint(file: Path) -> str:
     """Of the stored pixels and what gives them place and value; a header exported again differs elsewhere."""
     with silence_dicom_loggers():
-        item = read_whole(file, "of this archive")
+        item = read_whole(file)
     places = [str(item.get(tag)) for tag in GEOMETRY]
     return hashlib.sha256(repr(places).encode() + bytes(item.get("PixelData") or b"")).hexdigest()

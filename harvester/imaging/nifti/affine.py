@@ -4,11 +4,9 @@ from typing import Any, Final
 
 import numpy as np
 from nibabel.spatialimages import HeaderDataError
-from numpy.typing import NDArray
 
 from harvester.errors import VolumeError
-
-Array = NDArray[Any]
+from harvester.geometry import Array
 
 SPACING_MM: Final = (0.01, 100.0)
 """Least and most distance of two voxels in a scan of a person; outside it, the unit is not mm."""
@@ -18,7 +16,7 @@ SAME_PLACE: Final = 0.1
 """Share of a voxel by which a mask's corners may miss its scan's."""
 
 
-def checked_affine(raw: Any, volume_id: str) -> Array:
+def checked_affine(raw: Any) -> Array:
     """The affine (4, 4) of nibabel's unchecked header.
 
     VolumeError's reasons: no_orientation (no sform, no qform), bad_affine (not finite, or a qform that is no
@@ -26,7 +24,7 @@ def checked_affine(raw: Any, volume_id: str) -> Array:
     """
     reason, fault = _fault(raw)
     if reason:
-        raise VolumeError(reason, f"volume {volume_id}: {fault}")
+        raise VolumeError(reason, fault)
     return np.asarray(raw.get_best_affine(), dtype=np.float64)
 
 
@@ -60,17 +58,3 @@ def same_place(one_ras: Array, other_ras: Array, shape: tuple[int, int, int], vo
     corners = np.array(np.meshgrid(*[(0, side) for side in shape], [1.0])).reshape(4, -1)
     apart = np.linalg.norm((one_ras - other_ras)[:3] @ corners, axis=0)
     return bool(apart.max() <= voxels * np.linalg.norm(one_ras[:3, :3], axis=0).min())
-
-
-def forms_differ(raw: Any, shape: tuple[int, int, int]) -> bool:
-    """Whether the header has an sform and a qform that put a corner of the voxels further apart
-    than a voxel's shortest side.
-
-    nibabel, and so we, go by the sform; ITK's programs (Slicer, ITK-SNAP) by one or the other, as their codes say.
-    """
-    if not int(raw["sform_code"]) or not int(raw["qform_code"]):
-        return False
-    try:
-        return not same_place(raw.get_sform(), raw.get_qform(), shape, 1.0)
-    except (HeaderDataError, ValueError):
-        return True  # the qform is no rotation: nobody can go by it

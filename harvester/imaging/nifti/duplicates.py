@@ -9,7 +9,6 @@ from typing import Any, Final
 from harvester.imaging.nifti.file import BROKEN, Header, opened
 
 FIRST_BYTES: Final = 1 << 20
-PIECE_BYTES: Final = 1 << 24
 
 File = tuple[Path, Header]
 
@@ -47,9 +46,6 @@ def _first(file: File) -> int:
 
 
 def _whole(file: File) -> bytes:
-    digest = hashlib.sha256()
     with opened(file[0]) as content:
         content.seek(file[1].offset)
-        while piece := content.read(PIECE_BYTES):
-            digest.update(piece)
-    return digest.digest()
+        return hashlib.file_digest(content, "sha256").digest()

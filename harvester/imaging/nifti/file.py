@@ -1,5 +1,7 @@
 """NIfTI files whose header is not trusted: size, type, spacing and axes are checked before a voxel is read.
 
+Errors name what was raised, not its text: that names the path, and paths may tell a patient's name.
+
 Nothing is allocated for more bytes than the file can hold. nibabel knows the headers' fields; its `load` is not used,
 because it reads extensions of whatever length the file claims and mends a spacing of 0 to 1.
 """
@@ -7,20 +9,19 @@ because it reads extensions of whatever length the file claims and mends a spaci
 import gzip
 import zlib
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, BinaryIO, Final, cast
+from typing import Any, Final
 
 import numpy as np
 from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
 from nibabel.spatialimages import HeaderDataError
-from numpy.typing import NDArray
 
-from harvester.errors import VolumeError
-from harvester.imaging.nifti.affine import checked_affine, forms_differ
+from harvester.errors import VolumeError, about_volume
+from harvester.geometry import Array
+from harvester.imaging.nifti.affine import checked_affine, same_place
 from harvester.imaging.orientation import Orientation
-
-Array = NDArray[Any]
 
 READ_ON_BYTES: Final = 1 << 20
 BROKEN: Final = (HeaderDataError, OSError, EOFError, zlib.error, ValueError, OverflowError, LookupError)
@@ -52,7 +53,7 @@ class Header:
     slope: float
     inter: float
     affine_ras: Array
-    raw: Nifti1Header
+    raw: Any
 
     @property
     def data_bytes(self) -> int:
@@ -64,8 +65,16 @@ class Header:
         return Orientation.of(self.affine_ras, self.shape)
 
     def forms_differ(self) -> bool:
-        """Whether programs may see the voxels in two places: see affine.forms_differ."""
-        return forms_differ(self.raw, self.shape)
+        """Whether sform and qform put a corner of the voxels further apart than a voxel's shortest side.
+
+        nibabel, and so we, go by the sform; ITK's programs (Slicer, ITK-SNAP) by one or the other, as their codes say.
+        """
+        if not int(self.raw["sform_code"]) or not int(self.raw["qform_code"]):
+            return False
+        try:
+            return not same_place(self.raw.get_sform(), self.raw.get_qform(), self.shape, 1.0)
+        except (HeaderDataError, ValueError):
+            return True  # the qform is no rotation: nobody can go by it
 
     def spacing_zyx_mm(self) -> tuple[float, float, float]:
         """Spacing in the stored order."""
@@ -78,26 +87,27 @@ def read_header(path: Path, volume_id: str, max_voxels: int = MAX_VOXELS) -> Hea
 
     VolumeError's reasons: unreadable, not_3d, not_grey, too_large, and those of affine.checked_affine.
     """
-    try:
-        raw, room = _raw_header(path), _room(path)
-        shape = tuple(int(side) for side in raw["dim"][1 : 1 + _dimensions(raw)])
-        dtype, offset = raw.get_data_dtype(), int(raw["vox_offset"])
-        slope, inter = raw.get_slope_inter()
-    except BROKEN as error:
-        raise VolumeError("unreadable", f"volume {volume_id}: not a NIfTI file ({_kind(error)})") from None
-    sides = _checked_shape(shape, volume_id, max_voxels)
-    if dtype.kind not in "iuf":
-        raise VolumeError(
-            "not_grey", f"volume {volume_id}: want one number per voxel, got type {dtype}; is this a picture?"
-        )
-    affine = checked_affine(raw, volume_id)
-    header = Header(sides, dtype, offset, 1.0 if slope is None else slope, inter or 0.0, affine, raw)
-    if not raw["sizeof_hdr"] <= offset <= MOST_HEADER_BYTES or header.data_bytes > room - offset:
-        raise VolumeError(
-            "unreadable",
-            f"volume {volume_id}: the file is too short for shape {sides} from byte {offset} on; copy it anew",
-        )
-    return header
+    with about_volume(volume_id):
+        try:
+            raw, room = _raw_header(path), _room(path)
+            count = int(raw["dim"][0])
+            if not 1 <= count <= 7:
+                raise ValueError("number of dimensions")
+            shape = tuple(int(side) for side in raw["dim"][1 : 1 + count])
+            dtype, offset = raw.get_data_dtype(), int(raw["vox_offset"])
+            slope, inter = raw.get_slope_inter()
+        except BROKEN as error:
+            raise VolumeError("unreadable", f"not a NIfTI file ({type(error).__name__})") from None
+        sides = _checked_shape(shape, max_voxels)
+        if dtype.kind not in "iuf":
+            raise VolumeError("not_grey", f"want one number per voxel, got type {dtype}; is this a picture?")
+        affine = checked_affine(raw)
+        header = Header(sides, dtype, offset, 1.0 if slope is None else slope, inter or 0.0, affine, raw)
+        if not raw["sizeof_hdr"] <= offset <= MOST_HEADER_BYTES or header.data_bytes > room - offset:
+            raise VolumeError(
+                "unreadable", f"the file is too short for shape {sides} from byte {offset} on; copy it anew"
+            )
+        return header
 
 
 def read_stored(path: Path, header: Header, volume_id: str) -> Array:
@@ -110,15 +120,14 @@ def read_stored(path: Path, header: Header, volume_id: str) -> Array:
             # gzip compares its checksum where the file ends: a few bytes behind the voxels as a rule.
             file.read(READ_ON_BYTES)
     except BROKEN as error:
-        raise VolumeError(
-            "unreadable", f"volume {volume_id}: NIfTI data broken ({_kind(error)}); copy the file anew"
-        ) from None
+        fault = f"volume {volume_id}: NIfTI data broken ({type(error).__name__}); copy the file anew"
+        raise VolumeError("unreadable", fault) from None
     return content.view(header.dtype).reshape(header.shape, order="F")
 
 
-def opened(path: Path) -> BinaryIO:
+def opened(path: Path) -> BufferedIOBase:
     """The file's bytes, unpacked where its name ends in .gz."""
-    return cast(BinaryIO, gzip.open(path)) if _packed(path) else path.open("rb")
+    return gzip.open(path) if _packed(path) else path.open("rb")
 
 
 def _raw_header(path: Path) -> Any:
@@ -135,23 +144,14 @@ def _raw_header(path: Path) -> Any:
     return raw
 
 
-def _dimensions(raw: Any) -> int:
-    count = int(raw["dim"][0])
-    if not 1 <= count <= 7:
-        raise ValueError("number of dimensions")
-    return count
-
-
-def _checked_shape(shape: tuple[int, ...], volume_id: str, max_voxels: int) -> tuple[int, int, int]:
+def _checked_shape(shape: tuple[int, ...], max_voxels: int) -> tuple[int, int, int]:
     if len(shape) < 3 or any(side != 1 for side in shape[3:]) or min(shape) < 1:
-        raise VolumeError(
-            "not_3d", f"volume {volume_id}: want a 3D NIfTI with voxels, got shape {shape}; write one file per volume"
-        )
+        raise VolumeError("not_3d", f"want a 3D NIfTI with voxels, got shape {shape}; write one file per volume")
     voxels = shape[0] * shape[1] * shape[2]
     if voxels > max_voxels:
         raise VolumeError(
             "too_large",
-            f"volume {volume_id}: shape {shape} is {voxels:,} voxels, more than data.archive.max_voxels = "
+            f"shape {shape} is {voxels:,} voxels, more than data.archive.max_voxels = "
             f"{max_voxels:,}; raise it if the scan is right",
         )
     return shape[0], shape[1], shape[2]
@@ -166,14 +166,9 @@ def _room(path: Path) -> int:
     return path.stat().st_size * (MOST_DEFLATED if _packed(path) else 1)
 
 
-def _fill(file: BinaryIO, content: memoryview) -> None:
+def _fill(file: BufferedIOBase, content: memoryview) -> None:
     while content:
-        count = file.readinto(content)  # type: ignore[attr-defined]  # both kinds of file have it
+        count = file.readinto(content)
         if not count:
             raise EOFError
         content = content[count:]
-
-
-def _kind(error: Exception) -> str:
-    """The error's class alone: its text names the path, and paths may tell a patient's name."""
-    return type(error).__name__

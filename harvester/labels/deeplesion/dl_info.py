@@ -48,26 +48,20 @@ class InfoRow:
     split: str
 
 
-@dataclass(frozen=True)
-class BadLine:
-    """A line that cannot be used, and the message that says why without telling what stands there."""
+def read_dl_info(file: Path) -> tuple[list[InfoRow], dict[int, str]]:
+    """Every row of the table, in its order, and what is wrong with each line that is none, by its number.
 
-    line: int
-    message: str
-
-
-def read_dl_info(file: Path) -> tuple[list[InfoRow], list[BadLine]]:
-    """Every row of the table, in its order, and the lines that are none; nothing for a table without rows.
+    Both are empty for a table without rows. The messages do not quote the line.
 
     Raises LabelError where there is no such file, it is no CSV in UTF-8, or a column is missing.
     """
     rows: list[InfoRow] = []
-    bad: list[BadLine] = []
+    bad: dict[int, str] = {}
     for line, cells in _cells(file):
         try:
             rows.append(_row(cells))
         except ValueError as error:
-            bad.append(BadLine(line, f"line {line} of {file.name}: {error}; correct or remove it"))
+            bad[line] = f"line {line} of {file.name}: {error}; correct or remove it"
     return rows, bad
 
 
@@ -103,6 +97,9 @@ def _row(cells: dict[str, str]) -> InfoRow:
     x1, y1, x2, y2 = (round(value, DECIMALS) for value in _numbers(cells, "Bounding_boxes", 4))
     if not (x1 <= x2 and y1 <= y2):
         raise ValueError("Bounding_boxes are not x1, y1, x2, y2, low ends first")
+    split = _whole(cells, "Train_Val_Test")
+    if split not in SPLITS:
+        raise ValueError("Train_Val_Test is not 1, 2 or 3")
     x, y, z = _numbers(cells, "Spacing_mm_px_", 3)
     width, height = _numbers(cells, "Image_size", 2)
     return InfoRow(
@@ -114,15 +111,8 @@ def _row(cells: dict[str, str]) -> InfoRow:
         noisy=_whole(cells, "Possibly_noisy") == 1,
         spacing_zyx_mm=(z, y, x),
         size_px=(int(width), int(height)),
-        split=_split(cells),
+        split=SPLITS[split],
     )
-
-
-def _split(cells: dict[str, str]) -> str:
-    number = _whole(cells, "Train_Val_Test")
-    if number not in SPLITS:
-        raise ValueError("Train_Val_Test is not 1, 2 or 3")
-    return SPLITS[number]
 
 
 def _whole(cells: dict[str, str], name: str, low: int = 0) -> int:

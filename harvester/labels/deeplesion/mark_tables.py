@@ -67,12 +67,8 @@ def _row(number: int, row: dict[str, Any], name: str) -> dict[str, Any]:
         raise LabelError(f"{name}: row {number}: want a slice from 0 and four finite ends")
     if not (box[0] <= box[2] and box[1] <= box[3]):
         raise LabelError(f"{name}: row {number}: box ends out of order; want x1 <= x2 and y1 <= y2")
-    sides = dict(zip(SIDES, map(float, box), strict=True))
-    known = {"clinical": _truth(row.get("clinical"), number, name), "kind": row.get("kind") or ""}
-    return {"volume_id": plain, "mark_id": f"{plain}-{number}", "z": int(z), **sides, **known}
-
-
-def _truth(value: object, number: int, name: str) -> bool:
-    if value not in (None, True, False, 0, 1):
+    if row.get("clinical") not in (None, True, False, 0, 1):
         raise LabelError(f"{name}: row {number}: clinical is neither 1 nor 0")
-    return bool(value)
+    sides = dict(zip(SIDES, map(float, box), strict=True))
+    known = {"clinical": bool(row.get("clinical")), "kind": row.get("kind") or ""}
+    return {"volume_id": plain, "mark_id": f"{plain}-{number}", "z": int(z), **sides, **known}

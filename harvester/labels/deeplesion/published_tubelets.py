@@ -78,18 +78,14 @@ def tubelet_rows(volume_id: str, held: object, name: str) -> Iterator[dict[str, 
         raise LabelError(f"{name}: volume {volume_id} holds a {type(held).__name__}; want a list of tubelets")
     for index, tubelet in enumerate(held):
         where = f"{name}: volume {volume_id}: tubelet {index}"
-        slices = sorted(_slice(place, where) for place in _places(tubelet, where))
+        if not isinstance(tubelet, list | tuple) or not tubelet:
+            raise LabelError(f"{where} is no list of (z, [x1, y1, x2, y2, score]) with at least one slice")
+        slices = sorted(_slice(place, where) for place in tubelet)
         z, boxes = [at for at, _ in slices], np.array([box for _, box in slices])
         if len(set(z)) < len(z):
             raise LabelError(f"{where} has two boxes on one slice; want one")
         columns = dict(zip((*SIDES, "slice_score"), boxes.T.tolist(), strict=True))
         yield {"volume_id": volume_id, "tubelet_id": index, "z": z, **columns}
-
-
-def _places(tubelet: object, where: str) -> list[Any] | tuple[Any, ...]:
-    if not isinstance(tubelet, list | tuple) or not len(tubelet):
-        raise LabelError(f"{where} is no list of (z, [x1, y1, x2, y2, score]) with at least one slice")
-    return tubelet
 
 
 def _slice(place: object, where: str) -> tuple[int, list[float]]:
@@ -114,8 +110,7 @@ def _box_rows(volume_id: str, held: object, name: str) -> Iterator[dict[str, Any
             raise LabelError(
                 f"{name}: volume {volume_id}: box {index} is {box!r}; want [x1, y1, x2, y2, z1, z2], low ends first"
             )
-        x1, y1, x2, y2, z1, z2 = map(float, box)
-        yield {"volume_id": volume_id, "x1": x1, "y1": y1, "z1": z1, "x2": x2, "y2": y2, "z2": z2}
+        yield {"volume_id": volume_id, **dict(zip((*SIDES, "z1", "z2"), map(float, box), strict=True))}
 
 
 def read_volumes(file: Path) -> dict[str, Any]:

@@ -40,21 +40,17 @@ def load_numbers(file: Path) -> Any:
         content = file.read_bytes()
     except OSError as error:
         raise LabelError(f"{file.name}: cannot be read ({error.strerror}); want a published pickle") from None
-    return _unpickle(content, file.name)
+    try:
+        return _NumbersOnly(io.BytesIO(content), file.name).load()
+    except BROKEN as error:
+        raise LabelError(
+            f"{file.name}: cut short or not a pickle ({error}; {len(content)} bytes); download it again"
+        ) from None
 
 
 def plain(value: object) -> Any:
     """The values of an array as nested lists; anything else as it is."""
     return value.values if isinstance(value, _Array) else value
-
-
-def _unpickle(content: bytes, name: str) -> Any:
-    try:
-        return _NumbersOnly(io.BytesIO(content), name).load()
-    except BROKEN as error:
-        raise LabelError(
-            f"{name}: cut short or not a pickle ({error}; {len(content)} bytes); download it again"
-        ) from None
 
 
 class _NumbersOnly(pickle.Unpickler):
@@ -69,21 +65,19 @@ class _NumbersOnly(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         known = {
-            ("numpy.core.multiarray", "scalar"): self.scalar,
             ("numpy._core.multiarray", "scalar"): self.scalar,
             ("numpy", "dtype"): self.dtype,
             ("numpy", "ndarray"): self.ndarray,
-            ("numpy.core.multiarray", "_reconstruct"): self.reconstruct,
             ("numpy._core.multiarray", "_reconstruct"): self.reconstruct,
-            ("numpy.core.numeric", "_frombuffer"): self.frombuffer,
             ("numpy._core.numeric", "_frombuffer"): self.frombuffer,
             ("_codecs", "encode"): self.latin1,
         }
-        if (module, name) not in known:
+        key = module.replace("numpy.core.", "numpy._core."), name  # numpy 1 and 2
+        if key not in known:
             raise LabelError(
                 f"{self.name}: names {module}.{name}; only numpy scalars and arrays of numbers are read from it"
             )
-        return known[module, name]
+        return known[key]
 
     def dtype(self, code: str, *_flags: object) -> "_Number":
         if code not in NUMBERS:

@@ -13,8 +13,6 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-SUFFIX: Final = ".annot"
-"""What the fully annotated files append to any volume's id."""
 # Bounded, ASCII digits only: an id becomes the name of a file.
 FORM: Final = re.compile(
     r"([0-9]{1,9})_([0-9]{1,4})_([0-9]{1,4})[_-]([0-9]{1,6})-([0-9]{1,6})(?:\.annot|\.nii|\.nii\.gz)?"
@@ -37,10 +35,7 @@ def plain_id(volume_id: str) -> str:
     `.annot` is taken from any id. Digits are left alone, leading zeros too.
     """
     found = FORM.fullmatch(volume_id)
-    if not found:
-        return volume_id.removesuffix(SUFFIX)
-    patient, study, series, start, end = found.groups()
-    return f"{patient}_{study}_{series}_{start}-{end}"
+    return found.expand(r"\1_\2_\3_\4-\5") if found else volume_id.removesuffix(".annot")
 
 
 def split_id(volume_id: str) -> SubVolume | None:

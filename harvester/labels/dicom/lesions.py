@@ -5,19 +5,17 @@ to i + 1, and a region from x to y becomes the inclusive box from x to y - 1. Fr
 kind is a word of KINDS, by code.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import pydicom
-from numpy.typing import NDArray
 
 from harvester.errors import LabelError
-from harvester.geometry import paired_iou
+from harvester.geometry import Array, paired_iou
 from harvester.records import Box
-
-Floats = NDArray[np.float64]
 
 KINDS: Final = {
     "39607008": "lung", "T-28000": "lung", "10200004": "liver", "T-62000": "liver", "64033007": "kidney",
@@ -46,13 +44,13 @@ class ReferredSeries:
 
     sops: Mapping[str, int]
     frame: str
-    origins_mm: Floats
-    right: Floats
-    down: Floats
+    origins_mm: Array
+    right: Array
+    down: Array
     pixel_mm: tuple[float, float]
     size_px: tuple[int, int]
 
-    def slice_of(self, point_mm: Floats) -> int:
+    def slice_of(self, point_mm: Array) -> int:
         """The slice in which a point lies. Raises LabelError where it is off the stack by over half a gap."""
         normal = np.cross(self.right, self.down)
         heights = self.origins_mm @ normal
@@ -63,10 +61,10 @@ class ReferredSeries:
             raise LabelError("a mark lies outside the slices of its series")
         return k
 
-    def on_slice(self, k: int, points_mm: Floats) -> Floats:
+    def on_slice(self, k: int, points_mm: Array) -> Array:
         """(m, 2) image-relative (column, row) coordinates on slice k of (m, 3) points in mm."""
         axes = np.stack([self.right / self.pixel_mm[0], self.down / self.pixel_mm[1]], axis=1)
-        points: Floats = (points_mm - self.origins_mm[k]) @ axes + 0.5
+        points: Array = (points_mm - self.origins_mm[k]) @ axes + 0.5
         return points
 
 
@@ -83,26 +81,22 @@ class Lesion:
     tracking: str = ""
 
 
-@dataclass
-class Regions:
-    """Collects what one lesion shows on its slices."""
-
-    boxes: dict[int, Box] = field(default_factory=dict)
-    areas: dict[int, float] = field(default_factory=dict)
-
-    def add(self, k: int, box: Box, area: float) -> None:
-        """A further region on slice k; its box grows round it."""
-        old = self.boxes.get(k, box)
-        self.boxes[k] = (*np.minimum(old[:2], box[:2]).tolist(), *np.maximum(old[2:], box[2:]).tolist())
-        self.areas[k] = self.areas.get(k, 0.0) + area
-
-    def lesion(self, kind: str = "", tracking: str = "") -> Lesion:
-        """The lesion; of at least one region."""
-        key = max(sorted(self.areas), key=lambda k: self.areas[k])
-        return Lesion(dict(self.boxes), key, kind, tracking)
+Region = tuple[int, Box, float]
+"""Part of a lesion: its slice, its box, its area in pixels."""
 
 
-def box_round(points_xy: Floats) -> Box:
+def lesion_of(regions: Iterable[Region], kind: str = "", tracking: str = "") -> Lesion:
+    """The lesion of at least one region: a box round all regions of a slice, the key where their areas add up most."""
+    boxes: dict[int, Box] = {}
+    areas: dict[int, float] = defaultdict(float)
+    for k, box, area in regions:
+        old = boxes.get(k, box)
+        boxes[k] = (*np.minimum(old[:2], box[:2]).tolist(), *np.maximum(old[2:], box[2:]).tolist())
+        areas[k] += area
+    return Lesion(boxes, max(sorted(areas), key=lambda k: areas[k]), kind, tracking)
+
+
+def box_round(points_xy: Array) -> Box:
     """The inclusive box round (m, 2) image-relative points, one pixel wide at least."""
     low, high = points_xy.min(0), points_xy.max(0) - 1
     middle = (low + high) / 2
@@ -117,6 +111,13 @@ def within(box: Box, size_px: tuple[int, int]) -> Box:
     if not np.isfinite(box).all() or (low > high).any():
         raise LabelError("a mark lies outside the image")
     return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+
+
+def outlined(k: int, points_xy: Array, size_px: tuple[int, int]) -> Region:
+    """The region of a polygon through (m, 2) image-relative points on slice k. Raises LabelError as `within` does."""
+    x, y = points_xy.T
+    area = float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
+    return k, within(box_round(points_xy), size_px), area
 
 
 def merged(lesions: Sequence[Lesion]) -> list[Lesion]:

@@ -10,12 +10,10 @@ from typing import Final
 import numpy as np
 import pydicom
 
-from harvester.labels.dicom.lesions import Lesion, ReferredSeries, Regions, box_round, within
-from harvester.records import Box
+from harvester.labels.dicom.lesions import Lesion, ReferredSeries, Region, lesion_of, outlined
 
 TUMOUR: Final = re.compile(r"\W*(i?gtv|lesion|tumou?r|nodule|mass|metasta)", re.IGNORECASE)
-Contour = tuple[int, Box, float]
-"""Slice, box, area in pixels."""
+CLOSED: Final = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 
 
 def read_rtstruct(item: pydicom.Dataset, series: ReferredSeries, machine_marks: bool) -> list[Lesion]:
@@ -27,8 +25,9 @@ def read_rtstruct(item: pydicom.Dataset, series: ReferredSeries, machine_marks: 
     found = []
     for roi in item.get("ROIContourSequence") or ():
         if int(roi.ReferencedROINumber) in tumours:
-            contours = [_contour(each, series) for each in _closed(roi)]
-            found += [group.lesion() for group in _hanging_together(contours)]
+            closed = [each for each in roi.get("ContourSequence") or () if each.get("ContourGeometricType") in CLOSED]
+            contours = [_contour(each, series) for each in closed]
+            found += [lesion_of(sorted(group)) for group in _hanging_together(contours)]
     return found
 
 
@@ -50,39 +49,22 @@ def _is_tumour(kind: str, name: str) -> bool:
     return kind.upper() == "GTV" if kind else TUMOUR.match(name) is not None
 
 
-def _closed(roi: pydicom.Dataset) -> list[pydicom.Dataset]:
-    return [
-        each
-        for each in roi.get("ContourSequence") or ()
-        if each.get("ContourGeometricType") in ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
-    ]
-
-
-def _contour(item: pydicom.Dataset, series: ReferredSeries) -> Contour:
+def _contour(item: pydicom.Dataset, series: ReferredSeries) -> Region:
     points_mm = np.array(list(item.ContourData), np.float64).reshape(-1, 3)
     k = series.slice_of(points_mm.mean(0))
-    points = series.on_slice(k, points_mm)
-    x, y = points.T
-    area = abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
-    return k, within(box_round(points), series.size_px), area
+    return outlined(k, series.on_slice(k, points_mm), series.size_px)
 
 
-def _hanging_together(contours: list[Contour]) -> list[Regions]:
+def _hanging_together(contours: list[Region]) -> list[list[Region]]:
     """Contours of one ROI as lesions: those hang together whose boxes meet on one slice or on neighbours."""
-    groups: list[list[Contour]] = []
+    groups: list[list[Region]] = []
     for contour in contours:
         touching = [group for group in groups if any(_meet(contour, other) for other in group)]
         groups = [group for group in groups if not any(group is other for other in touching)]
         groups.append([contour, *(each for group in touching for each in group)])
-    found = []
-    for group in groups:
-        regions = Regions()
-        for k, box, area in sorted(group):
-            regions.add(k, box, area)
-        found.append(regions)
-    return found
+    return groups
 
 
-def _meet(one: Contour, other: Contour) -> bool:
+def _meet(one: Region, other: Region) -> bool:
     (k, a, _), (n, b, _) = one, other
     return abs(k - n) <= 1 and a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3]

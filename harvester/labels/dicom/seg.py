@@ -1,7 +1,7 @@
 """Lesions of a segmentation object: segments that code a lesion, each split into what hangs together in 3D."""
 
 from collections import defaultdict
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pydicom
@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from harvester.errors import LabelError
 from harvester.geometry import Array
-from harvester.labels.dicom.lesions import Lesion, ReferredSeries, Regions, box_round, code, kind_of, within
+from harvester.labels.dicom.lesions import Lesion, ReferredSeries, Region, box_round, code, kind_of, lesion_of, within
 
 Mask = NDArray[np.bool_]
 
@@ -41,7 +41,7 @@ def read_seg(item: pydicom.Dataset, frames: Array, series: ReferredSeries, machi
                 k, placed = _placed(item, functional, mask, series)
                 masks[number][k] = placed | masks[number].get(k, np.zeros_like(placed))
     return [
-        part.lesion(_kind(wanted[number]), str(wanted[number].get("TrackingUID", "")) if len(parts) == 1 else "")
+        lesion_of(part, _kind(wanted[number]), str(wanted[number].get("TrackingUID", "")) if len(parts) == 1 else "")
         for number, planes in sorted(masks.items())
         for parts in [_parts(planes)]
         for part in parts
@@ -57,10 +57,8 @@ def _is_wanted(segment: pydicom.Dataset, machine_marks: bool) -> bool:
 
 
 def _kind(segment: pydicom.Dataset) -> str:
-    regions = segment.get("AnatomicRegionSequence") or []
-    return kind_of(
-        [code(segment, "SegmentedPropertyTypeCodeSequence")] + [str(each.get("CodeValue", "")) for each in regions]
-    )
+    regions = [str(each.get("CodeValue", "")) for each in segment.get("AnatomicRegionSequence") or ()]
+    return kind_of([code(segment, "SegmentedPropertyTypeCodeSequence"), *regions])
 
 
 def _mask(item: pydicom.Dataset, functional: pydicom.Dataset, frame: Array, number: int) -> Mask | None:
@@ -68,8 +66,7 @@ def _mask(item: pydicom.Dataset, functional: pydicom.Dataset, frame: Array, numb
     shown: Mask = frame == number
     if item.get("SegmentationType") == "LABELMAP":
         return shown
-    segments = functional.get("SegmentIdentificationSequence") or _shared(item, "SegmentIdentificationSequence")
-    if int(segments[0].ReferencedSegmentNumber) != number:
+    if int(_first(item, functional, "SegmentIdentificationSequence").ReferencedSegmentNumber) != number:
         return None
     if item.get("SegmentationType") == "FRACTIONAL":
         shown = frame >= 0.5 * int(item.get("MaximumFractionalValue", 255))
@@ -78,20 +75,17 @@ def _mask(item: pydicom.Dataset, functional: pydicom.Dataset, frame: Array, numb
     return shown
 
 
-def _shared(item: pydicom.Dataset, sequence: str) -> Any:
-    return item.SharedFunctionalGroupsSequence[0][sequence].value
+def _first(item: pydicom.Dataset, functional: pydicom.Dataset, sequence: str) -> pydicom.Dataset:
+    """The first item of a frame's own sequence, or of the one that all frames share."""
+    first: pydicom.Dataset = (functional.get(sequence) or item.SharedFunctionalGroupsSequence[0][sequence].value)[0]
+    return first
 
 
 def _placed(item: pydicom.Dataset, functional: pydicom.Dataset, mask: Mask, series: ReferredSeries) -> tuple[int, Mask]:
     """The slice of the series on which a frame lies, and the mask in that slice's pixels."""
-
-    def geometry(sequence: str) -> pydicom.Dataset:
-        first: pydicom.Dataset = (functional.get(sequence) or _shared(item, sequence))[0]
-        return first
-
-    origin = np.array(list(geometry("PlanePositionSequence").ImagePositionPatient), np.float64)
-    turned = np.array(list(geometry("PlaneOrientationSequence").ImageOrientationPatient), np.float64)
-    row_mm, column_mm = (float(mm) for mm in geometry("PixelMeasuresSequence").PixelSpacing)
+    origin = np.array(list(_first(item, functional, "PlanePositionSequence").ImagePositionPatient), np.float64)
+    turned = np.array(list(_first(item, functional, "PlaneOrientationSequence").ImageOrientationPatient), np.float64)
+    row_mm, column_mm = (float(mm) for mm in _first(item, functional, "PixelMeasuresSequence").PixelSpacing)
     way = np.concatenate([series.right, series.down])
     if not np.allclose(turned, way, atol=1e-3) or not np.allclose((column_mm, row_mm), series.pixel_mm, rtol=1e-2):
         raise LabelError("a segmentation in another grid than its series; resample it to the series")
@@ -112,7 +106,7 @@ def _moved(mask: Mask, i: int, j: int, size_px: tuple[int, int]) -> Mask:
     return placed
 
 
-def _parts(planes: dict[int, Mask]) -> list[Regions]:
+def _parts(planes: dict[int, Mask]) -> list[list[Region]]:
     """What hangs together over the slices, edges and corners included."""
     low, high = min(planes), max(planes)
     used = np.any(list(planes.values()), axis=0)
@@ -120,14 +114,15 @@ def _parts(planes: dict[int, Mask]) -> list[Regions]:
     window = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     blank = np.zeros_like(used[window])
     stacked = np.stack([planes[k][window] if k in planes else blank for k in range(low, high + 1)])
-    labels, count = ndimage.label(stacked, EVERYWHERE)
-    found = [Regions() for _ in range(count)]
+    labels, _ = ndimage.label(stacked, EVERYWHERE)
+    found: list[list[Region]] = []
     for number, places in enumerate(ndimage.find_objects(labels), start=1):
-        part = labels[places] == number
+        part, regions = labels[places] == number, list[Region]()
         for z in np.flatnonzero(part.any((1, 2))):
             y, x = np.nonzero(part[z])
             corner = np.array([columns[0] + places[2].start, rows[0] + places[1].start])
             points = np.stack([x, y], axis=1) + corner
             box = within(box_round(np.concatenate([points, points + 1])), used.shape[::-1])
-            found[number - 1].add(low + places[0].start + int(z), box, float(len(points)))
+            regions.append((low + places[0].start + int(z), box, float(len(points))))
+        found.append(regions)
     return found

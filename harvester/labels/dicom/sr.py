@@ -10,7 +10,8 @@ import numpy as np
 import pydicom
 
 from harvester.errors import LabelError
-from harvester.labels.dicom.lesions import Floats, Lesion, ReferredSeries, Regions, box_round, code, kind_of, within
+from harvester.geometry import Array
+from harvester.labels.dicom.lesions import Lesion, ReferredSeries, box_round, code, kind_of, lesion_of, outlined, within
 from harvester.records import Box
 
 GROUP: Final = "125007"
@@ -19,11 +20,15 @@ FINDING: Final = ("121071", "363698007", "G-C0E3")
 """Concepts whose codes may name a lesion's kind: finding, and finding site (SNOMED CT, and its older id)."""
 OBSERVER: Final = "121005"
 PERSON, DEVICE = "121006", "121007"
+ROUND: Final = ("CIRCLE", "ELLIPSE")
+POINTS: Final = ("POINT", "MULTIPOINT")
+"""Graphic types: those that two points may give, those that are no region."""
 MOST_ITEMS: Final = 200_000
+CORNERS: Final = np.array([[-1.0, -1], [1, -1], [1, 1], [-1, 1]])
 RECIST_PAD_PX: Final = 5.0
 """Boxes round RECIST end points are padded as DeepLesion's are."""
 
-Mark = tuple[int, str, Floats]
+Mark = tuple[int, str, Array]
 """Slice, graphic type, (m, 2) image-relative points."""
 
 
@@ -62,69 +67,58 @@ def _below(item: pydicom.Dataset) -> Iterator[pydicom.Dataset]:
 def _lesion(group: pydicom.Dataset, series: ReferredSeries) -> Lesion | None:
     items = list(_below(group))
     marks = [mark for each in items if (mark := _mark(each, series))]
-    lines = [mark for mark in marks if mark[1] == "POLYLINE" and len(mark[2]) == 2]
-    regions = Regions()
-    for k, kind, points in marks:
-        if len(points) > 2 or kind in ("CIRCLE", "ELLIPSE"):
-            hull = _outline(kind, points)
-            regions.add(k, within(box_round(hull), series.size_px), _area(hull))
-    if not regions.boxes:  # lines measure a region where there is one
+    drawn = [mark for mark in marks if len(mark[2]) > 2 or mark[1] in ROUND]
+    regions = [outlined(k, _outline(kind, points), series.size_px) for k, kind, points in drawn]
+    if not regions:  # lines measure a region where there is one
+        lines = [mark for mark in marks if mark[1] == "POLYLINE" and len(mark[2]) == 2]
         for k in sorted({mark[0] for mark in lines}):
             box = _round_lines([points for at, _, points in lines if at == k])
-            regions.add(k, within(box, series.size_px), (box[2] - box[0]) * (box[3] - box[1]))
-    if not regions.boxes:
+            regions.append((k, within(box, series.size_px), (box[2] - box[0]) * (box[3] - box[1])))
+    if not regions:
         return None
     named = {code(each, "ConceptNameCodeSequence"): each for each in items}
     found = [code(named[concept], "ConceptCodeSequence") for concept in FINDING if concept in named]
     tracking = str(named[TRACKING_UID].get("UID", "")) if TRACKING_UID in named else ""
-    return regions.lesion(kind_of(found), tracking)
+    return lesion_of(regions, kind_of(found), tracking)
 
 
 def _mark(item: pydicom.Dataset, series: ReferredSeries) -> Mark | None:
     """A region or line on a slice of the series; None for anything else, also on another series."""
-    kind = str(item.get("GraphicType", ""))
-    if item.get("ValueType") == "SCOORD" and kind not in ("POINT", "MULTIPOINT"):
+    kind, value_type = str(item.get("GraphicType", "")), item.get("ValueType")
+    if kind in POINTS:
+        return None
+    if value_type == "SCOORD":
         sops = [
             str(ref.ReferencedSOPInstanceUID) for each in _below(item) for ref in each.get("ReferencedSOPSequence", [])
         ]
         slices = [series.sops[sop] for sop in sops if sop in series.sops]
         return (slices[0], kind, _points(item, 2)) if slices else None
-    if item.get("ValueType") == "SCOORD3D" and kind not in ("POINT", "MULTIPOINT"):
-        if item.get("ReferencedFrameOfReferenceUID", series.frame) != series.frame:
-            return None
+    if value_type == "SCOORD3D" and item.get("ReferencedFrameOfReferenceUID", series.frame) == series.frame:
         points = _points(item, 3)
         k = series.slice_of(points.mean(0))
         return k, kind, series.on_slice(k, points)
     return None
 
 
-def _points(item: pydicom.Dataset, width: int) -> Floats:
+def _points(item: pydicom.Dataset, width: int) -> Array:
     points = np.array(list(item.GraphicData), np.float64).reshape(-1, width)
     if not len(points) or not np.isfinite(points).all():
         raise LabelError("a mark without points that are numbers")
     return points
 
 
-def _outline(kind: str, points: Floats) -> Floats:
+def _outline(kind: str, points: Array) -> Array:
     """(m, 2) points whose box is the region's: circles come as centre and rim, ellipses as ends of their axes."""
     outline = points
     if kind == "CIRCLE":
-        radius = float(np.linalg.norm(points[1] - points[0]))
-        outline = points[0] + radius * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
+        outline = points[0] + np.linalg.norm(points[1] - points[0]) * CORNERS
     elif kind.startswith("ELLIPS"):
-        axes = (points[1::2] - points[::2]) / 2
-        half = np.sqrt((axes**2).sum(0))
-        outline = points.mean(0) + half * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
+        half_axes = (points[1::2] - points[::2]) / 2
+        outline = points.mean(0) + np.sqrt((half_axes**2).sum(0)) * CORNERS
     return outline
 
 
-def _area(points: Floats) -> float:
-    """Of a polygon, in pixels."""
-    x, y = points.T
-    return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
-
-
-def _round_lines(lines: list[Floats]) -> Box:
+def _round_lines(lines: list[Array]) -> Box:
     """Two axes: the box round their ends, padded. One axis alone: the box of the circle over it."""
     if len(lines) > 1:
         x1, y1, x2, y2 = box_round(np.concatenate(lines))

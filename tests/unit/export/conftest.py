@@ -18,14 +18,14 @@ from harvester.config.data import ArchiveSettings
 from harvester.config.loading import dump
 from harvester.config.settings import Settings
 from harvester.datasets.archive import archive
-from harvester.records import ACCEPTED, HARVEST, LEDGER
+from harvester.records import ACCEPTED, HARVEST, Box
 from harvester.store.store import Store, finish_store, write_volume
+from tests.builders import boxes, labels
 from tests.summaries import summary_tree
 
 SALT = "00ff"
 RUN_ID, MODEL = "0123456789ab", "ba9876543210"
 COLUMNS, ROWS, DEPTH = 40, 32, 8
-SIDES = ("x1", "y1", "x2", "y2")
 
 
 class Finished(NamedTuple):
@@ -67,8 +67,8 @@ def write_series(folder: Path, uid: str, orientation: tuple[float, ...], step_mm
         pydicom.dcmwrite(name, item, enforce_file_format=True)
 
 
-def label(volume_id: str, number: int, boxes: dict[int, tuple[float, ...]], **changes: Any) -> dict[str, Any]:
-    """A ledger row: `boxes` by stored slice."""
+def label(volume_id: str, number: int, by_slice: dict[int, Box], **changes: Any) -> dict[str, Any]:
+    """A harvested ledger row; boxes by stored slice."""
     row = {
         "volume_id": volume_id,
         "label_id": f"harvested-0-{number}",
@@ -78,13 +78,11 @@ def label(volume_id: str, number: int, boxes: dict[int, tuple[float, ...]], **ch
         "score": 1 - number / 16,
         "model_hash": MODEL,
         "run_id": RUN_ID,
-        "z": list(boxes),
-        **{side: [float(box[at]) for box in boxes.values()] for at, side in enumerate(SIDES)},
     }
-    return row | changes
+    return row | boxes(by_slice) | changes
 
 
-BOXES: dict[int, tuple[float, ...]] = {2: (3, 4, 9.25, 8), 3: (2.5, 4, 10, 9.5), 4: (4, 5, 8, 8)}
+BOXES: dict[int, Box] = {2: (3, 4, 9.25, 8), 3: (2.5, 4, 10, 9.5), 4: (4, 5, 8, 8)}
 """On three slices, the second one the largest."""
 
 
@@ -137,13 +135,13 @@ def write_run(run: Path, volume_ids: list[str]) -> None:
 
 def write_ledger(run: Path, ledger: list[dict[str, Any]]) -> None:
     """The files of a finished run with this ledger."""
-    told = {"threshold": 0.5, "precision_bound": 0.91}
+    proven = {"threshold": 0.5, "precision_bound": 0.91}
     harvest = [
-        {name: row[name] for name in ("volume_id", "round", "score")} | told | {"lesion_id": row["label_id"]}
+        {name: row[name] for name in ("volume_id", "round", "score")} | proven | {"lesion_id": row["label_id"]}
         for row in ledger
         if row["source"] == "harvested"
     ]
-    pq.write_table(pa.Table.from_pylist(ledger, LEDGER), run / "ledger.parquet")
+    pq.write_table(labels(*ledger), run / "ledger.parquet")
     pq.write_table(pa.Table.from_pylist(harvest, HARVEST), run / "harvest.parquet")
     pq.write_table(ACCEPTED.empty_table(), run / "calibration.parquet")
     (run / "settings.yaml").write_text(dump(Settings()))

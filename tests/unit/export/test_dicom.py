@@ -90,8 +90,8 @@ def test_sr_says_who_found_it_and_that_nobody_checked(made_once: Any, written: d
     first = report.content.get_planar_roi_measurement_groups()[0]
     (certainty,) = first.get_measurements(name=pydicom.sr.codedict.codes.DCM.CertaintyOfFinding)
     assert (certainty.value, certainty.unit.value) == (93.75, "%")
-    for told in (b"Algorithm Name", b"model = ba9876543210", b"run = 0123456789ab", b"precision_bound = 0.91"):
-        assert file.read_bytes().count(told) == 2  # one per lesion
+    for text in (b"Algorithm Name", b"model = ba9876543210", b"run = 0123456789ab", b"precision_bound = 0.91"):
+        assert file.read_bytes().count(text) == 2  # one per lesion
     assert report.StudyInstanceUID == "1.2.826.55.19"
     assert report.PatientName == "ZEBRA^Ann"
     evidence = report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0]
@@ -145,7 +145,7 @@ def test_segments_are_automatic_and_name_their_models(made_once: Any, written: d
     assert tracked == {segment.TrackingUID for segment in segmentation.SegmentSequence}
 
 
-def test_what_is_no_dicom_is_left_out_and_told(made_once: Any, written: dict[str, Path]) -> None:
+def test_what_is_no_dicom_is_left_out_and_named(made_once: Any, written: dict[str, Path]) -> None:
     out = written["dicom-sr"]
     assert made_once.nifti in (out / "left_out.csv").read_text()
     assert "not_dicom" in (out / "left_out.csv").read_text()
@@ -162,8 +162,8 @@ def test_names_go_into_the_objects_and_nowhere_else(
         header.PatientName = "ZEBRA"
         header.save_as(file)
     out = exported(finished, to)
-    told = capsys.readouterr()
-    said = told.out + told.err + caplog.text + "".join(file.name for file in out.iterdir())
+    output = capsys.readouterr()
+    said = output.out + output.err + caplog.text + "".join(file.name for file in out.iterdir())
     said += "".join(file.read_text() for file in out.iterdir() if file.suffix != ".dcm")
     said = said.replace(str(finished.run.parent), "")
     assert len([file for file in out.iterdir() if file.suffix == ".dcm"]) == 2

@@ -80,9 +80,9 @@ def test_every_label_tells_its_origin(finished: Any) -> None:
     tree = json.loads((exported(finished, "coco", "--merge") / "annotations.json").read_text())
     by_source = {each["source"]: each for each in tree["annotations"]}
     assert sorted(by_source) == ["clinical", "harvested"]
-    told = by_source["harvested"]
-    assert (told["round"], told["model_hash"], told["run_id"]) == (0, "ba9876543210", "0123456789ab")
-    assert (told["threshold"], told["precision_bound"]) == (0.5, 0.91)
+    origin = by_source["harvested"]
+    assert (origin["round"], origin["model_hash"], origin["run_id"]) == (0, "ba9876543210", "0123456789ab")
+    assert (origin["threshold"], origin["precision_bound"]) == (0.5, 0.91)
     assert by_source["clinical"]["score"] is None
 
 
@@ -210,7 +210,7 @@ def test_a_label_map_of_a_dicom_series_lies_on_its_slices(finished: Any) -> None
     values = np.asarray(image.dataobj)
     i, j, k = np.argwhere(values == 1)[0]
     right, front, up = (image.affine @ [i, j, k, 1])[:3]
-    # Orientation (-1, 0, 0, 0, -1, 0), spacing 0.75 a row and 0.5 a column, from (-10.5, -20.25, 100).
+    # Orientation (-1, 0, 0, 0, -1, 0), spacing 0.75 per row and 0.5 per column, from (-10.5, -20.25, 100).
     assert (-right, -front) == pytest.approx((-10.5 - 0.5 * i, -20.25 - 0.75 * j))
     assert up == pytest.approx(100 + 4 * k)
     assert_near(boxes_in(values, 1), {z: turned(box) for z, box in FIRST.items()})
@@ -289,12 +289,12 @@ def test_a_markup_lies_round_its_voxels_in_patient_space(finished: Any) -> None:
 def test_no_name_comes_out(finished: Any, to: str, capsys: pytest.CaptureFixture[str]) -> None:
     out = with_source(finished, to, "--merge", "--hard-negatives")
     said = capsys.readouterr()
-    told = (said.out + said.err).replace(str(finished.run.parent), "").encode()
+    output = (said.out + said.err).replace(str(finished.run.parent), "").encode()
     for file in sorted(out.iterdir()):
         content = file.read_bytes()
-        told += file.name.encode() + (gzip.decompress(content) if file.suffix == ".gz" else content)
-    assert len(told) > 1000
-    assert not [word for word in PLANTED if word in told]
+        output += file.name.encode() + (gzip.decompress(content) if file.suffix == ".gz" else content)
+    assert len(output) > 1000
+    assert not [word for word in PLANTED if word in output]
 
 
 # What is refused

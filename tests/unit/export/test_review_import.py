@@ -258,14 +258,14 @@ def test_a_wrong_row_is_one_line_and_changes_nothing(
     changed = next(number for number, line in enumerate(text, 1) if "harvested-0-1" in line)
     capsys.readouterr()
     assert review(["--run", str(finished.run), "--reviewed", str(file)]) == 1
-    told = capsys.readouterr().err
-    assert said.replace("line 2", f"line {changed}") in told
-    assert told.count("\n") == 1
-    assert "ZEBRA" not in told
+    message = capsys.readouterr().err
+    assert said.replace("line 2", f"line {changed}") in message
+    assert message.count("\n") == 1
+    assert "ZEBRA" not in message
     assert not (finished.run / "store" / "reviewed.parquet").exists()
 
 
-def test_files_that_are_no_export_are_told(finished: Any, tmp_path: Path) -> None:
+def test_files_that_are_no_export_are_refused(finished: Any, tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
     file.write_text("name,age\nZEBRA,3\n")
     with pytest.raises(LabelError, match="lacks the columns volume_id"):

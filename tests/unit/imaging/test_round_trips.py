@@ -108,7 +108,7 @@ def ascending(assembled: AssembledGrid, layout: Layout) -> Any:
 @stable
 @given(layouts(), st.data())
 def test_boxes_come_back_to_their_own_slice_and_pixels(layout: Layout, data: st.DataObject) -> None:
-    slices = assemble(layout.stack, "v").slices
+    slices = assemble(layout.stack).slices
     box = data.draw(boxes(COLUMNS, ROWS))
     for k in range(slices.shape[2]):
         own, *made = slices.stored_boxes(k, box)
@@ -120,7 +120,7 @@ def test_boxes_come_back_to_their_own_slice_and_pixels(layout: Layout, data: st.
 @stable
 @given(layouts())
 def test_every_stored_slice_has_one_of_the_file_and_the_text_says_which(layout: Layout) -> None:
-    slices = assemble(layout.stack, "v").slices
+    slices = assemble(layout.stack).slices
     assert SliceMap.of_text(slices.text()) == slices
     box = (1.0, 2.0, 3.0, 4.0)
     sent = [z for k in range(slices.shape[2]) for z, _ in slices.stored_boxes(k, box)]
@@ -134,7 +134,7 @@ def test_every_stored_slice_has_one_of_the_file_and_the_text_says_which(layout: 
 @given(layouts(), st.data())
 def test_a_box_holds_the_voxels_that_were_drawn_in_the_file(layout: Layout, data: st.DataObject) -> None:
     """Voxels, not formulas: a lesion on one slice of the file, found again in the assembled volume."""
-    assembled = assemble(layout.stack, "v")
+    assembled = assemble(layout.stack)
     k = data.draw(st.integers(0, len(layout.numbers) - 1))
     x1, y1, x2, y2 = (int(side) for side in data.draw(boxes(COLUMNS, ROWS)))
     planes = [np.zeros((ROWS, COLUMNS), np.int16) for _ in layout.numbers]
@@ -149,7 +149,7 @@ def test_a_box_holds_the_voxels_that_were_drawn_in_the_file(layout: Layout, data
 @given(layouts())
 def test_the_grid_lies_where_the_files_slices_lie(layout: Layout) -> None:
     """In mm, to half a pixel for moved slices (a whole one for a slide that is left) and a share of the gap."""
-    assembled = assemble(layout.stack, "v")
+    assembled = assemble(layout.stack)
     near = [round(place) for place in assembled.slices.places]
     voxels = np.column_stack([assembled.slices.shift_ij, near, np.ones(len(near))])
     off = (voxels @ assembled.affine_lps[:3].T - ascending(assembled, layout)) @ np.linalg.inv(

@@ -29,12 +29,12 @@ def planes(count: int) -> list[Any]:
 
 def reason(laid_out: Stack) -> str:
     with pytest.raises(VolumeError) as caught:
-        assemble(laid_out, "v")
+        assemble(laid_out)
     return caught.value.reason
 
 
 def test_even_slices_are_only_ordered() -> None:
-    assembled, values = assemble(upright([5.0, 0.0, 2.5]), "v"), planes(3)
+    assembled, values = assemble(upright([5.0, 0.0, 2.5])), planes(3)
     np.testing.assert_array_equal(assembled.array(values), np.stack([values[1], values[2], values[0]]))
     assert assembled.spacing_zyx_mm == pytest.approx((2.5, 0.7, 0.9))
     assert assembled.slices.box(1, (1, 2, 3, 4)) == (1, 1, 2, 3, 4)
@@ -52,7 +52,7 @@ def test_a_tilted_gantry_is_laid_upright() -> None:
         plane = np.zeros((40, 9), np.int16)
         plane[round(4 - float(position @ down) / 0.7), 3] = 1000
         values.append(plane)
-    assembled = assemble(Stack(positions, np.array([1.0, 0, 0]), down, (0.9, 0.7), (9, 40), 0.0, [""] * 20), "v")
+    assembled = assemble(Stack(positions, np.array([1.0, 0, 0]), down, (0.9, 0.7), (9, 40), 0.0, [""] * 20))
     bright = np.argwhere(assembled.array(values) == 1000)
     assert len(bright) == 20
     assert np.ptp(bright[:, 1]) <= 1  # two roundings
@@ -62,7 +62,7 @@ def test_a_tilted_gantry_is_laid_upright() -> None:
 
 def test_boxes_move_with_their_tilted_slice() -> None:
     positions = [(0, 0.7 * 2 * n, 10.0 * n) for n in range(5)]
-    assembled, values = assemble(stack(positions), "v"), planes(5)
+    assembled, values = assemble(stack(positions)), planes(5)
     hu = assembled.array(values)
     assert hu.shape == (5, 7 + 8, 9)
     for n in range(5):
@@ -73,7 +73,7 @@ def test_boxes_move_with_their_tilted_slice() -> None:
 
 
 def test_slides_of_less_than_a_pixel_are_left() -> None:
-    assembled = assemble(stack([(0.8 * n / 9, 0, 2.5 * n) for n in range(10)]), "v")
+    assembled = assemble(stack([(0.8 * n / 9, 0, 2.5 * n) for n in range(10)]))
     assert assembled.shape == (*SIDE, 10)
 
 
@@ -83,7 +83,7 @@ def test_slices_that_slide_more_than_a_gantry_tilts_are_refused() -> None:
 
 def test_a_missing_slice_of_many_is_made_between_its_neighbours() -> None:
     heights = [2.0 * n for n in range(20) if n != 7]
-    assembled, values = assemble(upright(heights), "v"), planes(19)
+    assembled, values = assemble(upright(heights)), planes(19)
     hu = assembled.array(values)
     assert len(hu) == 20
     np.testing.assert_array_equal(hu[:7], values[:7])
@@ -96,7 +96,7 @@ def test_a_missing_slice_of_many_is_made_between_its_neighbours() -> None:
 def test_rounded_positions_hide_no_missing_slice() -> None:
     """Slices 0.625 mm apart, written to a hundredth: gaps of 0.62 and 0.63, whose median is four slices off in 501."""
     heights = [round(0.625 * n - 0.0001, 2) for n in range(501) if n != 250]
-    assembled = assemble(upright(heights), "v")
+    assembled = assemble(upright(heights))
     assert assembled.shape[2] == 501
     assert [k for k, (_, weight) in enumerate(assembled.sources) if weight] == [250]
     assert assembled.spacing_zyx_mm[0] == pytest.approx(0.625, abs=1e-4)

@@ -116,7 +116,7 @@ def broken(root: Path) -> Iterator[str]:
         file.write_bytes(whole)
 
 
-def told(root: Path, store: Path) -> list[Any]:
+def outputs(root: Path, store: Path) -> list[Any]:
     """All that comes out of an archive but its voxels."""
     out: list[Any] = []
     found = discover(root, ArchiveSettings(), 0, "salt")
@@ -141,18 +141,18 @@ def test_no_text_of_a_file_comes_out(
     root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    sound = told(root, tmp_path / "store")
+    sound = outputs(root, tmp_path / "store")
     assert len([row for row in sound if isinstance(row, dict) and "mark_id" in row]) == 2
     assert any(isinstance(row, dict) and row.get("depth") == 10 for row in sound)
     check(json.dumps(sound))
     ways = []
     for way in broken(root):
         ways.append(way)
-        caplog.clear()  # what breaking it told
+        caplog.clear()  # what breaking it logged
         capfd.readouterr()
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
-            out = told(root, tmp_path / "store")
+            out = outputs(root, tmp_path / "store")
         assert out != sound or way == "SpecificCharacterSet", way
         captured = capfd.readouterr()
         said = [caplog.text, captured.out, captured.err, *(str(each.message) for each in warned)]
@@ -171,7 +171,7 @@ def test_segment_labels_do_not_come_out(root: Path, tmp_path: Path) -> None:
     mask = np.zeros((10, 6, 8), bool)
     mask[4, 2:4, 3:6] = True
     file = put_segmentation(plain / "seg.dcm", plain, [mask])
-    out = told(plain, tmp_path / "store")
+    out = outputs(plain, tmp_path / "store")
     assert any(isinstance(row, dict) and "mark_id" in row for row in out)
     assert "Jane" not in json.dumps(out)
     assert b"Jane" in file.read_bytes()

@@ -207,12 +207,12 @@ def test_nifti_2_is_read_too(tmp_path: Path) -> None:
 def test_whatever_a_header_says_it_is_read_or_refused(tmp_path: Path) -> None:
     """Bytes of the header overwritten at random: no other error, no warning, no volume that is not whole."""
     rng = np.random.default_rng(11)
-    told = [*range(48), *range(70, 120), *range(252, 352)]  # sizes, types, spacing, scale, affine, magic, extension
+    fields = [*range(48), *range(70, 120), *range(252, 352)]  # sizes, types, spacing, scale, affine, magic, extension
     sound = write(tmp_path / "sound.nii", "LPS").read_bytes()
     seen = set()
     for _ in range(150):
         content = bytearray(sound)
-        for at in rng.choice(told, rng.integers(1, 6)):
+        for at in rng.choice(fields, rng.integers(1, 6)):
             content[at] = rng.choice([0, 1, 127, 128, 255, rng.integers(256)])
         (tmp_path / "a.nii").write_bytes(content)
         try:
