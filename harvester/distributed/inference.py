@@ -27,6 +27,7 @@ from harvester.distributed.watchdog import said_begun, watch
 from harvester.errors import StepError
 from harvester.mining import negatives
 from harvester.models.device import DeviceSpec
+from harvester.models.memory import require_memory
 from harvester.proposals.inference import Proposals
 from harvester.records import SCHEMAS, Kind, ScoredTable, TubeletTable
 from harvester.run.partials import Part, Partials, Row, plan_parts
@@ -101,6 +102,7 @@ class Actor(ABC, Generic[Kind]):
         """A part's rows, and the errors of the volumes that have none."""
         rows, errors = [], {}
         for outcome in outcomes:
+            require_memory(outcome.row["volume_id"], outcome.error)
             if outcome.error:
                 errors[outcome.row["volume_id"]] = f"{type(outcome.error).__name__}: {outcome.error}"
             rows += [{"patient_id": outcome.row["patient_id"]} | row for row in outcome.result or ()]
