@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -14,7 +13,6 @@ from harvester.config.settings import ClassifierSettings, GridSettings
 from harvester.storage.location import Location
 from harvester.store.slab import GridFrame
 
-Array = NDArray[Any]
 Example = tuple[GridFrame, dict[str, Any]]
 
 

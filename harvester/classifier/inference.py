@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load
 from torch import Tensor, nn
 
@@ -28,6 +27,7 @@ from harvester.classifier.views import (
     view_places,
 )
 from harvester.config.settings import Settings
+from harvester.geometry import Array
 from harvester.models.acceleration import accelerated
 from harvester.models.batch_size import AutoBatchSize
 from harvester.models.device import DeviceSpec
@@ -36,7 +36,6 @@ from harvester.models.prefetch import prefetch, readers
 from harvester.storage.location import Location
 from harvester.store.slab import GridFrame
 
-Array = NDArray[Any]
 Rows = list[dict[str, Any]]
 Task = tuple[GridFrame, list[Location]]
 

@@ -9,17 +9,15 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from harvester.config.settings import ClassifierSettings, GridSettings
+from harvester.geometry import Array
 from harvester.imaging.hounsfield import AIR_HU
 from harvester.models.device_slab import load_to_device
 from harvester.records import SIDES
 from harvester.storage.location import Location
 from harvester.store.slab import GridFrame
-
-Array = NDArray[Any]
 
 MARGIN: Final = 2
 DESCRIPTORS: Final = 6

@@ -6,11 +6,11 @@ from functools import cache, partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors.torch import load
 from torch import Tensor
 
 from harvester.config.settings import Settings
+from harvester.geometry import Array
 from harvester.models.device import DeviceSpec
 from harvester.models.device_slab import load_to_device
 from harvester.models.prefetch import prefetch, readers
@@ -21,7 +21,6 @@ from harvester.records import SIDES
 from harvester.storage.location import Location
 from harvester.store.slab import GridFrame
 
-Array = NDArray[Any]
 Rows = list[dict[str, Any]]
 Task = tuple[GridFrame, list[Location]]
 

@@ -4,15 +4,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from harvester.geometry import Array
 from harvester.labels.ledger import NEAR, UNSURE
 from harvester.proposals.boxes import SliceBoxes
 from harvester.proposals.targets import SlabLabels
 from harvester.records import SIDES, Role
 from harvester.store.slab import GridFrame
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
