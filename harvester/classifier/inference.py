@@ -117,22 +117,6 @@ def crops_at_once(spec: DeviceSpec) -> AutoBatchSize:
     return AutoBatchSize("crops", CROPS_ON_CPU)
 
 
-def classify_volume(
-    model: Classifier,
-    store: Location,
-    frame: GridFrame,
-    rows: Rows,
-    settings: Settings,
-    spec: DeviceSpec,
-    batch: AutoBatchSize | None = None,
-) -> list[float]:
-    """The probability of being a lesion of each tubelet (rows of records.TUBELETS, one volume); [] for none."""
-    if not rows:
-        return []
-    views = load_views(store, frame, rows, settings, spec)
-    return classify(model, views, settings, spec, batch or crops_at_once(spec))
-
-
 def load_views(store: Location, frame: GridFrame, rows: Rows, settings: Settings, spec: DeviceSpec) -> VolumeViews:
     """The slices that the views of one volume's tubelets need, read onto the device."""
     tubelets = Tubelets.of(rows, frame)
@@ -144,9 +128,10 @@ def load_views(store: Location, frame: GridFrame, rows: Rows, settings: Settings
 
 @torch.inference_mode()
 def classify(
-    model: Classifier, views: VolumeViews, settings: Settings, spec: DeviceSpec, batch: AutoBatchSize
+    model: Classifier, views: VolumeViews, settings: Settings, spec: DeviceSpec, batch: AutoBatchSize | None = None
 ) -> list[float]:
-    """A probability per tubelet."""
+    """The probability of being a lesion of each tubelet."""
+    batch = batch or crops_at_once(spec)
     local, wide = (_features(model, name, views, settings, spec, batch) for name in STREAMS)
     profile = torch.from_numpy(shape_profile(views.tubelets, views.frame)).to(spec.device)
     with spec.autocast():

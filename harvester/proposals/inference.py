@@ -61,24 +61,13 @@ def load_generator(weights: Location, settings: Settings, spec: DeviceSpec) -> G
     return prepare_for_inference(model, spec, settings.compute.compile)
 
 
-def propose_volume(
-    models: list[Generator], store: Location, frame: GridFrame, settings: Settings, spec: DeviceSpec
-) -> Rows:
-    """Rows of records.TUBELETS without ids of the patient: boxes in the volume's own pixels, best first.
-
-    With several models their answers are averaged: for volumes that none of them has seen.
-    """
-    slab = read_with_context(store, frame, spec)
-    return tubelet_rows(find_boxes(models, slab, frame, settings, spec), frame, settings)
-
-
 def read_with_context(store: Location, frame: GridFrame, spec: DeviceSpec) -> Tensor:
     """All grid slices of a volume on the device, int16 HU, with CONTEXT more at both ends."""
     return load_to_device(store, frame, -CONTEXT, frame.shape_zyx[0] + CONTEXT, spec.device)
 
 
 def tubelet_rows(boxes: Boxes, frame: GridFrame, settings: Settings) -> Rows:
-    """Boxes of slices to linked tubelets, as propose_volume gives them."""
+    """Boxes of slices linked to rows of records.TUBELETS, without the patient: in the volume's pixels, best first."""
     inside = np.logical_and(_inside_image(boxes, frame), _inside_body(boxes))
     tubelets = link(boxes.z[inside], boxes.boxes_xyxy[inside], boxes.scores[inside], settings.linking)
     trimmed = [trim(tubelet, settings.linking.end_share) for tubelet in tubelets]

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from harvester.classifier.inference import classify_volume
+from harvester.classifier.inference import classify, load_views
 from harvester.classifier.inference import prepare_for_inference as prepare_classifier
 from harvester.classifier.network import Classifier
 from harvester.config.settings import ClassifierSettings, GeneratorSettings, GridSettings, Settings
@@ -150,7 +150,8 @@ def test_scores_are_the_cpus(store: Store, frame: GridFrame, spec: DeviceSpec) -
     def scores(where: DeviceSpec) -> list[float]:
         model = Classifier(SETTINGS.classifier, GRID)
         model.load_state_dict(weights)
-        return classify_volume(prepare_classifier(model, where), store.path, frame, rows, SETTINGS, where)
+        views = load_views(store.path, frame, rows, SETTINGS, where)
+        return classify(prepare_classifier(model, where), views, SETTINGS, where)
 
     np.testing.assert_allclose(scores(spec), scores(CPU), atol=1e-3)
 

@@ -13,7 +13,6 @@ from harvester.classifier import inference
 from harvester.classifier.inference import (
     Scoring,
     classify,
-    classify_volume,
     crops_at_once,
     distinct_views,
     load_views,
@@ -84,12 +83,13 @@ def test_views_that_are_shared_give_the_scores_of_views_that_are_not(opened: Any
         return real(name, crops)
 
     made.features = counted  # type: ignore[method-assign]
-    assert classify_volume(made, store.path, frame, ROWS, settings, FLOAT) == pytest.approx(expected, abs=1e-5)
+    views = load_views(store.path, frame, ROWS, settings, FLOAT)
+    assert classify(made, views, settings, FLOAT) == pytest.approx(expected, abs=1e-5)
     # Of 9 views per tubelet: 5 slices of the first, 7 of the second, 3 of the third, 7 of the last; all 8 together.
     assert seen["local"] == 5 + 7 + 3 + 7
     assert seen["global"] == (seen["local"] if global_mm else 8)
     faster = prepare_for_inference(model(settings), FLOAT)
-    assert classify_volume(faster, store.path, frame, ROWS, settings, FLOAT) == pytest.approx(expected, abs=1e-5)
+    assert classify(faster, views, settings, FLOAT) == pytest.approx(expected, abs=1e-5)
 
 
 def test_distinct_views_come_back_to_every_view() -> None:
@@ -126,7 +126,8 @@ def test_volumes_are_scored_by_the_mean_of_their_models(opened: Any, tmp_path: P
     files = [tmp_path / f"fold-{fold}.safetensors" for fold in range(2)]
     for seed, file in enumerate(files):
         save_file(model(seed=seed).state_dict(), file)
-    alone = [classify_volume(model(seed=seed), store.path, frame, ROWS, SETTINGS, FLOAT) for seed in range(2)]
+    views = load_views(store.path, frame, ROWS, SETTINGS, FLOAT)
+    alone = [classify(model(seed=seed), views, SETTINGS, FLOAT) for seed in range(2)]
     missing = GridFrame("gone", frame.shape_px_zyx, frame.spacing_px_zyx_mm, frame.spacing_zyx_mm)
     empty = GridFrame("empty", frame.shape_px_zyx, frame.spacing_px_zyx_mm, frame.spacing_zyx_mm)
     scoring = Scoring(SETTINGS, store.path, FLOAT, {"v": ROWS, "gone": ROWS, "empty": []}.__getitem__)

@@ -62,7 +62,10 @@ class Answering(nn.Module):
 def propose(
     models: list[Answering], store: Store, frame: GridFrame, settings: Settings = SETTINGS
 ) -> list[dict[str, Any]]:
-    return inference.propose_volume(cast(Any, models), store.path, frame, settings, FLOAT)
+    slab = inference.read_with_context(store.path, frame, FLOAT)
+    return inference.tubelet_rows(
+        inference.find_boxes(cast(Any, models), slab, frame, settings, FLOAT), frame, settings
+    )
 
 
 @pytest.mark.parametrize(
@@ -162,12 +165,15 @@ def test_chunks_do_not_change_probabilities(make_store: Any, frames_of: Any) -> 
         {"z": [z], "slice_score": [0.5], "x1": [x], "y1": [20.0], "x2": [x + 9], "y2": [29.0]}
         for z, x in enumerate(left)
     ]
-    given = (model, store.path, frames_of(store, GRID)["v"])
-    whole = classifier_inference.classify_volume(*given, rows, settings, FLOAT)
-    parts = classifier_inference.classify_volume(*given, rows, settings, FLOAT, AutoBatchSize("crops", 2))
-    alone = [classifier_inference.classify_volume(*given, [row], settings, FLOAT)[0] for row in rows]
+    frame = frames_of(store, GRID)["v"]
+
+    def scores(some: list[dict[str, Any]], batch: AutoBatchSize | None = None) -> list[float]:
+        views = classifier_inference.load_views(store.path, frame, some, settings, FLOAT)
+        return classifier_inference.classify(model, views, settings, FLOAT, batch)
+
+    whole, parts = scores(rows), scores(rows, AutoBatchSize("crops", 2))
+    alone = [scores([row])[0] for row in rows]
     assert all(0 < p < 1 for p in whole)
     assert whole == pytest.approx(parts, abs=1e-5)
     assert whole == pytest.approx(alone, abs=1e-5)
     assert len(set(whole)) == 5
-    assert classifier_inference.classify_volume(*given, [], settings, FLOAT) == []
