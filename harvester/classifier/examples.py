@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from harvester.classifier.views import DESCRIPTORS, Tubelets, cut_views
+from harvester.classifier.views import DESCRIPTORS, STILL, Tubelets, cut_views
 from harvester.config.settings import ClassifierSettings, GridSettings
 from harvester.storage.location import Location
 from harvester.store.slab import GridFrame
@@ -45,7 +45,7 @@ class Examples(Dataset[tuple[dict[str, Tensor], Tensor]]):
         rng = np.random.default_rng((self.seed, index))
         label = index % 2
         frame, row = self.examples[label][int(rng.choice(len(self.examples[label]), p=self.shares[label]))]
-        jitter = (0.0, 0.0, 1.0)
+        jitter = STILL
         if self.settings.augment:
             jitter = (rng.uniform(-0.1, 0.1), rng.uniform(-0.1, 0.1), rng.uniform(0.85, 1.2))
         tubelet = Tubelets.of([row], frame)

@@ -136,8 +136,7 @@ def classify(
     profile = torch.from_numpy(shape_profile(views.tubelets, views.frame)).to(spec.device)
     with spec.autocast():
         logits = model.logits(local, wide, profile)
-    scores: list[float] = torch.sigmoid(logits.float()).cpu().tolist()
-    return scores
+    return torch.sigmoid(logits.float()).cpu().tolist()
 
 
 def _features(

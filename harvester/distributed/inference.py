@@ -13,7 +13,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Generic, Literal
+from typing import Any, Final, Generic
 
 import pyarrow as pa
 import ray.data
@@ -147,8 +147,7 @@ class Scorer(Actor[ScoredTable]):
         """The best tubelets of a volume."""
         assert self.job.tubelets is not None  # noqa: S101  a Scorer's job has them
         mine = TubeletTable(self.job.tubelets.read_table(filters=[("volume_id", "==", volume_id)]))
-        best: list[dict[str, Any]] = negatives.to_classify(mine, self.job.settings.classifier.max_tubelets).to_pylist()
-        return best
+        return negatives.to_classify(mine, self.job.settings.classifier.max_tubelets).to_pylist()
 
 
 def run_over_volumes(
@@ -178,11 +177,8 @@ def run_over_volumes(
 
 def joined(tables: Iterable[pa.Table], schema: pa.Schema) -> pa.Table:
     """One table of one chunk per column; its parts hold volumes in order, and are sorted by tubelet here."""
-    keys: list[tuple[str, Literal["ascending", "descending"]]] = [
-        ("volume_id", "ascending"),
-        ("tubelet_id", "ascending"),
-    ]
-    columns: list[Any] = pa.concat_tables([schema.empty_table(), *(table.sort_by(keys) for table in tables)]).columns
+    ordered = (table.sort_by([("volume_id", "ascending"), ("tubelet_id", "ascending")]) for table in tables)
+    columns: list[Any] = pa.concat_tables([schema.empty_table(), *ordered]).columns
     for place, column in enumerate(columns):
         columns[place] = column.combine_chunks()
         del column  # the parts are let go

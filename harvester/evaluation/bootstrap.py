@@ -155,8 +155,7 @@ def _curves(steps: _Steps, weights: Floats, request: FigureRequest) -> dict[str,
 def _values_at(at: Floats, curve: Floats, values: Floats, side: Literal["left", "right"] = "left") -> Floats:
     """(b, len(at)): of each column of `values` (k + 1, b) the one where that of `curve` (k, b), ascending, gets to."""
     places = np.array([np.searchsorted(column, at, side) for column in np.ascontiguousarray(curve.T)])
-    read: Floats = values[places.reshape(curve.shape[1], -1), np.arange(curve.shape[1])[:, None]]
-    return read
+    return np.take_along_axis(values.T, places.reshape(curve.shape[1], -1), axis=1)
 
 
 def _harvest(hits: Hits, patients: Patients, weights: Floats, accept: float) -> dict[str, Floats]:

@@ -68,7 +68,7 @@ def read_with_context(store: Location, frame: GridFrame, spec: DeviceSpec) -> Te
 
 def tubelet_rows(boxes: Boxes, frame: GridFrame, settings: Settings) -> Rows:
     """Boxes of slices linked to rows of records.TUBELETS, without the patient: in the volume's pixels, best first."""
-    inside = np.logical_and(_inside_image(boxes, frame), _inside_body(boxes))
+    inside = _in_patient(boxes, frame)
     tubelets = link(boxes.z[inside], boxes.boxes_xyxy[inside], boxes.scores[inside], settings.linking)
     trimmed = [trim(tubelet, settings.linking.end_share) for tubelet in tubelets]
     kept = suppress(trimmed, settings.linking.suppress_iou)
@@ -76,21 +76,18 @@ def tubelet_rows(boxes: Boxes, frame: GridFrame, settings: Settings) -> Rows:
     return [row | {"tubelet_id": index} for index, row in enumerate(rows)]
 
 
-def _inside_image(boxes: Boxes, frame: GridFrame) -> Array:
-    """Whether each box's centre lies in the volume's slices: the grid is padded beyond them."""
-    centre = (boxes.boxes_xyxy[:, :2] + boxes.boxes_xyxy[:, 2:] + 1) / 2
+def _in_patient(boxes: Boxes, frame: GridFrame) -> Array:
+    """Whether each box's centre lies in the slices, beyond which the grid is padded, and in the body.
+
+    Leads, wires and the table are not tissue.
+    """
+    corners = boxes.boxes_xyxy[:, :2] + boxes.boxes_xyxy[:, 2:]
     _, rows, columns = frame.shape_zyx
-    inside: Array = np.all((centre >= 0) & (centre <= (columns, rows)), axis=1)
-    return inside
-
-
-def _inside_body(boxes: Boxes) -> Array:
-    """Whether each box's centre lies in the body: leads, wires and the table are not tissue."""
-    if boxes.body_zyx is None:
-        return np.ones(len(boxes.z), bool)
-    pixel = np.maximum((boxes.boxes_xyxy[:, :2] + boxes.boxes_xyxy[:, 2:]) / 2, 0).astype(np.int64) // boxes.step
-    _, rows, columns = boxes.body_zyx.shape
-    inside: Array = boxes.body_zyx[boxes.z, pixel[:, 1].clip(max=rows - 1), pixel[:, 0].clip(max=columns - 1)]
+    inside: Array = np.all((corners + 1 >= 0) & ((corners + 1) / 2 <= (columns, rows)), axis=1)
+    if boxes.body_zyx is not None:
+        x, y = np.maximum(corners / 2, 0).astype(np.int64).T // boxes.step
+        _, rows, columns = boxes.body_zyx.shape
+        inside &= boxes.body_zyx[boxes.z, y.clip(max=rows - 1), x.clip(max=columns - 1)]
     return inside
 
 
