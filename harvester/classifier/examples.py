@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from harvester.classifier.views import DESCRIPTORS, STILL, Tubelets, cut_views
+from harvester.classifier.views import DESCRIPTORS, STILL, cut_views, load_views
 from harvester.config.settings import ClassifierSettings, GridSettings
 from harvester.storage.location import Location
 from harvester.store.slab import GridFrame
@@ -48,9 +48,8 @@ class Examples(Dataset[tuple[dict[str, Tensor], Tensor]]):
         jitter = STILL
         if self.settings.augment:
             jitter = (rng.uniform(-0.1, 0.1), rng.uniform(-0.1, 0.1), rng.uniform(0.85, 1.2))
-        tubelet = Tubelets.of([row], frame)
-        crops = cut_views(self.store, frame, tubelet, self.settings, self.grid, torch.device("cpu"), jitter)
-        views = {name: crop[0] for name, crop in crops.items()}
+        seen = load_views(self.store, frame, [row], self.settings.views, torch.device("cpu"))
+        views = {name: crop[0] for name, crop in cut_views(seen, self.settings, self.grid, jitter).items()}
         return (self._varied(views, rng) if self.settings.augment else views), torch.tensor(float(label))
 
     def _varied(self, views: dict[str, Tensor], rng: np.random.Generator) -> dict[str, Tensor]:

@@ -6,7 +6,6 @@ slice: each distinct crop goes through its stream once, which the maximum over v
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, Final
 
@@ -16,22 +15,12 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from harvester.classifier.network import Classifier
-from harvester.classifier.views import (
-    STREAMS,
-    Tubelets,
-    cut_crops,
-    pixels,
-    shape_profile,
-    slices_needed,
-    view_corners,
-    view_places,
-)
+from harvester.classifier.views import STREAMS, VolumeViews, cut_crops, load_views, pixels, shape_profile, view_corners
 from harvester.config.settings import Settings
 from harvester.geometry import Array
 from harvester.models.acceleration import accelerated
 from harvester.models.batch_size import AutoBatchSize
 from harvester.models.device import DeviceSpec
-from harvester.models.device_slab import load_to_device
 from harvester.models.prefetch import prefetch, readers
 from harvester.storage.location import Location
 from harvester.store.slab import GridFrame
@@ -42,24 +31,6 @@ Task = tuple[GridFrame, list[Location]]
 CROPS_ON_CPU: Final = 32
 CROPS_ON_GPU: Final = 256
 MOST_CROPS: Final = 2048
-
-
-@dataclass(frozen=True)
-class VolumeViews:
-    """What the n tubelets of a volume look at.
-
-    rows        the tubelets, as in records.TUBELETS
-    hu_zyx      int16 HU of the slices from `first` on, on the device
-    z, boxes    (n, views) slices of the volume, (n, views, 4) boxes on the grid
-    """
-
-    frame: GridFrame
-    rows: Rows
-    tubelets: Tubelets
-    hu_zyx: Tensor
-    first: int
-    z: Array
-    boxes_xyxy: Array
 
 
 class Scoring:
@@ -83,8 +54,8 @@ class Scoring:
             yield partial(self._score, views, files)
 
     def _read(self, task: Task) -> VolumeViews | None:
-        rows = self.rows_of(task[0].volume_id)
-        return load_views(self.store, task[0], rows, self.settings, self.spec) if rows else None
+        rows, views = self.rows_of(task[0].volume_id), self.settings.classifier.views
+        return load_views(self.store, task[0], rows, views, self.spec.device) if rows else None
 
     def _score(self, read: Future[VolumeViews | None], files: list[Location]) -> Rows:
         views = read.result()
@@ -115,15 +86,6 @@ def crops_at_once(spec: DeviceSpec) -> AutoBatchSize:
     if spec.device.type == "cuda":
         return AutoBatchSize("crops", CROPS_ON_GPU, MOST_CROPS, spec.device)
     return AutoBatchSize("crops", CROPS_ON_CPU)
-
-
-def load_views(store: Location, frame: GridFrame, rows: Rows, settings: Settings, spec: DeviceSpec) -> VolumeViews:
-    """The slices that the views of one volume's tubelets need, read onto the device."""
-    tubelets = Tubelets.of(rows, frame)
-    z, boxes = view_places(tubelets, settings.classifier.views, frame.shape_zyx[0])
-    first, last = slices_needed(z)
-    hu = load_to_device(store, frame, first, last, spec.device)
-    return VolumeViews(frame, rows, tubelets, hu, first, z, boxes)
 
 
 @torch.inference_mode()

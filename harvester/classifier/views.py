@@ -57,29 +57,49 @@ def view_places(tubelets: Tubelets, views: int, depth: int) -> tuple[Array, Arra
     return np.clip(wanted, 0, depth - 1), np.stack(boxes)
 
 
+@dataclass(frozen=True)
+class VolumeViews:
+    """What the n tubelets of a volume look at.
+
+    rows        the tubelets, as in records.TUBELETS
+    hu_zyx      int16 HU of the slices from `first` on, on the device
+    z, boxes    (n, views) slices of the volume, (n, views, 4) boxes on the grid
+    """
+
+    frame: GridFrame
+    rows: list[dict[str, Any]]
+    tubelets: Tubelets
+    hu_zyx: Tensor
+    first: int
+    z: Array
+    boxes_xyxy: Array
+
+
+def load_views(
+    store: Location, frame: GridFrame, rows: list[dict[str, Any]], views: int, device: torch.device
+) -> VolumeViews:
+    """The slices that the views of one volume's tubelets (records.TUBELETS) need, alone decoded, on the device.
+
+    No tubelets: an error of the caller.
+    """
+    tubelets = Tubelets.of(rows, frame)
+    z, boxes = view_places(tubelets, views, frame.shape_zyx[0])
+    first, last = slices_needed(z)
+    return VolumeViews(frame, rows, tubelets, load_to_device(store, frame, first, last, device), first, z, boxes)
+
+
 def cut_views(
-    store: Location,
-    frame: GridFrame,
-    tubelets: Tubelets,
-    settings: ClassifierSettings,
-    grid: GridSettings,
-    device: torch.device,
-    jitter: Jitter = STILL,
+    views: VolumeViews, settings: ClassifierSettings, grid: GridSettings, jitter: Jitter = STILL
 ) -> dict[str, Tensor]:
     """Crops of all tubelets at once: `local` (n, views, 3 windows, p, p) and `global` likewise, in [0, 1].
 
     `shape_profile` (n, DESCRIPTORS) comes with them: the tubelet's size, length, and the generator's scores along it.
-
-    Only the slices that the views need are decoded; crops are cut on `device`. No tubelets: an error of the caller.
     """
-    z, boxes = view_places(tubelets, settings.views, frame.shape_zyx[0])
-    first, last = slices_needed(z)
-    hu = load_to_device(store, frame, first, last, device)
-    crops = {"shape_profile": torch.from_numpy(shape_profile(tubelets, frame)).to(device)}
+    crops = {"shape_profile": torch.from_numpy(shape_profile(views.tubelets, views.frame)).to(views.hu_zyx.device)}
     for name in STREAMS:
-        corners = view_corners(name, boxes, settings, frame, jitter).reshape(-1, 4)
-        cut = cut_crops(hu, z.ravel() - first, corners, pixels(name, settings), grid)
-        crops[name] = torch.unflatten(cut, 0, z.shape)
+        corners = view_corners(name, views.boxes_xyxy, settings, views.frame, jitter).reshape(-1, 4)
+        cut = cut_crops(views.hu_zyx, views.z.ravel() - views.first, corners, pixels(name, settings), grid)
+        crops[name] = torch.unflatten(cut, 0, views.z.shape)
     return crops
 
 

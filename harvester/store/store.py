@@ -240,9 +240,9 @@ def _read_whole(store: Location, volume_id: str) -> Volume:
 
 
 def _read_slices(store: Location, volume_id: str, z_start: int, z_end: int) -> Volume:
-    header, span = _header(store, volume_id), _spans(store)[volume_id]
+    header = _header(store, volume_id)
     try:
-        hu_zyx = read_slices(store / "shards" / span.shard, volume_id, span, header, z_start, z_end)
+        hu_zyx = read_slices(store / "shards" / header.span.shard, header, z_start, z_end)
     except (OSError, ValueError) as error:
         raise _unreadable(volume_id, error) from error
     return Volume(volume_id, header.patient_id, hu_zyx, header.spacing_zyx_mm)

@@ -16,9 +16,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from harvester.classifier.inference import classify, load_views
+from harvester.classifier.inference import classify
 from harvester.classifier.inference import prepare_for_inference as prepare_classifier
 from harvester.classifier.network import Classifier
+from harvester.classifier.views import load_views
 from harvester.config.settings import ClassifierSettings, GeneratorSettings, GridSettings, Settings
 from harvester.labels.ledger import from_marks
 from harvester.models.acceleration import Compiled
@@ -150,7 +151,7 @@ def test_scores_are_the_cpus(store: Store, frame: GridFrame, spec: DeviceSpec) -
     def scores(where: DeviceSpec) -> list[float]:
         model = Classifier(SETTINGS.classifier, GRID)
         model.load_state_dict(weights)
-        views = load_views(store.path, frame, rows, SETTINGS, where)
+        views = load_views(store.path, frame, rows, SETTINGS.classifier.views, where.device)
         return classify(prepare_classifier(model, where), views, SETTINGS, where)
 
     np.testing.assert_allclose(scores(spec), scores(CPU), atol=1e-3)

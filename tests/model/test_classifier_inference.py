@@ -9,17 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from harvester.classifier import inference
-from harvester.classifier.inference import (
-    Scoring,
-    classify,
-    crops_at_once,
-    distinct_views,
-    load_views,
-    prepare_for_inference,
-)
+from harvester.classifier.inference import Scoring, classify, crops_at_once, distinct_views, prepare_for_inference
 from harvester.classifier.network import Classifier
-from harvester.classifier.views import cut_views
+from harvester.classifier.views import cut_views, load_views
 from harvester.config.settings import ClassifierSettings, GridSettings, Settings
 from harvester.errors import StoreError
 from harvester.models.batch_size import AutoBatchSize
@@ -61,8 +53,8 @@ def slowly(made: Classifier, opened: Any, settings: Settings) -> list[float]:
     store, frame = opened
     scores = []
     for each in ROWS:
-        tubelets = inference.Tubelets.of([each], frame)
-        views = cut_views(store.path, frame, tubelets, settings.classifier, GRID, FLOAT.device)
+        seen = load_views(store.path, frame, [each], settings.classifier.views, FLOAT.device)
+        views = cut_views(seen, settings.classifier, GRID)
         with torch.inference_mode():
             scores.append(float(torch.sigmoid(made(views))))
     return scores
@@ -83,7 +75,7 @@ def test_views_that_are_shared_give_the_scores_of_views_that_are_not(opened: Any
         return real(name, crops)
 
     made.features = counted  # type: ignore[method-assign]
-    views = load_views(store.path, frame, ROWS, settings, FLOAT)
+    views = load_views(store.path, frame, ROWS, settings.classifier.views, FLOAT.device)
     assert classify(made, views, settings, FLOAT) == pytest.approx(expected, abs=1e-5)
     # Of 9 views per tubelet: 5 slices of the first, 7 of the second, 3 of the third, 7 of the last; all 8 together.
     assert seen["local"] == 5 + 7 + 3 + 7
@@ -105,7 +97,7 @@ def test_distinct_views_come_back_to_every_view() -> None:
 def test_a_volume_that_runs_out_of_memory_has_the_same_scores(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     store, frame = opened
     made, tried = model(), []
-    inputs = load_views(store.path, frame, ROWS, SETTINGS, FLOAT)
+    inputs = load_views(store.path, frame, ROWS, OWN.views, FLOAT.device)
     expected = classify(made, inputs, SETTINGS, FLOAT, crops_at_once(FLOAT))
     real = made.features
 
@@ -126,7 +118,7 @@ def test_volumes_are_scored_by_the_mean_of_their_models(opened: Any, tmp_path: P
     files = [tmp_path / f"fold-{fold}.safetensors" for fold in range(2)]
     for seed, file in enumerate(files):
         save_file(model(seed=seed).state_dict(), file)
-    views = load_views(store.path, frame, ROWS, SETTINGS, FLOAT)
+    views = load_views(store.path, frame, ROWS, OWN.views, FLOAT.device)
     alone = [classify(model(seed=seed), views, SETTINGS, FLOAT) for seed in range(2)]
     missing = GridFrame("gone", frame.shape_px_zyx, frame.spacing_px_zyx_mm, frame.spacing_zyx_mm)
     empty = GridFrame("empty", frame.shape_px_zyx, frame.spacing_px_zyx_mm, frame.spacing_zyx_mm)
