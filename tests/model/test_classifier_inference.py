@@ -18,6 +18,7 @@ from harvester.models.batch_size import AutoBatchSize
 from harvester.models.device import DeviceSpec
 from harvester.store.slab import GridFrame
 from harvester.store.store import Store
+from tests.builders import tubelet
 
 FLOAT = DeviceSpec(torch.device("cpu"), torch.float32)
 GRID = GridSettings(windows_hu=((-1024.0, 1024.0),))
@@ -25,12 +26,12 @@ OWN = ClassifierSettings(channels=8, views=9, local_px=16, global_px=20, global_
 SETTINGS = Settings(grid=GRID, classifier=OWN)
 
 
-def row(z: list[int], left: float, top: float, side: float) -> dict[str, Any]:
-    ends = {"x1": left, "y1": top, "x2": left + side, "y2": top + side}
-    return {"z": z, "slice_score": [0.5] * len(z), **{name: [end] * len(z) for name, end in ends.items()}}
-
-
-ROWS = [row([3], 10, 20, 9), row([2, 3, 4], 30.5, 12.25, 12), row([0], 40, 40, 5), row(list(range(8)), 5, 50, 8)]
+ROWS = [
+    tubelet("v", (10, 20, 19, 29), [3]),
+    tubelet("v", (30.5, 12.25, 42.5, 24.25), [2, 3, 4]),
+    tubelet("v", (40, 40, 45, 45), [0]),
+    tubelet("v", (5, 50, 13, 58), list(range(8))),
+]
 
 
 def model(settings: Settings = SETTINGS, seed: int = 0) -> Classifier:
@@ -125,7 +126,7 @@ def test_volumes_are_scored_by_the_mean_of_their_models(opened: Any, tmp_path: P
     scoring = Scoring(SETTINGS, store.path, FLOAT, {"v": ROWS, "gone": ROWS, "empty": []}.__getitem__)
     both, gone, one, none = scoring.over([(frame, files), (missing, files), (frame, files[1:]), (empty, files)])
     rows = both()
-    assert [{name: each[name] for name in ROWS[0]} for each in rows] == ROWS
+    assert [each | {"lpc_score": 0.5} for each in rows] == ROWS
     means = [sum(pair) / 2 for pair in zip(*alone, strict=True)]
     assert [each["lpc_score"] for each in rows] == pytest.approx(means, abs=1e-5)
     # A volume that cannot be read costs no other one.

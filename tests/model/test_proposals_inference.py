@@ -23,6 +23,7 @@ from harvester.proposals.targets import SlabLabels, build_targets
 from harvester.records import TUBELETS
 from harvester.store.slab import GridFrame
 from harvester.store.store import Store
+from tests.builders import tubelet
 
 FLOAT = DeviceSpec(torch.device("cpu"), torch.float32)
 GRID = GridSettings(windows_hu=((-1024.0, 1024.0),))
@@ -162,10 +163,7 @@ def test_chunks_do_not_change_probabilities(make_store: Any, frames_of: Any) -> 
     torch.manual_seed(0)
     model = Classifier(settings.classifier, GRID).eval()
     left = rng.uniform(0, 50, 5)
-    rows = [
-        {"z": [z], "slice_score": [0.5], "x1": [x], "y1": [20.0], "x2": [x + 9], "y2": [29.0]}
-        for z, x in enumerate(left)
-    ]
+    rows = [tubelet("v", (x, 20.0, x + 9, 29.0), [z]) for z, x in enumerate(left)]
     frame = frames_of(store, GRID)["v"]
 
     def scores(some: list[dict[str, Any]], batch: AutoBatchSize | None = None) -> list[float]:

@@ -13,16 +13,15 @@ from harvester.config.settings import ClassifierSettings, GridSettings
 from harvester.imaging.hounsfield import AIR_HU
 from harvester.store.slab import GridFrame, read_slab
 from harvester.store.store import Store
+from tests.builders import Box, tubelet
 
 GRID = GridSettings(windows_hu=((-1024.0, 1024.0), (-160.0, 240.0)))
 CPU = torch.device("cpu")
 SMALL = ClassifierSettings(views=4, local_px=16, global_px=20, global_mm=48.0)
 
 
-def row(z: list[int], box: tuple[float, ...], lpg: float = 0.5) -> dict[str, Any]:
-    sides = zip(("x1", "y1", "x2", "y2"), box, strict=True)
-    scores = {"lpg_score": lpg, "slice_score": [lpg] * len(z)}
-    return {"z": z, **scores, **{side: [value] * len(z) for side, value in sides}}
+def row(z: list[int], box: Box, lpg: float = 0.5) -> dict[str, Any]:
+    return tubelet("v", box, z, lpg_score=lpg)
 
 
 def smooth(depth: int = 9, side: int = 80) -> Any:
