@@ -23,16 +23,9 @@ import torch
 from lpg import Bench, made_store, peak, row, settings_of, shares  # beside this file
 from torch.utils.flop_counter import FlopCounterMode
 
-from harvester.classifier.inference import (
-    VolumeViews,
-    classify,
-    crops_at_once,
-    distinct_views,
-    load_views,
-    prepare_for_inference,
-)
+from harvester.classifier.inference import classify, crops_at_once, distinct_views, prepare_for_inference
 from harvester.classifier.network import Classifier
-from harvester.classifier.views import STREAMS, cut_crops, pixels, shape_profile, view_corners
+from harvester.classifier.views import STREAMS, VolumeViews, cut_crops, load_views, pixels, shape_profile, view_corners
 from harvester.config.settings import Settings
 from harvester.imaging.hounsfield import windowed
 from harvester.models.batch_size import AutoBatchSize
@@ -101,7 +94,11 @@ def stages(bench: Bench, settings: Settings, store: Any, views: VolumeViews) -> 
     """Seconds of each stage, one after the other, in the device's own precision."""
     spec = bench.spec
     model, batch = model_of(settings, spec), crops_at_once(spec)
-    results = {"read": bench.seconds(lambda: load_views(store.path, views.frame, views.rows, settings, spec))}
+    results = {
+        "read": bench.seconds(
+            lambda: load_views(store.path, views.frame, views.rows, settings.classifier.views, spec.device)
+        )
+    }
     results["crops"] = 0.0
     for name in STREAMS:
         z, corners = views_of(settings, views, name)
@@ -205,7 +202,8 @@ def main() -> None:
 def measured(bench: Bench, settings: Settings, store: Any, tubelets: int, most: dict[str, float]) -> dict[str, Any]:
     """All parts with one backbone, printed as they come."""
     frame = GridFrame.of(store.manifest.to_pylist()[0], settings.grid)
-    views = load_views(store.path, frame, made_tubelets(tubelets, frame), settings, bench.spec)
+    rows = made_tubelets(tubelets, frame)
+    views = load_views(store.path, frame, rows, settings.classifier.views, bench.spec.device)
     own = settings.classifier
     print(f"{own.backbone}: {own.views} views, {own.local_px} and {own.global_px} px, {tubelets} tubelets")
     results: dict[str, Any] = {}

@@ -36,10 +36,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from harvester.classifier.inference import classify, crops_at_once, distinct_views, load_views
+from harvester.classifier.inference import classify, crops_at_once, distinct_views
 from harvester.classifier.inference import prepare_for_inference as prepare_classifier
 from harvester.classifier.network import Classifier
-from harvester.classifier.views import STREAMS, cut_crops, pixels, view_corners
+from harvester.classifier.views import STREAMS, cut_crops, load_views, pixels, view_corners
 from harvester.config.loading import resolve
 from harvester.config.settings import GeneratorSettings, Settings
 from harvester.imaging.body_mask import BODY_HU, body_mask, coarse_step
@@ -337,7 +337,7 @@ def classifier_stages(
 ) -> dict[str, float]:
     """Seconds for the volume's best tubelets; its slices are read again, as the scoring step does."""
     best, spec = rows[: settings.classifier.max_tubelets], bench.spec
-    views = load_views(store.path, frame, best, settings, spec)
+    views = load_views(store.path, frame, best, settings.classifier.views, spec.device)
     torch.manual_seed(0)
     model = prepare_classifier(Classifier(settings.classifier, settings.grid), spec)
 
@@ -355,7 +355,9 @@ def classifier_stages(
     cutting = bench.seconds(crops)
     whole = bench.seconds(lambda: classify(model, views, settings, spec, batch))
     return {
-        "read again": bench.seconds(lambda: load_views(store.path, frame, best, settings, spec)),
+        "read again": bench.seconds(
+            lambda: load_views(store.path, frame, best, settings.classifier.views, spec.device)
+        ),
         "crops": cutting,
         "LPC forward": whole - cutting,
     }

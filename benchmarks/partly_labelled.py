@@ -38,7 +38,8 @@ from harvester.mining.candidates import outside_ignored
 from harvester.models.data_parallel import Ranks
 from harvester.models.device import DeviceSpec
 from harvester.models.fit import FoldTask
-from harvester.proposals.inference import load_generator, propose_volume
+from harvester.proposals.detect import find_boxes
+from harvester.proposals.inference import load_generator, read_with_context, tubelet_rows
 from harvester.proposals.training import fit_generator
 from harvester.records import TUBELETS
 from harvester.results.truth import TruthEvaluator
@@ -193,7 +194,8 @@ class Bench:
             for row in self.rows:
                 if row["split"] == "vh_test" and self.folds[row["patient_id"]] == fold:
                     frame = GridFrame.of(row, settings.grid)
-                    for tubelet in propose_volume(models, self.store.path, frame, settings, spec):
+                    slab = read_with_context(self.store.path, frame, spec)
+                    for tubelet in tubelet_rows(find_boxes(models, slab, frame, settings, spec), frame, settings):
                         yield {"patient_id": row["patient_id"]} | tubelet
 
 

@@ -24,7 +24,8 @@ from harvester.geometry import iou_matrix
 from harvester.imaging.dicom.reader import read_dicom_series
 from harvester.mining import candidates
 from harvester.models.device import DeviceSpec
-from harvester.proposals.inference import load_generator, propose_volume
+from harvester.proposals.detect import find_boxes
+from harvester.proposals.inference import load_generator, read_with_context, tubelet_rows
 from harvester.records import TUBELETS
 from harvester.results.truth import TruthEvaluator
 from harvester.storage.location import Location
@@ -50,7 +51,8 @@ def main() -> None:
     spec = DeviceSpec.choose(False, settings.compute.precision)
     models = [load_generator(Location.of(file), settings, spec) for file in weights]
     frame = GridFrame.of(row, settings.grid)
-    found = propose_volume(models, options.out / "store", frame, settings, spec)
+    slab = read_with_context(Location.of(options.out / "store"), frame, spec)
+    found = tubelet_rows(find_boxes(models, slab, frame, settings, spec), frame, settings)
     pq.write_table(pa.Table.from_pylist(found, TUBELETS), options.out / "tubelets.parquet")
     truth = json.loads((data / "lung_dx_a0001.boxes.json").read_text())
     boxes = truth["boxes"] if isinstance(truth, dict) else truth

@@ -114,114 +114,91 @@ def schema_of(*columns: tuple[str, pa.DataType]) -> pa.Schema:
     return pa.schema(columns)
 
 
+def _of(kind: pa.DataType, *names: str) -> list[tuple[str, pa.DataType]]:
+    """Columns of one type."""
+    return [(name, kind) for name in names]
+
+
+TEXT: Final = pa.string()
+NUMBER: Final = pa.float64()
+LISTS: Final = pa.list_(pa.float32())
+BOXES: Final = (("z", pa.list_(pa.int32())), *_of(LISTS, *SIDES))
+"""Boxes on slices: five lists of one length."""
+
 MANIFEST: Final = schema_of(
-    ("volume_id", pa.string()),
-    ("patient_id", pa.string()),
-    ("split", pa.string()),
-    ("spacing_z_mm", pa.float64()),
-    ("spacing_y_mm", pa.float64()),
-    ("spacing_x_mm", pa.float64()),
-    ("depth", pa.int32()),
-    ("height", pa.int32()),
-    ("width", pa.int32()),
-    ("source_hash", pa.string()),
-    ("voxel_hash", pa.string()),
-    ("shard", pa.string()),
-    ("offset", pa.int64()),
-    ("bytes", pa.int64()),
-    ("checksum", pa.int64()),
+    *_of(TEXT, "volume_id", "patient_id", "split"),
+    *_of(NUMBER, "spacing_z_mm", "spacing_y_mm", "spacing_x_mm"),
+    *_of(pa.int32(), "depth", "height", "width"),
+    *_of(TEXT, "source_hash", "voxel_hash", "shard"),
+    *_of(pa.int64(), "offset", "bytes", "checksum"),
 )
 """One row per stored volume. voxel_hash is of its HU; shard, offset, bytes and checksum say where it lies."""
 
-REJECTS: Final = schema_of(("source_hash", pa.string()), ("reason", pa.string()), ("message", pa.string()))
+REJECTS: Final = schema_of(*_of(TEXT, "source_hash", "reason", "message"))
 """One row per scan that was refused, and why."""
 
 MARKS: Final = schema_of(
-    ("volume_id", pa.string()),
-    ("mark_id", pa.string()),
+    *_of(TEXT, "volume_id", "mark_id"),
     ("z", pa.int32()),
-    *[(side, pa.float64()) for side in SIDES],
+    *_of(NUMBER, *SIDES),
     ("clinical", pa.bool_()),
-    ("kind", pa.string()),
+    ("kind", TEXT),
 )
 """One row per lesion: the fields of Mark. marks.parquet: all lesions of vm, the clinical ones of vh and vh_test.
 truth.parquet: every lesion of vh_test and vd_test, for scoring alone."""
 
-IGNORE: Final = schema_of(
-    ("volume_id", pa.string()),
-    *[(name, pa.int32()) for name in ("z1", "z2")],
-    *[(side, pa.float64()) for side in SIDES],
-)
+IGNORE: Final = schema_of(("volume_id", TEXT), *_of(pa.int32(), "z1", "z2"), *_of(NUMBER, *SIDES))
 """One row per region that is left out of harvest and scoring, inclusive ends: disease that nobody annotated."""
 
 TUBELETS: Final = schema_of(
-    ("volume_id", pa.string()),
-    ("patient_id", pa.string()),
+    *_of(TEXT, "volume_id", "patient_id"),
     ("tubelet_id", pa.int32()),
-    ("lpg_score", pa.float64()),
-    ("width_mm", pa.float64()),
-    ("z", pa.list_(pa.int32())),
-    *[(side, pa.list_(pa.float32())) for side in SIDES],
-    ("slice_score", pa.list_(pa.float32())),
+    *_of(NUMBER, "lpg_score", "width_mm"),
+    *BOXES,
+    ("slice_score", LISTS),
 )
 """One row per tubelet: a chain of boxes, one per slice, z ascending, in the volume's own pixels; ids count from 0
 in each volume. lpg_score is the highest slice score, width_mm the shorter side of that slice's box."""
 
-SCORED: Final = TUBELETS.append(pa.field("lpc_score", pa.float64()))
+SCORED: Final = TUBELETS.append(pa.field("lpc_score", NUMBER))
 """Tubelets with the classifier's probability."""
 
-ACCEPTED: Final = SCORED.append(pa.field("score", pa.float64())).append(pa.field("correct", pa.bool_()))
+SELECTED: Final = SCORED.append(pa.field("score", NUMBER))
+"""Scored tubelets with the fused score that they were selected by."""
+
+ACCEPTED: Final = SELECTED.append(pa.field("correct", pa.bool_()))
 """A calibration hit: a tubelet of V_M that the rule accepted, its fused score, and whether it found a lesion."""
 
 HARVEST: Final = schema_of(
-    ("volume_id", pa.string()),
-    ("patient_id", pa.string()),
-    ("lesion_id", pa.string()),
+    *_of(TEXT, "volume_id", "patient_id", "lesion_id"),
     ("round", pa.int32()),
-    ("score", pa.float64()),
-    ("lpg_score", pa.float64()),
-    ("lpc_score", pa.float64()),
-    ("threshold", pa.float64()),
-    ("precision_bound", pa.float64()),
+    *_of(NUMBER, "score", "lpg_score", "lpc_score", "threshold", "precision_bound"),
     ("z", pa.list_(pa.int32())),
-    *[(f"{side}_px", pa.list_(pa.float32())) for side in SIDES],
-    ("z_mm", pa.list_(pa.float32())),
-    *[(f"{side}_mm", pa.list_(pa.float32())) for side in SIDES],
-    ("model_hash", pa.string()),
-    ("run_id", pa.string()),
+    *_of(LISTS, *(f"{side}_px" for side in SIDES), "z_mm", *(f"{side}_mm" for side in SIDES)),
+    *_of(TEXT, "model_hash", "run_id"),
 )
 """One row per harvested lesion, with its origin."""
 
 MISSING: Final = schema_of(
-    ("volume_id", pa.string()),
-    ("patient_id", pa.string()),
-    ("split", pa.string()),
-    ("marked", pa.int64()),
-    ("harvested", pa.int64()),
-    ("expected_more", pa.float64()),
-    ("expected_missing", pa.float64()),
-    ("best_left", pa.float64()),
+    *_of(TEXT, "volume_id", "patient_id", "split"),
+    *_of(pa.int64(), "marked", "harvested"),
+    *_of(NUMBER, "expected_more", "expected_missing", "best_left"),
 )
 """One row per volume of V_H: marks of the archive, lesions harvested, lesions expected among what was left (a sum of
 probabilities), both together, and the probability of the best tubelet left (null if none)."""
 
 LEDGER: Final = schema_of(
-    ("volume_id", pa.string()),
-    ("label_id", pa.string()),
-    ("role", pa.string()),
-    ("source", pa.string()),
+    *_of(TEXT, "volume_id", "label_id", "role", "source"),
     ("round", pa.int32()),
-    ("score", pa.float64()),
-    ("model_hash", pa.string()),
-    ("run_id", pa.string()),
-    ("z", pa.list_(pa.int32())),
-    *[(side, pa.list_(pa.float32())) for side in SIDES],
+    ("score", NUMBER),
+    *_of(TEXT, "model_hash", "run_id"),
+    *BOXES,
 )
 """One row per label of any origin. role: lesion or hard_negative; of what was reviewed also ignored, calibration (see
 REVIEWED). source: clinical, annotated, harvested, reviewed, hard_negative_vm (sure) or hard_negative_vh (possible).
 Archive marks and reviewed labels have round -1; marks have no score or model, reviewed ones those that found them."""
 
-REVIEWED: Final = LEDGER.append(pa.field("verdict", pa.string()))
+REVIEWED: Final = LEDGER.append(pa.field("verdict", TEXT))
 """What people said of exported labels: ledger rows of source reviewed, and their verdict (accepted, rejected, moved).
 
 role        lesion: accepted, or moved to these boxes. hard_negative: rejected. (Of an exported hard negative: lesion if
@@ -245,9 +222,6 @@ HarvestTable = NewType("HarvestTable", pa.Table)
 MissingTable = NewType("MissingTable", pa.Table)
 LedgerTable = NewType("LedgerTable", pa.Table)
 ReviewedTable = NewType("ReviewedTable", pa.Table)
-
-SELECTED: Final = SCORED.append(pa.field("score", pa.float64()))
-"""Scored tubelets with the fused score that they were selected by."""
 
 SCHEMAS: Final[dict[Callable[[pa.Table], Any], pa.Schema]] = {
     ManifestTable: MANIFEST,

@@ -5,16 +5,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from harvester.classifier.views import DESCRIPTORS, Tubelets, cut_views
+from harvester.classifier.views import DESCRIPTORS, STILL, cut_views, load_views
 from harvester.config.settings import ClassifierSettings, GridSettings
 from harvester.storage.location import Location
 from harvester.store.slab import GridFrame
 
-Array = NDArray[Any]
 Example = tuple[GridFrame, dict[str, Any]]
 
 
@@ -47,12 +45,11 @@ class Examples(Dataset[tuple[dict[str, Tensor], Tensor]]):
         rng = np.random.default_rng((self.seed, index))
         label = index % 2
         frame, row = self.examples[label][int(rng.choice(len(self.examples[label]), p=self.shares[label]))]
-        jitter = (0.0, 0.0, 1.0)
+        jitter = STILL
         if self.settings.augment:
             jitter = (rng.uniform(-0.1, 0.1), rng.uniform(-0.1, 0.1), rng.uniform(0.85, 1.2))
-        tubelet = Tubelets.of([row], frame)
-        crops = cut_views(self.store, frame, tubelet, self.settings, self.grid, torch.device("cpu"), jitter)
-        views = {name: crop[0] for name, crop in crops.items()}
+        seen = load_views(self.store, frame, [row], self.settings.views, torch.device("cpu"))
+        views = {name: crop[0] for name, crop in cut_views(seen, self.settings, self.grid, jitter).items()}
         return (self._varied(views, rng) if self.settings.augment else views), torch.tensor(float(label))
 
     def _varied(self, views: dict[str, Tensor], rng: np.random.Generator) -> dict[str, Tensor]:

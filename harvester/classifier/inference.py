@@ -6,61 +6,31 @@ slice: each distinct crop goes through its stream once, which the maximum over v
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load
 from torch import Tensor, nn
 
 from harvester.classifier.network import Classifier
-from harvester.classifier.views import (
-    STREAMS,
-    Tubelets,
-    cut_crops,
-    pixels,
-    shape_profile,
-    slices_needed,
-    view_corners,
-    view_places,
-)
+from harvester.classifier.views import STREAMS, VolumeViews, cut_crops, load_views, pixels, shape_profile, view_corners
 from harvester.config.settings import Settings
+from harvester.geometry import Array
 from harvester.models.acceleration import accelerated
 from harvester.models.batch_size import AutoBatchSize
 from harvester.models.device import DeviceSpec
-from harvester.models.device_slab import load_to_device
 from harvester.models.prefetch import prefetch, readers
 from harvester.storage.location import Location
 from harvester.store.slab import GridFrame
 
-Array = NDArray[Any]
 Rows = list[dict[str, Any]]
 Task = tuple[GridFrame, list[Location]]
 
 CROPS_ON_CPU: Final = 32
 CROPS_ON_GPU: Final = 256
 MOST_CROPS: Final = 2048
-
-
-@dataclass(frozen=True)
-class VolumeViews:
-    """What the n tubelets of a volume look at.
-
-    rows        the tubelets, as in records.TUBELETS
-    hu_zyx      int16 HU of the slices from `first` on, on the device
-    z, boxes    (n, views) slices of the volume, (n, views, 4) boxes on the grid
-    """
-
-    frame: GridFrame
-    rows: Rows
-    tubelets: Tubelets
-    hu_zyx: Tensor
-    first: int
-    z: Array
-    boxes_xyxy: Array
 
 
 class Scoring:
@@ -84,8 +54,8 @@ class Scoring:
             yield partial(self._score, views, files)
 
     def _read(self, task: Task) -> VolumeViews | None:
-        rows = self.rows_of(task[0].volume_id)
-        return load_views(self.store, task[0], rows, self.settings, self.spec) if rows else None
+        rows, views = self.rows_of(task[0].volume_id), self.settings.classifier.views
+        return load_views(self.store, task[0], rows, views, self.spec.device) if rows else None
 
     def _score(self, read: Future[VolumeViews | None], files: list[Location]) -> Rows:
         views = read.result()
@@ -118,42 +88,17 @@ def crops_at_once(spec: DeviceSpec) -> AutoBatchSize:
     return AutoBatchSize("crops", CROPS_ON_CPU)
 
 
-def classify_volume(
-    model: Classifier,
-    store: Location,
-    frame: GridFrame,
-    rows: Rows,
-    settings: Settings,
-    spec: DeviceSpec,
-    batch: AutoBatchSize | None = None,
-) -> list[float]:
-    """The probability of being a lesion of each tubelet (rows of records.TUBELETS, one volume); [] for none."""
-    if not rows:
-        return []
-    views = load_views(store, frame, rows, settings, spec)
-    return classify(model, views, settings, spec, batch or crops_at_once(spec))
-
-
-def load_views(store: Location, frame: GridFrame, rows: Rows, settings: Settings, spec: DeviceSpec) -> VolumeViews:
-    """The slices that the views of one volume's tubelets need, read onto the device."""
-    tubelets = Tubelets.of(rows, frame)
-    z, boxes = view_places(tubelets, settings.classifier.views, frame.shape_zyx[0])
-    first, last = slices_needed(z)
-    hu = load_to_device(store, frame, first, last, spec.device)
-    return VolumeViews(frame, rows, tubelets, hu, first, z, boxes)
-
-
 @torch.inference_mode()
 def classify(
-    model: Classifier, views: VolumeViews, settings: Settings, spec: DeviceSpec, batch: AutoBatchSize
+    model: Classifier, views: VolumeViews, settings: Settings, spec: DeviceSpec, batch: AutoBatchSize | None = None
 ) -> list[float]:
-    """A probability per tubelet."""
+    """The probability of being a lesion of each tubelet."""
+    batch = batch or crops_at_once(spec)
     local, wide = (_features(model, name, views, settings, spec, batch) for name in STREAMS)
     profile = torch.from_numpy(shape_profile(views.tubelets, views.frame)).to(spec.device)
     with spec.autocast():
         logits = model.logits(local, wide, profile)
-    scores: list[float] = torch.sigmoid(logits.float()).cpu().tolist()
-    return scores
+    return torch.sigmoid(logits.float()).cpu().tolist()
 
 
 def _features(

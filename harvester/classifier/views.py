@@ -9,21 +9,22 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from harvester.config.settings import ClassifierSettings, GridSettings
+from harvester.geometry import Array
 from harvester.imaging.hounsfield import AIR_HU
 from harvester.models.device_slab import load_to_device
 from harvester.records import SIDES
 from harvester.storage.location import Location
 from harvester.store.slab import GridFrame
 
-Array = NDArray[Any]
-
 MARGIN: Final = 2
 DESCRIPTORS: Final = 6
 STREAMS: Final = ("local", "global")
+Jitter = tuple[float, float, float]
+"""By which shares of a box's sides its crops are shifted (x, y), and how they are scaled."""
+STILL: Final = (0.0, 0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -49,39 +50,56 @@ class Tubelets:
 
 def view_places(tubelets: Tubelets, views: int, depth: int) -> tuple[Array, Array]:
     """Slices (n, views) and boxes (n, views, 4) to look at; a box beyond an end is the end's."""
-    slices, boxes = [], []
-    for z, own in zip(tubelets.z, tubelets.boxes_xyxy, strict=True):
-        at = np.rint(np.linspace(z[0] - MARGIN, z[-1] + MARGIN, views)).astype(np.int64)
-        nearest = np.abs(at[:, None] - z[None, :]).argmin(1)
-        slices.append(np.clip(at, 0, depth - 1))
-        boxes.append(own[nearest])
-    return np.stack(slices), np.stack(boxes)
+    ends = ((z[0] - MARGIN, z[-1] + MARGIN) for z in tubelets.z)
+    wanted = np.stack([np.rint(np.linspace(*own, views)).astype(np.int64) for own in ends])
+    nearest = (np.abs(at[:, None] - z).argmin(1) for at, z in zip(wanted, tubelets.z, strict=True))
+    boxes = [own[at] for own, at in zip(tubelets.boxes_xyxy, nearest, strict=True)]
+    return np.clip(wanted, 0, depth - 1), np.stack(boxes)
+
+
+@dataclass(frozen=True)
+class VolumeViews:
+    """What the n tubelets of a volume look at.
+
+    rows        the tubelets, as in records.TUBELETS
+    hu_zyx      int16 HU of the slices from `first` on, on the device
+    z, boxes    (n, views) slices of the volume, (n, views, 4) boxes on the grid
+    """
+
+    frame: GridFrame
+    rows: list[dict[str, Any]]
+    tubelets: Tubelets
+    hu_zyx: Tensor
+    first: int
+    z: Array
+    boxes_xyxy: Array
+
+
+def load_views(
+    store: Location, frame: GridFrame, rows: list[dict[str, Any]], views: int, device: torch.device
+) -> VolumeViews:
+    """The slices that the views of one volume's tubelets (records.TUBELETS) need, alone decoded, on the device.
+
+    No tubelets: an error of the caller.
+    """
+    tubelets = Tubelets.of(rows, frame)
+    z, boxes = view_places(tubelets, views, frame.shape_zyx[0])
+    first, last = slices_needed(z)
+    return VolumeViews(frame, rows, tubelets, load_to_device(store, frame, first, last, device), first, z, boxes)
 
 
 def cut_views(
-    store: Location,
-    frame: GridFrame,
-    tubelets: Tubelets,
-    settings: ClassifierSettings,
-    grid: GridSettings,
-    device: torch.device,
-    jitter: tuple[float, float, float] = (0.0, 0.0, 1.0),
+    views: VolumeViews, settings: ClassifierSettings, grid: GridSettings, jitter: Jitter = STILL
 ) -> dict[str, Tensor]:
     """Crops of all tubelets at once: `local` (n, views, 3 windows, p, p) and `global` likewise, in [0, 1].
 
     `shape_profile` (n, DESCRIPTORS) comes with them: the tubelet's size, length, and the generator's scores along it.
-
-    Only the slices that the views need are decoded; crops are cut on `device`. `jitter` shifts the crops by
-    shares of the box's sides (x, y) and scales them. No tubelets: an error of the caller.
     """
-    z, boxes = view_places(tubelets, settings.views, frame.shape_zyx[0])
-    first, last = slices_needed(z)
-    hu = load_to_device(store, frame, first, last, device)
-    crops = {"shape_profile": torch.from_numpy(shape_profile(tubelets, frame)).to(device)}
+    crops = {"shape_profile": torch.from_numpy(shape_profile(views.tubelets, views.frame)).to(views.hu_zyx.device)}
     for name in STREAMS:
-        corners = view_corners(name, boxes, settings, frame, jitter).reshape(-1, 4)
-        cut = cut_crops(hu, z.ravel() - first, corners, pixels(name, settings), grid)
-        crops[name] = torch.unflatten(cut, 0, z.shape)
+        corners = view_corners(name, views.boxes_xyxy, settings, views.frame, jitter).reshape(-1, 4)
+        cut = cut_crops(views.hu_zyx, views.z.ravel() - views.first, corners, pixels(name, settings), grid)
+        crops[name] = torch.unflatten(cut, 0, views.z.shape)
     return crops
 
 
@@ -96,11 +114,7 @@ def pixels(name: str, settings: ClassifierSettings) -> int:
 
 
 def view_corners(
-    name: str,
-    boxes_xyxy: Array,
-    settings: ClassifierSettings,
-    frame: GridFrame,
-    jitter: tuple[float, float, float] = (0.0, 0.0, 1.0),
+    name: str, boxes_xyxy: Array, settings: ClassifierSettings, frame: GridFrame, jitter: Jitter = STILL
 ) -> Array:
     """Corners x1, y1, x2, y2 (.., 4) on the grid, of what a stream sees of each box; a square around its centre.
 
@@ -109,7 +123,9 @@ def view_corners(
     if name == "global" and not settings.global_mm:
         _, rows, columns = frame.shape_zyx
         return np.broadcast_to(np.array([0.0, 0.0, columns, rows]), boxes_xyxy.shape)
-    centre, sides = _centres(boxes_xyxy, jitter)
+    sides = boxes_xyxy[..., 2:] - boxes_xyxy[..., :2] + 1
+    centre = (boxes_xyxy[..., :2] + boxes_xyxy[..., 2:] + 1) / 2 + sides * np.array(jitter[:2])
+    sides = sides * jitter[2]
     if name == "local":
         extent = sides.max(-1, keepdims=True) * settings.local_scale
     else:
@@ -149,12 +165,6 @@ def shape_profile(tubelets: Tubelets, frame: GridFrame) -> Array:
     along = np.array([(own.max(), own.mean(), own[0], own[-1]) for own in logits])
     shape = np.stack([np.log2(width_mm / 16), np.log2(length_mm / width_mm)], axis=1)
     return np.concatenate([shape, along], axis=1).astype(np.float32)
-
-
-def _centres(boxes_xyxy: Array, jitter: tuple[float, float, float]) -> tuple[Array, Array]:
-    sides = boxes_xyxy[..., 2:] - boxes_xyxy[..., :2] + 1
-    centre = (boxes_xyxy[..., :2] + boxes_xyxy[..., 2:] + 1) / 2
-    return centre + sides * np.array(jitter[:2]), sides * jitter[2]
 
 
 def _windowed(crops: Tensor, grid: GridSettings) -> Tensor:

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -37,8 +38,7 @@ class ResourceRequest:
 
     def text(self) -> str:
         """For people."""
-        parts = [f"{_amount(name, value)} {NAMES[name]}" for name, value in self.each.items() if value]
-        return f"{self.setting} = {self.count} (each {' and '.join(parts)})"
+        return f"{self.setting} = {self.count} (each {_words(self.each)})"
 
 
 def requests_of(compute: ComputeSettings) -> list[ResourceRequest]:
@@ -100,13 +100,12 @@ def _most_demanding(requests: Sequence[ResourceRequest]) -> list[dict[str, float
 def _said(nodes: Sequence[Resources]) -> str:
     if not nodes:
         return "no node"
-    each = [
-        " and ".join(f"{_amount(name, node[name])} {text}" for name, text in NAMES.items() if node.get(name))
-        for node in nodes
-    ]
-    kinds = sorted({kind: each.count(kind) for kind in each}.items())
+    kinds = sorted(Counter(map(_words, nodes)).items())
     return ", ".join(f"{count} node{'s' * (count > 1)} with {kind or 'nothing'}" for kind, count in kinds)
 
 
-def _amount(name: str, value: float) -> str:
-    return f"{value / GIB:.1f}" if name == "memory" else f"{value:g}"
+def _words(each: Resources) -> str:
+    amounts = {
+        name: f"{value / GIB:.1f}" if name == "memory" else f"{value:g}" for name, value in each.items() if value
+    }
+    return " and ".join(f"{amounts[name]} {text}" for name, text in NAMES.items() if name in amounts)

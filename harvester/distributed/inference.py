@@ -13,7 +13,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Generic, Literal
+from typing import Any, Final, Generic
 
 import pyarrow as pa
 import ray.data
@@ -28,6 +28,7 @@ from harvester.errors import StepError
 from harvester.mining import negatives
 from harvester.mining.candidates import outside_ignored
 from harvester.models.device import DeviceSpec
+from harvester.models.memory import require_memory
 from harvester.proposals.inference import Proposals
 from harvester.records import SCHEMAS, IgnoreTable, Kind, ScoredTable, TubeletTable, empty
 from harvester.run.partials import Part, Partials, Row, plan_parts
@@ -103,6 +104,7 @@ class Actor(ABC, Generic[Kind]):
         """A part's rows, and the errors of the volumes that have none."""
         rows, errors = [], {}
         for outcome in outcomes:
+            require_memory(outcome.row["volume_id"], outcome.error)
             if outcome.error:
                 errors[outcome.row["volume_id"]] = f"{type(outcome.error).__name__}: {outcome.error}"
             rows += [{"patient_id": outcome.row["patient_id"]} | row for row in outcome.result or ()]
@@ -147,8 +149,7 @@ class Scorer(Actor[ScoredTable]):
         """The best tubelets of a volume."""
         assert self.job.tubelets is not None  # noqa: S101  a Scorer's job has them
         mine = TubeletTable(self.job.tubelets.read_table(filters=[("volume_id", "==", volume_id)]))
-        best: list[dict[str, Any]] = negatives.to_classify(mine, self.job.settings.classifier.max_tubelets).to_pylist()
-        return best
+        return negatives.to_classify(mine, self.job.settings.classifier.max_tubelets).to_pylist()
 
 
 def run_over_volumes(
@@ -185,11 +186,8 @@ def run_over_volumes(
 
 def joined(tables: Iterable[pa.Table], schema: pa.Schema) -> pa.Table:
     """One table of one chunk per column; its parts hold volumes in order, and are sorted by tubelet here."""
-    keys: list[tuple[str, Literal["ascending", "descending"]]] = [
-        ("volume_id", "ascending"),
-        ("tubelet_id", "ascending"),
-    ]
-    columns: list[Any] = pa.concat_tables([schema.empty_table(), *(table.sort_by(keys) for table in tables)]).columns
+    ordered = (table.sort_by([("volume_id", "ascending"), ("tubelet_id", "ascending")]) for table in tables)
+    columns: list[Any] = pa.concat_tables([schema.empty_table(), *ordered]).columns
     for place, column in enumerate(columns):
         columns[place] = column.combine_chunks()
         del column  # the parts are let go

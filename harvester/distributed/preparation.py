@@ -28,6 +28,7 @@ from harvester.datasets.registry import FROM_SETTINGS, open_dataset
 from harvester.distributed.cluster import quarantine_in
 from harvester.distributed.watchdog import BackgroundWork, said_begun, time_limit
 from harvester.errors import HarvesterError, StoreError, VolumeError
+from harvester.models.memory import require_memory
 from harvester.records import Reject
 from harvester.run.partials import Part, Row
 from harvester.run.progress import ProgressLines
@@ -143,6 +144,7 @@ class Maker:
         with open_shard(shards / f"{part.name}.shard") as shard:
             for outcome in outcomes:
                 case, source_hash = outcome.row["case"], outcome.row["source_hash"]
+                require_memory(case["volume_id"], outcome.error)
                 if (loaded := outcome.result) is None:
                     rejects.append(asdict(_reject(case, source_hash, outcome.error)))
                     continue

@@ -140,31 +140,22 @@ def _curves(steps: _Steps, weights: Floats, request: FigureRequest) -> dict[str,
     precision = np.divide(tp, total, out=np.zeros_like(tp), where=total > 0)
     envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
     area = np.einsum("kb,kb->b", gained, envelope)
+    none = np.zeros((1, len(weights)))  # before the first step nothing is found, beyond the last recall nothing precise
+    side: Literal["left", "right"] = "right" if request.inclusive else "left"
+    found = _values_at(request.rates, fp_froc / volumes, np.vstack([none, tp]), side)
     with np.errstate(invalid="ignore"):  # 0 / 0 in a resample without marks: nan is meant
+        precise = _values_at(request.recalls, tp / marks, np.vstack([envelope, none]))
         return {
             "ap": area / marks,
-            "sensitivity": _sensitivity(tp, fp_froc / volumes, request) / marks[:, None],
-            "envelope": np.where(marks > 0, _precision_at(tp / marks, envelope, request.recalls).T, np.nan).T,
+            "sensitivity": found / marks[:, None],
+            "envelope": np.where(marks > 0, precise.T, np.nan).T,
         }
 
 
-def _sensitivity(tp: Floats, fp_per_volume: Floats, request: FigureRequest) -> Floats:
-    """(b, rates) marks found by the last step that comes before a rate is reached."""
-    side: Literal["left", "right"] = "right" if request.inclusive else "left"
-    found = np.vstack([np.zeros(tp.shape[1]), tp])
-    curves = np.ascontiguousarray(fp_per_volume.T)
-    passed = np.array([np.searchsorted(curve, request.rates, side) for curve in curves])
-    at_rates: Floats = found[passed.reshape(len(curves), -1), np.arange(len(curves))[:, None]]
-    return at_rates
-
-
-def _precision_at(recall: Floats, envelope: Floats, recalls: Floats) -> Floats:
-    """(b, recalls) the envelope at given recalls, 0 beyond the last."""
-    best = np.vstack([envelope, np.zeros(envelope.shape[1])])
-    curves = np.ascontiguousarray(recall.T)
-    reached = np.array([np.searchsorted(curve, recalls) for curve in curves])
-    at_recalls: Floats = best[reached.reshape(len(curves), -1), np.arange(len(curves))[:, None]]
-    return at_recalls
+def _values_at(at: Floats, curve: Floats, values: Floats, side: Literal["left", "right"] = "left") -> Floats:
+    """(b, len(at)): of each column of `values` (k + 1, b) the one where that of `curve` (k, b), ascending, gets to."""
+    places = np.array([np.searchsorted(column, at, side) for column in np.ascontiguousarray(curve.T)])
+    return np.take_along_axis(values.T, places.reshape(curve.shape[1], -1), axis=1)
 
 
 def _harvest(hits: Hits, patients: Patients, weights: Floats, accept: float) -> dict[str, Floats]:

@@ -56,26 +56,19 @@ def _by_size(marks: pa.Table) -> Strata:
     side, unit = longer_sides(marks)
     low, high = SIZES[unit]
     labels = (f"< {low:g} {unit}", f"{low:g} to {high:g} {unit}", f"> {high:g} {unit}")
-    return _without_empty("size", unit, labels, (side >= low).astype(np.int64) + (side > high))
+    used, of_mark = np.unique((side >= low).astype(np.int64) + (side > high), return_inverse=True)
+    return Strata("size", unit, tuple(labels[code] for code in used), of_mark.astype(np.int64))
 
 
 def _by_column(marks: pa.Table, by: str) -> Strata:
     if by not in marks.column_names:
-        raise SettingsError(f"--by {by}: the marks have no such column; want size or one of {_names(marks)}")
+        others = ", ".join(name for name in marks.column_names if name not in ("volume_id", "mark_id"))
+        raise SettingsError(f"--by {by}: the marks have no such column; want size or one of {others}")
     words = ["(none)" if word is None else word or "(empty)" for word in marks[by].cast(pa.string()).to_pylist()]
     labels, of_mark = np.unique(np.array(words), return_inverse=True)
     if len(labels) > MOST:
         raise SettingsError(f"--by {by}: {len(labels)} values make {len(labels)} strata; want at most {MOST}: bin them")
     return Strata(by, "", tuple(labels.tolist()), of_mark.astype(np.int64))
-
-
-def _without_empty(name: str, unit: str, labels: tuple[str, ...], of_mark: Integers) -> Strata:
-    used, codes = np.unique(of_mark, return_inverse=True)
-    return Strata(name, unit, tuple(labels[code] for code in used), codes.astype(np.int64))
-
-
-def _names(marks: pa.Table) -> str:
-    return ", ".join(name for name in marks.column_names if name not in ("volume_id", "mark_id"))
 
 
 def within(

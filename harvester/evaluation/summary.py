@@ -145,14 +145,9 @@ def _difference_cells(run: Scorecard, baseline: Scorecard, name: str, place: tup
 def _strata_table(cut: Strata, cards: Sequence[Comparison]) -> list[str]:
     """One row per stratum; every other figure is in the JSON."""
     compared = any(card.baseline is not None for card in cards)
-    head = ["marks", "found", "AP", "interval", "mean sens.", "interval"]
-    rows = [
-        [
-            "by longer side" if cut.unit else f"by {cut.name}",
-            *head,
-            *(["mean of baseline", "difference", "interval"] if compared else []),
-        ]
-    ]
+    title = "by longer side" if cut.unit else f"by {cut.name}"
+    head = [title, "marks", "found", "AP", "interval", "mean sens.", "interval"]
+    rows = [head + ["mean of baseline", "difference", "interval"] * compared]
     for label, pair in zip(cut.labels, cards, strict=True):
         counts = [f"{pair.run.counts['num_marks']:,}", f"{pair.run.counts['tp']:,}"]
         row = [label, *counts, *_cells(pair.run, "ap"), *_cells(pair.run, "mean")]

@@ -1,10 +1,10 @@
-"""How Python and the libraries under a network say that there was no memory."""
+"""How Python and the libraries under a network say that there was no memory. Loads no torch: preparation asks too."""
 
 import errno
 import re
 from typing import Final
 
-import torch
+from harvester.errors import StepError, StoreError
 
 WORDINGS: Final = re.compile(
     r"out of memory"  # CUDA, HIP, NCCL, NNPACK
@@ -30,5 +30,16 @@ def out_of_memory(error: BaseException, unclear: bool = True) -> bool:
     if isinstance(error, RuntimeError):
         text = str(error)
         said = WORDINGS.search(text) or (unclear and OF_ONEDNN.search(text))
-        return isinstance(error, torch.OutOfMemoryError) or bool(said)
+        return type(error).__name__ == "OutOfMemoryError" or bool(said)  # torch's own
     return isinstance(error, MemoryError)
+
+
+def require_memory(volume_id: str, error: Exception | None) -> None:
+    """Raise StepError where a volume failed for want of memory, perhaps while the store was read: not its own fault."""
+    cause = error.__cause__ if isinstance(error, StoreError) else error
+    if cause and out_of_memory(cause, unclear=False):
+        raise StepError(
+            f"volume {volume_id}: no memory was left ({type(cause).__name__}); take fewer replicas per machine "
+            "(compute.replicas, compute.memory_gib_per_replica), then start the same command again: what is finished "
+            "is kept"
+        ) from error

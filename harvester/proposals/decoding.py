@@ -8,13 +8,8 @@ from harvester.proposals.losses import CLAMP
 from harvester.proposals.network import STRIDE
 
 
-def decode(outputs: dict[str, Tensor], top_k: int, score_floor: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Maps of n slices, (n, channels, rows, columns), to what survives on any slice: best_peaks above the floor."""
-    return above(*best_peaks(outputs, top_k), score_floor)
-
-
 def best_peaks(outputs: dict[str, Tensor], top_k: int) -> tuple[Tensor, Tensor]:
-    """Scores (n, k), falling, and boxes_xyxy (n, k, 4) in grid pixels with inclusive ends, of every slice.
+    """Scores (n, k), falling, and boxes_xyxy (n, k, 4) in grid pixels with inclusive ends, of every slice's maps.
 
     A peak is a cell that is the largest of its 3x3 neighbourhood; cells that are none come with score 0. k is
     `top_k`, or all cells of a small map. Runs on the maps' device and never waits for it.

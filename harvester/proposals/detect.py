@@ -5,13 +5,13 @@ Only the best peaks of each slice leave the device, and where the body is on a c
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from harvester.config.settings import Settings
+from harvester.geometry import Array
 from harvester.imaging.body_mask import BODY_HU, body_mask, coarse_step
 from harvester.models.acceleration import accelerated
 from harvester.models.batch_size import AutoBatchSize, Span
@@ -20,7 +20,6 @@ from harvester.proposals.decoding import above, best_peaks
 from harvester.proposals.network import CONTEXT, GROUPS, Generator, group_images
 from harvester.store.slab import GridFrame
 
-Array = NDArray[Any]
 Carries = Sequence[list[Tensor] | None]
 
 SLICES_ON_CPU: Final = 4

@@ -6,11 +6,11 @@ from functools import cache, partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors.torch import load
 from torch import Tensor
 
 from harvester.config.settings import Settings
+from harvester.geometry import Array
 from harvester.models.device import DeviceSpec
 from harvester.models.device_slab import load_to_device
 from harvester.models.prefetch import prefetch, readers
@@ -21,7 +21,6 @@ from harvester.records import SIDES
 from harvester.storage.location import Location
 from harvester.store.slab import GridFrame
 
-Array = NDArray[Any]
 Rows = list[dict[str, Any]]
 Task = tuple[GridFrame, list[Location]]
 
@@ -62,25 +61,14 @@ def load_generator(weights: Location, settings: Settings, spec: DeviceSpec) -> G
     return prepare_for_inference(model, spec, settings.compute.compile)
 
 
-def propose_volume(
-    models: list[Generator], store: Location, frame: GridFrame, settings: Settings, spec: DeviceSpec
-) -> Rows:
-    """Rows of records.TUBELETS without ids of the patient: boxes in the volume's own pixels, best first.
-
-    With several models their answers are averaged: for volumes that none of them has seen.
-    """
-    slab = read_with_context(store, frame, spec)
-    return tubelet_rows(find_boxes(models, slab, frame, settings, spec), frame, settings)
-
-
 def read_with_context(store: Location, frame: GridFrame, spec: DeviceSpec) -> Tensor:
     """All grid slices of a volume on the device, int16 HU, with CONTEXT more at both ends."""
     return load_to_device(store, frame, -CONTEXT, frame.shape_zyx[0] + CONTEXT, spec.device)
 
 
 def tubelet_rows(boxes: Boxes, frame: GridFrame, settings: Settings) -> Rows:
-    """Boxes of slices to linked tubelets, as propose_volume gives them."""
-    inside = np.logical_and(_inside_image(boxes, frame), _inside_body(boxes))
+    """Boxes of slices linked to rows of records.TUBELETS, without the patient: in the volume's pixels, best first."""
+    inside = _in_patient(boxes, frame)
     tubelets = link(boxes.z[inside], boxes.boxes_xyxy[inside], boxes.scores[inside], settings.linking)
     trimmed = [trim(tubelet, settings.linking.end_share) for tubelet in tubelets]
     kept = suppress(trimmed, settings.linking.suppress_iou)
@@ -88,21 +76,18 @@ def tubelet_rows(boxes: Boxes, frame: GridFrame, settings: Settings) -> Rows:
     return [row | {"tubelet_id": index} for index, row in enumerate(rows)]
 
 
-def _inside_image(boxes: Boxes, frame: GridFrame) -> Array:
-    """Whether each box's centre lies in the volume's slices: the grid is padded beyond them."""
-    centre = (boxes.boxes_xyxy[:, :2] + boxes.boxes_xyxy[:, 2:] + 1) / 2
+def _in_patient(boxes: Boxes, frame: GridFrame) -> Array:
+    """Whether each box's centre lies in the slices, beyond which the grid is padded, and in the body.
+
+    Leads, wires and the table are not tissue.
+    """
+    corners = boxes.boxes_xyxy[:, :2] + boxes.boxes_xyxy[:, 2:]
     _, rows, columns = frame.shape_zyx
-    inside: Array = np.all((centre >= 0) & (centre <= (columns, rows)), axis=1)
-    return inside
-
-
-def _inside_body(boxes: Boxes) -> Array:
-    """Whether each box's centre lies in the body: leads, wires and the table are not tissue."""
-    if boxes.body_zyx is None:
-        return np.ones(len(boxes.z), bool)
-    pixel = np.maximum((boxes.boxes_xyxy[:, :2] + boxes.boxes_xyxy[:, 2:]) / 2, 0).astype(np.int64) // boxes.step
-    _, rows, columns = boxes.body_zyx.shape
-    inside: Array = boxes.body_zyx[boxes.z, pixel[:, 1].clip(max=rows - 1), pixel[:, 0].clip(max=columns - 1)]
+    inside: Array = np.all((corners + 1 >= 0) & ((corners + 1) / 2 <= (columns, rows)), axis=1)
+    if boxes.body_zyx is not None:
+        x, y = np.maximum(corners / 2, 0).astype(np.int64).T // boxes.step
+        _, rows, columns = boxes.body_zyx.shape
+        inside &= boxes.body_zyx[boxes.z, y.clip(max=rows - 1), x.clip(max=columns - 1)]
     return inside
 
 

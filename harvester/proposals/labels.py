@@ -4,15 +4,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from harvester.geometry import Array
 from harvester.labels.ledger import NEAR, UNSURE
 from harvester.proposals.boxes import SliceBoxes
 from harvester.proposals.targets import SlabLabels
 from harvester.records import SIDES, Role
 from harvester.store.slab import GridFrame
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -43,25 +41,17 @@ class VolumeLabels:
 
 def volume_labels(rows: list[dict[str, Any]], frame: GridFrame, complete: bool) -> VolumeLabels:
     """Ledger rows of one volume on its grid. No rows: a volume that teaches background or nothing."""
-    lesions: list[tuple[int, Array]] = []
-    negatives: list[tuple[int, Array]] = []
-    ignored: list[tuple[int, Array]] = []
+    kinds: dict[str, list[tuple[int, Array]]] = {Role.LESION: [], Role.HARD_NEGATIVE: [], Role.IGNORED: []}
     for row in rows:
         boxes = frame.boxes_to_grid(np.array([row[side] for side in SIDES], np.float64).T)
         placed = list(zip(frame.slices_to_grid(np.array(row["z"])).tolist(), boxes, strict=True))
-        if row["role"] == Role.CALIBRATION:  # says which tubelets not to count, not what is there
-            continue
-        if row["role"] == Role.IGNORED:
-            ignored += placed
-        elif row["role"] == Role.HARD_NEGATIVE:
-            negatives += placed
-        elif len(placed) > 1:
-            lesions += placed
-        else:
-            near, unsure = _spread(*placed[0], frame)
-            lesions += near
-            ignored += unsure
-    return VolumeLabels(SliceBoxes.of(lesions), SliceBoxes.of(negatives), SliceBoxes.of(ignored), complete)
+        if row["role"] == Role.LESION and len(placed) == 1:
+            placed, unsure = _spread(*placed[0], frame)
+            kinds[Role.IGNORED] += unsure
+        if row["role"] != Role.CALIBRATION:  # says which tubelets not to count, not what is there
+            kinds[row["role"]] += placed
+    lesions, negatives, ignored = map(SliceBoxes.of, kinds.values())
+    return VolumeLabels(lesions, negatives, ignored, complete)
 
 
 def _spread(z: int, box_xyxy: Array, frame: GridFrame) -> tuple[list[tuple[int, Array]], list[tuple[int, Array]]]:

@@ -10,7 +10,7 @@ scheme: SORT (Bewley 2016); the constants are ours.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +18,7 @@ from scipy.optimize import linear_sum_assignment
 
 from harvester.config.settings import LinkingSettings
 from harvester.errors import LabelError
-from harvester.geometry import box_areas, iou_matrix
-
-Array = NDArray[Any]
+from harvester.geometry import Array, box_areas, iou_matrix
 
 MEASUREMENT_STD: Final = 0.1
 """Jitter of a measured box's centre and size, in box sides: a box of 20 px wobbles by 2 px."""

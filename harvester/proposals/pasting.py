@@ -6,19 +6,17 @@ contrast of a lesion (not its grey values) to where the tissue around has the sa
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from harvester.geometry import Array
 from harvester.proposals.boxes import SliceBoxes
 from harvester.proposals.labels import VolumeLabels
 from harvester.proposals.network import CONTEXT
 from harvester.proposals.targets import SlabLabels
 from harvester.storage.location import Location
 from harvester.store.slab import GridFrame, read_slab
-
-Array = NDArray[Any]
 
 TRIES: Final = 12
 LIKE_HU: Final = 60.0

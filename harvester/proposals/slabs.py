@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from harvester.config.settings import GeneratorSettings
+from harvester.geometry import Array
 from harvester.imaging.interpolation import Taps
 from harvester.models.device_slab import as_tensors, writable
 from harvester.proposals.augment import Raw
@@ -21,7 +21,6 @@ from harvester.proposals.targets import SlabLabels, build_targets
 from harvester.storage.location import Location
 from harvester.store.slab import SIDE_MULTIPLE, GridFrame, read_slab
 
-Array = NDArray[Any]
 Anchor = tuple[GridFrame, int, tuple[float, float], float]
 """A volume, a slice of it, a point (x, y) there, and how far from it a crop's centre may lie, in pixels."""
 

@@ -1,15 +1,12 @@
 """What the generator should answer on one slab: heat maps, sizes, offsets, and where the answer counts."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from harvester.geometry import Array
 from harvester.proposals.boxes import SliceBoxes
 from harvester.proposals.network import STRIDE
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ def commit_store(
     folder: Location, notes: Sequence[ShardNote], refused: Sequence[Reject], inputs: Mapping[str, str]
 ) -> Store:
     """Write the tables, in the order of ids, whatever shard a volume is in; `inputs`: what it was all made from."""
-    manifest = sorted((row for note in notes for row in note.manifest), key=_volume_id)
+    manifest = [row for note in notes for row in note.manifest]
     splits = {row["volume_id"]: row["split"] for row in manifest}
     marks = [Mark(**row) for row in sorted((row for note in notes for row in note.marks), key=_volume_id)]
     known = [mark for mark in marks if _is_known(mark, splits[mark.volume_id])]

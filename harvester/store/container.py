@@ -45,6 +45,8 @@ class Span:
 class VolumeHeader:
     """What a volume says of itself. starts: (depth + 1,) first byte of each slice's frame, from the volume's own."""
 
+    volume_id: str
+    span: Span
     patient_id: str
     shape_zyx: tuple[int, int, int]
     spacing_zyx_mm: tuple[float, float, float]
@@ -90,20 +92,18 @@ def read_header(file: Location, volume_id: str, span: Span) -> VolumeHeader:
     starts = end + np.concatenate([[0], np.cumsum(header["frame_bytes"])])
     crc32 = np.asarray(header["frame_crc32"], np.uint32)
     shape, spacing = tuple(header["shape"]), tuple(header["spacing_zyx_mm"])
-    return VolumeHeader(header["patient_id"], shape, spacing, starts, crc32)
+    return VolumeHeader(volume_id, span, header["patient_id"], shape, spacing, starts, crc32)
 
 
-def read_slices(
-    file: Location, volume_id: str, span: Span, header: VolumeHeader, z_start: int, z_end: int
-) -> NDArray[np.int16]:
+def read_slices(file: Location, header: VolumeHeader, z_start: int, z_end: int) -> NDArray[np.int16]:
     """Slices [z_start, z_end) of a volume, by one read. Raises StoreError for a broken one, OSError."""
     first, last = int(header.starts[z_start]), int(header.starts[z_end])
-    data = memoryview(file.read(span.offset + first, last - first))
+    data = memoryview(file.read(header.span.offset + first, last - first))
     hu_zyx = np.empty((z_end - z_start, *header.shape_zyx[1:]), HU)
     for z, out in zip(range(z_start, z_end), hu_zyx, strict=True):
         frame = data[int(header.starts[z]) - first : int(header.starts[z + 1]) - first]
         if zlib.crc32(frame) != header.crc32[z]:
-            raise _broken(volume_id)
+            raise _broken(header.volume_id)
         decode_slice(frame, out)
     return hu_zyx
 

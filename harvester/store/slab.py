@@ -15,7 +15,6 @@ from harvester.storage.location import Location
 from harvester.store.store import read_volume
 
 Integers = NDArray[np.int64]
-Floats = NDArray[np.float64]
 Slab = NDArray[np.int16]
 
 SIDE_MULTIPLE: Final = 16

@@ -221,16 +221,11 @@ def _spans(store: Location) -> dict[str, Span]:
     return dict(zip(values(table["volume_id"]), map(Span, *columns), strict=True))
 
 
-def _span(store: Location, volume_id: str) -> Span:
+@lru_cache(maxsize=4096)
+def _header(store: Location, volume_id: str) -> VolumeHeader:
     span = _spans(store).get(volume_id)
     if span is None:
         raise StoreError(f"volume {volume_id}: not in the store")
-    return span
-
-
-@lru_cache(maxsize=4096)
-def _header(store: Location, volume_id: str) -> VolumeHeader:
-    span = _span(store, volume_id)
     try:
         return read_header(store / "shards" / span.shard, volume_id, span)
     except (OSError, KeyError, ValueError) as error:
@@ -245,9 +240,9 @@ def _read_whole(store: Location, volume_id: str) -> Volume:
 
 
 def _read_slices(store: Location, volume_id: str, z_start: int, z_end: int) -> Volume:
-    span, header = _span(store, volume_id), _header(store, volume_id)
+    header = _header(store, volume_id)
     try:
-        hu_zyx = read_slices(store / "shards" / span.shard, volume_id, span, header, z_start, z_end)
+        hu_zyx = read_slices(store / "shards" / header.span.shard, header, z_start, z_end)
     except (OSError, ValueError) as error:
         raise _unreadable(volume_id, error) from error
     return Volume(volume_id, header.patient_id, hu_zyx, header.spacing_zyx_mm)

@@ -18,7 +18,7 @@ from harvester.config.settings import Settings
 from harvester.datasets.discovery import Dataset, LoadedVolume
 from harvester.distributed import preparation
 from harvester.distributed.preparation import Maker, prepare
-from harvester.errors import StoreError
+from harvester.errors import StepError, StoreError
 from harvester.storage.location import Location
 from harvester.store.container import ShardWriter
 from harvester.store.store import Store
@@ -153,7 +153,7 @@ def test_what_a_reader_raises_is_a_refusal_without_its_words(tmp_path: Path, mon
     """Whatever it is: the volumes beside it are stored, and neither path nor text of a file gets into the row."""
     errors = [
         FileNotFoundError(errno.ENOENT, "No such file", "/archive/DOE^JANE/1.dcm"),
-        ValueError("PatientName DOE^JANE"), KeyError("DOE^JANE"), MemoryError(), RecursionError("DOE^JANE"),
+        ValueError("PatientName DOE^JANE"), KeyError("DOE^JANE"), LookupError("DOE^JANE"), RecursionError("DOE^JANE"),
     ]  # fmt: skip
     load = Maker.load
 
@@ -170,6 +170,19 @@ def test_what_a_reader_raises_is_a_refusal_without_its_words(tmp_path: Path, mon
     assert [each["reason"] for each in rejects] == [type(error).__name__ for error in errors]
     assert all(f"volume bad{i}: cannot be read" in each["message"] for i, each in enumerate(rejects))
     assert "DOE" not in told["rejects"] and "archive" not in told["rejects"]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))])
+def test_want_of_memory_is_no_refusal_and_leaves_no_shard(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Maker, given: dict[str, Any]) -> Any:
+        raise error
+
+    monkeypatch.setattr(Maker, "load", broken)
+    with pytest.raises(StepError, match=r"^volume v1: no memory was left \(\w+\); take fewer replicas"):
+        phantoms(tmp_path)(row("v1", "v2"))
+    assert Location.of(tmp_path / "shards").files() == []
 
 
 def test_a_shard_of_refusals_alone_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

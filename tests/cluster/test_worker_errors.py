@@ -12,8 +12,9 @@ import pytest
 from harvester.config.settings import Settings
 from harvester.distributed.inference import InferenceJob, Proposer, run_over_volumes
 from harvester.distributed.preparation import Maker
-from harvester.errors import LabelError, StepError
-from harvester.run.partials import Partials
+from harvester.errors import LabelError, StepError, StoreError
+from harvester.run.partials import Part, Partials
+from harvester.run.work_list import Outcome
 from harvester.storage.location import Location
 from tests.commands import exit_code_of
 
@@ -88,6 +89,25 @@ def test_a_disk_that_fills_under_an_actor_is_one_line_and_no_fault_of_the_volume
     whole, _ = run_over_volumes(Proposed, job, ROWS)
     assert len(whole) == 0
     assert len(partials.done()) == 2
+
+
+def test_want_of_memory_is_no_fault_of_a_volume(tmp_path: Path) -> None:
+    """Not even where reading the store tells it; a store that cannot be read for another reason is one."""
+    partials = Partials(Location.of(tmp_path / "partials"))
+    actor = Proposed(InferenceJob(Settings(), tmp_path, Location.of(tmp_path), {}, partials))
+    part = Part("one", [ROWS[0]])
+    for code in (errno.ENOMEM, errno.EIO):
+        error = StoreError("volume v0: cannot be read from the store")
+        error.__cause__ = OSError(code, "x")
+        if code == errno.EIO:
+            actor.publish(part, [Outcome(ROWS[0], error=error)], 0.0)
+            continue
+        for each in (error, error.__cause__):
+            with pytest.raises(StepError, match=r"^volume v0: no memory was left"):
+                actor.publish(part, [Outcome(ROWS[0], error=each)], 0.0)
+        assert partials.done() == set()
+    (record,) = partials.records(["one"])
+    assert record["errors"] == {"v0": "StoreError: volume v0: cannot be read from the store"}
 
 
 class Proposed(Proposer):

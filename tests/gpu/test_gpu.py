@@ -16,9 +16,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from harvester.classifier.inference import classify_volume
+from harvester.classifier.inference import classify
 from harvester.classifier.inference import prepare_for_inference as prepare_classifier
 from harvester.classifier.network import Classifier
+from harvester.classifier.views import load_views
 from harvester.config.settings import ClassifierSettings, GeneratorSettings, GridSettings, Settings
 from harvester.labels.ledger import from_marks
 from harvester.models.acceleration import Compiled
@@ -36,6 +37,7 @@ from harvester.proposals.training import fit_generator
 from harvester.records import Mark
 from harvester.store.slab import GridFrame, read_slab
 from harvester.store.store import Store
+from tests.builders import tubelet
 
 CPU = DeviceSpec(torch.device("cpu"), torch.float32)
 GRID = GridSettings(spacing_zyx_mm=(2.0, 0.8, 0.8), windows_hu=((-1024.0, 1024.0),))
@@ -144,13 +146,18 @@ def test_the_batch_grows_into_free_memory(store: Store, frame: GridFrame, cuda: 
 
 def test_scores_are_the_cpus(store: Store, frame: GridFrame, spec: DeviceSpec) -> None:
     torch.manual_seed(0)
-    rows = [tubelet([3], 10, 20, 9), tubelet([2, 3, 4], 30.5, 12.25, 12), tubelet(list(range(8)), 5, 50, 8)]
+    rows = [
+        tubelet("v", (10, 20, 19, 29), [3]),
+        tubelet("v", (30.5, 12.25, 42.5, 24.25), [2, 3, 4]),
+        tubelet("v", (5, 50, 13, 58), list(range(8))),
+    ]
     weights = Classifier(SETTINGS.classifier, GRID).state_dict()
 
     def scores(where: DeviceSpec) -> list[float]:
         model = Classifier(SETTINGS.classifier, GRID)
         model.load_state_dict(weights)
-        return classify_volume(prepare_classifier(model, where), store.path, frame, rows, SETTINGS, where)
+        views = load_views(store.path, frame, rows, SETTINGS.classifier.views, where.device)
+        return classify(prepare_classifier(model, where), views, SETTINGS, where)
 
     np.testing.assert_allclose(scores(spec), scores(CPU), atol=1e-3)
 
@@ -191,11 +198,6 @@ def test_bfloat16_is_close_and_a_compiled_network_too(
     assert any(isinstance(part, Compiled) for part in model.modules()) == compile_it
     assert not caplog.records
     assert quick.scores.mean() == pytest.approx(exact.scores.mean(), rel=0.05)
-
-
-def tubelet(z: list[int], left: float, top: float, side: float) -> dict[str, Any]:
-    ends = {"x1": left, "y1": top, "x2": left + side, "y2": top + side}
-    return {"z": z, "slice_score": [0.5] * len(z), **{name: [end] * len(z) for name, end in ends.items()}}
 
 
 def moved(values: Any, spec: DeviceSpec) -> Any:

@@ -4,14 +4,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from harvester.config.settings import GridSettings
-from harvester.records import Mark, Volume
+from harvester.records import Mark
 from harvester.store.slab import GridFrame
-from harvester.store.store import Store, finish_store, write_volume
+from harvester.store.store import Store
+from tests.builders import made_store
 
 MakeStore = Callable[..., Store]
 
@@ -30,11 +30,8 @@ def make_store(tmp_path: Path) -> MakeStore:
         marks: Iterable[Mark] = (),
         spacing_zyx_mm: tuple[float, float, float] = (4.0, 1.6, 1.6),
     ) -> Store:
-        rows = [
-            write_volume(tmp_path, Volume(name, f"p-{name}", hu.astype(np.int16), spacing_zyx_mm), split, name)
-            for name, (split, hu) in volumes.items()
-        ]
-        return finish_store(tmp_path, rows, marks, [])
+        splits, hu = ({name: pair[at] for name, pair in volumes.items()} for at in range(2))
+        return made_store(tmp_path, splits, marks, hu=hu, spacing_zyx_mm=spacing_zyx_mm)
 
     return make
 

@@ -22,6 +22,7 @@ from harvester.proposals.training import fit_generator
 from harvester.storage.location import Location
 from harvester.store.slab import GridFrame
 from harvester.store.store import Store
+from tests.builders import tubelet
 
 # A batch of 5 is no multiple of 2: one rank sees 3 items, the other 2.
 SETTINGS = Settings(
@@ -59,12 +60,11 @@ def classifier(store: Store, task: FoldTask) -> Any:
     """Of one lesion and two places that are none."""
     frame = GridFrame.of(store.manifest.to_pylist()[0], SETTINGS.grid)
 
-    def tubelet(x1: float, y1: float) -> dict[str, Any]:
-        sides = {"x1": [x1] * 3, "y1": [y1] * 3, "x2": [x1 + 14] * 3, "y2": [y1 + 16] * 3}
-        return {"lpg_score": 0.5, "z": [3, 4, 5], "slice_score": [0.4, 0.5, 0.4], "width_mm": 15.0, **sides}
+    def at(x1: float, y1: float) -> dict[str, Any]:
+        return tubelet("v", (x1, y1, x1 + 14, y1 + 16), (3, 4, 5), slice_score=[0.4, 0.5, 0.4])
 
-    others = [(frame, tubelet(2.0, 2.0)), (frame, tubelet(40.0, 44.0))]
-    return fit_classifier(task, SETTINGS, {1: [(frame, tubelet(20.0, 24.0))], 0: others})
+    others = [(frame, at(2.0, 2.0)), (frame, at(40.0, 44.0))]
+    return fit_classifier(task, SETTINGS, {1: [(frame, at(20.0, 24.0))], 0: others})
 
 
 def main(store: str, out: str, rank: str, size: str) -> None:

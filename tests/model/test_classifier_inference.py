@@ -9,24 +9,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from harvester.classifier import inference
-from harvester.classifier.inference import (
-    Scoring,
-    classify,
-    classify_volume,
-    crops_at_once,
-    distinct_views,
-    load_views,
-    prepare_for_inference,
-)
+from harvester.classifier.inference import Scoring, classify, crops_at_once, distinct_views, prepare_for_inference
 from harvester.classifier.network import Classifier
-from harvester.classifier.views import cut_views
+from harvester.classifier.views import cut_views, load_views
 from harvester.config.settings import ClassifierSettings, GridSettings, Settings
 from harvester.errors import StoreError
 from harvester.models.batch_size import AutoBatchSize
 from harvester.models.device import DeviceSpec
 from harvester.store.slab import GridFrame
 from harvester.store.store import Store
+from tests.builders import tubelet
 
 FLOAT = DeviceSpec(torch.device("cpu"), torch.float32)
 GRID = GridSettings(windows_hu=((-1024.0, 1024.0),))
@@ -34,12 +26,12 @@ OWN = ClassifierSettings(channels=8, views=9, local_px=16, global_px=20, global_
 SETTINGS = Settings(grid=GRID, classifier=OWN)
 
 
-def row(z: list[int], left: float, top: float, side: float) -> dict[str, Any]:
-    ends = {"x1": left, "y1": top, "x2": left + side, "y2": top + side}
-    return {"z": z, "slice_score": [0.5] * len(z), **{name: [end] * len(z) for name, end in ends.items()}}
-
-
-ROWS = [row([3], 10, 20, 9), row([2, 3, 4], 30.5, 12.25, 12), row([0], 40, 40, 5), row(list(range(8)), 5, 50, 8)]
+ROWS = [
+    tubelet("v", (10, 20, 19, 29), [3]),
+    tubelet("v", (30.5, 12.25, 42.5, 24.25), [2, 3, 4]),
+    tubelet("v", (40, 40, 45, 45), [0]),
+    tubelet("v", (5, 50, 13, 58), list(range(8))),
+]
 
 
 def model(settings: Settings = SETTINGS, seed: int = 0) -> Classifier:
@@ -62,8 +54,8 @@ def slowly(made: Classifier, opened: Any, settings: Settings) -> list[float]:
     store, frame = opened
     scores = []
     for each in ROWS:
-        tubelets = inference.Tubelets.of([each], frame)
-        views = cut_views(store.path, frame, tubelets, settings.classifier, GRID, FLOAT.device)
+        seen = load_views(store.path, frame, [each], settings.classifier.views, FLOAT.device)
+        views = cut_views(seen, settings.classifier, GRID)
         with torch.inference_mode():
             scores.append(float(torch.sigmoid(made(views))))
     return scores
@@ -84,12 +76,13 @@ def test_views_that_are_shared_give_the_scores_of_views_that_are_not(opened: Any
         return real(name, crops)
 
     made.features = counted  # type: ignore[method-assign]
-    assert classify_volume(made, store.path, frame, ROWS, settings, FLOAT) == pytest.approx(expected, abs=1e-5)
+    views = load_views(store.path, frame, ROWS, settings.classifier.views, FLOAT.device)
+    assert classify(made, views, settings, FLOAT) == pytest.approx(expected, abs=1e-5)
     # Of 9 views per tubelet: 5 slices of the first, 7 of the second, 3 of the third, 7 of the last; all 8 together.
     assert seen["local"] == 5 + 7 + 3 + 7
     assert seen["global"] == (seen["local"] if global_mm else 8)
     faster = prepare_for_inference(model(settings), FLOAT)
-    assert classify_volume(faster, store.path, frame, ROWS, settings, FLOAT) == pytest.approx(expected, abs=1e-5)
+    assert classify(faster, views, settings, FLOAT) == pytest.approx(expected, abs=1e-5)
 
 
 def test_distinct_views_come_back_to_every_view() -> None:
@@ -105,7 +98,7 @@ def test_distinct_views_come_back_to_every_view() -> None:
 def test_a_volume_that_runs_out_of_memory_has_the_same_scores(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     store, frame = opened
     made, tried = model(), []
-    inputs = load_views(store.path, frame, ROWS, SETTINGS, FLOAT)
+    inputs = load_views(store.path, frame, ROWS, OWN.views, FLOAT.device)
     expected = classify(made, inputs, SETTINGS, FLOAT, crops_at_once(FLOAT))
     real = made.features
 
@@ -126,13 +119,14 @@ def test_volumes_are_scored_by_the_mean_of_their_models(opened: Any, tmp_path: P
     files = [tmp_path / f"fold-{fold}.safetensors" for fold in range(2)]
     for seed, file in enumerate(files):
         save_file(model(seed=seed).state_dict(), file)
-    alone = [classify_volume(model(seed=seed), store.path, frame, ROWS, SETTINGS, FLOAT) for seed in range(2)]
+    views = load_views(store.path, frame, ROWS, OWN.views, FLOAT.device)
+    alone = [classify(model(seed=seed), views, SETTINGS, FLOAT) for seed in range(2)]
     missing = GridFrame("gone", frame.shape_px_zyx, frame.spacing_px_zyx_mm, frame.spacing_zyx_mm)
     empty = GridFrame("empty", frame.shape_px_zyx, frame.spacing_px_zyx_mm, frame.spacing_zyx_mm)
     scoring = Scoring(SETTINGS, store.path, FLOAT, {"v": ROWS, "gone": ROWS, "empty": []}.__getitem__)
     both, gone, one, none = scoring.over([(frame, files), (missing, files), (frame, files[1:]), (empty, files)])
     rows = both()
-    assert [{name: each[name] for name in ROWS[0]} for each in rows] == ROWS
+    assert [each | {"lpc_score": 0.5} for each in rows] == ROWS
     means = [sum(pair) / 2 for pair in zip(*alone, strict=True)]
     assert [each["lpc_score"] for each in rows] == pytest.approx(means, abs=1e-5)
     # A volume that cannot be read costs no other one.

@@ -19,8 +19,8 @@ from torch import nn
 
 from harvester.errors import StepError
 from harvester.models.data_parallel import ALONE, Ranks
-from harvester.records import Mark
 from harvester.store.store import Store
+from tests.builders import made_store, mark
 from tests.model import rank_process
 
 CLOSE = 1e-3
@@ -29,14 +29,10 @@ Histories = dict[str, list[dict[str, float]]]
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    from harvester.records import Volume
-    from harvester.store.store import finish_store, write_volume
-
-    folder = tmp_path_factory.mktemp("store")
     hu = np.random.default_rng(0).normal(0, 20, (8, 64, 64))
     hu[3:6, 24:40, 20:34] = 900
-    row = write_volume(folder, Volume("v", "p", hu.astype(np.int16), (4.0, 1.6, 1.6)), "vm", "h")
-    return finish_store(folder, [row], [Mark("v", "m", 4, 20, 24, 33, 39, clinical=True)], [])
+    known = [mark("v", (20, 24, 33, 39), z=4)]
+    return made_store(tmp_path_factory.mktemp("store"), {"v": "vm"}, known, hu=hu, spacing_zyx_mm=(4.0, 1.6, 1.6))
 
 
 @pytest.fixture(scope="module")

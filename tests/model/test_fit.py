@@ -27,6 +27,7 @@ from harvester.records import LEDGER, Mark
 from harvester.storage.location import Location
 from harvester.store.slab import GridFrame
 from harvester.store.store import Store
+from tests.builders import tubelet
 
 FLOAT = DeviceSpec(torch.device("cpu"), torch.float32)
 SCHEDULE = TrainSchedule(steps=12, batch_size=4, learning_rate=1e-2, weight_decay=1e-3, checkpoint_every=5, log_every=4)
@@ -304,13 +305,12 @@ def test_a_generator_without_a_lesion_is_an_error_that_says_so(store: Store, tmp
         fit_generator(task_in(store, tmp_path), SETTINGS, store.manifest.to_pylist(), LEDGER.empty_table())
 
 
-def tubelet(z: int, x: float) -> dict[str, Any]:
-    return {"lpg_score": 0.5, "slice_score": [0.5], "z": [z], "x1": [x], "y1": [24.0], "x2": [x + 13], "y2": [39.0]}
-
-
 def examples(store: Store, others: int = 4) -> Any:
     frame = GridFrame.of(store.manifest.to_pylist()[0], SETTINGS.grid)
-    return {1: [(frame, tubelet(4, 20.0))], 0: [(frame, tubelet(1, 40.0 + i)) for i in range(others)]}
+    return {
+        1: [(frame, tubelet("v", (20.0, 24.0, 20.0 + 13, 39.0), [4]))],
+        0: [(frame, tubelet("v", (40.0 + i, 24.0, 40.0 + i + 13, 39.0), [1])) for i in range(others)],
+    }
 
 
 def test_a_classifier_learns_a_bright_box(store: Store, tmp_path: Path) -> None:

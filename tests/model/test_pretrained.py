@@ -196,6 +196,9 @@ def test_a_file_of_another_network_is_refused(file: Path, tmp_path: Path) -> Non
     assert "stages.0.0.weight" in refusal(file, "small")
     save_file(build_backbone("small", 9, 16).state_dict(), tmp_path / "small.safetensors")
     assert "do not fit" in refusal(tmp_path / "small.safetensors")
+    classifiers = {"streams.local.stages.0.0.weight": torch.zeros(2), "course.0.weight": torch.zeros(2)}
+    save_file(classifiers, tmp_path / "fold-0.safetensors")  # of an older run, with the names of its time
+    assert "weights 'fold-0.safetensors': do not fit" in refusal(tmp_path / "fold-0.safetensors", "small")
     torch.save(whole("densenet121"), tmp_path / "densenet.pth")
     assert "conv1.weight" in refusal(tmp_path / "densenet.pth")
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from harvester.classifier import inference as classifier_inference
 from harvester.classifier.network import Classifier
+from harvester.classifier.views import load_views
 from harvester.config.settings import ClassifierSettings, GeneratorSettings, GridSettings, Settings
 from harvester.geometry import paired_iou
 from harvester.models.batch_size import AutoBatchSize
@@ -22,6 +23,7 @@ from harvester.proposals.targets import SlabLabels, build_targets
 from harvester.records import TUBELETS
 from harvester.store.slab import GridFrame
 from harvester.store.store import Store
+from tests.builders import tubelet
 
 FLOAT = DeviceSpec(torch.device("cpu"), torch.float32)
 GRID = GridSettings(windows_hu=((-1024.0, 1024.0),))
@@ -62,7 +64,10 @@ class Answering(nn.Module):
 def propose(
     models: list[Answering], store: Store, frame: GridFrame, settings: Settings = SETTINGS
 ) -> list[dict[str, Any]]:
-    return inference.propose_volume(cast(Any, models), store.path, frame, settings, FLOAT)
+    slab = inference.read_with_context(store.path, frame, FLOAT)
+    return inference.tubelet_rows(
+        inference.find_boxes(cast(Any, models), slab, frame, settings, FLOAT), frame, settings
+    )
 
 
 @pytest.mark.parametrize(
@@ -158,16 +163,16 @@ def test_chunks_do_not_change_probabilities(make_store: Any, frames_of: Any) -> 
     torch.manual_seed(0)
     model = Classifier(settings.classifier, GRID).eval()
     left = rng.uniform(0, 50, 5)
-    rows = [
-        {"z": [z], "slice_score": [0.5], "x1": [x], "y1": [20.0], "x2": [x + 9], "y2": [29.0]}
-        for z, x in enumerate(left)
-    ]
-    given = (model, store.path, frames_of(store, GRID)["v"])
-    whole = classifier_inference.classify_volume(*given, rows, settings, FLOAT)
-    parts = classifier_inference.classify_volume(*given, rows, settings, FLOAT, AutoBatchSize("crops", 2))
-    alone = [classifier_inference.classify_volume(*given, [row], settings, FLOAT)[0] for row in rows]
+    rows = [tubelet("v", (x, 20.0, x + 9, 29.0), [z]) for z, x in enumerate(left)]
+    frame = frames_of(store, GRID)["v"]
+
+    def scores(some: list[dict[str, Any]], batch: AutoBatchSize | None = None) -> list[float]:
+        views = load_views(store.path, frame, some, 2, FLOAT.device)
+        return classifier_inference.classify(model, views, settings, FLOAT, batch)
+
+    whole, parts = scores(rows), scores(rows, AutoBatchSize("crops", 2))
+    alone = [scores([row])[0] for row in rows]
     assert all(0 < p < 1 for p in whole)
     assert whole == pytest.approx(parts, abs=1e-5)
     assert whole == pytest.approx(alone, abs=1e-5)
     assert len(set(whole)) == 5
-    assert classifier_inference.classify_volume(*given, [], settings, FLOAT) == []

@@ -9,12 +9,17 @@ from torch import Tensor
 
 from harvester.geometry import paired_iou
 from harvester.proposals.boxes import SliceBoxes
-from harvester.proposals.decoding import decode
+from harvester.proposals.decoding import above, best_peaks
 from harvester.proposals.losses import CLAMP
 from harvester.proposals.network import STRIDE
 from harvester.proposals.targets import SlabLabels, build_targets, centre_cell, gaussian_radius, splat
 
 SIDE = 128
+
+
+def decode(outputs: dict[str, Tensor], top_k: int, score_floor: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Slices, boxes and scores of what survives."""
+    return above(*best_peaks(outputs, top_k), score_floor)
 
 
 def labels(z: Any, boxes: Any, depth: int, **more: Any) -> SlabLabels:

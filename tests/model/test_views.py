@@ -8,21 +8,20 @@ import pytest
 import torch
 
 from harvester.classifier.examples import Examples
-from harvester.classifier.views import DESCRIPTORS, MARGIN, Tubelets, cut_views, shape_profile, view_places
+from harvester.classifier.views import DESCRIPTORS, MARGIN, Tubelets, cut_views, load_views, shape_profile, view_places
 from harvester.config.settings import ClassifierSettings, GridSettings
 from harvester.imaging.hounsfield import AIR_HU
 from harvester.store.slab import GridFrame, read_slab
 from harvester.store.store import Store
+from tests.builders import Box, tubelet
 
 GRID = GridSettings(windows_hu=((-1024.0, 1024.0), (-160.0, 240.0)))
 CPU = torch.device("cpu")
 SMALL = ClassifierSettings(views=4, local_px=16, global_px=20, global_mm=48.0)
 
 
-def row(z: list[int], box: tuple[float, ...], lpg: float = 0.5) -> dict[str, Any]:
-    sides = zip(("x1", "y1", "x2", "y2"), box, strict=True)
-    scores = {"lpg_score": lpg, "slice_score": [lpg] * len(z)}
-    return {"z": z, **scores, **{side: [value] * len(z) for side, value in sides}}
+def row(z: list[int], box: Box, lpg: float = 0.5) -> dict[str, Any]:
+    return tubelet("v", box, z, lpg_score=lpg)
 
 
 def smooth(depth: int = 9, side: int = 80) -> Any:
@@ -62,9 +61,8 @@ def channels(planes: Any, windows: Any) -> Any:
 def test_views_equal_the_slow_reading(opened: Any, jitter: Any) -> None:
     store, frame = opened
     rows = [row([3, 4], (30.0, 32.0, 41.0, 47.0)), row([0], (36.5, 30.25, 40.0, 38.0)), row([7, 8], (28, 28, 50, 44))]
-    tubelets = Tubelets.of(rows, frame)
-    crops = cut_views(store.path, frame, tubelets, SMALL, GRID, CPU, jitter)
-    z, boxes = view_places(tubelets, SMALL.views, 9)
+    views = load_views(store.path, frame, rows, SMALL.views, CPU)
+    crops, z, boxes = cut_views(views, SMALL, GRID, jitter), views.z, views.boxes_xyxy
     slab = read_slab(store.path, frame, -1, 10).astype(np.float64)
     assert crops["local"].shape == (3, 4, 6, 16, 16)
     assert crops["global"].shape == (3, 4, 6, 20, 20)
@@ -111,8 +109,13 @@ def test_tubelets_come_to_the_grid_one_box_a_slice() -> None:
 def test_beyond_the_slice_there_is_air(make_store: Callable[..., Store], frames_of: Any) -> None:
     store = make_store({"v": ("vm", np.full((4, 64, 64), AIR_HU))})
     frame = frames_of(store, GRID)["v"]
-    tubelets = Tubelets.of([row([1], (0.0, 0.0, 9.0, 9.0)), row([1], (55.0, 54.0, 63.0, 63.0))], frame)
-    crops = cut_views(store.path, frame, tubelets, SMALL, GRID, CPU)
+    crops = cut_views(
+        load_views(
+            store.path, frame, [row([1], (0.0, 0.0, 9.0, 9.0)), row([1], (55.0, 54.0, 63.0, 63.0))], SMALL.views, CPU
+        ),
+        SMALL,
+        GRID,
+    )
     assert float(crops["local"].max()) <= 1e-6
     assert float(crops["global"].max()) <= 1e-6
 
@@ -171,8 +174,9 @@ def test_without_augmentation_an_example_is_what_inference_sees(opened: Any) -> 
     store, frame = opened
     views, label = examples(opened, augment=False)[1]
     assert float(label) == 1
-    tubelets = Tubelets.of([row([3, 4], (30.0, 32.0, 41.0, 47.0))], frame)
-    crops = cut_views(store.path, frame, tubelets, SMALL, GRID, CPU)
+    crops = cut_views(
+        load_views(store.path, frame, [row([3, 4], (30.0, 32.0, 41.0, 47.0))], SMALL.views, CPU), SMALL, GRID
+    )
     assert all(torch.equal(crops[name][0], view) for name, view in views.items())
 
 

@@ -55,7 +55,9 @@ def from_lists(table: pa.Table, volume: Ids, score: str | None, file: Path) -> R
     row = np.repeat(np.arange(len(table)), lengths)
     order = np.lexsort((z, row))
     _refuse_repeated_slices(row, z, order, rows, file)
-    _refuse_duplicate_ids(table, file)
+    named = next((name for name in ("tubelet_id", "lesion_id") if name in table.column_names), None)
+    if named:
+        refuse_duplicates(table.select(["volume_id", named]), file)
     scores = _list_scores(table, lengths, score, file)
     return _listed(volume, np.append(0, np.cumsum(lengths)), z, sides), scores
 
@@ -129,12 +131,6 @@ def _exploded(table: pa.Table, lengths: Integers) -> pa.Table:
     known = [name for name in ("volume_id", "tubelet_id", "lesion_id") if name in table.column_names]
     columns: dict[str, Column] = {name: table[name].take(row) for name in known}
     return pa.table(columns | {name: pc.list_flatten(table[name]) for name in ("z", *SIDES)})
-
-
-def _refuse_duplicate_ids(table: pa.Table, file: Path) -> None:
-    name = next((name for name in ("tubelet_id", "lesion_id") if name in table.column_names), None)
-    if name:
-        refuse_duplicates(table.select(["volume_id", name]), file)
 
 
 def _list_scores(table: pa.Table, lengths: Integers, score: str | None, file: Path) -> Floats:
