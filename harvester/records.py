@@ -114,55 +114,42 @@ def schema_of(*columns: tuple[str, pa.DataType]) -> pa.Schema:
     return pa.schema(columns)
 
 
+def columns(kind: pa.DataType, *names: str) -> list[tuple[str, pa.DataType]]:
+    """Columns of one type."""
+    return [(name, kind) for name in names]
+
+
 MANIFEST: Final = schema_of(
-    ("volume_id", pa.string()),
-    ("patient_id", pa.string()),
-    ("split", pa.string()),
-    ("spacing_z_mm", pa.float64()),
-    ("spacing_y_mm", pa.float64()),
-    ("spacing_x_mm", pa.float64()),
-    ("depth", pa.int32()),
-    ("height", pa.int32()),
-    ("width", pa.int32()),
-    ("source_hash", pa.string()),
-    ("voxel_hash", pa.string()),
-    ("shard", pa.string()),
-    ("offset", pa.int64()),
-    ("bytes", pa.int64()),
-    ("checksum", pa.int64()),
+    *columns(pa.string(), "volume_id", "patient_id", "split"),
+    *columns(pa.float64(), "spacing_z_mm", "spacing_y_mm", "spacing_x_mm"),
+    *columns(pa.int32(), "depth", "height", "width"),
+    *columns(pa.string(), "source_hash", "voxel_hash", "shard"),
+    *columns(pa.int64(), "offset", "bytes", "checksum"),
 )
 """One row per stored volume. voxel_hash is of its HU; shard, offset, bytes and checksum say where it lies."""
 
-REJECTS: Final = schema_of(("source_hash", pa.string()), ("reason", pa.string()), ("message", pa.string()))
+REJECTS: Final = schema_of(*columns(pa.string(), "source_hash", "reason", "message"))
 """One row per scan that was refused, and why."""
 
 MARKS: Final = schema_of(
-    ("volume_id", pa.string()),
-    ("mark_id", pa.string()),
+    *columns(pa.string(), "volume_id", "mark_id"),
     ("z", pa.int32()),
-    *[(side, pa.float64()) for side in SIDES],
+    *columns(pa.float64(), *SIDES),
     ("clinical", pa.bool_()),
     ("kind", pa.string()),
 )
 """One row per lesion: the fields of Mark. marks.parquet: all lesions of vm, the clinical ones of vh and vh_test.
 truth.parquet: every lesion of vh_test and vd_test, for scoring alone."""
 
-IGNORE: Final = schema_of(
-    ("volume_id", pa.string()),
-    *[(name, pa.int32()) for name in ("z1", "z2")],
-    *[(side, pa.float64()) for side in SIDES],
-)
+IGNORE: Final = schema_of(("volume_id", pa.string()), *columns(pa.int32(), "z1", "z2"), *columns(pa.float64(), *SIDES))
 """One row per region that is left out of harvest and scoring, inclusive ends: disease that nobody annotated."""
 
 TUBELETS: Final = schema_of(
-    ("volume_id", pa.string()),
-    ("patient_id", pa.string()),
+    *columns(pa.string(), "volume_id", "patient_id"),
     ("tubelet_id", pa.int32()),
-    ("lpg_score", pa.float64()),
-    ("width_mm", pa.float64()),
+    *columns(pa.float64(), "lpg_score", "width_mm"),
     ("z", pa.list_(pa.int32())),
-    *[(side, pa.list_(pa.float32())) for side in SIDES],
-    ("slice_score", pa.list_(pa.float32())),
+    *columns(pa.list_(pa.float32()), *SIDES, "slice_score"),
 )
 """One row per tubelet: a chain of boxes, one per slice, z ascending, in the volume's own pixels; ids count from 0
 in each volume. lpg_score is the highest slice score, width_mm the shorter side of that slice's box."""
@@ -174,48 +161,31 @@ ACCEPTED: Final = SCORED.append(pa.field("score", pa.float64())).append(pa.field
 """A calibration hit: a tubelet of V_M that the rule accepted, its fused score, and whether it found a lesion."""
 
 HARVEST: Final = schema_of(
-    ("volume_id", pa.string()),
-    ("patient_id", pa.string()),
-    ("lesion_id", pa.string()),
+    *columns(pa.string(), "volume_id", "patient_id", "lesion_id"),
     ("round", pa.int32()),
-    ("score", pa.float64()),
-    ("lpg_score", pa.float64()),
-    ("lpc_score", pa.float64()),
-    ("threshold", pa.float64()),
-    ("precision_bound", pa.float64()),
+    *columns(pa.float64(), "score", "lpg_score", "lpc_score", "threshold", "precision_bound"),
     ("z", pa.list_(pa.int32())),
-    *[(f"{side}_px", pa.list_(pa.float32())) for side in SIDES],
-    ("z_mm", pa.list_(pa.float32())),
-    *[(f"{side}_mm", pa.list_(pa.float32())) for side in SIDES],
-    ("model_hash", pa.string()),
-    ("run_id", pa.string()),
+    *columns(pa.list_(pa.float32()), *(f"{side}_px" for side in SIDES)),
+    *columns(pa.list_(pa.float32()), "z_mm", *(f"{side}_mm" for side in SIDES)),
+    *columns(pa.string(), "model_hash", "run_id"),
 )
 """One row per harvested lesion, with its origin."""
 
 MISSING: Final = schema_of(
-    ("volume_id", pa.string()),
-    ("patient_id", pa.string()),
-    ("split", pa.string()),
-    ("marked", pa.int64()),
-    ("harvested", pa.int64()),
-    ("expected_more", pa.float64()),
-    ("expected_missing", pa.float64()),
-    ("best_left", pa.float64()),
+    *columns(pa.string(), "volume_id", "patient_id", "split"),
+    *columns(pa.int64(), "marked", "harvested"),
+    *columns(pa.float64(), "expected_more", "expected_missing", "best_left"),
 )
 """One row per volume of V_H: marks of the archive, lesions harvested, lesions expected among what was left (a sum of
 probabilities), both together, and the probability of the best tubelet left (null if none)."""
 
 LEDGER: Final = schema_of(
-    ("volume_id", pa.string()),
-    ("label_id", pa.string()),
-    ("role", pa.string()),
-    ("source", pa.string()),
+    *columns(pa.string(), "volume_id", "label_id", "role", "source"),
     ("round", pa.int32()),
     ("score", pa.float64()),
-    ("model_hash", pa.string()),
-    ("run_id", pa.string()),
+    *columns(pa.string(), "model_hash", "run_id"),
     ("z", pa.list_(pa.int32())),
-    *[(side, pa.list_(pa.float32())) for side in SIDES],
+    *columns(pa.list_(pa.float32()), *SIDES),
 )
 """One row per label of any origin. role: lesion or hard_negative; of what was reviewed also ignored, calibration (see
 REVIEWED). source: clinical, annotated, harvested, reviewed, hard_negative_vm (sure) or hard_negative_vh (possible).

@@ -14,15 +14,12 @@ is not harder than V_M. Simulated and measured by benchmarks/certificate.py; doc
 """
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from harvester.certificate.evidence import Evidence, Steps, Target, steps_of
+from harvester.certificate.evidence import Array, Evidence, Steps, Target, steps_of
 from harvester.certificate.precision_bound import correlation_within_patients, effective_counts, lower_bounds
-
-Array = NDArray[Any]
 
 FIRST_SHARE: Final = 0.25
 """Share of the level that the sequence begins with."""

@@ -2,7 +2,9 @@
 
 import argparse
 import logging
+import os
 import sys
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -10,6 +12,7 @@ from typing import Any, Final
 from harvester.config import shipped
 from harvester.errors import HarvesterError, SettingsError, root_cause
 
+Main = Callable[..., int]
 STOPPED: Final = 130
 """What a shell says of a program that Ctrl-C ended."""
 SHARED: Final[dict[str, dict[str, Any]]] = {
@@ -38,6 +41,16 @@ def command_parser(command: str, help_text: str | None, *shared: str) -> argpars
     return parser
 
 
+def command(parse: Callable[[list[str] | None], Namespace], work: Callable[[Namespace], None]) -> Main:
+    """A command's `main`: parses arguments (None: those of the process), works, gives the exit code of run_command."""
+
+    def main(arguments: list[str] | None = None) -> int:
+        options = parse(arguments)
+        return run_command(lambda: work(options))
+
+    return main
+
+
 def run_command(work: Callable[[], None]) -> int:
     """Do the work; its exit code: 0 done, 1 failed, 2 a setting is wrong, 130 stopped. Our own errors are one line."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
@@ -56,6 +69,12 @@ def run_command(work: Callable[[], None]) -> int:
         sys.stderr.write(f"{type(ours).__name__}: {_one_line(ours)}\n")
         return 1
     return 0
+
+
+def data_root() -> Path | None:
+    """The folder that $HARVESTER_DATA names, for data that is read from files; None where it names none."""
+    root = os.environ.get("HARVESTER_DATA")
+    return Path(root).absolute() if root else None
 
 
 def _one_line(error: HarvesterError) -> str:

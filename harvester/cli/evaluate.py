@@ -35,7 +35,7 @@ import argparse
 import json
 from pathlib import Path
 
-from harvester.cli.console import command_parser, run_command
+from harvester.cli.console import command, command_parser
 from harvester.errors import StoreError
 from harvester.evaluation.boxes3d import METRICS
 from harvester.evaluation.evaluate import Evaluation, evaluate, protocol
@@ -44,12 +44,6 @@ from harvester.evaluation.inputs.detections import Detections, read_detections
 from harvester.evaluation.summary import as_json, as_text
 
 VOLUMES = "every annotated volume; without it, those of a marks table are the ones with a mark (pickles name all)"
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Parse, score, print; write JSON and plots where asked."""
-    options = parse(arguments)
-    return run_command(lambda: score(options))
 
 
 def score(options: argparse.Namespace) -> None:
@@ -121,3 +115,6 @@ def write_json(done: Evaluation, options: argparse.Namespace) -> None:
         options.json.write_text(json.dumps(figures, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise StoreError(f"{options.json}: cannot be written ({error.strerror})") from None
+
+
+main = command(parse, score)

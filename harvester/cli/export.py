@@ -28,7 +28,7 @@ import argparse
 from datetime import datetime
 from pathlib import Path
 
-from harvester.cli.console import command_parser, run_command
+from harvester.cli.console import command, command_parser
 from harvester.errors import SettingsError
 from harvester.export.export import export
 from harvester.export.request import DICOM, FORMATS, Request, check, closing_table
@@ -37,12 +37,6 @@ from harvester.run.folder import settings_of, store_of
 from harvester.storage.location import Location
 
 MOST_IN_A_REPORT = 20
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Parse, export, tell what was written."""
-    options = parse(arguments)
-    return run_command(lambda: run(options))
 
 
 def run(options: argparse.Namespace) -> None:
@@ -96,3 +90,6 @@ def request_of(options: argparse.Namespace) -> Request:
         skip_missing=options.skip_missing,
         force=options.force,
     )
+
+
+main = command(parse, run)

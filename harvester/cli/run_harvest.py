@@ -4,6 +4,7 @@ import os
 import time
 from pathlib import Path
 
+from harvester.cli.console import data_root
 from harvester.cli.plan import format_plan, plan
 from harvester.config.settings import Settings
 from harvester.distributed.capacity import require_capacity
@@ -31,7 +32,9 @@ def run_harvest(settings: Settings, store: str | None, run: Location | Path | st
     with logged_to(folder):
         start_ray()
         require_capacity(settings.compute)
-        harvest_to(folder, settings, store, began)
+        named = named_store(settings, store)
+        opened = Store.open(named) if named else prepare(settings, data_root(), folder / "store")
+        run_in(Run.open(folder, settings, opened, began))
     return folder
 
 
@@ -45,13 +48,11 @@ def show_plan(settings: Settings, store: str | None, folder: Location) -> None:
         print("\n".join(format_plan(plan(folder, settings, opened))))
 
 
-def harvest_to(folder: Location, settings: Settings, store_path: str | None, began: float) -> None:
-    """The store, the loop, the report."""
-    store = open_store(settings, store_path, folder)
-    opened = Run.open(folder, settings, store, began)
-    tracker = Tracker.open(opened, os.environ.get("MLFLOW_TRACKING_URI"))
+def run_in(run: Run) -> None:
+    """The loop, the report."""
+    tracker = Tracker.open(run, os.environ.get("MLFLOW_TRACKING_URI"))
     try:
-        history = harvest(opened, tracker)
+        history = harvest(run, tracker)
         inputs = history.report_inputs()
         report = write_report(inputs)
     except BaseException:
@@ -62,12 +63,6 @@ def harvest_to(folder: Location, settings: Settings, store_path: str | None, beg
     print(f"report: {report}")
 
 
-def open_store(settings: Settings, given: str | None, folder: Location) -> Store:
-    """The given store, or the one that the settings name, or a made one in the run folder."""
-    named = named_store(settings, given)
-    return Store.open(named) if named else prepare(settings, data_root(), folder / "store")
-
-
 def named_store(settings: Settings, given: str | None) -> str | None:
     """The given store, or the one that the settings name; None where it is to be made."""
     if given is None and settings.data.kind == "store":
@@ -75,9 +70,3 @@ def named_store(settings: Settings, given: str | None) -> str | None:
             raise SettingsError("setting data.kind = 'store': name the store with --store or data.store")
         given = os.path.expandvars(settings.data.store)
     return given
-
-
-def data_root() -> Path | None:
-    """What $HARVESTER_DATA names, for data that is read from files."""
-    root = os.environ.get("HARVESTER_DATA")
-    return Path(root).absolute() if root else None

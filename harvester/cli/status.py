@@ -11,14 +11,8 @@ import argparse
 import dataclasses
 import json
 
-from harvester.cli.console import command_parser, run_command
+from harvester.cli.console import command, command_parser
 from harvester.run.status import format_status, read_status
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Parse, read, print."""
-    options = parse(arguments)
-    return run_command(lambda: show(options))
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -32,6 +26,10 @@ def show(options: argparse.Namespace) -> None:
     """Print the status."""
     status = read_status(options.run)
     if options.json:
-        print(json.dumps(dataclasses.asdict(status)))
+        summary = status.summary and status.summary.model_dump(mode="json")
+        print(json.dumps(dataclasses.asdict(status) | {"summary": summary}))
     else:
         print("\n".join(format_status(status)))
+
+
+main = command(parse, show)

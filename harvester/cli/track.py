@@ -11,14 +11,8 @@ Exit codes: 0 done, 1 the server or the run cannot be used (one line says why), 
 import argparse
 import os
 
-from harvester.cli.console import command_parser, run_command
+from harvester.cli.console import command, command_parser
 from harvester.storage.location import Location
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Parse, send, tell what was sent."""
-    options = parse(arguments)
-    return run_command(lambda: track(options))
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -34,3 +28,6 @@ def track(options: argparse.Namespace) -> None:
 
     sent = sync(Location.of(options.run), options.uri or os.environ.get("MLFLOW_TRACKING_URI"))
     print(f"sent to MLflow: {sent}")
+
+
+main = command(parse, track)

@@ -16,10 +16,11 @@ import json
 from dataclasses import asdict
 from typing import Final
 
+import pyarrow as pa
 import pyarrow.csv as pcsv
 
-from harvester.certificate.frontier import Frontier, FrontierRow, as_table
-from harvester.cli.console import command_parser, run_command
+from harvester.certificate.frontier import Frontier, FrontierRow
+from harvester.cli.console import command, command_parser
 from harvester.config.loading import dump
 from harvester.config.settings import Settings
 from harvester.errors import SettingsError
@@ -29,12 +30,6 @@ from harvester.text import table
 
 TARGETS: Final = [0.80, 0.85, 0.90, 0.95]
 HEAD: Final = ["target", "way", "threshold", "bound", "V_M prec", "V_M rec", "harvested", "precision", "recall"]
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Parse, start Ray, sweep, write."""
-    options = parse(arguments)
-    return run_command(lambda: tune(options))
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -75,13 +70,10 @@ def write(frontier: Frontier, settings: Settings, out: Location) -> None:
     from harvester.frontier import narrowed
     from harvester.report.plots import frontier_picture
 
+    rows = [asdict(row) for row in frontier.rows]
     with (out / "frontier.csv").publish() as sink:
-        pcsv.write_csv(as_table(frontier), sink)
-    content = {
-        "round": frontier.round,
-        "trials": [asdict(trial) for trial in frontier.trials],
-        "frontier": [asdict(row) for row in frontier.rows],
-    }
+        pcsv.write_csv(pa.Table.from_pylist(rows), sink)
+    content = {"round": frontier.round, "trials": [asdict(trial) for trial in frontier.trials], "frontier": rows}
     (out / "frontier.json").write_text(json.dumps(content, indent=1) + "\n")
     (out / "frontier.png").write_bytes(frontier_picture(frontier))
     for target in sorted({row.target for row in frontier.rows}):
@@ -107,3 +99,6 @@ def _cells(row: FrontierRow) -> list[str]:
     )
     proven = (f"{value:.3f}" for value in (row.bound, row.precision_vm, row.recall_vm))
     return [f"{row.target:g}", row.way, cut, *proven, str(row.harvested), precision, recall]
+
+
+main = command(parse, tune)

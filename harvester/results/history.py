@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harvester.certificate.selection import SelectedPoint
-from harvester.config.loading import settings_hash
+from harvester.config.fingerprint import settings_hash
 from harvester.mining.candidates import Found
 from harvester.mining.fusion import fuse
 from harvester.mining.round_view import RoundView

@@ -1,23 +1,21 @@
 """What a harvest is worth, against the hidden truth of V_H^test. Truth comes in here and nowhere else."""
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from harvester.config.settings import Settings
 from harvester.evaluation.curves import average_precision, froc, precision_recall, sensitivity_at
 from harvester.evaluation.matching import Hits, hits, overlaps
+from harvester.geometry import Array
 from harvester.labels.ledger import exclusion_labels, extrude_marks, from_reviewed, initial_ledger
 from harvester.mining.candidates import candidates, split_of
 from harvester.records import SELECTED, AnyTable, MarkTable, ReviewedTable, Role, SelectedTable, Split, rows_where
 from harvester.run.summary import TruthScores
 from harvester.store.store import Store
-
-Array = NDArray[Any]
 
 FP_RATES: Final = (1.0, 4.0, 16.0)
 Curve = tuple[Array, Array]

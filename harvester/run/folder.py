@@ -25,7 +25,8 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from harvester.config.loading import as_tree, dump, restore, settings_hash
+from harvester.config.fingerprint import as_tree, settings_hash
+from harvester.config.loading import dump, restore
 from harvester.config.settings import Settings
 from harvester.errors import SettingsError, StepError, StoreError
 from harvester.labels.folds import patient_folds
@@ -71,18 +72,6 @@ class Artifact:
     counts: dict[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class _Step:
-    """A step that may be made already. began: on the clock of time.monotonic."""
-
-    name: str
-    round: int
-    key: str
-    path: Location
-    note: Location
-    began: float
-
-
 class Run:
     """Settings, store and folder of one harvest, and the steps in it. `open` makes one that may write.
 
@@ -116,10 +105,9 @@ class Run:
         """
         run = cls(Location.of(folder), settings, store, time.monotonic() if began is None else began)
         before = read_run(run.folder) or RunRecord()
-        fresh = RunRecord(id=before.id, began=before.began)
         (run.folder / "settings.yaml").write_text(dump(settings))
         (run.folder / "settings.hash").write_text(settings_hash(settings) + "\n")
-        write_run(run.folder, fresh)
+        write_run(run.folder, RunRecord(id=before.id, began=before.began))
         return run
 
     def end(self, status: Status) -> None:
@@ -150,28 +138,31 @@ class Run:
 
         `counts`: what it goes through and what `make`, when it is done, has measured.
         """
-        this = self._step(step, round_index, key, ".parquet")
-        if made := self._made(this):
-            return made
-        table = make()
-        this.path.write_table(table, row_group_size=ROW_GROUP)
-        return self._finish(this, {"rows": len(table), **counts})
+
+        def write(file: Location) -> dict[str, float]:
+            table = make()
+            file.write_table(table, row_group_size=ROW_GROUP)
+            return {"rows": len(table), **counts}
+
+        return self._once(step, round_index, key, ".parquet", write)
 
     def values(self, step: str, round_index: int, key: str, make: Callable[[], dict[str, Any]]) -> Artifact:
         """Small values of a step as JSON."""
-        this = self._step(step, round_index, key, ".json")
-        if made := self._made(this):
-            return made
-        this.path.write_text(json.dumps(make(), indent=1, sort_keys=True))
-        return self._finish(this, {})
+
+        def write(file: Location) -> dict[str, float]:
+            file.write_text(json.dumps(make(), indent=1, sort_keys=True))
+            return {}
+
+        return self._once(step, round_index, key, ".json", write)
 
     def weights(self, step: str, round_index: int, key: str, make: Callable[[Location], None]) -> Artifact:
         """A folder of weights, a file at a time, so that a killed fit goes on with what is there."""
-        this = self._step(step, round_index, key, "")
-        if made := self._made(this):
-            return made
-        make(this.path)
-        return self._finish(this, most_measured(this.path))
+
+        def write(folder: Location) -> dict[str, float]:
+            make(folder)
+            return most_measured(folder)
+
+        return self._once(step, round_index, key, "", write)
 
     def partials(self, step: str, round_index: int, key: str) -> Partials:
         """Where the workers of a step publish the parts of its table."""
@@ -181,35 +172,28 @@ class Run:
         """The folder of a round's steps."""
         return round_folder(self.steps_in, round_index)
 
-    def _step(self, step: str, round_index: int, key: str, suffix: str) -> _Step:
-        folder, name = self.of_round(round_index), f"{step}-{key}"
-        path, note = folder / f"{name}{suffix}", folder / f"{name}{NOTE}"
-        return _Step(step, round_index, key, path, note, time.monotonic())
-
-    def _made(self, step: _Step) -> Artifact | None:
-        """The step as it was made before; None where it is to be made. Raises StepMissingError where it must not."""
-        looking = self.steps_in.read_only
-        if step.note.is_file() and (step.path.is_file() or step.path.files()):
+    def _once(
+        self, step: str, round_index: int, key: str, suffix: str, write: Callable[[Location], dict[str, float]]
+    ) -> Artifact:
+        """The step's output, written where it is not there yet. Raises StepMissingError where nothing may be."""
+        folder, name, inputs = self.of_round(round_index), f"{step}-{key}", self._inputs.get(key, {})
+        path, file, looking = folder / f"{name}{suffix}", folder / f"{name}{NOTE}", self.steps_in.read_only
+        if file.is_file() and (path.is_file() or path.files()):
             if not looking:
-                logger.info("round %d %s: done before", step.round, step.name)
-            return self._artifact(step, json.loads(step.note.read_bytes()))
-        if looking:
-            raise StepMissingError(step.name, step.round, step.key, self._inputs.get(step.key, {}))
-        logger.info("round %d %s ...", step.round, step.name)
-        return None
-
-    def _finish(self, step: _Step, counts: dict[str, float]) -> Artifact:
-        seconds = time.monotonic() - step.began
-        note = {"round": step.round, "step": step.name, "seconds": seconds, "counts": counts}
-        more = {"ended": time.time(), "inputs": self._inputs.get(step.key, {})}
-        step.note.write_text(json.dumps(note | more))
-        measured = "".join(f", {name} {value:g}" for name, value in counts.items())
-        logger.info("round %d %s: %.1f s%s", step.round, step.name, seconds, measured)
-        return self._artifact(step, note)
-
-    def _artifact(self, step: _Step, note: StepNote) -> Artifact:
+                logger.info("round %d %s: done before", round_index, step)
+            note = json.loads(file.read_bytes())
+        elif looking:
+            raise StepMissingError(step, round_index, key, inputs)
+        else:
+            logger.info("round %d %s ...", round_index, step)
+            began = time.monotonic()
+            counts, seconds = write(path), time.monotonic() - began
+            note = {"round": round_index, "step": step, "seconds": seconds, "counts": counts}
+            file.write_text(json.dumps(note | {"ended": time.time(), "inputs": inputs}))
+            measured = "".join(f", {name} {value:g}" for name, value in counts.items())
+            logger.info("round %d %s: %.1f s%s", round_index, step, seconds, measured)
         self.steps.append({name: note[name] for name in ("round", "step", "seconds", "counts")})
-        return Artifact(step.path, step.key, note["seconds"], note["counts"])
+        return Artifact(path, key, note["seconds"], note["counts"])
 
 
 def step_notes(folder: Location) -> list[StepNote]:

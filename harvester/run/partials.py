@@ -19,7 +19,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harvester.config.loading import settings_hash
+from harvester.config.fingerprint import settings_hash
 from harvester.errors import StepError
 from harvester.records import only_data
 from harvester.run.quarantine import BEGUN
