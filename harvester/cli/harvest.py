@@ -23,33 +23,26 @@ PLAN_HELP = """What `harvester harvest` would do with the same options, and why:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse, start Ray, harvest, write the report."""
-    options = parse(arguments)
+    """Parse, start Ray, harvest, write the report; with --plan, print what would be done."""
+    parser = _parser("harvest", __doc__)
+    parser.add_argument(
+        "--plan", action="store_true", help="tell what would be done and why, write nothing, start no Ray"
+    )
+    options = parser.parse_args(arguments)
     return run_command(lambda: _start(options, options.plan))
 
 
 def plan_main(arguments: list[str] | None = None) -> int:
     """Parse, print what would be done."""
-    options = _options(command_parser("plan", PLAN_HELP, "config", "set")).parse_args(arguments)
+    options = _parser("plan", PLAN_HELP).parse_args(arguments)
     return run_command(lambda: _start(options, plan=True))
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = _options(command_parser("harvest", __doc__, "config", "set"))
-    parser.add_argument(
-        "--plan", action="store_true", help="tell what would be done and why, write nothing, start no Ray"
-    )
-    return parser.parse_args(arguments)
-
-
-def _options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+def _parser(command: str, help_text: str | None) -> argparse.ArgumentParser:
+    parser = command_parser(command, help_text, "config", "set")
     add = parser.add_argument
-    add(
-        "--store",
-        metavar="PATH|URI",
-        help="a store made by harvester prepare, a folder or its URI; without it, data.kind says",
-    )
+    store = "a store made by harvester prepare, a folder or its URI; without it, data.kind says"
+    add("--store", metavar="PATH|URI", help=store)
     add("--run", metavar="PATH|URI", help="run folder, also s3://bucket/folder (default: runs/<config name>/)")
     return parser
 

@@ -1,5 +1,6 @@
 """The report: one self-contained page from a run's saved results. It decides nothing and measures nothing."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -7,26 +8,14 @@ from typing import Any, Final
 from harvester.config.settings import Settings
 from harvester.records import HarvestTable, LedgerTable, MarkTable, MissingTable, values
 from harvester.report.gallery import VIOLET, Gallery, legend
-from harvester.report.html import Html, page, paragraph, section, tag
+from harvester.report.html import Html, page, section, tag
 from harvester.report.plots import froc_plot, precision_recall_plot, yield_plot
-from harvester.report.sections import (
-    ablations,
-    archive,
-    certificate,
-    closing_table,
-    missing,
-    opening,
-    resolved,
-    rounds,
-    steps,
-)
+from harvester.report.sections import ablations, archive, certificate, missing, opening, resolved, rounds, steps
 from harvester.run.summary import Summary
 from harvester.storage.location import Location
 from harvester.store.store import Store
 
 MISSING_SHOWN: Final = 15
-
-__all__ = ["ReportInputs", "closing_table", "write_report"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,13 +80,12 @@ def _plots(inputs: ReportInputs) -> Html:
     return section("Yield and curves", tag("div", *figures, class_="plots"), wide=True)
 
 
-def _yields(inputs: ReportInputs) -> dict[int, dict[str, int]]:
+def _yields(inputs: ReportInputs) -> dict[int, Counter[str]]:
     names = {True: "right", False: "wrong", None: "unknown"}
-    by_round: dict[int, dict[str, int]] = {row.round: {} for row in inputs.summary.rounds}
+    by_round: dict[int, Counter[str]] = {row.round: Counter() for row in inputs.summary.rounds}
     columns = (values(inputs.harvest[name]) for name in ("round", "volume_id", "lesion_id"))
     for k, volume_id, lesion_id in zip(*columns, strict=True):
-        parts, name = by_round.setdefault(k, {}), names[inputs.correct.get((volume_id, lesion_id))]
-        parts[name] = parts.get(name, 0) + 1
+        by_round.setdefault(k, Counter())[names[inputs.correct.get((volume_id, lesion_id))]] += 1
     return by_round
 
 
@@ -136,4 +124,4 @@ def _galleries(inputs: ReportInputs) -> list[Html]:
 
 
 def _chapter(title: str, words: str, figures: Html, *keys: str) -> Html:
-    return section(title, paragraph(words), legend(*keys), figures, wide=True)
+    return section(title, tag("p", words), legend(*keys), figures, wide=True)

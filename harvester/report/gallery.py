@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from harvester.config.settings import ReportSettings
 from harvester.records import SIDES, HarvestTable, LedgerTable, MarkTable, Source, rows_where
-from harvester.report.html import Html, join, number, tag
+from harvester.report.html import Html, number, tag
 from harvester.report.pictures import Outline, slices_to_show, strip
 from harvester.store.store import Store
 
@@ -93,7 +93,7 @@ class Gallery:
         slab = self._store.read(volume_id, shown[0], shown[-1] + 1)
         pictures = strip(slab, shown, subject, others, f"{words} in {volume_id}")
         parts = [tag("b", volume_id), f"{_range(slices)} of {depth}", *facts]
-        return tag("figure", pictures, tag("figcaption", join(_dotted(parts))))
+        return tag("figure", pictures, tag("figcaption", *_dotted(parts)))
 
 
 def outline(row: LesionRow, colour: str, dashed: bool = False) -> Outline:

@@ -104,13 +104,13 @@ def _under_way(folder: Location) -> Progress | None:
         open_ones += [Partials(each / f"{name}{PARTIALS}") for name in begun if f"{name}{NOTE}" not in files]
     if not open_ones:
         return None
-    partials = max(open_ones, key=Partials.planned_at)
+    partials = max(open_ones, key=lambda each: each.planned()["at"])
     path = partials.folder
     records = sorted(filter(None, partials.records([*partials.done()])), key=lambda record: record["ended"])
     errors = {volume: error for record in records for volume, error in record["errors"].items()}
     done = sum(len(record["volumes"]) for record in records)
     step = f"round {path.parent.name.removeprefix('round-')} {path.name.rsplit('-', 1)[0]}"
-    return Progress(step, partials.volumes(), done, errors, _rate(records[-LATEST_PARTS:]))
+    return Progress(step, partials.planned()["volumes"], done, errors, _rate(records[-LATEST_PARTS:]))
 
 
 def _rate(records: list[Row]) -> float | None:
