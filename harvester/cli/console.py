@@ -4,7 +4,7 @@ import argparse
 import logging
 import os
 import sys
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -12,7 +12,6 @@ from typing import Any, Final
 from harvester.config import shipped
 from harvester.errors import HarvesterError, SettingsError, root_cause
 
-Main = Callable[..., int]
 STOPPED: Final = 130
 """What a shell says of a program that Ctrl-C ended."""
 SHARED: Final[dict[str, dict[str, Any]]] = {
@@ -28,9 +27,9 @@ SHARED: Final[dict[str, dict[str, Any]]] = {
 }
 
 
-def command_parser(command: str, help_text: str | None, *shared: str) -> argparse.ArgumentParser:
+def command_parser(command: str, help_text: str | None, *shared: str) -> ArgumentParser:
     """A parser that prints the docstring as it stands, takes the named options of SHARED and no abbreviated ones."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog=f"harvester {command}",
         description=help_text,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -41,11 +40,11 @@ def command_parser(command: str, help_text: str | None, *shared: str) -> argpars
     return parser
 
 
-def command(parse: Callable[[list[str] | None], Namespace], work: Callable[[Namespace], None]) -> Main:
+def command(parser: ArgumentParser, work: Callable[[Namespace], None]) -> Callable[..., int]:
     """A command's `main`: parses arguments (None: those of the process), works, gives the exit code of run_command."""
 
     def main(arguments: list[str] | None = None) -> int:
-        options = parse(arguments)
+        options = parser.parse_args(arguments)
         return run_command(lambda: work(options))
 
     return main

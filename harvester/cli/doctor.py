@@ -41,8 +41,6 @@ KEY_FILES: Final = (".aws/credentials", ".config/gcloud")
 
 def main(arguments: list[str] | None = None) -> int:
     """Look, print, and say by the exit code whether something is missing."""
-    parser = command_parser("doctor", __doc__)
-    parser.add_argument("--reach", metavar="URI", help="a store or run folder to ask for, over the network")
     reach = parser.parse_args(arguments).reach
     checks = CHECKS | ({"reach": lambda: [reached(reach)]} if reach else {})
     rows = [(state, what, found) for what, check in checks.items() for state, found in check()]
@@ -219,3 +217,7 @@ def _answers(address: str, port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+parser = command_parser("doctor", __doc__)
+parser.add_argument("--reach", metavar="URI", help="a store or run folder to ask for, over the network")

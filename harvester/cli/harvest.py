@@ -24,10 +24,6 @@ PLAN_HELP = """What `harvester harvest` would do with the same options, and why:
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse, start Ray, harvest, write the report; with --plan, print what would be done."""
-    parser = _parser("harvest", __doc__)
-    parser.add_argument(
-        "--plan", action="store_true", help="tell what would be done and why, write nothing, start no Ray"
-    )
     options = parser.parse_args(arguments)
     return run_command(lambda: _start(options, options.plan))
 
@@ -39,12 +35,12 @@ def plan_main(arguments: list[str] | None = None) -> int:
 
 
 def _parser(command: str, help_text: str | None) -> argparse.ArgumentParser:
-    parser = command_parser(command, help_text, "config", "set")
-    add = parser.add_argument
+    made = command_parser(command, help_text, "config", "set")
+    add = made.add_argument
     store = "a store made by harvester prepare, a folder or its URI; without it, data.kind says"
     add("--store", metavar="PATH|URI", help=store)
     add("--run", metavar="PATH|URI", help="run folder, also s3://bucket/folder (default: runs/<config name>/)")
-    return parser
+    return made
 
 
 def _start(options: argparse.Namespace, plan: bool) -> None:
@@ -54,3 +50,7 @@ def _start(options: argparse.Namespace, plan: bool) -> None:
 
     folder = Location.of(options.run or Path("runs") / settings.name)
     (show_plan if plan else run_harvest)(settings, options.store, folder)
+
+
+parser = _parser("harvest", __doc__)
+parser.add_argument("--plan", action="store_true", help="tell what would be done and why, write nothing, start no Ray")

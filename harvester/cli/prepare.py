@@ -78,29 +78,6 @@ def run(options: argparse.Namespace) -> None:
     print(closing_table(prepare(settings, source, options.store)))
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = command_parser("prepare", __doc__, "config", "set")
-    add = parser.add_argument
-    add(
-        "--store",
-        "--out",
-        required=True,
-        help="where the store is to be made: a folder, or s3://bucket/folder or gs://bucket/folder",
-    )
-    add("--source", type=Path, help="folder of the scans (default: $HARVESTER_DATA)")
-    add(
-        "--format",
-        choices=KINDS,
-        help="what the source holds; auto: NIfTI and DICOM (default: as the settings say, auto for a --source)",
-    )
-    for name, what in MARKS.items():
-        add(f"--{name.replace('_', '-')}", type=Path, metavar="FILE", help=f"DeepLesion: {what}")
-    add("--marks", type=Path, nargs="+", metavar="FILE", help="DeepLesion: clinical marks instead of DL_info.csv's")
-    add("--dry-run", action="store_true", help="tell what would be taken and what refused; write nothing")
-    return parser.parse_args(arguments)
-
-
 def settings_of(options: argparse.Namespace) -> Settings:
     """The settings; a --source makes a config that names no maker of volumes from files read that archive."""
     overrides = [*options.set, *_of_format(options.format), *_of_marks(options)]
@@ -156,4 +133,22 @@ def closing_table(store: Store) -> str:
     return "\n".join([*lines, f"store: {store.path}"])
 
 
-main = command(parse, run)
+parser = command_parser("prepare", __doc__, "config", "set")
+add = parser.add_argument
+add(
+    "--store",
+    "--out",
+    required=True,
+    help="where the store is to be made: a folder, or s3://bucket/folder or gs://bucket/folder",
+)
+add("--source", type=Path, help="folder of the scans (default: $HARVESTER_DATA)")
+add(
+    "--format",
+    choices=KINDS,
+    help="what the source holds; auto: NIfTI and DICOM (default: as the settings say, auto for a --source)",
+)
+for name, what in MARKS.items():
+    add(f"--{name.replace('_', '-')}", type=Path, metavar="FILE", help=f"DeepLesion: {what}")
+add("--marks", type=Path, nargs="+", metavar="FILE", help="DeepLesion: clinical marks instead of DL_info.csv's")
+add("--dry-run", action="store_true", help="tell what would be taken and what refused; write nothing")
+main = command(parser, run)

@@ -32,13 +32,6 @@ from harvester.storage.location import Location
 from harvester.store.store import write_reviewed
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = command_parser("review", __doc__, "run", "store")
-    parser.add_argument("--reviewed", type=Path, required=True, metavar="FILE", help="the export as it came back")
-    return parser.parse_args(arguments)
-
-
 def review(options: argparse.Namespace) -> None:
     """Everything is checked before the store is touched."""
     run = Location.of(options.run)
@@ -72,4 +65,6 @@ def _hits(run: Location) -> AcceptedTable:
     )
 
 
-main = command(parse, review)
+parser = command_parser("review", __doc__, "run", "store")
+parser.add_argument("--reviewed", type=Path, required=True, metavar="FILE", help="the export as it came back")
+main = command(parser, review)

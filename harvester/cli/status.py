@@ -15,13 +15,6 @@ from harvester.cli.console import command, command_parser
 from harvester.run.status import format_status, read_status
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = command_parser("status", __doc__, "run")
-    parser.add_argument("--json", action="store_true", help="everything as JSON, the whole log too")
-    return parser.parse_args(arguments)
-
-
 def show(options: argparse.Namespace) -> None:
     """Print the status."""
     status = read_status(options.run)
@@ -32,4 +25,6 @@ def show(options: argparse.Namespace) -> None:
         print("\n".join(format_status(status)))
 
 
-main = command(parse, show)
+parser = command_parser("status", __doc__, "run")
+parser.add_argument("--json", action="store_true", help="everything as JSON, the whole log too")
+main = command(parser, show)

@@ -15,13 +15,6 @@ from harvester.cli.console import command, command_parser
 from harvester.storage.location import Location
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = command_parser("track", __doc__, "run")
-    parser.add_argument("--uri", help="MLflow's tracking URI (default: $MLFLOW_TRACKING_URI, or RUN/mlflow.db)")
-    return parser.parse_args(arguments)
-
-
 def track(options: argparse.Namespace) -> None:
     """Send what is not there yet."""
     from harvester.run.tracking import sync
@@ -30,4 +23,6 @@ def track(options: argparse.Namespace) -> None:
     print(f"sent to MLflow: {sent}")
 
 
-main = command(parse, track)
+parser = command_parser("track", __doc__, "run")
+parser.add_argument("--uri", help="MLflow's tracking URI (default: $MLFLOW_TRACKING_URI, or RUN/mlflow.db)")
+main = command(parser, track)

@@ -32,17 +32,6 @@ TARGETS: Final = [0.80, 0.85, 0.90, 0.95]
 HEAD: Final = ["target", "way", "threshold", "bound", "V_M prec", "V_M rec", "harvested", "precision", "recall"]
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = command_parser("tune", __doc__, "run", "store", "set")
-    parser.add_argument("--round", type=int, help="use the models of this round (default: the last)")
-    parser.add_argument(
-        "--targets", type=float, nargs="+", default=TARGETS, help="precision targets (default: %(default)s)"
-    )
-    parser.add_argument("--out", metavar="PATH|URI", help="folder for the results (default: RUN/tune)")
-    return parser.parse_args(arguments)
-
-
 def tune(options: argparse.Namespace) -> None:
     """One sweep, from the run's tables to files and a table on the terminal."""
     run = Location.of(options.run)
@@ -101,4 +90,10 @@ def _cells(row: FrontierRow) -> list[str]:
     return [f"{row.target:g}", row.way, cut, *proven, str(row.harvested), precision, recall]
 
 
-main = command(parse, tune)
+parser = command_parser("tune", __doc__, "run", "store", "set")
+parser.add_argument("--round", type=int, help="use the models of this round (default: the last)")
+parser.add_argument(
+    "--targets", type=float, nargs="+", default=TARGETS, help="precision targets (default: %(default)s)"
+)
+parser.add_argument("--out", metavar="PATH|URI", help="folder for the results (default: RUN/tune)")
+main = command(parser, tune)

@@ -32,16 +32,10 @@ STYLE: Final[Any] = {
     "svg.hashsalt": "harvester",
     "font.family": ["sans-serif"],
     "font.size": 10,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": SOFT,
-    "xtick.color": SOFT,
-    "ytick.color": SOFT,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "axes.facecolor": "none",
-    "figure.facecolor": "none",
+    **dict.fromkeys(("text.color", "axes.labelcolor"), INK),
+    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), SOFT),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
+    **dict.fromkeys(("axes.facecolor", "figure.facecolor"), "none"),
 }
 
 
@@ -134,8 +128,8 @@ def write_plots(done: Evaluation, folder: Path) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         return [
-            _write(folder / "froc.png", lambda axes: _froc(axes, done)),
-            _write(folder / "precision_recall.png", lambda axes: _precision_recall(axes, done)),
+            _write(folder / "froc.png", _froc, done),
+            _write(folder / "precision_recall.png", _precision_recall, done),
         ]
     except OSError as error:
         raise StoreError(f"{folder}: plots cannot be written ({error.strerror})") from None
@@ -187,8 +181,8 @@ def _band(axes: "Axes", x: NDArray[np.float64], card: Scorecard, name: str, colo
         axes.fill_between(x, *ends, color=colour, alpha=0.2, linewidth=0, label=f"{CONFIDENCE:.0%} interval")
 
 
-def _write(file: Path, draw: Callable[["Axes"], None]) -> Path:
-    file.write_bytes(_image(lambda figure: draw(figure.add_subplot()), (5.4, 4.2), dpi=150))
+def _write(file: Path, draw: Callable[["Axes", Evaluation], None], done: Evaluation) -> Path:
+    file.write_bytes(_image(lambda figure: draw(figure.add_subplot(), done), (5.4, 4.2), dpi=150))
     return file
 
 
