@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from harvester.config.data import InsertionSettings
-from harvester.config.loading import settings_hash
+from harvester.config.fingerprint import settings_hash
 from harvester.datasets.insertion.backgrounds import Background, Prepared, load_background_volume, load_backgrounds
 from harvester.datasets.insertion.insertion import InsertionCase, make
 from harvester.datasets.insertion.subvolume import IgnoredRegion

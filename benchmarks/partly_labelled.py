@@ -30,7 +30,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from harvester.config.loading import settings_hash
+from harvester.config.fingerprint import settings_hash
 from harvester.config.settings import Settings
 from harvester.labels import ledger as ledgers
 from harvester.labels.folds import patient_folds

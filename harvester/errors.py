@@ -1,16 +1,4 @@
-"""The error tree. Each message says which volume or setting, what came, what was wanted, what to do.
-
-HarvesterError
-|- SettingsError    a setting is unknown or has a value that is not allowed (a job exits with code 2)
-|- VolumeError      one scan cannot be used; its job goes on and writes a reject row
-|- LabelError       marks or tubelets are malformed or do not belong to the volumes
-|- StoreError       a store or a run folder is missing, broken or of another version
-|  `- NoRoomError      its disk is full; an OSError too
-|- TrackingError    a tracking server is away or broken; a harvest goes on without it
-`- StepError        a step of the loop cannot produce its table
-   |- StepMissingError  it is not made, in a run that only looks (run/folder.py)
-   `- NoExamplesError  a fold of a model has no example; the loop ends with a round that harvests nothing
-"""
+"""What goes wrong. Each message says which volume or setting, what came, what was wanted, what to do."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +9,7 @@ class HarvesterError(Exception):
 
 
 class SettingsError(HarvesterError):
-    """A setting is unknown or its value is not allowed."""
+    """A setting is unknown or its value is not allowed (a command exits with code 2)."""
 
 
 class VolumeError(HarvesterError):
@@ -57,7 +45,7 @@ class NoRoomError(StoreError, OSError):
 
 
 class TrackingError(HarvesterError):
-    """A tracking server is away, hangs or is broken. What it was not told stands in the run's folder."""
+    """A tracking server is away, hangs or is broken. What it does not have stands in the run's folder."""
 
 
 class StepError(HarvesterError):
@@ -65,7 +53,7 @@ class StepError(HarvesterError):
 
 
 class NoExamplesError(StepError):
-    """A fold of a model has no example to learn from."""
+    """A fold of a model has no example to learn from: the loop ends with a round that harvests nothing."""
 
 
 def root_cause(error: BaseException | None) -> HarvesterError | None:

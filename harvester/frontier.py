@@ -16,17 +16,17 @@ from harvester.mining.round_view import RoundView, StoreTables
 from harvester.records import AcceptedTable, ScoredTable, checked, empty
 from harvester.results.truth import TruthEvaluator, with_round
 from harvester.run.folder import NOTE
+from harvester.run.journal import round_folder, rounds
 from harvester.storage.location import Location
 from harvester.store.store import Store
 
 
 def last_round(run: Location) -> int:
     """The last round whose tubelets are scored. Raises StoreError where there is none."""
-    numbers = [int(name.removeprefix("round-")) for name in Location.of(run).folders() if name.startswith("round-")]
-    rounds = [number for number in numbers if _scored(run, number)]
-    if not rounds:
+    scored = [k for k in rounds(Location.of(run)) if _scored(run, k)]
+    if not scored:
         raise StoreError(f"{run}: no scored tubelets (round-*/scored-*.parquet); give the folder of a finished run")
-    return max(rounds)
+    return scored[-1]
 
 
 def scored_table(run: Location, round_index: int) -> ScoredTable:
@@ -39,7 +39,7 @@ def scored_table(run: Location, round_index: int) -> ScoredTable:
 
 
 def _scored(run: Location, round_index: int) -> list[Location]:
-    folder = Location.of(run) / f"round-{round_index}"
+    folder = round_folder(Location.of(run), round_index)
     return [folder / name for name in folder.files() if name.startswith("scored-") and name.endswith(NOTE)]
 
 
@@ -77,8 +77,7 @@ def narrowed(settings: Settings, frontier: Frontier, target: float) -> Settings:
 
 
 def _files(calibration: Calibration, folder: Location) -> CalibrationFiles:
-    names = ("candidates", "targets", "hits", "clinical_finds")
-    files = [folder / f"{name}.parquet" for name in names]
+    files = [folder / f"{name}.parquet" for name in ("candidates", "targets", "hits", "clinical_finds")]
     for file, table in zip(files, calibration.tables, strict=True):
         file.write_table(table)
     return CalibrationFiles(tuple(files))

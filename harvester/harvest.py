@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from harvester.certificate.selection import Calibration, CalibrationFiles, SelectedPoint, from_json, nothing_scored
-from harvester.config.loading import settings_hash
+from harvester.config.fingerprint import settings_hash
 from harvester.distributed.inference import InferenceJob, Proposer, Scorer, run_over_volumes
 from harvester.distributed.training import FitJob, train_folds
 from harvester.distributed.tuning import search

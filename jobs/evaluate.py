@@ -1,8 +1,6 @@
 """`python jobs/evaluate.py`, as `ray job submit` starts it: harvester/cli/evaluate.py holds the command."""
 
-import sys
-
 from harvester.cli.evaluate import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

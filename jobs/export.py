@@ -1,8 +1,6 @@
 """`python jobs/export.py`, as `ray job submit` starts it: harvester/cli/export.py holds the command."""
 
-import sys
-
 from harvester.cli.export import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -1,8 +1,6 @@
 """`python jobs/harvest.py`, as `ray job submit` starts it: harvester/cli/harvest.py holds the command."""
 
-import sys
-
 from harvester.cli.harvest import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

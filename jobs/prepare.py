@@ -1,8 +1,6 @@
 """`python jobs/prepare.py`, as `ray job submit` starts it: harvester/cli/prepare.py holds the command."""
 
-import sys
-
 from harvester.cli.prepare import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -1,8 +1,6 @@
 """`python jobs/review.py`, as `ray job submit` starts it: harvester/cli/review.py holds the command."""
 
-import sys
-
 from harvester.cli.review import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -1,8 +1,6 @@
 """`python jobs/status.py`, as `ray job submit` starts it: harvester/cli/status.py holds the command."""
 
-import sys
-
 from harvester.cli.status import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

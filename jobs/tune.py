@@ -1,8 +1,6 @@
 """`python jobs/tune.py`, as `ray job submit` starts it: harvester/cli/tune.py holds the command."""
 
-import sys
-
 from harvester.cli.tune import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

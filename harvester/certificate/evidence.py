@@ -59,15 +59,10 @@ class Target:
 
     def __post_init__(self) -> None:
         for name in ("precision", "confidence"):
-            between_0_and_1(name, getattr(self, name))
+            if not 0 < getattr(self, name) < 1:
+                raise SettingsError(f"{name} = {getattr(self, name)}: want a number between 0 and 1")
         if self.min_patients < 1:
             raise SettingsError(f"min_patients = {self.min_patients}: want at least 1")
-
-
-def between_0_and_1(name: str, value: float) -> None:
-    """Raises SettingsError for anything else."""
-    if not 0 < value < 1:
-        raise SettingsError(f"{name} = {value}: want a number between 0 and 1")
 
 
 @dataclass(frozen=True, eq=False)

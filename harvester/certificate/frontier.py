@@ -1,8 +1,6 @@
 """What each precision target would harvest: the recall-precision frontier."""
 
-from dataclasses import asdict, dataclass
-
-import pyarrow as pa
+from dataclasses import dataclass
 
 from harvester.certificate.selection import Trial
 
@@ -35,8 +33,3 @@ class Frontier:
     round: int
     trials: list[Trial]
     rows: list[FrontierRow]
-
-
-def as_table(frontier: Frontier) -> pa.Table:
-    """The rows as a table."""
-    return pa.Table.from_pylist([asdict(row) for row in frontier.rows])

@@ -14,15 +14,12 @@ is not harder than V_M. Simulated and measured by benchmarks/certificate.py; doc
 """
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from harvester.certificate.evidence import Evidence, Steps, Target, steps_of
+from harvester.certificate.evidence import Array, Evidence, Steps, Target, steps_of
 from harvester.certificate.precision_bound import correlation_within_patients, effective_counts, lower_bounds
-
-Array = NDArray[Any]
 
 FIRST_SHARE: Final = 0.25
 """Share of the level that the sequence begins with."""
@@ -75,7 +72,7 @@ def solve(evidence: Evidence, target: Target) -> OperatingPoint:
     if proven:
         return _point(steps, proven[1], proven[0], evidence.num_lesions, "")
     plain = bounds[1.0][rows]
-    return _refused(float(plain.max(initial=0.0)), _why_not(steps, plain, target))
+    return refused(float(plain.max(initial=0.0)), _why_not(steps, plain, target))
 
 
 def naive(evidence: Evidence, target: Target) -> OperatingPoint:
@@ -88,7 +85,7 @@ def naive(evidence: Evidence, target: Target) -> OperatingPoint:
     reached = np.flatnonzero(steps.precision >= wanted)
     if not len(reached):
         best = float(steps.precision.max(initial=0.0))
-        return _refused(float(bounds.max(initial=0.0)), f"best precision {best:.3f}, target {wanted:.3f}: no threshold")
+        return refused(float(bounds.max(initial=0.0)), f"best precision {best:.3f}, target {wanted:.3f}: no threshold")
     last = int(reached[-1])
     short = f"not proven: bound {bounds[last]:.3f} below target {wanted:.3f}"
     reason = "" if bounds[last] >= wanted else short
@@ -129,7 +126,8 @@ def _point(steps: Steps, bound: float, last: int, num_lesions: int, reason: str)
     )
 
 
-def _refused(best_bound: float, reason: str) -> OperatingPoint:
+def refused(best_bound: float, reason: str) -> OperatingPoint:
+    """No threshold, and the reason."""
     return OperatingPoint(np.inf, best_bound, 0.0, 0.0, 0, 0, reason)
 
 

@@ -12,30 +12,15 @@ patients). Two estimates of deff are made and the larger one holds:
   is wrong, and is at least MIN_CORRELATION.
 """
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import beta, t
 
-from harvester.certificate.evidence import Steps, between_0_and_1
-from harvester.errors import LabelError
-
-Array = NDArray[Any]
+from harvester.certificate.evidence import Array, Steps
 
 MIN_CORRELATION: Final = 0.05
 """Taken where less is measured: half of what the project's own archives showed (0.09 to 0.14)."""
-
-
-def precision_lower_bound(correct_by_patient: Array, accepted_by_patient: Array, confidence: float) -> float:
-    """One-sided lower bound of the precision from (patients,) counts; 0.0 if none is accepted or correct."""
-    between_0_and_1("confidence", confidence)
-    c, n = (np.asarray(counts, dtype=np.float64) for counts in (correct_by_patient, accepted_by_patient))
-    if c.shape != n.shape or np.any(c < 0) or np.any(c > n):
-        raise LabelError(f"counts by patient: correct {c.shape} and accepted {n.shape}; want 0 <= correct <= accepted")
-    sums = (n.sum(), c.sum(), (n > 0).sum(), (c * c).sum(), (c * n).sum(), (n * n).sum())
-    steps = Steps(np.zeros(1), *(np.array([value], dtype=np.float64) for value in sums))
-    return float(lower_bounds(steps, MIN_CORRELATION, confidence)[0])
 
 
 def lower_bounds(steps: Steps, correlation: float, confidence: float) -> Array:

@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 
 from harvester.certificate.evidence import Earlier, Evidence, Target
-from harvester.certificate.operating_point import STEP, OperatingPoint, naive, solve
+from harvester.certificate.operating_point import STEP, OperatingPoint, naive, refused, solve
 from harvester.config.settings import OperatingPointSettings
 from harvester.mining.fusion import ScoreFusion, fuse, fusions, known_recall
 from harvester.mining.round_view import RoundView, match_to_lesions
-from harvester.records import AcceptedTable, MarkTable, ScoredTable, SelectedTable, checked
+from harvester.records import AcceptedTable, MarkTable, ScoredTable, SelectedTable, checked, values
 from harvester.storage.location import Location
 
 
@@ -116,10 +116,9 @@ def evidence_of(calibration: Calibration, fusion: ScoreFusion, match_iou: float)
     table = calibration.candidates.take(kept).append_column("score", pa.array(score[kept]))
     correct = match_to_lesions(SelectedTable(table), calibration.targets, match_iou)
     patients = table["patient_id"].to_numpy(zero_copy_only=False).astype(str)
-    rows = calibration.hits.select(["patient_id", "correct"]).to_pylist()
-    earlier = Earlier(
-        Counter(row["patient_id"] for row in rows if row["correct"]), Counter(row["patient_id"] for row in rows)
-    )
+    hits = calibration.hits
+    right = hits.filter(hits["correct"])
+    earlier = Earlier(Counter(values(right["patient_id"])), Counter(values(hits["patient_id"])))
     return Evidence(score[kept], correct, patients, len(calibration.targets), earlier)
 
 
@@ -135,7 +134,7 @@ def _first_worth_it(points: Iterable[OperatingPoint], wanted: float) -> Operatin
 
 def nothing_scored(settings: OperatingPointSettings, reason: str) -> SelectedPoint:
     """In place of an operating point where no tubelet was scored: no threshold, and the reason."""
-    none = OperatingPoint(np.inf, 0.0, 0.0, 0.0, 0, 0, reason)
+    none = refused(0.0, reason)
     return SelectedPoint(fusions(settings)[0], none, none, 0)
 
 

@@ -2,7 +2,10 @@
 
 import argparse
 import logging
+import os
 import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,9 +27,9 @@ SHARED: Final[dict[str, dict[str, Any]]] = {
 }
 
 
-def command_parser(command: str, help_text: str | None, *shared: str) -> argparse.ArgumentParser:
+def command_parser(command: str, help_text: str | None, *shared: str) -> ArgumentParser:
     """A parser that prints the docstring as it stands, takes the named options of SHARED and no abbreviated ones."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog=f"harvester {command}",
         description=help_text,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -35,6 +38,18 @@ def command_parser(command: str, help_text: str | None, *shared: str) -> argpars
     for name in shared:
         parser.add_argument(f"--{name}", **SHARED[name])
     return parser
+
+
+def command(parser: ArgumentParser, work: Callable[[Namespace], None]) -> Callable[..., int]:
+    """A command's `main`: parses arguments (None: those of the process), works, gives an ExitCode's value."""
+
+    def main(arguments: list[str] | None = None) -> int:
+        options = parser.parse_args(arguments)
+        with ExitCode() as code:
+            work(options)
+        return code.value
+
+    return main
 
 
 class ExitCode:
@@ -58,6 +73,12 @@ class ExitCode:
         kind_of = "" if isinstance(ours, SettingsError) else f"{type(ours).__name__}: "
         sys.stderr.write(f"{kind_of}{_one_line(ours)}\n")
         return True
+
+
+def data_root() -> Path | None:
+    """The folder that $HARVESTER_DATA names, for data that is read from files; None where it names none."""
+    root = os.environ.get("HARVESTER_DATA")
+    return Path(root).absolute() if root else None
 
 
 def _one_line(error: HarvesterError) -> str:

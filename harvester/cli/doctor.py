@@ -7,7 +7,6 @@ Looks at this machine alone, starts no Ray, and writes nothing. Keys are looked 
 Exit codes: 0 nothing that is needed is missing, 1 something is, 2 an argument is wrong.
 """
 
-import argparse
 import os
 import shutil
 import socket
@@ -42,18 +41,11 @@ KEY_FILES: Final = (".aws/credentials", ".config/gcloud")
 
 def main(arguments: list[str] | None = None) -> int:
     """Look, print, and say by the exit code whether something is missing."""
-    reach = parse(arguments).reach
+    reach = parser.parse_args(arguments).reach
     checks = CHECKS | ({"reach": lambda: [reached(reach)]} if reach else {})
     rows = [(state, what, found) for what, check in checks.items() for state, found in check()]
     print("\n".join(table(rows, "l")))
     return int(any(state == MISSING for state, _, _ in rows))
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = command_parser("doctor", __doc__)
-    parser.add_argument("--reach", metavar="URI", help="a store or run folder to ask for, over the network")
-    return parser.parse_args(arguments)
 
 
 def python() -> Finding:
@@ -177,17 +169,7 @@ def object_store_keys(home: Path) -> Finding:
 def reached(uri: str, seconds: float = 20.0) -> Finding:
     """Whether this store or run folder answers: asked in a thread, for a network may never say no."""
     answers: list[Finding] = []
-
-    def ask() -> None:
-        from harvester.storage.location import Location
-
-        try:
-            files = [name for name in ("manifest.parquet", "settings.yaml") if (Location.of(uri) / name).is_file()]
-            answers.append((OK, f"{uri.partition('?')[0]}: {', '.join(files) or 'empty, or new'}"))
-        except HarvesterError as error:
-            answers.append((MISSING, " ".join(str(error).split())))
-
-    thread = Thread(target=ask, daemon=True)
+    thread = Thread(target=lambda: answers.append(_asked(uri)), daemon=True)
     thread.start()
     thread.join(seconds)
     return answers[0] if answers else (MISSING, f"no answer in {seconds:g} s; see to the network")
@@ -211,6 +193,16 @@ CHECKS: Final[dict[str, Callable[[], Iterable[Finding]]]] = {
 """In the order in which a harvest would meet what they look at."""
 
 
+def _asked(uri: str) -> Finding:
+    from harvester.storage.location import Location
+
+    try:
+        files = [name for name in ("manifest.parquet", "settings.yaml") if (Location.of(uri) / name).is_file()]
+    except HarvesterError as error:
+        return MISSING, " ".join(str(error).split())
+    return OK, f"{uri.partition('?')[0]}: {', '.join(files) or 'empty, or new'}"
+
+
 def _version(package: str) -> str:
     try:
         return metadata.version(package)
@@ -225,3 +217,7 @@ def _answers(address: str, port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+parser = command_parser("doctor", __doc__)
+parser.add_argument("--reach", metavar="URI", help="a store or run folder to ask for, over the network")

@@ -35,7 +35,7 @@ import argparse
 import json
 from pathlib import Path
 
-from harvester.cli.console import ExitCode, command_parser
+from harvester.cli.console import command, command_parser
 from harvester.errors import StoreError
 from harvester.evaluation.boxes3d import METRICS
 from harvester.evaluation.evaluate import Evaluation, evaluate, protocol
@@ -46,57 +46,19 @@ from harvester.evaluation.summary import as_json, as_text
 VOLUMES = "every annotated volume; without it, those of a marks table are the ones with a mark (pickles name all)"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Parse, score, print; write JSON and plots where asked."""
-    options = parse(arguments)
-    with ExitCode() as code:
-        score(options)
-    return code.value
-
-
 def score(options: argparse.Namespace) -> None:
     """Everything is written before the table is printed: a closed pipe does not cost it."""
     done = run(options)
     if options.json:
         write_json(done, options)
-    plots = plot(done, options.plots) if options.plots else []
+    if options.plots:
+        # matplotlib takes a second to import: who asks for no pictures does not wait for it.
+        from harvester.report.plots import write_plots
+
+        plots = write_plots(done, options.plots)
     print(as_text(done))
-    if plots:
+    if options.plots:
         print("plots:", *plots)
-
-
-def plot(done: Evaluation, folder: Path) -> list[Path]:
-    """The pictures' files. matplotlib takes a second to import: who asks for none does not wait for it."""
-    from harvester.report.plots import write_plots
-
-    return write_plots(done, folder)
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = command_parser("evaluate", __doc__)
-    add = parser.add_argument
-    add("--marks", type=Path, required=True, metavar="FILE", help="the truth: .pkl, .parquet or .csv")
-    add("--tubelets", type=Path, required=True, metavar="FILE", help="the detections: .parquet, .csv or .pkl")
-    add("--volumes", type=Path, metavar="FILE", help=VOLUMES)
-    add(
-        "--annotated-only",
-        action="store_true",
-        help="leave out detections of volumes that are not annotated: a harvest's tables hold other splits too",
-    )
-    add("--boxes3d", action="store_true", help="score 3D boxes instead of tubelets")
-    add("--metric", choices=tuple(METRICS), help="overlap of 3D boxes (default: iobb)")
-    add("--threshold", type=float, metavar="T", help="overlap at which a mark is found (default: 0.5; 3D boxes: 0.3)")
-    add("--score", metavar="COLUMN", help="rank by this column (default: highest slice score, or score)")
-    add("--by", nargs="+", default=[], metavar="COLUMN", help="strata: size, or columns of the marks")
-    add("--accept", type=float, metavar="SCORE", help="precision and recall of what scores at least this")
-    add("--baseline", type=Path, metavar="FILE", help="detections of another run, to compare with")
-    add("--baseline-score", metavar="COLUMN", help="its score column (default: as --score); --accept holds for both")
-    add("--resamples", type=int, default=1000, metavar="N", help="bootstrap resamples (default: 1000; 0: none)")
-    add("--seed", type=int, default=0, help="seed of the bootstrap (default: 0)")
-    add("--json", type=Path, metavar="FILE", help="write every figure at full precision")
-    add("--plots", type=Path, metavar="DIR", help="write froc.png and precision_recall.png")
-    return parser.parse_args(arguments)
 
 
 def run(options: argparse.Namespace) -> Evaluation:
@@ -123,3 +85,28 @@ def write_json(done: Evaluation, options: argparse.Namespace) -> None:
         options.json.write_text(json.dumps(figures, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise StoreError(f"{options.json}: cannot be written ({error.strerror})") from None
+
+
+parser = command_parser("evaluate", __doc__)
+add = parser.add_argument
+add("--marks", type=Path, required=True, metavar="FILE", help="the truth: .pkl, .parquet or .csv")
+add("--tubelets", type=Path, required=True, metavar="FILE", help="the detections: .parquet, .csv or .pkl")
+add("--volumes", type=Path, metavar="FILE", help=VOLUMES)
+add(
+    "--annotated-only",
+    action="store_true",
+    help="leave out detections of volumes that are not annotated: a harvest's tables hold other splits too",
+)
+add("--boxes3d", action="store_true", help="score 3D boxes instead of tubelets")
+add("--metric", choices=tuple(METRICS), help="overlap of 3D boxes (default: iobb)")
+add("--threshold", type=float, metavar="T", help="overlap at which a mark is found (default: 0.5; 3D boxes: 0.3)")
+add("--score", metavar="COLUMN", help="rank by this column (default: highest slice score, or score)")
+add("--by", nargs="+", default=[], metavar="COLUMN", help="strata: size, or columns of the marks")
+add("--accept", type=float, metavar="SCORE", help="precision and recall of what scores at least this")
+add("--baseline", type=Path, metavar="FILE", help="detections of another run, to compare with")
+add("--baseline-score", metavar="COLUMN", help="its score column (default: as --score); --accept holds for both")
+add("--resamples", type=int, default=1000, metavar="N", help="bootstrap resamples (default: 1000; 0: none)")
+add("--seed", type=int, default=0, help="seed of the bootstrap (default: 0)")
+add("--json", type=Path, metavar="FILE", help="write every figure at full precision")
+add("--plots", type=Path, metavar="DIR", help="write froc.png and precision_recall.png")
+main = command(parser, score)

@@ -28,7 +28,7 @@ import argparse
 from datetime import datetime
 from pathlib import Path
 
-from harvester.cli.console import ExitCode, command_parser
+from harvester.cli.console import command, command_parser
 from harvester.errors import SettingsError
 from harvester.export.export import export
 from harvester.export.request import DICOM, FORMATS, Request, check, closing_table
@@ -39,17 +39,19 @@ from harvester.storage.location import Location
 MOST_IN_A_REPORT = 20
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Parse, export, tell what was written."""
-    options = parse(arguments)
-    with ExitCode() as code:
-        run(options)
-    return code.value
-
-
 def run(options: argparse.Namespace) -> None:
     """Check the options against each other, then export."""
-    request = request_of(options)
+    most = options.max_per_report
+    request = Request(
+        to=options.to,
+        out=options.out.absolute(),
+        made=datetime.now().astimezone().isoformat(timespec="seconds"),
+        merge=options.merge,
+        hard_negatives=options.hard_negatives,
+        most=MOST_IN_A_REPORT if most is None and options.to in DICOM else most,
+        skip_missing=options.skip_missing,
+        force=options.force,
+    )
     check(request, bool(options.source))
     folder = Location.of(options.run)
     settings = settings_of(folder)
@@ -63,38 +65,19 @@ def run(options: argparse.Namespace) -> None:
     print(closing_table(request, export(folder, store, source, request)))
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = command_parser("export", __doc__, "run", "store")
-    add = parser.add_argument
-    add("--to", required=True, metavar="FORMAT", help=f"one of {', '.join(FORMATS)}")
-    add("--out", type=Path, required=True, help="folder for the files; must be empty or new")
-    add("--source", type=Path, help="folder of the scans that the store was prepared from")
-    add("--merge", action="store_true", help="the archive's marks and reviewed labels too")
-    add("--hard-negatives", action="store_true", help="hard negatives too")
-    add(
-        "--max-per-report",
-        type=int,
-        metavar="N",
-        help=f"the best scored N of each volume (default: {MOST_IN_A_REPORT} for DICOM, else all)",
-    )
-    add("--skip-missing", action="store_true", help="leave out volumes without a scan, instead of failing")
-    add("--force", action="store_true", help="write into a folder that is not empty")
-    return parser.parse_args(arguments)
-
-
-def request_of(options: argparse.Namespace) -> Request:
-    """What is asked for."""
-    most = options.max_per_report
-    if most is None and options.to in DICOM:
-        most = MOST_IN_A_REPORT
-    return Request(
-        to=options.to,
-        out=options.out.absolute(),
-        made=datetime.now().astimezone().isoformat(timespec="seconds"),
-        merge=options.merge,
-        hard_negatives=options.hard_negatives,
-        most=most,
-        skip_missing=options.skip_missing,
-        force=options.force,
-    )
+parser = command_parser("export", __doc__, "run", "store")
+add = parser.add_argument
+add("--to", required=True, metavar="FORMAT", help=f"one of {', '.join(FORMATS)}")
+add("--out", type=Path, required=True, help="folder for the files; must be empty or new")
+add("--source", type=Path, help="folder of the scans that the store was prepared from")
+add("--merge", action="store_true", help="the archive's marks and reviewed labels too")
+add("--hard-negatives", action="store_true", help="hard negatives too")
+add(
+    "--max-per-report",
+    type=int,
+    metavar="N",
+    help=f"the best scored N of each volume (default: {MOST_IN_A_REPORT} for DICOM, else all)",
+)
+add("--skip-missing", action="store_true", help="leave out volumes without a scan, instead of failing")
+add("--force", action="store_true", help="write into a folder that is not empty")
+main = command(parser, run)

@@ -24,43 +24,33 @@ PLAN_HELP = """What `harvester harvest` would do with the same options, and why:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse, start Ray, harvest, write the report; with --plan tell what would be done."""
-    options = parse(arguments)
+    """Parse, start Ray, harvest, write the report; with --plan, print what would be done."""
+    options = parser.parse_args(arguments)
     with ExitCode() as code:
         settings = resolve(options.config, options.set)
         # Torch and Ray take seconds: help and a wrong setting are answered before.
         from harvester.cli.run_harvest import run_harvest, show_plan
 
         folder = Location.of(options.run or Path("runs") / settings.name)
-        if options.plan:
-            show_plan(settings, options.store, folder)
-        else:
-            run_harvest(settings, options.store, folder)
+        (show_plan if options.plan else run_harvest)(settings, options.store, folder)
     return code.value
 
 
 def plan_main(arguments: list[str] | None = None) -> int:
-    """What `harvester harvest --plan` does, by its own name."""
+    """Parse, print what would be done."""
     given = sys.argv[1:] if arguments is None else arguments
-    _options(command_parser("plan", PLAN_HELP, "config", "set")).parse_args(given)
+    _parser("plan", PLAN_HELP).parse_args(given)
     return main([*given, "--plan"])
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = _options(command_parser("harvest", __doc__, "config", "set"))
-    parser.add_argument(
-        "--plan", action="store_true", help="tell what would be done and why, write nothing, start no Ray"
-    )
-    return parser.parse_args(arguments)
-
-
-def _options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    add = parser.add_argument
-    add(
-        "--store",
-        metavar="PATH|URI",
-        help="a store made by harvester prepare, a folder or its URI; without it, data.kind says",
-    )
+def _parser(command: str, help_text: str | None) -> argparse.ArgumentParser:
+    made = command_parser(command, help_text, "config", "set")
+    add = made.add_argument
+    store = "a store made by harvester prepare, a folder or its URI; without it, data.kind says"
+    add("--store", metavar="PATH|URI", help=store)
     add("--run", metavar="PATH|URI", help="run folder, also s3://bucket/folder (default: runs/<config name>/)")
-    return parser
+    return made
+
+
+parser = _parser("harvest", __doc__)
+parser.add_argument("--plan", action="store_true", help="tell what would be done and why, write nothing, start no Ray")

@@ -101,7 +101,7 @@ def _changes(before: Inputs, now: Inputs, prefix: str = "") -> Iterator[str]:
 def _begun(run: Run, missing: StepMissingError, step: str) -> str:
     partials = run.partials(step, missing.round, missing.key)
     if done := len(partials.done()):
-        return f"{done} parts of {partials.volumes()} volumes are published"
+        return f"{done} parts of {partials.planned()['volumes']} volumes are published"
     files = (run.of_round(missing.round) / f"{step}-{missing.key}").files()
     fitted = sum(name.endswith(".safetensors") for name in files)
     stopped = sum(name.endswith(".checkpoint.pt") for name in files)

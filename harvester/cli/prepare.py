@@ -35,14 +35,13 @@ Exit codes: 0 done, 1 the store could not be made (one line says why), 2 a setti
 
 import argparse
 import json
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Final
 
 import pyarrow.compute as pc
 
-from harvester.cli.console import ExitCode, command_parser
+from harvester.cli.console import command, command_parser, data_root
 from harvester.config.loading import resolve
 from harvester.config.settings import Settings
 from harvester.errors import SettingsError
@@ -50,10 +49,7 @@ from harvester.records import SPLITS
 from harvester.store.store import Store
 from harvester.text import table
 
-KINDS: Final = {
-    "auto": "archive",
-    "nifti": "archive",
-    "dicom": "archive",
+KINDS: Final = dict.fromkeys(("auto", "nifti", "dicom"), "archive") | {
     "deeplesion": "deeplesion",
     "phantom": "phantom",
     "insert": "insertion",
@@ -65,14 +61,6 @@ MARKS: Final = {
     "detector_test_marks": "full annotation of V_D^test, for detectors trained on the harvest",
 }
 """Files of marks, as options and as settings of data.deeplesion: published pickles, .parquet or .csv."""
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Parse, start Ray, prepare, tell what the store holds."""
-    options = parse(arguments)
-    with ExitCode() as code:
-        run(options)
-    return code.value
 
 
 def run(options: argparse.Namespace) -> None:
@@ -88,29 +76,6 @@ def run(options: argparse.Namespace) -> None:
         return
     start_ray()
     print(closing_table(prepare(settings, source, options.store)))
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = command_parser("prepare", __doc__, "config", "set")
-    add = parser.add_argument
-    add(
-        "--store",
-        "--out",
-        required=True,
-        help="where the store is to be made: a folder, or s3://bucket/folder or gs://bucket/folder",
-    )
-    add("--source", type=Path, help="folder of the scans (default: $HARVESTER_DATA)")
-    add(
-        "--format",
-        choices=KINDS,
-        help="what the source holds; auto: NIfTI and DICOM (default: as the settings say, auto for a --source)",
-    )
-    for name, what in MARKS.items():
-        add(f"--{name.replace('_', '-')}", type=Path, metavar="FILE", help=f"DeepLesion: {what}")
-    add("--marks", type=Path, nargs="+", metavar="FILE", help="DeepLesion: clinical marks instead of DL_info.csv's")
-    add("--dry-run", action="store_true", help="tell what would be taken and what refused; write nothing")
-    return parser.parse_args(arguments)
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
@@ -146,10 +111,9 @@ def _of_marks(options: argparse.Namespace) -> list[str]:
 
 def source_of(given: Path | None) -> Path | None:
     """The folder of the scans, absolute; None where nothing names one. Raises SettingsError for no folder."""
-    named = given or (Path(os.environ["HARVESTER_DATA"]) if os.environ.get("HARVESTER_DATA") else None)
     if given and not given.is_dir():
         raise SettingsError(f"--source {given}: no such folder; give the folder of the scans")
-    return named.absolute() if named else None
+    return given.absolute() if given else data_root()
 
 
 def closing_table(store: Store) -> str:
@@ -167,3 +131,24 @@ def closing_table(store: Store) -> str:
     reasons = Counter(store.rejects()["reason"].to_pylist())
     lines += [f"refused: {count} {reason}" for reason, count in sorted(reasons.items())] or ["refused: none"]
     return "\n".join([*lines, f"store: {store.path}"])
+
+
+parser = command_parser("prepare", __doc__, "config", "set")
+add = parser.add_argument
+add(
+    "--store",
+    "--out",
+    required=True,
+    help="where the store is to be made: a folder, or s3://bucket/folder or gs://bucket/folder",
+)
+add("--source", type=Path, help="folder of the scans (default: $HARVESTER_DATA)")
+add(
+    "--format",
+    choices=KINDS,
+    help="what the source holds; auto: NIfTI and DICOM (default: as the settings say, auto for a --source)",
+)
+for name, what in MARKS.items():
+    add(f"--{name.replace('_', '-')}", type=Path, metavar="FILE", help=f"DeepLesion: {what}")
+add("--marks", type=Path, nargs="+", metavar="FILE", help="DeepLesion: clinical marks instead of DL_info.csv's")
+add("--dry-run", action="store_true", help="tell what would be taken and what refused; write nothing")
+main = command(parser, run)

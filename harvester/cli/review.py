@@ -21,7 +21,7 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
-from harvester.cli.console import ExitCode, command_parser
+from harvester.cli.console import command, command_parser
 from harvester.errors import LabelError, StoreError
 from harvester.export.review_import import read_review
 from harvester.labels.reviewed import MACHINE_MADE, Verdict, merged, reviewed_table, with_calibration
@@ -30,21 +30,6 @@ from harvester.run.folder import settings_of, store_of
 from harvester.run.summary import read_summary
 from harvester.storage.location import Location
 from harvester.store.store import write_reviewed
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Parse, read the verdicts, put them into the store."""
-    options = parse(arguments)
-    with ExitCode() as code:
-        review(options)
-    return code.value
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = command_parser("review", __doc__, "run", "store")
-    parser.add_argument("--reviewed", type=Path, required=True, metavar="FILE", help="the export as it came back")
-    return parser.parse_args(arguments)
 
 
 def review(options: argparse.Namespace) -> None:
@@ -56,9 +41,7 @@ def review(options: argparse.Namespace) -> None:
     verdicts = read_review(options.reviewed)
     check_run(verdicts, run_id)
     table = merged(store.reviewed(), reviewed_table(verdicts, store.manifest))
-    file = _hits(run)
-    hits = checked(AcceptedTable, file.read_table(), file)
-    write_reviewed(store.path, with_calibration(table, hits, harvested, run_id))
+    write_reviewed(store.path, with_calibration(table, _hits(run), harvested, run_id))
     counts = Counter(verdict.verdict for verdict in verdicts)
     print(", ".join(f"{count} {word}" for word, count in sorted(counts.items())) or "nothing was reviewed")
     print(f"store: {store.path}; harvest it again into a new run folder")
@@ -71,12 +54,17 @@ def check_run(verdicts: list[Verdict], run_id: str) -> None:
             raise LabelError(f"{verdict.where}: was found by another run than --run; give the run that was exported")
 
 
-def _hits(run: Location) -> Location:
+def _hits(run: Location) -> AcceptedTable:
     """The run's calibration hits; those of versions before 0.2 lie in rehearsed.parquet."""
     for name in ("calibration.parquet", "rehearsed.parquet"):
         if (run / name).is_file():
-            return run / name
+            return checked(AcceptedTable, (run / name).read_table(), run / name)
     raise StoreError(
         f"{run}: no calibration.parquet; give the folder of a finished run (one made by an older version: harvest it "
         "again, its finished steps are not done twice)"
     )
+
+
+parser = command_parser("review", __doc__, "run", "store")
+parser.add_argument("--reviewed", type=Path, required=True, metavar="FILE", help="the export as it came back")
+main = command(parser, review)

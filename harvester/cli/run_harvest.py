@@ -4,6 +4,7 @@ import os
 import time
 from pathlib import Path
 
+from harvester.cli.console import data_root
 from harvester.cli.plan import format_plan, plan
 from harvester.config.settings import Settings
 from harvester.distributed.capacity import require_capacity
@@ -30,7 +31,9 @@ def run_harvest(settings: Settings, store: str | None, run: Location | Path | st
     with logged_to(folder):
         start_ray()
         require_capacity(settings.compute)
-        opened = Run.open(folder, settings, open_store(settings, store, folder), began)
+        named = named_store(settings, store)
+        volumes = Store.open(named) if named else prepare(settings, data_root(), folder / "store")
+        opened = Run.open(folder, settings, volumes, began)
         with Tracker.open(opened, os.environ.get("MLFLOW_TRACKING_URI")) as tracker:
             inputs = harvest(opened, tracker).report_inputs()
             report = write_report(inputs)
@@ -49,12 +52,6 @@ def show_plan(settings: Settings, store: str | None, folder: Location) -> None:
         print("\n".join(format_plan(plan(folder, settings, opened))))
 
 
-def open_store(settings: Settings, given: str | None, folder: Location) -> Store:
-    """The given store, or the one that the settings name, or a made one in the run folder."""
-    named = named_store(settings, given)
-    return Store.open(named) if named else prepare(settings, data_root(), folder / "store")
-
-
 def named_store(settings: Settings, given: str | None) -> str | None:
     """The given store, or the one that the settings name; None where it is to be made."""
     if given is None and settings.data.kind == "store":
@@ -62,9 +59,3 @@ def named_store(settings: Settings, given: str | None) -> str | None:
             raise SettingsError("setting data.kind = 'store': name the store with --store or data.store")
         given = os.path.expandvars(settings.data.store)
     return given
-
-
-def data_root() -> Path | None:
-    """What $HARVESTER_DATA names, for data that is read from files."""
-    root = os.environ.get("HARVESTER_DATA")
-    return Path(root).absolute() if root else None

@@ -11,29 +11,20 @@ import argparse
 import dataclasses
 import json
 
-from harvester.cli.console import ExitCode, command_parser
+from harvester.cli.console import command, command_parser
 from harvester.run.status import format_status, read_status
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Parse, read, print."""
-    options = parse(arguments)
-    with ExitCode() as code:
-        show(options)
-    return code.value
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = command_parser("status", __doc__, "run")
-    parser.add_argument("--json", action="store_true", help="everything as JSON, the whole log too")
-    return parser.parse_args(arguments)
 
 
 def show(options: argparse.Namespace) -> None:
     """Print the status."""
     status = read_status(options.run)
     if options.json:
-        print(json.dumps(dataclasses.asdict(status)))
+        summary = status.summary and status.summary.model_dump(mode="json")
+        print(json.dumps(dataclasses.asdict(status) | {"summary": summary}))
     else:
         print("\n".join(format_status(status)))
+
+
+parser = command_parser("status", __doc__, "run")
+parser.add_argument("--json", action="store_true", help="everything as JSON, the whole log too")
+main = command(parser, show)

@@ -11,23 +11,8 @@ Exit codes: 0 done, 1 the server or the run cannot be used (one line says why), 
 import argparse
 import os
 
-from harvester.cli.console import ExitCode, command_parser
+from harvester.cli.console import command, command_parser
 from harvester.storage.location import Location
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Parse, send, tell what was sent."""
-    options = parse(arguments)
-    with ExitCode() as code:
-        track(options)
-    return code.value
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = command_parser("track", __doc__, "run")
-    parser.add_argument("--uri", help="MLflow's tracking URI (default: $MLFLOW_TRACKING_URI, or RUN/mlflow.db)")
-    return parser.parse_args(arguments)
 
 
 def track(options: argparse.Namespace) -> None:
@@ -36,3 +21,8 @@ def track(options: argparse.Namespace) -> None:
 
     sent = sync(Location.of(options.run), options.uri or os.environ.get("MLFLOW_TRACKING_URI"))
     print(f"sent to MLflow: {sent}")
+
+
+parser = command_parser("track", __doc__, "run")
+parser.add_argument("--uri", help="MLflow's tracking URI (default: $MLFLOW_TRACKING_URI, or RUN/mlflow.db)")
+main = command(parser, track)

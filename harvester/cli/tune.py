@@ -16,10 +16,11 @@ import json
 from dataclasses import asdict
 from typing import Final
 
+import pyarrow as pa
 import pyarrow.csv as pcsv
 
-from harvester.certificate.frontier import Frontier, FrontierRow, as_table
-from harvester.cli.console import ExitCode, command_parser
+from harvester.certificate.frontier import Frontier, FrontierRow
+from harvester.cli.console import command, command_parser
 from harvester.config.loading import dump
 from harvester.config.settings import Settings
 from harvester.errors import SettingsError
@@ -29,25 +30,6 @@ from harvester.text import table
 
 TARGETS: Final = [0.80, 0.85, 0.90, 0.95]
 HEAD: Final = ["target", "way", "threshold", "bound", "V_M prec", "V_M rec", "harvested", "precision", "recall"]
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Parse, start Ray, sweep, write."""
-    options = parse(arguments)
-    with ExitCode() as code:
-        tune(options)
-    return code.value
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = command_parser("tune", __doc__, "run", "store", "set")
-    parser.add_argument("--round", type=int, help="use the models of this round (default: the last)")
-    parser.add_argument(
-        "--targets", type=float, nargs="+", default=TARGETS, help="precision targets (default: %(default)s)"
-    )
-    parser.add_argument("--out", metavar="PATH|URI", help="folder for the results (default: RUN/tune)")
-    return parser.parse_args(arguments)
 
 
 def tune(options: argparse.Namespace) -> None:
@@ -77,13 +59,10 @@ def write(frontier: Frontier, settings: Settings, out: Location) -> None:
     from harvester.frontier import narrowed
     from harvester.report.plots import frontier_picture
 
+    rows = [asdict(row) for row in frontier.rows]
     with (out / "frontier.csv").publish() as sink:
-        pcsv.write_csv(as_table(frontier), sink)
-    content = {
-        "round": frontier.round,
-        "trials": [asdict(trial) for trial in frontier.trials],
-        "frontier": [asdict(row) for row in frontier.rows],
-    }
+        pcsv.write_csv(pa.Table.from_pylist(rows), sink)
+    content = {"round": frontier.round, "trials": [asdict(trial) for trial in frontier.trials], "frontier": rows}
     (out / "frontier.json").write_text(json.dumps(content, indent=1) + "\n")
     (out / "frontier.png").write_bytes(frontier_picture(frontier))
     for target in sorted({row.target for row in frontier.rows}):
@@ -109,3 +88,12 @@ def _cells(row: FrontierRow) -> list[str]:
     )
     proven = (f"{value:.3f}" for value in (row.bound, row.precision_vm, row.recall_vm))
     return [f"{row.target:g}", row.way, cut, *proven, str(row.harvested), precision, recall]
+
+
+parser = command_parser("tune", __doc__, "run", "store", "set")
+parser.add_argument("--round", type=int, help="use the models of this round (default: the last)")
+parser.add_argument(
+    "--targets", type=float, nargs="+", default=TARGETS, help="precision targets (default: %(default)s)"
+)
+parser.add_argument("--out", metavar="PATH|URI", help="folder for the results (default: RUN/tune)")
+main = command(parser, tune)

@@ -8,8 +8,6 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from harvester.config import shipped
-from harvester.config.fingerprint import as_tree as as_tree
-from harvester.config.fingerprint import settings_hash as settings_hash
 from harvester.config.settings import Settings
 from harvester.errors import SettingsError
 

@@ -19,7 +19,7 @@ from typing import Any, Final, cast
 import ray.data
 from ray.data import ActorPoolStrategy
 
-from harvester.config.loading import settings_hash
+from harvester.config.fingerprint import settings_hash
 from harvester.config.settings import Settings
 from harvester.datasets.archive.archive import salt_of
 from harvester.datasets.discovery import Discovery, LoadedVolume

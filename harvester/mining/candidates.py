@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from harvester.config.settings import MiningSettings
 from harvester.evaluation.matching import overlaps
+from harvester.geometry import Array
 from harvester.records import (
     MARKS,
     SIDES,
@@ -23,8 +23,6 @@ from harvester.records import (
     Split,
     rows_where,
 )
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,17 +1,15 @@
 """One score from LPG and LPC: how they are mixed, and which tubelets take part."""
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from harvester.config.settings import OperatingPointSettings
+from harvester.geometry import Array
 from harvester.records import ScoredTable, SelectedTable
-
-Array = NDArray[Any]
 
 LOGIT_CLIP: Final = 1e-6
 

@@ -1,13 +1,13 @@
 """What the models learn to leave alone: sure (V_M) and possible (V_H) hard negatives."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from harvester.config.settings import MiningSettings
+from harvester.geometry import Array
 from harvester.labels.ledger import exclusion_labels, extrude_marks
 from harvester.mining.candidates import candidates, overlap_with
 from harvester.records import (
@@ -22,7 +22,6 @@ from harvester.records import (
     rows_where,
 )
 
-Array = NDArray[Any]
 Order = Literal["ascending", "descending"]
 
 

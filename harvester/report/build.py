@@ -1,5 +1,6 @@
 """The report: one self-contained page from a run's saved results. It decides nothing and measures nothing."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -7,26 +8,14 @@ from typing import Any, Final
 from harvester.config.settings import Settings
 from harvester.records import HarvestTable, LedgerTable, MarkTable, MissingTable, values
 from harvester.report.gallery import VIOLET, Gallery, legend
-from harvester.report.html import Html, page, paragraph, section, tag
+from harvester.report.html import Html, page, section, tag
 from harvester.report.plots import froc_plot, precision_recall_plot, yield_plot
-from harvester.report.sections import (
-    ablations,
-    archive,
-    certificate,
-    closing_table,
-    missing,
-    opening,
-    resolved,
-    rounds,
-    steps,
-)
+from harvester.report.sections import ablations, archive, certificate, missing, opening, resolved, rounds, steps
 from harvester.run.summary import Summary
 from harvester.storage.location import Location
 from harvester.store.store import Store
 
 MISSING_SHOWN: Final = 15
-
-__all__ = ["ReportInputs", "closing_table", "write_report"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,59 +80,48 @@ def _plots(inputs: ReportInputs) -> Html:
     return section("Yield and curves", tag("div", *figures, class_="plots"), wide=True)
 
 
-def _yields(inputs: ReportInputs) -> dict[int, dict[str, int]]:
+def _yields(inputs: ReportInputs) -> dict[int, Counter[str]]:
     names = {True: "right", False: "wrong", None: "unknown"}
-    by_round: dict[int, dict[str, int]] = {row.round: {} for row in inputs.summary.rounds}
+    by_round: dict[int, Counter[str]] = {row.round: Counter() for row in inputs.summary.rounds}
     columns = (values(inputs.harvest[name]) for name in ("round", "volume_id", "lesion_id"))
     for k, volume_id, lesion_id in zip(*columns, strict=True):
-        parts, name = by_round.setdefault(k, {}), names[inputs.correct.get((volume_id, lesion_id))]
-        parts[name] = parts.get(name, 0) + 1
+        by_round.setdefault(k, Counter())[names[inputs.correct.get((volume_id, lesion_id))]] += 1
     return by_round
 
 
 def _galleries(inputs: ReportInputs) -> list[Html]:
     gallery = Gallery(inputs.store, inputs.settings.report, inputs.harvest)
     rows = inputs.harvest.to_pylist()
-    chapters = [
-        section(
-            "Harvested lesions",
-            paragraph(
-                "A fair sample: from the best score to the last one above the threshold, in even steps. "
-                "Each row of slices is one lesion with about 100 mm around it, in a lung or a "
-                "soft-tissue window."
-            ),
-            legend("harvested", "clinical mark"),
-            gallery.harvested(rows, inputs.correct),
-            wide=True,
-        )
-    ]
+    words = (
+        "A fair sample: from the best score to the last one above the threshold, in even steps. Each row of slices is "
+        "one lesion with about 100 mm around it, in a lung or a soft-tissue window."
+    )
+    shown = gallery.harvested(rows, inputs.correct)
+    chapters = [_chapter("Harvested lesions", words, shown, "harvested", "clinical mark")]
     if not rows and len(inputs.unproven):
         words = (
             "Not harvested, and in no table: too little backs them. The precision as counted on V_M would have "
             "taken these; the best, the last and evenly between by score."
         )
-        keys = legend("not proven", "clinical mark")
         shown = gallery.harvested(inputs.unproven.to_pylist(), inputs.correct, VIOLET)
-        chapters.append(section("What the point estimate would have taken", paragraph(words), keys, shown, wide=True))
+        title = "What the point estimate would have taken"
+        chapters.append(_chapter(title, words, shown, "not proven", "clinical mark"))
     if inputs.summary.final.precision is not None:
         words = "Harvested, and not on a hidden lesion by a P3D IoU of at least 0.5. Best-scored first."
-        keys = legend("harvested", "clinical mark", "hidden truth")
-        chapters.append(section("Wrong ones", paragraph(words), keys, gallery.wrong(rows, inputs.correct), wide=True))
-    return [*chapters, _negatives(inputs, gallery), *_misses(inputs, gallery)]
-
-
-def _negatives(inputs: ReportInputs, gallery: Gallery) -> Html:
+        shown = gallery.wrong(rows, inputs.correct)
+        chapters.append(_chapter("Wrong ones", words, shown, "harvested", "clinical mark", "hidden truth"))
     words = (
         "Sure hard negatives: the generator’s best-scored proposals in V_M that are no lesion, one per "
         "volume. From round 1 on the generator learns to leave them alone."
     )
-    keys = legend("hard negative", "clinical mark")
-    return section("Hardest negatives", paragraph(words), keys, gallery.hard_negatives(inputs.ledger), wide=True)
+    shown = gallery.hard_negatives(inputs.ledger)
+    chapters.append(_chapter("Hardest negatives", words, shown, "hard negative", "clinical mark"))
+    if inputs.curves or len(inputs.missed):
+        words = f"{len(inputs.missed):,} unmarked lesions of V_H test were not harvested; some of them:"
+        shown = gallery.misses(inputs.missed)
+        chapters.append(_chapter("Misses", words, shown, "hidden truth", "harvested", "clinical mark"))
+    return chapters
 
 
-def _misses(inputs: ReportInputs, gallery: Gallery) -> list[Html]:
-    if not inputs.curves and not len(inputs.missed):
-        return []
-    words = f"{len(inputs.missed):,} unmarked lesions of V_H test were not harvested; some of them:"
-    keys = legend("hidden truth", "harvested", "clinical mark")
-    return [section("Misses", paragraph(words), keys, gallery.misses(inputs.missed), wide=True)]
+def _chapter(title: str, words: str, figures: Html, *keys: str) -> Html:
+    return section(title, tag("p", words), legend(*keys), figures, wide=True)

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harvester.config.settings import ReportSettings
-from harvester.records import SIDES, HarvestTable, LedgerTable, MarkTable, Source, rows_where, values
-from harvester.report.html import Html, join, number, tag
+from harvester.records import SIDES, HarvestTable, LedgerTable, MarkTable, Source, rows_where
+from harvester.report.html import Html, number, tag
 from harvester.report.pictures import Outline, slices_to_show, strip
 from harvester.store.store import Store
 
@@ -18,6 +18,13 @@ GREEN: Final = "#2fd06a"
 AMBER: Final = "#ffb02e"
 RED: Final = "#ff5a5a"
 VIOLET: Final = "#c77dff"
+LEGEND: Final = {
+    "harvested": BLUE,
+    "not proven": VIOLET,
+    "clinical mark": GREEN,
+    "hidden truth": AMBER,
+    "hard negative": RED,
+}
 NAMED: Final = {BLUE: "harvested lesion", VIOLET: "proposal that is not proven"}
 LesionRow = Mapping[str, Any]
 """A row of a harvest, a ledger or marks."""
@@ -29,9 +36,7 @@ class Gallery:
 
     def __init__(self, store: Store, settings: ReportSettings, harvest: HarvestTable) -> None:
         self._store, self._settings = store, settings
-        self._depth: dict[str, int] = dict(
-            zip(*(values(store.manifest[name]) for name in ("volume_id", "depth")), strict=True)
-        )
+        self._depth: dict[str, int] = {row["volume_id"]: row["depth"] for row in store.manifest.to_pylist()}
         marks, truth = store.marks(), store.truth()
         self._clinical = _by_volume(marks.filter(marks["clinical"]), GREEN)
         self._truth = _by_volume(truth.filter(pc.invert(truth["clinical"])), AMBER, dashed=True)
@@ -64,40 +69,31 @@ class Gallery:
 
     def _found(self, row: LesionRow, correct: Correct, with_truth: bool, colour: str = BLUE) -> Html:
         found = {True: "right", False: "wrong", None: ""}[correct.get(_key(row))]
-        subject = outline(row, colour)
-        known = self._truth if with_truth else {}
-        facts = [f"score {number(row['score'])}", f"round {row['round']}"]
         verdict = [tag("b", found, class_=found)] if found else []
-        others = [*self._around(row, subject), *known.get(row["volume_id"], [])]
-        return self._figure(row, subject, others, NAMED[colour], facts, verdict)
+        facts = [f"score {number(row['score'])}", f"round {row['round']}", *verdict]
+        hidden = self._truth.get(row["volume_id"], []) if with_truth else []
+        return self._figure(row, colour, NAMED[colour], facts, hidden)
 
     def _negative(self, row: LesionRow) -> Html:
         facts = [f"LPG score {number(row['score'])}", f"round {row['round']}"]
-        subject = outline(row, RED)
-        return self._figure(row, subject, self._around(row, subject), "hard negative", facts, [])
+        return self._figure(row, RED, "hard negative", facts)
 
     def _miss(self, row: LesionRow) -> Html:
-        subject = outline(row, AMBER)
-        facts = [row["kind"]] if row["kind"] else []
-        return self._figure(row, subject, self._around(row, subject), "missed lesion", facts, [])
-
-    def _around(self, row: LesionRow, subject: Outline) -> list[Outline]:
-        volume = row["volume_id"]
-        near = [*self._clinical.get(volume, []), *self._harvested.get(volume, [])]
-        return [other for other in near if other.boxes_xyxy_px != subject.boxes_xyxy_px]
+        return self._figure(row, AMBER, "missed lesion", [row["kind"]] if row["kind"] else [])
 
     def _figure(
-        self, row: LesionRow, subject: Outline, others: Sequence[Outline], words: str, facts: Sequence[str],
-        verdict: Sequence[Html],
-    ) -> Html:  # fmt: skip
-        volume_id, slices = row["volume_id"], list(subject.boxes_xyxy_px)
-        depth = self._depth[volume_id]
+        self, row: LesionRow, colour: str, words: str, facts: Sequence[str], hidden: Sequence[Outline] = ()
+    ) -> Html:
+        """The lesion with what else is known near it, and of the truth what is `hidden`."""
+        volume_id, subject = row["volume_id"], outline(row, colour)
+        depth, slices = self._depth[volume_id], list(subject.boxes_xyxy_px)
+        near = [*self._clinical.get(volume_id, []), *self._harvested.get(volume_id, [])]
+        others = [*(other for other in near if other.boxes_xyxy_px != subject.boxes_xyxy_px), *hidden]
         shown = slices_to_show(slices, depth, self._settings.slices_per_picture)
         slab = self._store.read(volume_id, shown[0], shown[-1] + 1)
         pictures = strip(slab, shown, subject, others, f"{words} in {volume_id}")
-        found = _range(slices)
-        parts = [tag("b", volume_id), f"{found} of {depth}", *facts, *verdict]
-        return tag("figure", pictures, tag("figcaption", join(_dotted(parts))))
+        parts = [tag("b", volume_id), f"{_range(slices)} of {depth}", *facts]
+        return tag("figure", pictures, tag("figcaption", *_dotted(parts)))
 
 
 def outline(row: LesionRow, colour: str, dashed: bool = False) -> Outline:
@@ -117,16 +113,9 @@ def sample_evenly(rows: Sequence[LesionRow], wanted: int) -> list[LesionRow]:
 
 
 def legend(*names: str) -> Html:
-    """What the colours of the boxes mean, of those named."""
-    colours = {
-        "harvested": BLUE,
-        "not proven": VIOLET,
-        "clinical mark": GREEN,
-        "hidden truth": AMBER,
-        "hard negative": RED,
-    }
+    """What the colours of the boxes mean, of those in LEGEND that are named."""
     keys = [
-        tag("li", tag("span", class_="key", style=f"border-color:{colours[name]};background:#333"), name)
+        tag("li", tag("span", class_="key", style=f"border-color:{LEGEND[name]};background:#333"), name)
         for name in names
     ]
     return tag("ul", *keys, class_="legend")

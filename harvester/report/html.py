@@ -33,11 +33,6 @@ def section(title: str, *children: str, wide: bool = False) -> Html:
     return tag("section", tag("h2", title), *children, id=anchor, class_="wide" if wide else "prose")
 
 
-def paragraph(*children: str) -> Html:
-    """A paragraph."""
-    return tag("p", *children)
-
-
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> Html:
     """A table whose first column names the rows; the numbers of the others stand right."""
     top = tag("thead", tag("tr", *(tag("th", name, scope="col") for name in head)))
@@ -86,17 +81,14 @@ def count(amount: int, noun: str, plural: str = "") -> str:
 
 CSS: Final = """
 :root{--ink:#1c2430;--soft:#5a6675;--line:#d9dee5;--paper:#fcfcfa;--blue:#2f7fe0;--green:#1f9d4c;
---amber:#c77700;
---red:#cf3a3a}
+--amber:#c77700;--red:#cf3a3a}
 *{box-sizing:border-box}
-body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 system-ui,"Segoe UI",Roboto,
-"Helvetica Neue",
+body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 system-ui,"Segoe UI",Roboto,"Helvetica Neue",
 Arial,"DejaVu Sans",sans-serif}
 main{max-width:78rem;margin:0 auto;padding:2.5rem 1.5rem 5rem}
 header,.prose{max-width:50rem}
 h1{font-size:1.9rem;line-height:1.2;margin:0 0 .6rem;letter-spacing:-.01em}
 h2{font-size:1.3rem;margin:3rem 0 .6rem;padding-top:.8rem;border-top:1px solid var(--line)}
-h3{font-size:1.02rem;margin:1.6rem 0 .3rem}
 p{margin:.5rem 0 .9rem}
 .lead{font-size:1.2rem;line-height:1.5}
 .soft,figcaption,caption{color:var(--soft);font-size:.86rem;line-height:1.4}
@@ -115,20 +107,15 @@ th:first-child{text-align:left}
 td:has(.bar){text-align:left}
 .bar{display:inline-block;height:.7rem;background:#9db8d6;border-radius:1px;vertical-align:baseline}
 .plots{display:flex;flex-wrap:wrap;gap:1rem 2rem}
-.plots img{width:100%;max-width:34rem;height:auto;display:block}.plots figure{margin:0;flex:1 1 22rem;
-max-width:34rem}
-.gallery{display:grid;grid-template-columns:repeat(auto-fill,minmax(21rem,1fr));gap:1.3rem 1.1rem;
-margin:1rem 0}
+.plots img{width:100%;max-width:34rem;height:auto;display:block}.plots figure{margin:0;flex:1 1 22rem;max-width:34rem}
+.gallery{display:grid;grid-template-columns:repeat(auto-fill,minmax(21rem,1fr));gap:1.3rem 1.1rem;margin:1rem 0}
 .gallery figure{margin:0}
 .slices{display:flex;gap:3px}.slices svg{flex:1 1 0;min-width:0;height:auto;display:block;background:#000}
 .z{fill:#fff;stroke:#000;stroke-width:1.4;paint-order:stroke}
 figcaption{margin-top:.3rem}figcaption b{color:var(--ink);font-weight:600}
 .right{color:var(--green)}.wrong{color:var(--red)}
-.legend{display:flex;flex-wrap:wrap;gap:.3rem 1.4rem;margin:.4rem 0;padding:0;list-style:none;
-font-size:.88rem}
-.key{display:inline-block;width:.95rem;height:.95rem;border:2px solid;margin-right:.4rem;
-vertical-align:-.12rem}
-.note{border-left:3px solid var(--line);padding:.1rem 0 .1rem 1rem}
+.legend{display:flex;flex-wrap:wrap;gap:.3rem 1.4rem;margin:.4rem 0;padding:0;list-style:none;font-size:.88rem}
+.key{display:inline-block;width:.95rem;height:.95rem;border:2px solid;margin-right:.4rem;vertical-align:-.12rem}
 pre{font-size:.8rem;line-height:1.4;overflow-x:auto;background:#f2f3f0;padding:1rem}
 summary{cursor:pointer;color:var(--blue)}
 @media print{main{max-width:none;padding:0}.gallery figure,.plots figure{break-inside:avoid}}

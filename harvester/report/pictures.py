@@ -48,7 +48,8 @@ def slices_to_show(z_with_box: Sequence[int], depth: int, wanted: int) -> list[i
 
 def window_for(slab: Volume, first_z: int, outline: Outline) -> str:
     """The window to look through: lung where most of the box and a rim half as wide is lung or air."""
-    z = _middle(outline)
+    with_box = sorted(outline.boxes_xyxy_px)
+    z = with_box[len(with_box) // 2]
     x1, y1, x2, y2 = outline.boxes_xyxy_px[z]
     rim_x, rim_y = (x2 - x1 + 1) / 2, (y2 - y1 + 1) / 2
     rows = slice(max(0, int(y1 - rim_y)), max(1, int(y2 + rim_y) + 1))
@@ -95,7 +96,7 @@ def _grey(volume: Volume, z: int, frame_mm: tuple[float, float, float], window_h
     plane = np.pad(volume.hu_zyx[z].astype(np.float32), 1, constant_values=AIR_HU)
     rows, columns = (top + steps) / spacing_y + 0.5, (left + steps) / spacing_x + 0.5
     hu = between(between(plane, 0, Taps.at(rows, len(plane))), 1, Taps.at(columns, plane.shape[1]))
-    grey: NDArray[np.uint8] = np.rint(windowed(hu, [window_hu])[0] * 255).astype(np.uint8)
+    grey: Grey = np.rint(windowed(hu, [window_hu])[0] * 255).astype(np.uint8)
     return grey
 
 
@@ -121,8 +122,3 @@ def _svg(grey: Grey, lines: Sequence[Html], frame_mm: tuple[float, float, float]
     return tag(
         "svg", image, *lines, tag("text", f"z {z}", class_="z", **corner), viewBox=box, role="img", aria_label=words
     )
-
-
-def _middle(outline: Outline) -> int:
-    z = sorted(outline.boxes_xyxy_px)
-    return z[len(z) // 2]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+FP_LABEL: Final = "false positives per volume"
 INK: Final = "#1c2430"
 SOFT: Final = "#5a6675"
 ROUND_COLOURS: Final = ("#9aa5b1", "#2f7fe0", "#c77700", "#1f9d4c", "#8a4fbf", "#cf3a3a")
@@ -31,16 +32,10 @@ STYLE: Final[Any] = {
     "svg.hashsalt": "harvester",
     "font.family": ["sans-serif"],
     "font.size": 10,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": SOFT,
-    "xtick.color": SOFT,
-    "ytick.color": SOFT,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "axes.facecolor": "none",
-    "figure.facecolor": "none",
+    **dict.fromkeys(("text.color", "axes.labelcolor"), INK),
+    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), SOFT),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
+    **dict.fromkeys(("axes.facecolor", "figure.facecolor"), "none"),
 }
 
 
@@ -52,13 +47,10 @@ def froc_plot(curves: Sequence[Mapping[str, Any]]) -> Html:
             fp, sensitivity = curve["froc"]
             axes.plot(fp, sensitivity, label=curve["name"], **_line_style(curve["name"]))
         axes.set_xscale("symlog", linthresh=0.25, linscale=0.4)
-        axes.set_xlim(0, 32)
-        axes.set_ylim(0, 1)
         ticks = (0, 0.25, 1, 4, 16)
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.set_xticks([], minor=True)
-        axes.set_xlabel("false positives per volume")
-        axes.set_ylabel("sensitivity on unmarked lesions")
+        axes.set(xlim=(0, 32), ylim=(0, 1), xlabel=FP_LABEL, ylabel="sensitivity on unmarked lesions")
         axes.legend(loc="best")
 
     return _figure(draw, "FROC curves", "FROC: unmarked lesions proposed against false positives per volume.")
@@ -73,10 +65,7 @@ def precision_recall_plot(curves: Sequence[Mapping[str, Any]], target: float) ->
         for curve in curves:
             recall, precision = curve["precision_recall"]
             axes.plot(recall, precision, label=curve["name"], **_line_style(curve["name"]))
-        axes.set_xlim(0, 1)
-        axes.set_ylim(0, 1.04)
-        axes.set_xlabel("recall of unmarked lesions")
-        axes.set_ylabel("precision")
+        axes.set(xlim=(0, 1), ylim=(0, 1.04), xlabel="recall of unmarked lesions", ylabel="precision")
         axes.legend(loc="lower left")
 
     return _figure(draw, "Precision-recall curves", "Precision against recall as the threshold is lowered.")
@@ -96,9 +85,8 @@ def yield_plot(by_round: Mapping[int, Mapping[str, int]]) -> Html:
         for k, total in bottom.items():
             axes.text(k, total, f" {total}", ha="center", va="bottom")
         axes.set_xticks(list(by_round), [f"round {k}" for k in by_round])
-        axes.set_xlim(min(by_round) - 0.7, max(by_round) + 0.7)
-        axes.set_ylim(0, max(1.0, 1.18 * max(bottom.values())))
-        axes.set_ylabel("lesions harvested")
+        highest = max(1.0, 1.18 * max(bottom.values()))
+        axes.set(xlim=(min(by_round) - 0.7, max(by_round) + 0.7), ylim=(0, highest), ylabel="lesions harvested")
         if any(bottom.values()):
             axes.legend(loc="upper right")
 
@@ -135,73 +123,54 @@ def _image(
     return buffer.getvalue()
 
 
-EVALUATION_COLOURS: Final = {"run": "#2f7fe0", "baseline": "#c77700"}
-DOTS_PER_INCH: Final = 150
-
-
 def write_plots(done: Evaluation, folder: Path) -> list[Path]:
     """Write froc.png and precision_recall.png into `folder`, made if need be. Raises StoreError where it cannot."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         return [
-            _write(folder / "froc.png", lambda axes: _froc(axes, done)),
-            _write(folder / "precision_recall.png", lambda axes: _precision_recall(axes, done)),
+            _write(folder / "froc.png", _froc, done),
+            _write(folder / "precision_recall.png", _precision_recall, done),
         ]
     except OSError as error:
         raise StoreError(f"{folder}: plots cannot be written ({error.strerror})") from None
 
 
-def _cards(done: Evaluation) -> Iterator[tuple[str, Scorecard]]:
-    """The baseline first: the run is drawn over it."""
+def _cards(done: Evaluation) -> Iterator[tuple[str, str, Scorecard]]:
+    """Name, colour and figures; the baseline first: the run is drawn over it."""
     if done.overall.baseline is not None:
-        yield "baseline", done.overall.baseline
-    yield "run", done.overall.run
+        yield "baseline", "#c77700", done.overall.baseline
+    yield "run", "#2f7fe0", done.overall.run
 
 
 def _froc(axes: "Axes", done: Evaluation) -> None:
     rates, volumes = done.protocol.rates, len(done.truth.volume_ids)
-    for name, card in _cards(done):
+    for name, colour, card in _cards(done):
         curve = froc(card.hits, volumes)
-        _band(axes, CURVE_RATES, card, "curve_sensitivity", EVALUATION_COLOURS[name])
+        _band(axes, CURVE_RATES, card, "curve_sensitivity", colour)
         # Carried to the right edge: beyond its last tubelet a run finds no more.
         fp = np.append(curve.fp_per_volume, np.maximum(curve.fp_per_volume[-1:], CURVE_RATES[-1]))
         found = np.append(curve.sensitivity, curve.sensitivity[-1:])
-        axes.plot(
-            fp, found, color=EVALUATION_COLOURS[name], linewidth=1.8, label=f"{name}, mean {_figure_of(card, 'mean')}"
-        )
-        axes.plot(rates, card.figures["sensitivity"], "o", color=EVALUATION_COLOURS[name], markersize=3.5)
+        axes.plot(fp, found, color=colour, linewidth=1.8, label=f"{name}, mean {card.figures['mean']:.3f}")
+        axes.plot(rates, card.figures["sensitivity"], "o", color=colour, markersize=3.5)
     axes.set_xscale("log", base=2)
-    axes.set_xlim(CURVE_RATES[0], CURVE_RATES[-1])
     axes.set_xticks(rates, rate_labels(done.protocol))
     axes.set_xticks([], minor=True)
-    axes.set_ylim(0, 1)
-    axes.set_xlabel("false positives per volume")
-    axes.set_ylabel(f"sensitivity, {METRIC_NAMES[done.protocol.metric]} ≥ {done.protocol.threshold:g}")
+    sensitivity = f"sensitivity, {METRIC_NAMES[done.protocol.metric]} ≥ {done.protocol.threshold:g}"
+    axes.set(xlim=(CURVE_RATES[0], CURVE_RATES[-1]), ylim=(0, 1), xlabel=FP_LABEL, ylabel=sensitivity)
     axes.grid(alpha=0.25)
     axes.legend(loc="lower right")
 
 
 def _precision_recall(axes: "Axes", done: Evaluation) -> None:
-    for name, card in _cards(done):
+    for name, colour, card in _cards(done):
         curve = precision_recall(card.hits)
         envelope = np.maximum.accumulate(curve.precision[::-1])[::-1]
-        _band(axes, CURVE_RECALLS, card, "curve_precision", EVALUATION_COLOURS[name])
-        axes.plot(
-            curve.recall,
-            envelope,
-            color=EVALUATION_COLOURS[name],
-            linewidth=1.8,
-            label=f"{name}, AP {_figure_of(card, 'ap')}",
-        )
+        _band(axes, CURVE_RECALLS, card, "curve_precision", colour)
+        axes.plot(curve.recall, envelope, color=colour, linewidth=1.8, label=f"{name}, AP {card.figures['ap']:.3f}")
         if done.accept is not None:
             point = card.figures["recall"], card.figures["precision"]
-            axes.plot(
-                *point, "D", color=EVALUATION_COLOURS[name], markersize=5, label=f"{name}, score ≥ {done.accept:g}"
-            )
-    axes.set_xlim(0, 1)
-    axes.set_ylim(0, 1.04)
-    axes.set_xlabel("recall")
-    axes.set_ylabel("precision (envelope)")
+            axes.plot(*point, "D", color=colour, markersize=5, label=f"{name}, score ≥ {done.accept:g}")
+    axes.set(xlim=(0, 1), ylim=(0, 1.04), xlabel="recall", ylabel="precision (envelope)")
     axes.grid(alpha=0.25)
     axes.legend(loc="upper right")
 
@@ -212,12 +181,8 @@ def _band(axes: "Axes", x: NDArray[np.float64], card: Scorecard, name: str, colo
         axes.fill_between(x, *ends, color=colour, alpha=0.2, linewidth=0, label=f"{CONFIDENCE:.0%} interval")
 
 
-def _figure_of(card: Scorecard, name: str) -> str:
-    return f"{card.figures[name]:.3f}"
-
-
-def _write(file: Path, draw: Callable[["Axes"], None]) -> Path:
-    file.write_bytes(_image(lambda figure: draw(figure.add_subplot()), (5.4, 4.2), dpi=DOTS_PER_INCH))
+def _write(file: Path, draw: Callable[["Axes", Evaluation], None], done: Evaluation) -> Path:
+    file.write_bytes(_image(lambda figure: draw(figure.add_subplot(), done), (5.4, 4.2), dpi=150))
     return file
 
 
@@ -245,9 +210,7 @@ def _recalls(axes: "Axes", frontier: Frontier, known: bool) -> None:
         if known:
             recalls = np.array([row.recall_unmarked for row in rows], np.float64)
             axes.plot(targets, recalls, color=colour, marker="s", linestyle=(0, (4, 2)), label=f"{way}, V_H test")
-    axes.set_xlabel("precision target")
-    axes.set_ylabel("share of unmarked lesions found")
-    axes.set_ylim(0, 1)
+    axes.set(ylim=(0, 1), xlabel="precision target", ylabel="share of unmarked lesions found")
     axes.legend(loc="best")
 
 
@@ -258,8 +221,7 @@ def _precisions(axes: "Axes", frontier: Frontier) -> None:
         axes.plot([row.target for row in rows], precisions, color=colour, marker="s", label=way)
     targets = [row.target for row in frontier.rows]
     axes.plot(targets, targets, color=SOFT, linewidth=1, linestyle=(0, (4, 3)), label="target")
-    axes.set_xlabel("precision target")
-    axes.set_ylabel("precision measured on V_H test")
+    axes.set(xlabel="precision target", ylabel="precision measured on V_H test")
     axes.legend(loc="best")
 
 

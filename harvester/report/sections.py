@@ -7,8 +7,8 @@ import pyarrow.compute as pc
 
 from harvester.config.loading import dump
 from harvester.config.settings import OperatingPointSettings, Settings
-from harvester.records import MarkTable, Split, rows_where, values
-from harvester.report.html import Html, bar, count, number, paragraph, percent, section, table, tag
+from harvester.records import Split, rows_where, values
+from harvester.report.html import Html, bar, count, number, percent, section, table, tag
 from harvester.run.summary import AblationResult, FinalResult, RoundResult, StepResult, Summary
 from harvester.store.store import Store
 from harvester.text import duration
@@ -26,19 +26,18 @@ SET_NAMES: Final = {
 def opening(summary: Summary, settings: OperatingPointSettings, volumes: int) -> Html:
     """The title, what was done in one sentence, and the figures that matter."""
     final = summary.final
+    facts = {
+        "lesions harvested": number(final.harvested),
+        "certified precision": f"≥ {number(final.precision_bound, 3)}" if final.harvested else "–",
+        "measured precision": number(final.precision, 3),
+        "unmarked lesions found": percent(final.recall_unmarked),
+        "time": duration(summary.seconds),
+    }
     return tag(
         "header",
         tag("h1", f"Harvest of {summary.config}"),
         tag("p", sentence(summary, settings, volumes), class_="lead"),
-        _facts(
-            {
-                "lesions harvested": number(final.harvested),
-                "certified precision": _at_least(final),
-                "measured precision": number(final.precision, 3),
-                "unmarked lesions found": percent(final.recall_unmarked),
-                "time": duration(summary.seconds),
-            }
-        ),
+        tag("dl", *(tag("div", tag("dt", name), tag("dd", fact)) for name, fact in facts.items()), class_="facts"),
         tag("p", f"Stopped because {summary.stopped_because}.", class_="soft"),
     )
 
@@ -50,9 +49,8 @@ def sentence(summary: Summary, settings: OperatingPointSettings, volumes: int) -
         why = next((row.refused for row in summary.rounds if row.refused), "")
         return "Nothing was harvested" + (f": {why}." if why else ".")
     said = (
-        f"{count(final.harvested, 'unmarked lesion')} harvested in {count(volumes, 'volume')} at a "
-        f"precision certified to be at least {number(final.precision_bound, 3)} "
-        f"({100 * settings.confidence:g} % confidence)"
+        f"{count(final.harvested, 'unmarked lesion')} harvested in {count(volumes, 'volume')} at a precision "
+        f"certified to be at least {number(final.precision_bound, 3)} ({100 * settings.confidence:g} % confidence)"
     )
     if final.precision is None:
         return said + "; there is no hidden truth here to measure it against."
@@ -74,7 +72,7 @@ def rounds(summary: Summary) -> Html:
         "FP: false positives per volume. An en dash stands for what cannot be known."
     )
     rows = [_round(str(row.round), row, row.lpc_ap) for row in summary.rounds]
-    rows.append(_round("all", summary.final, None))
+    rows.append(_round("all", summary.final))
     return section("Round by round", tag("p", words, class_="soft"), table(head, rows), wide=True)
 
 
@@ -88,38 +86,35 @@ def certificate(summary: Summary, settings: OperatingPointSettings) -> Html:
         for row in summary.rounds
     ]  # fmt: skip
     refusals = [
-        paragraph(tag("b", f"Round {row.round} certified nothing"), f": {row.refused}. ", _estimate(row))
+        tag("p", tag("b", f"Round {row.round} certified nothing"), f": {row.refused}. ", _estimate(row))
         for row in summary.rounds
         if row.refused
     ]
     target, sure = f"{settings.target_precision:g}", f"{100 * settings.confidence:g} %"
     return section(
         "What the certificate means",
-        paragraph(
-            "In the mining set V_M every lesion is marked. Its volumes went through the same models and "
-            "the same rule as the others, with all but their clinical marks hidden, and no model ever "
-            "scored a patient it had learned from. What the rule accepts there can be checked, lesion by "
-            "lesion."
+        tag("p",
+            "In the mining set V_M every lesion is marked. Its volumes went through the same models and the same "
+            "rule as the others, with all but their clinical marks hidden, and no model ever scored a patient it had "
+            "learned from. What the rule accepts there can be checked, lesion by lesion."
         ),
-        paragraph(
-            f"The threshold is the lowest one at which the precision on V_M is at least {target}: not as "
-            f"counted, but by a one-sided lower confidence bound at {sure}, taken over patients rather "
-            "than lesions, because the errors of one patient repeat. Thresholds are tried from the "
-            "highest down and the first that fails ends the search, so that trying many costs no "
-            "confidence; how the scores are combined is chosen by the clinical marks alone. Later rounds "
-            "are held to it together with the earlier ones; so every round but the last is asked for "
-            "more, where that can be met: what it harvests wrongly would burden them."
+        tag("p",
+            f"The threshold is the lowest one at which the precision on V_M is at least {target}: not as counted, but "
+            f"by a one-sided lower confidence bound at {sure}, taken over patients rather than lesions, because the "
+            "errors of one patient repeat. Thresholds are tried from the highest down and the first that fails ends "
+            "the search, so that trying many costs no confidence; how the scores are combined is chosen by the "
+            "clinical marks alone. Later rounds are held to it together with the earlier ones; so every round but "
+            "the last is asked for more, where that can be met: what it harvests wrongly would burden them."
         ),
         table(
             ("round", "accepted on V_M", "threshold", "lower bound", "recall on V_M"), tests,
             "What each round’s promise rests on",
         ),
         *refusals,
-        paragraph(
-            "It holds for the other volumes as far as their patients resemble those of V_M: same "
-            "scanners, same kinds of disease. It says nothing of the lesions that were not found. And a "
-            f"confidence of {sure} means that about {100 * (1 - settings.confidence):.0f} of a hundred "
-            "such promises may be broken."
+        tag("p",
+            "It holds for the other volumes as far as their patients resemble those of V_M: same scanners, same "
+            f"kinds of disease. It says nothing of the lesions that were not found. And a confidence of {sure} means "
+            f"that about {100 * (1 - settings.confidence):.0f} of a hundred such promises may be broken."
         ),
     )  # fmt: skip
 
@@ -135,12 +130,13 @@ def ablations(summary: Summary) -> Html:
         rows += [_ablation(f"{name}, all rounds", known[key])] if key in known else []
     return section(
         "Ablations",
-        paragraph(
+        tag(
+            "p",
             "The same target and the same certificate, with less: the proposals of the generator alone, "
             "and the full loop with the classifier’s scores dealt out at random, of which next to "
             "nothing should be left. Both harvest round by round and certify what they have so far, as the "
             "loop does. From round 1 on the generator is the one that learnt from the full loop’s harvest: "
-            "only its first round owes the classifier nothing."
+            "only its first round owes the classifier nothing.",
         ),
         table(("", "harvested", "precision", "recall of unmarked lesions"), rows),
     )
@@ -158,9 +154,10 @@ def missing(rows: Sequence[Mapping[str, Any]]) -> Html:
     ]  # fmt: skip
     return section(
         "Volumes that miss the most",
-        paragraph(
+        tag(
+            "p",
             "Marked: by the archive. Expected besides: what the proposals that were not harvested add up to, "
-            "each weighed by how often proposals of its score are lesions in V_M. All volumes are in missing.csv."
+            "each weighed by how often proposals of its score are lesions in V_M. All volumes are in missing.csv.",
         ),
         table(head, shown),
     )
@@ -190,7 +187,8 @@ def archive(store: Store) -> Html:
         known = rows_where(marks, "volume_id", *values(mine["volume_id"]))
         if len(mine):
             patients = len(pc.unique(mine["patient_id"]))
-            rows.append([name, *map(number, (len(mine), patients, _clinical(known), len(known)))])
+            clinical = sum(values(known["clinical"]))
+            rows.append([name, *map(number, (len(mine), patients, clinical, len(known)))])
     head = ("set", "volumes", "patients", "clinical marks", "all marks known to the run")
     return section("The archive", table(head, rows))
 
@@ -213,7 +211,7 @@ def closing_table(summary: Summary) -> str:
     return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], end])
 
 
-def _round(name: str, row: RoundResult | FinalResult, lpc_ap: float | None) -> list[str]:
+def _round(name: str, row: RoundResult | FinalResult, lpc_ap: float | None = None) -> list[str]:
     sensitivity = row.lpg_sensitivity or {}
     return [
         name, *(number(sensitivity.get(rate)) for rate in RATES), number(lpc_ap),
@@ -223,7 +221,7 @@ def _round(name: str, row: RoundResult | FinalResult, lpc_ap: float | None) -> l
 
 
 def _short(name: str, row: RoundResult | FinalResult) -> list[str]:
-    cells = _round(name, row, None)
+    cells = _round(name, row)
     return [*cells[:4], *cells[5:]]
 
 
@@ -235,11 +233,9 @@ def _estimate(row: RoundResult) -> str:
     estimate = row.point_estimate
     if not estimate.harvested:
         return "The point estimate alone would have harvested nothing either."
-    measured = (
-        f" (measured: precision {number(estimate.precision, 3)}, recall {number(estimate.recall_unmarked, 3)})"
-        if estimate.precision is not None
-        else ""
-    )
+    measured = f" (measured: precision {number(estimate.precision, 3)}, recall {number(estimate.recall_unmarked, 3)})"
+    if estimate.precision is None:
+        measured = ""
     return f"The point estimate alone would have harvested {count(estimate.harvested, 'lesion')}{measured}."
 
 
@@ -250,15 +246,3 @@ def _time(seconds: float, total: float) -> tuple[str, str]:
 def _rate(step: StepResult) -> str:
     slices = step.counts.get("slices")
     return number(slices / step.seconds if slices else None, 1)
-
-
-def _at_least(final: FinalResult) -> str:
-    return f"≥ {number(final.precision_bound, 3)}" if final.harvested else "–"
-
-
-def _facts(facts: Mapping[str, str]) -> Html:
-    return tag("dl", *(tag("div", tag("dt", k), tag("dd", v)) for k, v in facts.items()), class_="facts")
-
-
-def _clinical(marks: MarkTable) -> int:
-    return int(pc.sum(marks["clinical"]).as_py() or 0)

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
 from harvester.certificate.selection import SelectedPoint
+from harvester.geometry import Array
 from harvester.mining.candidates import split_of
 from harvester.mining.round_view import RoundView
 from harvester.records import (
@@ -27,8 +27,6 @@ from harvester.records import (
     Source,
     rows_where,
 )
-
-Array = NDArray[Any]
 
 
 def expected_missing(view: RoundView, selected: SelectedPoint) -> MissingTable:

@@ -9,7 +9,7 @@ import pyarrow.csv as pcsv
 
 from harvester.certificate.selection import SelectedPoint
 from harvester.geometry import boxes_to_mm
-from harvester.records import HARVEST, SIDES, HarvestTable, SelectedTable
+from harvester.records import HARVEST, SIDES, HarvestTable, SelectedTable, values
 from harvester.storage.location import Location
 
 
@@ -67,9 +67,5 @@ def _row(
 
 def _flat(table: pa.Table) -> pa.Table:
     lists = {field.name for field in table.schema if pa.types.is_list(field.type)}
-    texts = {name: [_text(values) for values in table[name].to_pylist()] for name in lists}
-    return pa.table({name: texts[name] if name in lists else table[name] for name in table.column_names})
-
-
-def _text(values: Any) -> str:
-    return " ".join(f"{value:g}" for value in values)
+    texts = {name: [" ".join(f"{x:g}" for x in row) for row in values(table[name])] for name in lists}
+    return pa.table({name: texts.get(name, table[name]) for name in table.column_names})

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harvester.certificate.selection import SelectedPoint
-from harvester.config.loading import settings_hash
+from harvester.config.fingerprint import settings_hash
 from harvester.mining.candidates import Found
 from harvester.mining.fusion import fuse
 from harvester.mining.round_view import RoundView
@@ -105,7 +105,6 @@ class History:
         flat |= {f"lpg_sensitivity_at_{r}": value for r, value in (last.lpg_sensitivity or {}).items()}
         for step in self.run.steps:
             if step["round"] == last.round:
-                flat[f"seconds_{step['step'].replace('-', '_')}"] = step["seconds"]
                 flat |= _measured(step)
         return {name: float(value) for name, value in flat.items()}
 
@@ -192,9 +191,8 @@ class History:
 
 
 def _measured(step: Mapping[str, Any]) -> dict[str, float]:
-    """A step's slices per second and most memory, named after it."""
-    name, counts = step["step"].replace("-", "_"), step["counts"]
-    figures = {f"{figure}_{name}": counts[figure] for figure in MEASURED if figure in counts}
-    if "slices" in counts:
-        figures[f"slices_per_second_{name}"] = counts["slices"] / step["seconds"]
-    return figures
+    """A step's seconds, slices per second and what else was measured, named after it."""
+    figures = {"seconds": step["seconds"]} | {name: step["counts"][name] for name in MEASURED if name in step["counts"]}
+    if "slices" in step["counts"]:
+        figures["slices_per_second"] = step["counts"]["slices"] / step["seconds"]
+    return {f"{figure}_{step['step'].replace('-', '_')}": value for figure, value in figures.items()}

@@ -1,23 +1,21 @@
 """What a harvest is worth, against the hidden truth of V_H^test. Truth comes in here and nowhere else."""
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from harvester.config.settings import Settings
 from harvester.evaluation.curves import average_precision, froc, precision_recall, sensitivity_at
 from harvester.evaluation.matching import Hits, hits, overlaps
+from harvester.geometry import Array
 from harvester.labels.ledger import exclusion_labels, extrude_marks, from_reviewed, initial_ledger
 from harvester.mining.candidates import candidates, split_of
 from harvester.records import SELECTED, AnyTable, MarkTable, ReviewedTable, Role, SelectedTable, Split, rows_where
 from harvester.run.summary import TruthScores
 from harvester.store.store import Store
-
-Array = NDArray[Any]
 
 FP_RATES: Final = (1.0, 4.0, 16.0)
 Curve = tuple[Array, Array]
@@ -72,7 +70,7 @@ class TruthEvaluator:
         mine = self._test(lesions)
         if not self.known:
             return TruthScores(test_harvested=len(mine), test_correct=None, precision=None, recall_unmarked=None)
-        found = self._hits(mine, _by_round(mine))
+        found = self._found(mine)
         correct = int(found.correct.sum())
         return TruthScores(
             test_harvested=len(mine),
@@ -84,13 +82,12 @@ class TruthEvaluator:
     def correct(self, lesions: SelectedTable) -> list[bool | None]:
         """Whether each harvested tubelet is right: None outside V_H^test."""
         test = set(self._test(lesions)["volume_id"].to_pylist())
-        found = self._hits(lesions, _by_round(lesions)).correct.tolist()
-        ids = lesions["volume_id"].to_pylist()
-        return [right if self.known and i in test else None for i, right in zip(ids, found, strict=True)]
+        found = zip(lesions["volume_id"].to_pylist(), self._found(lesions).correct.tolist(), strict=True)
+        return [right if self.known and volume_id in test else None for volume_id, right in found]
 
     def missed(self, lesions: SelectedTable) -> MarkTable:
         """The hidden lesions that no harvested tubelet finds."""
-        return self.lesions.filter(pa.array(self._hits(lesions, _by_round(lesions)).mark_hit_by < 0))
+        return self.lesions.filter(pa.array(self._found(lesions).mark_hit_by < 0))
 
     def proposals(self, scored: pa.Table, score: str) -> ProposalScores:
         """Sensitivity on unmarked lesions at FP_RATES, AP and curves of V_H^test's tubelets by a score column.
@@ -122,6 +119,10 @@ class TruthEvaluator:
     def _test(self, tubelets: AnyTable) -> AnyTable:
         return split_of(tubelets, self.manifest, Split.VH_TEST)
 
+    def _found(self, lesions: SelectedTable) -> Hits:
+        """Every lesion of an earlier round comes before every one of a later round."""
+        return self._hits(lesions, lesions["score"].to_numpy() - 10.0 * lesions["round"].to_numpy())
+
     def _hits(self, tubelets: pa.Table, score: Array) -> Hits:
         iou = self.settings.operating_point.match_iou
         return hits(overlaps(tubelets, self.lesions), score, len(self.lesions), iou)
@@ -141,9 +142,3 @@ def with_round(tubelets: SelectedTable, round_index: int) -> SelectedTable:
 def finite(value: float) -> float | None:
     """The value, or None where JSON has no word for it."""
     return float(value) if np.isfinite(value) else None
-
-
-def _by_round(lesions: SelectedTable) -> Array:
-    """Scores in which every earlier round comes before every later one."""
-    score: Array = lesions["score"].to_numpy() - 10.0 * lesions["round"].to_numpy()
-    return score

@@ -25,7 +25,8 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from harvester.config.loading import as_tree, dump, restore, settings_hash
+from harvester.config.fingerprint import as_tree, settings_hash
+from harvester.config.loading import dump, restore
 from harvester.config.settings import Settings
 from harvester.errors import SettingsError, StepError, StoreError
 from harvester.labels.folds import patient_folds
@@ -103,7 +104,6 @@ class Run:
         self.id = settings_hash(what_matters(settings), self.data_hash)
         # V_D^test is for detectors trained on the harvest: nothing here may look at it, let alone learn from it.
         self.mined = [row for row in self.rows if row["split"] != Split.VD_TEST]
-        self.slices = sum(row["depth"] for row in self.mined)
         self.steps: list[StepNote] = []
         self._inputs: dict[str, Inputs] = {}
 

@@ -94,6 +94,8 @@ def _handler(folder: Location) -> logging.Handler:
 
 def _one_line(error: BaseException) -> str:
     # Other people's errors may quote what they choked on: only their names are kept.
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped by Ctrl-C"
     ours = root_cause(error)
     text = f": {' '.join(str(ours).split())}" if ours else ", told where the job was started"
     return type(ours or error).__name__ + text

@@ -19,7 +19,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harvester.config.loading import settings_hash
+from harvester.config.fingerprint import settings_hash
 from harvester.errors import StepError
 from harvester.records import only_data
 from harvester.run.quarantine import BEGUN
@@ -70,17 +70,10 @@ class Partials:
         plan = {"parts": len(parts), "volumes": volumes, "at": time.time()}
         (self.folder / PLAN).write_bytes(json.dumps(plan).encode())
 
-    def volumes(self) -> int:
-        """How many volumes the step has; 0 before it is planned."""
-        return int(self._plan().get("volumes", 0))
-
-    def planned_at(self) -> float:
-        """When it was last begun, as time.time() has it; 0 before it is planned."""
-        return float(self._plan().get("at", 0.0))
-
-    def _plan(self) -> Row:
+    def planned(self) -> Row:
+        """How many volumes the step has, and when it was last begun (time.time()); zeros before it is planned."""
         file = self.folder / PLAN
-        return json.loads(file.read_bytes()) if file.is_file() else {}
+        return {"volumes": 0, "at": 0.0} | (json.loads(file.read_bytes()) if file.is_file() else {})
 
     def done(self) -> set[str]:
         """Names of the recorded parts."""
@@ -96,8 +89,7 @@ class Partials:
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink)
         data = sink.getvalue().to_pybytes()
-        earlier = self.record(name)
-        published = earlier["published"] + 1 if earlier else 1
+        published = 1 + (earlier["published"] if (earlier := self.record(name)) else 0)
         record = note | {"bytes": len(data), "crc32": zlib.crc32(data), "published": published, "ended": time.time()}
         (self.folder / f"{name}.parquet").write_bytes(data)
         (self.folder / f"{name}.json").write_bytes(json.dumps(record).encode())
@@ -122,13 +114,10 @@ class Partials:
                 yield only_data(pq.read_table(pa.BufferReader(data))).cast(schema)
 
     def _published(self, name: str) -> tuple[Row | None, bytes]:
-        return self.record(name), self._bytes(name)
-
-    def _bytes(self, name: str) -> bytes:
         try:
-            return (self.folder / f"{name}.parquet").read_bytes()
+            return self.record(name), (self.folder / f"{name}.parquet").read_bytes()
         except FileNotFoundError:
-            return b""
+            return None, b""
 
     def withdraw(self, names: Iterable[str]) -> None:
         """Unpublish parts: the next start makes them anew."""

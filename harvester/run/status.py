@@ -1,6 +1,5 @@
 """How far a run is, read from its folder alone: while it runs, from another terminal, or after it has stopped."""
 
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from harvester.run.folder import NOTE, PARTIALS, StepNote, step_notes
 from harvester.run.journal import read_run, round_folder, rounds
 from harvester.run.log import read_log
 from harvester.run.partials import Partials
+from harvester.run.summary import Summary, read_summary
 from harvester.storage.location import Location
 from harvester.text import duration, table
 
@@ -47,18 +47,13 @@ class Status:
     steps      notes of the finished ones, in the order of their rounds
     under_way  the step that is being made
     log        the run's lines, latest last
-    summary    summary.json of a finished run
+    summary    of a finished run
     """
 
     steps: list[StepNote]
     under_way: Progress | None
     log: list[Row]
-    summary: Row | None
-
-    @property
-    def last_error(self) -> Row | None:
-        """The latest line of the log that tells of an error."""
-        return next((line for line in reversed(self.log) if line["level"] == "ERROR"), None)
+    summary: Summary | None
 
 
 def read_status(run: Location) -> Status:
@@ -67,13 +62,8 @@ def read_status(run: Location) -> Status:
     if not (folder / "settings.yaml").is_file():
         raise StoreError(f"{folder}: no settings.yaml; give the folder of a run with --run")
     read_run(folder)
-    summary = folder / "summary.json"
-    return Status(
-        step_notes(folder),
-        _under_way(folder),
-        read_log(folder),
-        json.loads(summary.read_bytes()) if summary.is_file() else None,
-    )
+    summary = read_summary(folder) if (folder / "summary.json").is_file() else None
+    return Status(step_notes(folder), _under_way(folder), read_log(folder), summary)
 
 
 def format_status(status: Status, now: float | None = None) -> Iterator[str]:
@@ -85,18 +75,18 @@ def format_status(status: Status, now: float | None = None) -> Iterator[str]:
     yield from table(rows, "rlrl")
     if status.under_way:
         yield _format_progress(status.under_way)
-        errors = status.under_way.errors.items()
-        yield from (f"  left out: volume {volume}: {error}" for volume, error in errors)
+        left_out = status.under_way.errors.items()
+        yield from (f"  left out: volume {volume}: {error}" for volume, error in left_out)
     if status.summary:
-        final = status.summary.get("final", {})
-        yield f"finished: {status.summary['stopped_because']}; {final.get('harvested', 0)} lesions harvested"
+        yield f"finished: {status.summary.stopped_because}; {status.summary.final.harvested} lesions harvested"
     elif status.log:
         latest = status.log[-1]
         quiet = (time.time() if now is None else now) - latest["time"]
         dead = "; is it still running?" if quiet > QUIET_S else ""
         yield f"last line, {duration(quiet)} ago{dead}: {latest['message']}"
-    if (error := status.last_error) and not status.summary:
-        yield f"last error: {error['message']}"
+    errors = [line["message"] for line in status.log if line["level"] == "ERROR"]
+    if errors and not status.summary:
+        yield f"last error: {errors[-1]}"
 
 
 def _format_progress(step: Progress) -> str:
@@ -107,22 +97,20 @@ def _format_progress(step: Progress) -> str:
 
 def _under_way(folder: Location) -> Progress | None:
     """The latest step in parts without its table."""
-    open_ones = []
+    open_ones: list[Partials] = []
     for each in (round_folder(folder, k) for k in rounds(folder)):
         files = each.files()
-        begun = [name for name in each.folders() if name.endswith(PARTIALS)]
-        open_ones += [each / name for name in begun if f"{name.removesuffix(PARTIALS)}{NOTE}" not in files]
+        begun = [name.removesuffix(PARTIALS) for name in each.folders() if name.endswith(PARTIALS)]
+        open_ones += [Partials(each / f"{name}{PARTIALS}") for name in begun if f"{name}{NOTE}" not in files]
     if not open_ones:
         return None
-    path = max(open_ones, key=lambda path: Partials(path).planned_at())
-    partials = Partials(path)
-    records = sorted(
-        (record for name in partials.done() if (record := partials.record(name))), key=lambda record: record["ended"]
-    )
+    partials = max(open_ones, key=lambda each: each.planned()["at"])
+    path = partials.folder
+    records = sorted(filter(None, partials.records([*partials.done()])), key=lambda record: record["ended"])
     errors = {volume: error for record in records for volume, error in record["errors"].items()}
     done = sum(len(record["volumes"]) for record in records)
     step = f"round {path.parent.name.removeprefix('round-')} {path.name.rsplit('-', 1)[0]}"
-    return Progress(step, partials.volumes(), done, errors, _rate(records[-LATEST_PARTS:]))
+    return Progress(step, partials.planned()["volumes"], done, errors, _rate(records[-LATEST_PARTS:]))
 
 
 def _rate(records: list[Row]) -> float | None:

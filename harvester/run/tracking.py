@@ -17,7 +17,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
-from harvester.config.loading import dump, settings_hash
+from harvester.config.fingerprint import settings_hash
+from harvester.config.loading import dump
 from harvester.config.settings import Settings
 from harvester.errors import HarvesterError, SettingsError, StoreError, TrackingError
 from harvester.run.folder import Run, settings_of

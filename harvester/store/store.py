@@ -23,7 +23,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from harvester.config.loading import settings_hash
+from harvester.config.fingerprint import settings_hash
 from harvester.errors import StoreError
 from harvester.records import (
     IGNORE,

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from harvester.config.loading import settings_hash
+from harvester.config.fingerprint import settings_hash
 from harvester.config.settings import ClassifierSettings, GeneratorSettings, Settings
 from harvester.errors import SettingsError
 from harvester.harvest import train_classifier, train_generator

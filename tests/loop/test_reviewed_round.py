@@ -5,7 +5,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from harvester.certificate.selection import SelectedPoint
@@ -13,53 +12,43 @@ from harvester.config.settings import Settings
 from harvester.harvest import mine, record
 from harvester.mining.fusion import ScoreFusion
 from harvester.mining.round_view import RoundView, StoreTables
-from harvester.records import ACCEPTED, REVIEWED, SCORED, Volume
+from harvester.records import ACCEPTED, Box
 from harvester.run.folder import Artifact
-from harvester.store.store import Store, finish_store, write_reviewed, write_volume
+from harvester.store.store import Store, write_reviewed
+from tests.builders import label, made_store, reviewed, scored, tubelet
 
-SIDES = ("x1", "y1", "x2", "y2")
 PLACES = {"accepted": (5, 5), "rejected": (40, 5), "moved from": (5, 40), "new": (40, 40)}
 
 
-def box(place: str) -> dict[str, list[float]]:
+def box(place: str) -> Box:
     x, y = PLACES[place]
-    return {side: [float(end)] * 3 for side, end in zip(SIDES, (x, y, x + 15, y + 15), strict=True)}
+    return (x, y, x + 15, y + 15)
 
 
 def verdict(place: str, role: str) -> dict[str, Any]:
-    told = {"volume_id": "h", "label_id": f"reviewed-{place}", "source": "reviewed", "round": 0, "run_id": "old"}
-    return told | {"role": role, "verdict": place.split()[0], "score": 0.9, "z": [2, 3, 4]} | box(place)
+    origin = {"label_id": f"reviewed-{place}", "round": 0, "run_id": "old", "score": 0.9}
+    return label("h", box(place), role, (2, 3, 4), verdict=place.split()[0], **origin)
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    volumes = {"h": "vh", "m": "vm"}
-    rows = [
-        write_volume(tmp_path, Volume(name, f"p{name}", np.zeros((8, 64, 64), np.int16), (4, 1, 1)), split, "")
-        for name, split in volumes.items()
-    ]
-    made = finish_store(tmp_path, rows, [], [])
-    told = [verdict("accepted", "lesion"), verdict("rejected", "hard_negative"), verdict("moved from", "ignored")]
-    write_reviewed(made.path, pa.Table.from_pylist(told, REVIEWED))
+    made = made_store(tmp_path, {"h": "vh", "m": "vm"}, hu=np.zeros((8, 64, 64), np.int16))
+    roles = {"accepted": "lesion", "rejected": "hard_negative", "moved from": "ignored"}
+    write_reviewed(made.path, reviewed(*(verdict(place, role) for place, role in roles.items())))
     return made
 
 
 def selected() -> SelectedPoint:
     point = SimpleNamespace(threshold=0.5, precision_bound=0.9)
-    return SimpleNamespace(point=point, choice=ScoreFusion(0.5, 0.1, 1, 0.0, 20.0))  # type: ignore[return-value]
+    return SimpleNamespace(point=point, choice=ScoreFusion(0.5, 0.1, 1, 0.0, 20.0))  # type: ignore[return-value]  # mine takes no more of it
 
 
 def test_a_round_neither_finds_nor_forgets_what_was_reviewed(store: Store, tmp_path: Path) -> None:
-    scores = {"patient_id": "ph", "lpg_score": 0.9, "lpc_score": 0.9, "width_mm": 16.0, "slice_score": [0.9] * 3}
-    rows = [
-        scores | {"volume_id": "h", "tubelet_id": number, "z": [2, 3, 4]} | box(place)
-        for number, place in enumerate(PLACES)
-    ]
-    scored = pa.Table.from_pylist(rows, SCORED)
+    table = scored(*(tubelet("h", box(place), (2, 3, 4), lpg_score=0.9, lpc_score=0.9) for place in PLACES))
     run: Any = SimpleNamespace(store=store, settings=Settings(), id="now")
     tables = StoreTables.of(store)
     ledger = tables.ledger
-    view = RoundView(scored, ledger, ACCEPTED.empty_table(), tables, run.settings)
+    view = RoundView(table, ledger, ACCEPTED.empty_table(), tables, run.settings)
     found = mine(view, selected())
     assert found.lesions["tubelet_id"].to_pylist() == [list(PLACES).index("new")]
     (tmp_path / "fold-0.safetensors").write_bytes(b"w")

@@ -17,13 +17,14 @@ from harvester.config.settings import OperatingPointSettings, Settings
 from harvester.distributed.training import FitJob
 from harvester.errors import NoExamplesError, StepError
 from harvester.mining.fusion import fusions
-from harvester.records import SCHEMAS, SCORED, SIDES, Mark, Volume
+from harvester.records import SCHEMAS, SCORED
 from harvester.report.build import write_report
 from harvester.results.history import History
 from harvester.run.folder import Run
 from harvester.run.summary import RoundResult, read_summary
 from harvester.run.tracking import Tracker
-from harvester.store.store import Store, finish_store, write_volume
+from harvester.store.store import Store
+from tests.builders import made_store, mark, tubelet
 
 HIDDEN, CLINICAL, FALSE = (8.0, 8.0, 23.0, 23.0), (32.0, 8.0, 47.0, 23.0), (8.0, 40.0, 23.0, 55.0)
 REASON = "the classifier has no example of class 1: no tubelet matches a known lesion"
@@ -35,28 +36,22 @@ SETTINGS = Settings.model_validate(
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     """Ten volumes of V_M and six of V_H^test, a patient each, with a clinical mark and a lesion without one."""
-    rows, known, truth = [], [], []
-    for split, count in (("vm", 10), ("vh_test", 6)):
-        for i in range(count):
-            name = f"{split}-{i}"
-            volume = Volume(name, f"p-{name}", np.zeros((9, 64, 64), np.int16), (4, 1, 1))
-            rows.append(write_volume(tmp_path / "store", volume, split, name))
-            clinical = Mark(name, f"{name}-c", 5, *CLINICAL, clinical=True)
-            hidden = Mark(name, f"{name}-h", 5, *HIDDEN, clinical=False)
-            known += [clinical, hidden] if split == "vm" else [clinical]
-            truth += [clinical, hidden] if split == "vh_test" else []
-    return finish_store(tmp_path / "store", rows, known, truth)
+    splits = {f"{split}-{i}": split for split, count in (("vm", 10), ("vh_test", 6)) for i in range(count)}
+    known, truth = [], []
+    for name, split in splits.items():
+        clinical, hidden = mark(name, CLINICAL), mark(name, HIDDEN, clinical=False)
+        known += [clinical, hidden] if split == "vm" else [clinical]
+        truth += [clinical, hidden] if split == "vh_test" else []
+    return made_store(tmp_path / "store", splits, known, truth, np.zeros((9, 64, 64), np.int16))
 
 
 def proposed(rows: list[dict[str, Any]]) -> pa.Table:
     """Tubelets on each volume's two lesions and on nothing; the classifier knows which."""
-    found = []
-    for volume in rows:
-        for i, (box, lpc) in enumerate(((HIDDEN, 0.9), (CLINICAL, 0.8), (FALSE, 0.01))):
-            sides = {side: [value] * 3 for side, value in zip(SIDES, box, strict=True)}
-            row = {name: volume[name] for name in ("volume_id", "patient_id")} | {"tubelet_id": i}
-            row |= {"lpg_score": 0.6, "lpc_score": lpc, "width_mm": 16.0, "z": [4, 5, 6]}
-            found.append(row | {"slice_score": [0.6] * 3} | sides)
+    found = [
+        tubelet(volume["volume_id"], box, lpg_score=0.6, lpc_score=lpc, width_mm=16.0, tubelet_id=i)
+        for volume in rows
+        for i, (box, lpc) in enumerate(((HIDDEN, 0.9), (CLINICAL, 0.8), (FALSE, 0.01)))
+    ]
     return pa.Table.from_pylist(found, SCORED)
 
 
@@ -96,17 +91,17 @@ def test_a_first_round_without_examples_harvests_nothing(
         summary = harvested(model, 0).summary
     assert summary is not None
     assert f"round 0 harvests nothing: {REASON}" in caplog.messages
-    told = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert told == summary.model_dump(mode="json") and read_summary(tmp_path / "run") == summary
-    assert (told["format"], (tmp_path / "run" / "calibration.parquet").is_file()) == (1, True)
-    assert told["stopped_because"] == f"round 0 harvested nothing: {REASON}"
-    (row,) = told["rounds"]
+    written = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert written == summary.model_dump(mode="json") and read_summary(tmp_path / "run") == summary
+    assert (written["format"], (tmp_path / "run" / "calibration.parquet").is_file()) == (1, True)
+    assert written["stopped_because"] == f"round 0 harvested nothing: {REASON}"
+    (row,) = written["rounds"]
     assert row.keys() == RoundResult.model_fields.keys()
     assert (row["refused"], row["harvested"], row["threshold"]) == (REASON, 0, None)
     # Nothing was scored, so nothing is said of the proposals.
     assert row["lpg_sensitivity"] is row["lpg_ap"] is row["lpc_ap"] is None
-    assert told["final"]["harvested"] == 0
-    assert all(control["harvested"] == 0 for control in told["controls"].values())
+    assert written["final"]["harvested"] == 0
+    assert all(control["harvested"] == 0 for control in written["controls"].values())
     assert pq.read_table(tmp_path / "run" / "harvest.parquet").num_rows == 0
     missing = pq.read_table(tmp_path / "run" / "missing.parquet")
     assert (len(missing), set(missing["harvested"].to_pylist())) == (6, {0})
@@ -118,11 +113,15 @@ def test_a_later_round_without_examples_leaves_what_was_found(
 ) -> None:
     history = harvested("classifier", 1)
     folder = tmp_path / "run"
-    told = json.loads((folder / "summary.json").read_text())
-    assert [row["harvested"] for row in told["rounds"]] == [6, 0]
-    assert [row["refused"] for row in told["rounds"]] == ["", REASON]
-    assert (told["final"]["harvested"], told["final"]["precision"], told["final"]["recall_unmarked"]) == (6, 1, 1)
-    assert told["final"]["threshold"] == told["rounds"][0]["threshold"]
+    written = json.loads((folder / "summary.json").read_text())
+    assert [row["harvested"] for row in written["rounds"]] == [6, 0]
+    assert [row["refused"] for row in written["rounds"]] == ["", REASON]
+    assert (written["final"]["harvested"], written["final"]["precision"], written["final"]["recall_unmarked"]) == (
+        6,
+        1,
+        1,
+    )
+    assert written["final"]["threshold"] == written["rounds"][0]["threshold"]
     assert [curve["name"] for curve in history.curves] == ["round 0: LPG", "round 0: LPG + LPC"]
     # The labels are those that round 1 would have learnt from, hard negatives too.
     sources = pq.read_table(folder / "ledger.parquet")["source"].to_pylist()

@@ -9,17 +9,16 @@ from harvester import harvest as loop
 from harvester.config.settings import Settings
 from harvester.distributed.training import FitJob
 from harvester.labels.ledger import initial_ledger
-from harvester.records import Mark, Volume
 from harvester.run.folder import Artifact, Run
-from harvester.store.store import Store, finish_store, write_volume
+from harvester.store.store import Store
+from tests.builders import made_store, mark
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     """A completely marked volume of each of two patients."""
-    volumes = [Volume(name, f"p-{name}", np.zeros((3, 32, 32), np.int16), (4, 1, 1)) for name in "ab"]
-    rows = [write_volume(tmp_path / "store", volume, "vm", volume.volume_id) for volume in volumes]
-    return finish_store(tmp_path / "store", rows, [Mark("a", "m", 1, 4, 4, 11, 11, clinical=True)], [])
+    hu = np.zeros((3, 32, 32), np.int16)
+    return made_store(tmp_path / "store", {"a": "vm", "b": "vm"}, [mark("a", (4, 4, 11, 11), z=1)], hu=hu)
 
 
 @pytest.mark.parametrize(("choice", "of_round_2"), [("last", 1), ("first", 0)])

@@ -46,7 +46,7 @@ def commands() -> Iterator[tuple[Path, str, list[str]]]:
 def parsed(command: str, arguments: list[str]) -> None:
     """By the command's own parser; its settings must resolve, where it has any."""
     module = import_module(f"harvester.cli.{'harvest' if command == 'plan' else command}")
-    options = module.parse(arguments)
+    options = module.parser.parse_args(arguments)
     config = getattr(options, "config", None)
     if config and config.name != "night.yaml":  # the reader's own
         where = REPO / config if (REPO / config).is_file() else config
@@ -73,7 +73,7 @@ def test_every_example_in_a_commands_own_help_parses(name: str) -> None:
     examples = [shlex.split(line, comments=True) for line in text.splitlines() if line.startswith("    harvester ")]
     assert examples
     for _, command, *arguments in examples:
-        import_module(f"harvester.cli.{command}").parse(arguments)
+        import_module(f"harvester.cli.{command}").parser.parse_args(arguments)
 
 
 @pytest.mark.parametrize(("command", "wrong"), [("harvest", "--runs"), ("status", "--store")])

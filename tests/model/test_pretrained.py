@@ -19,7 +19,8 @@ from torch import Tensor
 from torchvision.models import get_model
 
 from harvester.classifier.network import Classifier
-from harvester.config.loading import resolve, settings_hash
+from harvester.config.fingerprint import settings_hash
+from harvester.config.loading import resolve
 from harvester.config.settings import ClassifierSettings, GeneratorSettings, GridSettings
 from harvester.errors import SettingsError
 from harvester.models.backbones import build_backbone

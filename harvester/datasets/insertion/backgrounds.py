@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 from scipy import ndimage
 
 from harvester.config.data import InsertionSettings, Section, Spacing
-from harvester.config.loading import settings_hash
+from harvester.config.fingerprint import settings_hash
 from harvester.config.shipped import named
 from harvester.datasets.insertion.lesion_models import smooth
 from harvester.datasets.insertion.tissues import Tissues, find_tissues

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from harvester.config.data import InsertionSettings
-from harvester.config.loading import settings_hash
+from harvester.config.fingerprint import settings_hash
 from harvester.config.settings import Settings
 from harvester.datasets.discovery import Dataset, Discovery, LoadedVolume, clipped, root_of
 from harvester.datasets.insertion.backgrounds import Background, Prepared, load_background_volume, load_backgrounds

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy.stats import beta, t
 
-from harvester.certificate.evidence import Earlier, Evidence, Target
+from harvester.certificate.evidence import Earlier, Evidence, Steps, Target
 from harvester.certificate.operating_point import naive, solve
-from harvester.certificate.precision_bound import precision_lower_bound
+from harvester.certificate.precision_bound import MIN_CORRELATION, lower_bounds
 from harvester.errors import LabelError, SettingsError
 
 
@@ -20,6 +20,14 @@ def made_case(seed: int, size: int = 400, patients: int = 60) -> tuple[Any, Any,
     correct = rng.random(size) < 0.5
     scores = np.round(rng.normal(np.where(correct, 1.5, 0.0), 0.5), 2)  # rounded: many ties
     return scores, correct, np.array([f"p{i}" for i in rng.integers(0, patients, size)])
+
+
+def precision_lower_bound(correct_by_patient: Any, accepted_by_patient: Any, confidence: float) -> float:
+    """The bound from (patients,) counts alone."""
+    c, n = (np.asarray(counts, dtype=np.float64) for counts in (correct_by_patient, accepted_by_patient))
+    sums = (n.sum(), c.sum(), (n > 0).sum(), (c * c).sum(), (c * n).sum(), (n * n).sum())
+    steps = Steps(np.zeros(1), *(np.array([value], dtype=np.float64) for value in sums))
+    return float(lower_bounds(steps, MIN_CORRELATION, confidence)[0])
 
 
 def slow_effect(correct_by: Counter[str], accepted_by: Counter[str]) -> float:
@@ -361,7 +369,5 @@ def test_malformed_input_is_refused() -> None:
         Evidence(np.array([np.nan]), np.zeros(1, bool), np.zeros(1), 1)
     with pytest.raises(LabelError, match="earlier rounds"):
         Earlier({"p": 2}, {"p": 1})
-    with pytest.raises(LabelError, match="correct <= accepted"):
-        precision_lower_bound(np.array([3]), np.array([2]), 0.95)
     with pytest.raises(SettingsError, match="confidence"):
-        precision_lower_bound(np.array([1]), np.array([2]), 1.0)
+        Target(0.9, 1.0)

@@ -7,7 +7,8 @@ import pytest
 from harvester.certificate.selection import Calibration, select_point
 from harvester.config.settings import OperatingPointSettings
 from harvester.mining.fusion import ScoreFusion
-from harvester.records import ACCEPTED, MARKS, SCORED, AcceptedTable, MarkTable, ScoredTable, empty
+from harvester.records import ACCEPTED, AcceptedTable, MarkTable, ScoredTable, empty
+from tests.builders import mark, marks, scored, tubelet
 
 FUSION = ScoreFusion(lpg_weight=0.0, lpg_floor=0.0, min_slices=1, small_bonus=0.0, small_mm=20.0)
 LESIONS = 400
@@ -18,20 +19,12 @@ def candidates(precision_below: float) -> pa.Table:
     right = np.arange(500) < 300
     right[300:] = np.arange(200) % 10 < round(10 * precision_below)
     top = np.where(right, 10.0, 50.0)
-    rows = [
-        {
-            "volume_id": f"v{i:03d}", "patient_id": f"p{i:03d}", "tubelet_id": 0, "lpg_score": 0.5, "width_mm": 9.0,
-            "z": [3], "x1": [10.0], "x2": [19.0], "y1": [top[i]], "y2": [top[i] + 9],
-            "slice_score": [0.5], "lpc_score": 1 - (i + 1) / 1000,
-        }
-        for i in range(500)
-    ]  # fmt: skip
-    return pa.Table.from_pylist(rows, SCORED)
+    boxes = [(10.0, y, 19.0, y + 9) for y in top.tolist()]
+    return scored(*(tubelet(f"v{i:03d}", box, (3,), lpc_score=1 - (i + 1) / 1000) for i, box in enumerate(boxes)))
 
 
 def lesions() -> pa.Table:
-    box = {"z": 3, "x1": 10.0, "y1": 10.0, "x2": 19.0, "y2": 19.0, "clinical": False, "kind": ""}
-    return pa.Table.from_pylist([{"volume_id": f"v{i:03d}", "mark_id": f"m{i}", **box} for i in range(500)], MARKS)
+    return marks(*(mark(f"v{i:03d}", (10.0, 10.0, 19.0, 19.0), clinical=False, z=3) for i in range(500)))
 
 
 def accepted(last: bool, precision_below: float = 0.7, earlier: int = 0, **changed: float | tuple[float, ...]) -> int:

@@ -5,7 +5,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harvester.config.loading import dump, restore, settings_hash
+from harvester.config.fingerprint import settings_hash
+from harvester.config.loading import dump, restore
 from harvester.config.settings import Settings
 
 words = st.text("ab-", max_size=3)

@@ -11,10 +11,9 @@ from harvester.labels import ledger as ledgers
 from harvester.mining import candidates, fusion, negatives
 from harvester.mining.fusion import ScoreFusion
 from harvester.mining.round_view import RoundView, StoreTables, match_to_lesions
-from harvester.records import ACCEPTED, LEDGER, MARKS, REVIEWED, SCORED
-from tests.builders import ledger, manifest, mark, marks, scored, tubelet
+from harvester.records import ACCEPTED, LEDGER, MARKS, REVIEWED, SCORED, Box
+from tests.builders import ledger, manifest, mark, marks, scored, selected, tubelet
 
-Box = tuple[float, float, float, float]
 HERE: Box = (10, 10, 29, 29)
 SHIFTED: Box = (15, 10, 34, 29)  # IoU with HERE: 300 / 500
 HALF: Box = (20, 10, 39, 29)  # 200 / 600
@@ -51,9 +50,7 @@ def test_overlap_is_the_best_of_all_labels_on_shared_slices() -> None:
 
 
 def test_a_harvested_label_counts_on_each_of_its_slices() -> None:
-    harvested = ledgers.from_tubelets(
-        scored(tubelet("h1", HERE, z=(7, 8))).append_column("score", pa.array([0.9])), "lesion", "harvested", 0, "", ""
-    )
+    harvested = ledgers.from_tubelets(selected(tubelet("h1", HERE, z=(7, 8))), "lesion", "harvested", 0, "", "")
     table = scored(tubelet("h1", SHIFTED, z=(8, 9)), tubelet("h1", SHIFTED, z=(9, 10)))
     np.testing.assert_allclose(candidates.overlap_with(table, harvested), [0.6, 0])
     assert candidates.slice_marks(harvested)["z"].to_pylist() == [7, 8]
@@ -71,8 +68,7 @@ def test_the_calibration_set_hides_annotations_but_not_marks_nor_what_it_found()
     )
     known = marks(mark("m1", HERE), mark("m1", AWAY, clinical=False), mark("m2", AWAY, clinical=False))
     assert ids(view(table, known).calibration) == [1, 2, 4]
-    accepted = scored(tubelet("m2", SHIFTED)).append_column("score", pa.array([0.9]))
-    accepted = accepted.append_column("correct", pa.array([False]))
+    accepted = selected(tubelet("m2", SHIFTED)).append_column("correct", pa.array([False]))
     assert ids(view(table, known, accepted).calibration) == [1, 4]
     targets = view(table, known).targets
     assert targets["volume_id"].to_pylist() == ["m1", "m2"]
@@ -133,14 +129,8 @@ def test_a_lesion_is_learnt_anywhere_but_its_absence_only_where_all_are_marked()
         *(tubelet("m1", box) for box in (HERE, SHIFTED, HALF, TOUCHING, AWAY)), tubelet("h1", HERE), tubelet("h1", AWAY)
     )
     known = ledger(mark("m1", HERE, clinical=False), mark("h1", HERE))
-    rejected = ledgers.from_tubelets(
-        scored(tubelet("m1", AWAY)).append_column("score", pa.array([0.5])),
-        "hard_negative",
-        "hard_negative_vm",
-        0,
-        "",
-        "",
-    )
+    found = selected(tubelet("m1", AWAY))
+    rejected = ledgers.from_tubelets(found, "hard_negative", "hard_negative_vm", 0, "", "")
     lesion, other = negatives.classifier_examples(table, ledgers.extend(known, rejected), manifest(VOLUMES), 0.5)
     assert lesion.tolist() == [True, True, False, False, False, True, False]
     assert other.tolist() == [False, False, False, True, True, False, False]
@@ -222,8 +212,8 @@ def test_select_never_takes_what_was_dropped_and_sorts_by_score() -> None:
 
 
 def test_matching_gives_each_lesion_to_one_tubelet() -> None:
-    table = scored(tubelet("m1", SHIFTED), tubelet("m1", HERE), tubelet("m1", AWAY), tubelet("m2", HERE))
-    table = table.append_column("score", pa.array([0.9, 0.8, 0.7, 0.6]))
+    places = (("m1", SHIFTED, 0.9), ("m1", HERE, 0.8), ("m1", AWAY, 0.7), ("m2", HERE, 0.6))
+    table = selected(*(tubelet(volume, box, score=score) for volume, box, score in places))
     lesions = marks(mark("m1", HERE, clinical=False), mark("m2", HALF, clinical=False))
     # The better-scored tubelet takes the lesion although the other one fits better.
     assert match_to_lesions(table, lesions, 0.5).tolist() == [True, False, False, False]

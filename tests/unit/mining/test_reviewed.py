@@ -10,11 +10,10 @@ from harvester.config.settings import MiningSettings, Settings
 from harvester.labels import ledger as ledgers
 from harvester.mining import candidates, negatives
 from harvester.mining.round_view import RoundView, StoreTables
-from harvester.records import ACCEPTED, LEDGER, MARKS, REVIEWED, SIDES, rows_where
+from harvester.records import ACCEPTED, LEDGER, Box, rows_where
 from harvester.results.truth import without_reviewed
-from tests.builders import label, manifest, reviewed, scored, tubelet
+from tests.builders import label, manifest, mark, marks, reviewed, scored, tubelet
 
-Box = tuple[float, float, float, float]
 HERE: Box = (10, 10, 29, 29)
 THERE: Box = (60, 60, 79, 79)
 AWAY: Box = (100, 100, 119, 119)
@@ -31,7 +30,7 @@ def verdict(volume: str, box: Box, role: str, z: tuple[int, ...] = (5,), **more:
 
 
 def known(*rows: dict[str, Any]) -> pa.Table:
-    return ledgers.initial_ledger(MARKS.empty_table(), reviewed(*rows))
+    return ledgers.initial_ledger(marks(), reviewed(*rows))
 
 
 def ids(table: pa.Table) -> list[int]:
@@ -39,10 +38,8 @@ def ids(table: pa.Table) -> list[int]:
 
 
 def test_without_a_review_a_run_begins_with_the_marks_alone() -> None:
-    marks = pa.Table.from_pylist(
-        [{"volume_id": "m", "mark_id": "b", "z": 5, **dict.fromkeys(SIDES, 1.0), "clinical": True, "kind": ""}], MARKS
-    )
-    assert ledgers.initial_ledger(marks, REVIEWED.empty_table()).equals(ledgers.from_marks(marks).combine_chunks())
+    given = marks(mark("m", HERE))
+    assert ledgers.initial_ledger(given, reviewed()).equals(ledgers.from_marks(given).combine_chunks())
 
 
 def test_reviewed_labels_are_known_before_round_0_with_their_origin() -> None:
@@ -84,7 +81,7 @@ def test_the_calibration_set_leaves_out_what_a_reviewed_run_accepted_but_not_its
     """What is false in V_M must go on counting: looking at it made V_H no better."""
     table = scored(found("m", HERE), found("m", THERE), found("m", AWAY), found("h", AWAY))
     said = reviewed(verdict("m", HERE, role, (4, 5)), verdict("m", AWAY, "hard_negative", (4, 5)))
-    store = StoreTables(manifest(VOLUMES), MARKS.empty_table(), said)
+    store = StoreTables(manifest(VOLUMES), marks(), said)
     view = RoundView(table, store.ledger, ACCEPTED.empty_table(), store, Settings(mining=SETTINGS))
     assert ids(view.calibration) == [1, 2]
     # They say what not to count, not what is there: V_M's best false finds stay its best hard negatives.
@@ -95,14 +92,10 @@ def test_the_calibration_set_leaves_out_what_a_reviewed_run_accepted_but_not_its
 
 
 def test_what_people_accepted_is_not_asked_for_again() -> None:
-    rows = [
-        {"volume_id": "t", "mark_id": str(at), "z": 5, **dict(zip(SIDES, map(float, box), strict=True))}
-        for at, box in enumerate((HERE, AWAY, THERE))
-    ]
-    hidden = pa.Table.from_pylist([row | {"clinical": False, "kind": ""} for row in rows], MARKS)
-    told = reviewed(verdict("t", HERE, "lesion", (4, 5)), verdict("t", THERE, "hard_negative", (5,)))
-    assert without_reviewed(hidden, told, 0.5)["mark_id"].to_pylist() == ["1", "2"]
-    assert without_reviewed(hidden, REVIEWED.empty_table(), 0.5).equals(hidden)
+    hidden = marks(*(mark("t", box, False, mark_id=str(at)) for at, box in enumerate((HERE, AWAY, THERE))))
+    verdicts = reviewed(verdict("t", HERE, "lesion", (4, 5)), verdict("t", THERE, "hard_negative", (5,)))
+    assert without_reviewed(hidden, verdicts, 0.5)["mark_id"].to_pylist() == ["1", "2"]
+    assert without_reviewed(hidden, reviewed(), 0.5).equals(hidden)
 
 
 def test_the_ledger_of_a_reviewed_store_has_the_ledgers_schema() -> None:

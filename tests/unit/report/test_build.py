@@ -14,11 +14,12 @@ from PIL import Image
 from harvester.certificate.frontier import Frontier, FrontierRow
 from harvester.config.settings import ReportSettings, Settings
 from harvester.records import HARVEST, MARKS, MISSING, HarvestTable, Mark, MarkTable, MissingTable, Volume
-from harvester.report.build import ReportInputs, build, closing_table, write_report
+from harvester.report.build import ReportInputs, build, write_report
 from harvester.report.gallery import outline, sample_evenly
 from harvester.report.html import Html, tag
 from harvester.report.pictures import Outline, slices_to_show, strip, window_for
 from harvester.report.plots import FRONTIER_COLOURS, frontier_picture
+from harvester.report.sections import closing_table
 from harvester.run.summary import Summary
 from harvester.storage.location import Location
 from harvester.store.store import Store

@@ -6,23 +6,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from harvester.records import MARKS, MISSING
+from harvester.records import MISSING
 from harvester.results.completeness import probabilities, rank_volumes
+from tests.builders import manifest, mark, marks
+
+BOX = (0.0, 0.0, 1.0, 1.0)
 
 
 def table(**columns: Any) -> pa.Table:
     return pa.table(columns)
-
-
-def manifest() -> pa.Table:
-    return table(volume_id=["a", "b", "c", "m"], patient_id=["p", "p", "q", "r"], split=["vh", "vh_test", "vh", "vm"])
-
-
-def marks(*volumes: str) -> pa.Table:
-    box = {"z": 0, "x1": 0.0, "y1": 0.0, "x2": 1.0, "y2": 1.0, "clinical": True, "kind": ""}
-    hidden = [{"volume_id": "c", "mark_id": "hidden", **box, "clinical": False}]
-    rows = [{"volume_id": volume, "mark_id": str(i), **box} for i, volume in enumerate(volumes)]
-    return pa.Table.from_pylist(rows + hidden, MARKS)
 
 
 def test_probabilities_are_monotone_and_calibrated() -> None:
@@ -46,7 +38,9 @@ def test_probabilities_of_ties_and_of_nothing() -> None:
 def test_volumes_are_ranked_by_what_is_harvested_and_expected() -> None:
     calibration = table(score=[0.2, 0.2, 0.8, 0.8], correct=[False, False, True, False])
     left = table(volume_id=["a", "a", "c", "m"], score=[0.8, 0.9, 0.2, 0.9])
-    ranked = rank_volumes(manifest(), marks("a", "b", "b"), table(volume_id=["b", "b"]), left, calibration)
+    volumes = manifest({"a": "vh", "b": "vh_test", "c": "vh", "m": "vm"})
+    known = marks(*(mark(name, BOX) for name in ("a", "b", "b")), mark("c", BOX, clinical=False))
+    ranked = rank_volumes(volumes, known, table(volume_id=["b", "b"]), left, calibration)
     assert ranked.schema == MISSING
     assert ranked["volume_id"].to_pylist() == ["b", "a", "c"]
     assert ranked["expected_missing"].to_pylist() == [2.0, 1.0, 0.0]

@@ -9,14 +9,13 @@ import pytest
 
 from harvester.config.settings import Settings
 from harvester.mining.candidates import outside_ignored
-from harvester.records import IGNORE, SCORED
+from harvester.records import IGNORE, SCORED, Box
 from harvester.results.truth import TruthEvaluator, finite, hidden_lesions, with_round
 from harvester.run.summary import TruthScores
 from harvester.store.store import Store
 from tests import builders
 from tests.builders import made_store, mark, selected
 
-Box = tuple[float, float, float, float]
 A: Box = (10, 10, 29, 29)
 B: Box = (40, 40, 59, 59)
 NEAR_A: Box = (12, 10, 31, 29)  # IoU 360 / 440

@@ -14,12 +14,12 @@ from harvester import __version__
 from harvester.config.loading import restore
 from harvester.config.settings import Settings
 from harvester.errors import StoreError
-from harvester.records import Mark, Volume
 from harvester.run.folder import STEP_VERSION, Run, StepMissingError, settings_of, table_hash, weights_hash
 from harvester.run.journal import FORMAT, read_rounds, read_run
 from harvester.run.status import read_status
 from harvester.storage.location import Location
-from harvester.store.store import Store, finish_store, write_volume
+from harvester.store.store import Store, finish_store
+from tests.builders import made_store, mark
 
 TABLE = pa.table({"volume_id": ["a", "b", "c"], "z": pa.array([[1], [], [2, 3]], pa.list_(pa.int32()))})
 
@@ -41,11 +41,8 @@ class Counted:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    rows = []
-    for name in ("a", "b"):
-        volume = Volume(name, f"p-{name}", np.zeros((2, 4, 4), np.int16), (1.0, 1.0, 1.0))
-        rows.append(write_volume(tmp_path / "store", volume, "vm", "h"))
-    return finish_store(tmp_path / "store", rows, [Mark("a", "m", 0, 1, 1, 2, 2, clinical=True)], [])
+    hu = np.zeros((2, 4, 4), np.int16)
+    return made_store(tmp_path / "store", {"a": "vm", "b": "vm"}, [mark("a", (1, 1, 2, 2), z=0)], hu=hu)
 
 
 @pytest.fixture
@@ -278,11 +275,8 @@ def test_weights_are_named_by_their_bytes(tmp_path: Path) -> None:
 
 
 def test_detector_test_volumes_are_neither_mined_nor_learned_from(tmp_path: Path) -> None:
-    volume = np.zeros((3, 4, 4), np.int16)
-    rows = [
-        write_volume(tmp_path, Volume(split, f"p-{split}", volume, (4, 1, 1)), split, "")
-        for split in ("vm", "vh", "vd_test")
-    ]
-    run = Run.open(tmp_path / "run", Settings(), finish_store(tmp_path, rows, [], []))
+    splits = {split: split for split in ("vm", "vh", "vd_test")}
+    store = made_store(tmp_path, splits, hu=np.zeros((3, 4, 4), np.int16))
+    run = Run.open(tmp_path / "run", Settings(), store)
     assert [row["split"] for row in run.rows if row not in run.mined] == ["vd_test"]
     assert run.slices == 6

@@ -13,6 +13,7 @@ from harvester.run.log import logged_to
 from harvester.run.partials import Partials, plan_parts
 from harvester.run.status import format_status, read_status
 from harvester.storage.location import Location
+from tests.summaries import summary_tree
 
 ROWS = [{"volume_id": f"v{i}", "patient_id": f"p{i}"} for i in range(8)]
 TABLE = pa.table({"volume_id": ["v"]})
@@ -91,8 +92,23 @@ def test_the_log_keeps_every_start_and_the_error_that_ended_one(run: Path) -> No
     assert "last error: KeyError" in shown
 
 
+def test_a_run_that_ctrl_c_ended_says_so(run: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), logged_to(Location.of(run)):
+        raise KeyboardInterrupt
+    status = read_status(run)
+    assert [(line["level"], line["message"]) for line in status.log] == [("ERROR", "stopped by Ctrl-C")]
+    assert list(format_status(status))[-1] == "last error: stopped by Ctrl-C"
+
+
+def test_a_summary_that_cannot_be_read_is_an_error(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "summary.json").write_text("{}")
+    assert main(["--run", str(run)]) == 1
+    assert "no summary of this version" in capsys.readouterr().err
+
+
 def test_a_finished_run_says_why_it_stopped(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    summary = {"stopped_because": "nothing more was found", "final": {"harvested": 7}}
+    summary = summary_tree() | {"stopped_because": "nothing more was found"}
+    summary["final"]["harvested"] = 7
     (run / "summary.json").write_text(json.dumps(summary))
     assert main(["--run", str(run)]) == 0
     assert "finished: nothing more was found; 7 lesions harvested" in capsys.readouterr().out

@@ -21,7 +21,7 @@ import pytest
 from mlflow.entities import Run as ServerRun
 from mlflow.tracking import MlflowClient
 
-from harvester.config.loading import settings_hash
+from harvester.config.fingerprint import settings_hash
 from harvester.config.settings import Settings
 from harvester.errors import NoRoomError, SettingsError, StoreError, TrackingError
 from harvester.records import Split, Volume
