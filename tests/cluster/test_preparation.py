@@ -297,7 +297,7 @@ def test_what_killed_before_a_restart_is_left_out_at_once(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(preparation, "finish", killed)
+        patched.setattr(preparation, "commit_store", killed)
         with pytest.raises(KeyboardInterrupt):
             prepare(given, archive, tmp_path / "a", shard_bytes=ALONE)
     assert hostile.read_text().count("exits") == 2
