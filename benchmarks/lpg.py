@@ -19,6 +19,7 @@ import argparse
 import json
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -52,7 +53,10 @@ from harvester.proposals.inference import Proposals, read_with_context, tubelet_
 from harvester.proposals.network import CONTEXT, GROUPS, Generator, group_images
 from harvester.records import Volume
 from harvester.store.slab import GridFrame, read_pixels
-from harvester.store.store import Store, finish_store, write_volume
+from harvester.store.store import Store, finish_store
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tests.builders import write_volume
 
 PAPER = Path(__file__).parents[1] / "configs" / "deeplesion.yaml"
 PEAKS_PER_SLICE = 20

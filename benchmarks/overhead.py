@@ -40,7 +40,10 @@ from harvester.records import SCORED, TUBELETS, Volume
 from harvester.run.partials import Partials, plan_parts
 from harvester.storage.location import Location
 from harvester.store.slab import GridFrame
-from harvester.store.store import Store, finish_store, write_volume
+from harvester.store.store import Store, finish_store
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tests.builders import write_volume
 
 QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
 MADE: Final = 24

@@ -10,6 +10,7 @@ the radiologist's box by IoU >= 0.5 (>= 0.1 is told too). Prints figures, writes
 import argparse
 import json
 import os
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -30,7 +31,10 @@ from harvester.records import TUBELETS
 from harvester.results.truth import TruthEvaluator
 from harvester.storage.location import Location
 from harvester.store.slab import GridFrame
-from harvester.store.store import Store, finish_store, write_volume
+from harvester.store.store import Store, finish_store
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tests.builders import write_volume
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

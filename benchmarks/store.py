@@ -36,7 +36,10 @@ from harvester.imaging.dicom.reader import read_dicom_series
 from harvester.imaging.nifti.reader import read_nifti
 from harvester.records import Volume
 from harvester.store.slab import GridFrame, read_slab
-from harvester.store.store import finish_store, read_volume, write_volume
+from harvester.store.store import finish_store, read_volume
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tests.builders import write_volume
 
 Read = Callable[[int, int], Any]
 Candidate = Callable[[Path, Any], Read]

@@ -67,3 +67,8 @@ def root_cause(error: BaseException | None) -> HarvesterError | None:
             return error
         error = wrapped if isinstance(wrapped, BaseException) else error.__cause__
     return None
+
+
+def one_line(error: BaseException) -> str:
+    """An error's text, of which a library may have said something on several lines."""
+    return " ".join(str(error).split())

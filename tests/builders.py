@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from harvester.config.fingerprint import settings_hash
 from harvester.evaluation.matching import Overlaps
 from harvester.labels.ledger import from_marks
 from harvester.records import (
@@ -33,7 +34,9 @@ from harvester.records import (
     Split,
     Volume,
 )
-from harvester.store.store import Store, finish_store, write_volume
+from harvester.storage.location import Location
+from harvester.store.container import open_shard
+from harvester.store.store import Store, finish_store
 
 Hu = NDArray[np.int16]
 SPACING = (4.0, 1.0, 1.0)
@@ -124,6 +127,13 @@ def manifest(
         for name, split in splits.items()
     ]
     return ManifestTable(pa.Table.from_pylist(rows, MANIFEST))
+
+
+def write_volume(store: Location | Path | str, volume: Volume, split: Split, source_hash: str) -> dict[str, Any]:
+    """One volume as a shard of its own; gives its manifest row."""
+    name = f"v{settings_hash(volume.volume_id)}.shard"
+    with open_shard(Location.of(store) / "shards" / name) as shard:
+        return shard.add(volume, split, source_hash)
 
 
 def made_store(

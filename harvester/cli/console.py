@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from harvester.config import shipped
-from harvester.errors import HarvesterError, SettingsError, root_cause
+from harvester.errors import SettingsError, one_line, root_cause
 
 STOPPED: Final = 130
 """What a shell says of a program that Ctrl-C ended."""
@@ -71,7 +71,7 @@ class ExitCode:
             return False
         self.value = 2 if isinstance(ours, SettingsError) else 1
         kind_of = "" if isinstance(ours, SettingsError) else f"{type(ours).__name__}: "
-        sys.stderr.write(f"{kind_of}{_one_line(ours)}\n")
+        sys.stderr.write(f"{kind_of}{one_line(ours)}\n")
         return True
 
 
@@ -79,8 +79,3 @@ def data_root() -> Path | None:
     """The folder that $HARVESTER_DATA names, for data that is read from files; None where it names none."""
     root = os.environ.get("HARVESTER_DATA")
     return Path(root).absolute() if root else None
-
-
-def _one_line(error: HarvesterError) -> str:
-    """What a library said on several lines may be quoted in a message of ours."""
-    return " ".join(str(error).split())

@@ -19,7 +19,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from harvester.cli.console import command_parser
-from harvester.errors import HarvesterError
+from harvester.errors import HarvesterError, one_line
 from harvester.text import table
 
 Finding = tuple[str, str]
@@ -199,7 +199,7 @@ def _asked(uri: str) -> Finding:
     try:
         files = [name for name in ("manifest.parquet", "settings.yaml") if (Location.of(uri) / name).is_file()]
     except HarvesterError as error:
-        return MISSING, " ".join(str(error).split())
+        return MISSING, one_line(error)
     return OK, f"{uri.partition('?')[0]}: {', '.join(files) or 'empty, or new'}"
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from harvester.config import shipped
 from harvester.config.settings import Settings
-from harvester.errors import SettingsError
+from harvester.errors import SettingsError, one_line
 
 
 def resolve(file: Path | str | None = None, overrides: Sequence[str] = ()) -> Settings:
@@ -36,7 +36,7 @@ def _resolved(tree: dict[str, Any], overrides: Sequence[str]) -> Settings:
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
-        raise SettingsError(_one_line(error)) from None
+        raise SettingsError(_first_fault(error)) from None
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def _tree(text: str, where: str) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise SettingsError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise SettingsError(f"{where}: not valid YAML: {one_line(error)}") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -79,7 +79,7 @@ def _put(tree: dict[str, Any], override: str) -> None:
     tree[leaf] = value
 
 
-def _one_line(error: ValidationError) -> str:
+def _first_fault(error: ValidationError) -> str:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":

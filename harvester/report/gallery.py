@@ -65,7 +65,10 @@ class Gallery:
     def misses(self, missed: MarkTable) -> Html:
         """Hidden lesions that were not harvested, evenly over the volumes."""
         rows = sorted(missed.to_pylist(), key=lambda row: (row["volume_id"], row["mark_id"]))
-        return _grid([self._miss(row) for row in sample_evenly(rows, self._settings.gallery // 2)])
+        chosen = sample_evenly(rows, self._settings.gallery // 2)
+        return _grid(
+            [self._figure(row, AMBER, "missed lesion", [row["kind"]] if row["kind"] else []) for row in chosen]
+        )
 
     def _found(self, row: LesionRow, correct: Correct, with_truth: bool, colour: str = BLUE) -> Html:
         found = {True: "right", False: "wrong", None: ""}[correct.get(_key(row))]
@@ -77,9 +80,6 @@ class Gallery:
     def _negative(self, row: LesionRow) -> Html:
         facts = [f"LPG score {number(row['score'])}", f"round {row['round']}"]
         return self._figure(row, RED, "hard negative", facts)
-
-    def _miss(self, row: LesionRow) -> Html:
-        return self._figure(row, AMBER, "missed lesion", [row["kind"]] if row["kind"] else [])
 
     def _figure(
         self, row: LesionRow, colour: str, words: str, facts: Sequence[str], hidden: Sequence[Outline] = ()

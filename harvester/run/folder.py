@@ -101,7 +101,9 @@ class Run:
         self.rows: list[dict[str, Any]] = store.manifest.to_pylist()
         self.folds = patient_folds(self.rows, settings.folds, settings.seed)
         self.data_hash = store.data_hash()
-        self.id = settings_hash(what_matters(settings), self.data_hash)
+        # What a harvest follows from: not how it is computed, but in which precision; not its pictures.
+        tree = settings.model_dump(mode="json", exclude={"compute", "report"})
+        self.id = settings_hash(tree | {"precision": settings.compute.precision}, self.data_hash)
         # V_D^test is for detectors trained on the harvest: nothing here may look at it, let alone learn from it.
         self.mined = [row for row in self.rows if row["split"] != Split.VD_TEST]
         self.steps: list[StepNote] = []
@@ -115,10 +117,9 @@ class Run:
         """
         run = cls(Location.of(folder), settings, store, time.monotonic() if began is None else began)
         before = read_run(run.folder) or RunRecord()
-        fresh = RunRecord(id=before.id, began=before.began)
         (run.folder / "settings.yaml").write_text(dump(settings))
         (run.folder / "settings.hash").write_text(settings_hash(settings) + "\n")
-        write_run(run.folder, fresh)
+        write_run(run.folder, RunRecord(id=before.id, began=before.began))
         return run
 
     def end(self, status: Status) -> None:
@@ -240,12 +241,6 @@ def store_of(folder: Location, settings: Settings, given: str | None) -> Store:
     if not where:
         raise SettingsError(f"{folder}: holds no store and names none; give the harvested store with --store")
     return Store.open(where)
-
-
-def what_matters(settings: Settings) -> dict[str, Any]:
-    """The settings that a harvest follows from: not how it is computed, but in which precision; not its pictures."""
-    tree = settings.model_dump(mode="json", exclude={"compute", "report"})
-    return tree | {"precision": settings.compute.precision}
 
 
 def table_hash(table: pa.Table) -> str:

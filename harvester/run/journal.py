@@ -107,15 +107,11 @@ def write_round(folder: Location, record: RoundRecord) -> None:
     """
     file = round_folder(folder, record.round) / ROUND
     before = _parsed(file.read_bytes(), record.round) if file.is_file() else None
-    if before and _outcome(before) == _outcome(record):
+    if before and before.model_dump_json(exclude={"ended"}) == record.model_dump_json(exclude={"ended"}):
         return
     for later in (k for k in rounds(folder) if k > record.round):
         (round_folder(folder, later) / ROUND).delete()
     file.write_text(record.model_dump_json(indent=1) + "\n")
-
-
-def _outcome(record: RoundRecord) -> str:
-    return record.model_dump_json(exclude={"ended"})
 
 
 def _parsed(data: bytes, round_index: int) -> RoundRecord | None:

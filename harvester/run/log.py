@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from harvester.errors import root_cause
+from harvester.errors import one_line, root_cause
 from harvester.storage.location import Location
 
 NAME: Final = "log"
@@ -30,7 +30,7 @@ def logged_to(folder: Location) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        handler.handle(logging.LogRecord(__name__, logging.ERROR, __file__, 0, _one_line(error), None, None))
+        handler.handle(logging.LogRecord(__name__, logging.ERROR, __file__, 0, _last_words(error), None, None))
         raise
     finally:
         logging.getLogger().removeHandler(handler)
@@ -92,12 +92,12 @@ def _handler(folder: Location) -> logging.Handler:
     return _Appended(Path(folder.base) / f"{NAME}{SUFFIX}")
 
 
-def _one_line(error: BaseException) -> str:
+def _last_words(error: BaseException) -> str:
     # Other people's errors may quote what they choked on: only their names are kept.
     if isinstance(error, KeyboardInterrupt):
         return "stopped by Ctrl-C"
     ours = root_cause(error)
-    text = f": {' '.join(str(ours).split())}" if ours else ", told where the job was started"
+    text = f": {one_line(ours)}" if ours else ", told where the job was started"
     return type(ours or error).__name__ + text
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from harvester.config.fingerprint import settings_hash
 from harvester.config.loading import dump
 from harvester.config.settings import Settings
-from harvester.errors import HarvesterError, SettingsError, StoreError, TrackingError
+from harvester.errors import HarvesterError, SettingsError, StoreError, TrackingError, one_line
 from harvester.run.folder import Run, settings_of
 from harvester.run.journal import ROUND, RUN, RoundRecord, RunRecord, Status, read_rounds, read_run
 from harvester.storage.location import Location
@@ -96,7 +96,7 @@ def sync(run_folder: Location, uri: str | None) -> SyncResult:
     except HarvesterError:
         raise
     except Exception as error:
-        raise TrackingError(f"MLflow at {_without_secret(address)}: {_one_line(error)}") from error
+        raise TrackingError(f"MLflow at {_without_secret(address)}: {_short(error)}") from error
 
 
 def own_database(folder: Location) -> str:
@@ -188,7 +188,8 @@ def _sync(folder: Location, uri: str) -> SyncResult:
 
     own = folder.on_disk and uri == own_database(folder)
     artifacts = Path((folder / "mlartifacts").base).as_uri() if own else None
-    experiment_id = _experiment(client, artifacts)
+    found = client.get_experiment_by_name(EXPERIMENT)
+    experiment_id = str(found.experiment_id if found else client.create_experiment(EXPERIMENT, artifacts))
     try:
         parent = _run(client, experiment_id, settings.name, {RUN_TAG: record.id}, record.began)
     except MlflowException as error:
@@ -296,7 +297,7 @@ def _refusal(error: "MlflowException") -> str:
     """What a server that is there says no with. Raises what may pass."""
     if error.error_code not in REFUSALS:
         raise error
-    return _one_line(error)
+    return _short(error)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -309,13 +310,6 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
             text = str(value)
             flat[f"{prefix}{key}"] = text if len(text) <= MAX_VALUE else text[: MAX_VALUE - 3] + "..."
     return flat
-
-
-def _experiment(client: "MlflowClient", artifacts: str | None) -> str:
-    found = client.get_experiment_by_name(EXPERIMENT)
-    if found is not None:
-        return str(found.experiment_id)
-    return str(client.create_experiment(EXPERIMENT, artifact_location=artifacts))
 
 
 def _client(uri: str) -> "MlflowClient":
@@ -332,8 +326,8 @@ def _ms(seconds: float) -> int:
     return int(seconds * 1000)
 
 
-def _one_line(error: Exception) -> str:
-    return _without_secret(" ".join(str(error).split()))[:200]
+def _short(error: Exception) -> str:
+    return _without_secret(one_line(error))[:200]
 
 
 def _without_secret(text: str) -> str:

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
-from harvester.errors import NoRoomError, SettingsError, StoreError
+from harvester.errors import NoRoomError, SettingsError, StoreError, one_line
 from harvester.records import only_data
 
 T = TypeVar("T")
@@ -106,7 +106,7 @@ class Location:
             return bool(self.filesystem.get_file_info(self.key).is_file)
         except OSError as error:
             raise StoreError(
-                f"{self.parent}: cannot be asked ({' '.join(str(error).split())}); see to the path or URI, the keys "
+                f"{self.parent}: cannot be asked ({one_line(error)}); see to the path or URI, the keys "
                 "in the environment and the network"
             ) from error
 
@@ -244,7 +244,7 @@ def writing(folder: Location) -> Iterator[None]:
     except NoRoomError:
         raise
     except OSError as error:
-        cause = os.strerror(error.errno) if error.errno else " ".join(str(error).split())
+        cause = os.strerror(error.errno) if error.errno else one_line(error)
         raise StoreError(
             f"{folder}: the store cannot be written ({cause}); make room or give another --store, then start "
             "again: finished shards are kept"

@@ -39,14 +39,13 @@ from harvester.records import (
     MarkTable,
     RejectTable,
     ReviewedTable,
-    Split,
     Volume,
     empty,
     values,
 )
 from harvester.storage import location as locations
 from harvester.storage.location import Location, cast_to, writing
-from harvester.store.container import Span, VolumeHeader, open_shard, read_header, read_slices
+from harvester.store.container import Span, VolumeHeader, read_header, read_slices
 
 VOLUME_NAME: Final = r"^[0-9A-Za-z_][^/\\\x00-\x1f]*$"
 SHARD_NAME: Final = re.compile(r"[A-Za-z0-9_-]+\.shard")
@@ -136,15 +135,6 @@ def read_volume(store: Location, volume_id: str, z_start: int = 0, z_end: int | 
         whole = _read_whole(store, volume_id)
         return replace(whole, hu_zyx=whole.hu_zyx[z_start:z_end])
     return _read_slices(store, volume_id, z_start, z_end)
-
-
-def write_volume(store: Location | Path | str, volume: Volume, split: Split, source_hash: str) -> dict[str, Any]:
-    """Write one volume as a shard of its own and return its manifest row. Raises StoreError."""
-    name = f"v{settings_hash(volume.volume_id)}.shard"
-    with open_shard(Location.of(store) / "shards" / name) as shard:
-        row = shard.add(volume, split, source_hash)
-    _forget()
-    return row
 
 
 def write_reviewed(store: Location, reviewed: ReviewedTable) -> None:

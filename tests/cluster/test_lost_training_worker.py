@@ -18,7 +18,8 @@ from harvester.models.fit import FoldTask
 from harvester.proposals.training import fit_generator
 from harvester.records import Mark, Volume
 from harvester.storage.location import Location
-from harvester.store.store import Store, finish_store, write_volume
+from harvester.store.store import Store, finish_store
+from tests.builders import write_volume
 
 # Two workers a fold, so that batches, batch norms and checkpoints are shared when one of them dies.
 SETTINGS = Settings.model_validate(

@@ -20,7 +20,7 @@ from harvester.config.fingerprint import settings_hash
 from harvester.config.shipped import named
 from harvester.datasets.insertion.lesion_models import smooth
 from harvester.datasets.insertion.tissues import Tissues, find_tissues
-from harvester.errors import SettingsError
+from harvester.errors import SettingsError, one_line
 from harvester.imaging.dicom.reader import read_dicom_series
 from harvester.imaging.nifti.reader import read_nifti
 from harvester.imaging.resample import resample
@@ -103,7 +103,7 @@ def load_backgrounds(settings: InsertionSettings, base_path: Path) -> list[Backg
         entries = yaml.safe_load(named(Path(settings.backgrounds)).read_text())
         listed = [Background.model_validate(entry) for entry in entries]
     except (OSError, yaml.YAMLError, ValidationError, TypeError) as error:
-        text = " ".join(str(error).split())
+        text = one_line(error)
         raise SettingsError(f"setting data.insertion.backgrounds = {settings.backgrounds}: {text}") from None
     return [_located(entry, source) for entry in listed]
 

@@ -19,8 +19,8 @@ from harvester.config.loading import dump
 from harvester.config.settings import Settings
 from harvester.datasets.archive import archive
 from harvester.records import ACCEPTED, HARVEST, Box
-from harvester.store.store import Store, finish_store, write_volume
-from tests.builders import boxes, labels
+from harvester.store.store import Store, finish_store
+from tests.builders import boxes, labels, write_volume
 from tests.summaries import summary_tree
 
 SALT = "00ff"

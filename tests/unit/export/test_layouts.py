@@ -19,7 +19,8 @@ import pytest
 
 from harvester.config.data import ArchiveSettings
 from harvester.datasets.archive import archive
-from harvester.store.store import Store, finish_store, write_volume
+from harvester.store.store import Store, finish_store
+from tests.builders import write_volume
 from tests.dicom_files import ct, put
 
 hd = pytest.importorskip("highdicom", reason="highdicom is not installed: pip install 'harvester[dicom]'")

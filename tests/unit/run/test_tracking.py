@@ -29,7 +29,8 @@ from harvester.run import tracking
 from harvester.run.folder import Run
 from harvester.run.tracking import ARTIFACTS, MAX_VALUE, Tracker, flatten, sync
 from harvester.storage.location import Location
-from harvester.store.store import Store, finish_store, write_volume
+from harvester.store.store import Store, finish_store
+from tests.builders import write_volume
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*noload:DeprecationWarning")
 

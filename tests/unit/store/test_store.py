@@ -14,8 +14,8 @@ from harvester.records import IGNORE, MARKS, REJECTS, REVIEWED, Mark, Split, Vol
 from harvester.storage.location import Location
 from harvester.store import store as store_module
 from harvester.store.container import open_shard
-from harvester.store.store import FORMAT, FORMAT_KEY, Store, finish_store, read_volume, write_reviewed, write_volume
-from tests.builders import label, made_store, reviewed
+from harvester.store.store import FORMAT, FORMAT_KEY, Store, finish_store, read_volume, write_reviewed
+from tests.builders import label, made_store, reviewed, write_volume
 
 SPACING = (4.0, 1.6, 1.5)
 HU = np.random.default_rng(0).integers(-1024, 3071, (7, 5, 6)).astype(np.int16)

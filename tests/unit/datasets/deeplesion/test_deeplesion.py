@@ -20,8 +20,8 @@ from harvester.datasets.discovery import Discovery
 from harvester.datasets.dry_run import dry_run_table, split_rows
 from harvester.errors import LabelError, SettingsError, VolumeError
 from harvester.records import Volume
-from harvester.store.store import finish_store, write_volume
-from tests.builders import mark
+from harvester.store.store import finish_store
+from tests.builders import mark, write_volume
 
 SHAPE = (6, 40, 48)
 SPACING = (5.0, 0.75, 0.75)

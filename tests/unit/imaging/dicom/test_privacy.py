@@ -16,7 +16,7 @@ from pydicom.datadict import DicomDictionary
 from harvester.config.data import ArchiveSettings
 from harvester.datasets.archive.archive import discover, read
 from harvester.errors import HarvesterError
-from harvester.store.store import write_volume
+from tests.builders import write_volume
 from tests.dicom_files import ct, put
 from tests.dicom_objects import group, put_segmentation, report, scoord, structures
 
