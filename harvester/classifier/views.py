@@ -148,7 +148,8 @@ def cut_crops(hu_zyx: Tensor, z: Array, corners: Array, side: int, grid: GridSet
     index = (z[:, None] - first + np.array([-1, 0, 1])).reshape(-1, 1)
     rois = np.concatenate([index, np.repeat(corners, 3, axis=0)], axis=1).astype(np.float32)
     cut: Tensor = roi_align(hu, torch.from_numpy(rois).to(hu.device), side, sampling_ratio=1, aligned=True)
-    return _windowed(torch.unflatten(cut[:, 0] + AIR_HU, 0, (-1, 3)), grid)
+    crops = torch.unflatten(cut[:, 0] + AIR_HU, 0, (-1, 3))
+    return torch.cat([((crops - low) / (high - low)).clamp(0, 1) for low, high in grid.windows_hu], dim=1)
 
 
 def shape_profile(tubelets: Tubelets, frame: GridFrame) -> Array:
@@ -165,8 +166,3 @@ def shape_profile(tubelets: Tubelets, frame: GridFrame) -> Array:
     along = np.array([(own.max(), own.mean(), own[0], own[-1]) for own in logits])
     shape = np.stack([np.log2(width_mm / 16), np.log2(length_mm / width_mm)], axis=1)
     return np.concatenate([shape, along], axis=1).astype(np.float32)
-
-
-def _windowed(crops: Tensor, grid: GridSettings) -> Tensor:
-    shown = [((crops - low) / (high - low)).clamp(0, 1) for low, high in grid.windows_hu]
-    return torch.cat(shown, dim=1)

@@ -73,7 +73,8 @@ def require_capacity(compute: ComputeSettings) -> None:
     missing = shortfall(requests, _nodes())
     if missing and compute.wait_for_nodes_minutes:
         logger.info("waiting for nodes: %s", "; ".join(missing))
-        request_resources(bundles=_most_demanding(requests))
+        most = max(requests, key=lambda one: (one.count * one.each["GPU"], one.count * one.each["CPU"]))
+        request_resources(bundles=[{name: value for name, value in most.each.items() if value}] * most.count)
     while missing and time.monotonic() < deadline:
         time.sleep(min(SECONDS_BETWEEN_LOOKS, max(0.1, deadline - time.monotonic())))
         missing = shortfall(requests, _nodes())
@@ -90,11 +91,6 @@ def _nodes() -> list[Resources]:
 
 def _fit(each: Resources, node: Resources) -> int:
     return int(min(node.get(name, 0.0) / value + SLACK for name, value in each.items() if value))
-
-
-def _most_demanding(requests: Sequence[ResourceRequest]) -> list[dict[str, float]]:
-    most = max(requests, key=lambda one: (one.count * one.each["GPU"], one.count * one.each["CPU"]))
-    return [{name: value for name, value in most.each.items() if value}] * most.count
 
 
 def _said(nodes: Sequence[Resources]) -> str:

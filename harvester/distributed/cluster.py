@@ -29,7 +29,9 @@ def start_ray() -> None:
         named = ":" in address and "://" not in address  # "auto" and clients' addresses are no use to a worker
         ray.init(runtime_env={"env_vars": {"RAY_ADDRESS": address}} if named else None, logging_level=logging.WARNING)
     else:
-        port = _free_port()
+        with socket.socket() as probe:
+            probe.bind((LOOPBACK, 0))
+            port = int(probe.getsockname()[1])
         with _environment({"RAY_ADDRESS": f"{LOOPBACK}:{port}", "RAY_GCS_SERVER_PORT": str(port)}):
             ray.init(address="local", logging_level=logging.WARNING)
         (node,) = living_nodes()
@@ -52,12 +54,6 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
         for name, value in before.items():
             os.environ.pop(name)
             os.environ.update({name: value} if value is not None else {})
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
 
 
 def living_nodes() -> list[dict[str, Any]]:

@@ -189,7 +189,10 @@ def _fit_fold(job: FitJob, fold: int, ranks: Ranks) -> None:
         measured = {"memory_mib": DeviceSpec.choose(compute.train_gpu, compute.precision).memory_mib()}
         if afresh:
             measured["steps_per_second"] = len(history) / (time.monotonic() - began)
-        _publish(model, history, measured, job.out, fold)
+        state = {name: value.detach().cpu().contiguous().float() for name, value in model.state_dict().items()}
+        (job.out / f"fold-{fold}.losses.json").write_text(json.dumps(history))
+        (job.out / f"fold-{fold}.measured.json").write_text(json.dumps(measured))
+        (job.out / f"fold-{fold}.safetensors").write_bytes(save(state))
         task.checkpoint.delete()
 
 
@@ -204,12 +207,3 @@ def examples_of(
             for tubelet in tubelets:
                 chosen[tubelet["label"]].append((frames[volume_id], tubelet))
     return chosen
-
-
-def _publish(
-    model: nn.Module, history: list[dict[str, float]], measured: dict[str, float], out: Location, fold: int
-) -> None:
-    state = {name: value.detach().cpu().contiguous().float() for name, value in model.state_dict().items()}
-    (out / f"fold-{fold}.losses.json").write_text(json.dumps(history))
-    (out / f"fold-{fold}.measured.json").write_text(json.dumps(measured))
-    (out / f"fold-{fold}.safetensors").write_bytes(save(state))

@@ -43,7 +43,6 @@ class Hits:
     scores       (n,) float64 as given
     order        (n,) int64 rows in the order of the visit
     correct      (n,) bool: hits at least one mark that none before it hit
-    duplicate    (n,) bool: hits marks, all of them hit before
     new_hits     (n,) int64: marks it is the first to hit
     repeat_hits  (n,) int64: marks it hits that were hit before
     mark_hit_by  (num_marks,) int64: row of the tubelet that hit the mark first, -1 if none
@@ -52,7 +51,6 @@ class Hits:
     scores: NDArray[np.float64]
     order: NDArray[np.int64]
     correct: NDArray[np.bool_]
-    duplicate: NDArray[np.bool_]
     new_hits: NDArray[np.int64]
     repeat_hits: NDArray[np.int64]
     mark_hit_by: NDArray[np.int64]
@@ -90,7 +88,7 @@ def hits(found: Overlaps, scores: Floats, num_marks: int, threshold: float = 0.5
     first[marks_hit] = tubelet[first_pair]
     new = np.bincount(tubelet[first_pair], minlength=len(order))
     repeat = np.bincount(tubelet, minlength=len(order)) - new
-    return Hits(np.asarray(scores, dtype=np.float64), order, new > 0, (new == 0) & (repeat > 0), new, repeat, first)
+    return Hits(np.asarray(scores, dtype=np.float64), order, new > 0, new, repeat, first)
 
 
 def ranking(scores: Floats) -> tuple[Integers, Integers]:

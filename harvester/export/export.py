@@ -49,7 +49,9 @@ def export(run: Location, store: Store, source: SourceScans | None, request: Req
         with silence_dicom_loggers():
             _write(volumes, aside, request, summary)
         _write_about(aside, request, summary)
-        _publish(aside, request.out)
+        request.out.mkdir(parents=True, exist_ok=True)
+        for file in sorted(aside.iterdir()):
+            file.replace(request.out / file.name)
     except OSError as error:
         raise StoreError(
             f"{request.out}: cannot be written ({error.strerror}); make room or give another --out"
@@ -72,7 +74,8 @@ def _write(volumes: Iterable[LabelledVolume], folder: Path, request: Request, su
         except (VolumeError, *REFUSED) as error:
             summary.volumes, summary.labels = summary.volumes - 1, summary.labels - len(each.labels)
             _leave_out(_unwritable(error, each, request), each.volume, request, summary)
-    _index(rows, folder / "index.csv")
+    names = ["file", "number", *(["voxels"] if rows and "voxels" in rows[0] else []), "volume_id", "label_id"]
+    _table(folder / "index.csv", [*names, *ORIGIN], rows)
 
 
 def _unwritable(error: Exception, labelled: LabelledVolume, request: Request) -> VolumeError:
@@ -140,12 +143,6 @@ def _leave_out(error: VolumeError, volume: Row, request: Request, summary: Expor
     summary.left_out.append({"volume_id": volume["volume_id"], "reason": error.reason, "message": str(error)})
 
 
-def _index(rows: Sequence[Row], file: Path) -> None:
-    """What is in which file: one row per label."""
-    names = ["file", "number", *(["voxels"] if rows and "voxels" in rows[0] else []), "volume_id", "label_id"]
-    _table(file, [*names, *ORIGIN], rows)
-
-
 def _write_about(folder: Path, request: Request, summary: ExportSummary) -> None:
     about = {
         "made_by": f"harvester {__version__}",
@@ -169,9 +166,3 @@ def _table(file: Path, names: Sequence[str], rows: Iterable[Row]) -> None:
         table = csv.DictWriter(target, names, extrasaction="ignore", lineterminator="\n")
         table.writeheader()
         table.writerows({name: "" if row[name] is None else row[name] for name in names} for row in rows)
-
-
-def _publish(aside: Path, out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    for file in sorted(aside.iterdir()):
-        file.replace(out / file.name)

@@ -36,10 +36,11 @@ def _roi(label: Row, grid: FileGrid) -> dict[str, Any]:
     axes = grid.affine_lps[:3, :3] / lengths
     axes[:, 2] *= np.sign(np.linalg.det(axes))  # a box looks the same from behind; Slicer wants a rotation
     orientation = axes.ravel().tolist()
+    origin = [f"{name} {label[name]}" for name in ORIGIN if label[name] not in (None, "")]
     point = {
         "id": "1",
         "label": label["label_id"],
-        "description": _origin(label),
+        "description": "; ".join([*origin, status(label)]),
         "position": center,
         "orientation": orientation,
         "selected": True,
@@ -61,11 +62,6 @@ def _roi(label: Row, grid: FileGrid) -> dict[str, Any]:
         "controlPoints": [point],
         "display": {"visibility": True, "opacity": 0.5, "selectedColor": COLORS[label["role"]]},
     }
-
-
-def _origin(label: Row) -> str:
-    words = [f"{name} {label[name]}" for name in ORIGIN if label[name] not in (None, "")]
-    return "; ".join([*words, status(label)])
 
 
 def status(label: Row) -> str:

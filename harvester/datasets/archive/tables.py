@@ -128,15 +128,11 @@ def _note(known: dict[str, Known], keys: Mapping[str, str], row: Mapping[str, st
     if scan.split not in ("", split or scan.split) or scan.patient not in ("", patient or scan.patient):
         raise LabelError(f"{where}: an earlier row gives this scan another split or patient; want one")
     scan.split, scan.patient = split or scan.split, patient or scan.patient
-    _note_complete(scan, row, where)
-    return scan
-
-
-def _note_complete(scan: Known, row: Mapping[str, str], where: str) -> None:
     complete = _truth(row, "complete", where)
     if scan.complete is not None and complete not in (None, scan.complete):
         raise LabelError(f"{where}: an earlier row says otherwise of `complete`; want one")
     scan.complete = scan.complete if complete is None else complete
+    return scan
 
 
 def _mark_row(row: Mapping[str, str], line: int) -> MarkRow:

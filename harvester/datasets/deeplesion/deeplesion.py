@@ -71,7 +71,9 @@ def discover(root: Path, settings: DeepLesionSettings, salt: str) -> Discovery:
     rows: dict[str, list[InfoRow]] = {}
     for each in lines:
         rows.setdefault(each.volume_id, []).append(each)
-    annotated = _annotated(root, settings)
+    named = (settings.mining_marks, settings.harvest_test_marks, settings.detector_test_marks)
+    files = zip(("vm", "vh_test", "vd_test"), named, strict=True)
+    annotated = {split: read_marks(_located(root, name)) for split, name in files if name}
     assigned = assign(
         {volume: of[0].split for volume, of in rows.items()},
         {volume: of[0].patient_id for volume, of in rows.items()},
@@ -101,13 +103,6 @@ def read(case: DeepLesionCase, root: Path) -> tuple[Volume, list[Mark]]:
 def _located(root: Path, name: str) -> Path:
     """A file named by a setting: in the archive if it is there, else where the path leads from here."""
     return root / name if (root / name).is_file() else Path(name)
-
-
-def _annotated(root: Path, settings: DeepLesionSettings) -> dict[str, PublishedMarks]:
-    """The full annotation of each split that has one."""
-    named = (settings.mining_marks, settings.harvest_test_marks, settings.detector_test_marks)
-    files = zip(("vm", "vh_test", "vd_test"), named, strict=True)
-    return {split: read_marks(_located(root, name)) for split, name in files if name}
 
 
 def _marks(

@@ -99,7 +99,10 @@ def coverage(blob: Blob, offset_zyx: Floats, spacing_zyx_mm: Spacing, slice_mm: 
         for n, k, shift, size in zip(half, steps, offset_zyx, spacing, strict=True)
     ]
     fine = _filled(blob, axes)
-    return _averaged(ndimage.gaussian_filter(fine, sigma_mm * steps / spacing, mode="constant", truncate=3), steps)
+    fine = ndimage.gaussian_filter(fine, sigma_mm * steps / spacing, mode="constant", truncate=3)
+    (kz, ky, kx), (nz, ny, nx) = steps, fine.shape
+    blocks = fine.reshape(nz // kz, kz, ny // ky, ky, nx // kx, kx)
+    return np.asarray(blocks.mean(axis=(1, 3, 5)), dtype=np.float32)
 
 
 def _filled(blob: Blob, axes_zyx_mm: Sequence[Floats]) -> NDArray[np.float32]:
@@ -124,12 +127,6 @@ def _surface(blob: Blob, x: Floats, y: Floats, z: Floats, distance: Floats) -> F
             along *= along
         radius += length * along
     return radius
-
-
-def _averaged(fine: Floats, steps: NDArray[np.int_]) -> NDArray[np.float32]:
-    (kz, ky, kx), (nz, ny, nx) = steps, fine.shape
-    blocks = fine.reshape(nz // kz, kz, ny // ky, ky, nx // kx, kx)
-    return np.asarray(blocks.mean(axis=(1, 3, 5)), dtype=np.float32)
 
 
 def smooth(hu_zyx: NDArray[Any]) -> NDArray[np.float32]:

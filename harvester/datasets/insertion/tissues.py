@@ -62,7 +62,8 @@ def find_tissues(hu_zyx: NDArray[np.int16], spacing_zyx_mm: Spacing) -> Tissues:
     """Maps of a scan in the stored order; empty maps where the scan has no such tissue."""
     base = smooth(hu_zyx)
     body = _body(base)
-    bone = _bones(base, spacing_zyx_mm)
+    # With its marrow, and whatever else is as bright (contrast medium), with gaps of 28 mm closed.
+    bone = _filled(base > 210, 14, MARROW_CM2, spacing_zyx_mm)
     lung = _lungs(hu_zyx, body, spacing_zyx_mm)
     lung_room = _room(lung, spacing_zyx_mm)
     organ = _organs(base, spacing_zyx_mm) & body & ~bone & ~_chest(lung, spacing_zyx_mm)
@@ -124,11 +125,6 @@ def _chest(lung: Mask, spacing: Spacing) -> Mask:
     right = np.logical_or.accumulate(lung[:, :, ::-1], axis=2)[:, :, ::-1]
     area_cm2 = lung.sum(axis=(1, 2)) * spacing[1] * spacing[2] / 100
     return np.asarray((left & right) | (area_cm2 > CHEST_CM2)[:, None, None])
-
-
-def _bones(base: NDArray[np.float32], spacing: Spacing) -> Mask:
-    """Bone with its marrow, and whatever else is as bright (contrast medium), with gaps of 28 mm closed."""
-    return _filled(base > 210, 14, MARROW_CM2, spacing)
 
 
 def _organs(base: NDArray[np.float32], spacing: Spacing) -> Mask:

@@ -36,7 +36,9 @@ def from_slices(table: pa.Table, volume: Ids, score: str | None, file: Path) -> 
     refuse_rows(np.isnan(slice_score), rows, "no score", file)
     key = _tubelet_keys(volume, table["tubelet_id"], file)
     if not _stands_together(key, z):
-        order = _grouped(key, z)
+        # Tubelets keep the order of their first rows.
+        _, first, group = np.unique(key, return_index=True, return_inverse=True)
+        order = np.lexsort((z, first[group]))
         _refuse_repeated_slices(key, z, order, rows, file)
         volume, key, z, slice_score = volume.take(order), key[order], z[order], slice_score[order]
         sides = {side: values[order] for side, values in sides.items()}
@@ -98,12 +100,6 @@ def _stands_together(key: Integers, z: Integers) -> bool:
         return False
     begun = np.sort(key[_starts(key)], kind="stable")
     return not np.any(begun[1:] == begun[:-1])
-
-
-def _grouped(key: Integers, z: Integers) -> Integers:
-    """Order of rows in which they do; tubelets keep the order of their first rows."""
-    _, first, group = np.unique(key, return_index=True, return_inverse=True)
-    return np.lexsort((z, first[group]))
 
 
 def _refuse_repeated_slices(key: Integers, z: Integers, order: Integers, rows: pa.Table, file: Path) -> None:

@@ -50,10 +50,13 @@ def read_series(source: Path | Iterable[Path], volume_id: str, patient_id: str) 
     planes: list[Array] = []
     with silence_dicom_loggers(), about_volume(volume_id):
         for file in series_files(source):
-            item = _load(file)
+            item = read_whole(file)
+            name = _name(item)
+            with readable(f"{name} has a broken header"):
+                _check_kind(item, name)
             if headers:
                 _check_alike(item, headers[0])
-            planes.append(hu_plane(item, _name(item)))
+            planes.append(hu_plane(item, name))
             del item.PixelData
             headers.append(item)
         if not headers:
@@ -108,14 +111,6 @@ def stack_of(headers: Sequence[pydicom.Dataset]) -> Stack:
         raise VolumeError(
             "no_geometry", "positions, orientation or PixelSpacing are no numbers; export the series again"
         ) from None
-
-
-def _load(file: Path) -> pydicom.Dataset:
-    item = read_whole(file)
-    name = _name(item)
-    with readable(f"{name} has a broken header"):
-        _check_kind(item, name)
-    return item
 
 
 def _check_kind(item: pydicom.Dataset, name: str) -> None:

@@ -89,7 +89,9 @@ def read_header(path: Path, volume_id: str, max_voxels: int = MAX_VOXELS) -> Hea
     """
     with about_volume(volume_id):
         try:
-            raw, room = _raw_header(path), _room(path)
+            raw = _raw_header(path)
+            # The most bytes that the file can hold, unpacked.
+            room = path.stat().st_size * (MOST_DEFLATED if _packed(path) else 1)
             count = int(raw["dim"][0])
             if not 1 <= count <= 7:
                 raise ValueError("number of dimensions")
@@ -159,11 +161,6 @@ def _checked_shape(shape: tuple[int, ...], max_voxels: int) -> tuple[int, int, i
 
 def _packed(path: Path) -> bool:
     return path.name.lower().endswith(".gz")
-
-
-def _room(path: Path) -> int:
-    """Most bytes that the file can hold, unpacked."""
-    return path.stat().st_size * (MOST_DEFLATED if _packed(path) else 1)
 
 
 def _fill(file: BufferedIOBase, content: memoryview) -> None:

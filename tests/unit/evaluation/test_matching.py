@@ -5,9 +5,14 @@ import pyarrow as pa
 import pytest
 
 from harvester.errors import LabelError, SettingsError
-from harvester.evaluation.matching import hits, overlaps
+from harvester.evaluation.matching import Hits, hits, overlaps
 from harvester.records import SIDES
 from tests.builders import Box, mark, marks, overlapping, scored, tubelet
+
+
+def duplicates(found: Hits) -> list[bool]:
+    """Which tubelets hit marks, all of them hit before."""
+    return [bool(each) for each in (found.new_hits == 0) & (found.repeat_hits > 0)]
 
 
 def slow_overlaps(tubelets: pa.Table, marked: pa.Table) -> list[tuple[int, int, float]]:
@@ -75,7 +80,7 @@ def test_no_tubelets_or_no_marks_have_no_overlaps_and_no_hits(num_tubelets: int,
     assert len(found.tubelet) == len(found.mark) == len(found.iou) == 0
     visited = hits(found, np.zeros(num_tubelets), num_marks)
     assert visited.mark_hit_by.tolist() == [-1] * num_marks
-    assert visited.correct.tolist() == visited.duplicate.tolist() == [False] * num_tubelets
+    assert visited.correct.tolist() == duplicates(visited) == [False] * num_tubelets
 
 
 def test_hits_are_given_by_descending_score() -> None:
@@ -86,14 +91,14 @@ def test_hits_are_given_by_descending_score() -> None:
     assert visited.new_hits.tolist() == [0, 2, 0, 0]
     assert visited.repeat_hits.tolist() == [1, 0, 1, 0]
     assert visited.correct.tolist() == [False, True, False, False]
-    assert visited.duplicate.tolist() == [True, False, True, False]
+    assert duplicates(visited) == [True, False, True, False]
 
 
 def test_a_tubelet_with_new_and_repeated_hits_is_correct_and_no_duplicate() -> None:
     visited = hits(overlapping((0, 0, 1.0), (1, 0, 1.0), (1, 1, 1.0)), np.array([0.9, 0.8]), 2)
     assert visited.correct.tolist() == [True, True]
     assert (visited.new_hits.tolist(), visited.repeat_hits.tolist()) == ([1, 1], [0, 1])
-    assert visited.duplicate.tolist() == [False, False]
+    assert duplicates(visited) == [False, False]
 
 
 def test_equal_scores_go_by_row_and_minus_infinity_comes_last() -> None:

@@ -79,7 +79,7 @@ def test_hits_are_those_of_a_visit_one_by_one(visit: tuple[Overlaps, Any, int], 
     assert got.mark_hit_by.tolist() == [first.get(lesion, -1) for lesion in range(lesions)]
     assert got.repeat_hits.tolist() == repeats
     assert got.new_hits.sum() == len(first)
-    assert not (got.correct & got.duplicate).any()
+    assert (got.correct == (got.new_hits > 0)).all()
 
 
 @given(visits(), st.integers(1, 5))
