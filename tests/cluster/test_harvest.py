@@ -37,9 +37,9 @@ data:
   phantom: {vm_volumes: 6, vh_test_volumes: 4, volumes_per_patient: 1, depth: 8, lesion_contrast: 3,
             noise_hu: 3, distractors_per_volume: 0}
 generator: {crop_px: 96, slab_depth: 2, batch_slabs: 4, steps: 40, finetune_steps: 3}
-classifier: {steps: 6, batch_size: 8, max_tubelets: 10, match_iou: 0.3}
+classifier: {steps: 6, finetune_steps: 3, batch_size: 8, max_tubelets: 10, match_iou: 0.3}
 operating_point: {target_precision: 0.03, confidence: 0.6, match_iou: 0.2, lpg_weights: [0.5, 1.0], min_slices: [1]}
-compute: {train_workers: 2, cpus_per_train_worker: 0.9}
+compute: {train_workers: 1, cpus_per_train_worker: 1.8}
 """
 
 
