@@ -25,11 +25,17 @@ def box_areas(boxes_xyxy: Array) -> Array:
     return areas
 
 
-def paired_iou(a_xyxy: Array, b_xyxy: Array) -> Array:
-    """IoU of (n, 4) inclusive boxes with (n, 4) others, pair by pair (broadcasts); shape (n,), 0 where apart."""
+def intersections(a_xyxy: Array, b_xyxy: Array) -> Array:
+    """Common areas of (n, 4) inclusive boxes with (n, 4) others, pair by pair (broadcasts); (n,), 0 where apart."""
     width = np.minimum(a_xyxy[..., 2], b_xyxy[..., 2]) - np.maximum(a_xyxy[..., 0], b_xyxy[..., 0]) + 1
     height = np.minimum(a_xyxy[..., 3], b_xyxy[..., 3]) - np.maximum(a_xyxy[..., 1], b_xyxy[..., 1]) + 1
-    inter: Array = np.maximum(width, 0.0) * np.maximum(height, 0.0)
+    areas: Array = np.maximum(width, 0.0) * np.maximum(height, 0.0)
+    return areas
+
+
+def paired_iou(a_xyxy: Array, b_xyxy: Array) -> Array:
+    """IoU of the same pairs; shape (n,), 0 where apart."""
+    inter = intersections(a_xyxy, b_xyxy)
     iou: Array = inter / (box_areas(a_xyxy) + box_areas(b_xyxy) - inter)
     return iou
 

@@ -1,11 +1,8 @@
 """Overlaps of 3D boxes, by the rules of the evaluator published with LENS. `matching.hits` visits them.
 
 A box has inclusive ends on all three axes (a box of one voxel has x1 == x2 and width x2 - x1 + 1); ends may
-be fractional. The overlap of a detection with an annotated box of its volume is their common volume divided by
-
-    iou   the volume of their union
-    iobb  the volume of the detection: a small detection inside a large lesion counts in full
-    iogt  the volume of the annotated box
+be fractional. METRICS are the overlaps of a detection with an annotated box of its volume. By iobb a small detection
+inside a large lesion counts in full.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,6 @@
 """Where the patient is: proposals on wires, leads and the table are not lesions."""
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,5 +39,4 @@ def _filled(body_zyx: NDArray[np.bool_]) -> NDArray[np.bool_]:
     for edge in (parts[:, 0], parts[:, -1], parts[:, :, 0], parts[:, :, -1]):
         outside[edge] = True
     outside[0] = False
-    filled: NDArray[Any] = ~outside[parts]
-    return filled
+    return np.asarray(~outside[parts])

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harvester.config.settings import ReportSettings
+from harvester.labels.ledger import by_volume
 from harvester.records import SIDES, HarvestTable, LedgerTable, MarkTable, Source, rows_where
 from harvester.report.html import Html, number, tag
 from harvester.report.pictures import Outline, slices_to_show, strip
@@ -122,10 +123,7 @@ def legend(*names: str) -> Html:
 
 
 def _by_volume(table: pa.Table, colour: str, dashed: bool = False) -> dict[str, list[Outline]]:
-    groups: dict[str, list[Outline]] = {}
-    for row in table.to_pylist():
-        groups.setdefault(row["volume_id"], []).append(outline(row, colour, dashed))
-    return groups
+    return {volume: [outline(row, colour, dashed) for row in rows] for volume, rows in by_volume(table).items()}
 
 
 def _grid(figures: Sequence[Html]) -> Html:

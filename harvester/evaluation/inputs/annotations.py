@@ -1,9 +1,7 @@
 """What detections are scored against: the annotated volumes, their marks or 3D boxes, and whose they are.
 
-Marks and 3D boxes come as a pickle published with Lesion Harvester, or as a table with one row per mark:
-
-    marks     volume_id, z, x1, y1, x2, y2; optional patient_id, spacing_x_mm, spacing_y_mm, any column to stratify by
-    3D boxes  volume_id, x1, y1, z1, x2, y2, z2; the same optional columns
+Marks and 3D boxes come as a pickle published with Lesion Harvester, or as a table with the columns of LAYOUT or
+LAYOUT_3D; optional: patient_id, spacing_x_mm, spacing_y_mm, any column to stratify by.
 
 A volume that was annotated and has no mark still counts for the false positives per volume. Pickles name such
 volumes themselves; beside a table a list of volumes does (`read_annotations(..., volumes=...)`).

@@ -51,7 +51,9 @@ def _rows(volume_id: str, held: object, name: str) -> Iterator[dict[str, Any]]:
 
 def _slice_boxes(volume_id: str, slices: dict[Any, Any], name: str) -> Iterator[tuple[int, list[float]]]:
     for z, boxes in slices.items():
-        for box in _lists(boxes):
+        inner = plain(boxes)  # a list of lists or arrays, or one array
+        for row in inner if isinstance(inner, list) else [inner]:
+            box = plain(row)
             _check(z, box, f"{name}: volume {volume_id}")
             yield z, box
 
@@ -66,12 +68,6 @@ def _best(volume_id: str, held: object, name: str) -> Iterator[tuple[int, list[f
     for row in tubelet_rows(volume_id, held, name):
         best = row["slice_score"].index(max(row["slice_score"]))
         yield row["z"][best], [row[side][best] for side in SIDES]
-
-
-def _lists(boxes: object) -> list[Any]:
-    """Boxes as lists of lists, from a list of lists or arrays or from one array."""
-    inner = plain(boxes)
-    return [plain(row) for row in (inner if isinstance(inner, list) else [inner])]
 
 
 def _check(z: Any, box: Any, where: str) -> None:
