@@ -35,8 +35,8 @@ def test_a_process_lives_on_one_node(each: dict[str, float], nodes: list[dict[st
 
 def test_the_papers_settings_on_too_few_gpus() -> None:
     compute = resolve(Path("configs/deeplesion.yaml")).compute
-    told = shortfall(requests_of(compute), [GPUS])
-    assert told == [
+    lacking = shortfall(requests_of(compute), [GPUS])
+    assert lacking == [
         "compute.replicas = 8 (each 4 CPUs and 1 GPUs): room for 2",
         "compute.train_workers = 5 (each 8 CPUs and 1 GPUs): room for 2",
     ]
@@ -66,9 +66,9 @@ def test_a_start_that_has_no_room_says_what_is_there(local_ray: None) -> None:
     require_capacity(Settings().compute)
     with pytest.raises(
         SettingsError, match=r"train_workers = 1 \(each 2 CPUs and 1 GPUs\): room for 0\. The cluster"
-    ) as told:
+    ) as refused:
         require_capacity(ComputeSettings(train_gpu=True))
-    assert "1 node with 2 CPUs" in str(told.value) and "\n" not in str(told.value)
+    assert "1 node with 2 CPUs" in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_nodes_that_come_are_waited_for(
