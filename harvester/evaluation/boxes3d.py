@@ -13,8 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harvester.evaluation.matching import Floats, Overlaps, codes, in_order, join, numbers
-
-SIDES_3D: Final = ("x1", "y1", "z1", "x2", "y2", "z2")
+from harvester.labels.deeplesion.published_tubelets import SIDES_3D
 
 METRICS: Final[dict[str, Callable[[Floats, Floats, Floats], Floats]]] = {
     "iobb": lambda common, detection, annotated: common / detection,
@@ -52,5 +51,4 @@ def corners_3d(table: pa.Table) -> Floats:
 
 def volumes_vx(boxes: Floats) -> Floats:
     """(n,) volumes in voxels of (n, 6) inclusive boxes."""
-    volumes: Floats = np.prod(boxes[:, 3:] - boxes[:, :3] + 1, axis=-1)
-    return volumes
+    return np.asarray(np.prod(boxes[:, 3:] - boxes[:, :3] + 1, axis=-1))

@@ -22,8 +22,7 @@ CATEGORIES: Final[dict[str, int]] = {Role.LESION: 1, Role.HARD_NEGATIVE: 2}
 
 def write(volumes: Iterable[LabelledVolume], folder: Path, made_by: Row) -> None:
     """Write annotations.json; `made_by` becomes its `info`."""
-    tree = build(volumes, made_by)
-    (folder / FILE).write_text(json.dumps(tree, allow_nan=False) + "\n", encoding="utf-8")
+    (folder / FILE).write_text(json.dumps(build(volumes, made_by), allow_nan=False) + "\n", encoding="utf-8")
 
 
 def build(volumes: Iterable[LabelledVolume], made_by: Row) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Final
 
 from harvester import __version__
 from harvester.errors import SettingsError, StoreError, VolumeError
-from harvester.export import coco, dl_info, markups, nifti
+from harvester.export import coco, dl_info
 from harvester.export.file_grid import FileGrid, stored_grid
 from harvester.export.request import DICOM, ExportSummary, Request
 from harvester.export.selection import ORIGIN, LabelledVolume, Row, by_volume, labels_of_run, write_csv
@@ -24,9 +24,8 @@ WriteAll = Callable[[Iterable[LabelledVolume], Path, Row], None]
 WriteOne = Callable[[LabelledVolume, Path, Row], list[Row]]
 
 WHOLE: Final[dict[str, WriteAll]] = {"coco": coco.write, "csv": dl_info.write}
-FOR_EACH: Final[dict[str, WriteOne]] = {"markups": markups.write, "nifti": nifti.write}
-LAZY: Final = {"dicom-sr": "harvester.export.dicom_sr", "dicom-seg": "harvester.export.dicom_seg"}
-"""Modules that load highdicom, and only when they are asked for: it is an extra."""
+FOR_EACH: Final = {"markups": "markups", "nifti": "nifti", "dicom-sr": "dicom_sr", "dicom-seg": "dicom_seg"}
+"""Modules, loaded when they are asked for: DICOM's load highdicom, which is an extra."""
 REFUSED: Final = tuple(kind for kind in BROKEN if kind is not OSError)
 """What highdicom and pydicom raise for a series that breaks the standard; their texts may quote it."""
 
@@ -89,10 +88,8 @@ def _unwritable(error: Exception, labelled: LabelledVolume, request: Request) ->
 
 
 def _writer(to: str) -> WriteOne:
-    if to in FOR_EACH:
-        return FOR_EACH[to]
     try:
-        write: WriteOne = importlib.import_module(LAZY[to]).write
+        write: WriteOne = importlib.import_module(f"harvester.export.{FOR_EACH[to]}").write
     except ModuleNotFoundError as error:
         if error.name != "highdicom":
             raise

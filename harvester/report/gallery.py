@@ -57,10 +57,8 @@ class Gallery:
     def hard_negatives(self, ledger: LedgerTable) -> Html:
         """The best-scored sure hard negatives, one per volume: one false structure shows in many tubelets."""
         rows = rows_where(ledger, "source", Source.HARD_NEGATIVE_VM).to_pylist()
-        firsts: dict[str, LesionRow] = {}
-        for row in sorted(rows, key=_worst_last):
-            firsts.setdefault(row["volume_id"], row)
-        chosen = list(firsts.values())[: self._settings.gallery // 2]
+        firsts = {row["volume_id"]: row for row in sorted(rows, key=_worst_last, reverse=True)}
+        chosen = sorted(firsts.values(), key=_worst_last)[: self._settings.gallery // 2]
         return _grid([self._negative(row) for row in chosen])
 
     def misses(self, missed: MarkTable) -> Html:

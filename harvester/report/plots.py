@@ -126,10 +126,8 @@ def write_plots(done: Evaluation, folder: Path) -> list[Path]:
     """Write froc.png and precision_recall.png into `folder`, made if need be. Raises StoreError where it cannot."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return [
-            _write(folder / "froc.png", _froc, done),
-            _write(folder / "precision_recall.png", _precision_recall, done),
-        ]
+        figures = {"froc.png": _froc, "precision_recall.png": _precision_recall}
+        return [_write(folder / name, draw, done) for name, draw in figures.items()]
     except OSError as error:
         raise StoreError(f"{folder}: plots cannot be written ({error.strerror})") from None
 

@@ -118,7 +118,6 @@ def _marks(
 def _case(line: InfoRow, split: str, marks: list[MarkRow]) -> DeepLesionCase:
     parts = split_id(line.volume_id)
     assert parts  # noqa: S101  # the table's reader made the id
-    depth = parts.end - parts.start + 1
     return DeepLesionCase(
         volume_id=line.volume_id,
         patient_id=line.patient_id,
@@ -128,7 +127,7 @@ def _case(line: InfoRow, split: str, marks: list[MarkRow]) -> DeepLesionCase:
         end=parts.end,
         spacing_zyx_mm=line.spacing_zyx_mm,
         size_px=line.size_px,
-        bytes=2 * depth * line.size_px[0] * line.size_px[1],
+        bytes=2 * (parts.end - parts.start + 1) * line.size_px[0] * line.size_px[1],
         marks=marks,
     )
 

@@ -16,14 +16,13 @@ import numpy as np
 import pyarrow as pa
 
 from harvester.errors import LabelError
-from harvester.evaluation.boxes3d import SIDES_3D
 from harvester.evaluation.inputs.read_table import floats, ids, integers, names, read_table, require
 from harvester.evaluation.inputs.tubelet_tables import IN_PLANE
 from harvester.evaluation.inputs.validate import first_few, refuse_boxes, refuse_duplicates
 from harvester.evaluation.matching import Integers, codes
 from harvester.labels.deeplesion.mark_tables import PICKLES
 from harvester.labels.deeplesion.published_marks import read_published
-from harvester.labels.deeplesion.published_tubelets import read_published_boxes3d
+from harvester.labels.deeplesion.published_tubelets import SIDES_3D, read_published_boxes3d
 from harvester.labels.deeplesion.volume_ids import plain_id, split_id
 from harvester.records import SIDES, Column, values
 

@@ -15,13 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harvester.errors import LabelError
-from harvester.evaluation.boxes3d import SIDES_3D
 from harvester.evaluation.inputs.read_table import Ids, floats, ids, names, read_table, require
 from harvester.evaluation.inputs.tubelet_tables import IN_PLANE, LAYOUTS, from_lists, from_slices
 from harvester.evaluation.inputs.validate import first_few, refuse_boxes, refuse_duplicates, refuse_rows
 from harvester.evaluation.matching import Floats
 from harvester.labels.deeplesion.mark_tables import PICKLES
-from harvester.labels.deeplesion.published_tubelets import read_published_tubelets
+from harvester.labels.deeplesion.published_tubelets import SIDES_3D, read_published_tubelets
 from harvester.records import SIDES, values
 
 LAYOUT_3D: Final = "one row per box: volume_id, x1, y1, z1, x2, y2, z2, score"

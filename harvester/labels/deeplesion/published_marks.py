@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from harvester.errors import LabelError
-from harvester.labels.deeplesion.published_tubelets import holds_boxes3d, numbers, read_volumes, tubelet_rows
+from harvester.labels.deeplesion.published_tubelets import holds_boxes3d, numbers, read_rows, tubelet_rows
 from harvester.labels.deeplesion.safe_pickle import plain
 from harvester.records import MARKS, SIDES, MarkTable
 
@@ -37,9 +37,8 @@ def read_published(file: Path) -> PublishedMarks:
 
     Raises LabelError where the file is missing, cut short, names a foreign global or has another layout.
     """
-    volumes = read_volumes(file)
-    rows = [row for volume_id, held in volumes.items() for row in _rows(volume_id, held, file.name)]
-    return PublishedMarks(tuple(volumes), MarkTable(pa.Table.from_pylist(rows, MARKS)))
+    volume_ids, rows = read_rows(file, _rows)
+    return PublishedMarks(volume_ids, MarkTable(pa.Table.from_pylist(rows, MARKS)))
 
 
 def _rows(volume_id: str, held: object, name: str) -> Iterator[dict[str, Any]]:
