@@ -20,9 +20,9 @@ import ray.train
 import torch
 import torch.distributed as dist
 from ray.exceptions import RayError
-from ray.train import RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.backend import Backend
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train import BackendConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train.torch import TorchConfig
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from safetensors.torch import save
 from torch import nn
 
@@ -99,14 +99,14 @@ def _fit_all(job: FitJob) -> None:
     # Ray resumes a run of the same name; what we resume from is our own checkpoint, so each try has its own name.
     # A node that is taken away with notice is Ray's to replace (as often as need be); it, too, starts from there.
     storage = job.out / f"ray-train-{uuid4().hex[:8]}"
-    TorchTrainer(
-        _train_worker,
-        train_loop_config={"job": job},
+    # No TorchTrainer, and no `train_loop_config`: with them Ray's controller would import torch before a worker starts.
+    DataParallelTrainer(
+        partial(_train_worker, job),
         scaling_config=ScalingConfig(
             num_workers=compute.train_workers, use_gpu=compute.train_gpu, resources_per_worker=resources
         ),
         run_config=RunConfig(name=job.model, **for_ray(storage)),
-        torch_config=grouping(job.settings.folds, compute.train_workers),
+        backend_config=grouping(job.settings.folds, compute.train_workers, compute.train_gpu),
     ).fit()
 
 
@@ -131,23 +131,13 @@ class FitProgress:
         )
 
 
-class Ungrouped(TorchConfig):
-    """Workers without a process group, whose store would listen on all interfaces, whatever address it is given."""
-
-    @property
-    def backend_cls(self) -> type[Backend]:
-        """Sets nothing up."""
-        return Backend
-
-
-def grouping(folds: int, workers: int) -> TorchConfig:
-    """torch's process group only where workers share a fold."""
+def grouping(folds: int, workers: int, gpu: bool = False) -> BackendConfig:
+    """torch's process group only where workers share a fold: its store listens on all interfaces in any case."""
     shared = any(len(peers) > 1 for _, peers in shares(folds, workers))
-    return TorchConfig() if shared else Ungrouped()
+    return TorchConfig("nccl" if gpu else "gloo") if shared else BackendConfig()
 
 
-def _train_worker(config: dict[str, Any]) -> None:
-    job: FitJob = config["job"]
+def _train_worker(job: FitJob) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(max(1, int(job.settings.compute.cpus_per_train_worker)))

@@ -49,7 +49,7 @@ def sweep(files: CalibrationFiles, settings: OperatingPointSettings, storage: Lo
     tuner = tune.Tuner(
         tune.with_resources(trial, {"cpu": 1}),
         param_space={"choice": tune.grid_search([asdict(fusion) for fusion in tried])},
-        tune_config=tune.TuneConfig(metric="known_recall", mode="max"),
+        tune_config=tune.TuneConfig(metric="known_recall", mode="max", reuse_actors=True),
         run_config=tune.RunConfig(
             **for_ray(storage), name="operating-point", verbose=0, failure_config=tune.FailureConfig(max_failures=TRIES)
         ),

@@ -28,7 +28,7 @@ ALONE = 5 * 16 * 12 * 2 + 352
 """Bytes of a scan's file: with such a target each is a shard of its own."""
 
 
-def settings(replicas: int = 2, **data: Any) -> Settings:
+def settings(replicas: int = 1, **data: Any) -> Settings:
     return Settings.model_validate(
         {"compute": {"replicas": replicas}, "data": {"kind": "archive", "max_reject_share": 0.2, **data}}
     )
@@ -63,7 +63,7 @@ def test_the_same_data_come_out_for_any_actors_and_any_shards(local_ray: None, a
     (tmp_path / "b.salt").write_text("salt")
     (tmp_path / "a.salt").write_text("salt")
     (archive / "DOE_JANE.nii").write_bytes((archive / "s0.nii").read_bytes()[:-100])
-    one = prepare(settings(1), archive, tmp_path / "a")
+    one = prepare(settings(), archive, tmp_path / "a")
     many = prepare(settings(2), archive, f"file://{tmp_path}/b", shard_bytes=ALONE)
     assert (len(shards(one)), len(shards(many))) == (1, 9)
     assert one.data_hash() == many.data_hash()

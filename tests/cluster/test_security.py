@@ -113,6 +113,8 @@ def test_a_process_group_which_listens_on_all_interfaces_is_made_only_for_folds_
         True,
         False,
     ]
+    backends = [vars(grouping(2, 3, gpu))["backend"] for gpu in (False, True)]
+    assert backends == ["gloo", "nccl"]
 
 
 class Payload:
