@@ -8,11 +8,12 @@ safetensors.
 
 import json
 import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Final
 from uuid import uuid4
 
 import pyarrow as pa
@@ -28,6 +29,7 @@ from torch import nn
 
 from harvester.classifier.training import fit_classifier
 from harvester.config.settings import Settings
+from harvester.distributed.capacity import training_request
 from harvester.distributed.cluster import for_ray
 from harvester.distributed.watchdog import BackgroundWork
 from harvester.errors import HarvesterError
@@ -41,6 +43,9 @@ from harvester.storage.location import Location
 from harvester.store.slab import GridFrame
 
 logger = logging.getLogger(__name__)
+
+BEGUN: Final = "begun"
+"""Folder of a file per worker that began. It goes when all folds are fitted."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ def train_folds(job: FitJob) -> None:
         try:
             work = BackgroundWork(partial(_fit_all, job))
             work.start()
-            work.watch(FitProgress(job))
+            work.watch(FitProgress(job), training_request(compute))
             break
         except (TrainingFailedError, RayError) as error:
             failures = list(getattr(error, "worker_failures", {}).values())
@@ -99,6 +104,8 @@ def _fit_all(job: FitJob) -> None:
     # Ray resumes a run of the same name; what we resume from is our own checkpoint, so each try has its own name.
     # A node that is taken away with notice is Ray's to replace (as often as need be); it, too, starts from there.
     storage = job.out / f"ray-train-{uuid4().hex[:8]}"
+    # Else Ray gives up after a minute beside another job, with a traceback. How long is waited is FitProgress' to say.
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(60 * compute.no_progress_minutes)
     # No TorchTrainer, and no `train_loop_config`: with them Ray's controller would import torch before a worker starts.
     DataParallelTrainer(
         partial(_train_worker, job),
@@ -111,14 +118,14 @@ def _fit_all(job: FitJob) -> None:
 
 
 class FitProgress:
-    """Watches a fit's files: checkpoints and weights."""
+    """Watches a fit's files: workers that began, checkpoints and weights."""
 
     def __init__(self, job: FitJob) -> None:
         self.job, self.minutes = job, job.settings.compute.no_progress_minutes
 
     def reached(self) -> dict[str, Any]:
         """When each file was last written."""
-        return self.job.out.versions()
+        return (self.job.out / BEGUN).versions() | self.job.out.versions()
 
     def waiting(self) -> str:
         """The workers that should have written."""
@@ -140,6 +147,7 @@ def grouping(folds: int, workers: int, gpu: bool = False) -> BackendConfig:
 def _train_worker(job: FitJob) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
+    (job.out / BEGUN / f"rank-{rank}").write_text("")
     torch.set_num_threads(max(1, int(job.settings.compute.cpus_per_train_worker)))
     for fold, peers in shares(job.settings.folds, world):
         # Every rank takes part in making every group, or torch.distributed waits for ever.

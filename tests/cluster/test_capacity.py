@@ -1,13 +1,17 @@
 """What a cluster has no room for is refused before any work, with what was asked and what there is."""
 
+import threading
 import time
 from pathlib import Path
 
 import pytest
+import ray
 
 from harvester.config.loading import resolve
 from harvester.config.settings import ComputeSettings, Settings
+from harvester.distributed import watchdog
 from harvester.distributed.capacity import ResourceRequest, requests_of, require_capacity, shortfall
+from harvester.distributed.tuning import TrialProgress
 from harvester.errors import SettingsError
 
 SMALL, GPUS = {"CPU": 8.0, "memory": 2.0**34}, {"CPU": 16.0, "GPU": 2.0, "memory": 2.0**36}
@@ -86,3 +90,31 @@ def test_nodes_that_come_are_waited_for(
     assert any("waiting for nodes: compute.replicas = 2" in line for line in caplog.messages)
     with pytest.raises(SettingsError, match="room for 0"):
         require_capacity(compute.model_copy(update={"gpus_per_replica": 4.0, "wait_for_nodes_minutes": 0.01}))
+
+
+@ray.remote(num_cpus=2)
+class OtherJob:
+    """Holds all of the cluster."""
+
+    def ready(self) -> bool:
+        return True
+
+
+def test_room_that_another_job_holds_is_waited_for(
+    local_ray: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(watchdog, "SECONDS_BETWEEN_LINES", 1.0)
+    monkeypatch.setattr(watchdog, "SECONDS_BETWEEN_LOOKS", 0.3)
+    progress = TrialProgress(minutes=5.0)
+    other = OtherJob.remote()
+    ray.get(other.ready.remote())
+    work = watchdog.BackgroundWork(lambda: ray.get(ray.remote(num_cpus=1)(lambda: "done").remote()))
+    work.start()
+    threading.Timer(4.0, ray.kill, [other]).start()
+    work.watch(progress, ResourceRequest("compute.train_workers", 1, {"CPU": 1.0, "GPU": 0.0}))
+    assert work.result == "done"
+    lines = [line for line in caplog.messages if line.startswith("waiting for room, up to 5 minutes")]
+    assert 1 <= len(lines) <= 4
+    free, whole = lines[0].split("compute.train_workers = 1 (each 1 CPUs); free in the cluster: ")[1].split(", of ")
+    assert "CPU" not in free and whole.startswith("1 node with 2 CPUs")
