@@ -152,7 +152,7 @@ def _denied(door: Door, run: Location, night: list[str], kind: str, out: Path) -
     lost = sorted(before.keys() - after.keys())
     print(f"objects lost: {lost or 'none'}; {len(before)} before, {len(after)} after", flush=True)
     # A log that cannot be kept ends no run.
-    return (code == 1 and len(shown.splitlines()) > 0 or kind == "log-") and not [
+    return ((code == 1 and len(shown.splitlines()) > 0) or kind == "log-") and not [
         name for name in lost if not name.endswith((".checkpoint.pt", "owner.json"))
     ]
 
