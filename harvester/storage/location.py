@@ -8,13 +8,12 @@ Keys are not part of a URI, which is logged; they come from the environment (AWS
 import errno
 import os
 import re
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 from uuid import uuid4
 
@@ -24,17 +23,9 @@ import pyarrow.parquet as pq
 
 from harvester.errors import NoRoomError, SettingsError, StoreError, one_line
 from harvester.records import only_data
-
-T = TypeVar("T")
+from harvester.storage.filesystem import connected, patiently
 
 OBJECT_STORES: Final = ("s3", "gs")
-TRIES: Final = 14
-"""Of a request that an object store answers with 503 or not at all, ever further apart: two to three minutes."""
-PATIENCE_S: Final = 150.0
-"""For reads that fail in a way of which pyarrow's own tries know nothing."""
-PASSING: Final = re.compile(
-    "AWS Error (INTERNAL_FAILURE|SLOW_DOWN|SERVICE_UNAVAILABLE|NETWORK_CONNECTION|REQUEST_TIMEOUT|.*HTTP status 5)"
-)
 SECRET: Final = re.compile("key|secret|token|password|credential", re.IGNORECASE)
 """In the name of what a URI's query gives."""
 PART: Final = ".part"
@@ -98,7 +89,7 @@ class Location:
     def filesystem(self) -> pa.fs.FileSystem:
         """pyarrow's, one per process and bucket."""
         bucket = "" if self.on_disk else "/".join(self.base.split("/")[:3])
-        return _connected(bucket, self.options)
+        return connected(bucket, self.options)
 
     def is_file(self) -> bool:
         """Whether there is such a file. Raises StoreError where the disk or object store does not say."""
@@ -128,7 +119,7 @@ class Location:
     def read(self, start: int, count: int) -> bytes:
         """`count` bytes of the file from `start`, fewer at its end. Raises OSError."""
         if not self.on_disk:
-            return _patiently(lambda: _read_at(_opened(self), count, start))
+            return patiently(lambda: _read_at(_opened(self), count, start))
         with self.filesystem.open_input_file(self.key) as file:
             return _read_at(file, count, start)
 
@@ -139,7 +130,7 @@ class Location:
             with self.filesystem.open_input_file(self.key) as file:
                 return file.read()
 
-        return _patiently(whole)
+        return patiently(whole)
 
     def read_text(self) -> str:
         """The whole file, which is UTF-8. Raises OSError."""
@@ -163,9 +154,7 @@ class Location:
         """
         try:
             table = only_data(
-                _patiently(
-                    lambda: pq.read_table(self.key, columns=columns, filters=filters, filesystem=self.filesystem)
-                )
+                patiently(lambda: pq.read_table(self.key, columns=columns, filters=filters, filesystem=self.filesystem))
             )
             return table if schema is None else cast_to(table, schema)
         except pa.ArrowException as error:
@@ -194,7 +183,7 @@ class Location:
 
     @contextmanager
     def publish(self) -> Iterator[pa.NativeFile]:
-        """A stream whose bytes become the file when the block ends well; else nothing is left.
+        """A stream whose bytes become the file when the block ends well; else what was there stays.
 
         Raises OSError; of a full disk NoRoomError; where it is read-only StoreError.
         """
@@ -212,16 +201,16 @@ class Location:
 
     @contextmanager
     def _published(self) -> Iterator[pa.NativeFile]:
-        """Aside, then renamed.
-
-        On a disk it is written aside and renamed. An object appears when its upload is complete, so a writer
-        that is killed leaves nothing; one that fails has to remove what closing it uploaded.
-        """
-        aside, filesystem = self, self.filesystem
-        if self.on_disk:
-            filesystem.create_dir(self.parent.key, recursive=True)
-            # Two that write the same file, one of them believed dead, must not write into each other's.
-            aside = self.parent / f".{self.name}.{os.getpid()}-{uuid4().hex[:8]}{PART}"
+        """On a disk written aside and renamed; for an object store gathered, then uploaded."""
+        if not self.on_disk:
+            gathered = pa.BufferOutputStream()
+            yield gathered
+            self._upload(gathered.getvalue())
+            return
+        filesystem = self.filesystem
+        filesystem.create_dir(self.parent.key, recursive=True)
+        # Two that write the same file, one of them believed dead, must not write into each other's.
+        aside = self.parent / f".{self.name}.{os.getpid()}-{uuid4().hex[:8]}{PART}"
         stream = filesystem.open_output_stream(aside.key)
         try:
             yield stream
@@ -232,8 +221,19 @@ class Location:
             with suppress(OSError):
                 aside.delete()
             raise
-        if self.on_disk:
-            filesystem.move(aside.key, self.key)
+        filesystem.move(aside.key, self.key)
+
+    def _upload(self, data: pa.Buffer) -> None:
+        """Put an object, all of it or nothing: until the last byte has come, an object store keeps what was there.
+
+        Only whole data is uploaded, since pyarrow's streams know no way back: closing one publishes what it was given.
+        """
+
+        def put() -> None:
+            with self.filesystem.open_output_stream(self.key) as stream:
+                stream.write(data)
+
+        patiently(put)
 
 
 @contextmanager
@@ -266,23 +266,6 @@ def cast_to(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return table.select(schema.names).cast(schema)
 
 
-def _patiently(read: Callable[[], T]) -> T:
-    """What `read` gives, tried again for a while where an object store is busy.
-
-    An answer of 503 may be longer than the bytes that were asked for: pyarrow then fails at once with
-    INTERNAL_FAILURE instead of trying again.
-    """
-    deadline, pause = time.monotonic() + PATIENCE_S, 0.25
-    while True:
-        try:
-            return read()
-        except OSError as error:
-            if time.monotonic() + pause > deadline or not PASSING.search(str(error)):
-                raise
-        time.sleep(pause)
-        pause = min(2 * pause, 20.0)
-
-
 def _from_uri(uri: str) -> Location:
     try:
         parts = urlsplit(uri)
@@ -300,33 +283,6 @@ def _from_uri(uri: str) -> Location:
     if parts.scheme not in OBJECT_STORES or not parts.netloc:
         raise SettingsError(f"{uri}: want a path, file:///path, s3://bucket/folder or gs://bucket/folder")
     return Location(f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/"), parts.query)
-
-
-@lru_cache(maxsize=16)
-def _connected(bucket: str, options: str) -> pa.fs.FileSystem:
-    """The filesystem of a bucket, or of this machine for ""."""
-    if not bucket:
-        return pa.fs.LocalFileSystem()
-    try:
-        plain: pa.fs.FileSystem = pa.fs.FileSystem.from_uri(f"{bucket}?{options}" if options else bucket)[0]
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise SettingsError(f"{bucket}: {error}; correct what follows the ? of the store's URI") from None
-    return _patient(plain, dict(parse_qsl(options))) if isinstance(plain, pa.fs.S3FileSystem) else plain
-
-
-def _patient(plain: pa.fs.S3FileSystem, options: Mapping[str, str]) -> pa.fs.S3FileSystem:
-    """The S3 filesystem that a URI gives, but one that outlasts a store's bad minutes: a URI cannot say that."""
-    words = {"true": True, "1": True, "false": False, "0": False}
-    given = {
-        name: words.get(text.lower(), text) if name.startswith(("allow_", "force_", "check_")) else text
-        for name, text in options.items()
-    }
-    own: dict[str, Any] = {
-        "region": plain.region,
-        "retry_strategy": pa.fs.AwsStandardS3RetryStrategy(max_attempts=TRIES),
-        "allow_delayed_open": True,  # a small file is then one request, not three
-    }
-    return pa.fs.S3FileSystem(**(given | own))
 
 
 @lru_cache(maxsize=32)

@@ -82,6 +82,38 @@ def test_a_writer_that_fails_leaves_no_object(bucket: str) -> None:
     assert "half.shard" not in folder.files()
 
 
+@pytest.mark.parametrize("size", [100, 25 << 20], ids=["in one request", "in parts"])
+def test_a_write_that_the_store_refuses_leaves_what_was_there(door: Door, size: int) -> None:
+    file = Location.of(door.uri("archive", "kept/checkpoint")) / "fold-0.checkpoint.pt"
+    file.write_bytes(b"step 39950")
+    door.denied, asked = "fold-0.checkpoint", len(door.requests)
+    try:
+        with pytest.raises(OSError, match=r"fold-0\.checkpoint\.pt"):
+            file.write_bytes(b"0" * size)
+    finally:
+        door.denied = ""
+    assert {request.split()[0] for request in door.requests[asked:]} <= {"POST", "PUT"}
+    assert (file.read_bytes(), file.parent.files()) == (b"step 39950", ["fold-0.checkpoint.pt"])
+
+
+def test_a_writer_that_fails_midway_leaves_what_was_there(door: Door) -> None:
+    file = Location.of(door.uri("archive", "kept")) / "reviewed.parquet"
+    file.write_bytes(b"what people said")
+
+    def broken_off() -> None:
+        with file.publish() as sink:
+            sink.write(b"half of wh" * (3 << 20))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        broken_off()
+    assert file.read_bytes() == b"what people said"
+    asked = len(door.requests)
+    file.write_bytes(b"more")
+    assert door.requests[asked:] == ["PUT /archive/kept/reviewed.parquet"]
+    assert file.read_bytes() == b"more"
+
+
 def test_a_bucket_that_is_not_there_holds_no_store(bucket: str) -> None:
     with pytest.raises(StoreError, match=r"^s3://nowhere/x: no manifest.parquet; make a store"):
         Store.open(bucket.replace("archive/ct/one", "nowhere/x"))
