@@ -32,9 +32,10 @@ from harvester.cli.console import command, command_parser
 from harvester.errors import SettingsError
 from harvester.export.export import export
 from harvester.export.request import DICOM, FORMATS, Request, check, closing_table
-from harvester.export.source_scans import SourceScans, salt_beside
+from harvester.export.source_scans import SourceScans
 from harvester.run.folder import settings_of, store_of
 from harvester.storage.location import Location
+from harvester.storage.salt import salt_beside
 
 MOST_IN_A_REPORT = 20
 

@@ -21,7 +21,6 @@ from ray.data import ActorPoolStrategy
 
 from harvester.config.fingerprint import settings_hash
 from harvester.config.settings import Settings
-from harvester.datasets.archive.archive import salt_of
 from harvester.datasets.discovery import Discovery, LoadedVolume
 from harvester.datasets.dry_run import split_rows, splits_csv
 from harvester.datasets.registry import FROM_SETTINGS, open_dataset
@@ -35,6 +34,7 @@ from harvester.run.progress import ProgressLines
 from harvester.run.quarantine import forget
 from harvester.run.work_list import Outcome, WorkList
 from harvester.storage.location import Location, writing
+from harvester.storage.salt import salt_of
 from harvester.store.commit import commit_store, inputs_before
 from harvester.store.container import open_shard
 from harvester.store.shard_plan import SHARD_BYTES, ShardNote, plan_shards, shard_name, shards_made, sweep
