@@ -113,6 +113,11 @@ class Location:
         """When each of the folder's files was last written."""
         return {info.base_name: info.mtime_ns for info in self._listed() if info.is_file}
 
+    def sizes(self) -> dict[str, int]:
+        """Bytes of the file, by its name, or of each file in the folder; empty where there is neither."""
+        own = self.filesystem.get_file_info(self.key)
+        return {info.base_name: info.size for info in ([own] if own.is_file else self._listed()) if info.is_file}
+
     def _listed(self) -> list[pa.fs.FileInfo]:
         return self.filesystem.get_file_info(pa.fs.FileSelector(self.key, allow_not_found=True))
 
