@@ -46,6 +46,8 @@ from harvester.config.loading import resolve
 from harvester.config.settings import Settings
 from harvester.errors import SettingsError
 from harvester.records import SPLITS
+from harvester.storage.location import Location
+from harvester.storage.owner import owned
 from harvester.store.store import Store
 from harvester.text import table
 
@@ -74,8 +76,9 @@ def run(options: argparse.Namespace) -> None:
     if options.dry_run:
         print(dry_run_table(list_cases(settings, source, None)))
         return
-    start_ray()
-    print(closing_table(prepare(settings, source, options.store)))
+    with owned(Location.of(options.store)):
+        start_ray()
+        print(closing_table(prepare(settings, source, options.store)))
 
 
 def settings_of(options: argparse.Namespace) -> Settings:

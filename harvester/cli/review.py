@@ -29,6 +29,7 @@ from harvester.records import AcceptedTable, checked
 from harvester.run.folder import settings_of, store_of
 from harvester.run.summary import read_summary
 from harvester.storage.location import Location
+from harvester.storage.owner import owned
 from harvester.store.store import write_reviewed
 
 
@@ -40,8 +41,9 @@ def review(options: argparse.Namespace) -> None:
     run_id, harvested = summary.run_id, summary.final.harvested
     verdicts = read_review(options.reviewed)
     check_run(verdicts, run_id)
-    table = merged(store.reviewed(), reviewed_table(verdicts, store.manifest))
-    write_reviewed(store.path, with_calibration(table, _hits(run), harvested, run_id))
+    with owned(store.path):  # two reviews at once would keep one's verdicts alone
+        table = merged(store.reviewed(), reviewed_table(verdicts, store.manifest))
+        write_reviewed(store.path, with_calibration(table, _hits(run), harvested, run_id))
     counts = Counter(verdict.verdict for verdict in verdicts)
     print(", ".join(f"{count} {word}" for word, count in sorted(counts.items())) or "nothing was reviewed")
     print(f"store: {store.path}; harvest it again into a new run folder")

@@ -18,6 +18,7 @@ from harvester.run.folder import Run
 from harvester.run.log import logged_to
 from harvester.run.tracking import Tracker
 from harvester.storage.location import Location
+from harvester.storage.owner import owned
 from harvester.store.store import Store
 
 
@@ -25,10 +26,11 @@ def run_harvest(settings: Settings, store: str | None, run: Location | Path | st
     """The whole loop, in `run`: a folder or its URI, which is given back. A run that was stopped goes on.
 
     `store` is a store's folder or URI; None takes what `settings.data` names, or makes it in the run's folder. Joins
-    the Ray of RAY_ADDRESS or starts one. The closing table goes to stdout. Raises HarvesterError.
+    the Ray of RAY_ADDRESS or starts one. The closing table goes to stdout. Raises HarvesterError; StoreError at once
+    where another driver works in the folder.
     """
     began, folder = time.monotonic(), Location.of(run)
-    with logged_to(folder):
+    with owned(folder), logged_to(folder):
         start_ray()
         require_capacity(settings.compute)
         named = named_store(settings, store)

@@ -41,7 +41,7 @@ def _make(file: Location) -> None:
     """Whole or not at all, and on a disk for nobody else's eyes."""
     salt = secrets.token_hex(16)
     if not file.on_disk:
-        file.write_text(salt)  # under the store's lock
+        file.write_text(salt)  # who prepares holds the store (owner.py): no other start is as far
         return
     folder = Path(file.parent.base)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
 """The same store and run folder in an object store: an S3 server on this machine's loopback, spoken to by pyarrow."""
 
 import logging
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,9 @@ from harvester.run.log import logged_to
 from harvester.run.partials import Partials
 from harvester.run.quarantine import Quarantine, Worker, begun
 from harvester.run.status import read_status
+from harvester.storage import owner
 from harvester.storage.location import Location
+from harvester.storage.salt import salt_of
 from harvester.store.container import open_shard
 from harvester.store.store import Store, finish_store, read_volume
 from tests.s3_serving import Door, serving
@@ -168,6 +171,17 @@ def test_a_runs_folder_in_a_bucket(door: Door, bucket: str) -> None:
     assert [step["step"] for step in status.steps] == ["tubelets", "generator"]
     assert sorted(line["message"] for line in status.log) == ["StepError: no room", "round 0"]
     assert settings_of(run.folder) == Settings()
+
+
+def test_one_writer_at_a_time_in_a_bucket(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(owner, "SECONDS_TO_END", 0.0)
+    folder = Location.of(door.uri("archive", "runs/held"))
+    with owner.owned(folder), pytest.raises(StoreError, match=f"written by process {os.getpid()} on"):  # noqa: SIM117
+        with owner.owned(folder):
+            pytest.fail("two at once")
+    assert folder.files() == []
+    salt = salt_of(folder / "store")
+    assert (salt_of(folder / "store"), len(salt), folder.files()) == (salt, 32, ["store.salt"])
 
 
 def test_partials_in_a_bucket(door: Door) -> None:
