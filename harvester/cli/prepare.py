@@ -42,11 +42,11 @@ from typing import Final
 import pyarrow.compute as pc
 
 from harvester.cli.console import command, command_parser, data_root
+from harvester.cli.places import lasting
 from harvester.config.loading import resolve
 from harvester.config.settings import Settings
 from harvester.errors import SettingsError
 from harvester.records import SPLITS
-from harvester.storage.location import Location
 from harvester.storage.owner import owned
 from harvester.store.store import Store
 from harvester.text import table
@@ -76,9 +76,10 @@ def run(options: argparse.Namespace) -> None:
     if options.dry_run:
         print(dry_run_table(list_cases(settings, source, None)))
         return
-    with owned(Location.of(options.store)):
+    store = lasting(options.store)
+    with owned(store):
         start_ray()
-        print(closing_table(prepare(settings, source, options.store)))
+        print(closing_table(prepare(settings, source, store)))
 
 
 def settings_of(options: argparse.Namespace) -> Settings:

@@ -22,6 +22,7 @@ from collections import Counter
 from pathlib import Path
 
 from harvester.cli.console import command, command_parser
+from harvester.cli.places import run_folder, store_folder
 from harvester.errors import LabelError, StoreError
 from harvester.export.review_import import read_review
 from harvester.labels.reviewed import MACHINE_MADE, Verdict, merged, reviewed_table, with_calibration
@@ -35,8 +36,8 @@ from harvester.store.store import write_reviewed
 
 def review(options: argparse.Namespace) -> None:
     """Everything is checked before the store is touched."""
-    run = Location.of(options.run)
-    store = store_of(run, settings_of(run), options.store)
+    run = run_folder(options.run)
+    store = store_of(run, settings_of(run), store_folder(options.store))
     summary = read_summary(run)
     run_id, harvested = summary.run_id, summary.final.harvested
     verdicts = read_review(options.reviewed)

@@ -1,10 +1,12 @@
 """One harvest, from settings and a store to a run folder with its report; or what it would do."""
 
+import logging
 import os
 import time
 from pathlib import Path
 
 from harvester.cli.console import data_root
+from harvester.cli.places import in_ray_job, lasting, store_folder
 from harvester.cli.plan import format_plan, plan
 from harvester.config.settings import Settings
 from harvester.distributed.capacity import require_capacity
@@ -21,6 +23,8 @@ from harvester.storage.location import Location
 from harvester.storage.owner import owned
 from harvester.store.store import Store
 
+logger = logging.getLogger(__name__)
+
 
 def run_harvest(settings: Settings, store: str | None, run: Location | Path | str) -> Location:
     """The whole loop, in `run`: a folder or its URI, which is given back. A run that was stopped goes on.
@@ -29,8 +33,10 @@ def run_harvest(settings: Settings, store: str | None, run: Location | Path | st
     the Ray of RAY_ADDRESS or starts one. The closing table goes to stdout. Raises HarvesterError; StoreError at once
     where another driver works in the folder.
     """
-    began, folder = time.monotonic(), Location.of(run)
+    began, folder = time.monotonic(), run if isinstance(run, Location) else lasting(run)
     with owned(folder), logged_to(folder):
+        if in_ray_job():
+            logger.info("the run's folder is %s", folder)
         start_ray()
         require_capacity(settings.compute)
         named = named_store(settings, store)
@@ -54,10 +60,10 @@ def show_plan(settings: Settings, store: str | None, folder: Location) -> None:
         print("\n".join(format_plan(plan(folder, settings, opened))))
 
 
-def named_store(settings: Settings, given: str | None) -> str | None:
+def named_store(settings: Settings, given: str | None) -> Location | None:
     """The given store, or the one that the settings name; None where it is to be made."""
     if given is None and settings.data.kind == "store":
         if not settings.data.store:
             raise SettingsError("setting data.kind = 'store': name the store with --store or data.store")
         given = os.path.expandvars(settings.data.store)
-    return given
+    return store_folder(given)

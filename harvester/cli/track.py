@@ -12,14 +12,14 @@ import argparse
 import os
 
 from harvester.cli.console import command, command_parser
-from harvester.storage.location import Location
+from harvester.cli.places import run_folder
 
 
 def track(options: argparse.Namespace) -> None:
     """Send what is not there yet."""
     from harvester.run.tracking import sync
 
-    sent = sync(Location.of(options.run), options.uri or os.environ.get("MLFLOW_TRACKING_URI"))
+    sent = sync(run_folder(options.run), options.uri or os.environ.get("MLFLOW_TRACKING_URI"))
     print(f"sent to MLflow: {sent}")
 
 

@@ -251,7 +251,7 @@ def settings_of(folder: Location, overrides: Sequence[str] = ()) -> Settings:
     return restore(file.read_text(), overrides)
 
 
-def store_of(folder: Location, settings: Settings, given: str | None) -> Store:
+def store_of(folder: Location, settings: Settings, given: Location | str | None) -> Store:
     """The store that is given, or the one in the run's folder, or as its settings say. Raises SettingsError."""
     own = Location.of(folder) / "store"
     where = given or (own if (own / "manifest.parquet").is_file() else settings.data.store)
