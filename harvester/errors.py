@@ -1,7 +1,14 @@
 """What goes wrong. Each message says which volume or setting, what came, what was wanted, what to do."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
+
+USERINFO: Final = re.compile(r"(?<=://)(?:[^\s/:@]+:(?!\d+(?:[/\s]|$))\S*@|[^\s/]*@)")
+"""What a URI says of its user, also where a password holds a slash; what follows the colon may be a port instead."""
+SECRET: Final = re.compile(r"([?&;][^=&\s]*(?:key|secret|token|password|credential|signature)[^=&\s]*=)[^&\s]+", re.I)
+"""A secret in a URI's query, behind its name."""
 
 
 class HarvesterError(Exception):
@@ -70,5 +77,10 @@ def root_cause(error: BaseException | None) -> HarvesterError | None:
 
 
 def one_line(error: BaseException) -> str:
-    """An error's text, of which a library may have said something on several lines."""
-    return " ".join(str(error).split())
+    """An error's text without secrets; a library may have said something of it on several lines."""
+    return without_secrets(" ".join(str(error).split()))
+
+
+def without_secrets(text: str) -> str:
+    """A text that may be logged: users, passwords and keys of the URIs in it are left out."""
+    return SECRET.sub(r"\1***", USERINFO.sub("", text))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from harvester.config import shipped
-from harvester.errors import SettingsError, one_line, root_cause
+from harvester.errors import SettingsError, one_line, root_cause, without_secrets
 
 STOPPED: Final = 130
 """What a shell says of a program that Ctrl-C ended."""
@@ -52,13 +52,20 @@ def command(parser: ArgumentParser, work: Callable[[Namespace], None]) -> Callab
     return main
 
 
+class _Discreet(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return without_secrets(super().format(record))
+
+
 class ExitCode:
     """What the block's work ends with: 0 done, 1 failed, 2 a setting is wrong, 130 stopped. Our errors are one line."""
 
     value = 0
 
     def __enter__(self) -> "ExitCode":
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
+        told = logging.StreamHandler(sys.stdout)
+        told.setFormatter(_Discreet("%(asctime)s %(message)s", "%H:%M:%S"))
+        logging.basicConfig(level=logging.INFO, handlers=[told])
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:

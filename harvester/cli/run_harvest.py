@@ -18,7 +18,7 @@ from harvester.report.build import write_report
 from harvester.report.sections import closing_table
 from harvester.run.folder import Run
 from harvester.run.log import logged_to
-from harvester.run.tracking import Tracker
+from harvester.run.tracking import Tracker, require_plain
 from harvester.storage.location import Location
 from harvester.storage.owner import owned
 from harvester.store.store import Store
@@ -34,6 +34,8 @@ def run_harvest(settings: Settings, store: str | None, run: Location | Path | st
     where another driver works in the folder.
     """
     began, folder = time.monotonic(), run if isinstance(run, Location) else lasting(run)
+    tracked_at = os.environ.get("MLFLOW_TRACKING_URI")
+    require_plain(tracked_at)
     with owned(folder), logged_to(folder):
         if in_ray_job():
             logger.info("the run's folder is %s", folder)
@@ -42,7 +44,7 @@ def run_harvest(settings: Settings, store: str | None, run: Location | Path | st
         named = named_store(settings, store)
         volumes = Store.open(named) if named else prepare(settings, data_root(), folder / "store")
         opened = Run.open(folder, settings, volumes, began)
-        with Tracker.open(opened, os.environ.get("MLFLOW_TRACKING_URI")) as tracker:
+        with Tracker.open(opened, tracked_at) as tracker:
             inputs = harvest(opened, tracker).report_inputs()
             report = write_report(inputs)
         print(closing_table(inputs.summary))
@@ -61,9 +63,12 @@ def show_plan(settings: Settings, store: str | None, folder: Location) -> None:
 
 
 def named_store(settings: Settings, given: str | None) -> Location | None:
-    """The given store, or the one that the settings name; None where it is to be made."""
+    """The given store, or the one that the settings name; None where it is to be made. Raises SettingsError."""
+    own = os.path.expandvars(settings.data.store or "")
+    if "://" in own:
+        Location.of(own)  # settings are written down: one with keys in it is refused, though another store is given
     if given is None and settings.data.kind == "store":
         if not settings.data.store:
             raise SettingsError("setting data.kind = 'store': name the store with --store or data.store")
-        given = os.path.expandvars(settings.data.store)
+        given = own
     return store_folder(given)

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from harvester.errors import one_line, root_cause
+from harvester.errors import one_line, root_cause, without_secrets
 from harvester.storage.location import Location
 
 NAME: Final = "log"
@@ -46,7 +46,7 @@ def read_log(folder: Location) -> list[dict[str, Any]]:
 
 class _AsJson(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        line = {"time": record.created, "level": record.levelname, "message": record.getMessage()}
+        line = {"time": record.created, "level": record.levelname, "message": without_secrets(record.getMessage())}
         return json.dumps(line)
 
 

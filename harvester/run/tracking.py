@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from harvester.config.fingerprint import settings_hash
 from harvester.config.loading import dump
 from harvester.config.settings import Settings
-from harvester.errors import HarvesterError, SettingsError, StoreError, TrackingError, one_line
+from harvester.errors import HarvesterError, SettingsError, StoreError, TrackingError, one_line, without_secrets
 from harvester.run.folder import Run, settings_of
 from harvester.run.journal import ROUND, RUN, RoundRecord, RunRecord, Status, read_rounds, read_run
 from harvester.storage.location import Location
@@ -96,7 +96,18 @@ def sync(run_folder: Location, uri: str | None) -> SyncResult:
     except HarvesterError:
         raise
     except Exception as error:
-        raise TrackingError(f"MLflow at {_without_secret(address)}: {_short(error)}") from error
+        raise TrackingError(f"MLflow at {without_secrets(address)}: {_short(error)}") from error
+
+
+def require_plain(uri: str | None) -> None:
+    """Raise SettingsError for a tracking URI with a secret. A database's may name its user, as it must."""
+    plain = re.sub(r"^(?!https?:)([\w+.-]+://)[^\s/:@]+@", r"\1", uri or "")
+    if without_secrets(plain) != plain:
+        raise SettingsError(
+            "MLflow's tracking URI must hold no user, password or token, for it is logged; set "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, and for a database "
+            "what it has for that (PGPASSWORD)"
+        )
 
 
 def own_database(folder: Location) -> str:
@@ -327,9 +338,4 @@ def _ms(seconds: float) -> int:
 
 
 def _short(error: Exception) -> str:
-    return _without_secret(one_line(error))[:200]
-
-
-def _without_secret(text: str) -> str:
-    """Without what a URI says of its user."""
-    return re.sub(r"//[^/\s]*@", "//", text)
+    return one_line(error)[:200]

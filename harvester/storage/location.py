@@ -7,27 +7,24 @@ Keys are not part of a URI, which is logged; they come from the environment (AWS
 
 import errno
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
-from harvester.errors import NoRoomError, SettingsError, StoreError, one_line
+from harvester.errors import NoRoomError, SettingsError, StoreError, one_line, without_secrets
 from harvester.records import only_data
 from harvester.storage.filesystem import connected, patiently
 
 OBJECT_STORES: Final = ("s3", "gs")
-SECRET: Final = re.compile("key|secret|token|password|credential", re.IGNORECASE)
-"""In the name of what a URI's query gives."""
 PART: Final = ".part"
 """How the name of a file ends that is still being written; it begins with a dot."""
 
@@ -276,7 +273,8 @@ def _from_uri(uri: str) -> Location:
         parts = urlsplit(uri)
     except ValueError:
         raise SettingsError("the store's URI cannot be read; want s3://bucket/folder or gs://...") from None
-    if "@" in parts.netloc or any(SECRET.search(name) for name, _ in parse_qsl(parts.query, True)):
+    key_in_name = parts.scheme in OBJECT_STORES and ":" in parts.netloc  # the @ comes behind a slash of the key
+    if key_in_name or "@" in parts.netloc + unquote(parts.query) or without_secrets(unquote(uri)) != unquote(uri):
         raise SettingsError(
             "a store's URI must not hold keys, for it is logged; give them in the environment "
             "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS)"
