@@ -1,6 +1,7 @@
 """What goes wrong. Each message says which volume or setting, what came, what was wanted, what to do."""
 
 import re
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -9,6 +10,9 @@ USERINFO: Final = re.compile(r"(?<=://)(?:[^\s/:@]+:(?!\d+(?:[/\s]|$))\S*@|[^\s/
 """What a URI says of its user, also where a password holds a slash; what follows the colon may be a port instead."""
 SECRET: Final = re.compile(r"([?&;][^=&\s]*(?:key|secret|token|password|credential|signature)[^=&\s]*=)[^&\s]+", re.I)
 """A secret in a URI's query, behind its name."""
+
+STOPPED: Final = "stopped by"
+"""How the last line of a log begins of a program that a signal ended."""
 
 
 class HarvesterError(Exception):
@@ -61,6 +65,19 @@ class StepError(HarvesterError):
 
 class NoExamplesError(StepError):
     """A fold of a model has no example to learn from: the loop ends with a round that harvests nothing."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asks the program to end, as Ctrl-C does."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+def said_stopped(error: KeyboardInterrupt) -> str:
+    """For people and for the log."""
+    return f"{STOPPED} {error if isinstance(error, Stopped) else 'Ctrl-C'}"
 
 
 def root_cause(error: BaseException | None) -> HarvesterError | None:

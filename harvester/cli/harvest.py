@@ -8,7 +8,7 @@
 A submitted job works in a copy of the working directory that Ray throws away: its relative --run and --store, and the
 run folder of one without --run, lie under $HARVESTER_HOME (a folder or URI), else under ~/harvester of the head.
 Starting the same command again goes on where it stopped: finished steps are never done twice.
-Exit codes: 0 done, 1 the harvest failed (one line says why), 2 a setting is wrong, 130 stopped by Ctrl-C.
+Exit codes: 0 done, 1 the harvest failed (one line says why), 2 a setting is wrong, 130 stopped by Ctrl-C, 143 SIGTERM.
 """
 
 import argparse

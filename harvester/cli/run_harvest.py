@@ -17,11 +17,12 @@ from harvester.harvest import harvest
 from harvester.report.build import write_report
 from harvester.report.sections import closing_table
 from harvester.run.folder import Run
-from harvester.run.log import logged_to
+from harvester.run.log import logged_to, read_log, seconds_of_starts
 from harvester.run.tracking import Tracker, require_plain
 from harvester.storage.location import Location
 from harvester.storage.owner import owned
 from harvester.store.store import Store
+from harvester.text import duration
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ def run_harvest(settings: Settings, store: str | None, run: Location | Path | st
     tracked_at = os.environ.get("MLFLOW_TRACKING_URI")
     require_plain(tracked_at)
     with owned(folder), logged_to(folder):
+        began -= seconds_of_starts(read_log(folder))
         if in_ray_job():
             logger.info("the run's folder is %s", folder)
         start_ray()
@@ -47,6 +49,7 @@ def run_harvest(settings: Settings, store: str | None, run: Location | Path | st
         with Tracker.open(opened, tracked_at) as tracker:
             inputs = harvest(opened, tracker).report_inputs()
             report = write_report(inputs)
+        logger.info("done in %s", duration(inputs.summary.seconds))
         print(closing_table(inputs.summary))
         print(f"report: {report}")
     return folder

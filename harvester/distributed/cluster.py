@@ -2,7 +2,9 @@
 
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
@@ -25,6 +27,16 @@ def start_ray() -> None:
     own RAY_ADDRESS which cluster is theirs: parts of Ray ask for that, and would take another one on this machine.
     """
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends the command, not a step of it
+    with _own_sigterm():
+        _join_or_start()
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    # What our own log lines say already, said again by Ray at length.
+    for name in ("ray.data", "ray.tune", "ray.train"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _join_or_start() -> None:
     if address := os.environ.get("RAY_ADDRESS", ""):
         named = ":" in address and "://" not in address  # "auto" and clients' addresses are no use to a worker
         ray.init(runtime_env={"env_vars": {"RAY_ADDRESS": address}} if named else None, logging_level=logging.WARNING)
@@ -37,10 +49,17 @@ def start_ray() -> None:
         (node,) = living_nodes()
         if node["NodeManagerAddress"] != LOOPBACK:
             logger.warning("this Ray listens beyond loopback (%s)", node["NodeManagerAddress"])
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    # What our own log lines say already, said again by Ray at length.
-    for name in ("ray.data", "ray.tune", "ray.train"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """SIGTERM stays ours: Ray's answers print a C++ stack and end the process before it can say how it ended."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

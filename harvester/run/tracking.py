@@ -146,11 +146,16 @@ class Tracker:
         self._sync()
 
     def finish(self, status: Status = "FINISHED") -> None:
-        """The harvest has ended. One that is FINISHED waits a while for a server that is away."""
+        """The harvest has ended. One that is FINISHED waits a while for a server that is away.
+
+        One that is KILLED asks none: who sends a signal gives a program seconds to end.
+        """
         try:
             self.run.end(status)
         except (StoreError, OSError) as error:  # what the harvest found, or died of, says more
             logger.warning("%s", error)
+        if status == "KILLED" and not (self.uri or "").startswith("sqlite:"):
+            return
         until = time.monotonic() + (PATIENCE_S if status == "FINISHED" else 0.0)
         while not (done := self._sync(now=True)) and time.monotonic() < until:
             time.sleep(PAUSE_S)
@@ -165,7 +170,8 @@ class Tracker:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         """The harvest has ended, well or not."""
-        self.finish("FAILED" if error else "FINISHED")
+        stopped = isinstance(error, KeyboardInterrupt)
+        self.finish("KILLED" if stopped else "FAILED" if error else "FINISHED")
 
     def _sync(self, now: bool = False) -> bool:
         """Whether the server has all; one that was away a moment ago is left alone, but for `now`."""

@@ -21,6 +21,7 @@ from uuid import uuid4
 
 from harvester.errors import StoreError, one_line
 from harvester.storage.location import Location
+from harvester.text import clock
 
 logger = logging.getLogger(__name__)
 
@@ -63,15 +64,24 @@ def owned(folder: Location) -> Iterator[None]:
     beats = threading.Thread(target=_beat, args=(own, writer, stop), daemon=True)
     beats.start()
     try:
-        for name in folder.files():
-            if name.startswith(PREFIX) and name != own.name:
-                _require_dead(folder / name, writer)
+        for record in _records(folder):
+            if record != own:
+                _require_dead(record, writer)
         yield
     finally:
         stop.set()
         beats.join()
         with suppress(OSError):
             own.delete()
+
+
+def writers(folder: Location) -> list[Writer]:
+    """Who holds the folder, and who did until it was killed."""
+    return [writer for record in _records(folder) if (writer := _read(record))]
+
+
+def _records(folder: Location) -> list[Location]:
+    return [folder / name for name in folder.files() if name.startswith(PREFIX)]
 
 
 def _beat(own: Location, writer: Writer, stop: threading.Event) -> None:
@@ -89,9 +99,8 @@ def _require_dead(record: Location, own: Writer) -> None:
     first = _read(record)
     if first and not first.ended and _lives(record, first, own):
         raise StoreError(
-            f"{record.parent}: is written by process {first.pid} on {first.host} since "
-            f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(first.since))}; wait for its end, stop it, or give "
-            "another folder"
+            f"{record.parent}: is written by process {first.pid} on {first.host} since {clock(first.since)}; wait for "
+            "its end, stop it, or give another folder"
         )
     record.delete()
 
