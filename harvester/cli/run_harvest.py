@@ -12,6 +12,7 @@ from harvester.config.settings import Settings
 from harvester.distributed.capacity import require_capacity
 from harvester.distributed.cluster import start_ray
 from harvester.distributed.preparation import prepare, prepared
+from harvester.distributed.shared_folders import require_shared
 from harvester.errors import SettingsError
 from harvester.harvest import harvest
 from harvester.report.build import write_report
@@ -44,6 +45,7 @@ def run_harvest(settings: Settings, store: str | None, run: Location | Path | st
         start_ray()
         require_capacity(settings.compute)
         named = named_store(settings, store)
+        require_shared([folder], [named] if named else [])
         volumes = Store.open(named) if named else prepare(settings, data_root(), folder / "store")
         opened = Run.open(folder, settings, volumes, began)
         with Tracker.open(opened, tracked_at) as tracker:
