@@ -14,7 +14,7 @@ from typing import Any, Final
 from harvester.config import shipped
 from harvester.errors import SettingsError, Stopped, one_line, root_cause, said_stopped, without_secrets
 
-STOPPED: Final = 128
+SIGNALLED: Final = 128
 """With a signal's number added, what a shell says of a program that the signal ended."""
 SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP)
 """Beside Ctrl-C: what ray job stop, kill and a terminal that goes away send."""
@@ -86,10 +86,10 @@ class ExitCode:
         error = error or _flushed()
         if isinstance(error, BrokenPipeError):  # as of harvester status | head: nobody reads on
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            self.value = STOPPED + signal.SIGPIPE
+            self.value = SIGNALLED + signal.SIGPIPE
             return True
         if isinstance(error, KeyboardInterrupt):
-            self.value = STOPPED + (error.number if isinstance(error, Stopped) else signal.SIGINT)
+            self.value = SIGNALLED + (error.number if isinstance(error, Stopped) else signal.SIGINT)
             sys.stderr.write(f"{said_stopped(error)}; what is finished is kept, start the same command again\n")
             return True
         ours = root_cause(error) if isinstance(error, Exception) else None

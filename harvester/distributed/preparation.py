@@ -57,14 +57,14 @@ def prepare(settings: Settings, source: Path | None, store: Location, shard_byte
     """
     folder, identity = Location.of(store), _identity(settings)
     before = inputs_before(folder, identity)
-    if before and settings.data.kind in FROM_SETTINGS:
-        return _as_it_is(folder)
+    if before and settings.data.kind in FROM_SETTINGS and (whole := _as_it_is(folder)):
+        return whole
     discovery = list_cases(settings, source, folder)
     cases = [asdict(case) for case in discovery.cases]
     source_hashes = _source_hashes(identity, cases, discovery.rejects)
     stamp = {"settings": identity, "cases": settings_hash(sorted(source_hashes.items()))}
-    if before == stamp:
-        return _as_it_is(folder)
+    if before == stamp and (whole := _as_it_is(folder)):
+        return whole
     shards, begun = folder / "shards", folder / f"{BEGUN}{stamp['cases']}"
     sweep(shards)
     kept = shards_made(shards, source_hashes)
@@ -98,9 +98,14 @@ def prepared(settings: Settings, store: Location) -> Store | None:
     return Store.open(store) if made else None
 
 
-def _as_it_is(folder: Location) -> Store:
+def _as_it_is(folder: Location) -> Store | None:
+    """The store that is there; None where some of its shards are gone or cut short, which are then made again."""
+    store = Store.open(folder)
+    if not store.is_whole():
+        logger.warning("store %s: some shards are gone or cut short, and are made again", folder)
+        return None
     logger.info("store %s: made before", folder)
-    return Store.open(folder)
+    return store
 
 
 def list_cases(settings: Settings, source: Path | None, store: Location | None) -> Discovery:

@@ -108,7 +108,7 @@ def format_status(status: Status, now: float | None = None) -> Iterator[str]:
         if errors and not _is_stop(errors[-1]):
             yield f"last error: {errors[-1]}"
     if status.summary:
-        yield f"an earlier start finished: {_outcome(status.summary)}"
+        yield f"the results are an earlier start's: {_outcome(status.summary)}"
 
 
 def _outcome(summary: Summary) -> str:

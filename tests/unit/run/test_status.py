@@ -125,20 +125,21 @@ def last_lines(run: Path) -> list[str]:
 
 def test_the_last_start_is_told_whatever_an_earlier_one_made(run: Path) -> None:
     finish(run)
-    finished = f"finished: nothing more was found; {summary_tree()['final']['harvested']} lesions harvested"
+    outcome = f"nothing more was found; {summary_tree()['final']['harvested']} lesions harvested"
+    finished, of_an_earlier = f"finished: {outcome}", f"the results are an earlier start's: {outcome}"
     assert last_lines(run) == [finished]
     refusal = "setting compute.replicas = 9: room for 2"
     with pytest.raises(SettingsError), logged_to(Location.of(run)):  # before run.json is opened
         raise SettingsError(refusal)
     failed, error, earlier = last_lines(run)
     assert failed.startswith("last line, ") and failed.endswith(f"ago: SettingsError: {refusal}")
-    assert (error, earlier) == (f"last error: SettingsError: {refusal}", f"an earlier start {finished}")
+    assert (error, earlier) == (f"last error: SettingsError: {refusal}", of_an_earlier)
     assert read_status(run).summary is not None
     with logged_to(Location.of(run)):
         write_run(Location.of(run), RunRecord())
         logging.getLogger("harvester.test").warning("round 0 generator")
         under_way, earlier = last_lines(run)
-    assert under_way.endswith("ago: round 0 generator") and earlier == f"an earlier start {finished}"
+    assert under_way.endswith("ago: round 0 generator") and earlier == of_an_earlier
     finish(run)
     assert last_lines(run) == [finished]
 
