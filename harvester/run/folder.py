@@ -120,6 +120,7 @@ class Run:
         """
         run = cls(Location.of(folder), settings, store, time.monotonic() if began is None else began)
         before = read_run(run.folder) or RunRecord()
+        run.folder.sweep()
         (run.folder / "settings.yaml").write_text(dump(settings))
         (run.folder / "settings.hash").write_text(settings_hash(settings) + "\n")
         write_run(run.folder, RunRecord(id=before.id, began=before.began))

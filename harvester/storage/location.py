@@ -7,6 +7,7 @@ Keys are not part of a URI, which is logged; they come from the environment (AWS
 
 import errno
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -27,6 +28,9 @@ from harvester.storage.filesystem import connected, patiently
 OBJECT_STORES: Final = ("s3", "gs")
 PART: Final = ".part"
 """How the name of a file ends that is still being written; it begins with a dot."""
+
+SECONDS_OF_A_WRITE: Final = 3600.0
+"""A file that is half written and that old has no writer any more."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +182,16 @@ class Location:
         self._require_writable()
         with suppress(FileNotFoundError):
             self.filesystem.delete_dir(self.key)
+
+    def sweep(self) -> None:
+        """Remove what killed writers left half written, at any depth; in an object store they leave nothing."""
+        if not self.on_disk:
+            return
+        found = self.filesystem.get_file_info(pa.fs.FileSelector(self.key, allow_not_found=True, recursive=True))
+        for info in found:
+            half = info.is_file and info.base_name.startswith(".") and info.base_name.endswith(PART)
+            if half and time.time() - (info.mtime_ns or 0) / 1e9 > SECONDS_OF_A_WRITE:
+                self.filesystem.delete_file(info.path)
 
     def _require_writable(self) -> None:
         if self.read_only:
