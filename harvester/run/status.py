@@ -80,12 +80,13 @@ class Status:
 def read_status(run: Location) -> Status:
     """Raises StoreError for a folder that is no run's, and for one of a newer release."""
     folder = Location.of(run)
-    if not (folder / "settings.yaml").is_file():
+    log = read_log(folder)
+    if not log and not (folder / "settings.yaml").is_file():  # a start that was refused has a log alone
         raise StoreError(f"{folder}: no settings.yaml; give the folder of a run with --run")
     record = read_run(folder)
     summary = read_summary(folder) if (folder / "summary.json").is_file() else None
     driver = next(iter(writers(folder)), None)
-    return Status(step_notes(folder), _under_way(folder), read_log(folder), summary, record, driver)
+    return Status(step_notes(folder), _under_way(folder), log, summary, record, driver)
 
 
 def format_status(status: Status, now: float | None = None) -> Iterator[str]:

@@ -195,6 +195,13 @@ def test_a_finished_run_says_why_it_stopped(run: Path, capsys: pytest.CaptureFix
     assert json.loads(capsys.readouterr().out)["summary"] == summary
 
 
+def test_a_first_start_that_was_refused_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SettingsError), logged_to(Location.of(tmp_path)):
+        raise SettingsError("compute.replicas = 9: room for 2")
+    assert main(["--run", str(tmp_path)]) == 0
+    assert "last error: SettingsError: compute.replicas = 9: room for 2" in capsys.readouterr().out
+
+
 def test_another_folder_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--run", str(tmp_path)]) == 1
     assert "no settings.yaml" in capsys.readouterr().err
