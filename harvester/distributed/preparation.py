@@ -24,6 +24,7 @@ from harvester.config.settings import Settings
 from harvester.datasets.discovery import Discovery, LoadedVolume
 from harvester.datasets.dry_run import split_rows, splits_csv
 from harvester.datasets.registry import FROM_SETTINGS, open_dataset
+from harvester.distributed.capacity import pool_request
 from harvester.distributed.cluster import quarantine_in
 from harvester.distributed.watchdog import BackgroundWork, said_begun, time_limit
 from harvester.errors import HarvesterError, StoreError, VolumeError
@@ -186,7 +187,7 @@ def _make_all(
     collected = Collected(begun, parts, compute.no_progress_minutes, allowed)
     work = BackgroundWork(partial(collected.take, dataset.iter_rows))
     work.start()
-    work.watch(collected)
+    work.watch(collected, pool_request(compute))
     return collected.notes, sorted(collected.rejects, key=lambda each: each.source_hash)
 
 

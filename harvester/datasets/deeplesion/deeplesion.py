@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
 
 from harvester.config.data import DeepLesionSettings
 from harvester.config.settings import Settings
@@ -23,16 +22,13 @@ from harvester.datasets.deeplesion.splits import LEFT_OUT, Assigned, assign
 from harvester.datasets.discovery import Dataset, Discovery, LoadedVolume, clipped, root_of, salted_hash
 from harvester.errors import SettingsError, VolumeError
 from harvester.imaging.png import read_png_slices
-from harvester.labels.deeplesion.dl_info import InfoRow, read_dl_info
+from harvester.labels.deeplesion.dl_info import PAD_PX, InfoRow, read_dl_info
 from harvester.labels.deeplesion.mark_tables import read_marks
 from harvester.labels.deeplesion.published_marks import PublishedMarks
 from harvester.labels.deeplesion.volume_ids import split_id
 from harvester.records import SPLITS, Mark, Reject, Volume
 
 logger = logging.getLogger(__name__)
-
-PAD_PX: Final = 5.0
-"""Published boxes are the ends of the diameters padded by this, over the edge of the slice if need be."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +118,6 @@ def _marks(
 def _case(line: InfoRow, split: str, marks: list[MarkRow]) -> DeepLesionCase:
     parts = split_id(line.volume_id)
     assert parts  # noqa: S101  # the table's reader made the id
-    depth = parts.end - parts.start + 1
     return DeepLesionCase(
         volume_id=line.volume_id,
         patient_id=line.patient_id,
@@ -132,7 +127,7 @@ def _case(line: InfoRow, split: str, marks: list[MarkRow]) -> DeepLesionCase:
         end=parts.end,
         spacing_zyx_mm=line.spacing_zyx_mm,
         size_px=line.size_px,
-        bytes=2 * depth * line.size_px[0] * line.size_px[1],
+        bytes=2 * (parts.end - parts.start + 1) * line.size_px[0] * line.size_px[1],
         marks=marks,
     )
 
