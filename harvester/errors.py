@@ -1,7 +1,18 @@
 """What goes wrong. Each message says which volume or setting, what came, what was wanted, what to do."""
 
+import re
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
+
+USERINFO: Final = re.compile(r"(?<=://)(?:[^\s/:@]+:(?!\d+(?:[/\s]|$))\S*@|[^\s/]*@)")
+"""What a URI says of its user, also where a password holds a slash; what follows the colon may be a port instead."""
+SECRET: Final = re.compile(r"([?&;][^=&\s]*(?:key|secret|token|password|credential|signature)[^=&\s]*=)[^&\s]+", re.I)
+"""A secret in a URI's query, behind its name."""
+
+STOPPED: Final = "stopped by"
+"""How the last line of a log begins of a program that a signal ended."""
 
 
 class HarvesterError(Exception):
@@ -56,6 +67,19 @@ class NoExamplesError(StepError):
     """A fold of a model has no example to learn from: the loop ends with a round that harvests nothing."""
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal asks the program to end, as Ctrl-C does."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+def said_stopped(error: KeyboardInterrupt) -> str:
+    """For people and for the log."""
+    return f"{STOPPED} {error if isinstance(error, Stopped) else 'Ctrl-C'}"
+
+
 def root_cause(error: BaseException | None) -> HarvesterError | None:
     """The error of ours that came, or that what came wraps.
 
@@ -70,5 +94,10 @@ def root_cause(error: BaseException | None) -> HarvesterError | None:
 
 
 def one_line(error: BaseException) -> str:
-    """An error's text, of which a library may have said something on several lines."""
-    return " ".join(str(error).split())
+    """An error's text without secrets; a library may have said something of it on several lines."""
+    return without_secrets(" ".join(str(error).split()))
+
+
+def without_secrets(text: str) -> str:
+    """A text that may be logged: users, passwords and keys of the URIs in it are left out."""
+    return SECRET.sub(r"\1***", USERINFO.sub("", text))

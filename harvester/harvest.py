@@ -195,7 +195,7 @@ def record(run: Run, k: int, ledger: LedgerTable, found: Found, models: tuple[Ar
 
 def model_hash(lpg: Artifact, lpc: Artifact) -> str:
     """Names the weights of both models."""
-    return settings_hash(weights_hash(lpg.path), weights_hash(lpc.path))
+    return settings_hash(*(each.content or weights_hash(each.path) for each in (lpg, lpc)))
 
 
 def _job(run: Run, model: str, k: int, out: Location, table: Artifact, start: Location | None) -> FitJob:

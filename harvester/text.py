@@ -1,5 +1,6 @@
 """Plain text for terminals: tables and spans of time."""
 
+import time
 from collections.abc import Sequence
 
 
@@ -18,6 +19,11 @@ def table(rows: Sequence[Sequence[str]], sides: str = "lr") -> list[str]:
         ).rstrip()
         for row in rows
     ]
+
+
+def clock(seconds: float) -> str:
+    """A time (seconds since 1970) as this machine's clocks show it: 2026-11-28 23:10:05."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
 def duration(seconds: float | None) -> str:

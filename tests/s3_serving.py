@@ -10,6 +10,8 @@ from typing import Any
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
 SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 
+INVALID = b"<Error><Code>InvalidRequest</Code><Message>No.</Message></Error>"
+
 
 @dataclass
 class Door:
@@ -17,13 +19,17 @@ class Door:
 
     share     of the requests, evenly, that are answered with 503 without being done
     closed    while set, all are
+    denied    PUTs of an object (or a part of one) with this in its name are answered with 400
+    requests  method and object of all that were asked
     """
 
     address: str
     share: float = 0.0
     closed: threading.Event = field(default_factory=threading.Event)
+    denied: str = ""
     asked: int = 0
     refused: int = 0
+    requests: list[str] = field(default_factory=list)
 
     def uri(self, bucket: str, folder: str) -> str:
         """A folder of a bucket, as harvester takes it."""
@@ -69,10 +75,13 @@ def behind(door: Door, app: Callable[..., Any]) -> Callable[..., Any]:
     from werkzeug.wsgi import get_input_stream
 
     def asked(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
-        if door.lets_in():
+        method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
+        door.requests.append(f"{method} {path}")
+        denied = bool(door.denied) and door.denied in path and method == "PUT"
+        if door.lets_in() and not denied:
             return app(environ, start_response)
         get_input_stream(environ).read()
-        start_response("503 Slow Down", [("Content-Type", "application/xml")])
-        return [SLOW_DOWN]
+        start_response("400 Bad Request" if denied else "503 Slow Down", [("Content-Type", "application/xml")])
+        return [INVALID if denied else SLOW_DOWN]
 
     return asked

@@ -3,17 +3,21 @@
 import argparse
 import logging
 import os
+import signal
 import sys
+import threading
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 from harvester.config import shipped
-from harvester.errors import SettingsError, one_line, root_cause
+from harvester.errors import SettingsError, Stopped, one_line, root_cause, said_stopped, without_secrets
 
-STOPPED: Final = 130
-"""What a shell says of a program that Ctrl-C ended."""
+SIGNALLED: Final = 128
+"""With a signal's number added, what a shell says of a program that the signal ended."""
+SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP)
+"""Beside Ctrl-C: what ray job stop, kill and a terminal that goes away send."""
 SHARED: Final[dict[str, dict[str, Any]]] = {
     "config": {
         "type": Path,
@@ -52,27 +56,62 @@ def command(parser: ArgumentParser, work: Callable[[Namespace], None]) -> Callab
     return main
 
 
+class _Discreet(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return without_secrets(super().format(record))
+
+
 class ExitCode:
-    """What the block's work ends with: 0 done, 1 failed, 2 a setting is wrong, 130 stopped. Our errors are one line."""
+    """What the block's work ends with: 0 done, 1 failed, 2 a setting is wrong, 128 and a signal's number stopped by it.
+
+    Our errors, and those of the operating system, are one line.
+    """
 
     value = 0
 
     def __enter__(self) -> "ExitCode":
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
+        told = logging.StreamHandler(sys.stdout)
+        told.setFormatter(_Discreet("%(asctime)s %(message)s", "%H:%M:%S"))
+        logging.basicConfig(level=logging.INFO, handlers=[told])
+        main = threading.current_thread() is threading.main_thread()
+        # One that is ignored, as under nohup, stays so.
+        self.caught = [each for each in SIGNALS if main and signal.getsignal(each) is signal.SIG_DFL]
+        for each in self.caught:
+            signal.signal(each, _stop)
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        for each in self.caught:
+            signal.signal(each, signal.SIG_DFL)
+        error = error or _flushed()
+        if isinstance(error, BrokenPipeError):  # as of harvester status | head: nobody reads on
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            self.value = SIGNALLED + signal.SIGPIPE
+            return True
         if isinstance(error, KeyboardInterrupt):
-            self.value = STOPPED
-            sys.stderr.write("stopped by Ctrl-C; what is finished is kept, start the same command again\n")
+            self.value = SIGNALLED + (error.number if isinstance(error, Stopped) else signal.SIGINT)
+            sys.stderr.write(f"{said_stopped(error)}; what is finished is kept, start the same command again\n")
             return True
         ours = root_cause(error) if isinstance(error, Exception) else None
-        if ours is None:
+        told = ours or (error if isinstance(error, OSError) else None)
+        if told is None:
             return False
-        self.value = 2 if isinstance(ours, SettingsError) else 1
-        kind_of = "" if isinstance(ours, SettingsError) else f"{type(ours).__name__}: "
-        sys.stderr.write(f"{kind_of}{one_line(ours)}\n")
+        self.value = 2 if isinstance(told, SettingsError) else 1
+        kind_of = "" if isinstance(told, SettingsError) else f"{type(told).__name__}: "
+        sys.stderr.write(f"{kind_of}{one_line(told)}\n")
         return True
+
+
+def _flushed() -> BrokenPipeError | None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError as error:
+        return error
+    return None
+
+
+def _stop(number: int, frame: object) -> None:
+    raise Stopped(number)
 
 
 def data_root() -> Path | None:

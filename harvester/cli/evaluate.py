@@ -36,6 +36,7 @@ import json
 from pathlib import Path
 
 from harvester.cli.console import command, command_parser
+from harvester.cli.places import lasting_path
 from harvester.errors import StoreError
 from harvester.evaluation.boxes3d import METRICS
 from harvester.evaluation.evaluate import Evaluation, evaluate, protocol
@@ -55,7 +56,7 @@ def score(options: argparse.Namespace) -> None:
         # matplotlib takes a second to import: who asks for no pictures does not wait for it.
         from harvester.report.plots import write_plots
 
-        plots = write_plots(done, options.plots)
+        plots = write_plots(done, lasting_path(options.plots))
     print(as_text(done))
     if options.plots:
         print("plots:", *plots)
@@ -81,8 +82,9 @@ def write_json(done: Evaluation, options: argparse.Namespace) -> None:
     named = {"marks": options.marks, "tubelets": options.tubelets, "baseline": options.baseline}
     figures = {"files": {role: file.name for role, file in named.items() if file}} | as_json(done)
     try:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(figures, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        file = lasting_path(options.json)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(figures, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise StoreError(f"{options.json}: cannot be written ({error.strerror})") from None
 

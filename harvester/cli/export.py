@@ -29,12 +29,13 @@ from datetime import datetime
 from pathlib import Path
 
 from harvester.cli.console import command, command_parser
+from harvester.cli.places import lasting_path, run_folder, store_folder
 from harvester.errors import SettingsError
 from harvester.export.export import export
 from harvester.export.request import DICOM, FORMATS, Request, check, closing_table
-from harvester.export.source_scans import SourceScans, salt_beside
+from harvester.export.source_scans import SourceScans
 from harvester.run.folder import settings_of, store_of
-from harvester.storage.location import Location
+from harvester.storage.salt import salt_beside
 
 MOST_IN_A_REPORT = 20
 
@@ -44,7 +45,7 @@ def run(options: argparse.Namespace) -> None:
     most = options.max_per_report
     request = Request(
         to=options.to,
-        out=options.out.absolute(),
+        out=lasting_path(options.out).absolute(),
         made=datetime.now().astimezone().isoformat(timespec="seconds"),
         merge=options.merge,
         hard_negatives=options.hard_negatives,
@@ -53,9 +54,9 @@ def run(options: argparse.Namespace) -> None:
         force=options.force,
     )
     check(request, bool(options.source))
-    folder = Location.of(options.run)
+    folder = run_folder(options.run)
     settings = settings_of(folder)
-    store = store_of(folder, settings, options.store)
+    store = store_of(folder, settings, store_folder(options.store))
     source = None
     if options.source:
         if not options.source.is_dir():

@@ -5,8 +5,10 @@
     harvester harvest --config deeplesion --store STORE --run runs/night1 --set rounds=6 --plan
     ray job submit --working-dir . -- python jobs/harvest.py --config configs/quickstart.yaml     # on a cluster
 
+A submitted job works in a copy of the working directory that Ray throws away: its relative --run and --store, and the
+run folder of one without --run, lie under $HARVESTER_HOME (a folder or URI), else under ~/harvester of the head.
 Starting the same command again goes on where it stopped: finished steps are never done twice.
-Exit codes: 0 done, 1 the harvest failed (one line says why), 2 a setting is wrong, 130 stopped by Ctrl-C.
+Exit codes: 0 done, 1 the harvest failed (one line says why), 2 a setting is wrong, 130 stopped by Ctrl-C, 143 SIGTERM.
 """
 
 import argparse
@@ -14,8 +16,8 @@ import sys
 from pathlib import Path
 
 from harvester.cli.console import ExitCode, command_parser
+from harvester.cli.places import run_folder
 from harvester.config.loading import resolve
-from harvester.storage.location import Location
 
 PLAN_HELP = """What `harvester harvest` would do with the same options, and why: writes nothing, starts no Ray.
 
@@ -31,8 +33,11 @@ def main(arguments: list[str] | None = None) -> int:
         # Torch and Ray take seconds: help and a wrong setting are answered before.
         from harvester.cli.run_harvest import run_harvest, show_plan
 
-        folder = Location.of(options.run or Path("runs") / settings.name)
-        (show_plan if options.plan else run_harvest)(settings, options.store, folder)
+        given = options.run or Path("runs") / settings.name
+        if options.plan:
+            show_plan(settings, options.store, run_folder(given))
+        else:
+            run_harvest(settings, options.store, given)
     return code.value
 
 

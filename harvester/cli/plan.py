@@ -8,7 +8,17 @@ from typing import Final
 
 from harvester.config.settings import Settings
 from harvester.harvest import harvest
-from harvester.run.folder import STEP_VERSION, VERSION, Inputs, Run, StepMissingError, StepNote, ended, step_notes
+from harvester.run.folder import (
+    STEP_VERSION,
+    VERSION,
+    Inputs,
+    Run,
+    StepMissingError,
+    StepNote,
+    ended,
+    said_broken,
+    step_notes,
+)
 from harvester.run.journal import read_run
 from harvester.run.tracking import Tracker
 from harvester.storage.location import Location
@@ -78,7 +88,9 @@ def _from(run: Run, missing: StepMissingError) -> Plan:
     same = [note for note in notes if (note["round"], note["step"]) == (missing.round, missing.step)]
     # Releases before the first with versions called it made_of.
     before = [inputs for note in same if (inputs := note.get("inputs") or note.get("made_of"))]
-    reasons = list(_changes(before[-1], missing.inputs)) if before else []
+    same_again = "what was made from it stays if it comes out the same"
+    reasons = [f"{said_broken(missing.broken)} ({same_again})"] if missing.broken else []
+    reasons += _changes(before[-1], missing.inputs) if before else []
     return Plan(_long(run.steps), (k, step), reasons, _begun(run, missing, step), after, seconds)
 
 
@@ -102,7 +114,8 @@ def _begun(run: Run, missing: StepMissingError, step: str) -> str:
     partials = run.partials(step, missing.round, missing.key)
     if done := len(partials.done()):
         return f"{done} parts of {partials.planned()['volumes']} volumes are published"
-    files = (run.of_round(missing.round) / f"{step}-{missing.key}").files()
+    made = (run.of_round(missing.round) / f"{step}-{missing.key}").files()
+    files = [name for name in made if name not in missing.broken]
     fitted = sum(name.endswith(".safetensors") for name in files)
     stopped = sum(name.endswith(".checkpoint.pt") for name in files)
     return f"{fitted} of its folds are fitted, {stopped} go on from checkpoints" if fitted + stopped else ""

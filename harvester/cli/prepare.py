@@ -42,10 +42,13 @@ from typing import Final
 import pyarrow.compute as pc
 
 from harvester.cli.console import command, command_parser, data_root
+from harvester.cli.places import lasting
 from harvester.config.loading import resolve
 from harvester.config.settings import Settings
 from harvester.errors import SettingsError
 from harvester.records import SPLITS
+from harvester.storage.location import Location
+from harvester.storage.owner import owned
 from harvester.store.store import Store
 from harvester.text import table
 
@@ -70,12 +73,16 @@ def run(options: argparse.Namespace) -> None:
     from harvester.datasets.dry_run import dry_run_table
     from harvester.distributed.cluster import start_ray
     from harvester.distributed.preparation import list_cases, prepare
+    from harvester.distributed.shared_folders import require_shared
 
     if options.dry_run:
         print(dry_run_table(list_cases(settings, source, None)))
         return
-    start_ray()
-    print(closing_table(prepare(settings, source, options.store)))
+    store = lasting(options.store)
+    with owned(store):
+        start_ray()
+        require_shared([store], [Location.of(source)] if source else [])
+        print(closing_table(prepare(settings, source, store)))
 
 
 def settings_of(options: argparse.Namespace) -> Settings:

@@ -22,6 +22,7 @@ from collections import Counter
 from pathlib import Path
 
 from harvester.cli.console import command, command_parser
+from harvester.cli.places import run_folder, store_folder
 from harvester.errors import LabelError, StoreError
 from harvester.export.review_import import read_review
 from harvester.labels.reviewed import MACHINE_MADE, Verdict, merged, reviewed_table, with_calibration
@@ -29,19 +30,21 @@ from harvester.records import AcceptedTable, checked
 from harvester.run.folder import settings_of, store_of
 from harvester.run.summary import read_summary
 from harvester.storage.location import Location
+from harvester.storage.owner import owned
 from harvester.store.store import write_reviewed
 
 
 def review(options: argparse.Namespace) -> None:
     """Everything is checked before the store is touched."""
-    run = Location.of(options.run)
-    store = store_of(run, settings_of(run), options.store)
+    run = run_folder(options.run)
+    store = store_of(run, settings_of(run), store_folder(options.store))
     summary = read_summary(run)
     run_id, harvested = summary.run_id, summary.final.harvested
     verdicts = read_review(options.reviewed)
     check_run(verdicts, run_id)
-    table = merged(store.reviewed(), reviewed_table(verdicts, store.manifest))
-    write_reviewed(store.path, with_calibration(table, _hits(run), harvested, run_id))
+    with owned(store.path):  # two reviews at once would keep one's verdicts alone
+        table = merged(store.reviewed(), reviewed_table(verdicts, store.manifest))
+        write_reviewed(store.path, with_calibration(table, _hits(run), harvested, run_id))
     counts = Counter(verdict.verdict for verdict in verdicts)
     print(", ".join(f"{count} {word}" for word, count in sorted(counts.items())) or "nothing was reviewed")
     print(f"store: {store.path}; harvest it again into a new run folder")

@@ -1,42 +1,57 @@
 """One harvest, from settings and a store to a run folder with its report; or what it would do."""
 
+import logging
 import os
 import time
 from pathlib import Path
 
 from harvester.cli.console import data_root
+from harvester.cli.places import in_ray_job, lasting, store_folder
 from harvester.cli.plan import format_plan, plan
 from harvester.config.settings import Settings
 from harvester.distributed.capacity import require_capacity
 from harvester.distributed.cluster import start_ray
 from harvester.distributed.preparation import prepare, prepared
+from harvester.distributed.shared_folders import require_shared
 from harvester.errors import SettingsError
 from harvester.harvest import harvest
 from harvester.report.build import write_report
 from harvester.report.sections import closing_table
 from harvester.run.folder import Run
-from harvester.run.log import logged_to
-from harvester.run.tracking import Tracker
+from harvester.run.log import logged_to, read_log, seconds_of_starts
+from harvester.run.tracking import Tracker, require_plain
 from harvester.storage.location import Location
+from harvester.storage.owner import owned
 from harvester.store.store import Store
+from harvester.text import duration
+
+logger = logging.getLogger(__name__)
 
 
 def run_harvest(settings: Settings, store: str | None, run: Location | Path | str) -> Location:
     """The whole loop, in `run`: a folder or its URI, which is given back. A run that was stopped goes on.
 
     `store` is a store's folder or URI; None takes what `settings.data` names, or makes it in the run's folder. Joins
-    the Ray of RAY_ADDRESS or starts one. The closing table goes to stdout. Raises HarvesterError.
+    the Ray of RAY_ADDRESS or starts one. The closing table goes to stdout. Raises HarvesterError; StoreError at once
+    where another driver works in the folder.
     """
-    began, folder = time.monotonic(), Location.of(run)
-    with logged_to(folder):
+    began, folder = time.monotonic(), run if isinstance(run, Location) else lasting(run)
+    tracked_at = os.environ.get("MLFLOW_TRACKING_URI")
+    require_plain(tracked_at)
+    with owned(folder), logged_to(folder):
+        began -= seconds_of_starts(read_log(folder))
+        if in_ray_job():
+            logger.info("the run's folder is %s", folder)
         start_ray()
         require_capacity(settings.compute)
         named = named_store(settings, store)
+        require_shared([folder], [named] if named else [])
         volumes = Store.open(named) if named else prepare(settings, data_root(), folder / "store")
         opened = Run.open(folder, settings, volumes, began)
-        with Tracker.open(opened, os.environ.get("MLFLOW_TRACKING_URI")) as tracker:
+        with Tracker.open(opened, tracked_at) as tracker:
             inputs = harvest(opened, tracker).report_inputs()
             report = write_report(inputs)
+        logger.info("done in %s", duration(inputs.summary.seconds))
         print(closing_table(inputs.summary))
         print(f"report: {report}")
     return folder
@@ -52,10 +67,13 @@ def show_plan(settings: Settings, store: str | None, folder: Location) -> None:
         print("\n".join(format_plan(plan(folder, settings, opened))))
 
 
-def named_store(settings: Settings, given: str | None) -> str | None:
-    """The given store, or the one that the settings name; None where it is to be made."""
+def named_store(settings: Settings, given: str | None) -> Location | None:
+    """The given store, or the one that the settings name; None where it is to be made. Raises SettingsError."""
+    own = os.path.expandvars(settings.data.store or "")
+    if "://" in own:
+        Location.of(own)  # settings are written down: one with keys in it is refused, though another store is given
     if given is None and settings.data.kind == "store":
         if not settings.data.store:
             raise SettingsError("setting data.kind = 'store': name the store with --store or data.store")
-        given = os.path.expandvars(settings.data.store)
-    return given
+        given = own
+    return store_folder(given)

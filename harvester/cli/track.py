@@ -12,14 +12,16 @@ import argparse
 import os
 
 from harvester.cli.console import command, command_parser
-from harvester.storage.location import Location
+from harvester.cli.places import run_folder
 
 
 def track(options: argparse.Namespace) -> None:
     """Send what is not there yet."""
-    from harvester.run.tracking import sync
+    from harvester.run.tracking import require_plain, sync
 
-    sent = sync(Location.of(options.run), options.uri or os.environ.get("MLFLOW_TRACKING_URI"))
+    uri = options.uri or os.environ.get("MLFLOW_TRACKING_URI")
+    require_plain(uri)
+    sent = sync(run_folder(options.run), uri)
     print(f"sent to MLflow: {sent}")
 
 

@@ -21,6 +21,7 @@ import pyarrow.csv as pcsv
 
 from harvester.certificate.frontier import Frontier, FrontierRow
 from harvester.cli.console import command, command_parser
+from harvester.cli.places import lasting, run_folder, store_folder
 from harvester.config.loading import dump
 from harvester.config.settings import Settings
 from harvester.errors import SettingsError
@@ -34,8 +35,8 @@ HEAD: Final = ["target", "way", "threshold", "bound", "V_M prec", "V_M rec", "ha
 
 def tune(options: argparse.Namespace) -> None:
     """One sweep, from the run's tables to files and a table on the terminal."""
-    run = Location.of(options.run)
-    out = Location.of(options.out) if options.out else run / "tune"
+    run = run_folder(options.run)
+    out = lasting(options.out) if options.out else run / "tune"
     settings = settings_of(run, options.set)
     wrong = [target for target in options.targets if not 0 < target < 1]
     if wrong:
@@ -44,7 +45,7 @@ def tune(options: argparse.Namespace) -> None:
     from harvester.distributed.cluster import start_ray
     from harvester.frontier import last_round, scored_table, trace
 
-    store = store_of(run, settings, options.store)
+    store = store_of(run, settings, store_folder(options.store))
     number = last_round(run) if options.round is None else options.round
     scored = scored_table(run, number)
     start_ray()

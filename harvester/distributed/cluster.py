@@ -2,7 +2,9 @@
 
 import logging
 import os
+import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -34,15 +36,28 @@ def start_ray() -> None:
     own RAY_ADDRESS which cluster is theirs: parts of Ray ask for that, and would take another one on this machine.
     """
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends the command, not a step of it
     address = os.environ.get("RAY_ADDRESS", "")
-    if address in ("", "local"):
-        _start_here()
-    else:
-        _join(address)
+    with _own_sigterm():
+        if address in ("", "local"):
+            _start_here()
+        else:
+            _join(address)
     ray.data.DataContext.get_current().enable_progress_bars = False
     # What our own log lines say already, said again by Ray at length.
     for name in ("ray.data", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """SIGTERM stays ours: Ray's answers print a C++ stack and end the process before it can say how it ended."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _join(address: str) -> None:

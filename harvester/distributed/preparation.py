@@ -21,7 +21,6 @@ from ray.data import ActorPoolStrategy
 
 from harvester.config.fingerprint import settings_hash
 from harvester.config.settings import Settings
-from harvester.datasets.archive.archive import salt_of
 from harvester.datasets.discovery import Discovery, LoadedVolume
 from harvester.datasets.dry_run import split_rows, splits_csv
 from harvester.datasets.registry import FROM_SETTINGS, open_dataset
@@ -36,6 +35,7 @@ from harvester.run.progress import ProgressLines
 from harvester.run.quarantine import forget
 from harvester.run.work_list import Outcome, WorkList
 from harvester.storage.location import Location, writing
+from harvester.storage.salt import salt_of
 from harvester.store.commit import commit_store, inputs_before
 from harvester.store.container import open_shard
 from harvester.store.shard_plan import SHARD_BYTES, ShardNote, plan_shards, shard_name, shards_made, sweep
@@ -58,14 +58,14 @@ def prepare(settings: Settings, source: Path | None, store: Location, shard_byte
     """
     folder, identity = Location.of(store), _identity(settings)
     before = inputs_before(folder, identity)
-    if before and settings.data.kind in FROM_SETTINGS:
-        return _as_it_is(folder)
+    if before and settings.data.kind in FROM_SETTINGS and (whole := _as_it_is(folder)):
+        return whole
     discovery = list_cases(settings, source, folder)
     cases = [asdict(case) for case in discovery.cases]
     source_hashes = _source_hashes(identity, cases, discovery.rejects)
     stamp = {"settings": identity, "cases": settings_hash(sorted(source_hashes.items()))}
-    if before == stamp:
-        return _as_it_is(folder)
+    if before == stamp and (whole := _as_it_is(folder)):
+        return whole
     shards, begun = folder / "shards", folder / f"{BEGUN}{stamp['cases']}"
     sweep(shards)
     kept = shards_made(shards, source_hashes)
@@ -99,9 +99,14 @@ def prepared(settings: Settings, store: Location) -> Store | None:
     return Store.open(store) if made else None
 
 
-def _as_it_is(folder: Location) -> Store:
+def _as_it_is(folder: Location) -> Store | None:
+    """The store that is there; None where some of its shards are gone or cut short, which are then made again."""
+    store = Store.open(folder)
+    if not store.is_whole():
+        logger.warning("store %s: some shards are gone or cut short, and are made again", folder)
+        return None
     logger.info("store %s: made before", folder)
-    return Store.open(folder)
+    return store
 
 
 def list_cases(settings: Settings, source: Path | None, store: Location | None) -> Discovery:

@@ -9,7 +9,6 @@ from harvester.datasets.archive import archive
 from harvester.datasets.archive.nifti import is_nifti
 from harvester.errors import StoreError, VolumeError
 from harvester.export.file_grid import FileGrid, dicom_grid, nifti_grid
-from harvester.storage.location import Location
 
 
 class SourceScans:
@@ -40,14 +39,3 @@ class SourceScans:
         if is_nifti(files[0].name):
             return nifti_grid(files[0], volume, self._max_voxels)
         return dicom_grid(files, volume)
-
-
-def salt_beside(store: Location) -> str:
-    """The salt of a store's ids, never made anew. Raises StoreError where there is none."""
-    file = store.parent / f"{store.name}.salt"
-    if not file.is_file():
-        raise StoreError(
-            f"{file}: no such file; the salt that harvester prepare wrote beside the store is needed to find the "
-            "scans of --source again"
-        )
-    return file.read_bytes().decode().strip()

@@ -1,13 +1,14 @@
 """A run's folder, on a disk or in an object store: each step's output is named by the hash of its inputs.
 
-It is never made twice: a step is done when its note is there, which is written last (an object store renames nothing).
+It is never made twice: a step is done when its note is there, which is written last (an object store renames nothing),
+and the files that it names are as they were written.
 
 run/
   settings.yaml                    the resolved settings; settings.hash their hash
   run.json                         format of the folder, release, how the run stands (journal.py)
   round-<k>/<step>-<hash>.parquet  a table, <step>-<hash>/ a folder of weights, <step>-<hash>.json small values
   round-<k>/<step>-<hash>.partials/ the parts of a table, published one by one by those who made them (partials.py)
-  round-<k>/<step>-<hash>.step.json  its note: how long it took, how much it did, what it depends on
+  round-<k>/<step>-<hash>.step.json  its note: how long it took, how much it did, what it depends on, its files
   round-<k>/round.json             what the round chose and how it came out, when it has ended (journal.py)
   log.jsonl                        what was logged, one JSON object per line, over all starts; in an object store one
                                    log-<time>.jsonl per start
@@ -19,6 +20,7 @@ import hashlib
 import json
 import logging
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -54,21 +56,22 @@ ROW_GROUP = 4096
 
 
 class StepMissingError(StepError):
-    """A step that is not made, in a run that may make none."""
+    """A step that is not made, in a run that may make none. broken: its files that are not as they were written."""
 
-    def __init__(self, step: str, round_index: int, key: str, inputs: Inputs) -> None:
+    def __init__(self, step: str, round_index: int, key: str, inputs: Inputs, broken: Sequence[str] = ()) -> None:
         super().__init__(f"round {round_index} {step}: not made, and this run is for looking alone")
-        self.step, self.round, self.key, self.inputs = step, round_index, key, inputs
+        self.step, self.round, self.key, self.inputs, self.broken = step, round_index, key, inputs, broken
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A finished step's output: where it lies, the hash that names it, and what it took."""
+    """A finished step's output: where it lies, the hash that names it, what it took, and what names weights' bytes."""
 
     path: Location
     key: str
     seconds: float
     counts: dict[str, float] = field(default_factory=dict)
+    content: str = ""
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,7 @@ class Run:
         """
         run = cls(Location.of(folder), settings, store, time.monotonic() if began is None else began)
         before = read_run(run.folder) or RunRecord()
+        run.folder.sweep()
         (run.folder / "settings.yaml").write_text(dump(settings))
         (run.folder / "settings.hash").write_text(settings_hash(settings) + "\n")
         write_run(run.folder, RunRecord(id=before.id, began=before.began))
@@ -189,28 +193,42 @@ class Run:
 
     def _made(self, step: _Step) -> Artifact | None:
         """The step as it was made before; None where it is to be made. Raises StepMissingError where it must not."""
-        looking = self.steps_in.read_only
-        if step.note.is_file() and (step.path.is_file() or step.path.files()):
-            if not looking:
-                logger.info("round %d %s: done before", step.round, step.name)
-            return self._artifact(step, json.loads(step.note.read_bytes()))
+        looking, broken = self.steps_in.read_only, []
+        if step.note.is_file():
+            note, (files, content) = json.loads(step.note.read_bytes()), contents(step.path)
+            # Notes of releases before 0.3 name no files.
+            wanted = note.get("files", files) or {step.path.name: None}
+            broken = [name for name, known in wanted.items() if files.get(name) != known or known is None]
+            if not broken:
+                if not looking:
+                    logger.info("round %d %s: done before", step.round, step.name)
+                return self._artifact(step, note, content)
         if looking:
-            raise StepMissingError(step.name, step.round, step.key, self._inputs.get(step.key, {}))
+            raise StepMissingError(step.name, step.round, step.key, self._inputs.get(step.key, {}), broken)
+        if broken:
+            self._drop(step, broken)
         logger.info("round %d %s ...", step.round, step.name)
         return None
 
+    def _drop(self, step: _Step, broken: Sequence[str]) -> None:
+        """What is broken, then the note: the other way round a killed start would leave it to be taken for whole."""
+        logger.warning("round %d %s: %s, made anew", step.round, step.name, said_broken(broken))
+        for name in broken:
+            (step.path / name if name != step.path.name else step.path).delete()
+        step.note.delete()
+
     def _finish(self, step: _Step, counts: dict[str, float]) -> Artifact:
-        seconds = time.monotonic() - step.began
+        seconds, (files, content) = time.monotonic() - step.began, contents(step.path)
         note = {"round": step.round, "step": step.name, "seconds": seconds, "counts": counts}
-        more = {"ended": time.time(), "inputs": self._inputs.get(step.key, {})}
+        more = {"ended": time.time(), "inputs": self._inputs.get(step.key, {}), "files": files}
         step.note.write_text(json.dumps(note | more))
         measured = "".join(f", {name} {value:g}" for name, value in counts.items())
         logger.info("round %d %s: %.1f s%s", step.round, step.name, seconds, measured)
-        return self._artifact(step, note)
+        return self._artifact(step, note, content)
 
-    def _artifact(self, step: _Step, note: StepNote) -> Artifact:
+    def _artifact(self, step: _Step, note: StepNote, content: str) -> Artifact:
         self.steps.append({name: note[name] for name in ("round", "step", "seconds", "counts")})
-        return Artifact(step.path, step.key, note["seconds"], note["counts"])
+        return Artifact(step.path, step.key, note["seconds"], note["counts"], content)
 
 
 def step_notes(folder: Location) -> list[StepNote]:
@@ -234,7 +252,7 @@ def settings_of(folder: Location, overrides: Sequence[str] = ()) -> Settings:
     return restore(file.read_text(), overrides)
 
 
-def store_of(folder: Location, settings: Settings, given: str | None) -> Store:
+def store_of(folder: Location, settings: Settings, given: Location | str | None) -> Store:
     """The store that is given, or the one in the run's folder, or as its settings say. Raises SettingsError."""
     own = Location.of(folder) / "store"
     where = given or (own if (own / "manifest.parquet").is_file() else settings.data.store)
@@ -258,11 +276,27 @@ def most_measured(folder: Location) -> dict[str, float]:
 
 def weights_hash(models: Location) -> str:
     """Names the weights in a folder. Raises StoreError where there are none."""
-    folder = Location.of(models)
-    files = [folder / name for name in folder.files() if name.endswith(".safetensors")]
-    if not files:
-        raise StoreError(f"{folder}: no weights (fold-*.safetensors); was the run finished?")
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:12]
+    _, content = contents(Location.of(models))
+    if not content:
+        raise StoreError(f"{models}: no weights (fold-*.safetensors); was the run finished?")
+    return content
+
+
+def contents(path: Location) -> tuple[dict[str, int], str]:
+    """What a step's files are known by, and the hash that names weights: of weights the CRC, of all else the size.
+
+    ({}, "") where there are none.
+    """
+    sizes = path.sizes()
+    weights = [name for name in sorted(sizes) if name.endswith(".safetensors")]
+    digest, known = hashlib.sha256(), {}
+    for name in weights:
+        data = (path / name).read_bytes()
+        digest.update(data)
+        known[name] = zlib.crc32(data)
+    return (known, digest.hexdigest()[:12]) if weights else (sizes, "")
+
+
+def said_broken(files: Sequence[str]) -> str:
+    """For people."""
+    return f"{', '.join(files)} {'is' if len(files) == 1 else 'are'} gone or not as written"

@@ -8,12 +8,12 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from harvester.errors import one_line, root_cause
+from harvester.errors import one_line, root_cause, said_stopped, without_secrets
 from harvester.storage.location import Location
 
 NAME: Final = "log"
@@ -24,8 +24,9 @@ SECONDS_BETWEEN_UPLOADS: Final = 20.0
 @contextmanager
 def logged_to(folder: Location) -> Iterator[None]:
     """What is logged in the block, and the error that ends it, as JSON lines in a run's folder."""
-    handler = _handler(folder)
-    handler.setFormatter(_AsJson())
+    start = time.time()
+    handler = _handler(folder, start)
+    handler.setFormatter(_AsJson(start))
     logging.getLogger().addHandler(handler)
     try:
         yield
@@ -39,14 +40,32 @@ def logged_to(folder: Location) -> Iterator[None]:
 
 
 def read_log(folder: Location) -> list[dict[str, Any]]:
-    """The lines {"time", "level", "message"} of all starts, in order; none where nothing was logged."""
+    """The lines {"time", "start", "level", "message"} of all starts, in order; none where nothing was logged.
+
+    start  when the start began that logged it; lines of releases before 0.3 have none
+    """
     names = [name for name in folder.files() if name.startswith(NAME) and name.endswith(SUFFIX)]
     return [line for name in names for line in _parsed((folder / name).read_text())]
 
 
+def seconds_of_starts(log: Iterable[Mapping[str, Any]]) -> float:
+    """How long the starts of a log took together, each until its last line."""
+    last = {line["start"]: line["time"] for line in log if "start" in line}
+    return float(sum(ended - start for start, ended in last.items()))
+
+
 class _AsJson(logging.Formatter):
+    def __init__(self, start: float) -> None:
+        super().__init__()
+        self.start = start
+
     def format(self, record: logging.LogRecord) -> str:
-        line = {"time": record.created, "level": record.levelname, "message": record.getMessage()}
+        line = {
+            "time": record.created,
+            "start": self.start,
+            "level": record.levelname,
+            "message": without_secrets(record.getMessage()),
+        }
         return json.dumps(line)
 
 
@@ -85,9 +104,9 @@ class _Uploaded(logging.Handler):
                     self.file.write_text("\n".join(self.lines[:kept]) + "\n")
 
 
-def _handler(folder: Location) -> logging.Handler:
+def _handler(folder: Location, start: float) -> logging.Handler:
     if not folder.on_disk:
-        return _Uploaded(folder / f"{NAME}-{time.time():.3f}{SUFFIX}")
+        return _Uploaded(folder / f"{NAME}-{start:.3f}{SUFFIX}")
     Path(folder.base).mkdir(parents=True, exist_ok=True)
     return _Appended(Path(folder.base) / f"{NAME}{SUFFIX}")
 
@@ -95,7 +114,7 @@ def _handler(folder: Location) -> logging.Handler:
 def _last_words(error: BaseException) -> str:
     # Other people's errors may quote what they choked on: only their names are kept.
     if isinstance(error, KeyboardInterrupt):
-        return "stopped by Ctrl-C"
+        return said_stopped(error)
     ours = root_cause(error)
     text = f": {one_line(ours)}" if ours else ", told where the job was started"
     return type(ours or error).__name__ + text

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from harvester.config.fingerprint import settings_hash
 from harvester.config.loading import dump
 from harvester.config.settings import Settings
-from harvester.errors import HarvesterError, SettingsError, StoreError, TrackingError, one_line
+from harvester.errors import HarvesterError, SettingsError, StoreError, TrackingError, one_line, without_secrets
 from harvester.run.folder import Run, settings_of
 from harvester.run.journal import ROUND, RUN, RoundRecord, RunRecord, Status, read_rounds, read_run
 from harvester.storage.location import Location
@@ -96,7 +96,18 @@ def sync(run_folder: Location, uri: str | None) -> SyncResult:
     except HarvesterError:
         raise
     except Exception as error:
-        raise TrackingError(f"MLflow at {_without_secret(address)}: {_short(error)}") from error
+        raise TrackingError(f"MLflow at {without_secrets(address)}: {_short(error)}") from error
+
+
+def require_plain(uri: str | None) -> None:
+    """Raise SettingsError for a tracking URI with a secret. A database's may name its user, as it must."""
+    plain = re.sub(r"^(?!https?:)([\w+.-]+://)[^\s/:@]+@", r"\1", uri or "")
+    if without_secrets(plain) != plain:
+        raise SettingsError(
+            "MLflow's tracking URI must hold no user, password or token, for it is logged; set "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, and for a database "
+            "what it has for that (PGPASSWORD)"
+        )
 
 
 def own_database(folder: Location) -> str:
@@ -135,11 +146,16 @@ class Tracker:
         self._sync()
 
     def finish(self, status: Status = "FINISHED") -> None:
-        """The harvest has ended. One that is FINISHED waits a while for a server that is away."""
+        """The harvest has ended. One that is FINISHED waits a while for a server that is away.
+
+        One that is KILLED asks none: who sends a signal gives a program seconds to end.
+        """
         try:
             self.run.end(status)
         except (StoreError, OSError) as error:  # what the harvest found, or died of, says more
             logger.warning("%s", error)
+        if status == "KILLED" and not (self.uri or "").startswith("sqlite:"):
+            return
         until = time.monotonic() + (PATIENCE_S if status == "FINISHED" else 0.0)
         while not (done := self._sync(now=True)) and time.monotonic() < until:
             time.sleep(PAUSE_S)
@@ -154,7 +170,8 @@ class Tracker:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         """The harvest has ended, well or not."""
-        self.finish("FAILED" if error else "FINISHED")
+        stopped = isinstance(error, KeyboardInterrupt)
+        self.finish("KILLED" if stopped else "FAILED" if error else "FINISHED")
 
     def _sync(self, now: bool = False) -> bool:
         """Whether the server has all; one that was away a moment ago is left alone, but for `now`."""
@@ -327,9 +344,4 @@ def _ms(seconds: float) -> int:
 
 
 def _short(error: Exception) -> str:
-    return _without_secret(one_line(error))[:200]
-
-
-def _without_secret(text: str) -> str:
-    """Without what a URI says of its user."""
-    return re.sub(r"//[^/\s]*@", "//", text)
+    return one_line(error)[:200]

@@ -7,38 +7,30 @@ Keys are not part of a URI, which is logged; they come from the environment (AWS
 
 import errno
 import os
-import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, TypeVar
-from urllib.parse import parse_qsl, unquote, urlsplit
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
-from harvester.errors import NoRoomError, SettingsError, StoreError, one_line
+from harvester.errors import NoRoomError, SettingsError, StoreError, one_line, without_secrets
 from harvester.records import only_data
-
-T = TypeVar("T")
+from harvester.storage.filesystem import connected, patiently
 
 OBJECT_STORES: Final = ("s3", "gs")
-TRIES: Final = 14
-"""Of a request that an object store answers with 503 or not at all, ever further apart: two to three minutes."""
-PATIENCE_S: Final = 150.0
-"""For reads that fail in a way of which pyarrow's own tries know nothing."""
-PASSING: Final = re.compile(
-    "AWS Error (INTERNAL_FAILURE|SLOW_DOWN|SERVICE_UNAVAILABLE|NETWORK_CONNECTION|REQUEST_TIMEOUT|.*HTTP status 5)"
-)
-SECRET: Final = re.compile("key|secret|token|password|credential", re.IGNORECASE)
-"""In the name of what a URI's query gives."""
 PART: Final = ".part"
 """How the name of a file ends that is still being written; it begins with a dot."""
+
+SECONDS_OF_A_WRITE: Final = 3600.0
+"""A file that is half written and that old has no writer any more."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +90,7 @@ class Location:
     def filesystem(self) -> pa.fs.FileSystem:
         """pyarrow's, one per process and bucket."""
         bucket = "" if self.on_disk else "/".join(self.base.split("/")[:3])
-        return _connected(bucket, self.options)
+        return connected(bucket, self.options)
 
     def is_file(self) -> bool:
         """Whether there is such a file. Raises StoreError where the disk or object store does not say."""
@@ -122,13 +114,18 @@ class Location:
         """When each of the folder's files was last written."""
         return {info.base_name: info.mtime_ns for info in self._listed() if info.is_file}
 
+    def sizes(self) -> dict[str, int]:
+        """Bytes of the file, by its name, or of each file in the folder; empty where there is neither."""
+        own = self.filesystem.get_file_info(self.key)
+        return {info.base_name: info.size for info in ([own] if own.is_file else self._listed()) if info.is_file}
+
     def _listed(self) -> list[pa.fs.FileInfo]:
         return self.filesystem.get_file_info(pa.fs.FileSelector(self.key, allow_not_found=True))
 
     def read(self, start: int, count: int) -> bytes:
         """`count` bytes of the file from `start`, fewer at its end. Raises OSError."""
         if not self.on_disk:
-            return _patiently(lambda: _read_at(_opened(self), count, start))
+            return patiently(lambda: _read_at(_opened(self), count, start))
         with self.filesystem.open_input_file(self.key) as file:
             return _read_at(file, count, start)
 
@@ -139,7 +136,7 @@ class Location:
             with self.filesystem.open_input_file(self.key) as file:
                 return file.read()
 
-        return _patiently(whole)
+        return patiently(whole)
 
     def read_text(self) -> str:
         """The whole file, which is UTF-8. Raises OSError."""
@@ -163,9 +160,7 @@ class Location:
         """
         try:
             table = only_data(
-                _patiently(
-                    lambda: pq.read_table(self.key, columns=columns, filters=filters, filesystem=self.filesystem)
-                )
+                patiently(lambda: pq.read_table(self.key, columns=columns, filters=filters, filesystem=self.filesystem))
             )
             return table if schema is None else cast_to(table, schema)
         except pa.ArrowException as error:
@@ -188,13 +183,23 @@ class Location:
         with suppress(FileNotFoundError):
             self.filesystem.delete_dir(self.key)
 
+    def sweep(self) -> None:
+        """Remove what killed writers left half written, at any depth; in an object store they leave nothing."""
+        if not self.on_disk:
+            return
+        found = self.filesystem.get_file_info(pa.fs.FileSelector(self.key, allow_not_found=True, recursive=True))
+        for info in found:
+            half = info.is_file and info.base_name.startswith(".") and info.base_name.endswith(PART)
+            if half and time.time() - (info.mtime_ns or 0) / 1e9 > SECONDS_OF_A_WRITE:
+                self.filesystem.delete_file(info.path)
+
     def _require_writable(self) -> None:
         if self.read_only:
             raise StoreError(f"{self}: not touched, for it was opened for reading alone")
 
     @contextmanager
     def publish(self) -> Iterator[pa.NativeFile]:
-        """A stream whose bytes become the file when the block ends well; else nothing is left.
+        """A stream whose bytes become the file when the block ends well; else what was there stays.
 
         Raises OSError; of a full disk NoRoomError; where it is read-only StoreError.
         """
@@ -212,16 +217,16 @@ class Location:
 
     @contextmanager
     def _published(self) -> Iterator[pa.NativeFile]:
-        """Aside, then renamed.
-
-        On a disk it is written aside and renamed. An object appears when its upload is complete, so a writer
-        that is killed leaves nothing; one that fails has to remove what closing it uploaded.
-        """
-        aside, filesystem = self, self.filesystem
-        if self.on_disk:
-            filesystem.create_dir(self.parent.key, recursive=True)
-            # Two that write the same file, one of them believed dead, must not write into each other's.
-            aside = self.parent / f".{self.name}.{os.getpid()}-{uuid4().hex[:8]}{PART}"
+        """On a disk written aside and renamed; for an object store gathered, then uploaded."""
+        if not self.on_disk:
+            gathered = pa.BufferOutputStream()
+            yield gathered
+            self._upload(gathered.getvalue())
+            return
+        filesystem = self.filesystem
+        filesystem.create_dir(self.parent.key, recursive=True)
+        # Two that write the same file, one of them believed dead, must not write into each other's.
+        aside = self.parent / f".{self.name}.{os.getpid()}-{uuid4().hex[:8]}{PART}"
         stream = filesystem.open_output_stream(aside.key)
         try:
             yield stream
@@ -232,8 +237,19 @@ class Location:
             with suppress(OSError):
                 aside.delete()
             raise
-        if self.on_disk:
-            filesystem.move(aside.key, self.key)
+        filesystem.move(aside.key, self.key)
+
+    def _upload(self, data: pa.Buffer) -> None:
+        """Put an object, all of it or nothing: until the last byte has come, an object store keeps what was there.
+
+        Only whole data is uploaded, since pyarrow's streams know no way back: closing one publishes what it was given.
+        """
+
+        def put() -> None:
+            with self.filesystem.open_output_stream(self.key) as stream:
+                stream.write(data)
+
+        patiently(put)
 
 
 @contextmanager
@@ -266,29 +282,13 @@ def cast_to(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return table.select(schema.names).cast(schema)
 
 
-def _patiently(read: Callable[[], T]) -> T:
-    """What `read` gives, tried again for a while where an object store is busy.
-
-    An answer of 503 may be longer than the bytes that were asked for: pyarrow then fails at once with
-    INTERNAL_FAILURE instead of trying again.
-    """
-    deadline, pause = time.monotonic() + PATIENCE_S, 0.25
-    while True:
-        try:
-            return read()
-        except OSError as error:
-            if time.monotonic() + pause > deadline or not PASSING.search(str(error)):
-                raise
-        time.sleep(pause)
-        pause = min(2 * pause, 20.0)
-
-
 def _from_uri(uri: str) -> Location:
     try:
         parts = urlsplit(uri)
     except ValueError:
         raise SettingsError("the store's URI cannot be read; want s3://bucket/folder or gs://...") from None
-    if "@" in parts.netloc or any(SECRET.search(name) for name, _ in parse_qsl(parts.query, True)):
+    key_in_name = parts.scheme in OBJECT_STORES and ":" in parts.netloc  # the @ comes behind a slash of the key
+    if key_in_name or "@" in parts.netloc + unquote(parts.query) or without_secrets(unquote(uri)) != unquote(uri):
         raise SettingsError(
             "a store's URI must not hold keys, for it is logged; give them in the environment "
             "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS)"
@@ -300,33 +300,6 @@ def _from_uri(uri: str) -> Location:
     if parts.scheme not in OBJECT_STORES or not parts.netloc:
         raise SettingsError(f"{uri}: want a path, file:///path, s3://bucket/folder or gs://bucket/folder")
     return Location(f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/"), parts.query)
-
-
-@lru_cache(maxsize=16)
-def _connected(bucket: str, options: str) -> pa.fs.FileSystem:
-    """The filesystem of a bucket, or of this machine for ""."""
-    if not bucket:
-        return pa.fs.LocalFileSystem()
-    try:
-        plain: pa.fs.FileSystem = pa.fs.FileSystem.from_uri(f"{bucket}?{options}" if options else bucket)[0]
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise SettingsError(f"{bucket}: {error}; correct what follows the ? of the store's URI") from None
-    return _patient(plain, dict(parse_qsl(options))) if isinstance(plain, pa.fs.S3FileSystem) else plain
-
-
-def _patient(plain: pa.fs.S3FileSystem, options: Mapping[str, str]) -> pa.fs.S3FileSystem:
-    """The S3 filesystem that a URI gives, but one that outlasts a store's bad minutes: a URI cannot say that."""
-    words = {"true": True, "1": True, "false": False, "0": False}
-    given = {
-        name: words.get(text.lower(), text) if name.startswith(("allow_", "force_", "check_")) else text
-        for name, text in options.items()
-    }
-    own: dict[str, Any] = {
-        "region": plain.region,
-        "retry_strategy": pa.fs.AwsStandardS3RetryStrategy(max_attempts=TRIES),
-        "allow_delayed_open": True,  # a small file is then one request, not three
-    }
-    return pa.fs.S3FileSystem(**(given | own))
 
 
 @lru_cache(maxsize=32)

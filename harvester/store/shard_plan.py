@@ -43,6 +43,11 @@ class ShardNote:
     marks: list[dict[str, Any]]
     ignore: list[dict[str, Any]]
 
+    @property
+    def bytes(self) -> int:
+        """Of the shard."""
+        return sum(int(row.get("bytes", 0)) for row in self.manifest)
+
     def to_json(self) -> str:
         """As it lies beside the shard."""
         return json.dumps(asdict(self))
@@ -79,15 +84,15 @@ def shard_name(cases: Sequence[CaseRecord], source_hashes: Mapping[str, str]) ->
 
 
 def shards_made(folder: Location, source_hashes: Mapping[str, str]) -> list[ShardNote]:
-    """The shards in `folder` that can stay: each of their volumes is wanted still, from the same source."""
-    files = folder.files()
+    """The shards in `folder` that can stay: whole, and each of their volumes is wanted still, from the same source."""
+    files = folder.sizes()
     names = [file.removesuffix(".json") for file in files if file.endswith(".json")]
     with ThreadPoolExecutor(REQUESTS) as pool:
         notes = list(pool.map(lambda name: _read_note(folder, name), names))
     kept: list[ShardNote] = []
     seen: set[str] = set()
     for note in notes:
-        if note is None or f"{note.name}.shard" not in files or not note.cases:
+        if note is None or files.get(f"{note.name}.shard") != note.bytes or not note.cases:
             continue
         wanted = all(source_hashes.get(name) == source for name, source in note.cases.items())
         if wanted and seen.isdisjoint(note.cases):

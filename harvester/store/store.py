@@ -14,6 +14,7 @@ store/                        a folder on a disk or in an object store (storage/
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -112,6 +113,14 @@ class Store:
         # A store that nobody reviewed keeps the name that it had before there were reviews.
         tables += [table for table in (self.reviewed().to_pylist(),) if table]
         return settings_hash(*[sorted(json.dumps(row, sort_keys=True) for row in table) for table in tables])
+
+    def is_whole(self) -> bool:
+        """Whether each shard is there with as many bytes as its volumes take."""
+        wanted: Counter[str] = Counter()
+        for shard, size in zip(values(self.manifest["shard"]), values(self.manifest["bytes"]), strict=True):
+            wanted[shard] += size
+        found = (self.path / "shards").sizes()
+        return all(found.get(shard) == size for shard, size in wanted.items())
 
     def _table(self, kind: Callable[[pa.Table], Kind], name: str) -> Kind:
         """A table of the store, without rows where it has none."""

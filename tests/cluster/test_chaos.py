@@ -20,11 +20,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from harvester.distributed.inference import run_over_volumes
 from harvester.distributed.cluster import start_ray
-from harvester.records import TUBELETS
+from harvester.distributed.shared_folders import require_shared
+from harvester.storage.location import Location
 from tests.cluster.test_partials import actor, job_in, manifest
 
 folder = Path(sys.argv[1])
 start_ray()
+require_shared([Location.of(folder)], [Location.of(folder)])
+assert not list(folder.glob("probe-*"))
 table, _ = run_over_volumes(actor(folder / "log", takes_s=0.4), job_in(folder), manifest())
 pq.write_table(table, folder / "table.parquet")
 """

@@ -101,6 +101,19 @@ def test_a_stopped_step_tells_what_is_there(finished: Path, store: Store) -> Non
     assert planned.begun == "3 parts of 16 volumes are published"
 
 
+def test_what_is_gone_is_made_anew_and_said_so(finished: Path, store: Store) -> None:
+    weights = sorted((finished / "round-0").glob("generator-*/fold-*.safetensors"))
+    weights[0].unlink()
+    told = plan(finished, SETTINGS, store)
+    assert told.next == (0, "generator")
+    assert told.reasons == [
+        "fold-0.safetensors is gone or not as written (what was made from it stays if it comes out the same)"
+    ]
+    assert told.begun == f"{len(weights) - 1} of its folds are fitted, 0 go on from checkpoints"
+    (line, *_) = format_plan(told)
+    assert line.startswith("to make  round 0 generator        fold-0.safetensors is gone")
+
+
 def test_a_run_that_was_never_started(tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     planned = plan(tmp_path / "new", SETTINGS, store)
     assert (planned.done, planned.next, planned.reasons) == ([], (0, "generator"), [])

@@ -19,7 +19,6 @@ every other one to vh. Ids are salted hashes; files are named by no message.
 """
 
 import logging
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -41,7 +40,6 @@ from harvester.errors import VolumeError
 from harvester.imaging.dicom.mark_objects import read_object_marks
 from harvester.imaging.dicom.reader import read_series
 from harvester.records import Mark, Volume
-from harvester.storage.location import Location
 
 logger = logging.getLogger(__name__)
 
@@ -137,20 +135,6 @@ def read(case: ArchiveCase, root: Path, settings: ArchiveSettings = DEFAULTS) ->
             "data.archive.marks = csv, coco or objects",
         )
     return series.volume, marks or found
-
-
-def salt_of(store: Location) -> str:
-    """The secret that makes ids meaningless outside: made once, kept in a file beside the store, not in it."""
-    folder = Location.of(store)
-    file = folder.parent / f"{folder.name}.salt"
-    if not file.is_file():
-        if file.on_disk:  # for nobody else's eyes, from its first byte
-            Path(str(folder.parent)).mkdir(parents=True, exist_ok=True)
-            Path(str(file)).touch(mode=0o600)
-            Path(str(file)).write_text(secrets.token_hex(16))
-        else:
-            file.write_bytes(secrets.token_hex(16).encode())
-    return file.read_bytes().decode().strip()
 
 
 def _case(root: Path, each: ScanFiles, assigned: Assigned, settings: ArchiveSettings, salt: str) -> ArchiveCase:

@@ -23,7 +23,7 @@ from harvester.store.store import Store, finish_store
 from tests.builders import boxes, labels, write_volume
 from tests.summaries import summary_tree
 
-SALT = "00ff"
+SALT = "00ff" * 8
 RUN_ID, MODEL = "0123456789ab", "ba9876543210"
 COLUMNS, ROWS, DEPTH = 40, 32, 8
 

@@ -112,8 +112,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Exported:
         write_layout(root / "source" / name, f"1.2.826.55.{number + 1}", layout)
     folder = root / "run" / "store"
     folder.mkdir(parents=True)
-    (root / "run" / "store.salt").write_text("00ff\n")
-    found = archive.discover(root / "source", ArchiveSettings(), 0, "00ff")
+    (root / "run" / "store.salt").write_text("00ff" * 8 + "\n")
+    found = archive.discover(root / "source", ArchiveSettings(), 0, "00ff" * 8)
     assert found.rejects == []
     rows, volumes, stored = [], {}, {}
     for case in found.cases:

@@ -1,6 +1,7 @@
 """A run's folder: steps are done once, a step killed while writing is done again, names follow the inputs."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,90 @@ def test_a_killed_fit_finds_what_it_had(run: Run) -> None:
         run.weights("generator", 0, "k", fit)
     output = run.weights("generator", 0, "k", fit)
     assert output.path.files() == ["fold-0.safetensors", "fold-1.safetensors"]
+
+
+def fit_two(out: Location) -> None:
+    """Fit the folds that are missing, as training does."""
+    for fold in range(2):
+        if not (file := out / f"fold-{fold}.safetensors").is_file():
+            file.write_bytes(b"weights of %d" % fold)
+            (out / f"fold-{fold}.losses.json").write_text("[]")
+
+
+def gone(file: Path) -> None:
+    file.unlink()
+
+
+def truncated(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def exchanged(file: Path) -> None:
+    file.write_bytes(bytes(reversed(file.read_bytes())))
+
+
+@pytest.mark.parametrize("damage", [gone, truncated, exchanged])
+def test_a_fold_whose_weights_are_not_as_written_is_fitted_again_alone(
+    run: Run, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    first = run.weights("generator", 0, "k", fit_two)
+    folder = Path(first.path.base)
+    whole, kept = (folder / "fold-1.safetensors"), (folder / "fold-0.safetensors").stat().st_mtime_ns
+    damage(whole)
+    looking = Run(run.folder, run.settings, run.store, steps_in=replace(run.folder, read_only=True))
+    with pytest.raises(StepMissingError) as caught:
+        looking.weights("generator", 0, "k", fit_two)
+    assert caught.value.broken == ["fold-1.safetensors"]
+    again = run.weights("generator", 0, "k", fit_two)
+    assert "round 0 generator: fold-1.safetensors is gone or not as written, made anew" in caplog.text
+    assert whole.read_bytes() == b"weights of 1"
+    assert (folder / "fold-0.safetensors").stat().st_mtime_ns == kept
+    assert again.content == first.content == weights_hash(first.path)
+    assert looking.weights("generator", 0, "k", fit_two).content == first.content
+
+
+@pytest.mark.parametrize("damage", [gone, truncated])
+def test_a_table_or_values_that_are_gone_or_short_are_made_again(run: Run, damage: Callable[[Path], None]) -> None:
+    for make, result in ((run.table, TABLE), (run.values, {"a": 1})):
+        step = Counted(result)
+        damage(Path(make("step", 0, "k", step).path.base))
+        made = make("step", 0, "k", step)
+        assert step.calls == 2
+        assert made == replace(make("step", 0, "k", step), seconds=made.seconds)
+        assert step.calls == 2
+
+
+def test_a_start_killed_while_it_drops_what_is_broken_takes_it_for_whole_no_more(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(run.weights("generator", 0, "k", fit_two).path.base)
+    truncated(path / "fold-1.safetensors")
+    real = Location.delete
+
+    def killed(self: Location) -> None:
+        real(self)
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Location, "delete", killed)
+        with pytest.raises(Killed):
+            run.weights("generator", 0, "k", fit_two)
+    run.weights("generator", 0, "k", fit_two)
+    assert (path / "fold-1.safetensors").read_bytes() == b"weights of 1"
+
+
+def test_a_note_of_an_older_release_names_no_files_and_is_taken(run: Run) -> None:
+    step = Counted(TABLE)
+    made = run.table("tubelets", 0, "k", step)
+    note = Path(run.of_round(0).base) / "tubelets-k.step.json"
+    note.write_text(
+        json.dumps({name: value for name, value in json.loads(note.read_text()).items() if name != "files"})
+    )
+    run.table("tubelets", 0, "k", step)
+    assert step.calls == 1
+    made.path.delete()
+    run.table("tubelets", 0, "k", step)
+    assert step.calls == 2
 
 
 def test_a_failing_step_leaves_no_output(run: Run) -> None:

@@ -27,6 +27,7 @@ from harvester.errors import NoRoomError, SettingsError, StoreError, TrackingErr
 from harvester.records import Split, Volume
 from harvester.run import tracking
 from harvester.run.folder import Run
+from harvester.run.journal import read_run
 from harvester.run.tracking import ARTIFACTS, MAX_VALUE, Tracker, flatten, sync
 from harvester.storage.location import Location
 from harvester.store.store import Store, finish_store
@@ -162,6 +163,20 @@ def test_a_folder_that_cannot_be_tracked_says_why(tmp_path: Path, opened: Opened
     (tmp_path / "run.json").unlink()
     with pytest.raises(StoreError, match=r"no run\.json, so an older release's; start its harvest again"):
         sync(run.folder, None)
+
+
+def test_a_harvest_that_a_signal_ends_asks_no_server(
+    tmp_path: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(self: Tracker, now: bool = False) -> bool:
+        raise AssertionError("ray job stop gives three seconds")
+
+    monkeypatch.setattr(Tracker, "_sync", asked)
+    run = opened(tmp_path, own=False)
+    with pytest.raises(KeyboardInterrupt), Tracker(run, "http://127.0.0.1:9"):
+        raise KeyboardInterrupt
+    record = read_run(run.folder)
+    assert record is not None and record.status == "KILLED"
 
 
 def test_a_server_that_is_away_costs_one_warning_and_one_at_the_end(

@@ -1,5 +1,6 @@
 """Paths and URIs as places of a store; files that appear whole or not at all."""
 
+import os
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -111,6 +112,19 @@ def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
         broken_off()
     assert file.read_bytes() == b"before"
     assert [each.name for each in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_killed_writers_left_is_swept_and_what_is_being_written_stays(tmp_path: Path) -> None:
+    left, new, other = (tmp_path / "round-0" / name for name in (".a.parquet.12-0af3.part", ".b.12-1.part", "c.part"))
+    left.parent.mkdir()
+    for file in (left, new, other):
+        file.write_bytes(b"half")
+    for file in (left, other):
+        os.utime(file, (1.0, 1.0))
+    Location.of(tmp_path).sweep()
+    assert sorted(left.parent.iterdir()) == [new, other]
+    Location.of(tmp_path / "nowhere").sweep()
+    Location.of("s3://bucket/asks-nobody").sweep()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")

@@ -1,6 +1,7 @@
 """The same store and run folder in an object store: an S3 server on this machine's loopback, spoken to by pyarrow."""
 
 import logging
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,9 @@ from harvester.run.log import logged_to
 from harvester.run.partials import Partials
 from harvester.run.quarantine import Quarantine, Worker, begun
 from harvester.run.status import read_status
+from harvester.storage import owner
 from harvester.storage.location import Location
+from harvester.storage.salt import salt_of
 from harvester.store.container import open_shard
 from harvester.store.store import Store, finish_store, read_volume
 from tests.s3_serving import Door, serving
@@ -82,6 +85,38 @@ def test_a_writer_that_fails_leaves_no_object(bucket: str) -> None:
     assert "half.shard" not in folder.files()
 
 
+@pytest.mark.parametrize("size", [100, 25 << 20], ids=["in one request", "in parts"])
+def test_a_write_that_the_store_refuses_leaves_what_was_there(door: Door, size: int) -> None:
+    file = Location.of(door.uri("archive", "kept/checkpoint")) / "fold-0.checkpoint.pt"
+    file.write_bytes(b"step 39950")
+    door.denied, asked = "fold-0.checkpoint", len(door.requests)
+    try:
+        with pytest.raises(OSError, match=r"fold-0\.checkpoint\.pt"):
+            file.write_bytes(b"0" * size)
+    finally:
+        door.denied = ""
+    assert {request.split()[0] for request in door.requests[asked:]} <= {"POST", "PUT"}
+    assert (file.read_bytes(), file.parent.files()) == (b"step 39950", ["fold-0.checkpoint.pt"])
+
+
+def test_a_writer_that_fails_midway_leaves_what_was_there(door: Door) -> None:
+    file = Location.of(door.uri("archive", "kept")) / "reviewed.parquet"
+    file.write_bytes(b"what people said")
+
+    def broken_off() -> None:
+        with file.publish() as sink:
+            sink.write(b"half of wh" * (3 << 20))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        broken_off()
+    assert file.read_bytes() == b"what people said"
+    asked = len(door.requests)
+    file.write_bytes(b"more")
+    assert door.requests[asked:] == ["PUT /archive/kept/reviewed.parquet"]
+    assert file.read_bytes() == b"more"
+
+
 def test_a_bucket_that_is_not_there_holds_no_store(bucket: str) -> None:
     with pytest.raises(StoreError, match=r"^s3://nowhere/x: no manifest.parquet; make a store"):
         Store.open(bucket.replace("archive/ct/one", "nowhere/x"))
@@ -136,6 +171,17 @@ def test_a_runs_folder_in_a_bucket(door: Door, bucket: str) -> None:
     assert [step["step"] for step in status.steps] == ["tubelets", "generator"]
     assert sorted(line["message"] for line in status.log) == ["StepError: no room", "round 0"]
     assert settings_of(run.folder) == Settings()
+
+
+def test_one_writer_at_a_time_in_a_bucket(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(owner, "SECONDS_TO_END", 0.0)
+    folder = Location.of(door.uri("archive", "runs/held"))
+    with owner.owned(folder), pytest.raises(StoreError, match=f"written by process {os.getpid()} on"):  # noqa: SIM117
+        with owner.owned(folder):
+            pytest.fail("two at once")
+    assert folder.files() == []
+    salt = salt_of(folder / "store")
+    assert (salt_of(folder / "store"), len(salt), folder.files()) == (salt, 32, ["store.salt"])
 
 
 def test_partials_in_a_bucket(door: Door) -> None:

@@ -92,6 +92,16 @@ def test_a_shard_without_its_note_or_a_note_without_its_shard_does_not_count(fol
     assert [each.name for each in shards_made(folder, wanted)] == ["c"]
 
 
+def test_a_shard_that_is_cut_short_does_not_count(folder: Location) -> None:
+    rows = [{"volume_id": "v0", "bytes": 4}, {"volume_id": "v1", "bytes": 2}]
+    written = ShardNote("a", {"v0": "x", "v1": "x"}, rows, [], [])
+    written.save(folder)
+    (folder / "a.shard").write_bytes(b"123456")
+    assert shards_made(folder, {"v0": "x", "v1": "x"}) == [written]
+    (folder / "a.shard").write_bytes(b"12345")
+    assert shards_made(folder, {"v0": "x", "v1": "x"}) == []
+
+
 def test_a_volume_is_taken_from_one_shard_only(folder: Location) -> None:
     note(folder, "a", v0="x", v1="x")
     note(folder, "b", v1="x")

@@ -33,6 +33,16 @@ def made(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     return finish_store(tmp_path, rows, [MARK], [MARK, HIDDEN], [reject], [region])
 
 
+def test_a_store_knows_whether_its_shards_are_whole(tmp_path: Path) -> None:
+    store = made_store(tmp_path, {"a": "vm", "b": "vh"})
+    assert store.is_whole()
+    shard = next((tmp_path / "shards").glob("*.shard"))
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert not store.is_whole()
+    shard.unlink()
+    assert not store.is_whole()
+
+
 def test_what_was_written_comes_back(made: Store) -> None:
     volume = made.read("a")
     np.testing.assert_array_equal(volume.hu_zyx, HU)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from harvester.config.data import ArchiveSettings
-from harvester.datasets.archive.archive import ArchiveCase, discover, read, salt_of
+from harvester.datasets.archive.archive import ArchiveCase, discover, read
 from harvester.errors import LabelError, VolumeError
 from tests.dicom_files import ct, put, put_series
 
@@ -156,15 +156,6 @@ def test_a_table_that_is_no_text_is_an_error(root: Path) -> None:
     (root / "volumes.csv").write_bytes(b"file\n\xff\xfe\n")
     with pytest.raises(LabelError, match=r"volumes.csv: not a CSV file"):
         scanned(root)
-
-
-def test_the_salt_is_made_once_beside_the_store(tmp_path: Path) -> None:
-    store = tmp_path / "deep" / "store"
-    salt = salt_of(store)
-    assert len(salt) == 32
-    assert salt_of(store) == salt != salt_of(tmp_path / "other")
-    assert not store.exists()
-    assert (tmp_path / "deep" / "store.salt").stat().st_mode & 0o077 == 0
 
 
 def test_dicom_series_go_by_uid_and_folder(tmp_path: Path) -> None:
