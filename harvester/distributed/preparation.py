@@ -11,7 +11,7 @@ import logging
 import math
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, cast
@@ -24,10 +24,10 @@ from harvester.config.settings import Settings
 from harvester.datasets.archive.archive import salt_of
 from harvester.datasets.discovery import Discovery, LoadedVolume
 from harvester.datasets.dry_run import split_rows, splits_csv
-from harvester.datasets.registry import FROM_SETTINGS, open_dataset
+from harvester.datasets.registry import FROM_SETTINGS, WITHOUT_FILES, open_dataset
 from harvester.distributed.cluster import quarantine_in
 from harvester.distributed.watchdog import BackgroundWork, said_begun, time_limit
-from harvester.errors import HarvesterError, StoreError, VolumeError
+from harvester.errors import HarvesterError, StoreError, VolumeError, passing_cause
 from harvester.models.memory import require_memory
 from harvester.records import Reject
 from harvester.run.partials import Part, Row
@@ -47,39 +47,43 @@ BEGUN: Final = "begun-"
 MINUTES_FOR_A_NEW_WORKER: Final = 5.0
 """The watchdog of the job waits so much longer than those of the workers, which end what is stuck."""
 LINES_OF_REJECTS: Final = 5
+TRY_AGAIN: Final = "try_again"
+"""The reason of a reject whose reading failed for what may be over at the next start."""
 
 
 def prepare(settings: Settings, source: Path | None, store: Location, shard_bytes: int = SHARD_BYTES) -> Store:
     """The finished store for `settings.data`; one that was finished before from the same is reused.
 
     `source` is the data root that $HARVESTER_DATA stands for, or the folder of somebody's archive.
-    Of an archive that has changed only the shards are made that have to be. Raises StoreError, StepError.
+    Of an archive that has changed only the shards are made that have to be, and what could not be read is tried again.
+    Raises StoreError, StepError.
     """
     folder, identity = Location.of(store), _identity(settings)
     before = inputs_before(folder, identity)
-    if before and settings.data.kind in FROM_SETTINGS:
+    if before and settings.data.kind in WITHOUT_FILES:
         return _as_it_is(folder)
-    discovery = list_cases(settings, source, folder)
-    cases = [asdict(case) for case in discovery.cases]
-    source_hashes = _source_hashes(identity, cases, discovery.rejects)
-    stamp = {"settings": identity, "cases": settings_hash(sorted(source_hashes.items()))}
-    if before == stamp:
+    look = _look(settings, source, folder)
+    earlier = [Reject(**row) for row in Store.open(folder).rejects().to_pylist()] if before else []
+    if before == look.stamp and not any(each.reason == TRY_AGAIN for each in earlier):
         return _as_it_is(folder)
-    shards, begun = folder / "shards", folder / f"{BEGUN}{stamp['cases']}"
+    shards, begun = folder / "shards", folder / f"{BEGUN}{look.stamp['cases']}"
     sweep(shards)
-    kept = shards_made(shards, source_hashes)
-    parts = _missing(cases, kept, source_hashes, shard_bytes)
-    allowed = math.floor(settings.data.max_reject_share * len(cases))
+    kept = shards_made(shards, look.source_hashes)
+    refused = look.still_refused(earlier)
+    parts = _missing(look, kept, refused, shard_bytes)
     try:
-        made, rejects = _make_all(Maker, (settings, source, folder, begun), parts, allowed)
+        made, rejects = _make_all(Maker, (settings, source, folder, begun), parts, refused, len(look.cases))
     except StoreError:
         sweep(shards)
         forget(begun)  # whoever mends what is wrong may have mended what killed
         raise
+    if before == look.stamp and not made and set(rejects) <= set(earlier):
+        begun.delete_folder()
+        return _as_it_is(folder)  # what could not be read still cannot
     if settings.data.kind not in FROM_SETTINGS:
         with writing(folder):
-            (folder / "splits.csv").write_bytes(splits_csv(split_rows(discovery)).encode())
-    return _finished(folder, [*kept, *made], [*discovery.rejects, *rejects], stamp)
+            (folder / "splits.csv").write_bytes(splits_csv(split_rows(look.discovery)).encode())
+    return _finished(folder, [*kept, *made], [*look.discovery.rejects, *rejects], look.stamp)
 
 
 def _finished(folder: Location, notes: Sequence[ShardNote], rejects: Sequence[Reject], stamp: dict[str, str]) -> Store:
@@ -92,10 +96,42 @@ def _finished(folder: Location, notes: Sequence[ShardNote], rejects: Sequence[Re
     return finished
 
 
-def prepared(settings: Settings, store: Location) -> Store | None:
-    """The store that `prepare` made of made data, None where it is not finished. Raises StoreError for another's."""
-    made = settings.data.kind in FROM_SETTINGS and inputs_before(Location.of(store), _identity(settings))
+def prepared(settings: Settings, source: Path | None, store: Location) -> Store | None:
+    """The store that `prepare` made of made data, None where there is none or the files that it was made from have
+    changed. Raises StoreError for another's."""
+    if settings.data.kind not in FROM_SETTINGS or not (before := inputs_before(store, _identity(settings))):
+        return None
+    made = settings.data.kind in WITHOUT_FILES or before == _look(settings, source, store).stamp
     return Store.open(store) if made else None
+
+
+@dataclass(frozen=True)
+class Look:
+    """What there is to make, as it was found.
+
+    source_hashes   volume_id: what the volume is to be made from, hashed (_source_hashes)
+    """
+
+    discovery: Discovery
+    cases: list[Row]
+    source_hashes: dict[str, str]
+    identity: str
+
+    @property
+    def stamp(self) -> dict[str, str]:
+        """What a store of all this is made from."""
+        return {"settings": self.identity, "cases": settings_hash(sorted(self.source_hashes.items()))}
+
+    def still_refused(self, earlier: Iterable[Reject]) -> list[Reject]:
+        """Those of earlier refusals that hold: of files that are as they were, for what they are."""
+        now = set(self.source_hashes.values())
+        return [each for each in earlier if each.source_hash in now and each.reason != TRY_AGAIN]
+
+
+def _look(settings: Settings, source: Path | None, store: Location) -> Look:
+    identity, discovery = _identity(settings), list_cases(settings, source, store)
+    cases = [asdict(case) for case in discovery.cases]
+    return Look(discovery, cases, _source_hashes(identity, cases, discovery.rejects), identity)
 
 
 def _as_it_is(folder: Location) -> Store:
@@ -148,7 +184,7 @@ class Maker:
                 if (loaded := outcome.result) is None:
                     rejects.append(asdict(_reject(case, source_hash, outcome.error)))
                     continue
-                note.manifest.append(shard.add(loaded.volume, case["split"], source_hash))
+                note.manifest.append(shard.add(loaded.volume, case["split"], _without_contents(source_hash)))
                 note.marks.extend(_plain(asdict(mark)) for mark in loaded.marks)
                 note.ignore.extend(map(_plain, loaded.ignored))
                 note.cases[case["volume_id"]] = source_hash
@@ -161,11 +197,18 @@ class Maker:
 
 
 def _make_all(
-    maker: type[Maker], given: tuple[Settings, Path | None, Location, Location], parts: Sequence[Part], allowed: int
+    maker: type[Maker],
+    given: tuple[Settings, Path | None, Location, Location],
+    parts: Sequence[Part],
+    refused: Sequence[Reject],
+    volumes: int,
 ) -> tuple[list[ShardNote], list[Reject]]:
-    """The shards of the parts, and what was refused. Raises StoreError: no room, more than `allowed` refused."""
+    """The shards of the parts, and what is refused with what was `refused` before, of so many volumes in all.
+
+    Raises StoreError: no room, more than data.max_reject_share refused.
+    """
     if not parts:
-        return [], []
+        return [], [*refused]
     settings, *_, begun = given
     compute = settings.compute
     dataset = ray.data.from_items(
@@ -178,7 +221,7 @@ def _make_all(
     )
     # Ray's own watchdog would end the job before a worker has given up what is stuck.
     dataset.context.execution_no_progress_timeout_s = -1
-    collected = Collected(begun, parts, compute.no_progress_minutes, allowed)
+    collected = Collected(settings, begun, parts, refused, volumes)
     work = BackgroundWork(partial(collected.take, dataset.iter_rows))
     work.start()
     work.watch(collected)
@@ -188,11 +231,15 @@ def _make_all(
 class Collected:
     """What the actors give back, and how far they are. Ends at once where it cannot end well."""
 
-    def __init__(self, begun: Location, parts: Sequence[Part], minutes: float, allowed: int) -> None:
-        self.begun, self.allowed, self.minutes = begun, allowed, minutes + MINUTES_FOR_A_NEW_WORKER
+    def __init__(
+        self, settings: Settings, begun: Location, parts: Sequence[Part], refused: Sequence[Reject], volumes: int
+    ) -> None:
+        self.begun, self.volumes = begun, volumes
+        self.allowed = math.floor(settings.data.max_reject_share * volumes)
+        self.minutes = settings.compute.no_progress_minutes + MINUTES_FOR_A_NEW_WORKER
         self.volume_ids = [row["volume_id"] for part in parts for row in part.rows]
         self.notes: list[ShardNote] = []
-        self.rejects: list[Reject] = []
+        self.rejects = [*refused]
         self.done = 0
         self.lines = ProgressLines("prepare", len(self.volume_ids))
 
@@ -210,7 +257,7 @@ class Collected:
             self.done += len(note.cases) + len(new)
             if len(self.rejects) > self.allowed:
                 raise StoreError(
-                    f"{len(self.rejects)} of {self.lines.total} volumes were refused, more than "
+                    f"{len(self.rejects)} of {self.volumes} volumes were refused, more than "
                     f"data.max_reject_share allows ({self.allowed}); the first: {self.rejects[0].message}"
                 )
 
@@ -228,13 +275,13 @@ class Collected:
         )
 
 
-def _missing(
-    cases: Sequence[Row], kept: Sequence[ShardNote], source_hashes: dict[str, str], shard_bytes: int
-) -> list[Part]:
+def _missing(look: Look, kept: Sequence[ShardNote], refused: Sequence[Reject], shard_bytes: int) -> list[Part]:
     """A part for each shard to be made: its cases, each with the hash of what it is made from."""
-    done = {volume_id for note in kept for volume_id in note.cases}
-    if done:
-        logger.info("prepare: %d of %d volumes were made before", len(done), len(cases))
+    cases, source_hashes = look.cases, look.source_hashes
+    settled = {source_hash for note in kept for source_hash in note.cases.values()}
+    if settled:
+        logger.info("prepare: %d of %d volumes were made before", len(settled), len(cases))
+    settled |= {each.source_hash for each in refused}
     rows = {
         case["volume_id"]: {
             "volume_id": case["volume_id"],
@@ -243,24 +290,24 @@ def _missing(
         }
         for case in cases
     }
-    groups = plan_shards([case for case in cases if case["volume_id"] not in done], shard_bytes)
+    groups = plan_shards([case for case in cases if source_hashes[case["volume_id"]] not in settled], shard_bytes)
     return [Part(shard_name(group, source_hashes), [rows[case["volume_id"]] for case in group]) for group in groups]
 
 
 def _reject(case: Row, source_hash: str, error: Exception | None) -> Reject:
     """Why a case could not be made. Only our own messages are known to hold no path and no text of the file."""
-    if isinstance(error, HarvesterError):
+    passing = passing_cause(error)
+    if isinstance(error, HarvesterError) and not passing:
         reason = error.reason if isinstance(error, VolumeError) else type(error).__name__
         return Reject(source_hash, reason, str(error))
-    cause = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
-    frame = traceback.extract_tb(error.__traceback__ if error else None)[-1]
-    where = f"{Path(frame.filename).name}:{frame.lineno}"
-    return Reject(
-        source_hash,
-        type(error).__name__,
-        f"volume {case['volume_id']}: cannot be read ({cause}, {where}); see whether another program opens "
-        "it, and export it again or leave it out",
-    )
+    cause = passing or error
+    said = cause.strerror if isinstance(cause, OSError) and cause.strerror else type(cause).__name__
+    frame = traceback.extract_tb(cause.__traceback__ if cause else None)[-1]
+    fault = f"volume {case['volume_id']}: cannot be read ({said}, {Path(frame.filename).name}:{frame.lineno})"
+    if passing:
+        return Reject(source_hash, TRY_AGAIN, f"{fault}; see to its disk and rights, the next start tries it again")
+    advice = "see whether another program opens it, and export it again or leave it out"
+    return Reject(source_hash, type(cause).__name__, f"{fault}; {advice}")
 
 
 def _plain(row: Any) -> Row:
@@ -278,14 +325,25 @@ def _identity(settings: Settings) -> str:
 
 
 def _source_hashes(identity: str, cases: Sequence[Row], rejects: Sequence[Reject]) -> dict[str, str]:
-    """volume_id: what the volume is to be made from, hashed. Raises StoreError for no cases and for two of one id."""
+    """volume_id: what the volume is to be made from, hashed; where that is files, what they held at the look follows
+    behind a dash. Raises StoreError for no cases and for two of one id."""
     if not cases:
         first = f"; {len(rejects)} were refused, the first: {rejects[0].message}" if rejects else ""
         raise StoreError(
             "no scans found: want .nii, .nii.gz or DICOM CT series, or the slices of DeepLesion's table, under "
             f"--source{first}"
         )
-    hashes = {case["volume_id"]: settings_hash(identity, case) for case in cases}
+    hashes = {case["volume_id"]: _source_hash(identity, **case) for case in cases}
     if len(hashes) < len(cases):
         raise StoreError(f"{len(cases) - len(hashes)} scans have the volume_id of another; want one per scan")
     return hashes
+
+
+def _source_hash(identity: str, contents: str = "", **case: Any) -> str:
+    source = settings_hash(identity, case)
+    return f"{source}-{contents}" if contents else source
+
+
+def _without_contents(source_hash: str) -> str:
+    """What names the source alone: touched or copied, files of the same voxels make the same store."""
+    return source_hash.partition("-")[0]
