@@ -32,8 +32,8 @@ from harvester.models.memory import require_memory
 from harvester.proposals.inference import Proposals
 from harvester.records import SCHEMAS, IgnoreTable, Kind, ScoredTable, TubeletTable, empty
 from harvester.run.partials import Part, Partials, Row, plan_parts
-from harvester.run.progress import ProgressLines
-from harvester.run.quarantine import begun, forget
+from harvester.run.progress import PartLines
+from harvester.run.quarantine import BEGUN, begun, forget
 from harvester.run.work_list import Outcome, WorkList
 from harvester.storage.location import Location
 from harvester.store.slab import GridFrame
@@ -175,7 +175,7 @@ def run_over_volumes(
         work.start()
         work.watch(PartProgress(job, missing, actor.__name__))
     names = [part.name for part in parts]
-    records = job.partials.records(names)
+    records = _published(job.partials, names)
     forget(job.partials.folder)
     _refuse_if_broken(job, dict(zip(names, records, strict=True)), len(rows))
     schema = SCHEMAS[actor.kind]
@@ -218,29 +218,40 @@ def _dataset(actor: type[Actor[Any]], job: InferenceJob, parts: list[Part]) -> r
 
 
 class PartProgress:
-    """Watches which of the missing parts are published."""
+    """Watches which volumes of the missing parts are begun and which parts are published, by one listing a look."""
 
     def __init__(self, job: InferenceJob, parts: list[Part], name: str) -> None:
-        self.job, self.parts, self.name = job, parts, name
+        self.folder, self.parts, self.name = job.partials.folder, parts, name
         self.minutes = job.settings.compute.no_progress_minutes
-        self.lines = ProgressLines(name, sum(len(part.rows) for part in parts))
+        self.lines = PartLines(name, parts)
 
-    def reached(self) -> list[Part]:
-        """The parts that are not published."""
-        done = self.job.partials.done()
-        left = [part for part in self.parts if part.name not in done]
-        self.lines.reached(self.lines.total - sum(len(part.rows) for part in left))
-        return left
+    def reached(self) -> tuple[list[str], dict[str, int | None]]:
+        """The parts that are not published, and the marks of volumes that are begun: each ends by taking its own."""
+        files = self.folder.versions()
+        left = [part.name for part in self.parts if f"{part.name}.json" not in files]
+        self.lines.reached(left, files)
+        return left, {name: when for name, when in files.items() if name.startswith(BEGUN)}
 
     def waiting(self) -> str:
         """The volumes that are begun."""
-        left = self.reached()
+        lines = self.lines.lines
         return (
-            f"{self.name}: no part was published for {self.minutes:g} minutes (compute.no_progress_minutes), "
-            f"{len(left)} are waited for; "
-            f"{said_begun(self.job.partials.folder, (row['volume_id'] for part in left for row in part.rows))}. "
-            "Start the same command again: what is published is kept"
+            f"{self.name}: no volume was begun or done for {self.minutes:g} minutes (compute.no_progress_minutes), "
+            f"{lines.total - lines.done} are waited for; {said_begun(self.folder, self.parts)}. Start the same command "
+            "again: what is published is kept"
         )
+
+
+def _published(partials: Partials, names: Sequence[str]) -> list[Row]:
+    """The records of parts that were published. Raises StepError where they are not here."""
+    records = partials.records(names)
+    if lost := records.count({}):
+        raise StepError(
+            f"{partials.folder}: {lost} of {len(names)} parts were published by their workers and are not here; is the "
+            "run folder shared by all nodes? Give a --run that all of them see, also s3://bucket/folder, then start "
+            "again"
+        )
+    return records
 
 
 def _refuse_if_broken(job: InferenceJob, records: Mapping[str, Row], volumes: int) -> None:

@@ -31,12 +31,12 @@ from harvester.errors import HarvesterError, StoreError, VolumeError, passing_ca
 from harvester.models.memory import require_memory
 from harvester.records import Reject
 from harvester.run.partials import Part, Row
-from harvester.run.progress import ProgressLines
+from harvester.run.progress import PartLines
 from harvester.run.quarantine import forget
 from harvester.run.work_list import Outcome, WorkList
 from harvester.storage.location import Location, writing
 from harvester.store.commit import commit_store, inputs_before
-from harvester.store.container import open_shard
+from harvester.store.container import ShardWriter, open_shard
 from harvester.store.shard_plan import SHARD_BYTES, ShardNote, plan_shards, shard_name, shards_made, sweep
 from harvester.store.store import Store
 
@@ -87,7 +87,13 @@ def prepare(settings: Settings, source: Path | None, store: Location, shard_byte
 
 
 def _finished(folder: Location, notes: Sequence[ShardNote], rejects: Sequence[Reject], stamp: dict[str, str]) -> Store:
-    """The store of these shards, and nothing beside them."""
+    """The store of these shards, and nothing beside them. Raises StoreError where a shard is not here."""
+    here = set((folder / "shards").files())
+    if lost := sum(f"{note.name}.shard" not in here for note in notes):
+        raise StoreError(
+            f"{folder}: {lost} of {len(notes)} shards were made by workers and are not here; is the store's folder "
+            "shared by all nodes? Give a --store that all of them see, also s3://bucket/folder, then start again"
+        )
     finished = commit_store(folder, notes, rejects, stamp)
     sweep(folder / "shards", notes)
     for name in folder.folders():
@@ -181,19 +187,24 @@ class Maker:
             for outcome in outcomes:
                 case, source_hash = outcome.row["case"], outcome.row["source_hash"]
                 require_memory(case["volume_id"], outcome.error)
-                if (loaded := outcome.result) is None:
+                if outcome.result is None:
                     rejects.append(asdict(_reject(case, source_hash, outcome.error)))
-                    continue
-                note.manifest.append(shard.add(loaded.volume, case["split"], _without_contents(source_hash)))
-                note.marks.extend(_plain(asdict(mark)) for mark in loaded.marks)
-                note.ignore.extend(map(_plain, loaded.ignored))
-                note.cases[case["volume_id"]] = source_hash
+                else:
+                    _add(shard, note, case, source_hash, outcome.result)
+                del outcome  # its voxels: the next volume is alone
         with writing(self.store):
             if note.cases:
                 note.save(shards)
             else:
                 (shards / f"{part.name}.shard").delete()
         return note, rejects
+
+
+def _add(shard: ShardWriter, note: ShardNote, case: Row, source_hash: str, loaded: LoadedVolume) -> None:
+    note.manifest.append(shard.add(loaded.volume, case["split"], _without_contents(source_hash)))
+    note.marks.extend(_plain(asdict(mark)) for mark in loaded.marks)
+    note.ignore.extend(map(_plain, loaded.ignored))
+    note.cases[case["volume_id"]] = source_hash
 
 
 def _make_all(
@@ -237,11 +248,10 @@ class Collected:
         self.begun, self.volumes = begun, volumes
         self.allowed = math.floor(settings.data.max_reject_share * volumes)
         self.minutes = settings.compute.no_progress_minutes + MINUTES_FOR_A_NEW_WORKER
-        self.volume_ids = [row["volume_id"] for part in parts for row in part.rows]
+        self.parts, self.returned = parts, set[str]()
         self.notes: list[ShardNote] = []
-        self.rejects = [*refused]
-        self.done = 0
-        self.lines = ProgressLines("prepare", len(self.volume_ids))
+        self.rejects, self.before = [*refused], len(refused)
+        self.lines = PartLines("prepare", parts)
 
     def take(self, rows: Callable[[], Iterable[Row]]) -> None:
         """All rows of Makers. Raises StoreError."""
@@ -251,26 +261,28 @@ class Collected:
             note = ShardNote(**json.loads(row["note"]))
             new = [Reject(**each) for each in json.loads(row["rejects"])]
             self.notes += [note] if note.cases else []
-            for each in new[: max(0, LINES_OF_REJECTS - len(self.rejects))]:
+            for each in new[: max(0, LINES_OF_REJECTS + self.before - len(self.rejects))]:
                 logger.warning("refused: %s", each.message)
             self.rejects += new
-            self.done += len(note.cases) + len(new)
+            self.returned.add(note.name)
             if len(self.rejects) > self.allowed:
                 raise StoreError(
                     f"{len(self.rejects)} of {self.volumes} volumes were refused, more than "
                     f"data.max_reject_share allows ({self.allowed}); the first: {self.rejects[0].message}"
                 )
 
-    def reached(self) -> tuple[int, dict[str, Any]]:
-        """Volumes that came back, and the marks of those that are begun."""
-        self.lines.reached(self.done)
-        return self.done, self.begun.versions()
+    def reached(self) -> tuple[list[str], dict[str, Any]]:
+        """Shards that have not come back, and the marks of the volumes that are begun."""
+        left = [part.name for part in self.parts if part.name not in self.returned]
+        marks = self.begun.versions()
+        self.lines.reached(left, marks)
+        return left, marks
 
     def waiting(self) -> str:
         """The volumes that are begun."""
         return (
             f"prepare: no volume was begun or made for {self.minutes:g} minutes (compute.no_progress_minutes and "
-            f"{MINUTES_FOR_A_NEW_WORKER:g} more); {said_begun(self.begun, self.volume_ids)}. Start the same command "
+            f"{MINUTES_FOR_A_NEW_WORKER:g} more); {said_begun(self.begun, self.parts)}. Start the same command "
             "again: what is made is kept"
         )
 

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,42 @@ def test_a_store_of_insertions_is_not_taken_for_that_of_another_list(
 
 def made_volume(case: dict[str, Any]) -> LoadedVolume:
     return LoadedVolume(Volume(case["volume_id"], case["patient_id"], np.zeros((6, 8, 8), np.int16), (3, 1, 1)), [])
+
+
+def test_the_volume_before_is_let_go_of_before_the_next_is_read(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two in memory at a time would make the second look as if it had killed the worker."""
+    for number in range(3):
+        put_scan(workshop.archive / f"s{number}.nii", number)
+    alive: weakref.WeakSet[Volume] = weakref.WeakSet()
+    beside: list[int] = []
+
+    def load(maker: Maker, case: dict[str, Any]) -> LoadedVolume:
+        beside.append(len(alive))
+        loaded = made_volume(case)
+        alive.add(loaded.volume)
+        return loaded
+
+    monkeypatch.setattr(Maker, "load", load)
+    settings = Settings.model_validate({"data": {"kind": "archive"}})
+    prepare(settings, workshop.archive, Location.of(workshop.store))
+    assert beside == [0, 0, 0]
+
+
+def test_shards_that_other_nodes_kept_for_themselves_are_told(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_scan(workshop.archive / "s.nii", 1)
+
+    def elsewhere(*given: Any) -> Any:
+        made = made_here(*given)
+        shutil.rmtree(workshop.store / "shards")
+        return made
+
+    monkeypatch.setattr(preparation, "_make_all", elsewhere)
+    with pytest.raises(StoreError, match=r"1 of 1 shards .* are not here; is the store's folder shared by all nodes"):
+        workshop.prepare()
 
 
 PASSING = [
