@@ -57,6 +57,8 @@ def read_series(source: Path | Iterable[Path], volume_id: str, patient_id: str) 
             if headers:
                 _check_alike(item, headers[0])
             planes.append(hu_plane(item, name))
+            if len(planes) * planes[0].size > MOST_VOXELS:
+                raise VolumeError("too_large", f"more than {MOST_VOXELS} voxels; cut the series")
             del item.PixelData
             headers.append(item)
         if not headers:
