@@ -10,6 +10,7 @@ import pytest
 from harvester.config.data import ArchiveSettings, DicomSettings
 from harvester.datasets.archive.archive import discover, read
 from harvester.errors import VolumeError
+from harvester.labels.dicom import seg
 from harvester.records import Mark
 from tests.dicom_files import ct, put
 from tests.dicom_objects import group, measured, observer, put_segmentation, report, scoord, scoord3d, structures
@@ -151,6 +152,17 @@ def test_other_types_of_segmentation_are_read(root: Path, kind: str) -> None:
     mask = blob(np.s_[4:5], np.s_[9:16], np.s_[20:27])
     put_segmentation(root / "seg.dcm", root / "ct", [mask], kind=kind)
     assert boxes_of(root) == [(4, 20, 9, 26, 15)]
+
+
+@pytest.mark.parametrize(("limit", "value"), [("MOST_PARTS", 1), ("MOST_MASK_BYTES", 2 * SIDE * SIDE - 1)])
+def test_a_segmentation_that_becomes_more_than_memory_is_given_is_refused(
+    root: Path, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
+) -> None:
+    mask = blob(np.s_[4:6], np.s_[9:16], np.s_[20:27]) | blob(np.s_[4:5], np.s_[1:3], np.s_[2:4])
+    put_segmentation(root / "seg.dcm", root / "ct", [mask])
+    assert len(boxes_of(root)) == 2
+    monkeypatch.setattr(seg, limit, value)
+    refused(root)
 
 
 def test_organs_and_automatic_segments_are_no_marks(root: Path) -> None:
