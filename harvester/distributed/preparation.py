@@ -11,7 +11,7 @@ import logging
 import math
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, cast
@@ -19,11 +19,11 @@ from typing import Any, Final, cast
 import ray.data
 from ray.data import ActorPoolStrategy
 
-from harvester.config.fingerprint import settings_hash
 from harvester.config.settings import Settings
 from harvester.datasets.archive.archive import salt_of
 from harvester.datasets.discovery import Discovery, LoadedVolume
 from harvester.datasets.dry_run import split_rows, splits_csv
+from harvester.datasets.look import TRY_AGAIN, Look, identity_of, without_contents
 from harvester.datasets.registry import FROM_SETTINGS, WITHOUT_FILES, open_dataset
 from harvester.distributed.cluster import quarantine_in
 from harvester.distributed.watchdog import BackgroundWork, said_begun, time_limit
@@ -47,8 +47,6 @@ BEGUN: Final = "begun-"
 MINUTES_FOR_A_NEW_WORKER: Final = 5.0
 """The watchdog of the job waits so much longer than those of the workers, which end what is stuck."""
 LINES_OF_REJECTS: Final = 5
-TRY_AGAIN: Final = "try_again"
-"""The reason of a reject whose reading failed for what may be over at the next start."""
 
 
 def prepare(settings: Settings, source: Path | None, store: Location, shard_bytes: int = SHARD_BYTES) -> Store:
@@ -58,11 +56,11 @@ def prepare(settings: Settings, source: Path | None, store: Location, shard_byte
     Of an archive that has changed only the shards are made that have to be, and what could not be read is tried again.
     Raises StoreError, StepError.
     """
-    folder, identity = Location.of(store), _identity(settings)
+    folder, identity = Location.of(store), identity_of(settings)
     before = inputs_before(folder, identity)
     if before and settings.data.kind in WITHOUT_FILES:
         return _as_it_is(folder)
-    look = _look(settings, source, folder)
+    look = Look.of(settings, list_cases(settings, source, folder))
     earlier = [Reject(**row) for row in Store.open(folder).rejects().to_pylist()] if before else []
     if before == look.stamp and not any(each.reason == TRY_AGAIN for each in earlier):
         return _as_it_is(folder)
@@ -105,39 +103,10 @@ def _finished(folder: Location, notes: Sequence[ShardNote], rejects: Sequence[Re
 def prepared(settings: Settings, source: Path | None, store: Location) -> Store | None:
     """The store that `prepare` made of made data, None where there is none or the files that it was made from have
     changed. Raises StoreError for another's."""
-    if settings.data.kind not in FROM_SETTINGS or not (before := inputs_before(store, _identity(settings))):
+    if settings.data.kind not in FROM_SETTINGS or not (before := inputs_before(store, identity_of(settings))):
         return None
-    made = settings.data.kind in WITHOUT_FILES or before == _look(settings, source, store).stamp
+    made = settings.data.kind in WITHOUT_FILES or before == Look.of(settings, list_cases(settings, source, store)).stamp
     return Store.open(store) if made else None
-
-
-@dataclass(frozen=True)
-class Look:
-    """What there is to make, as it was found.
-
-    source_hashes   volume_id: what the volume is to be made from, hashed (_source_hashes)
-    """
-
-    discovery: Discovery
-    cases: list[Row]
-    source_hashes: dict[str, str]
-    identity: str
-
-    @property
-    def stamp(self) -> dict[str, str]:
-        """What a store of all this is made from."""
-        return {"settings": self.identity, "cases": settings_hash(sorted(self.source_hashes.items()))}
-
-    def still_refused(self, earlier: Iterable[Reject]) -> list[Reject]:
-        """Those of earlier refusals that hold: of files that are as they were, for what they are."""
-        now = set(self.source_hashes.values())
-        return [each for each in earlier if each.source_hash in now and each.reason != TRY_AGAIN]
-
-
-def _look(settings: Settings, source: Path | None, store: Location) -> Look:
-    identity, discovery = _identity(settings), list_cases(settings, source, store)
-    cases = [asdict(case) for case in discovery.cases]
-    return Look(discovery, cases, _source_hashes(identity, cases, discovery.rejects), identity)
 
 
 def _as_it_is(folder: Location) -> Store:
@@ -201,7 +170,7 @@ class Maker:
 
 
 def _add(shard: ShardWriter, note: ShardNote, case: Row, source_hash: str, loaded: LoadedVolume) -> None:
-    note.manifest.append(shard.add(loaded.volume, case["split"], _without_contents(source_hash)))
+    note.manifest.append(shard.add(loaded.volume, case["split"], without_contents(source_hash)))
     note.marks.extend(_plain(asdict(mark)) for mark in loaded.marks)
     note.ignore.extend(map(_plain, loaded.ignored))
     note.cases[case["volume_id"]] = source_hash
@@ -325,37 +294,3 @@ def _reject(case: Row, source_hash: str, error: Exception | None) -> Reject:
 def _plain(row: Any) -> Row:
     """numpy's numbers as Python's, for JSON."""
     return {name: value.item() if hasattr(value, "item") else value for name, value in row.items()}
-
-
-def _identity(settings: Settings) -> str:
-    """What a store is made from, but for the cases. The path does not count: data may lie elsewhere tomorrow.
-
-    Neither does how many refusals are allowed: whoever allows more goes on with what is there.
-    """
-    kind = settings.data.kind
-    return settings_hash(kind, getattr(settings.data, kind), settings.seed, settings.grid.spacing_zyx_mm)
-
-
-def _source_hashes(identity: str, cases: Sequence[Row], rejects: Sequence[Reject]) -> dict[str, str]:
-    """volume_id: what the volume is to be made from, hashed; where that is files, what they held at the look follows
-    behind a dash. Raises StoreError for no cases and for two of one id."""
-    if not cases:
-        first = f"; {len(rejects)} were refused, the first: {rejects[0].message}" if rejects else ""
-        raise StoreError(
-            "no scans found: want .nii, .nii.gz or DICOM CT series, or the slices of DeepLesion's table, under "
-            f"--source{first}"
-        )
-    hashes = {case["volume_id"]: _source_hash(identity, **case) for case in cases}
-    if len(hashes) < len(cases):
-        raise StoreError(f"{len(cases) - len(hashes)} scans have the volume_id of another; want one per scan")
-    return hashes
-
-
-def _source_hash(identity: str, contents: str = "", **case: Any) -> str:
-    source = settings_hash(identity, case)
-    return f"{source}-{contents}" if contents else source
-
-
-def _without_contents(source_hash: str) -> str:
-    """What names the source alone: touched or copied, files of the same voxels make the same store."""
-    return source_hash.partition("-")[0]

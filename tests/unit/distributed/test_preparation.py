@@ -16,6 +16,7 @@ import yaml
 
 from harvester.config.settings import Settings
 from harvester.datasets.discovery import LoadedVolume
+from harvester.datasets.look import Look
 from harvester.distributed import preparation
 from harvester.distributed.preparation import Collected, Maker, prepare, prepared
 from harvester.errors import StoreError, VolumeError
@@ -53,12 +54,16 @@ class Workshop:
     def names(self) -> list[str]:
         """The volumes that a look finds."""
         settings = Settings.model_validate({"data": {"kind": "archive"}})
-        return [*preparation._look(settings, self.archive, Location.of(self.store)).source_hashes]
+        return [*looked(settings, self.archive, self.store).source_hashes]
 
     def prepare(self, **settings: Any) -> Store:
         self.read.clear()
         data = {"kind": "archive", "max_reject_share": 0.5, **settings}
         return prepare(Settings.model_validate({"data": data}), self.archive, Location.of(self.store), shard_bytes=1)
+
+
+def looked(settings: Settings, archive: Path, store: Path) -> Look:
+    return Look.of(settings, preparation.list_cases(settings, archive, Location.of(store)))
 
 
 def made_here(
@@ -171,7 +176,7 @@ def test_insertions_follow_the_list_of_backgrounds_their_scans_and_masks(
     workshop: Workshop, backgrounds: Callable[..., Settings], tmp_path: Path
 ) -> None:
     def look(**of_a: Any) -> set[str]:
-        return {*preparation._look(backgrounds(**of_a), workshop.archive, Location.of(tmp_path)).source_hashes.values()}
+        return {*looked(backgrounds(**of_a), workshop.archive, tmp_path).source_hashes.values()}
 
     first = look()
     assert len(first) == 3
