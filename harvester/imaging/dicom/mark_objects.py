@@ -8,7 +8,14 @@ import pydicom
 
 from harvester.errors import LabelError, VolumeError, about_volume
 from harvester.geometry import Array
-from harvester.imaging.dicom.file import BROKEN, read_whole, silence_dicom_loggers
+from harvester.imaging.dicom.file import (
+    BROKEN,
+    MOST_FILE_BYTES,
+    MOST_REPORT_BYTES,
+    read_header,
+    read_whole,
+    silence_dicom_loggers,
+)
 from harvester.imaging.dicom.pixels import MOST_SEGMENTATION_BYTES, check_size, decoded_frames
 from harvester.imaging.dicom.reader import DicomSeries
 from harvester.labels.dicom.lesions import Lesion, ReferredSeries, merged
@@ -35,9 +42,10 @@ def read_object_marks(series: DicomSeries, files: Iterable[Path], machine_marks:
 
 def _lesions(file: Path, referred: ReferredSeries, machine_marks: bool) -> list[Lesion]:
     try:
-        item = read_whole(file)
+        with_pixels = read_header(file, ["SOPClassUID"]).SOPClassUID in WITH_PIXELS
+        item = read_whole(file, MOST_FILE_BYTES if with_pixels else MOST_REPORT_BYTES)
         frames: Iterator[Array] = iter(())
-        if item.SOPClassUID in WITH_PIXELS:
+        if with_pixels:
             check_size(item, MOST_SEGMENTATION_BYTES, "a segmentation")
             frames = decoded_frames(item)
         return read_lesions(item, frames, referred, machine_marks)

@@ -22,7 +22,7 @@ from harvester.imaging.hounsfield import AIR_HU, to_hu
 
 COMPRESSED: Final = (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes[:2], RLELossless)
 """Transfer syntaxes that scans come in, besides plain pixels (JPEG 2000's other two are for several components)."""
-MOST_SLICE_BYTES: Final = 2 * 8192 * 8192
+MOST_PLANE_BYTES: Final = 2 * 8192 * 8192
 MOST_SEGMENTATION_BYTES: Final = 1 << 31
 """Unpacked, when a bit takes a byte."""
 JPEG_FRAMES: Final = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
@@ -36,7 +36,7 @@ def hu_plane(item: pydicom.Dataset, name: str) -> NDArray[np.int16]:
 
     Raises VolumeError: not_ct, too_large, unreadable, not_hu.
     """
-    check_size(item, MOST_SLICE_BYTES, name)
+    check_size(item, MOST_PLANE_BYTES, name)
     with readable(f"{name} has broken pixel data"):
         (stored,) = decoded_frames(item)
         padding = _padding(item, stored)

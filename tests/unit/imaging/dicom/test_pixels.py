@@ -185,7 +185,7 @@ def test_a_length_of_four_gigabytes_makes_no_room(tmp_path: Path) -> None:
 
 
 def test_a_deflated_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harvester.imaging.dicom.file.MOST_FILE_BYTES", 4 << 20)
+    monkeypatch.setattr("harvester.imaging.dicom.reader.MOST_SLICE_BYTES", 4 << 20)
     compress(ct(SliceThickness=5), tmp_path, DeflatedExplicitVRLittleEndian)
     file = tmp_path / "a.dcm"
     data = file.read_bytes()
@@ -221,7 +221,7 @@ def test_runs_that_would_blow_up_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_limit_of_a_slice_is_one_of_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pixels, "MOST_SLICE_BYTES", 2 * PLANE.size)
+    monkeypatch.setattr(pixels, "MOST_PLANE_BYTES", 2 * PLANE.size)
     put(tmp_path / "a.dcm", ct(SliceThickness=5))
     assert hu_of(tmp_path).shape == PLANE.shape
     wide = {"BitsAllocated": 32, "BitsStored": 32, "HighBit": 31, "PixelData": PLANE.astype("<u4").tobytes()}

@@ -10,6 +10,7 @@ import pytest
 from harvester.config.data import ArchiveSettings, DicomSettings
 from harvester.datasets.archive.archive import discover, read
 from harvester.errors import VolumeError
+from harvester.imaging.dicom import mark_objects
 from harvester.labels.dicom import seg
 from harvester.records import Mark
 from tests.dicom_files import ct, put
@@ -278,3 +279,15 @@ def test_a_marked_series_is_taken_before_other_reconstructions(root: Path) -> No
     assert [row.reason for row in found.rejects] == ["other_reconstruction"]
     assert len(read(found.cases[0], root)[1]) == 1
     assert pydicom.dcmread(root / found.cases[0].files[0]).SeriesInstanceUID == "1.2.3"
+
+
+def test_an_object_without_pixels_may_not_be_as_large_as_one_with(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parsed, its items and numbers take many times its room."""
+    file = put(root / "rt.dcm", structures({"GTV": ("GTV", [in_mm(4, rectangle(5, 6, 14, 12))])}))
+    monkeypatch.setattr(mark_objects, "MOST_REPORT_BYTES", file.stat().st_size)
+    assert len(boxes_of(root)) == 1
+    monkeypatch.setattr(mark_objects, "MOST_REPORT_BYTES", file.stat().st_size - 1)
+    assert "a file of over" in refused(root)
+    file.unlink()
+    put_segmentation(root / "seg.dcm", root / "ct", [blob(np.s_[4:5], np.s_[9:16], np.s_[20:27])])
+    assert len(boxes_of(root)) == 1
