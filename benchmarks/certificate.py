@@ -179,12 +179,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    told = {}
+    results = {}
     print(f"{'':34s}{'rule':20s}{'below 0.90':>12s}{'95 % interval':>18s}{'recall':>8s}{'nothing':>9s}")
     for name, archive in SCENARIOS.items():
         began = time.monotonic()
-        told[name] = simulate(archive, options.archives, options.seed)
-        for rule, row in told[name]["rules"].items():
+        results[name] = simulate(archive, options.archives, options.seed)
+        for rule, row in results[name]["rules"].items():
             low, high = row["violations_interval"]
             print(
                 f"{name if rule == 'naive' else '':34s}{rule:20s}{row['violations']:12.1%}"
@@ -192,7 +192,7 @@ def main() -> int:
             )
         print(f"{'':34s}({time.monotonic() - began:.0f} s)", flush=True)
     if options.json:
-        options.json.write_text(json.dumps(told, indent=1) + "\n")
+        options.json.write_text(json.dumps(results, indent=1) + "\n")
     return 0
 
 

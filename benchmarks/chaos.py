@@ -83,10 +83,10 @@ class Journal:
     def phase(self) -> str:
         """Where the harvest is: its latest step of PHASES, with the round."""
         said = [line["message"].split() for line in read_log(Location.of(self.run))]
-        told = [words for words in said if words[:1] == ["round"] and words[2].rstrip(":") in PHASES]
-        # What was done before is no phase. The driver mines once the last step has told its seconds.
+        entered = [words for words in said if words[:1] == ["round"] and words[2].rstrip(":") in PHASES]
+        # What was done before is no phase. The driver mines once the last step has logged its seconds.
         steps = [
-            words for words in told if words[3] == "..." or (words[2] == "operating-point:" and words[3] != "done")
+            words for words in entered if words[3] == "..." or (words[2] == "operating-point:" and words[3] != "done")
         ]
         if not steps:
             return "prepare 0"
@@ -99,7 +99,7 @@ class Harvest:
 
     def __init__(self, address: str, config: Path, run: Path) -> None:
         run.mkdir(parents=True)
-        self.run, self.told = run, 0
+        self.run, self.log_bytes = run, 0
         self.command = [sys.executable, "jobs/harvest.py", "--config", str(config), "--run", str(run)]
         self.env = {**os.environ, "RAY_ADDRESS": address, "OMP_NUM_THREADS": "1"}
         self.output = (run.parent / f"{run.name}.out").open("w")
@@ -108,16 +108,16 @@ class Harvest:
 
     def _start(self) -> subprocess.Popen[bytes]:
         self.killed, log = False, self.run / "log.jsonl"
-        self.told = log.stat().st_size if log.is_file() else 0
+        self.log_bytes = log.stat().st_size if log.is_file() else 0
         return subprocess.Popen(
             self.command, cwd=ROOT, env=self.env, stdout=self.output, stderr=subprocess.STDOUT,
             start_new_session=True,
         )  # fmt: skip
 
     def awake(self) -> bool:
-        """Whether the driver has told anything since it was started last."""
+        """Whether the driver has logged anything since it was started last."""
         log = self.run / "log.jsonl"
-        return log.is_file() and log.stat().st_size > self.told
+        return log.is_file() and log.stat().st_size > self.log_bytes
 
     def kill(self) -> None:
         """SIGKILL to the driver."""
@@ -211,12 +211,12 @@ def main() -> int:
     with ray_nodes(options.nodes, cpus=2) as nodes:
         quiet = harvested(nodes, options.config, folder / "quiet", None)
         killer = Killer(options.kills, phase_seconds(folder / "quiet"), rng)
-        told = harvested(nodes, options.config, folder / "disturbed", killer)
-    told |= compared(folder / "quiet", folder / "disturbed") | {"minutes_undisturbed": quiet["minutes"]}
-    print(json.dumps(told, indent=1))
+        outcome = harvested(nodes, options.config, folder / "disturbed", killer)
+    outcome |= compared(folder / "quiet", folder / "disturbed") | {"minutes_undisturbed": quiet["minutes"]}
+    print(json.dumps(outcome, indent=1))
     if options.json:
-        options.json.write_text(json.dumps(told, indent=1) + "\n")
-    broken = broken_promises(told, options.kills)
+        options.json.write_text(json.dumps(outcome, indent=1) + "\n")
+    broken = broken_promises(outcome, options.kills)
     for promise in broken:
         print(f"BROKEN: {promise}")
     return int(bool(broken))
@@ -261,8 +261,8 @@ def phase_seconds(run: Path) -> dict[str, float]:
     """How long each phase took, in their order; what no step tells of counts as ten seconds or half a one."""
     took = {}
     for note in run.glob("round-*/*.step.json"):
-        told = json.loads(note.read_text())
-        took[f"{told['step']} {told['round']}"] = told["seconds"]
+        step = json.loads(note.read_text())
+        took[f"{step['step']} {step['round']}"] = step["seconds"]
     rounds = 1 + max(int(name.split()[1]) for name in took)
     return {"prepare 0": 10.0} | {
         f"{step} {k}": took.get(f"{step} {k}", 0.5) for k in range(rounds) for step in OF_A_ROUND
@@ -283,17 +283,17 @@ def compared(quiet: Path, disturbed: Path) -> dict[str, Any]:
     }
 
 
-def broken_promises(told: dict[str, Any], kills: int) -> list[str]:
+def broken_promises(outcome: dict[str, Any], kills: int) -> list[str]:
     """In words; none where all were kept."""
     least = {"actor": 2, "trainer": 2, "trial": 2, "node": 2, "driver": 3}
-    by_kind = told["kills_by_kind"]
+    by_kind = outcome["kills_by_kind"]
     return [
-        *([] if told["kills"] >= kills else [f"only {told['kills']} kills before the harvest was over"]),
+        *([] if outcome["kills"] >= kills else [f"only {outcome['kills']} kills before the harvest was over"]),
         *(f"fewer than {n} kills of a {kind}" for kind, n in least.items() if by_kind.get(kind, 0) < n),
-        *([] if told["equal"] else ["harvest or ledger differ"]),
-        *([] if all(told["harvested_by_round"]) else ["a round harvested nothing: equality says little"]),
+        *([] if outcome["equal"] else ["harvest or ledger differ"]),
+        *([] if all(outcome["harvested_by_round"]) else ["a round harvested nothing: equality says little"]),
         *(
-            f"{name}: {told[name]}"
+            f"{name}: {outcome[name]}"
             for name in (
                 "shards_published_twice",
                 "finished_shards_redone",
@@ -301,7 +301,7 @@ def broken_promises(told: dict[str, Any], kills: int) -> list[str]:
                 "marks_left",
                 "driver_gave_up",
             )
-            if told[name]
+            if outcome[name]
         ),
     ]
 

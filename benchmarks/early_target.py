@@ -31,10 +31,10 @@ def main() -> None:
     options = parser.parse_args()
     print(f"{'run':14s}{'early target':>14s}{'harvested':>11s}{'precision':>11s}{'recall':>8s}")
     for target in ("", *options.targets):
-        told = [again(run, tuple(float(each) for each in target.split(",") if each)) for run in options.runs]
-        for run, row in zip(options.runs, told, strict=True):
+        chosen = [again(run, tuple(float(each) for each in target.split(",") if each)) for run in options.runs]
+        for run, row in zip(options.runs, chosen, strict=True):
             print(f"{run.name:14s}{target or 'none':>14s}{row[0]:11.0f}{row[1]:11.3f}{row[2]:8.3f}")
-        means = np.mean(told, axis=0)
+        means = np.mean(chosen, axis=0)
         print(f"{'mean':14s}{target or 'none':>14s}{means[0]:11.1f}{means[1]:11.3f}{means[2]:8.3f}", flush=True)
 
 

@@ -45,10 +45,10 @@ def main() -> int:
         if not file.is_file():
             print(f"needs {file.name}: set HARVESTER_DATA")
             return 1
-    told = measure()
-    print(json.dumps(told, indent=1))
+    figures = measure()
+    print(json.dumps(figures, indent=1))
     if options.json:
-        options.json.write_text(json.dumps(told, indent=1) + "\n")
+        options.json.write_text(json.dumps(figures, indent=1) + "\n")
     return 0
 
 
@@ -92,12 +92,12 @@ def copies(table: pa.Table) -> pa.Table:
     for copy in range(COPIES):
         moved = {side: table[side].to_numpy() + np.float32(rng.uniform(-1, 1)) for side in ("x1", "x2")}
         moved["x2"] = np.maximum(moved["x1"], moved["x2"])
-        told = table.column_names
+        order = table.column_names
         columns = moved | {
             "tubelet_id": ids + copy * (int(ids.max()) + 1),
             "score": (table["score"].to_numpy() * rng.uniform(0.9, 1.0)).astype(np.float32),
         }
-        parts.append(pa.table({name: columns.get(name, table[name]) for name in told}))
+        parts.append(pa.table({name: columns.get(name, table[name]) for name in order}))
     whole = pa.concat_tables(parts).unify_dictionaries()
     return whole.take(pa.array(np.argsort(np.tile(volume, COPIES), kind="stable")))
 

@@ -39,8 +39,13 @@ def main() -> int:
     again = sum(note.stat().st_mtime_ns != then for note, then in before.items())
     tables = ("harvest.parquet", "ledger.parquet")
     equal = {name: pq.read_table(options.run / name).equals(pq.read_table(options.reference / name)) for name in tables}
-    told = {"done_before": len(before), "done_again": again, "seconds_after": time.monotonic() - began, "equal": equal}
-    print(json.dumps(told))
+    outcome = {
+        "done_before": len(before),
+        "done_again": again,
+        "seconds_after": time.monotonic() - began,
+        "equal": equal,
+    }
+    print(json.dumps(outcome))
     return int(again > 0 or not all(equal.values()))
 
 

@@ -47,25 +47,25 @@ def main() -> int:
     config = options.out / "small.yaml"
     config.write_text(SETTINGS)
     near = Location.of(options.out / "disk")
-    told: dict[str, Any] = {"disk": {"minutes": harvested(config, near.uri)}}
+    outcome: dict[str, Any] = {"disk": {"minutes": harvested(config, near.uri)}}
     with serving("archive") as door:
         for name, share in (("bucket", 0.0), ("busy_bucket", options.share)):
             far = Location.of(door.uri("archive", name))
             before = (door.asked, door.refused)
             with moody(door, share, options.closed_s):
                 minutes = harvested(config, far.uri)
-            told[name] = {
+            outcome[name] = {
                 "minutes": minutes,
                 "requests": door.asked - before[0],
                 "refused": door.refused - before[1],
                 **{f"{table}_equal": same(near, far, table, keys) for table, keys in TABLES.items()},
             }
-        told["harvested"] = len((near / "harvest.parquet").read_table())
-    print(json.dumps(told, indent=1))
+        outcome["harvested"] = len((near / "harvest.parquet").read_table())
+    print(json.dumps(outcome, indent=1))
     if options.json:
-        options.json.write_text(json.dumps(told, indent=1) + "\n")
-    equal = all(told[name][f"{table}_equal"] for name in ("bucket", "busy_bucket") for table in TABLES)
-    return 0 if equal and told["harvested"] and told["busy_bucket"]["refused"] else 1
+        options.json.write_text(json.dumps(outcome, indent=1) + "\n")
+    equal = all(outcome[name][f"{table}_equal"] for name in ("bucket", "busy_bucket") for table in TABLES)
+    return 0 if equal and outcome["harvested"] and outcome["busy_bucket"]["refused"] else 1
 
 
 def harvested(config: Path, run: str) -> float:

@@ -61,40 +61,42 @@ def main() -> int:
         print(json.dumps(one_side(options.side, options.work, options.part)))
         return 0
     make(options.work, options.volumes)
-    told: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
+    by_side: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
     for turn in range(options.repeats):
         for side in SIDES:
-            told[side].append(measured(side, options.work))
+            by_side[side].append(measured(side, options.work))
             print(
-                f"turn {turn} {side:9}", {name: round(value, 3) for name, value in told[side][-1].items()}, flush=True
+                f"turn {turn} {side:9}",
+                {name: round(value, 3) for name, value in by_side[side][-1].items()},
+                flush=True,
             )
-    figures = summary(told)
+    figures = summary(by_side)
     print(json.dumps(figures, indent=1))
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
     return 0
 
 
-def summary(told: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+def summary(by_side: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
     """Medians over the turns; a ratio is of sides of the same turn."""
 
     def middle(values: Iterator[float]) -> float:
         return round(statistics.median(values), 4)
 
     def ratio(one: str, other: str, name: str = "both") -> float:
-        return middle(a[name] / b[name] for a, b in zip(told[one], told[other], strict=True))
+        return middle(a[name] / b[name] for a, b in zip(by_side[one], by_side[other], strict=True))
 
     return {
         "ratio_to_bare_loop": ratio("ray_2", "bare"),
         "ratio_to_two_bare_loops": ratio("ray_2", "two_bare"),
         "one_replica_to_two": ratio("ray_1", "ray_2"),
         **{f"ratio_to_bare_loop_{step}": ratio("ray_2", "bare", step) for step in STEPS},
-        "volumes_per_second": {side: middle(each["both"] for each in rows) for side, rows in told.items()},
+        "volumes_per_second": {side: middle(each["both"] for each in rows) for side, rows in by_side.items()},
         "startup_seconds": {
             side: {name: middle(each[name] for each in rows) for name in rows[0] if name.startswith("startup")}
-            for side, rows in told.items()
+            for side, rows in by_side.items()
         },
-        "turns": len(told["bare"]),
+        "turns": len(by_side["bare"]),
     }  # fmt: skip
 
 
@@ -139,12 +141,12 @@ def bare(settings: Settings, store: Store, rows: list[dict[str, Any]], work: Pat
         own = tubelets.read_table(filters=[("volume_id", "==", volume_id)])
         return list(to_classify(own, settings.classifier.max_tubelets).to_pylist())
 
-    told = {"propose": finished(lambda: Proposals(settings, store.path, spec).over(tasks(job)), rows, TUBELETS)}
+    by_step = {"propose": finished(lambda: Proposals(settings, store.path, spec).over(tasks(job)), rows, TUBELETS)}
     scoring = job_in(settings, store, work, "classifier")
-    told["classify"] = finished(
+    by_step["classify"] = finished(
         lambda: Scoring(settings, store.path, spec, tubelets_of).over(tasks(scoring)), rows, SCORED
     )
-    return told
+    return by_step
 
 
 def finished(works: Callable[[], Iterator[Any]], rows: list[dict[str, Any]], schema: pa.Schema) -> list[float]:
@@ -162,7 +164,7 @@ def by_ray(settings: Settings, store: Store, rows: list[dict[str, Any]], work: P
     """The pipeline of a harvest; the actors' records say when a shard was finished."""
     compute = settings.compute.model_copy(update={"replicas": replicas})
     own = settings.model_copy(update={"compute": compute})
-    told = {}
+    by_step = {}
     for step, actor, models in (("propose", Proposer, "generator"), ("classify", Scorer, "classifier")):
         partials = Partials(Location.of(work / f"{time.time()}.partials"))
         job = replace(job_in(own, store, work, models), partials=partials)
@@ -172,9 +174,9 @@ def by_ray(settings: Settings, store: Store, rows: list[dict[str, Any]], work: P
             Location.of(work / "tubelets.parquet").write_table(table, row_group_size=4096)
         records = [partials.record(shard.name) or {} for shard in plan_parts(rows)]
         assert not any(record["errors"] for record in records)
-        told[step] = sorted(record["ended"] - began for record in records for _ in record["volumes"])
+        by_step[step] = sorted(record["ended"] - began for record in records for _ in record["volumes"])
         partials.folder.delete_folder()
-    return told
+    return by_step
 
 
 def job_in(settings: Settings, store: Store, work: Path, models: str) -> InferenceJob:

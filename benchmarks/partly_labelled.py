@@ -225,20 +225,20 @@ def main() -> None:
     torch.set_num_threads(1)
     bench = Bench.open(options.run, options.work, options.vm_patients)
     rows = [row for row in ROWS if options.only in row.name]
-    told: dict[str, list[dict[str, float]]] = {row.name: [] for row in rows}
+    by_choice: dict[str, list[dict[str, float]]] = {row.name: [] for row in rows}
     for seed in options.seeds:
         for row in rows:
-            told[row.name].append(bench.figures(row, seed))
-            print(f"{row.name}, seed {seed}: {told[row.name][-1]}", flush=True)
-    print(table(told))
+            by_choice[row.name].append(bench.figures(row, seed))
+            print(f"{row.name}, seed {seed}: {by_choice[row.name][-1]}", flush=True)
+    print(table(by_choice))
     if options.json:
-        options.json.write_text(json.dumps(told, indent=1))
+        options.json.write_text(json.dumps(by_choice, indent=1))
 
 
-def table(told: dict[str, list[dict[str, float]]]) -> str:
+def table(by_choice: dict[str, list[dict[str, float]]]) -> str:
     """Mean and range over the seeds, a row a choice."""
     lines = [f"{'':34s}" + "".join(f"{name:^22s}" for name in FIGURES)]
-    for name, figures in told.items():
+    for name, figures in by_choice.items():
         columns = [np.array([each[figure] for each in figures]) for figure in FIGURES]
         lines.append(f"{name:34s}" + "".join(f"{c.mean():8.3f} ({c.min():.3f}-{c.max():.3f})" for c in columns))
     return "\n".join(lines)

@@ -182,14 +182,14 @@ def main() -> None:
     spec = DeviceSpec.choose(gpu=True, precision="auto")
     shape_zyx = (options.slices, options.side, options.side)
     volume_hu = np.random.default_rng(0).integers(-1000, 300, shape_zyx).astype(np.int16)
-    told = {}
+    rates = {}
     for name, peer in PEERS.items():
         rate = peer(volume_hu, spec)
-        told[name] = asdict(rate) | {"per_second": rate.per_second}
+        rates[name] = asdict(rate) | {"per_second": rate.per_second}
         told_of = f"({rate.slices} in {rate.seconds:.1f} s; {rate.notes})"
         print(f"{name:16s}{rate.per_second:8.3f} slices a second {told_of}", flush=True)
     if options.json:
-        options.json.write_text(json.dumps(told, indent=1))
+        options.json.write_text(json.dumps(rates, indent=1))
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ class Watch:
             self.marks.append((time.monotonic(), used, wanted, busy))
             self.actors = max(self.actors, len(workers))
 
-    def told(self) -> dict[str, Any]:
+    def figures(self) -> dict[str, Any]:
         """Shares between the first and the last sample with all actors still there."""
         memory = {"actor_mib": self.actor_mib, "driver_mib": self.driver_mib}
         if len(self.marks) < 20:  # over before it could be watched
@@ -117,7 +117,7 @@ def measured(settings: Settings, count: int, folder: Path) -> dict[str, Any]:
         watch.ended.set()
         thread.join()
     assert len(store.manifest) == count
-    return {"volumes": count, "seconds": seconds, "rate": count / seconds, **watch.told()}
+    return {"volumes": count, "seconds": seconds, "rate": count / seconds, **watch.figures()}
 
 
 def make_scans(folder: Path, count: int) -> None:

@@ -4,7 +4,7 @@
 
 The scan's patient is in no fold, so the folds' answers are averaged. The score threshold is the one at which the run's
 own proposals make 4 false positives a volume on V_H^test. A slice counts as proposed where a tubelet above it overlaps
-the radiologist's box by IoU >= 0.5 (>= 0.1 is told too). Prints figures, writes tumour.png with both boxes.
+the radiologist's box by IoU >= 0.5 (>= 0.1 is printed too). Prints figures, writes tumour.png with both boxes.
 """
 
 import argparse

@@ -78,16 +78,16 @@ def main() -> int:
             goes = [swept(store, settings, options.work) for _ in range(GOES.get(count, 1))]
         seconds[count], growth[count] = statistics.median(goes), watch.most_mib - watch.began_mib
         print(f"{count:6} volumes: {1000 * seconds[count]:.2f} ms each, driver + {growth[count]:.0f} MiB", flush=True)
-    told = {
+    figures = {
         "seconds_per_volume": seconds,
         "spread": max(seconds.values()) / min(seconds.values()) - 1,
         "driver_growth_mib": growth,
         "spilled_bytes": spilled(),
         "manifest": million(),
     }
-    print(json.dumps(told, indent=1))
+    print(json.dumps(figures, indent=1))
     if options.json:
-        options.json.write_text(json.dumps(told, indent=1) + "\n")
+        options.json.write_text(json.dumps(figures, indent=1) + "\n")
     return 0
 
 
@@ -138,7 +138,7 @@ def million() -> dict[str, Any]:
     rows = [{"volume_id": f"v{i:07d}", "patient_id": f"p{i:07d}"} for i in range(ROWS)]
     began = time.monotonic()
     plan = plan_parts(rows)
-    told: dict[str, Any] = {"rows": ROWS, "shards": len(plan), "plan_seconds": time.monotonic() - began}
+    figures: dict[str, Any] = {"rows": ROWS, "shards": len(plan), "plan_seconds": time.monotonic() - began}
     table = pa.Table.from_pylist([{"volume_id": "v", "patient_id": "p"}], TUBELETS)
     with tempfile.TemporaryDirectory() as aside:
         partials = Partials(Location.of(aside))
@@ -147,16 +147,16 @@ def million() -> dict[str, Any]:
         for shard in plan[:RECORDED]:
             partials.publish(shard.name, table, {"volumes": [row["volume_id"] for row in shard.rows], "errors": {}})
         scale = len(plan) / RECORDED
-        told["publish_seconds"] = (time.monotonic() - began) * scale
+        figures["publish_seconds"] = (time.monotonic() - began) * scale
         began = time.monotonic()
         found = partials.done()
-        told["list_seconds"] = (time.monotonic() - began) * scale
+        figures["list_seconds"] = (time.monotonic() - began) * scale
         began = time.monotonic()
         partials.records(sorted(found))
         rows_read = sum(len(each) for each in partials.tables(sorted(found), TUBELETS))
-        told["read_seconds"] = (time.monotonic() - began) * scale
+        figures["read_seconds"] = (time.monotonic() - began) * scale
     assert rows_read == RECORDED
-    return {name: round(value, 2) for name, value in told.items()}
+    return {name: round(value, 2) for name, value in figures.items()}
 
 
 def parse() -> argparse.Namespace:

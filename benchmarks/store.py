@@ -264,7 +264,7 @@ def resampling(hu: Any, spacing: tuple[float, float, float], folder: Path) -> di
     """Slices a second of slabs of 9: as stored, and brought to a coarser in-plane spacing on reading."""
     store = finish_store(folder, [write_volume(folder, Volume("v", "p", hu, spacing), "vm", "h")], [], [])
     (row,) = store.manifest.to_pylist()
-    starts, told = range(0, len(hu) - RANGE, RANGE), {}
+    starts, figures = range(0, len(hu) - RANGE, RANGE), {}
     for name, ratio in {"as stored": 1.0, "1.14 as coarse": 1.14, "twice as coarse": 2.0}.items():
         grid = GridSettings(spacing_zyx_mm=(spacing[0], spacing[1] * ratio, spacing[2] * ratio), max_side_px=1024)
         frame = GridFrame.of(row, grid)
@@ -273,8 +273,8 @@ def resampling(hu: Any, spacing: tuple[float, float, float], folder: Path) -> di
             for z in starts:
                 read_slab(store.path, frame, z, z + RANGE)
 
-        told[name] = len(starts) * RANGE / statistics.median(timed(read)[0] for _ in range(5))
-    return told
+        figures[name] = len(starts) * RANGE / statistics.median(timed(read)[0] for _ in range(5))
+    return figures
 
 
 def small_reads(folder: Path, count: int = 2000) -> float:
@@ -312,7 +312,7 @@ def main() -> int:
     options = parse()
     pa.set_cpu_count(1)
     data = Path(os.environ.get("HARVESTER_DATA", "../shared/data"))
-    told: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     for name in options.scans:
         hu, spacing = load(name, data)
         with tempfile.TemporaryDirectory() as folder:
@@ -327,12 +327,12 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             grid = resampling(hu, spacing, Path(folder))
         print("slabs of 9: " + ", ".join(f"{key} {value:.0f} slices a second" for key, value in grid.items()))
-        told[name] = {"shape": hu.shape, "candidates": rows, "slabs": grid}
+        figures[name] = {"shape": hu.shape, "candidates": rows, "slabs": grid}
     with tempfile.TemporaryDirectory() as folder:
-        told["small_read_us"] = small_reads(Path(folder))
-    print(f"\na random read of a small volume: {told['small_read_us']:.1f} microseconds")
+        figures["small_read_us"] = small_reads(Path(folder))
+    print(f"\na random read of a small volume: {figures['small_read_us']:.1f} microseconds")
     if options.json:
-        options.json.write_text(json.dumps(told, indent=1) + "\n")
+        options.json.write_text(json.dumps(figures, indent=1) + "\n")
     return 0
 
 

@@ -50,7 +50,7 @@ def trace(
     folder, tables = Location.of(work), StoreTables.of(store)
     view = RoundView(scored, tables.ledger, empty(AcceptedTable), tables, settings)
     calibration = Calibration.of(view)
-    trials = sweep(_files(calibration, folder), settings.operating_point, folder / "tune")
+    trials = sweep(_files(calibration, folder), settings, folder / "tune")
     truth = TruthEvaluator(store, settings)
     rows = []
     for target in sorted(targets):

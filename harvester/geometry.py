@@ -21,17 +21,20 @@ SAME_SPACING: Final = 0.01
 
 def box_areas(boxes_xyxy: Array) -> Array:
     """Areas of (..., 4) inclusive boxes in square pixels, shape (...)."""
-    areas: Array = (boxes_xyxy[..., 2] - boxes_xyxy[..., 0] + 1) * (boxes_xyxy[..., 3] - boxes_xyxy[..., 1] + 1)
-    return areas
+    return np.asarray((boxes_xyxy[..., 2] - boxes_xyxy[..., 0] + 1) * (boxes_xyxy[..., 3] - boxes_xyxy[..., 1] + 1))
+
+
+def intersections(a_xyxy: Array, b_xyxy: Array) -> Array:
+    """Common areas of (n, 4) inclusive boxes with (n, 4) others, pair by pair (broadcasts); (n,), 0 where apart."""
+    width = np.minimum(a_xyxy[..., 2], b_xyxy[..., 2]) - np.maximum(a_xyxy[..., 0], b_xyxy[..., 0]) + 1
+    height = np.minimum(a_xyxy[..., 3], b_xyxy[..., 3]) - np.maximum(a_xyxy[..., 1], b_xyxy[..., 1]) + 1
+    return np.asarray(np.maximum(width, 0.0) * np.maximum(height, 0.0))
 
 
 def paired_iou(a_xyxy: Array, b_xyxy: Array) -> Array:
-    """IoU of (n, 4) inclusive boxes with (n, 4) others, pair by pair (broadcasts); shape (n,), 0 where apart."""
-    width = np.minimum(a_xyxy[..., 2], b_xyxy[..., 2]) - np.maximum(a_xyxy[..., 0], b_xyxy[..., 0]) + 1
-    height = np.minimum(a_xyxy[..., 3], b_xyxy[..., 3]) - np.maximum(a_xyxy[..., 1], b_xyxy[..., 1]) + 1
-    inter: Array = np.maximum(width, 0.0) * np.maximum(height, 0.0)
-    iou: Array = inter / (box_areas(a_xyxy) + box_areas(b_xyxy) - inter)
-    return iou
+    """IoU of the same pairs; shape (n,), 0 where apart."""
+    inter = intersections(a_xyxy, b_xyxy)
+    return np.asarray(inter / (box_areas(a_xyxy) + box_areas(b_xyxy) - inter))
 
 
 def iou_matrix(a_xyxy: Array, b_xyxy: Array) -> Array:
@@ -43,8 +46,7 @@ def iou_matrix(a_xyxy: Array, b_xyxy: Array) -> Array:
     inter = np.multiply(*np.maximum(sides, 0.0, out=sides))
     union = box_areas(a_xyxy)[:, None] + box_areas(b_xyxy)
     union -= inter
-    iou: Array = np.divide(inter, union, out=union)
-    return iou
+    return np.asarray(np.divide(inter, union, out=union))
 
 
 def scale_boxes(boxes_xyxy: Array, ratio_x: float, ratio_y: float) -> Array:
@@ -65,5 +67,4 @@ def scale_slices(z: Array, ratio_z: float) -> Array:
 def boxes_to_mm(boxes_xyxy_px: Array, spacing_x_mm: float, spacing_y_mm: float) -> Array:
     """Outer edges of (..., 4) inclusive pixel boxes in mm from the volume's outer corner."""
     spacing = np.array([spacing_x_mm, spacing_y_mm, spacing_x_mm, spacing_y_mm])
-    edges: Array = (boxes_xyxy_px + np.array([0, 0, 1, 1])) * spacing
-    return edges
+    return np.asarray((boxes_xyxy_px + np.array([0, 0, 1, 1])) * spacing)

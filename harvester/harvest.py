@@ -164,7 +164,7 @@ def choose_operating_point(run: Run, k: int, view: RoundView) -> SelectedPoint:
         return run.table(name, k, key, lambda: tables[name]).path
 
     files = CalibrationFiles(tuple(map(published, tables)), calibration.last)
-    chosen = run.values("operating-point", k, key, lambda: asdict(search(files, settings, storage)))
+    chosen = run.values("operating-point", k, key, lambda: asdict(search(files, run.settings, storage)))
     return from_json(json.loads(chosen.path.read_text()))
 
 

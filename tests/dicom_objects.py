@@ -25,7 +25,7 @@ PATIENT = {
 
 def code(value: str, scheme: str = "DCM") -> Dataset:
     item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, "told in words"
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, "a meaning in words"
     return item
 
 
@@ -54,8 +54,8 @@ def scoord(sop: str, graphic: str, points: Sequence[float]) -> Dataset:
 
 
 def scoord3d(graphic: str, points: Sequence[float], frame: str = FRAME) -> Dataset:
-    told = {"GraphicType": graphic, "GraphicData": [float(p) for p in points]}
-    return content("SCOORD3D", "111030", ReferencedFrameOfReferenceUID=frame, **told)
+    graphic_data = {"GraphicType": graphic, "GraphicData": [float(p) for p in points]}
+    return content("SCOORD3D", "111030", ReferencedFrameOfReferenceUID=frame, **graphic_data)
 
 
 def measured(*regions: Dataset) -> Dataset:
@@ -105,12 +105,12 @@ def structures(rois: dict[str, tuple[str, list[list[float]]]], uid: str = "1.2.3
     item.ReferencedFrameOfReferenceSequence = [frame]
     item.StructureSetROISequence, item.RTROIObservationsSequence, item.ROIContourSequence = [], [], []
     for number, (name, (kind, contours)) in enumerate(rois.items(), start=1):
-        roi, told, drawn = Dataset(), Dataset(), Dataset()
+        roi, observation, drawn = Dataset(), Dataset(), Dataset()
         roi.ROINumber, roi.ROIName, roi.ReferencedFrameOfReferenceUID = number, name, FRAME
-        told.ReferencedROINumber, told.RTROIInterpretedType = number, kind
+        observation.ReferencedROINumber, observation.RTROIInterpretedType = number, kind
         drawn.ReferencedROINumber, drawn.ContourSequence = number, [closed(points) for points in contours]
         item.StructureSetROISequence.append(roi)
-        item.RTROIObservationsSequence.append(told)
+        item.RTROIObservationsSequence.append(observation)
         item.ROIContourSequence.append(drawn)
     return item
 

@@ -1,4 +1,4 @@
-"""An S3 server on this machine's loopback (moto's), behind a door that answers 503 when it is told to."""
+"""An S3 server on this machine's loopback (moto's), behind a door that answers 503 on request."""
 
 import os
 import threading

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import ray
 from ray.autoscaler.sdk import request_resources
 
 from harvester.config.settings import ComputeSettings
@@ -41,17 +42,24 @@ class ResourceRequest:
         return f"{self.setting} = {self.count} (each {_words(self.each)})"
 
 
+def pool_request(compute: ComputeSettings) -> ResourceRequest:
+    """The smallest pool of actors that work can go on with."""
+    each = {"CPU": compute.cpus_per_replica, "GPU": compute.gpus_per_replica}
+    if compute.memory_gib_per_replica:
+        each["memory"] = compute.memory_gib_per_replica * GIB
+    name = "compute.replicas" if compute.min_replicas is None else "compute.min_replicas"
+    return ResourceRequest(name, compute.least_replicas, each)
+
+
+def training_request(compute: ComputeSettings) -> ResourceRequest:
+    """The workers of a fit."""
+    each = {"CPU": compute.cpus_per_train_worker, "GPU": float(compute.train_gpu)}
+    return ResourceRequest("compute.train_workers", compute.train_workers, each)
+
+
 def requests_of(compute: ComputeSettings) -> list[ResourceRequest]:
     """What must have room at the same time, step by step: the smallest pool, then the training workers."""
-    pool = {"CPU": compute.cpus_per_replica, "GPU": compute.gpus_per_replica}
-    if compute.memory_gib_per_replica:
-        pool["memory"] = compute.memory_gib_per_replica * GIB
-    name = "compute.replicas" if compute.min_replicas is None else "compute.min_replicas"
-    train = {"CPU": compute.cpus_per_train_worker, "GPU": float(compute.train_gpu)}
-    return [
-        ResourceRequest(name, compute.least_replicas, pool),
-        ResourceRequest("compute.train_workers", compute.train_workers, train),
-    ]
+    return [pool_request(compute), training_request(compute)]
 
 
 def shortfall(requests: Sequence[ResourceRequest], nodes: Sequence[Resources]) -> list[str]:
@@ -83,6 +91,16 @@ def require_capacity(compute: ComputeSettings) -> None:
             f"{'; '.join(missing)}. The cluster has {_said(_nodes())}; ask for less (--set), add nodes, or let it wait "
             "for nodes that come (compute.wait_for_nodes_minutes)"
         )
+
+
+def without_room(request: ResourceRequest) -> str:
+    """What a cluster that others work on too has no room for now, in words; "" where it has room."""
+    if not ray.is_initialized():
+        return ""
+    free: Resources = ray.available_resources()  # type: ignore[no-untyped-call]  # Ray gives no types for it
+    if all(free.get(name, 0.0) + SLACK >= request.count * value for name, value in request.each.items()):
+        return ""
+    return f"{request.text()}; free in the cluster: {_words(free) or 'nothing'}, of {_said(_nodes())}"
 
 
 def _nodes() -> list[Resources]:

@@ -3,19 +3,28 @@
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
 import ray
 import ray.data
+from ray.exceptions import AuthenticationError
 
+from harvester.distributed.address import answers
+from harvester.errors import SettingsError, StepError, one_line
 from harvester.run.quarantine import Quarantine, Worker
 from harvester.storage.location import Location
 
 logger = logging.getLogger(__name__)
 
 LOOPBACK: Final = "127.0.0.1"
+ONE_MACHINE: Final = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
+"""Seconds less per fit, unless the user has set them: this machine gives no notice, and to look often costs little."""
+SECONDS_BETWEEN_TRIES: Final = 5.0
+SECONDS_WITHOUT_HEAD: Final = 30.0
+"""A head may be away so long: one that restarts is back by then, and Ray itself ends this process after 60."""
 
 
 def start_ray() -> None:
@@ -25,22 +34,58 @@ def start_ray() -> None:
     own RAY_ADDRESS which cluster is theirs: parts of Ray ask for that, and would take another one on this machine.
     """
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    if address := os.environ.get("RAY_ADDRESS", ""):
-        named = ":" in address and "://" not in address  # "auto" and clients' addresses are no use to a worker
-        ray.init(runtime_env={"env_vars": {"RAY_ADDRESS": address}} if named else None, logging_level=logging.WARNING)
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address in ("", "local"):
+        _start_here()
     else:
-        with socket.socket() as probe:
-            probe.bind((LOOPBACK, 0))
-            port = int(probe.getsockname()[1])
-        with _environment({"RAY_ADDRESS": f"{LOOPBACK}:{port}", "RAY_GCS_SERVER_PORT": str(port)}):
-            ray.init(address="local", logging_level=logging.WARNING)
-        (node,) = living_nodes()
-        if node["NodeManagerAddress"] != LOOPBACK:
-            logger.warning("this Ray listens beyond loopback (%s)", node["NodeManagerAddress"])
+        _join(address)
     ray.data.DataContext.get_current().enable_progress_bars = False
     # What our own log lines say already, said again by Ray at length.
     for name in ("ray.data", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _join(address: str) -> None:
+    if not answers(address):
+        raise SettingsError(f"RAY_ADDRESS = {address}: no Ray answers there; start it, or unset RAY_ADDRESS")
+    named = ":" in address and "://" not in address  # "auto" and clients' addresses are no use to a worker
+    try:
+        ray.init(runtime_env={"env_vars": {"RAY_ADDRESS": address}} if named else None, logging_level=logging.WARNING)
+    except (ConnectionError, AuthenticationError) as error:
+        raise SettingsError(
+            f"RAY_ADDRESS = {address}: the Ray there lets nobody in ({one_line(error)[:200]}). Does it want a token "
+            "(export RAY_AUTH_MODE=token), and is it of this version?"
+        ) from error
+
+
+def _start_here() -> None:
+    os.environ.update(ONE_MACHINE | os.environ)
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port = int(probe.getsockname()[1])
+    with _environment({"RAY_ADDRESS": f"{LOOPBACK}:{port}", "RAY_GCS_SERVER_PORT": str(port)}):
+        ray.init(address="local", logging_level=logging.WARNING)
+    (node,) = living_nodes()
+    if node["NodeManagerAddress"] != LOOPBACK:
+        logger.warning("this Ray listens beyond loopback (%s)", node["NodeManagerAddress"])
+
+
+def require_head() -> None:
+    """Wait for the head of the joined Ray where it is gone; a StepError after SECONDS_WITHOUT_HEAD."""
+    if not ray.is_initialized():
+        return
+    joined, began = os.environ.get("RAY_ADDRESS", ""), time.monotonic()
+    address = joined if "://" in joined else ray.get_runtime_context().gcs_address  # a client reaches its gate only
+    if answers(address):
+        return
+    logger.warning("the head of the Ray cluster at %s does not answer; it is waited for", address)
+    while not answers(address):
+        if time.monotonic() - began > SECONDS_WITHOUT_HEAD:
+            raise StepError(
+                f"the head of the Ray cluster at {address} is gone; start it and the same command again: what is done "
+                "is kept"
+            )
+        time.sleep(SECONDS_BETWEEN_TRIES)
 
 
 @contextmanager

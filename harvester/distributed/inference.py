@@ -22,6 +22,7 @@ from ray.data import ActorPoolStrategy
 
 from harvester.classifier.inference import Scoring
 from harvester.config.settings import Settings
+from harvester.distributed.capacity import pool_request
 from harvester.distributed.cluster import quarantine_in
 from harvester.distributed.watchdog import BackgroundWork, said_begun
 from harvester.errors import StepError
@@ -173,7 +174,7 @@ def run_over_volumes(
     if missing:
         work = BackgroundWork(_dataset(actor, job, missing).materialize)
         work.start()
-        work.watch(PartProgress(job, missing, actor.__name__))
+        work.watch(PartProgress(job, missing, actor.__name__), pool_request(job.settings.compute))
     names = [part.name for part in parts]
     records = _published(job.partials, names)
     forget(job.partials.folder)

@@ -25,6 +25,7 @@ from harvester.datasets.discovery import Discovery, LoadedVolume
 from harvester.datasets.dry_run import split_rows, splits_csv
 from harvester.datasets.look import TRY_AGAIN, Look, identity_of, without_contents
 from harvester.datasets.registry import FROM_SETTINGS, WITHOUT_FILES, open_dataset
+from harvester.distributed.capacity import pool_request
 from harvester.distributed.cluster import quarantine_in
 from harvester.distributed.watchdog import BackgroundWork, said_begun, time_limit
 from harvester.errors import HarvesterError, StoreError, VolumeError, passing_cause
@@ -204,7 +205,7 @@ def _make_all(
     collected = Collected(settings, begun, parts, refused, volumes)
     work = BackgroundWork(partial(collected.take, dataset.iter_rows))
     work.start()
-    work.watch(collected)
+    work.watch(collected, pool_request(compute))
     return collected.notes, sorted(collected.rejects, key=lambda each: each.source_hash)
 
 

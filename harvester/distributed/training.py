@@ -8,11 +8,12 @@ safetensors.
 
 import json
 import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Final
 from uuid import uuid4
 
 import pyarrow as pa
@@ -20,14 +21,15 @@ import ray.train
 import torch
 import torch.distributed as dist
 from ray.exceptions import RayError
-from ray.train import RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.backend import Backend
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train import BackendConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train.torch import TorchConfig
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from safetensors.torch import save
 from torch import nn
 
 from harvester.classifier.training import fit_classifier
 from harvester.config.settings import Settings
+from harvester.distributed.capacity import training_request
 from harvester.distributed.cluster import for_ray
 from harvester.distributed.watchdog import BackgroundWork
 from harvester.errors import HarvesterError
@@ -41,6 +43,9 @@ from harvester.storage.location import Location
 from harvester.store.slab import GridFrame
 
 logger = logging.getLogger(__name__)
+
+BEGUN: Final = "begun"
+"""Folder of a file per worker that began. It goes when all folds are fitted."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ def train_folds(job: FitJob) -> None:
         try:
             work = BackgroundWork(partial(_fit_all, job))
             work.start()
-            work.watch(FitProgress(job))
+            work.watch(FitProgress(job), training_request(compute))
             break
         except (TrainingFailedError, RayError) as error:
             failures = list(getattr(error, "worker_failures", {}).values())
@@ -99,26 +104,28 @@ def _fit_all(job: FitJob) -> None:
     # Ray resumes a run of the same name; what we resume from is our own checkpoint, so each try has its own name.
     # A node that is taken away with notice is Ray's to replace (as often as need be); it, too, starts from there.
     storage = job.out / f"ray-train-{uuid4().hex[:8]}"
-    TorchTrainer(
-        _train_worker,
-        train_loop_config={"job": job},
+    # Else Ray gives up after a minute beside another job, with a traceback. How long is waited is FitProgress' to say.
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(60 * compute.no_progress_minutes)
+    # No TorchTrainer, and no `train_loop_config`: with them Ray's controller would import torch before a worker starts.
+    DataParallelTrainer(
+        partial(_train_worker, job),
         scaling_config=ScalingConfig(
             num_workers=compute.train_workers, use_gpu=compute.train_gpu, resources_per_worker=resources
         ),
         run_config=RunConfig(name=job.model, **for_ray(storage)),
-        torch_config=grouping(job.settings.folds, compute.train_workers),
+        backend_config=grouping(job.settings.folds, compute.train_workers, compute.train_gpu),
     ).fit()
 
 
 class FitProgress:
-    """Watches a fit's files: checkpoints and weights."""
+    """Watches a fit's files: workers that began, checkpoints and weights."""
 
     def __init__(self, job: FitJob) -> None:
         self.job, self.minutes = job, job.settings.compute.no_progress_minutes
 
     def reached(self) -> dict[str, Any]:
         """When each file was last written."""
-        return self.job.out.versions()
+        return (self.job.out / BEGUN).versions() | self.job.out.versions()
 
     def waiting(self) -> str:
         """The workers that should have written."""
@@ -131,25 +138,16 @@ class FitProgress:
         )
 
 
-class Ungrouped(TorchConfig):
-    """Workers without a process group, whose store would listen on all interfaces, whatever address it is given."""
-
-    @property
-    def backend_cls(self) -> type[Backend]:
-        """Sets nothing up."""
-        return Backend
-
-
-def grouping(folds: int, workers: int) -> TorchConfig:
-    """torch's process group only where workers share a fold."""
+def grouping(folds: int, workers: int, gpu: bool = False) -> BackendConfig:
+    """torch's process group only where workers share a fold: its store listens on all interfaces in any case."""
     shared = any(len(peers) > 1 for _, peers in shares(folds, workers))
-    return TorchConfig() if shared else Ungrouped()
+    return TorchConfig("nccl" if gpu else "gloo") if shared else BackendConfig()
 
 
-def _train_worker(config: dict[str, Any]) -> None:
-    job: FitJob = config["job"]
+def _train_worker(job: FitJob) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
+    (job.out / BEGUN / f"rank-{rank}").write_text("")
     torch.set_num_threads(max(1, int(job.settings.compute.cpus_per_train_worker)))
     for fold, peers in shares(job.settings.folds, world):
         # Every rank takes part in making every group, or torch.distributed waits for ever.

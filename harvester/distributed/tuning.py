@@ -12,31 +12,34 @@ from typing import Any, Final
 from ray import tune
 
 from harvester.certificate.selection import CalibrationFiles, SelectedPoint, Trial, select_point
-from harvester.config.settings import OperatingPointSettings
+from harvester.config.settings import Settings
+from harvester.distributed.capacity import ResourceRequest
 from harvester.distributed.cluster import for_ray
+from harvester.distributed.watchdog import BackgroundWork
 from harvester.errors import StepError
 from harvester.mining.fusion import ScoreFusion, fusions
 from harvester.storage.location import Location
 
 TRIES: Final = 5
 """More of a trial whose worker or node dies. It keeps nothing on the way: it is a second's work."""
+TRIAL: Final = ResourceRequest("trials of the operating point", 1, {"CPU": 1.0})
 FIGURES: Final = ("known_recall", "recall", "bound", "naive_recall")
 """What a trial reports: the fields of Trial."""
 
 
-def search(files: CalibrationFiles, settings: OperatingPointSettings, storage: Location) -> SelectedPoint:
+def search(files: CalibrationFiles, settings: Settings, storage: Location) -> SelectedPoint:
     """The way to fuse the scores that finds the most of what is known, with its exact threshold."""
     trials = sweep(files, settings, storage)
-    return select_point(files.read(), trials[0].choice, settings, len(trials))
+    return select_point(files.read(), trials[0].choice, settings.operating_point, len(trials))
 
 
-def sweep(files: CalibrationFiles, settings: OperatingPointSettings, storage: Location) -> list[Trial]:
+def sweep(files: CalibrationFiles, settings: Settings, storage: Location) -> list[Trial]:
     """Every way to fuse that the settings name, the best first; ties fall to the order of the settings."""
-    tried = fusions(settings)
+    own, tried = settings.operating_point, fusions(settings.operating_point)
 
     def trial(config: dict[str, Any]) -> None:
         calibration, fusion = files.read(), ScoreFusion(**config["choice"])
-        selected = select_point(calibration, fusion, settings)
+        selected = select_point(calibration, fusion, own)
         tune.report(
             {
                 "known_recall": calibration.known_recall(fusion),
@@ -46,19 +49,51 @@ def sweep(files: CalibrationFiles, settings: OperatingPointSettings, storage: Lo
             }
         )
 
+    progress = TrialProgress(settings.compute.no_progress_minutes)
     tuner = tune.Tuner(
-        tune.with_resources(trial, {"cpu": 1}),
+        tune.with_resources(trial, {"cpu": TRIAL.each["CPU"]}),
         param_space={"choice": tune.grid_search([asdict(fusion) for fusion in tried])},
-        tune_config=tune.TuneConfig(metric="known_recall", mode="max"),
+        tune_config=tune.TuneConfig(metric="known_recall", mode="max", reuse_actors=True),
         run_config=tune.RunConfig(
-            **for_ray(storage), name="operating-point", verbose=0, failure_config=tune.FailureConfig(max_failures=TRIES)
+            **for_ray(storage),
+            name="operating-point",
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=TRIES),
+            callbacks=[progress],
         ),
     )
-    results = tuner.fit()
+    work = BackgroundWork(tuner.fit)
+    work.start()
+    work.watch(progress, TRIAL)
+    results = work.result
     if results.errors:
         raise StepError(f"{len(results.errors)} of {len(tried)} operating-point trials failed: {results.errors[0]}")
     trials = [_trial(results[i]) for i in range(len(results))]
     return sorted(trials, key=lambda one: (-one.known_recall, tried.index(one.choice)))
+
+
+class TrialProgress(tune.Callback):
+    """Counts what becomes of trials."""
+
+    def __init__(self, minutes: float) -> None:
+        self.minutes, self.moves = minutes, 0
+
+    def on_trial_start(self, *_: Any, **__: Any) -> None:
+        """One has found room."""
+        self.moves += 1
+
+    on_trial_complete = on_trial_error = on_trial_start
+
+    def reached(self) -> int:
+        """How often one began or ended."""
+        return self.moves
+
+    def waiting(self) -> str:
+        """What they wait for."""
+        return (
+            f"operating point: no trial began or ended for {self.minutes:g} minutes (compute.no_progress_minutes): has "
+            "the cluster a CPU for them? Start the same command again"
+        )
 
 
 def _trial(result: Any) -> Trial:

@@ -1,18 +1,24 @@
 """Long work in a thread under a watchdog: lines of progress, and an error where nothing moves for too long."""
 
 import faulthandler
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
+from harvester.distributed.capacity import ResourceRequest, without_room
+from harvester.distributed.cluster import require_head
 from harvester.errors import StepError
 from harvester.run.partials import Part
 from harvester.run.quarantine import begun
 from harvester.storage.location import Location
 
+logger = logging.getLogger(__name__)
+
 SECONDS_BETWEEN_LOOKS: Final = 15.0
+SECONDS_BETWEEN_LINES: Final = 60.0
 STDERR: Final = 2
 
 
@@ -38,30 +44,45 @@ def said_begun(folder: Location, parts: Iterable[Part]) -> str:
 
 
 class BackgroundWork(threading.Thread):
-    """Work in a thread, to be started and then watched. A daemon, so that what hangs keeps no program from its end."""
+    """Work in a thread, to be started and then watched. A daemon, so that what hangs keeps no program from its end.
+
+    result    what the work gave, once it has ended well
+    """
 
     def __init__(self, work: Callable[[], Any]) -> None:
         super().__init__(daemon=True)
         self.work = work
+        self.result: Any = None
         self.error: BaseException | None = None
 
     def run(self) -> None:
-        """The work, in the thread; its error is kept for who watches."""
+        """The work, in the thread; what it gives or raises is kept for who watches."""
         try:
-            self.work()
+            self.result = self.work()
         except BaseException as error:  # noqa: BLE001 - raised where somebody waits for it
             self.error = error
 
-    def watch(self, progress: Progress) -> None:
-        """Wait for the end; the work's own error is raised here, and a StepError where nothing moves for so long."""
-        before, moved = progress.reached(), time.monotonic()
+    def watch(self, progress: Progress, asked: ResourceRequest) -> None:
+        """Wait for the end; the work's own error is raised here, and a StepError where nothing moves for so long.
+
+        While nothing has moved at all and the cluster has no room for what is asked, a line per minute says so. A
+        cluster whose head is gone is a StepError within a minute, before Ray ends this process without a word.
+        """
+        first = before = progress.reached()
+        moved = said = time.monotonic()
         while self.is_alive():
             self.join(min(SECONDS_BETWEEN_LOOKS, 60 * progress.minutes / 4))
+            require_head()
             now, reached = time.monotonic(), progress.reached()
             if reached != before:
                 before, moved = reached, now
             if now - moved > 60 * progress.minutes and self.is_alive():
                 raise StepError(progress.waiting())
+            if before == first and now - said > SECONDS_BETWEEN_LINES and (taken := without_room(asked)):
+                said = now
+                logger.info(
+                    "waiting for room, up to %g minutes (compute.no_progress_minutes): %s", progress.minutes, taken
+                )
         if self.error:
             raise self.error
 

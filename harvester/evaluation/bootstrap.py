@@ -20,6 +20,7 @@ from harvester.errors import SettingsError
 from harvester.evaluation.matching import Floats, Hits, Integers
 
 Draws = NDArray[np.int16]
+Side = Literal["left", "right"]
 CONFIDENCE: Final = 0.95
 CHUNK: Final = 1 << 18
 """Numbers in one array of a chunk of resamples: small enough to stay in the processor's cache."""
@@ -35,22 +36,6 @@ class Patients:
     count: int
 
 
-@dataclass(frozen=True, eq=False)
-class FigureRequest:
-    """Which figures of each resample are wanted.
-
-    rates      false positives per volume at which to give the sensitivity
-    inclusive  whether a point exactly at a rate counts: LENS' rule, not Lesion Harvester's
-    recalls    recalls at which to give the precision of VOC's envelope
-    accept     score from which detections are accepted; None for no harvest
-    """
-
-    rates: Floats
-    inclusive: bool
-    recalls: Floats
-    accept: float | None = None
-
-
 def draw_patients(num_patients: int, resamples: int, seed: int) -> Draws:
     """(resamples, num_patients) int16: how often each patient was drawn; num_patients draws in each resample."""
     if resamples < 0:
@@ -60,16 +45,27 @@ def draw_patients(num_patients: int, resamples: int, seed: int) -> Draws:
     return rng.multinomial(num_patients, shares, size=resamples).astype(np.int16)
 
 
-def resample(hits: Hits, patients: Patients, draws: Draws, request: FigureRequest) -> dict[str, Floats]:
+def resample(
+    hits: Hits,
+    patients: Patients,
+    draws: Draws,
+    rates: Floats,
+    inclusive: bool,
+    recalls: Floats,
+    accept: float | None = None,
+) -> dict[str, Floats]:
     """Figures of each of b resamples; nan in a resample without marks.
 
-    ap (b,), sensitivity (b, rates), envelope (b, recalls); with `accept`, precision and recall (b,) of the harvest.
+    ap (b,), sensitivity (b, rates) at `rates` false positives per volume, envelope (b, recalls): VOC's precision at
+    `recalls`; with a score to `accept` detections from, precision and recall (b,) of the harvest. `inclusive` counts
+    a point exactly at a rate: LENS' rule, not Lesion Harvester's.
     """
     steps = _steps(hits, patients)
-    chunks = [_curves(steps, part, request) for part in _parts(draws, len(steps.found))]
+    side: Side = "right" if inclusive else "left"
+    chunks = [_curves(steps, part, rates, side, recalls) for part in _parts(draws, len(steps.found))]
     figures = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
-    if request.accept is not None:
-        figures |= _harvest(hits, patients, draws.astype(np.float64), request.accept)
+    if accept is not None:
+        figures |= _harvest(hits, patients, draws.astype(np.float64), accept)
     return figures
 
 
@@ -128,7 +124,7 @@ def _parts(draws: Draws, steps: int) -> Iterator[Floats]:
         yield draws[start : start + size].astype(np.float64)
 
 
-def _curves(steps: _Steps, weights: Floats, request: FigureRequest) -> dict[str, Floats]:
+def _curves(steps: _Steps, weights: Floats, rates: Floats, side: Side, recalls: Floats) -> dict[str, Floats]:
     """Figures of the resamples of one chunk; weights (b, p)."""
     marks, volumes = weights @ steps.marks, weights @ steps.volumes
     by_patient = np.ascontiguousarray(weights.T)
@@ -141,10 +137,9 @@ def _curves(steps: _Steps, weights: Floats, request: FigureRequest) -> dict[str,
     envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
     area = np.einsum("kb,kb->b", gained, envelope)
     none = np.zeros((1, len(weights)))  # before the first step nothing is found, beyond the last recall nothing precise
-    side: Literal["left", "right"] = "right" if request.inclusive else "left"
-    found = _values_at(request.rates, fp_froc / volumes, np.vstack([none, tp]), side)
+    found = _values_at(rates, fp_froc / volumes, np.vstack([none, tp]), side)
     with np.errstate(invalid="ignore"):  # 0 / 0 in a resample without marks: nan is meant
-        precise = _values_at(request.recalls, tp / marks, np.vstack([envelope, none]))
+        precise = _values_at(recalls, tp / marks, np.vstack([envelope, none]))
         return {
             "ap": area / marks,
             "sensitivity": found / marks[:, None],
@@ -152,7 +147,7 @@ def _curves(steps: _Steps, weights: Floats, request: FigureRequest) -> dict[str,
         }
 
 
-def _values_at(at: Floats, curve: Floats, values: Floats, side: Literal["left", "right"] = "left") -> Floats:
+def _values_at(at: Floats, curve: Floats, values: Floats, side: Side = "left") -> Floats:
     """(b, len(at)): of each column of `values` (k + 1, b) the one where that of `curve` (k, b), ascending, gets to."""
     places = np.array([np.searchsorted(column, at, side) for column in np.ascontiguousarray(curve.T)])
     return np.take_along_axis(values.T, places.reshape(curve.shape[1], -1), axis=1)

@@ -1,11 +1,8 @@
 """Overlaps of 3D boxes, by the rules of the evaluator published with LENS. `matching.hits` visits them.
 
 A box has inclusive ends on all three axes (a box of one voxel has x1 == x2 and width x2 - x1 + 1); ends may
-be fractional. The overlap of a detection with an annotated box of its volume is their common volume divided by
-
-    iou   the volume of their union
-    iobb  the volume of the detection: a small detection inside a large lesion counts in full
-    iogt  the volume of the annotated box
+be fractional. METRICS are the overlaps of a detection with an annotated box of its volume. By iobb a small detection
+inside a large lesion counts in full.
 """
 
 from collections.abc import Callable
@@ -16,8 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harvester.evaluation.matching import Floats, Overlaps, codes, in_order, join, numbers
-
-SIDES_3D: Final = ("x1", "y1", "z1", "x2", "y2", "z2")
+from harvester.labels.deeplesion.published_tubelets import SIDES_3D
 
 METRICS: Final[dict[str, Callable[[Floats, Floats, Floats], Floats]]] = {
     "iobb": lambda common, detection, annotated: common / detection,
@@ -55,5 +51,4 @@ def corners_3d(table: pa.Table) -> Floats:
 
 def volumes_vx(boxes: Floats) -> Floats:
     """(n,) volumes in voxels of (n, 6) inclusive boxes."""
-    volumes: Floats = np.prod(boxes[:, 3:] - boxes[:, :3] + 1, axis=-1)
-    return volumes
+    return np.asarray(np.prod(boxes[:, 3:] - boxes[:, :3] + 1, axis=-1))

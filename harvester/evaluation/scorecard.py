@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from harvester.evaluation.bootstrap import Draws, FigureRequest, Patients, interval, resample
+from harvester.evaluation.bootstrap import Draws, Patients, interval, resample
 from harvester.evaluation.boxes3d import overlaps_3d
 from harvester.evaluation.curves import FROC_RATES, average_precision, sensitivity_at, sensitivity_by_lens
 from harvester.evaluation.inputs.annotations import Annotations
@@ -149,7 +149,7 @@ def _harvest(seen: Hits, accept: float) -> tuple[dict[str, int], Figures]:
 
 def _replicates(seen: Hits, patients: Patients, draws: Draws, protocol: Protocol, accept: float | None) -> Figures:
     rates = np.concatenate([protocol.rates, CURVE_RATES])
-    made = resample(seen, patients, draws, FigureRequest(rates, protocol.boxes3d, CURVE_RECALLS, accept))
+    made = resample(seen, patients, draws, rates, protocol.boxes3d, CURVE_RECALLS, accept)
     sensitivity, curve = np.split(made.pop("sensitivity"), [len(protocol.rates)], axis=1)
     mean = sensitivity[:, :MEAN_RATES].mean(axis=1)
     precision = made.pop("envelope")

@@ -22,8 +22,7 @@ CATEGORIES: Final[dict[str, int]] = {Role.LESION: 1, Role.HARD_NEGATIVE: 2}
 
 def write(volumes: Iterable[LabelledVolume], folder: Path, made_by: Row) -> None:
     """Write annotations.json; `made_by` becomes its `info`."""
-    tree = build(volumes, made_by)
-    (folder / FILE).write_text(json.dumps(tree, allow_nan=False) + "\n", encoding="utf-8")
+    (folder / FILE).write_text(json.dumps(build(volumes, made_by), allow_nan=False) + "\n", encoding="utf-8")
 
 
 def build(volumes: Iterable[LabelledVolume], made_by: Row) -> dict[str, Any]:
@@ -43,11 +42,10 @@ def build(volumes: Iterable[LabelledVolume], made_by: Row) -> dict[str, Any]:
                 bbox = [i1, j1, i2 - i1 + 1, j2 - j1 + 1]
                 number = len(annotations) + 1
                 annotations.append(_annotation(label, number, places[k], tracks, k, bbox))
-    categories = [{"id": number, "name": name} for name, number in CATEGORIES.items()]
     return {
         "info": {"description": "machine-made labels, not verified", **made_by},
         "licenses": [],
-        "categories": categories,
+        "categories": [{"id": number, "name": name} for name, number in CATEGORIES.items()],
         "images": images,
         "annotations": annotations,
     }
@@ -76,8 +74,7 @@ def _annotation(label: Row, number: int, image: int, track: int, k: int, bbox: l
         "area": width * height,
         "iscrowd": 0,
         "track_id": track,
-        "label_id": label["label_id"],
-        **{name: label[name] for name in ORIGIN},
+        **{name: label[name] for name in ("label_id", *ORIGIN)},
         "found": [k, *bbox],
         "review": "",
     }

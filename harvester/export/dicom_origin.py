@@ -7,7 +7,7 @@ from typing import Any, Final
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
-from harvester.export.selection import LabelledVolume, Row
+from harvester.export.selection import PROVEN, LabelledVolume, Row
 
 NAME: Final = "harvester"
 NAMESPACE: Final = uuid.UUID("0b0dbd5e-9f0c-4d0e-8d0b-5f1c2f3e7a11")
@@ -42,13 +42,7 @@ def tracking_uid(label: Row) -> str:
 
 def parameters(label: Row) -> dict[str, str]:
     """What identifies the models and the run that found a label, and what was proven of them."""
-    origin: dict[str, Any] = {
-        "model": label["model_hash"],
-        "run": label["run_id"],
-        "round": label["round"],
-        "threshold": label["threshold"],
-        "precision_bound": label["precision_bound"],
-    }
+    origin = {"model": label["model_hash"], "run": label["run_id"]} | {name: label[name] for name in ("round", *PROVEN)}
     return {name: f"{v:.4g}" if isinstance(v, float) else str(v) for name, v in origin.items() if v is not None}
 
 

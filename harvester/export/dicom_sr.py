@@ -37,8 +37,14 @@ def report(labelled: LabelledVolume, made_by: Row) -> sr.ComprehensiveSR:
     drawn = [key_box(slices.file_boxes(boxes(label))) for label in labels]
     images = dicom_origin.evidence(labelled, sorted({k for k, _ in drawn}))
     groups = [_group(label, labelled.grid.headers[k], box) for label, (k, box) in zip(labels, drawn, strict=True)]
+    device = sr.DeviceObserverIdentifyingAttributes(
+        uid=dicom_origin.uid("device", labels[0]["model_hash"]),
+        name=dicom_origin.NAME,
+        manufacturer_name=dicom_origin.NAME,
+        model_name=DEVICE,
+    )
     content = sr.MeasurementReport(
-        observation_context=sr.ObservationContext(_device(labels[0])),
+        observation_context=sr.ObservationContext(sr.ObserverContext(codes.DCM.Device, device)),
         procedure_reported=codes.cid100.CTUnspecifiedBodyRegion,
         imaging_measurements=groups,
         title=codes.DCM.ImagingMeasurementReport,
@@ -76,13 +82,3 @@ def _region(image: Dataset, box: Box) -> sr.ImageRegion:
     inside = np.clip(outline, 0, [int(image.Columns), int(image.Rows)])
     source = sr.SourceImageForRegion(image.SOPClassUID, image.SOPInstanceUID)
     return sr.ImageRegion(sr.GraphicTypeValues.POLYLINE, inside, source)
-
-
-def _device(label: Row) -> sr.ObserverContext:
-    attributes = sr.DeviceObserverIdentifyingAttributes(
-        uid=dicom_origin.uid("device", label["model_hash"]),
-        name=dicom_origin.NAME,
-        manufacturer_name=dicom_origin.NAME,
-        model_name=DEVICE,
-    )
-    return sr.ObserverContext(codes.DCM.Device, attributes)

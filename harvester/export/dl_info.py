@@ -7,12 +7,11 @@ sex, which are not kept. `boxes` holds the whole lesion as "slice x1 y1 x2 y2; .
 Slices of a DeepLesion volume are numbered as in DeepLesion, those of others from 0 in their file.
 """
 
-import csv
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from harvester.export.selection import ORIGIN, LabelledVolume, Row, boxes, key_box
+from harvester.export.selection import ORIGIN, LabelledVolume, Row, boxes, key_box, write_csv
 from harvester.imaging.slice_map import SliceMap
 from harvester.labels.deeplesion.volume_ids import split_id
 from harvester.records import Split
@@ -30,11 +29,8 @@ UNKNOWN_TYPE: Final = -1
 
 def write(volumes: Iterable[LabelledVolume], folder: Path, _made_by: Row) -> None:
     """Write DL_info.csv."""
-    with (folder / FILE).open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, [*PUBLISHED, *OWN], restval="", lineterminator="\n")
-        table.writeheader()
-        for each in volumes:
-            table.writerows(_row(each.volume, each.grid.axial(), label) for label in each.labels)
+    rows = (_row(each.volume, each.grid.axial(), label) for each in volumes for label in each.labels)
+    write_csv(folder / FILE, [*PUBLISHED, *OWN], rows)
 
 
 def first_slice(volume_id: str) -> int:
@@ -60,8 +56,7 @@ def _row(volume: Row, slices: SliceMap, label: Row) -> Row:
         "Image_size": f"{slices.shape[0]}, {slices.shape[1]}",
         "Train_Val_Test": 3 if volume["split"] == Split.VD_TEST else 1,
         **{name: volume[name] for name in ("volume_id", "patient_id", "split")},
-        "label_id": label["label_id"],
-        **{name: "" if label[name] is None else label[name] for name in ORIGIN},
+        **{name: label[name] for name in ("label_id", *ORIGIN)},
         "turn": slices.text(),
         "boxes": "; ".join(" ".join(map(_number, (first + k, *sides))) for k, sides in placed),
     }

@@ -1,6 +1,5 @@
 """A finished run to files of one format: all of them or none, and a table of what could not be exported."""
 
-import csv
 import importlib
 import json
 import shutil
@@ -11,10 +10,10 @@ from typing import Final
 
 from harvester import __version__
 from harvester.errors import SettingsError, StoreError, VolumeError
-from harvester.export import coco, dl_info, markups, nifti
+from harvester.export import coco, dl_info
 from harvester.export.file_grid import FileGrid, stored_grid
 from harvester.export.request import DICOM, ExportSummary, Request
-from harvester.export.selection import ORIGIN, LabelledVolume, Row, by_volume, labels_of_run
+from harvester.export.selection import ORIGIN, LabelledVolume, Row, by_volume, labels_of_run, write_csv
 from harvester.export.source_scans import SourceScans
 from harvester.imaging.dicom.file import BROKEN, silence_dicom_loggers
 from harvester.run.progress import ProgressLines
@@ -25,9 +24,8 @@ WriteAll = Callable[[Iterable[LabelledVolume], Path, Row], None]
 WriteOne = Callable[[LabelledVolume, Path, Row], list[Row]]
 
 WHOLE: Final[dict[str, WriteAll]] = {"coco": coco.write, "csv": dl_info.write}
-FOR_EACH: Final[dict[str, WriteOne]] = {"markups": markups.write, "nifti": nifti.write}
-LAZY: Final = {"dicom-sr": "harvester.export.dicom_sr", "dicom-seg": "harvester.export.dicom_seg"}
-"""Modules that load highdicom, and only when they are asked for: it is an extra."""
+FOR_EACH: Final = {"markups": "markups", "nifti": "nifti", "dicom-sr": "dicom_sr", "dicom-seg": "dicom_seg"}
+"""Modules, loaded when they are asked for: DICOM's load highdicom, which is an extra."""
 REFUSED: Final = tuple(kind for kind in BROKEN if kind is not OSError)
 """What highdicom and pydicom raise for a series that breaks the standard; their texts may quote it."""
 
@@ -75,7 +73,7 @@ def _write(volumes: Iterable[LabelledVolume], folder: Path, request: Request, su
             summary.volumes, summary.labels = summary.volumes - 1, summary.labels - len(each.labels)
             _leave_out(_unwritable(error, each, request), each.volume, request, summary)
     names = ["file", "number", *(["voxels"] if rows and "voxels" in rows[0] else []), "volume_id", "label_id"]
-    _table(folder / "index.csv", [*names, *ORIGIN], rows)
+    write_csv(folder / "index.csv", [*names, *ORIGIN], rows)
 
 
 def _unwritable(error: Exception, labelled: LabelledVolume, request: Request) -> VolumeError:
@@ -90,10 +88,8 @@ def _unwritable(error: Exception, labelled: LabelledVolume, request: Request) ->
 
 
 def _writer(to: str) -> WriteOne:
-    if to in FOR_EACH:
-        return FOR_EACH[to]
     try:
-        write: WriteOne = importlib.import_module(LAZY[to]).write
+        write: WriteOne = importlib.import_module(f"harvester.export.{FOR_EACH[to]}").write
     except ModuleNotFoundError as error:
         if error.name != "highdicom":
             raise
@@ -122,8 +118,6 @@ def _labelled(
 def _grid(volume: Row, source: SourceScans | None, request: Request) -> FileGrid:
     if source is None:
         return stored_grid(volume)
-    if not source.has(volume["volume_id"]):
-        raise VolumeError("missing", f"volume {volume['volume_id']}: no scan under --source")
     grid = source.grid(volume)
     if request.to in DICOM and not grid.headers:
         raise VolumeError("not_dicom", f"volume {volume['volume_id']}: its scan is NIfTI; export it with --to nifti")
@@ -158,11 +152,4 @@ def _write_about(folder: Path, request: Request, summary: ExportSummary) -> None
     }
     (folder / "about.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     if summary.left_out:
-        _table(folder / "left_out.csv", ["volume_id", "reason", "message"], summary.left_out)
-
-
-def _table(file: Path, names: Sequence[str], rows: Iterable[Row]) -> None:
-    with file.open("w", newline="", encoding="utf-8") as target:
-        table = csv.DictWriter(target, names, extrasaction="ignore", lineterminator="\n")
-        table.writeheader()
-        table.writerows({name: "" if row[name] is None else row[name] for name in names} for row in rows)
+        write_csv(folder / "left_out.csv", ["volume_id", "reason", "message"], summary.left_out)

@@ -37,10 +37,12 @@ def _roi(label: Row, grid: FileGrid) -> dict[str, Any]:
     axes[:, 2] *= np.sign(np.linalg.det(axes))  # a box looks the same from behind; Slicer wants a rotation
     orientation = axes.ravel().tolist()
     origin = [f"{name} {label[name]}" for name in ORIGIN if label[name] not in (None, "")]
+    by_people = label["source"] in (Source.CLINICAL, Source.ANNOTATED, Source.REVIEWED)
+    status = "by a person" if by_people else "machine-made, not verified"
     point = {
         "id": "1",
         "label": label["label_id"],
-        "description": "; ".join([*origin, status(label)]),
+        "description": "; ".join([*origin, status]),
         "position": center,
         "orientation": orientation,
         "selected": True,
@@ -62,9 +64,3 @@ def _roi(label: Row, grid: FileGrid) -> dict[str, Any]:
         "controlPoints": [point],
         "display": {"visibility": True, "opacity": 0.5, "selectedColor": COLORS[label["role"]]},
     }
-
-
-def status(label: Row) -> str:
-    """In words, whether a person stands behind a label."""
-    by_people = label["source"] in (Source.CLINICAL, Source.ANNOTATED, Source.REVIEWED)
-    return "by a person" if by_people else "machine-made, not verified"

@@ -1,5 +1,6 @@
 """What is exported: the ledger of a finished run with its volumes, one dict per label, by volume."""
 
+import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -57,7 +58,9 @@ def labels_of_run(run: Location, merge: bool, hard_negatives: bool) -> list[Row]
         wanted |= pc.field("role") == Role.HARD_NEGATIVE.value
     found = ledger.filter(wanted).to_pylist()
     rows = [row | proven.get((row["volume_id"], row["label_id"]), dict.fromkeys(PROVEN)) for row in found]
-    return sorted(rows, key=lambda row: (row["volume_id"], -_rank(row), row["label_id"]))
+    return sorted(
+        rows, key=lambda row: (row["volume_id"], row["score"] is not None, -(row["score"] or 0), row["label_id"])
+    )
 
 
 def by_volume(labels: Sequence[Row], store: Store) -> list[tuple[Row, list[Row]]]:
@@ -81,6 +84,14 @@ def index_rows(file: Path, labels: Sequence[Row]) -> list[Row]:
     return [label | {"file": file.name, "number": number} for number, label in enumerate(labels, 1)]
 
 
+def write_csv(file: Path, names: Sequence[str], rows: Iterable[Row]) -> None:
+    """A table of these columns; a cell is empty where a row has none, or None."""
+    with file.open("w", newline="", encoding="utf-8") as target:
+        table = csv.DictWriter(target, names, extrasaction="ignore", lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+
+
 def key_box(placed: Sequence[Placed]) -> Placed:
     """The largest box with its slice, the first of several: what a reader would measure."""
     return max(placed, key=lambda each: (each[1][2] - each[1][0] + 1) * (each[1][3] - each[1][1] + 1))
@@ -97,7 +108,3 @@ def _table(run: Location, name: str, schema: pa.Schema) -> pa.Table:
     if not file.is_file():
         raise StoreError(f"{run}: no {name}.parquet; give the folder of a finished run (harvester harvest --run)")
     return file.read_table(schema)
-
-
-def _rank(label: Row) -> float:
-    return float("inf") if label["score"] is None else float(label["score"])

@@ -7,7 +7,7 @@ from typing import Any
 from harvester.config.data import ArchiveSettings
 from harvester.datasets.archive import archive
 from harvester.datasets.archive.nifti import is_nifti
-from harvester.errors import StoreError
+from harvester.errors import StoreError, VolumeError
 from harvester.export.file_grid import FileGrid, dicom_grid, nifti_grid
 from harvester.storage.location import Location
 
@@ -32,13 +32,11 @@ class SourceScans:
                 "give the folder that the store was prepared from, or --skip-missing to export the others"
             )
 
-    def has(self, volume_id: str) -> bool:
-        """Whether the volume's scan was found."""
-        return volume_id in self._files
-
     def grid(self, volume: Mapping[str, Any]) -> FileGrid:
-        """The file's grid for a manifest row. Raises VolumeError where it is not the stored volume's any more."""
-        files = self._files[volume["volume_id"]]
+        """The file's grid for a manifest row. Raises VolumeError where it is not there or not the stored volume's."""
+        files = self._files.get(volume["volume_id"])
+        if not files:
+            raise VolumeError("missing", f"volume {volume['volume_id']}: no scan under --source")
         if is_nifti(files[0].name):
             return nifti_grid(files[0], volume, self._max_voxels)
         return dicom_grid(files, volume)

@@ -1,6 +1,6 @@
 """Where the patient is: proposals on wires, leads and the table are not lesions."""
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,12 +32,6 @@ def body_mask(dense_zyx: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def _filled(body_zyx: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """With all that no path in a slice leads out of."""
-    within_slices = np.zeros((3, 3, 3), bool)
-    within_slices[1] = IN_SLICE[0]
-    parts, count = ndimage.label(~body_zyx, within_slices)
-    outside = np.zeros(count + 1, bool)
-    for edge in (parts[:, 0], parts[:, -1], parts[:, :, 0], parts[:, :, -1]):
-        outside[edge] = True
-    outside[0] = False
-    filled: NDArray[Any] = ~outside[parts]
-    return filled
+    parts, _ = ndimage.label(~body_zyx, np.pad(IN_SLICE, ((1, 1), (0, 0), (0, 0))))
+    edges = np.concatenate([parts[:, [0, -1]].ravel(), parts[:, :, [0, -1]].ravel()])
+    return ~np.isin(parts, edges[edges > 0])

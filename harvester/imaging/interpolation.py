@@ -38,8 +38,7 @@ def between(values: Array, axis: int, taps: Taps) -> Array:
     shape = [1] * values.ndim
     shape[axis] = -1
     share = taps.share.reshape(shape)
-    mixed: Array = values.take(taps.low, axis) * (1 - share) + values.take(taps.high, axis) * share
-    return mixed
+    return np.asarray(values.take(taps.low, axis) * (1 - share) + values.take(taps.high, axis) * share)
 
 
 def interpolate(values: Array, axis: int, taps: Taps) -> Array:

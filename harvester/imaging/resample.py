@@ -37,8 +37,7 @@ def _in_plane(plane: Array, rows: sparse.csr_array | None, columns: sparse.csr_a
 def _along_z(values_zyx: Array, weights: sparse.csr_array | None) -> Array:
     if weights is None:
         return values_zyx
-    flat = weights @ values_zyx.reshape(len(values_zyx), -1)
-    return np.asarray(flat).reshape(-1, *values_zyx.shape[1:])
+    return np.asarray(weights @ values_zyx.reshape(len(values_zyx), -1)).reshape(-1, *values_zyx.shape[1:])
 
 
 def _weights(count: int, ratio: float) -> sparse.csr_array | None:

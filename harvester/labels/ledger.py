@@ -1,6 +1,6 @@
 """The ledger: every label with its origin."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -32,7 +32,7 @@ OLD_CALIBRATION: Final = "rehearsed"
 
 def from_marks(marks: MarkTable) -> LedgerTable:
     """The archive's own marks as the ledger's first rows: one slice each, round -1."""
-    rows = [
+    return _table(
         {
             "volume_id": mark["volume_id"],
             "label_id": mark["mark_id"],
@@ -43,17 +43,15 @@ def from_marks(marks: MarkTable) -> LedgerTable:
             **{side: [mark[side]] for side in SIDES},
         }
         for mark in marks.to_pylist()
-    ]
-    return _table(rows)
+    )
 
 
 def from_reviewed(reviewed: ReviewedTable) -> LedgerTable:
     """What people said of earlier finds as ledger rows: known before round 0, so round -1."""
-    rows = [
+    return _table(
         row | {"round": -1, "role": Role.CALIBRATION if row["role"] == OLD_CALIBRATION else row["role"]}
         for row in reviewed.to_pylist()
-    ]
-    return _table(rows)
+    )
 
 
 def initial_ledger(marks: MarkTable, reviewed: ReviewedTable) -> LedgerTable:
@@ -77,7 +75,7 @@ def from_tubelets(
     tubelets: SelectedTable | AcceptedTable, role: Role, source: Source, round_index: int, model_hash: str, run_id: str
 ) -> LedgerTable:
     """Mined tubelets as ledger rows, one per tubelet, with their origin."""
-    rows = [
+    return _table(
         {
             "volume_id": row["volume_id"],
             "label_id": f"{source}-{round_index}-{row['tubelet_id']}",
@@ -90,8 +88,7 @@ def from_tubelets(
             **{name: row[name] for name in ("z", *SIDES)},
         }
         for row in tubelets.to_pylist()
-    ]
-    return _table(rows)
+    )
 
 
 def extrude_marks(labels: LedgerTable, manifest: ManifestTable) -> LedgerTable:
@@ -104,8 +101,7 @@ def extrude_marks(labels: LedgerTable, manifest: ManifestTable) -> LedgerTable:
     strange = sorted({row["volume_id"] for row in labels.to_pylist()} - volumes.keys())
     if strange:
         raise LabelError(f"labels name {len(strange)} volumes that the manifest does not know: {strange[:3]}")
-    rows = [_extruded(row, volumes[row["volume_id"]]) for row in labels.to_pylist()]
-    return _table(rows)
+    return _table(_extruded(row, volumes[row["volume_id"]]) for row in labels.to_pylist())
 
 
 def _extruded(row: dict[str, Any], volume: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,7 +116,7 @@ def _extruded(row: dict[str, Any], volume: Mapping[str, Any]) -> dict[str, Any]:
 
 def from_ignored(regions: IgnoreTable) -> LedgerTable:
     """Regions left out as rows of role `ignored`, one box per slice: what training must not judge."""
-    rows = [
+    return _table(
         {
             "volume_id": region["volume_id"],
             "label_id": f"ignored-{index}",
@@ -131,8 +127,7 @@ def from_ignored(regions: IgnoreTable) -> LedgerTable:
             **{side: [region[side]] * (region["z2"] - region["z1"] + 1) for side in SIDES},
         }
         for index, region in enumerate(regions.to_pylist())
-    ]
-    return _table(rows)
+    )
 
 
 def extend(ledger: LedgerTable, *found: LedgerTable) -> LedgerTable:
@@ -141,8 +136,8 @@ def extend(ledger: LedgerTable, *found: LedgerTable) -> LedgerTable:
     return LedgerTable(pa.concat_tables([ledger, *found]).sort_by(keys).combine_chunks())
 
 
-def _table(rows: list[dict[str, Any]]) -> LedgerTable:
-    return LedgerTable(pa.Table.from_pylist(rows, LEDGER))
+def _table(rows: Iterable[dict[str, Any]]) -> LedgerTable:
+    return LedgerTable(pa.Table.from_pylist(list(rows), LEDGER))
 
 
 def by_volume(table: pa.Table) -> dict[str, list[dict[str, Any]]]:

@@ -44,7 +44,4 @@ class SliceBoxes:
 
     def joined(self, *others: "SliceBoxes") -> "SliceBoxes":
         """These, then the others."""
-        parts = (self, *others)
-        return SliceBoxes(
-            np.concatenate([part.z for part in parts]), np.concatenate([part.boxes_xyxy for part in parts])
-        )
+        return SliceBoxes.of(pair for part in (self, *others) for pair in part)

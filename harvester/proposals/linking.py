@@ -18,7 +18,8 @@ from scipy.optimize import linear_sum_assignment
 
 from harvester.config.settings import LinkingSettings
 from harvester.errors import LabelError
-from harvester.geometry import Array, box_areas, iou_matrix
+from harvester.evaluation.matching import join
+from harvester.geometry import Array, box_areas, intersections, iou_matrix
 
 MEASUREMENT_STD: Final = 0.1
 """Jitter of a measured box's centre and size, in box sides: a box of 20 px wobbles by 2 px."""
@@ -102,9 +103,6 @@ class _Tracks:
         self.last_z = np.zeros(0, dtype=np.int64)
         self.state = np.zeros((11, 0))
 
-    def boxes(self) -> Array:
-        return _corners(self.state[:4])
-
     def keep(self, those: Array) -> None:
         if not those.all():
             self.ids, self.last_z, self.state = self.ids[those], self.last_z[those], self.state[:, those]
@@ -157,7 +155,7 @@ def _track_of(z: Array, boxes_xyxy: Array, settings: LinkingSettings) -> NDArray
     for level, start, end in zip(slices.tolist(), starts.tolist(), ends, strict=True):
         tracks.keep(level - tracks.last_z - 1 <= settings.max_gap)
         tracks.predict(level)
-        known, found = assign(tracks.boxes(), boxes_xyxy[start:end], settings.iou_floor)
+        known, found = assign(_corners(tracks.state[:4]), boxes_xyxy[start:end], settings.iou_floor)
         track[start + found] = tracks.ids[known]
         new = np.ones(end - start, dtype=bool)
         new[found] = False
@@ -209,10 +207,12 @@ def _rivals(ranked: Sequence[Tubelet], iou: float) -> tuple[Array, Array]:
     count = len(ranked)
     owner = np.repeat(np.arange(count), [len(tubelet.z) for tubelet in ranked])
     boxes = np.concatenate([tubelet.boxes_xyxy for tubelet in ranked])
-    a, b = _same_slice(np.concatenate([tubelet.z for tubelet in ranked]))
+    z = np.concatenate([tubelet.z for tubelet in ranked])
+    by_slice = np.argsort(z, kind="stable")
+    a, b = (by_slice[side] for side in join(z[by_slice], z[by_slice]))
     forward = owner[a] < owner[b]
     a, b = a[forward], b[forward]
-    area = _intersections(boxes[a], boxes[b])
+    area = intersections(boxes[a], boxes[b])
     a, b, area = owner[a[area > 0]], owner[b[area > 0]], area[area > 0]
     pairs, place = np.unique(a * count + b, return_inverse=True)
     shared = np.bincount(place, weights=area, minlength=len(pairs))
@@ -220,20 +220,3 @@ def _rivals(ranked: Sequence[Tubelet], iou: float) -> tuple[Array, Array]:
     better, worse = pairs // count, pairs % count
     close = shared >= iou * (volume[better] + volume[worse] - shared)
     return worse[close], np.searchsorted(better[close], np.arange(count + 1))
-
-
-def _same_slice(z: Array) -> tuple[Array, Array]:
-    """All ordered pairs (a, b) of boxes on one slice, as indices into z; each box also pairs with itself."""
-    order = np.argsort(z, kind="stable")
-    _, starts, sizes = np.unique(z[order], return_index=True, return_counts=True)
-    size, start = np.repeat(sizes, sizes), np.repeat(starts, sizes)
-    a = np.repeat(np.arange(len(z)), size)
-    b = np.arange(size.sum()) - np.repeat(np.cumsum(size) - size - start, size)
-    return order[a], order[b]
-
-
-def _intersections(a_xyxy: Array, b_xyxy: Array) -> Array:
-    low = np.maximum(a_xyxy[:, :2], b_xyxy[:, :2])
-    high = np.minimum(a_xyxy[:, 2:], b_xyxy[:, 2:])
-    area: Array = np.prod(np.maximum(high - low + 1, 0.0), axis=1)
-    return area

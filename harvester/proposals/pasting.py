@@ -61,18 +61,13 @@ def paste(
         inside = x >= 0 and y >= 0 and x + width <= slab_zyx.shape[2] and y + height <= slab_zyx.shape[1]
         if not inside or _touches(known, box):
             continue
-        place = slab_zyx[z + CONTEXT - REACH : z + CONTEXT + REACH + 1, y : y + height, x : x + width]
-        if abs(_ring_level(place[REACH]) - level) <= LIKE_HU:
-            return _blended(slab_zyx, patch, mask, z, x, y), _with_box(known, z, box)
+        place = np.s_[z + CONTEXT - REACH : z + CONTEXT + REACH + 1, y : y + height, x : x + width]
+        shift = _ring_level(slab_zyx[place][REACH]) - level
+        if abs(shift) <= LIKE_HU:
+            slab = slab_zyx.astype(np.float32)
+            slab[place] += mask * (patch + shift - slab[place])
+            return np.rint(slab).astype(np.int16), _with_box(known, z, box)
     return slab_zyx, known
-
-
-def _blended(slab_zyx: Array, patch: Array, mask: Array, z: int, x: int, y: int) -> Array:
-    slab = slab_zyx.astype(np.float32)
-    place = slab[z + CONTEXT - REACH : z + CONTEXT + REACH + 1, y : y + patch.shape[1], x : x + patch.shape[2]]
-    shift = _ring_level(place[REACH]) - _ring_level(patch[REACH])
-    place += mask * (patch + shift - place)
-    return np.rint(slab).astype(np.int16)
 
 
 def _with_box(known: SlabLabels, z: int, box: Array) -> SlabLabels:

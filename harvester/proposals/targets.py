@@ -68,12 +68,12 @@ def gaussian_radius(width: float, height: float, min_iou: float = 0.7) -> float:
     return float((total - np.sqrt(total**2 - 4 * (1 - share) * width * height)) / 2)
 
 
-def splat(heat_yx: Array, box_xyxy: Array) -> None:
-    """Write the box's Gaussian into (rows, columns), keeping the maximum; a centre outside writes nothing."""
+def splat(heat_yx: Array, box_xyxy: Array) -> bool:
+    """Write the box's Gaussian into (rows, columns), keeping the maximum; False for a centre outside: nothing."""
     column, row, _, _ = centre_cell(box_xyxy)
     rows, columns = heat_yx.shape
     if not (0 <= column < columns and 0 <= row < rows):
-        return
+        return False
     sides = (np.array([box_xyxy[2] - box_xyxy[0], box_xyxy[3] - box_xyxy[1]]) + 1) / STRIDE
     reach = int(max(0, gaussian_radius(*sides)))
     sigma = (2 * reach + 1) / 6
@@ -82,14 +82,13 @@ def splat(heat_yx: Array, box_xyxy: Array) -> None:
     dy, dx = np.ogrid[top - row : bottom - row, left - column : right - column]
     bump = np.exp(-(dx**2 + dy**2) / (2 * sigma**2)).astype(np.float32)
     np.maximum(heat_yx[top:bottom, left:right], bump, out=heat_yx[top:bottom, left:right])
+    return True
 
 
 def _place(maps: dict[str, Array], z: int, box_xyxy: Array) -> None:
     column, row, offset_x, offset_y = centre_cell(box_xyxy)
-    rows, columns = maps["heat"].shape[-2:]
-    if not (0 <= column < columns and 0 <= row < rows):
+    if not splat(maps["heat"][z, 0], box_xyxy):
         return
-    splat(maps["heat"][z, 0], box_xyxy)
     sides = (np.array([box_xyxy[2] - box_xyxy[0], box_xyxy[3] - box_xyxy[1]]) + 1) / STRIDE
     maps["size"][z, :, row, column] = sides
     maps["offset"][z, :, row, column] = offset_x, offset_y

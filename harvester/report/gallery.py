@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harvester.config.settings import ReportSettings
+from harvester.labels.ledger import by_volume
 from harvester.records import SIDES, HarvestTable, LedgerTable, MarkTable, Source, rows_where
 from harvester.report.html import Html, number, tag
 from harvester.report.pictures import Outline, slices_to_show, strip
@@ -56,10 +57,8 @@ class Gallery:
     def hard_negatives(self, ledger: LedgerTable) -> Html:
         """The best-scored sure hard negatives, one per volume: one false structure shows in many tubelets."""
         rows = rows_where(ledger, "source", Source.HARD_NEGATIVE_VM).to_pylist()
-        firsts: dict[str, LesionRow] = {}
-        for row in sorted(rows, key=_worst_last):
-            firsts.setdefault(row["volume_id"], row)
-        chosen = list(firsts.values())[: self._settings.gallery // 2]
+        firsts = {row["volume_id"]: row for row in sorted(rows, key=_worst_last, reverse=True)}
+        chosen = sorted(firsts.values(), key=_worst_last)[: self._settings.gallery // 2]
         return _grid([self._negative(row) for row in chosen])
 
     def misses(self, missed: MarkTable) -> Html:
@@ -122,10 +121,7 @@ def legend(*names: str) -> Html:
 
 
 def _by_volume(table: pa.Table, colour: str, dashed: bool = False) -> dict[str, list[Outline]]:
-    groups: dict[str, list[Outline]] = {}
-    for row in table.to_pylist():
-        groups.setdefault(row["volume_id"], []).append(outline(row, colour, dashed))
-    return groups
+    return {volume: [outline(row, colour, dashed) for row in rows] for volume, rows in by_volume(table).items()}
 
 
 def _grid(figures: Sequence[Html]) -> Html:

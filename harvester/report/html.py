@@ -36,13 +36,9 @@ def section(title: str, *children: str, wide: bool = False) -> Html:
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> Html:
     """A table whose first column names the rows; the numbers of the others stand right."""
     top = tag("thead", tag("tr", *(tag("th", name, scope="col") for name in head)))
-    body = tag("tbody", *(_row(row) for row in rows))
+    lines = (tag("tr", tag("th", first, scope="row"), *(tag("td", cell) for cell in cells)) for first, *cells in rows)
     named = [tag("caption", caption)] if caption else []
-    return tag("div", tag("table", *named, top, body), class_="scroll")
-
-
-def _row(cells: Sequence[str]) -> Html:
-    return tag("tr", tag("th", cells[0], scope="row"), *(tag("td", cell) for cell in cells[1:]))
+    return tag("div", tag("table", *named, top, tag("tbody", *lines)), class_="scroll")
 
 
 def bar(share: float) -> Html:

@@ -96,8 +96,7 @@ def _grey(volume: Volume, z: int, frame_mm: tuple[float, float, float], window_h
     plane = np.pad(volume.hu_zyx[z].astype(np.float32), 1, constant_values=AIR_HU)
     rows, columns = (top + steps) / spacing_y + 0.5, (left + steps) / spacing_x + 0.5
     hu = between(between(plane, 0, Taps.at(rows, len(plane))), 1, Taps.at(columns, plane.shape[1]))
-    grey: Grey = np.rint(windowed(hu, [window_hu])[0] * 255).astype(np.uint8)
-    return grey
+    return np.asarray(np.rint(windowed(hu, [window_hu])[0] * 255).astype(np.uint8))
 
 
 def _line(volume: Volume, outline: Outline, z: int, bold: bool) -> Html:

@@ -75,19 +75,18 @@ def yield_plot(by_round: Mapping[int, Mapping[str, int]]) -> Html:
     """Harvested lesions per round, a bar each: {round: {"right", "wrong", "unknown"}}."""
 
     def draw(axes: "Axes") -> None:
-        bottom = dict.fromkeys(by_round, 0)
+        bottom = np.zeros(len(by_round), np.int64)
         for part, colour in PARTS.items():
-            heights = [by_round[k].get(part, 0) for k in by_round]
-            if any(heights):
-                base = [bottom[k] for k in by_round]
-                axes.bar(list(by_round), heights, 0.55, bottom=base, color=colour, label=f"{part} by truth")
-                bottom = {k: bottom[k] + height for k, height in zip(by_round, heights, strict=True)}
-        for k, total in bottom.items():
+            heights = np.array([found.get(part, 0) for found in by_round.values()])
+            if heights.any():
+                axes.bar(list(by_round), heights, 0.55, bottom=bottom, color=colour, label=f"{part} by truth")
+                bottom = bottom + heights
+        for k, total in zip(by_round, bottom.tolist(), strict=True):
             axes.text(k, total, f" {total}", ha="center", va="bottom")
         axes.set_xticks(list(by_round), [f"round {k}" for k in by_round])
-        highest = max(1.0, 1.18 * max(bottom.values()))
+        highest = max(1.0, 1.18 * bottom.max())
         axes.set(xlim=(min(by_round) - 0.7, max(by_round) + 0.7), ylim=(0, highest), ylabel="lesions harvested")
-        if any(bottom.values()):
+        if bottom.any():
             axes.legend(loc="upper right")
 
     return _figure(draw, "Yield per round", "Lesions that each round added.")
@@ -127,10 +126,8 @@ def write_plots(done: Evaluation, folder: Path) -> list[Path]:
     """Write froc.png and precision_recall.png into `folder`, made if need be. Raises StoreError where it cannot."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return [
-            _write(folder / "froc.png", _froc, done),
-            _write(folder / "precision_recall.png", _precision_recall, done),
-        ]
+        figures = {"froc.png": _froc, "precision_recall.png": _precision_recall}
+        return [_write(folder / name, draw, done) for name, draw in figures.items()]
     except OSError as error:
         raise StoreError(f"{folder}: plots cannot be written ({error.strerror})") from None
 

@@ -3,7 +3,8 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Final
+from operator import itemgetter
+from typing import Final
 
 from harvester.errors import StoreError
 from harvester.records import PARTLY_MARKED, Mark, Reject, Split
@@ -18,21 +19,20 @@ def commit_store(
     folder: Location, notes: Sequence[ShardNote], refused: Sequence[Reject], inputs: Mapping[str, str]
 ) -> Store:
     """Write the tables, in the order of ids, whatever shard a volume is in; `inputs`: what it was all made from."""
+    by_id = itemgetter("volume_id")
     manifest = [row for note in notes for row in note.manifest]
     splits = {row["volume_id"]: row["split"] for row in manifest}
-    marks = [Mark(**row) for row in sorted((row for note in notes for row in note.marks), key=_volume_id)]
-    known = [mark for mark in marks if _is_known(mark, splits[mark.volume_id])]
+    marks = [Mark(**row) for row in sorted((row for note in notes for row in note.marks), key=by_id)]
+    # The harvest learns from all marks of V_M, from the clinical ones of V_H, from none of V_D^test.
+    known = [
+        m for m in marks if splits[m.volume_id] == Split.VM or (m.clinical and splits[m.volume_id] in PARTLY_MARKED)
+    ]
     hidden = [mark for mark in marks if splits[mark.volume_id] in (Split.VH_TEST, Split.VD_TEST)]
-    ignore = sorted((row for note in notes for row in note.ignore), key=_volume_id)
+    ignore = sorted((row for note in notes for row in note.ignore), key=by_id)
     with writing(folder):
         (folder / "manifest.parquet").delete()  # not a store until it has its tables again
         (folder / STAMP).write_bytes(json.dumps(inputs).encode())
     return finish_store(folder, manifest, known, hidden, [asdict(each) for each in refused], ignore)
-
-
-def _is_known(mark: Mark, split: str) -> bool:
-    """Whether a mark is for the harvest to learn from: of V_M any, of V_H the clinical, of V_D^test none."""
-    return split == Split.VM or (mark.clinical and split in PARTLY_MARKED)
 
 
 def inputs_before(folder: Location, identity: str) -> dict[str, str] | None:
@@ -44,7 +44,3 @@ def inputs_before(folder: Location, identity: str) -> dict[str, str] | None:
     if inputs.get("settings") != identity:
         raise StoreError(f"{folder}: holds a store made from other settings; give another --store or --run")
     return inputs
-
-
-def _volume_id(row: dict[str, Any]) -> str:
-    return str(row["volume_id"])

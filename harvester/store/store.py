@@ -71,7 +71,9 @@ class Store:
         Raises StoreError where there is none.
         """
         path = Location.of(where)
-        _forget()
+        for cached in (_spans, _header, _read_whole):
+            cached.cache_clear()
+        locations.forget()
         if not (path / "manifest.parquet").is_file():
             raise StoreError(f"{path}: no manifest.parquet; make a store with harvester prepare")
         return cls(path, _manifest(path))
@@ -240,10 +242,3 @@ def _read_slices(store: Location, volume_id: str, z_start: int, z_end: int) -> V
 
 def _unreadable(volume_id: str, error: Exception) -> StoreError:
     return StoreError(f"volume {volume_id}: cannot be read from the store: {error}; prepare the store again")
-
-
-def _forget() -> None:
-    """What this process remembers of stores: one may have been made anew."""
-    for cached in (_spans, _header, _read_whole):
-        cached.cache_clear()
-    locations.forget()

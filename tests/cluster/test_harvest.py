@@ -39,7 +39,7 @@ data:
 generator: {crop_px: 96, slab_depth: 2, batch_slabs: 4, steps: 40, finetune_steps: 3}
 classifier: {steps: 6, finetune_steps: 3, batch_size: 8, max_tubelets: 10, match_iou: 0.3}
 operating_point: {target_precision: 0.03, confidence: 0.6, match_iou: 0.2, lpg_weights: [0.5, 1.0], min_slices: [1]}
-compute: {train_workers: 1, cpus_per_train_worker: 1.8}
+compute: {replicas: 1, train_workers: 1, cpus_per_train_worker: 1.8}
 """
 
 

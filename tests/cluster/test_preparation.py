@@ -28,7 +28,7 @@ ALONE = 5 * 16 * 12 * 2 + 352
 """Bytes of a scan's file: with such a target each is a shard of its own."""
 
 
-def settings(replicas: int = 2, **data: Any) -> Settings:
+def settings(replicas: int = 1, **data: Any) -> Settings:
     return Settings.model_validate(
         {"compute": {"replicas": replicas}, "data": {"kind": "archive", "max_reject_share": 0.2, **data}}
     )
@@ -63,7 +63,7 @@ def test_the_same_data_come_out_for_any_actors_and_any_shards(local_ray: None, a
     (tmp_path / "b.salt").write_text("salt")
     (tmp_path / "a.salt").write_text("salt")
     (archive / "DOE_JANE.nii").write_bytes((archive / "s0.nii").read_bytes()[:-100])
-    one = prepare(settings(1), archive, tmp_path / "a")
+    one = prepare(settings(), archive, tmp_path / "a")
     many = prepare(settings(2), archive, f"file://{tmp_path}/b", shard_bytes=ALONE)
     assert (len(shards(one)), len(shards(many))) == (1, 9)
     assert one.data_hash() == many.data_hash()
@@ -163,13 +163,13 @@ def test_what_a_reader_raises_is_a_refusal_without_its_words(tmp_path: Path, mon
         return load(self, given)
 
     monkeypatch.setattr(Maker, "load", broken)
-    told = phantoms(tmp_path)(row("bad0", "v1", "bad1", "bad2", "v2", "bad3", "bad4"))
-    assert told["error"] == ""
-    assert list(json.loads(told["note"])["cases"]) == ["v1", "v2"]
-    rejects = json.loads(told["rejects"])
+    made = phantoms(tmp_path)(row("bad0", "v1", "bad1", "bad2", "v2", "bad3", "bad4"))
+    assert made["error"] == ""
+    assert list(json.loads(made["note"])["cases"]) == ["v1", "v2"]
+    rejects = json.loads(made["rejects"])
     assert [each["reason"] for each in rejects] == ["try_again", *(type(error).__name__ for error in errors[1:])]
     assert all(f"volume bad{i}: cannot be read" in each["message"] for i, each in enumerate(rejects))
-    assert "DOE" not in told["rejects"] and "archive" not in told["rejects"]
+    assert "DOE" not in made["rejects"] and "archive" not in made["rejects"]
 
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))])
@@ -190,8 +190,8 @@ def test_a_shard_of_refusals_alone_is_none(tmp_path: Path, monkeypatch: pytest.M
         raise ValueError
 
     monkeypatch.setattr(Maker, "load", broken)
-    told = phantoms(tmp_path)(row("v1"))
-    assert (told["error"], len(json.loads(told["rejects"]))) == ("", 1)
+    made = phantoms(tmp_path)(row("v1"))
+    assert (made["error"], len(json.loads(made["rejects"]))) == ("", 1)
     assert Location.of(tmp_path / "shards").files() == []
 
 
@@ -211,9 +211,9 @@ def test_a_full_disk_ends_the_job_with_one_error_and_no_half_shard(
 
     monkeypatch.setattr(ShardWriter, "add", full)
     assert maker(row("v1", "v2"))["error"] == ""
-    told = maker({**row("v3", "v4", "v5"), "name": "two"})
-    assert "No space left on device); make room there, then start again" in told["error"]
-    assert (told["note"], told["rejects"]) == ("", "[]")
+    made = maker({**row("v3", "v4", "v5"), "name": "two"})
+    assert "No space left on device); make room there, then start again" in made["error"]
+    assert (made["note"], made["rejects"]) == ("", "[]")
     assert len(written) == 4
     assert Location.of(tmp_path / "shards").files() == ["one.json", "one.shard"]
 

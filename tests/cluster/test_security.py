@@ -78,7 +78,7 @@ def test_a_ray_of_ones_own_listens_on_loopback_alone_with_a_token(local_ray: Non
     """And its workers know which of two Rays on this machine is theirs."""
     token = tmp_path / "token"
     token.write_text("0123456789abcdef0123456789abcdef")
-    told = asked(
+    answer = asked(
         {
             "RAY_TMPDIR": os.environ.get("RAY_TMPDIR", "/tmp"),  # noqa: S108  sockets want a short path
             "RAY_AUTH_MODE": "token",
@@ -87,18 +87,18 @@ def test_a_ray_of_ones_own_listens_on_loopback_alone_with_a_token(local_ray: Non
         },
         tmp_path,
     )
-    assert told["nodes"] == ["127.0.0.1"]
-    names = {name for name, _, _ in told["listening"]}
+    assert answer["nodes"] == ["127.0.0.1"]
+    names = {name for name, _, _ in answer["listening"]}
     assert {"gcs_server", "raylet"} <= names
-    beyond = [each for each in told["listening"] if not loopback(each[1])]
+    beyond = [each for each in answer["listening"] if not loopback(each[1])]
     assert beyond == []
-    assert told["sees"] == {"address": told["address"], "found": True}
+    assert answer["sees"] == {"address": answer["address"], "found": True}
 
 
 def test_workers_of_a_cluster_that_a_job_joins_know_it(local_ray: None, tmp_path: Path) -> None:
     address = ray.get_runtime_context().gcs_address
-    told = asked({"RAY_ADDRESS": address, "RAY_AUTH_MODE": "token"}, tmp_path)
-    assert (told["address"], told["sees"]["address"]) == (address, address)
+    answer = asked({"RAY_ADDRESS": address, "RAY_AUTH_MODE": "token"}, tmp_path)
+    assert (answer["address"], answer["sees"]["address"]) == (address, address)
 
 
 def loopback(address: str) -> bool:
@@ -113,6 +113,8 @@ def test_a_process_group_which_listens_on_all_interfaces_is_made_only_for_folds_
         True,
         False,
     ]
+    backends = [vars(grouping(2, 3, gpu))["backend"] for gpu in (False, True)]
+    assert backends == ["gloo", "nccl"]
 
 
 class Payload:

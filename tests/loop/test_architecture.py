@@ -18,10 +18,10 @@ def test_the_picture_shows_the_contracts_layers() -> None:
 
 
 def test_fifteen_frames_from_the_command_to_the_scored_box(tmp_path: Path) -> None:
-    told, drawn = tmp_path / "hops.json", tmp_path / "hops.svg"
-    command = [sys.executable, "benchmarks/hops.py", "--json", str(told), "--svg", str(drawn)]
+    figures, drawn = tmp_path / "hops.json", tmp_path / "hops.svg"
+    command = [sys.executable, "benchmarks/hops.py", "--json", str(figures), "--svg", str(drawn)]
     subprocess.run(command, cwd=REPO, check=True, capture_output=True)
-    way = json.loads(told.read_text())
+    way = json.loads(figures.read_text())
     assert way["frames"][0] == "jobs/harvest.py: <module>" and way["frames"][-1].endswith("detect.py: span_peaks")
     assert len(way["frames"]) <= 15 and len(way["closures"]) <= 4
     assert drawn.read_text() == (REPO / "docs" / "hops.svg").read_text()

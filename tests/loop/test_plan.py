@@ -96,9 +96,9 @@ def test_a_stopped_step_tells_what_is_there(finished: Path, store: Store) -> Non
     (partials / "plan.json").write_text('{"volumes": 16}')
     for i in range(3):
         (partials / f"00000{i}-abc.json").write_text("{}")
-    told = plan(finished, SETTINGS, store)
-    assert (told.next, told.reasons) == ((0, "tubelets"), [])
-    assert told.begun == "3 parts of 16 volumes are published"
+    planned = plan(finished, SETTINGS, store)
+    assert (planned.next, planned.reasons) == ((0, "tubelets"), [])
+    assert planned.begun == "3 parts of 16 volumes are published"
 
 
 def test_a_run_that_was_never_started(tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,16 +54,16 @@ def parsed(command: str, arguments: list[str]) -> None:
 
 
 def test_every_command_of_the_texts_parses_and_its_settings_resolve() -> None:
-    told = list(commands())
-    for file, command, arguments in told:
+    listed = list(commands())
+    for file, command, arguments in listed:
         try:
             parsed(command, arguments)
         except SystemExit:
             pytest.fail(f"{file.name}: harvester {command} {shlex.join(arguments)}")
-    readme = {command for file, command, _ in told if file.name == "README.md"}
+    readme = {command for file, command, _ in listed if file.name == "README.md"}
     assert readme >= {"prepare", "harvest", "status", "tune", "evaluate", "export", "review"}
-    assert {file.name for file, _, _ in told} >= {"operations.md", "rayjob.yaml"}
-    (entry,) = (arguments for file, _, arguments in told if file.name == "rayjob.yaml")
+    assert {file.name for file, _, _ in listed} >= {"operations.md", "rayjob.yaml"}
+    (entry,) = (arguments for file, _, arguments in listed if file.name == "rayjob.yaml")
     assert [part for part in entry if part.startswith("--")] == ["--config", "--store", "--run", "--set"]
 
 

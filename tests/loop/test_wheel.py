@@ -90,6 +90,6 @@ def test_its_metadata_says_what_it_is(installed: Path) -> None:
 
 def test_the_command_works_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:
     assert "harvester harvest --config quickstart" in harvester(installed, tmp_path, "--help")
-    told = harvester(installed, tmp_path, "harvest", "--config", "quickstart", "--plan")
-    assert told == f"to make  the volumes (phantom), into {tmp_path}/runs/quickstart/store; then every step\n"
+    printed = harvester(installed, tmp_path, "harvest", "--config", "quickstart", "--plan")
+    assert printed == f"to make  the volumes (phantom), into {tmp_path}/runs/quickstart/store; then every step\n"
     assert not any(tmp_path.iterdir())

@@ -19,9 +19,10 @@ from harvester.proposals.network import CONTEXT, STRIDE
 from harvester.proposals.pasting import REACH, Bank, paste
 from harvester.proposals.slabs import Crop, SlabDataset
 from harvester.proposals.targets import SlabLabels
-from harvester.records import SIDES, Mark
+from harvester.records import Mark
 from harvester.store.slab import GridFrame
 from harvester.store.store import Store
+from tests.builders import label
 
 WIDE = GridSettings(windows_hu=((-1024.0, 1024.0),))
 NO_BOXES = np.zeros((0, 4))
@@ -138,13 +139,9 @@ def frame(depth: int = 12, spacing_z: float = 4.0) -> GridFrame:
     return GridFrame("v", (depth, 64, 64), (spacing_z, 1.6, 1.6), (4.0, 1.6, 1.6))
 
 
-def row(z: list[int], box: tuple[float, ...], role: str = "lesion") -> dict[str, Any]:
-    return {"role": role, "z": z, **{side: [value] * len(z) for side, value in zip(SIDES, box, strict=True)}}
-
-
 def test_a_mark_holds_near_its_slice_and_is_unsure_further_out() -> None:
     # 16 px of 1.6 mm is 25.6 mm: a quarter is 6.4 mm (1 slice), three quarters 19.2 mm (4.8 slices).
-    labels = volume_labels([row([5], BOX_B)], frame(), complete=True)
+    labels = volume_labels([label("v", BOX_B, "lesion", [5])], frame(), complete=True)
     assert sorted(labels.lesions.z) == [4, 5, 6]
     assert sorted(labels.ignored.z) == [0, 1, 2, 3, 7, 8, 9, 10]
     np.testing.assert_allclose(labels.lesions.boxes_xyxy, np.tile(BOX_B, (3, 1)))
@@ -154,24 +151,26 @@ def test_a_mark_holds_near_its_slice_and_is_unsure_further_out() -> None:
 
 
 def test_a_tubelet_holds_on_its_own_slices_alone() -> None:
-    rows = [row([4, 5], BOX_A), row([7, 8], BOX_B, "hard_negative")]
+    rows = [label("v", BOX_A, "lesion", [4, 5]), label("v", BOX_B, "hard_negative", [7, 8])]
     labels = volume_labels(rows, frame(), complete=False)
     assert (sorted(labels.lesions.z), sorted(labels.negatives.z), len(labels.ignored)) == ([4, 5], [7, 8], 0)
     np.testing.assert_allclose(labels.negatives.boxes_xyxy, np.tile(BOX_B, (2, 1)))
 
 
 def test_regions_left_out_are_ignored_and_no_lesions() -> None:
-    labels = volume_labels([row([2, 3, 4], BOX_A, "ignored")], frame(), complete=True)
+    labels = volume_labels([label("v", BOX_A, "ignored", [2, 3, 4])], frame(), complete=True)
     assert (labels.ignored.z.tolist(), len(labels.lesions), len(labels.negatives)) == ([2, 3, 4], 0, 0)
 
 
 def test_a_mark_at_the_end_of_a_volume_stays_inside() -> None:
-    labels = volume_labels([row([0], BOX_B)], frame(3), complete=True)
+    labels = volume_labels([label("v", BOX_B, "lesion", [0])], frame(3), complete=True)
     assert (sorted(labels.lesions.z), sorted(labels.ignored.z)) == ([0, 1], [2])
 
 
 def test_a_partly_marked_volume_is_silent_where_no_lesion_is_labelled() -> None:
-    labels = volume_labels([row([5], BOX_B), row([9], BOX_A, "hard_negative")], frame(), complete=False)
+    labels = volume_labels(
+        [label("v", BOX_B, "lesion", [5]), label("v", BOX_A, "hard_negative", [9])], frame(), complete=False
+    )
     assert labels.slab(2, 8, 0.0).slice_weight.tolist() == [0, 0, 1, 1, 1, 0, 0, 0]
     assert labels.slab(2, 8, 0.25).slice_weight.tolist() == [0.25, 0.25, 1, 1, 1, 0.25, 0.25, 0.25]
 
@@ -239,8 +238,10 @@ def pair(make_store: Callable[..., Store]) -> tuple[Store, dict[str, VolumeLabel
         },
         [Mark("m", "a", 5, *BOX_A, clinical=False), Mark("h", "b", 3, *BOX_B, clinical=True)],
     )
-    m = volume_labels([row([5], BOX_A)], frame(10), complete=True)
-    h = volume_labels([row([3], BOX_B), row([7, 8], BOX_A, "hard_negative")], frame(10), complete=False)
+    m = volume_labels([label("v", BOX_A, "lesion", [5])], frame(10), complete=True)
+    h = volume_labels(
+        [label("v", BOX_B, "lesion", [3]), label("v", BOX_A, "hard_negative", [7, 8])], frame(10), complete=False
+    )
     return store, {"m": m, "h": h}
 
 
@@ -327,7 +328,11 @@ def test_unmarked_slices_that_weigh_anything_are_drawn_as_background(
 def test_slices_beyond_a_volumes_end_teach_nothing(make_store: Callable[..., Store], depth: int) -> None:
     # The lesion lies on the last slice; slices past it show it again but carry no label.
     store = make_store({"m": ("vm", painted(noise(depth), BOX_A, slice(depth - 1, depth)))})
-    labels = {"m": volume_labels([row([depth - 1], BOX_A), row([0], BOX_B)], frame(depth), complete=True)}
+    labels = {
+        "m": volume_labels(
+            [label("v", BOX_A, "lesion", [depth - 1]), label("v", BOX_B, "lesion", [0])], frame(depth), complete=True
+        )
+    }
     items = slabs(store, labels, settings(crop_px=0, marked_slab_share=0.0))
     taught, last = 0.0, 0
     for i in range(30):
@@ -345,7 +350,7 @@ def test_slices_beyond_a_volumes_end_teach_nothing(make_store: Callable[..., Sto
 
 
 def bank_of(store: Path, depth: int = 10) -> Bank:
-    return Bank(store, [(frame(depth), volume_labels([row([5], BOX_A)], frame(depth), complete=True))])
+    return Bank(store, [(frame(depth), volume_labels([label("v", BOX_A, "lesion", [5])], frame(depth), complete=True))])
 
 
 def slab_labels(weight: Any = (1.0, 1.0, 1.0), **more: SliceBoxes) -> SlabLabels:

@@ -69,16 +69,16 @@ def values(tree: Any, key: str) -> list[Any]:
 
 
 def test_hadolint_finds_nothing_in_the_dockerfiles() -> None:
-    told = hadolint(*(INFRA / name for name in DOCKERFILES))
-    assert told.returncode == 0, told.stdout
+    checked = hadolint(*(INFRA / name for name in DOCKERFILES))
+    assert checked.returncode == 0, checked.stdout
 
 
 def test_hadolint_finds_what_is_wrong(tmp_path: Path) -> None:
     wrong = tmp_path / "Dockerfile"
     wrong.write_text("FROM python:latest\nRUN apt-get update && apt-get install -y wget\nCMD python\n")
-    told = hadolint(wrong)
-    assert told.returncode == 1
-    assert {"DL3007", "DL3009", "DL3015", "DL3025"} <= set(re.findall(r"DL\d{4}", told.stdout))
+    checked = hadolint(wrong)
+    assert checked.returncode == 1
+    assert {"DL3007", "DL3009", "DL3015", "DL3025"} <= set(re.findall(r"DL\d{4}", checked.stdout))
 
 
 def hadolint(*files: Path) -> subprocess.CompletedProcess[str]:
@@ -168,7 +168,7 @@ def job_schema() -> Tree:
 
 
 @pytest.mark.parametrize(
-    ("where", "value", "told"),
+    ("where", "value", "message"),
     [
         (("spec", "backoffLimits"), 3, "'backoffLimits' was unexpected"),
         (("spec", "backoffLimit"), "3", "is not of type 'integer'"),
@@ -189,7 +189,7 @@ def job_schema() -> Tree:
     ],
 )
 def test_a_wrong_field_of_a_rayjob_is_found(
-    job_schema: Tree, where: tuple[str | int, ...], value: Any, told: str
+    job_schema: Tree, where: tuple[str | int, ...], value: Any, message: str
 ) -> None:
     document: Any = deepcopy(documents("kuberay/rayjob.yaml")[0])
     part = document
@@ -197,7 +197,7 @@ def test_a_wrong_field_of_a_rayjob_is_found(
         part = part[step]
     part[where[-1]] = value
     (error,) = crd.errors(document, job_schema)
-    assert told in error
+    assert message in error
 
 
 def test_mlflows_objects_are_valid(job_schema: Tree) -> None:
@@ -234,11 +234,11 @@ def test_mlflow_is_asked_by_the_clusters_pods_alone() -> None:
     pod = deployment["spec"]["template"]["spec"]
     (volume,) = pod["volumes"]
     assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
-    told = {entry["name"]: entry["value"] for entry in pod["containers"][0]["env"]}
+    environment = {entry["name"]: entry["value"] for entry in pod["containers"][0]["env"]}
     (uri,) = (e["value"] for e in pods(spec)["head"]["containers"][0]["env"])
     port = service["spec"]["ports"][0]["port"]
     assert uri == f"http://{service['metadata']['name']}:{port}"
-    assert uri.removeprefix("http://") in told["MLFLOW_SERVER_ALLOWED_HOSTS"].split(",")
+    assert uri.removeprefix("http://") in environment["MLFLOW_SERVER_ALLOWED_HOSTS"].split(",")
 
 
 def test_the_long_lived_cluster_is_the_jobs() -> None:

@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
 
 from harvester.config.data import DeepLesionSettings
 from harvester.config.settings import Settings
@@ -33,16 +32,13 @@ from harvester.datasets.discovery import (
 )
 from harvester.errors import SettingsError, VolumeError
 from harvester.imaging.png import read_png_slices
-from harvester.labels.deeplesion.dl_info import InfoRow, read_dl_info
+from harvester.labels.deeplesion.dl_info import PAD_PX, InfoRow, read_dl_info
 from harvester.labels.deeplesion.mark_tables import read_marks
 from harvester.labels.deeplesion.published_marks import PublishedMarks
 from harvester.labels.deeplesion.volume_ids import split_id
 from harvester.records import SPLITS, Mark, Reject, Volume
 
 logger = logging.getLogger(__name__)
-
-PAD_PX: Final = 5.0
-"""Published boxes are the ends of the diameters padded by this, over the edge of the slice if need be."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +130,6 @@ def _marks(
 def _case(root: Path, line: InfoRow, split: str, marks: list[MarkRow]) -> DeepLesionCase:
     parts = split_id(line.volume_id)
     assert parts  # noqa: S101  # the table's reader made the id
-    depth = parts.end - parts.start + 1
     return DeepLesionCase(
         volume_id=line.volume_id,
         patient_id=line.patient_id,
@@ -144,7 +139,7 @@ def _case(root: Path, line: InfoRow, split: str, marks: list[MarkRow]) -> DeepLe
         end=parts.end,
         spacing_zyx_mm=line.spacing_zyx_mm,
         size_px=line.size_px,
-        bytes=2 * depth * line.size_px[0] * line.size_px[1],
+        bytes=2 * (parts.end - parts.start + 1) * line.size_px[0] * line.size_px[1],
         marks=marks,
         contents=contents_of(root / IMAGES / name for name in slice_names(parts.folder, parts.start, parts.end)),
     )

@@ -11,9 +11,7 @@ from harvester.config.data import InsertionSettings
 from harvester.datasets.insertion.backgrounds import Prepared
 from harvester.errors import VolumeError
 from harvester.imaging.hounsfield import AIR_HU
-
-SIDE_STEP: Final = 16
-"""Rows and columns are padded to a multiple of this."""
+from harvester.store.slab import SIDE_MULTIPLE
 
 EMPTY_HU: Final = -1000
 """No noise is added to what is this empty: many archives blank the surroundings of the body."""
@@ -61,7 +59,7 @@ def draw_frame(settings: InsertionSettings, prepared: Prepared, rng: np.random.G
             "lower data.insertion.depth or widen clean_mm",
         )
     y1, y2, x1, x2 = prepared.crop_yx
-    height, width = (-(-side // SIDE_STEP) * SIDE_STEP for side in (y2 - y1, x2 - x1))
+    height, width = (-(-side // SIDE_MULTIPLE) * SIDE_MULTIPLE for side in (y2 - y1, x2 - x1))
     shift = rng.uniform(-1, 1, 2) * settings.shift_mm / prepared.volume.spacing_zyx_mm[2]
     return Frame(
         z_start=int(rng.choice(starts)),

@@ -3,7 +3,9 @@
 They need not be segmentations: a place is used only if it is clearly of one tissue.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -84,9 +86,7 @@ def _body(base: NDArray[np.float32]) -> Mask:
     labels, count = ndimage.label(solid)
     if count == 0:
         return np.zeros(base.shape, bool)
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    largest = labels == int(sizes.argmax())
+    largest = labels == 1 + np.bincount(labels.ravel())[1:].argmax()
     return np.stack([ndimage.binary_fill_holes(plane) for plane in largest])
 
 
@@ -144,15 +144,13 @@ def _inner_fat(base: NDArray[np.float32], body: Mask, spacing: Spacing) -> Mask:
     return np.asarray(fat & _shrunk(body, 12 / spacing[2]) & ~_grown(outer, wide + 2))
 
 
-def _grown(mask: Mask, radius_px: float) -> Mask:
-    """Dilation in each slice with a square (its cost does not depend on the radius)."""
-    size = (1, 2 * round(radius_px) + 1, 2 * round(radius_px) + 1)
-    return np.asarray(ndimage.maximum_filter(mask.view(np.uint8), size, mode="constant").view(np.bool_))
+def _in_squares(extreme: Callable[..., NDArray[np.uint8]], mask: Mask, radius_px: float) -> Mask:
+    """Dilation or erosion in each slice with a square (its cost does not depend on the radius)."""
+    side = 2 * round(radius_px) + 1
+    return extreme(mask.view(np.uint8), (1, side, side), mode="constant").view(np.bool_)
 
 
-def _shrunk(mask: Mask, radius_px: float) -> Mask:
-    size = (1, 2 * round(radius_px) + 1, 2 * round(radius_px) + 1)
-    return np.asarray(ndimage.minimum_filter(mask.view(np.uint8), size, mode="constant").view(np.bool_))
+_grown, _shrunk = (partial(_in_squares, extreme) for extreme in (ndimage.maximum_filter, ndimage.minimum_filter))
 
 
 def _closed(mask: Mask, radius_px: float) -> Mask:

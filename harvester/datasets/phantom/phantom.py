@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter1d
+from scipy.ndimage import gaussian_filter
 
 from harvester.config.data import PhantomSettings, Spacing
 from harvester.config.settings import Settings
@@ -108,19 +108,13 @@ def _scan(canvas: Canvas, noise_hu: float, rng: np.random.Generator) -> NDArray[
     """Average the sub-slices, blur, add noise whose grain is wider than a pixel; int16 HU."""
     depth = canvas.z.size // SUB_SLICES
     hu = canvas.hu.reshape(depth, SUB_SLICES, *canvas.hu.shape[1:]).mean(1)
-    hu = _blur(hu, 0.45) + np.float32(noise_hu * rng.uniform(0.7, 1.4)) * _grain(hu.shape, rng)
-    return to_hu(hu)
-
-
-def _grain(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    grain = _blur(rng.standard_normal(shape, np.float32), 0.7)
-    return np.asarray(grain / grain[len(grain) // 2].std(), np.float32)
+    strength = np.float32(noise_hu * rng.uniform(0.7, 1.4))
+    grain = _blur(rng.standard_normal(hu.shape, np.float32), 0.7)
+    return to_hu(_blur(hu, 0.45) + strength * (grain / grain[len(grain) // 2].std()))
 
 
 def _blur(sheet: Array, sigma_px: float) -> Array:
-    for axis in (1, 2):
-        sheet = gaussian_filter1d(sheet, sigma_px, axis, mode="nearest", truncate=3.0)
-    return sheet
+    return np.asarray(gaussian_filter(sheet, sigma_px, mode="nearest", truncate=3.0, axes=(1, 2)))
 
 
 def _marks(lesions: list[Finding], volume: Volume, settings: PhantomSettings, rng: np.random.Generator) -> list[Mark]:

@@ -1,9 +1,7 @@
 """What detections are scored against: the annotated volumes, their marks or 3D boxes, and whose they are.
 
-Marks and 3D boxes come as a pickle published with Lesion Harvester, or as a table with one row per mark:
-
-    marks     volume_id, z, x1, y1, x2, y2; optional patient_id, spacing_x_mm, spacing_y_mm, any column to stratify by
-    3D boxes  volume_id, x1, y1, z1, x2, y2, z2; the same optional columns
+Marks and 3D boxes come as a pickle published with Lesion Harvester, or as a table with the columns of LAYOUT or
+LAYOUT_3D; optional: patient_id, spacing_x_mm, spacing_y_mm, any column to stratify by.
 
 A volume that was annotated and has no mark still counts for the false positives per volume. Pickles name such
 volumes themselves; beside a table a list of volumes does (`read_annotations(..., volumes=...)`).
@@ -18,14 +16,13 @@ import numpy as np
 import pyarrow as pa
 
 from harvester.errors import LabelError
-from harvester.evaluation.boxes3d import SIDES_3D
 from harvester.evaluation.inputs.read_table import floats, ids, integers, names, read_table, require
 from harvester.evaluation.inputs.tubelet_tables import IN_PLANE
 from harvester.evaluation.inputs.validate import first_few, refuse_boxes, refuse_duplicates
 from harvester.evaluation.matching import Integers, codes
 from harvester.labels.deeplesion.mark_tables import PICKLES
 from harvester.labels.deeplesion.published_marks import read_published
-from harvester.labels.deeplesion.published_tubelets import read_published_boxes3d
+from harvester.labels.deeplesion.published_tubelets import SIDES_3D, read_published_boxes3d
 from harvester.labels.deeplesion.volume_ids import plain_id, split_id
 from harvester.records import SIDES, Column, values
 

@@ -1,11 +1,8 @@
 """Detections to be scored: tubelets in two layouts and 3D boxes, checked row by row before anything is counted.
 
-    one row per slice  volume_id, tubelet_id, z, x1, y1, x2, y2, score          score of the slice
-    one row per tubeletvolume_id, lists z, x1, y1, x2, y2 (or x1_px ...), slice_score   as records.TUBELETS
-    3D boxes           volume_id, x1, y1, z1, x2, y2, z2, score
-    published pickles  MinedLesions, HardNegatives: tubelets with a score per slice (labels/published_tubelets.py)
-
-A tubelet's score is its highest slice score, or a column that the caller names.
+Tables have the columns of LAYOUTS or LAYOUT_3D (records.TUBELETS has the lists, records.HARVEST calls them x1_px ...);
+published pickles (MinedLesions, HardNegatives) hold tubelets with a score per slice. A tubelet's score is its highest
+slice score, or a column that the caller names.
 """
 
 from collections.abc import Sequence
@@ -18,13 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harvester.errors import LabelError
-from harvester.evaluation.boxes3d import SIDES_3D
 from harvester.evaluation.inputs.read_table import Ids, floats, ids, names, read_table, require
 from harvester.evaluation.inputs.tubelet_tables import IN_PLANE, LAYOUTS, from_lists, from_slices
 from harvester.evaluation.inputs.validate import first_few, refuse_boxes, refuse_duplicates, refuse_rows
 from harvester.evaluation.matching import Floats
 from harvester.labels.deeplesion.mark_tables import PICKLES
-from harvester.labels.deeplesion.published_tubelets import read_published_tubelets
+from harvester.labels.deeplesion.published_tubelets import SIDES_3D, read_published_tubelets
 from harvester.records import SIDES, values
 
 LAYOUT_3D: Final = "one row per box: volume_id, x1, y1, z1, x2, y2, z2, score"

@@ -121,5 +121,4 @@ def names(column: Ids) -> "pa.Array[Any]":
 
 def _one_dictionary(column: Column) -> Ids:
     """The chunks of a dictionary-encoded column as one array with one dictionary."""
-    array: Any = column.unify_dictionaries().combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    return cast(Ids, array)
+    return cast(Ids, column.unify_dictionaries().combine_chunks() if isinstance(column, pa.ChunkedArray) else column)

@@ -50,16 +50,17 @@ def from_slices(table: pa.Table, volume: Ids, score: str | None, file: Path) -> 
 def from_lists(table: pa.Table, volume: Ids, score: str | None, file: Path) -> Ranked:
     """Tubelets of a table with one row per tubelet, in its order; score: the named column, else the best slice's."""
     lengths = _lengths(table, file)
-    rows = _exploded(table, lengths)
-    sides = {side: floats(pc.list_flatten(table[side]), side, file) for side in SIDES}
-    z = integers(pc.list_flatten(table["z"]), "z", file)
-    refuse_boxes(IN_PLANE, sides, rows, file)
     row = np.repeat(np.arange(len(table)), lengths)
+    known = [name for name in ("volume_id", "tubelet_id", "lesion_id") if name in table.column_names]
+    flat: dict[str, Column] = {name: pc.list_flatten(table[name]) for name in ("z", *SIDES)}
+    rows = pa.table({name: table[name].take(row) for name in known} | flat)
+    sides = {side: floats(flat[side], side, file) for side in SIDES}
+    z = integers(flat["z"], "z", file)
+    refuse_boxes(IN_PLANE, sides, rows, file)
     order = np.lexsort((z, row))
     _refuse_repeated_slices(row, z, order, rows, file)
-    named = next((name for name in ("tubelet_id", "lesion_id") if name in table.column_names), None)
-    if named:
-        refuse_duplicates(table.select(["volume_id", named]), file)
+    if len(known) > 1:
+        refuse_duplicates(table.select(known[:2]), file)
     scores = _list_scores(table, lengths, score, file)
     return _listed(volume, np.append(0, np.cumsum(lengths)), z, sides), scores
 
@@ -119,14 +120,6 @@ def _lengths(table: pa.Table, file: Path) -> Integers:
     for count in counts[1:]:
         refuse_rows(count != counts[0], rows, "lists of different lengths", file)
     return counts[0]
-
-
-def _exploded(table: pa.Table, lengths: Integers) -> pa.Table:
-    """One row per slice, for errors."""
-    row = np.repeat(np.arange(len(table)), lengths)
-    known = [name for name in ("volume_id", "tubelet_id", "lesion_id") if name in table.column_names]
-    columns: dict[str, Column] = {name: table[name].take(row) for name in known}
-    return pa.table(columns | {name: pc.list_flatten(table[name]) for name in ("z", *SIDES)})
 
 
 def _list_scores(table: pa.Table, lengths: Integers, score: str | None, file: Path) -> Floats:

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from harvester.errors import LabelError
 from harvester.geometry import Array
-from harvester.records import Column
 
 NAMED: Final = 3
 """How many of the rows or ids at fault an error names."""
@@ -41,8 +40,9 @@ def refuse_boxes(lows_highs: Sequence[tuple[str, str]], columns: dict[str, Array
 
 def refuse_duplicates(rows: pa.Table, file: Path) -> None:
     """Raise LabelError where two rows are equal in every column."""
-    plain = pa.table({name: _countable(column) for name, column in zip(rows.column_names, rows.columns, strict=True)})
-    names = plain.column_names
+    names = rows.column_names
+    coded = [name for name in names if pa.types.is_dictionary(rows[name].type)]  # which cannot be grouped by
+    plain = pa.table({name: rows[name].cast(pa.string()) if name in coded else rows[name] for name in names})
     if plain.group_by(names, use_threads=False).aggregate([]).num_rows == len(plain):
         return
     numbered = plain.append_column("row", pa.array(np.arange(len(plain))))
@@ -55,10 +55,6 @@ def refuse_duplicates(rows: pa.Table, file: Path) -> None:
 def first_few(names: Sequence[str]) -> str:
     """The first few names and, if there are more, three dots."""
     return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
-
-
-def _countable(column: Column) -> Column:
-    return column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column
 
 
 def _words(values: dict[str, Any]) -> str:

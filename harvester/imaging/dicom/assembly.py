@@ -31,6 +31,9 @@ STRAIGHT_PX: Final = 1.0
 """Slices that slide by less than this over the whole series are left where they are."""
 
 
+Sources = tuple[tuple[int, float], ...]
+
+
 @dataclass(frozen=True)
 class Stack:
     """Slices as their headers give them, in any order: n of them.
@@ -156,10 +159,7 @@ def _check_axes(stack: Stack) -> None:
         raise VolumeError("bad_spacing", f"PixelSpacing is {stack.pixel_mm} mm; want positive numbers")
 
 
-Even = tuple[float, Array, tuple[tuple[int, float], ...]]
-
-
-def _even(heights_mm: Array, names: Sequence[str], thickness_mm: float) -> Even:
+def _even(heights_mm: Array, names: Sequence[str], thickness_mm: float) -> tuple[float, Array, Sources]:
     """The grid's gap in mm, the place of each ascending slice in it, and its sources (AssembledGrid)."""
     count = len(heights_mm)
     if count == 1:

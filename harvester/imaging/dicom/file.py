@@ -87,12 +87,12 @@ def is_dicom_file(file: Path) -> bool:
 
 def read_header(file: Path, tags: Sequence[str] | None = None) -> pydicom.Dataset:
     """The named elements before the pixels, or all. Raises what is in BROKEN; call within `silence_dicom_loggers`."""
-    options = {"stop_before_pixels": True, "specific_tags": None if tags is None else list(tags)}
+    options: Any = {"stop_before_pixels": True, "specific_tags": None if tags is None else list(tags)}
     with file.open("rb") as source:
         try:
-            return _read(Bounded(source), **options)
+            return pydicom.dcmread(Bounded(source), **options)
         except DeflatedError:
-            return _read(_inflated(file, source, MOST_HEADER_BYTES, cut=True), **options)
+            return pydicom.dcmread(_inflated(file, source, MOST_HEADER_BYTES, cut=True), **options)
 
 
 def read_whole(file: Path, most_bytes: int) -> pydicom.Dataset:
@@ -105,9 +105,9 @@ def read_whole(file: Path, most_bytes: int) -> pydicom.Dataset:
         if bounded.size > most_bytes:
             raise VolumeError("too_large", f"a file of over {most_bytes} bytes")
         try:
-            return _read(bounded)
+            return pydicom.dcmread(bounded)
         except DeflatedError:
-            return _read(_inflated(file, source, most_bytes))
+            return pydicom.dcmread(_inflated(file, source, most_bytes))
 
 
 @contextmanager
@@ -138,10 +138,6 @@ def silence_dicom_loggers() -> Iterator[None]:
             for log, level in zip(loggers, levels, strict=True):
                 log.setLevel(level)
             pydicom_config.settings.reading_validation_mode = mode
-
-
-def _read(source: Any, **options: Any) -> pydicom.Dataset:
-    return pydicom.dcmread(source, **options)
 
 
 def _inflated(file: Path, source: BinaryIO, most_bytes: int, cut: bool = False) -> Bounded:

@@ -34,11 +34,6 @@ class Series:
     gap_mm: float = 0.0
     span_mm: tuple[float, float] = (0.0, 0.0)
 
-    @property
-    def acquisitions(self) -> set[str]:
-        """The AcquisitionNumbers of its slices; {""} where they have none."""
-        return {each.acquisition for each in self.slices}
-
 
 @dataclass
 class Gathered:
@@ -128,7 +123,8 @@ def _same_acquisition(one: Series, other: Series) -> bool:
     """Of one study and frame of reference: overlapping, and of one acquisition or derived from something."""
     overlap = min(one.span_mm[1], other.span_mm[1]) - max(one.span_mm[0], other.span_mm[0])
     shorter = min(each.span_mm[1] - each.span_mm[0] for each in (one, other))
-    same = bool(one.acquisitions & other.acquisitions) or not (one.first.original and other.first.original)
+    numbers = ({part.acquisition for part in each.slices} for each in (one, other))  # {""} where they have none
+    same = not set.isdisjoint(*numbers) or not (one.first.original and other.first.original)
     return same and overlap > SAME_PLACE_SHARE * shorter
 
 

@@ -22,35 +22,30 @@ def checked_affine(raw: Any) -> Array:
     VolumeError's reasons: no_orientation (no sform, no qform), bad_affine (not finite, or a qform that is no
     rotation), bad_spacing (of an axis, not within SPACING_MM), sheared (axes not upright).
     """
-    reason, fault = _fault(raw)
-    if reason:
-        raise VolumeError(reason, fault)
-    return np.asarray(raw.get_best_affine(), dtype=np.float64)
-
-
-def _fault(raw: Any) -> tuple[str, str]:
     if not int(raw["sform_code"]) and not int(raw["qform_code"]):
-        return "no_orientation", "the NIfTI has no sform or qform; write one with its affine"
+        raise VolumeError("no_orientation", "the NIfTI has no sform or qform; write one with its affine")
     try:
-        affine = np.asarray(raw.get_best_affine(), dtype=np.float64)
+        affine: Array = np.asarray(raw.get_best_affine(), dtype=np.float64)
     except (HeaderDataError, ValueError):
-        return "bad_affine", "the NIfTI's qform is no rotation; write the scanner's affine"
+        raise VolumeError("bad_affine", "the NIfTI's qform is no rotation; write the scanner's affine") from None
     if not np.isfinite(affine).all():
-        return "bad_affine", "the NIfTI's affine has NaN or infinite numbers; write the scanner's"
+        raise VolumeError("bad_affine", "the NIfTI's affine has NaN or infinite numbers; write the scanner's")
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if (spacing < SPACING_MM[0]).any() or (spacing > SPACING_MM[1]).any():
         sides = " x ".join(f"{side:g}" for side in spacing)
-        return "bad_spacing", (
+        raise VolumeError(
+            "bad_spacing",
             f"voxels of {sides} mm by the NIfTI's affine; want {SPACING_MM[0]} to {SPACING_MM[1]} mm a side, "
-            "write the scanner's affine"
+            "write the scanner's affine",
         )
     ways = affine[:3, :3] / spacing
     if np.abs(ways.T @ ways - np.eye(3)).max() > np.sin(np.radians(MOST_SHEAR_DEGREES)):
-        return "sheared", (
+        raise VolumeError(
+            "sheared",
             f"the NIfTI's axes lean by over {MOST_SHEAR_DEGREES:g} degrees (a tilted gantry, or a broken affine); "
-            "resample it to an upright grid"
+            "resample it to an upright grid",
         )
-    return "", ""
+    return affine
 
 
 def same_place(one_ras: Array, other_ras: Array, shape: tuple[int, int, int], voxels: float = SAME_PLACE) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from harvester.geometry import Array, iou_matrix
+from harvester.geometry import iou_matrix
 from harvester.records import Placed
 
 
@@ -17,11 +17,8 @@ def match_marks(marks: Sequence[Placed], others: Sequence[Placed], iou_at_least:
     """
     if not marks or not others:
         return {}
-    (z, boxes), (other_z, other_boxes) = _arrays(marks), _arrays(others)
+    z, other_z = (np.array([z for z, _ in placed]) for placed in (marks, others))
+    boxes, other_boxes = (np.array([box for _, box in placed], float) for placed in (marks, others))
     iou = iou_matrix(boxes, other_boxes) * (z[:, None] == other_z[None, :])
     rows, columns = linear_sum_assignment(np.where(iou >= iou_at_least, iou, 0), maximize=True)
     return {int(i): int(j) for i, j in zip(rows, columns, strict=True) if iou[i, j] >= max(iou_at_least, 1e-9)}
-
-
-def _arrays(placed: Sequence[Placed]) -> tuple[Array, Array]:
-    return np.array([z for z, _ in placed]), np.array([box for _, box in placed], float)

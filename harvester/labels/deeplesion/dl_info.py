@@ -1,7 +1,7 @@
 """DL_info.csv: DeepLesion's table of clinical marks, one row per lesion, with its published columns.
 
 Read are the columns of COLUMNS and no others: a patient's age and gender never leave the file. Bounding_boxes are
-the ends of the RECIST diameters padded by 5 px, inclusive, x first. They are rounded to DECIMALS, as the published
+the ends of the RECIST diameters padded by PAD_PX, inclusive, x first. They are rounded to DECIMALS, as the published
 pickles of the same marks are; then both agree to the last digit.
 """
 
@@ -23,6 +23,8 @@ KINDS: Final = dict(enumerate(_ORGANS, start=1))
 SPLITS: Final = {1: "train", 2: "val", 3: "test"}
 """Train_Val_Test: the official split."""
 MAX_SLICES: Final = 10_000
+PAD_PX: Final = 5.0
+"""What boxes are padded by, over the edge of the slice if need be."""
 DECIMALS: Final = 3
 """Places behind the point of a box, in pixels."""
 

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from harvester.errors import LabelError
-from harvester.labels.deeplesion.published_tubelets import holds_boxes3d, numbers, read_volumes, tubelet_rows
+from harvester.labels.deeplesion.published_tubelets import holds_boxes3d, numbers, read_rows, tubelet_rows
 from harvester.labels.deeplesion.safe_pickle import plain
 from harvester.records import MARKS, SIDES, MarkTable
 
@@ -37,9 +37,8 @@ def read_published(file: Path) -> PublishedMarks:
 
     Raises LabelError where the file is missing, cut short, names a foreign global or has another layout.
     """
-    volumes = read_volumes(file)
-    rows = [row for volume_id, held in volumes.items() for row in _rows(volume_id, held, file.name)]
-    return PublishedMarks(tuple(volumes), MarkTable(pa.Table.from_pylist(rows, MARKS)))
+    volume_ids, rows = read_rows(file, _rows)
+    return PublishedMarks(volume_ids, MarkTable(pa.Table.from_pylist(rows, MARKS)))
 
 
 def _rows(volume_id: str, held: object, name: str) -> Iterator[dict[str, Any]]:
@@ -51,7 +50,9 @@ def _rows(volume_id: str, held: object, name: str) -> Iterator[dict[str, Any]]:
 
 def _slice_boxes(volume_id: str, slices: dict[Any, Any], name: str) -> Iterator[tuple[int, list[float]]]:
     for z, boxes in slices.items():
-        for box in _lists(boxes):
+        inner = plain(boxes)  # a list of lists or arrays, or one array
+        for row in inner if isinstance(inner, list) else [inner]:
+            box = plain(row)
             _check(z, box, f"{name}: volume {volume_id}")
             yield z, box
 
@@ -66,12 +67,6 @@ def _best(volume_id: str, held: object, name: str) -> Iterator[tuple[int, list[f
     for row in tubelet_rows(volume_id, held, name):
         best = row["slice_score"].index(max(row["slice_score"]))
         yield row["z"][best], [row[side][best] for side in SIDES]
-
-
-def _lists(boxes: object) -> list[Any]:
-    """Boxes as lists of lists, from a list of lists or arrays or from one array."""
-    inner = plain(boxes)
-    return [plain(row) for row in (inner if isinstance(inner, list) else [inner])]
 
 
 def _check(z: Any, box: Any, where: str) -> None:

@@ -8,7 +8,7 @@ slice z, some go from z - 0.5 to z + 0.5, at the first and last slice beyond the
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +21,9 @@ from harvester.labels.deeplesion.safe_pickle import load_numbers, plain
 from harvester.labels.deeplesion.volume_ids import plain_id
 from harvester.records import SIDES, schema_of
 
+Row = dict[str, Any]
+RowsOf = Callable[[str, object, str], Iterator[Row]]
+"""Rows of a volume, by its id, what the file holds of it, and the file's name."""
 TUBELETS: Final = schema_of(
     ("volume_id", pa.string()),
     ("tubelet_id", pa.int32()),
@@ -28,9 +31,8 @@ TUBELETS: Final = schema_of(
     *[(name, pa.list_(pa.float64())) for name in (*SIDES, "slice_score")],
 )
 """One row per tubelet, z ascending; ids count from 0 in each volume."""
-BOXES_3D: Final = schema_of(
-    ("volume_id", pa.string()), *[(name, pa.float64()) for name in ("x1", "y1", "z1", "x2", "y2", "z2")]
-)
+SIDES_3D: Final = ("x1", "y1", "z1", "x2", "y2", "z2")
+BOXES_3D: Final = schema_of(("volume_id", pa.string()), *[(name, pa.float64()) for name in SIDES_3D])
 """One row per 3D box."""
 
 
@@ -47,16 +49,14 @@ def read_published_tubelets(file: Path) -> Published:
 
     Raises LabelError where the file cannot be read or has another layout, or a tubelet has two boxes on a slice.
     """
-    volumes = read_volumes(file)
-    rows = [row for volume_id, held in volumes.items() for row in tubelet_rows(volume_id, held, file.name)]
-    return Published(tuple(volumes), pa.Table.from_pylist(rows, TUBELETS))
+    volume_ids, rows = read_rows(file, tubelet_rows)
+    return Published(volume_ids, pa.Table.from_pylist(rows, TUBELETS))
 
 
 def read_published_boxes3d(file: Path) -> Published:
     """The 3D boxes (BOXES_3D) of a file like 3D-Box. Raises LabelError: unreadable, or another layout."""
-    volumes = read_volumes(file)
-    rows = [row for volume_id, held in volumes.items() for row in _box_rows(volume_id, held, file.name)]
-    return Published(tuple(volumes), pa.Table.from_pylist(rows, BOXES_3D))
+    volume_ids, rows = read_rows(file, _box_rows)
+    return Published(volume_ids, pa.Table.from_pylist(rows, BOXES_3D))
 
 
 def holds_boxes3d(held: object) -> bool:
@@ -72,7 +72,7 @@ def numbers(values: object, count: int) -> bool:
     return all(type(value) in (int, float) and math.isfinite(value) for value in values)
 
 
-def tubelet_rows(volume_id: str, held: object, name: str) -> Iterator[dict[str, Any]]:
+def tubelet_rows(volume_id: str, held: object, name: str) -> Iterator[Row]:
     """A row (TUBELETS) for each tubelet of a volume. Raises LabelError."""
     if not isinstance(held, list | tuple):
         raise LabelError(f"{name}: volume {volume_id} holds a {type(held).__name__}; want a list of tubelets")
@@ -100,7 +100,7 @@ def _slice(place: object, where: str) -> tuple[int, list[float]]:
     return int(z), [float(value) for value in box]
 
 
-def _box_rows(volume_id: str, held: object, name: str) -> Iterator[dict[str, Any]]:
+def _box_rows(volume_id: str, held: object, name: str) -> Iterator[Row]:
     boxes = plain(held)
     if not isinstance(boxes, list | tuple):
         raise LabelError(f"{name}: volume {volume_id} holds a {type(held).__name__}; want a list of 3D boxes")
@@ -113,8 +113,8 @@ def _box_rows(volume_id: str, held: object, name: str) -> Iterator[dict[str, Any
         yield {"volume_id": volume_id, **dict(zip((*SIDES, "z1", "z2"), map(float, box), strict=True))}
 
 
-def read_volumes(file: Path) -> dict[str, Any]:
-    """What the file holds of each volume, by its plain id, in the file's order; nothing for an empty dictionary.
+def read_rows(file: Path, rows_of: RowsOf) -> tuple[tuple[str, ...], list[Row]]:
+    """The plain ids of the file's volumes and `rows_of` them, in the file's order; none for an empty dictionary.
 
     Raises LabelError where the file is missing, cut short, names a foreign global, is no dictionary of volumes, or
     has a volume twice (with and without .annot, say).
@@ -129,4 +129,4 @@ def read_volumes(file: Path) -> dict[str, Any]:
         if plain_id(volume_id) in volumes:
             raise LabelError(f"{file.name}: has volume {plain_id(volume_id)} twice; want each once")
         volumes[plain_id(volume_id)] = held
-    return volumes
+    return tuple(volumes), [row for name, held in volumes.items() for row in rows_of(name, held, file.name)]

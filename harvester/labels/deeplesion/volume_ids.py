@@ -23,7 +23,6 @@ FORM: Final = re.compile(
 class SubVolume:
     """A sub-volume's name in parts. `folder` is where its slices lie; slices `start` to `end`, both included."""
 
-    patient: str
     folder: str
     start: int
     end: int
@@ -44,4 +43,4 @@ def split_id(volume_id: str) -> SubVolume | None:
     if not found:
         return None
     patient, study, series, start, end = found.groups()
-    return SubVolume(patient, f"{patient}_{study}_{series}", int(start), int(end))
+    return SubVolume(f"{patient}_{study}_{series}", int(start), int(end))

@@ -64,8 +64,7 @@ class ReferredSeries:
     def on_slice(self, k: int, points_mm: Array) -> Array:
         """(m, 2) image-relative (column, row) coordinates on slice k of (m, 3) points in mm."""
         axes = np.stack([self.right / self.pixel_mm[0], self.down / self.pixel_mm[1]], axis=1)
-        points: Array = (points_mm - self.origins_mm[k]) @ axes + 0.5
-        return points
+        return np.asarray((points_mm - self.origins_mm[k]) @ axes + 0.5)
 
 
 @dataclass(frozen=True)

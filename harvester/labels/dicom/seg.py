@@ -75,16 +75,14 @@ def _kind(segment: pydicom.Dataset) -> str:
 
 def _mask(item: pydicom.Dataset, functional: pydicom.Dataset, frame: Array, number: int) -> Mask | None:
     """Where a frame shows a segment; None for a frame of another one."""
-    shown: Mask = frame == number
-    if item.get("SegmentationType") == "LABELMAP":
-        return shown
+    kind = item.get("SegmentationType")
+    if kind == "LABELMAP":
+        return np.asarray(frame == number)
     if int(_first(item, functional, "SegmentIdentificationSequence").ReferencedSegmentNumber) != number:
         return None
-    if item.get("SegmentationType") == "FRACTIONAL":
-        shown = frame >= 0.5 * int(item.get("MaximumFractionalValue", 255))
-    else:
-        shown = frame > 0
-    return shown
+    return np.asarray(
+        frame >= 0.5 * int(item.get("MaximumFractionalValue", 255)) if kind == "FRACTIONAL" else frame > 0
+    )
 
 
 def _first(item: pydicom.Dataset, functional: pydicom.Dataset, sequence: str) -> pydicom.Dataset:

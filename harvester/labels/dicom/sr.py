@@ -11,6 +11,7 @@ import pydicom
 
 from harvester.errors import LabelError
 from harvester.geometry import Array
+from harvester.labels.deeplesion.dl_info import PAD_PX
 from harvester.labels.dicom.lesions import Lesion, ReferredSeries, box_round, code, kind_of, lesion_of, outlined, within
 from harvester.records import Box
 
@@ -25,8 +26,6 @@ POINTS: Final = ("POINT", "MULTIPOINT")
 """Graphic types: those that two points may give, those that are no region."""
 MOST_ITEMS: Final = 200_000
 CORNERS: Final = np.array([[-1.0, -1], [1, -1], [1, 1], [-1, 1]])
-RECIST_PAD_PX: Final = 5.0
-"""Boxes round RECIST end points are padded as DeepLesion's are."""
 
 Mark = tuple[int, str, Array]
 """Slice, graphic type, (m, 2) image-relative points."""
@@ -109,19 +108,18 @@ def _points(item: pydicom.Dataset, width: int) -> Array:
 
 def _outline(kind: str, points: Array) -> Array:
     """(m, 2) points whose box is the region's: circles come as centre and rim, ellipses as ends of their axes."""
-    outline = points
     if kind == "CIRCLE":
-        outline = points[0] + np.linalg.norm(points[1] - points[0]) * CORNERS
-    elif kind.startswith("ELLIPS"):
+        return np.asarray(points[0] + np.linalg.norm(points[1] - points[0]) * CORNERS)
+    if kind.startswith("ELLIPS"):
         half_axes = (points[1::2] - points[::2]) / 2
-        outline = points.mean(0) + np.sqrt((half_axes**2).sum(0)) * CORNERS
-    return outline
+        return np.asarray(points.mean(0) + np.sqrt((half_axes**2).sum(0)) * CORNERS)
+    return points
 
 
 def _round_lines(lines: list[Array]) -> Box:
     """Two axes: the box round their ends, padded. One axis alone: the box of the circle over it."""
     if len(lines) > 1:
         x1, y1, x2, y2 = box_round(np.concatenate(lines))
-        return x1 - RECIST_PAD_PX, y1 - RECIST_PAD_PX, x2 + RECIST_PAD_PX, y2 + RECIST_PAD_PX
+        return x1 - PAD_PX, y1 - PAD_PX, x2 + PAD_PX, y2 + PAD_PX
     middle, radius = lines[0].mean(0), float(np.linalg.norm(lines[0][1] - lines[0][0])) / 2
     return box_round(np.stack([middle - radius, middle + radius]))

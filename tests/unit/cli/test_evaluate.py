@@ -21,34 +21,34 @@ def call(*arguments: object) -> int:
 
 def figures(folder: Path, *arguments: object) -> dict[str, Any]:
     assert call(*P3D, *arguments, "--json", folder / "out" / "figures.json") == 0
-    told: dict[str, Any] = json.loads((folder / "out" / "figures.json").read_text())
-    return told
+    tree: dict[str, Any] = json.loads((folder / "out" / "figures.json").read_text())
+    return tree
 
 
 def test_table_json_and_plots_come_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    told = figures(tmp_path, "--by", "size", "--accept", "0.5", "--resamples", "40", "--plots", tmp_path / "plots")
+    found = figures(tmp_path, "--by", "size", "--accept", "0.5", "--resamples", "40", "--plots", tmp_path / "plots")
     said = capsys.readouterr().out
     assert "60 marks in 16 volumes of 8 patients (volume_id up to its first _)" in said
     assert "40 resamples of patients, seed 0; 8 patients are few" in said
     assert "sensitivity at 1/8 FP" in said
-    assert told["intervals"]["ap"][0] <= told["ap"] <= told["intervals"]["ap"][1]
-    assert len(told["intervals"]["sensitivity"]) == len(told["sensitivity"]) == 8
-    assert told["precision"] == told["correct"] / told["accepted"]
-    assert told["recall"] == told["found"] / told["num_marks"]
-    sizes = told["strata"]["size"]
+    assert found["intervals"]["ap"][0] <= found["ap"] <= found["intervals"]["ap"][1]
+    assert len(found["intervals"]["sensitivity"]) == len(found["sensitivity"]) == 8
+    assert found["precision"] == found["correct"] / found["accepted"]
+    assert found["recall"] == found["found"] / found["num_marks"]
+    sizes = found["strata"]["size"]
     assert sizes["unit"] == "px"
-    assert sum(one["num_marks"] for one in sizes["strata"]) == told["num_marks"]
-    assert sum(one["tp"] for one in sizes["strata"]) == told["tp"]
+    assert sum(one["num_marks"] for one in sizes["strata"]) == found["num_marks"]
+    assert sum(one["tp"] for one in sizes["strata"]) == found["tp"]
     for name in ("froc.png", "precision_recall.png"):
         assert (tmp_path / "plots" / name).read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_run_is_no_better_than_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    told = figures(tmp_path, "--baseline", OWN / "tubelets.csv", "--resamples", "30", "--by", "size")
-    assert told["baseline"]["ap"] == told["ap"]
-    assert told["difference"]["ap"] == {"value": 0.0, "interval": [0.0, 0.0], "share_at_most_0": 1.0}
+    found = figures(tmp_path, "--baseline", OWN / "tubelets.csv", "--resamples", "30", "--by", "size")
+    assert found["baseline"]["ap"] == found["ap"]
+    assert found["difference"]["ap"] == {"value": 0.0, "interval": [0.0, 0.0], "share_at_most_0": 1.0}
     assert "share <= 0" in capsys.readouterr().out
-    assert all(one["difference"]["mean"]["value"] == 0 for one in told["strata"]["size"]["strata"])
+    assert all(one["difference"]["mean"]["value"] == 0 for one in found["strata"]["size"]["strata"])
 
 
 def test_a_worse_baseline_shows_in_a_paired_difference(tmp_path: Path) -> None:
@@ -59,11 +59,11 @@ def test_a_worse_baseline_shows_in_a_paired_difference(tmp_path: Path) -> None:
     worse.write_text(
         "\n".join([lines[0], *astray, *(r for r in lines[2::2] if tuple(r.split(",")[:3]) not in ids)]) + "\n"
     )
-    told = figures(tmp_path, "--baseline", worse, "--resamples", "50", "--seed", "3")
-    assert told["difference"]["ap"]["value"] == told["ap"] - told["baseline"]["ap"] > 0
-    assert told["difference"]["ap"]["share_at_most_0"] == 0.0
+    found = figures(tmp_path, "--baseline", worse, "--resamples", "50", "--seed", "3")
+    assert found["difference"]["ap"]["value"] == found["ap"] - found["baseline"]["ap"] > 0
+    assert found["difference"]["ap"]["share_at_most_0"] == 0.0
     again = figures(tmp_path, "--baseline", worse, "--resamples", "50", "--seed", "3")
-    assert again == told
+    assert again == found
 
 
 def test_without_resamples_there_are_no_intervals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,18 +133,18 @@ def test_published_3d_boxes_and_a_published_harvest_are_scored_under_any_form_of
         f"{header}{first.replace('_003', '-003')},{sides},0.9\n{second}.annot,{sides},0.8\n"
     )
     files = ("--marks", tmp_path / "boxes.pkl", "--tubelets", tmp_path / "found.csv")
-    told = scored(tmp_path, "--boxes3d", "--metric", "iou", *files)
-    assert (told["num_volumes"], told["num_marks"], told["tp"], told["fp_froc"]) == (2, 2, 2, 0)
+    found = scored(tmp_path, "--boxes3d", "--metric", "iou", *files)
+    assert (found["num_volumes"], found["num_marks"], found["tp"], found["fp_froc"]) == (2, 2, 2, 0)
 
     marks = {f"{first}.annot": {4: [[1.0, 2.0, 9.0, 9.0, 4, 4]]}, second: {}}
     mined = {first: [[(4, [1.0, 2.0, 9.0, 9.0, 0.9])], [(7, [1.0, 2.0, 9.0, 9.0, 0.8])]]}
     (tmp_path / "marks.pkl").write_bytes(pickle.dumps(marks))
     (tmp_path / "mined.pkl").write_bytes(pickle.dumps(mined))
-    told = scored(tmp_path, "--marks", tmp_path / "marks.pkl", "--tubelets", tmp_path / "mined.pkl")
-    assert (told["num_volumes"], told["num_marks"], told["tp"], told["fp_froc"]) == (2, 1, 1, 1)
+    found = scored(tmp_path, "--marks", tmp_path / "marks.pkl", "--tubelets", tmp_path / "mined.pkl")
+    assert (found["num_volumes"], found["num_marks"], found["tp"], found["fp_froc"]) == (2, 1, 1, 1)
 
 
 def scored(folder: Path, *arguments: object) -> dict[str, Any]:
     assert call(*arguments, "--resamples", "0", "--json", folder / "figures.json") == 0
-    told: dict[str, Any] = json.loads((folder / "figures.json").read_text())
-    return told
+    tree: dict[str, Any] = json.loads((folder / "figures.json").read_text())
+    return tree

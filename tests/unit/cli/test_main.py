@@ -39,7 +39,7 @@ def test_help_and_version_are_answers(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_an_unknown_command_is_told_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("harvset") == 2
-    assert "'harvset'" in (told := capsys.readouterr().err) and "'harvest'" in told
+    assert "'harvset'" in (message := capsys.readouterr().err) and "'harvest'" in message
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -82,13 +82,13 @@ def test_malformed_set(file: Path, override: str) -> None:
     assert f"--set {override}" in refusal(file, override)
 
 
-@pytest.mark.parametrize(("text", "told"), [("- a\n- b\n", "list"), ("a: [", "not valid YAML")])
-def test_malformed_file(tmp_path: Path, text: str, told: str) -> None:
+@pytest.mark.parametrize(("text", "fault"), [("- a\n- b\n", "list"), ("a: [", "not valid YAML")])
+def test_malformed_file(tmp_path: Path, text: str, fault: str) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(text)
     message = refusal(path)
     assert str(path) in message
-    assert told in message
+    assert fault in message
 
 
 def test_missing_file(tmp_path: Path) -> None:

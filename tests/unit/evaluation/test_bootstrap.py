@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from harvester.errors import SettingsError
-from harvester.evaluation.bootstrap import FigureRequest, Patients, draw_patients, interval, resample
+from harvester.evaluation.bootstrap import Patients, draw_patients, interval, resample
 from harvester.evaluation.curves import average_precision, sensitivity_at, sensitivity_by_lens
 from harvester.evaluation.matching import Hits, Overlaps, hits
 
@@ -59,7 +59,7 @@ def slow(seen: Hits, who: Patients, weight: Any, inclusive: bool, accept: float)
 def test_resamples_are_those_of_a_loop_with_weighted_counts(seed: int, inclusive: bool) -> None:
     seen, who = made(seed)
     draws = draw_patients(who.count, 20, seed)
-    figures = resample(seen, who, draws, FigureRequest(RATES, inclusive, RECALLS, accept=0.6))
+    figures = resample(seen, who, draws, RATES, inclusive, RECALLS, accept=0.6)
     for b, weight in enumerate(draws.tolist()):
         for name, value in slow(seen, who, weight, inclusive, 0.6).items():
             np.testing.assert_allclose(figures[name][b], value, rtol=0, atol=1e-12, err_msg=name)
@@ -69,17 +69,17 @@ def test_every_patient_once_gives_the_figures_themselves() -> None:
     seen, who = made(7)
     once = np.ones((1, who.count), dtype=np.int16)
     for inclusive, read in ((False, sensitivity_at), (True, sensitivity_by_lens)):
-        figures = resample(seen, who, once, FigureRequest(RATES, inclusive, RECALLS))
+        figures = resample(seen, who, once, RATES, inclusive, RECALLS)
         assert figures["ap"][0] == pytest.approx(average_precision(seen), abs=1e-12)
         np.testing.assert_allclose(figures["sensitivity"][0], read(seen, RATES, 12), rtol=0, atol=1e-12)
 
 
 def test_chunks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     seen, who = made(1)
-    draws, request = draw_patients(who.count, 11, 0), FigureRequest(RATES, False, RECALLS, 0.5)
-    whole = resample(seen, who, draws, request)
+    draws, request = draw_patients(who.count, 11, 0), (RATES, False, RECALLS, 0.5)
+    whole = resample(seen, who, draws, *request)
     monkeypatch.setattr("harvester.evaluation.bootstrap.CHUNK", 30)
-    for name, values in resample(seen, who, draws, request).items():
+    for name, values in resample(seen, who, draws, *request).items():
         np.testing.assert_array_equal(values, whole[name])
 
 
@@ -87,7 +87,7 @@ def test_chunks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nothing_found_is_zero_and_nothing_marked_is_nan(detections: int) -> None:
     patients = Patients(np.zeros(detections, np.int64), np.array([0, 0]), np.array([0, 1]), 2)
     seen = hits(Overlaps(*np.zeros((3, 0), np.int64)), np.arange(float(detections)), 2)
-    figures = resample(seen, patients, np.array([[1, 1], [0, 2]]), FigureRequest(RATES, False, RECALLS, 0.0))
+    figures = resample(seen, patients, np.array([[1, 1], [0, 2]]), RATES, False, RECALLS, 0.0)
     assert figures["ap"][0] == 0
     assert np.isnan(figures["ap"][1])
     assert figures["sensitivity"][0].tolist() == [0.0] * len(RATES)

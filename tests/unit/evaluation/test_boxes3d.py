@@ -4,9 +4,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from harvester.evaluation.boxes3d import SIDES_3D, overlaps_3d
+from harvester.evaluation.boxes3d import overlaps_3d
 from harvester.evaluation.curves import sensitivity_at, sensitivity_by_lens
 from harvester.evaluation.matching import hits
+from harvester.labels.deeplesion.published_tubelets import SIDES_3D
 from tests.builders import overlapping
 
 

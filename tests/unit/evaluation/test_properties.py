@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harvester.evaluation.bootstrap import FigureRequest, Patients, draw_patients, resample
+from harvester.evaluation.bootstrap import Patients, draw_patients, resample
 from harvester.evaluation.curves import average_precision, froc, precision_recall, sensitivity_at
 from harvester.evaluation.matching import Overlaps, hits, overlaps
 from harvester.geometry import paired_iou
@@ -114,11 +114,11 @@ def test_a_patient_drawn_twice_counts_as_two_and_numbers_are_only_names(seed: in
     rows, lesions = np.nonzero((of_detection[:, None] == of_mark) & (rng.random((12, 10)) < 0.4))
     scores = rng.permutation(12) / 12.0
     seen = hits(Overlaps(rows, lesions, np.ones(len(rows))), scores, 10)
-    request = FigureRequest(np.array([0.5, 2.0]), False, np.array([0.2, 0.7]), 0.5)
+    request = (np.array([0.5, 2.0]), False, np.array([0.2, 0.7]), 0.5)
 
     def figures(names: Any, draws: list[int]) -> dict[str, Any]:
         who = Patients(names[of_detection], names[of_mark], names, 4)
-        return resample(seen, who, np.array([draws], np.int16), request)
+        return resample(seen, who, np.array([draws], np.int16), *request)
 
     once = figures(np.arange(4), [1, 1, 1, 1])
     np.testing.assert_allclose(once["ap"], average_precision(seen), atol=1e-12)

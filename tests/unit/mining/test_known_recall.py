@@ -1,24 +1,22 @@
 """What Ray Tune's trials compare: the rank of known lesions, and nothing hidden."""
 
-from typing import Any
-
 import numpy as np
-import pyarrow as pa
 import pytest
+from numpy.typing import NDArray
 
 from harvester.mining.fusion import ScoreFusion, known_recall
+from harvester.records import ScoredTable
+from tests.builders import scored, tubelet
 
 
-def scored(lpg: Any, lpc: Any) -> pa.Table:
-    size = len(lpg)
-    return pa.table(
-        {"lpg_score": lpg, "lpc_score": lpc, "width_mm": np.full(size, 30.0), "z": [[0]] * size, "mark_id": [""] * size}
-    )  # fmt: skip
+def proposals(lpg: NDArray[np.float64], lpc: NDArray[np.float64]) -> ScoredTable:
+    rows = zip(lpg, lpc, strict=True)
+    return scored(*(tubelet("v", (0, 0, 9, 9), [0], lpg_score=float(a), lpc_score=float(b)) for a, b in rows))
 
 
 def test_known_recall_is_the_mean_share_above_the_candidates() -> None:
     candidates, known = np.linspace(0.2, 0.9, 30), np.array([0.95, 0.86, 0.85, 0.3])
-    given = (scored(candidates, candidates), scored(known, known), 12)
+    given = (proposals(candidates, candidates), proposals(known, known), 12)
     ranked = np.sort(candidates)[::-1]
     slow = np.mean([np.mean(known >= ranked[count]) for count in range(2, 8)])
     assert known_recall(*given, ScoreFusion(1.0, 0.1, 1, 0.0, 20.0)) == pytest.approx(slow)
@@ -27,8 +25,8 @@ def test_known_recall_is_the_mean_share_above_the_candidates() -> None:
 
 def test_known_recall_prefers_the_score_that_ranks_known_lesions_higher() -> None:
     rng = np.random.default_rng(0)
-    noise = scored(rng.random(60), rng.uniform(0.0, 0.5, 60))
-    lesions = scored(rng.random(40), rng.uniform(0.4, 0.9, 40))
+    noise = proposals(rng.random(60), rng.uniform(0.0, 0.5, 60))
+    lesions = proposals(rng.random(40), rng.uniform(0.4, 0.9, 40))
     given = (noise, lesions, 45)
     by_lpg, by_lpc = (known_recall(*given, ScoreFusion(weight, 0.0, 1, 0.0, 20.0)) for weight in (1.0, 0.0))
     assert by_lpc > by_lpg + 0.3
@@ -36,8 +34,8 @@ def test_known_recall_prefers_the_score_that_ranks_known_lesions_higher() -> Non
 
 def test_known_recall_where_the_choice_keeps_little() -> None:
     low = np.full(20, 0.2)
-    given = (scored(low, low), scored(np.array([0.2, 0.8]), np.array([0.5, 0.5])), 12)
+    given = (proposals(low, low), proposals(np.array([0.2, 0.8]), np.array([0.5, 0.5])), 12)
     # The floor drops every candidate and one of the two known: nothing is above the other.
     assert known_recall(*given, ScoreFusion(1.0, 0.5, 1, 0.0, 20.0)) == 0.5
-    nothing = (scored(low, low), scored(low, low).slice(0, 0), 12)
+    nothing = (proposals(low, low), proposals(low, low).slice(0, 0), 12)
     assert known_recall(*nothing, ScoreFusion(1.0, 0.5, 1, 0.0, 20.0)) == 0.0

@@ -1,4 +1,4 @@
-"""What a harvest is worth against a hidden truth; without a truth nothing is told."""
+"""What a harvest is worth against a hidden truth; without a truth there are no figures."""
 
 from pathlib import Path
 from typing import Any

@@ -30,14 +30,14 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert summary.steps[0].counts == {"slices": 27, "memory_mib": 1.5}
     summary.write(Location.of(tmp_path))
     assert json.loads((tmp_path / "summary.json").read_text()) == summary_tree()
-    # A round is told from its number on.
+    # A round is described from its number on.
     assert next(iter(json.loads((tmp_path / "summary.json").read_text())["rounds"][0])) == "round"
 
 
 def test_an_older_summary_says_no_format_and_is_read(tmp_path: Path) -> None:
     tree = summary_tree()
     del tree["format"]
-    # Steps that had been done before a restart told more.
+    # Steps that had been done before a restart had more fields.
     tree["steps"][0] |= {"ended": 1.0, "made_of": {"seed": 1}}
     assert read_summary(written(tmp_path, tree)).model_dump(mode="json") == summary_tree()
 

@@ -33,9 +33,9 @@ def row_of(root: Path, content: Any) -> MarkRow:
 
 @pytest.mark.parametrize("name", ["marks.json", "annotations.json"])
 def test_a_box_becomes_a_row_with_inclusive_ends(tmp_path: Path, name: str) -> None:
-    told = known_of(tmp_path, tree(), name)["key"]
-    assert told.tables == {name}
-    assert told.marks == [
+    known = known_of(tmp_path, tree(), name)["key"]
+    assert known.tables == {name}
+    assert known.marks == [
         MarkRow(
             where=f"annotation 0 (from 0) of {name}",
             z=3,

@@ -141,7 +141,7 @@ def test_a_file_cut_short_has_its_own_row(series: Path, kept: int) -> None:
     file = series / "004.dcm"
     file.write_bytes(file.read_bytes()[:kept])
     assert rows(series, min_slices=10) == ["few_slices", "unreadable"]
-    result = found(series, min_slices=9)  # the gap is filled, the file still told
+    result = found(series, min_slices=9)  # the gap is filled, the file still named
     assert [row.reason for row in result.rejects] == ["unreadable"]
     assert len(read(result.cases[0], series)[0].hu_zyx) == 10
 

@@ -1,4 +1,4 @@
-"""An archive of NIfTI files: scans and masks told apart, bad files refused one by one, no scan in two splits."""
+"""An archive of NIfTI files: scans are kept from masks, bad files refused one by one, no scan in two splits."""
 
 import gzip
 import json
@@ -65,7 +65,7 @@ def read_one(root: Path, **settings: Any) -> tuple[Volume, list[Mark]]:
     return read(discover(root, chosen, 0, "s").cases[0], root, chosen)
 
 
-def told(mark: Mark) -> tuple[float, ...]:
+def box_of(mark: Mark) -> tuple[float, ...]:
     return mark.z, mark.x1, mark.y1, mark.x2, mark.y2
 
 
@@ -91,7 +91,7 @@ def test_masks_are_found_by_suffix_or_folder(
     assert files(found) == [scan_name]
     assert not found.rejects
     _, marks = read_one(tmp_path, **settings)
-    assert [told(mark) for mark in marks] == [BOX_MARK]
+    assert [box_of(mark) for mark in marks] == [BOX_MARK]
     assert (marks[0].clinical, marks[0].kind) == (True, "")
 
 
@@ -121,7 +121,7 @@ def test_two_kinds_of_marks_refuse_the_scan_until_one_is_chosen(tmp_path: Path) 
         settings = ArchiveSettings(marks=marks)
         chosen = discover(tmp_path, settings, 0, "s")
         assert not chosen.rejects
-        assert [told(mark) for case in chosen.cases for mark in read(case, tmp_path, settings)[1]] == boxes
+        assert [box_of(mark) for case in chosen.cases for mark in read(case, tmp_path, settings)[1]] == boxes
 
 
 def write_coco(path: Path, boxes: list[tuple[str, list[float]]]) -> None:
@@ -304,7 +304,7 @@ def test_rows_of_one_lesion_are_one_mark_on_its_largest_slice(tmp_path: Path) ->
         "file,z,x1,y1,x2,y2,lesion,clinical\na,1,2,3,4,5,x,0\na,2,1,2,5,6,x,1\na,3,2,3,4,5,x,0\na,3,2,3,4,5,,0\n"
     )
     _, marks = read_one(tmp_path)
-    assert [(told(mark), mark.clinical) for mark in marks] == [((2, 1, 2, 5, 6), True), ((3, 2, 3, 4, 5), False)]
+    assert [(box_of(mark), mark.clinical) for mark in marks] == [((2, 1, 2, 5, 6), True), ((3, 2, 3, 4, 5), False)]
     assert len({mark.mark_id for mark in marks}) == 2
 
 

@@ -1,4 +1,4 @@
-"""Whichever way a scan was saved: the same volume and the same boxes, told as CSV, as COCO or as a mask."""
+"""Whichever way a scan was saved: the same volume and the same boxes, given as CSV, as COCO or as a mask."""
 
 import json
 from itertools import permutations, product
@@ -32,7 +32,7 @@ def stored() -> tuple[np.ndarray, np.ndarray]:
 
 
 def saved(values_zyx: np.ndarray, path: Path, axes: tuple[int, ...], flips: tuple[int, ...]) -> None:
-    """The file with its axes as told; the affine says so. Stored z, y, x run up, to the back, to the left."""
+    """The file with its axes in this order; the affine says so. Stored z, y, x run up, to the back, to the left."""
     turned = values_zyx.transpose(axes)[tuple(slice(None, None, flip) for flip in flips)]
     affine = np.eye(4)
     affine[:3, :3] = 0
@@ -56,20 +56,20 @@ def file_box(lesion: int, axes: tuple[int, ...], flips: tuple[int, ...]) -> tupl
 
 
 def put_marks(root: Path, kind: str, axes: tuple[int, ...], flips: tuple[int, ...]) -> None:
-    told = [file_box(lesion, axes, flips) for lesion in range(len(LESIONS_ZYX))] if kind != "mask" else []
+    placed = [file_box(lesion, axes, flips) for lesion in range(len(LESIONS_ZYX))] if kind != "mask" else []
     if kind == "csv":
-        rows = [f"a,{k},{','.join(map(str, box))}\n" for k, box in told]
+        rows = [f"a,{k},{','.join(map(str, box))}\n" for k, box in placed]
         (root / "marks.csv").write_text("file,z,x1,y1,x2,y2\n" + "".join(rows))
     if kind == "coco":
-        images = [{"id": n, "file_name": "a.nii", "slice": k} for n, (k, _) in enumerate(told)]
-        boxes = [[i1, j1, i2 - i1 + 1, j2 - j1 + 1] for _, (i1, j1, i2, j2) in told]
+        images = [{"id": n, "file_name": "a.nii", "slice": k} for n, (k, _) in enumerate(placed)]
+        boxes = [[i1, j1, i2 - i1 + 1, j2 - j1 + 1] for _, (i1, j1, i2, j2) in placed]
         annotations = [{"id": n, "image_id": n, "bbox": box} for n, box in enumerate(boxes)]
         (root / "marks.json").write_text(json.dumps({"images": images, "annotations": annotations}))
     if kind == "mask":
         saved(stored()[1], root / "a.mask.nii", axes, flips)
 
 
-def told(mark: Mark) -> tuple[float, ...]:
+def box_of(mark: Mark) -> tuple[float, ...]:
     return mark.z, mark.y1, mark.x1, mark.y2, mark.x2
 
 
@@ -88,4 +88,4 @@ def test_every_orientation_gives_the_same_volume_and_boxes(
         volume, marks = read(case, tmp_path, settings)
         np.testing.assert_array_equal(volume.hu_zyx, hu)
         assert volume.spacing_zyx_mm == pytest.approx(SPACING_ZYX_MM)
-        assert sorted(map(told, marks)) == expected, (axes, flips)
+        assert sorted(map(box_of, marks)) == expected, (axes, flips)

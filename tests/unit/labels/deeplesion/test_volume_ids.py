@@ -12,7 +12,7 @@ PLAIN = "000001_01_02_103-115"
 def test_every_form_is_one_id(before: str, after: str) -> None:
     form = f"000001_01_02{before}103-115{after}"
     assert plain_id(form) == PLAIN
-    assert split_id(form) == SubVolume("000001", "000001_01_02", 103, 115)
+    assert split_id(form) == SubVolume("000001_01_02", 103, 115)
 
 
 @pytest.mark.parametrize("other", ["ph-0012", "in-ab", "", "000001_01_02", "a_000001_01_02_103-115"])
