@@ -3,7 +3,8 @@
 Manifest rows go in and a word on each part comes out: voxels are read from the store in the actor that needs them,
 and it publishes the rows of its parts itself (harvester/run/partials.py). What is published is not done again,
 whoever dies.
-A volume that fails is left out with its reason; the step fails past data.max_reject_share.
+A volume that fails is left out with its reason, after a second try where that may be over (a disk, a network); the
+step fails past data.max_reject_share.
 """
 
 import json
@@ -25,7 +26,7 @@ from harvester.config.settings import Settings
 from harvester.distributed.capacity import pool_request
 from harvester.distributed.cluster import quarantine_in
 from harvester.distributed.watchdog import BackgroundWork, said_begun
-from harvester.errors import StepError
+from harvester.errors import StepError, passing_cause
 from harvester.mining import negatives
 from harvester.mining.candidates import outside_ignored
 from harvester.models.device import DeviceSpec
@@ -103,15 +104,17 @@ class Actor(ABC, Generic[Kind]):
 
     def publish(self, part: Part, outcomes: Iterable[Outcome[list[Row]]], began: float) -> None:
         """A part's rows, and the errors of the volumes that have none."""
-        rows, errors = [], {}
+        rows, errors, again = [], {}, 0
         for outcome in outcomes:
             require_memory(outcome.row["volume_id"], outcome.error)
             if outcome.error:
                 errors[outcome.row["volume_id"]] = f"{type(outcome.error).__name__}: {outcome.error}"
+                again += passing_cause(outcome.error) is not None
             rows += [{"patient_id": outcome.row["patient_id"]} | row for row in outcome.result or ()]
         note = {
             "volumes": [row["volume_id"] for row in part.rows],
             "errors": errors,
+            "again": again,  # of these, those that may be over
             "rows": len(rows),
             "seconds": time.monotonic() - began,
             "memory_mib": self.place.memory_mib(),
@@ -171,18 +174,27 @@ def run_over_volumes(
     missing = [part for part in parts if part.name not in done]
     if len(missing) < len(parts):
         logger.info("%s: %d of %d parts done before", actor.__name__, len(parts) - len(missing), len(parts))
-    if missing:
-        work = BackgroundWork(_dataset(actor, job, missing).materialize)
-        work.start()
-        work.watch(PartProgress(job, missing, actor.__name__), pool_request(job.settings.compute))
+    _work_through(actor, job, missing)
     names = [part.name for part in parts]
     records = _published(job.partials, names)
+    if again := [part for part, record in zip(parts, records, strict=True) if record.get("again")]:
+        logger.info("%s: %d parts hold volumes that could not be read, and are tried again", actor.__name__, len(again))
+        job.partials.withdraw(part.name for part in again)
+        _work_through(actor, job, again)
+        records = _published(job.partials, names)
     forget(job.partials.folder)
     _refuse_if_broken(job, dict(zip(names, records, strict=True)), len(rows))
     schema = SCHEMAS[actor.kind]
     table = outside_ignored(joined(job.partials.tables(names, schema), schema), ignored)
     memory_mib = max((record["memory_mib"] for record in records), default=0.0)
     return actor.kind(table), {"slices": sum(row["depth"] for row in rows), "memory_mib": memory_mib}
+
+
+def _work_through(actor: type[Actor[Any]], job: InferenceJob, parts: list[Part]) -> None:
+    if parts:
+        work = BackgroundWork(_dataset(actor, job, parts).materialize)
+        work.start()
+        work.watch(PartProgress(job, parts, actor.__name__), pool_request(job.settings.compute))
 
 
 def joined(tables: Iterable[pa.Table], schema: pa.Schema) -> pa.Table:

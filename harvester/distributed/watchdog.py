@@ -40,7 +40,9 @@ class Progress(Protocol):
 def said_begun(folder: Location, parts: Iterable[Part]) -> str:
     """Which of the parts' volumes are begun, for an error that gives up."""
     names = sorted(begun(folder, (row["volume_id"] for part in parts for row in part.rows)))
-    return f"volumes begun: {', '.join(names[:8])}" if names else "no volume was begun; does the cluster have room?"
+    if names:
+        return f"volumes begun: {', '.join(names[:8])}"
+    return f"no volume was begun; does the cluster have room, and do all nodes see {folder.parent}?"
 
 
 class BackgroundWork(threading.Thread):
