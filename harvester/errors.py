@@ -93,6 +93,18 @@ def root_cause(error: BaseException | None) -> HarvesterError | None:
     return None
 
 
+def passing_cause(error: BaseException | None) -> BaseException | None:
+    """What an error comes from that may be over at the next try: disk, network, rights or want of memory; else None.
+
+    The system's own OSErrors bear a number. Libraries raise others, without one, for what a file is.
+    """
+    while error is not None:
+        if isinstance(error, MemoryError | TimeoutError) or (isinstance(error, OSError) and error.errno):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def one_line(error: BaseException) -> str:
     """An error's text without secrets; a library may have said something of it on several lines."""
     return without_secrets(" ".join(str(error).split()))

@@ -3,14 +3,19 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Final, NewType, TypeAlias, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from harvester.errors import StoreError, VolumeError
+from harvester.errors import LabelError, StoreError, VolumeError
+
+MOST_VALUES: Final = 1 << 28
+"""Of a table that somebody brings: 2 GiB of numbers."""
 
 
 class Split(StrEnum):
@@ -283,6 +288,19 @@ def only_data(table: pa.Table) -> pa.Table:
     if odd:
         raise pa.ArrowInvalid(f"columns {', '.join(odd)} hold objects, which could run code, instead of data")
     return table
+
+
+def read_foreign(file: Path, **options: Any) -> pa.Table:
+    """A Parquet file that may come from anybody; options: pyarrow.parquet.ParquetFile's.
+
+    Raises OSError; pa.ArrowInvalid as only_data does; LabelError past MOST_VALUES, which a small file may claim.
+    """
+    parquet = pq.ParquetFile(file, **options)
+    groups = [parquet.metadata.row_group(index) for index in range(parquet.metadata.num_row_groups)]
+    count = sum(group.column(index).num_values for group in groups for index in range(group.num_columns))
+    if count > MOST_VALUES:
+        raise LabelError(f"{file.name}: claims {count:,} values, want at most {MOST_VALUES:,}; split the table")
+    return only_data(parquet.read(use_threads=False))
 
 
 def _is_data(kind: pa.DataType) -> bool:

@@ -60,7 +60,7 @@ def run_harvest(settings: Settings, store: str | None, run: Location | Path | st
 def show_plan(settings: Settings, store: str | None, folder: Location) -> None:
     """Print what `run_harvest` would do with the same arguments."""
     named = named_store(settings, store)
-    opened = Store.open(named) if named else prepared(settings, folder / "store")
+    opened = Store.open(named) if named else prepared(settings, data_root(), folder / "store")
     if opened is None:
         print(f"to make  the volumes ({settings.data.kind}), into {folder / 'store'}; then every step")
     else:

@@ -109,7 +109,9 @@ class ArchiveSettings(Section):
         "auto", description="auto takes whichever there is (objects are DICOM's); a scan with two kinds is refused"
     )
     max_voxels: int = Field(
-        1000 * 1024 * 1024, ge=1, description="a scan that claims more is refused before room is made for it"
+        1000 * 1024 * 1024,
+        ge=1,
+        description="a scan that claims more, or more than two bytes for each of these, is refused before room is made",
     )
     missing_is_air: bool = Field(
         False, description="NaN in a NIfTI is padding and becomes air; otherwise the scan is refused"

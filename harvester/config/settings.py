@@ -188,8 +188,8 @@ class ComputeSettings(Section):
     no_progress_minutes: float = Field(
         60,
         gt=0,
-        description="proposing, scoring and training give up where nothing is published for so long; preparation "
-        "refuses a scan whose reader takes longer, twice",
+        description="proposing and scoring give up where no volume is begun or done for so long, training where no "
+        "checkpoint is written; preparation refuses a scan whose reader takes longer, twice",
     )
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: bool = Field(

@@ -20,6 +20,8 @@ DATASETS: Final[dict[str, Callable[[Settings, Path | None], Dataset]]] = {
 }
 FROM_SETTINGS: Final = ("phantom", "insertion")
 """Those whose cases follow from the settings; what an archive holds is to be looked up."""
+WITHOUT_FILES: Final = ("phantom",)
+"""Those of which the settings say everything: what was made before cannot be stale."""
 
 
 def open_dataset(settings: Settings, source: Path | None) -> Dataset:

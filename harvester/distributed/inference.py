@@ -3,7 +3,8 @@
 Manifest rows go in and a word on each part comes out: voxels are read from the store in the actor that needs them,
 and it publishes the rows of its parts itself (harvester/run/partials.py). What is published is not done again,
 whoever dies.
-A volume that fails is left out with its reason; the step fails past data.max_reject_share.
+A volume that fails is left out with its reason, after a second try where that may be over (a disk, a network); the
+step fails past data.max_reject_share.
 """
 
 import json
@@ -25,7 +26,7 @@ from harvester.config.settings import Settings
 from harvester.distributed.capacity import pool_request
 from harvester.distributed.cluster import quarantine_in
 from harvester.distributed.watchdog import BackgroundWork, said_begun
-from harvester.errors import StepError
+from harvester.errors import StepError, passing_cause
 from harvester.mining import negatives
 from harvester.mining.candidates import outside_ignored
 from harvester.models.device import DeviceSpec
@@ -33,8 +34,8 @@ from harvester.models.memory import require_memory
 from harvester.proposals.inference import Proposals
 from harvester.records import SCHEMAS, IgnoreTable, Kind, ScoredTable, TubeletTable, empty
 from harvester.run.partials import Part, Partials, Row, plan_parts
-from harvester.run.progress import ProgressLines
-from harvester.run.quarantine import begun, forget
+from harvester.run.progress import PartLines
+from harvester.run.quarantine import BEGUN, begun, forget
 from harvester.run.work_list import Outcome, WorkList
 from harvester.storage.location import Location
 from harvester.store.slab import GridFrame
@@ -103,15 +104,17 @@ class Actor(ABC, Generic[Kind]):
 
     def publish(self, part: Part, outcomes: Iterable[Outcome[list[Row]]], began: float) -> None:
         """A part's rows, and the errors of the volumes that have none."""
-        rows, errors = [], {}
+        rows, errors, again = [], {}, 0
         for outcome in outcomes:
             require_memory(outcome.row["volume_id"], outcome.error)
             if outcome.error:
                 errors[outcome.row["volume_id"]] = f"{type(outcome.error).__name__}: {outcome.error}"
+                again += passing_cause(outcome.error) is not None
             rows += [{"patient_id": outcome.row["patient_id"]} | row for row in outcome.result or ()]
         note = {
             "volumes": [row["volume_id"] for row in part.rows],
             "errors": errors,
+            "again": again,  # of these, those that may be over
             "rows": len(rows),
             "seconds": time.monotonic() - began,
             "memory_mib": self.place.memory_mib(),
@@ -171,18 +174,27 @@ def run_over_volumes(
     missing = [part for part in parts if part.name not in done]
     if len(missing) < len(parts):
         logger.info("%s: %d of %d parts done before", actor.__name__, len(parts) - len(missing), len(parts))
-    if missing:
-        work = BackgroundWork(_dataset(actor, job, missing).materialize)
-        work.start()
-        work.watch(PartProgress(job, missing, actor.__name__), pool_request(job.settings.compute))
+    _work_through(actor, job, missing)
     names = [part.name for part in parts]
-    records = job.partials.records(names)
+    records = _published(job.partials, names)
+    if again := [part for part, record in zip(parts, records, strict=True) if record.get("again")]:
+        logger.info("%s: %d parts hold volumes that could not be read, and are tried again", actor.__name__, len(again))
+        job.partials.withdraw(part.name for part in again)
+        _work_through(actor, job, again)
+        records = _published(job.partials, names)
     forget(job.partials.folder)
     _refuse_if_broken(job, dict(zip(names, records, strict=True)), len(rows))
     schema = SCHEMAS[actor.kind]
     table = outside_ignored(joined(job.partials.tables(names, schema), schema), ignored)
     memory_mib = max((record["memory_mib"] for record in records), default=0.0)
     return actor.kind(table), {"slices": sum(row["depth"] for row in rows), "memory_mib": memory_mib}
+
+
+def _work_through(actor: type[Actor[Any]], job: InferenceJob, parts: list[Part]) -> None:
+    if parts:
+        work = BackgroundWork(_dataset(actor, job, parts).materialize)
+        work.start()
+        work.watch(PartProgress(job, parts, actor.__name__), pool_request(job.settings.compute))
 
 
 def joined(tables: Iterable[pa.Table], schema: pa.Schema) -> pa.Table:
@@ -219,29 +231,40 @@ def _dataset(actor: type[Actor[Any]], job: InferenceJob, parts: list[Part]) -> r
 
 
 class PartProgress:
-    """Watches which of the missing parts are published."""
+    """Watches which volumes of the missing parts are begun and which parts are published, by one listing a look."""
 
     def __init__(self, job: InferenceJob, parts: list[Part], name: str) -> None:
-        self.job, self.parts, self.name = job, parts, name
+        self.folder, self.parts, self.name = job.partials.folder, parts, name
         self.minutes = job.settings.compute.no_progress_minutes
-        self.lines = ProgressLines(name, sum(len(part.rows) for part in parts))
+        self.lines = PartLines(name, parts)
 
-    def reached(self) -> list[Part]:
-        """The parts that are not published."""
-        done = self.job.partials.done()
-        left = [part for part in self.parts if part.name not in done]
-        self.lines.reached(self.lines.total - sum(len(part.rows) for part in left))
-        return left
+    def reached(self) -> tuple[list[str], dict[str, int | None]]:
+        """The parts that are not published, and the marks of volumes that are begun: each ends by taking its own."""
+        files = self.folder.versions()
+        left = [part.name for part in self.parts if f"{part.name}.json" not in files]
+        self.lines.reached(left, files)
+        return left, {name: when for name, when in files.items() if name.startswith(BEGUN)}
 
     def waiting(self) -> str:
         """The volumes that are begun."""
-        left = self.reached()
+        lines = self.lines.lines
         return (
-            f"{self.name}: no part was published for {self.minutes:g} minutes (compute.no_progress_minutes), "
-            f"{len(left)} are waited for; "
-            f"{said_begun(self.job.partials.folder, (row['volume_id'] for part in left for row in part.rows))}. "
-            "Start the same command again: what is published is kept"
+            f"{self.name}: no volume was begun or done for {self.minutes:g} minutes (compute.no_progress_minutes), "
+            f"{lines.total - lines.done} are waited for; {said_begun(self.folder, self.parts)}. Start the same command "
+            "again: what is published is kept"
         )
+
+
+def _published(partials: Partials, names: Sequence[str]) -> list[Row]:
+    """The records of parts that were published. Raises StepError where they are not here."""
+    records = partials.records(names)
+    if lost := records.count({}):
+        raise StepError(
+            f"{partials.folder}: {lost} of {len(names)} parts were published by their workers and are not here; is the "
+            "run folder shared by all nodes? Give a --run that all of them see, also s3://bucket/folder, then start "
+            "again"
+        )
+    return records
 
 
 def _refuse_if_broken(job: InferenceJob, records: Mapping[str, Row], volumes: int) -> None:

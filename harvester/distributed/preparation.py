@@ -19,25 +19,25 @@ from typing import Any, Final, cast
 import ray.data
 from ray.data import ActorPoolStrategy
 
-from harvester.config.fingerprint import settings_hash
 from harvester.config.settings import Settings
 from harvester.datasets.discovery import Discovery, LoadedVolume
 from harvester.datasets.dry_run import split_rows, splits_csv
-from harvester.datasets.registry import FROM_SETTINGS, open_dataset
+from harvester.datasets.look import TRY_AGAIN, Look, identity_of, without_contents
+from harvester.datasets.registry import FROM_SETTINGS, WITHOUT_FILES, open_dataset
 from harvester.distributed.capacity import pool_request
 from harvester.distributed.cluster import quarantine_in
 from harvester.distributed.watchdog import BackgroundWork, said_begun, time_limit
-from harvester.errors import HarvesterError, StoreError, VolumeError
+from harvester.errors import HarvesterError, StoreError, VolumeError, passing_cause
 from harvester.models.memory import require_memory
 from harvester.records import Reject
 from harvester.run.partials import Part, Row
-from harvester.run.progress import ProgressLines
+from harvester.run.progress import PartLines
 from harvester.run.quarantine import forget
 from harvester.run.work_list import Outcome, WorkList
 from harvester.storage.location import Location, writing
 from harvester.storage.salt import salt_of
 from harvester.store.commit import commit_store, inputs_before
-from harvester.store.container import open_shard
+from harvester.store.container import ShardWriter, open_shard
 from harvester.store.shard_plan import SHARD_BYTES, ShardNote, plan_shards, shard_name, shards_made, sweep
 from harvester.store.store import Store
 
@@ -54,37 +54,46 @@ def prepare(settings: Settings, source: Path | None, store: Location, shard_byte
     """The finished store for `settings.data`; one that was finished before from the same is reused.
 
     `source` is the data root that $HARVESTER_DATA stands for, or the folder of somebody's archive.
-    Of an archive that has changed only the shards are made that have to be. Raises StoreError, StepError.
+    Of an archive that has changed only the shards are made that have to be, and what could not be read is tried again.
+    Raises StoreError, StepError.
     """
-    folder, identity = Location.of(store), _identity(settings)
+    folder, identity = Location.of(store), identity_of(settings)
     before = inputs_before(folder, identity)
-    if before and settings.data.kind in FROM_SETTINGS and (whole := _as_it_is(folder)):
+    if before and settings.data.kind in WITHOUT_FILES and (whole := _as_it_is(folder)):
         return whole
-    discovery = list_cases(settings, source, folder)
-    cases = [asdict(case) for case in discovery.cases]
-    source_hashes = _source_hashes(identity, cases, discovery.rejects)
-    stamp = {"settings": identity, "cases": settings_hash(sorted(source_hashes.items()))}
-    if before == stamp and (whole := _as_it_is(folder)):
+    look = Look.of(settings, list_cases(settings, source, folder))
+    earlier = [Reject(**row) for row in Store.open(folder).rejects().to_pylist()] if before else []
+    again = any(each.reason == TRY_AGAIN for each in earlier)
+    if before == look.stamp and not again and (whole := _as_it_is(folder)):
         return whole
-    shards, begun = folder / "shards", folder / f"{BEGUN}{stamp['cases']}"
+    shards, begun = folder / "shards", folder / f"{BEGUN}{look.stamp['cases']}"
     sweep(shards)
-    kept = shards_made(shards, source_hashes)
-    parts = _missing(cases, kept, source_hashes, shard_bytes)
-    allowed = math.floor(settings.data.max_reject_share * len(cases))
+    kept = shards_made(shards, look.source_hashes)
+    refused = look.still_refused(earlier)
+    parts = _missing(look, kept, refused, shard_bytes)
     try:
-        made, rejects = _make_all(Maker, (settings, source, folder, begun), parts, allowed)
+        made, rejects = _make_all(Maker, (settings, source, folder, begun), parts, refused, len(look.cases))
     except StoreError:
         sweep(shards)
         forget(begun)  # whoever mends what is wrong may have mended what killed
         raise
+    if before == look.stamp and not made and set(rejects) <= set(earlier) and (whole := _as_it_is(folder)):
+        begun.delete_folder()
+        return whole  # what could not be read still cannot
     if settings.data.kind not in FROM_SETTINGS:
         with writing(folder):
-            (folder / "splits.csv").write_bytes(splits_csv(split_rows(discovery)).encode())
-    return _finished(folder, [*kept, *made], [*discovery.rejects, *rejects], stamp)
+            (folder / "splits.csv").write_bytes(splits_csv(split_rows(look.discovery)).encode())
+    return _finished(folder, [*kept, *made], [*look.discovery.rejects, *rejects], look.stamp)
 
 
 def _finished(folder: Location, notes: Sequence[ShardNote], rejects: Sequence[Reject], stamp: dict[str, str]) -> Store:
-    """The store of these shards, and nothing beside them."""
+    """The store of these shards, and nothing beside them. Raises StoreError where a shard is not here."""
+    here = set((folder / "shards").files())
+    if lost := sum(f"{note.name}.shard" not in here for note in notes):
+        raise StoreError(
+            f"{folder}: {lost} of {len(notes)} shards were made by workers and are not here; is the store's folder "
+            "shared by all nodes? Give a --store that all of them see, also s3://bucket/folder, then start again"
+        )
     finished = commit_store(folder, notes, rejects, stamp)
     sweep(folder / "shards", notes)
     for name in folder.folders():
@@ -93,9 +102,12 @@ def _finished(folder: Location, notes: Sequence[ShardNote], rejects: Sequence[Re
     return finished
 
 
-def prepared(settings: Settings, store: Location) -> Store | None:
-    """The store that `prepare` made of made data, None where it is not finished. Raises StoreError for another's."""
-    made = settings.data.kind in FROM_SETTINGS and inputs_before(Location.of(store), _identity(settings))
+def prepared(settings: Settings, source: Path | None, store: Location) -> Store | None:
+    """The store that `prepare` made of made data, None where there is none or the files that it was made from have
+    changed. Raises StoreError for another's."""
+    if settings.data.kind not in FROM_SETTINGS or not (before := inputs_before(store, identity_of(settings))):
+        return None
+    made = settings.data.kind in WITHOUT_FILES or before == Look.of(settings, list_cases(settings, source, store)).stamp
     return Store.open(store) if made else None
 
 
@@ -151,13 +163,11 @@ class Maker:
             for outcome in outcomes:
                 case, source_hash = outcome.row["case"], outcome.row["source_hash"]
                 require_memory(case["volume_id"], outcome.error)
-                if (loaded := outcome.result) is None:
+                if outcome.result is None:
                     rejects.append(asdict(_reject(case, source_hash, outcome.error)))
-                    continue
-                note.manifest.append(shard.add(loaded.volume, case["split"], source_hash))
-                note.marks.extend(_plain(asdict(mark)) for mark in loaded.marks)
-                note.ignore.extend(map(_plain, loaded.ignored))
-                note.cases[case["volume_id"]] = source_hash
+                else:
+                    _add(shard, note, case, source_hash, outcome.result)
+                del outcome  # its voxels: the next volume is alone
         with writing(self.store):
             if note.cases:
                 note.save(shards)
@@ -166,12 +176,26 @@ class Maker:
         return note, rejects
 
 
+def _add(shard: ShardWriter, note: ShardNote, case: Row, source_hash: str, loaded: LoadedVolume) -> None:
+    note.manifest.append(shard.add(loaded.volume, case["split"], without_contents(source_hash)))
+    note.marks.extend(_plain(asdict(mark)) for mark in loaded.marks)
+    note.ignore.extend(map(_plain, loaded.ignored))
+    note.cases[case["volume_id"]] = source_hash
+
+
 def _make_all(
-    maker: type[Maker], given: tuple[Settings, Path | None, Location, Location], parts: Sequence[Part], allowed: int
+    maker: type[Maker],
+    given: tuple[Settings, Path | None, Location, Location],
+    parts: Sequence[Part],
+    refused: Sequence[Reject],
+    volumes: int,
 ) -> tuple[list[ShardNote], list[Reject]]:
-    """The shards of the parts, and what was refused. Raises StoreError: no room, more than `allowed` refused."""
+    """The shards of the parts, and what is refused with what was `refused` before, of so many volumes in all.
+
+    Raises StoreError: no room, more than data.max_reject_share refused.
+    """
     if not parts:
-        return [], []
+        return [], [*refused]
     settings, *_, begun = given
     compute = settings.compute
     dataset = ray.data.from_items(
@@ -184,7 +208,7 @@ def _make_all(
     )
     # Ray's own watchdog would end the job before a worker has given up what is stuck.
     dataset.context.execution_no_progress_timeout_s = -1
-    collected = Collected(begun, parts, compute.no_progress_minutes, allowed)
+    collected = Collected(settings, begun, parts, refused, volumes)
     work = BackgroundWork(partial(collected.take, dataset.iter_rows))
     work.start()
     work.watch(collected, pool_request(compute))
@@ -194,13 +218,16 @@ def _make_all(
 class Collected:
     """What the actors give back, and how far they are. Ends at once where it cannot end well."""
 
-    def __init__(self, begun: Location, parts: Sequence[Part], minutes: float, allowed: int) -> None:
-        self.begun, self.allowed, self.minutes = begun, allowed, minutes + MINUTES_FOR_A_NEW_WORKER
-        self.volume_ids = [row["volume_id"] for part in parts for row in part.rows]
+    def __init__(
+        self, settings: Settings, begun: Location, parts: Sequence[Part], refused: Sequence[Reject], volumes: int
+    ) -> None:
+        self.begun, self.volumes = begun, volumes
+        self.allowed = math.floor(settings.data.max_reject_share * volumes)
+        self.minutes = settings.compute.no_progress_minutes + MINUTES_FOR_A_NEW_WORKER
+        self.parts, self.returned = parts, set[str]()
         self.notes: list[ShardNote] = []
-        self.rejects: list[Reject] = []
-        self.done = 0
-        self.lines = ProgressLines("prepare", len(self.volume_ids))
+        self.rejects, self.before = [*refused], len(refused)
+        self.lines = PartLines("prepare", parts)
 
     def take(self, rows: Callable[[], Iterable[Row]]) -> None:
         """All rows of Makers. Raises StoreError."""
@@ -210,37 +237,39 @@ class Collected:
             note = ShardNote(**json.loads(row["note"]))
             new = [Reject(**each) for each in json.loads(row["rejects"])]
             self.notes += [note] if note.cases else []
-            for each in new[: max(0, LINES_OF_REJECTS - len(self.rejects))]:
+            for each in new[: max(0, LINES_OF_REJECTS + self.before - len(self.rejects))]:
                 logger.warning("refused: %s", each.message)
             self.rejects += new
-            self.done += len(note.cases) + len(new)
+            self.returned.add(note.name)
             if len(self.rejects) > self.allowed:
                 raise StoreError(
-                    f"{len(self.rejects)} of {self.lines.total} volumes were refused, more than "
+                    f"{len(self.rejects)} of {self.volumes} volumes were refused, more than "
                     f"data.max_reject_share allows ({self.allowed}); the first: {self.rejects[0].message}"
                 )
 
-    def reached(self) -> tuple[int, dict[str, Any]]:
-        """Volumes that came back, and the marks of those that are begun."""
-        self.lines.reached(self.done)
-        return self.done, self.begun.versions()
+    def reached(self) -> tuple[list[str], dict[str, Any]]:
+        """Shards that have not come back, and the marks of the volumes that are begun."""
+        left = [part.name for part in self.parts if part.name not in self.returned]
+        marks = self.begun.versions()
+        self.lines.reached(left, marks)
+        return left, marks
 
     def waiting(self) -> str:
         """The volumes that are begun."""
         return (
             f"prepare: no volume was begun or made for {self.minutes:g} minutes (compute.no_progress_minutes and "
-            f"{MINUTES_FOR_A_NEW_WORKER:g} more); {said_begun(self.begun, self.volume_ids)}. Start the same command "
+            f"{MINUTES_FOR_A_NEW_WORKER:g} more); {said_begun(self.begun, self.parts)}. Start the same command "
             "again: what is made is kept"
         )
 
 
-def _missing(
-    cases: Sequence[Row], kept: Sequence[ShardNote], source_hashes: dict[str, str], shard_bytes: int
-) -> list[Part]:
+def _missing(look: Look, kept: Sequence[ShardNote], refused: Sequence[Reject], shard_bytes: int) -> list[Part]:
     """A part for each shard to be made: its cases, each with the hash of what it is made from."""
-    done = {volume_id for note in kept for volume_id in note.cases}
-    if done:
-        logger.info("prepare: %d of %d volumes were made before", len(done), len(cases))
+    cases, source_hashes = look.cases, look.source_hashes
+    settled = {source_hash for note in kept for source_hash in note.cases.values()}
+    if settled:
+        logger.info("prepare: %d of %d volumes were made before", len(settled), len(cases))
+    settled |= {each.source_hash for each in refused}
     rows = {
         case["volume_id"]: {
             "volume_id": case["volume_id"],
@@ -249,49 +278,26 @@ def _missing(
         }
         for case in cases
     }
-    groups = plan_shards([case for case in cases if case["volume_id"] not in done], shard_bytes)
+    groups = plan_shards([case for case in cases if source_hashes[case["volume_id"]] not in settled], shard_bytes)
     return [Part(shard_name(group, source_hashes), [rows[case["volume_id"]] for case in group]) for group in groups]
 
 
 def _reject(case: Row, source_hash: str, error: Exception | None) -> Reject:
     """Why a case could not be made. Only our own messages are known to hold no path and no text of the file."""
-    if isinstance(error, HarvesterError):
+    passing = passing_cause(error)
+    if isinstance(error, HarvesterError) and not passing:
         reason = error.reason if isinstance(error, VolumeError) else type(error).__name__
         return Reject(source_hash, reason, str(error))
-    cause = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
-    frame = traceback.extract_tb(error.__traceback__ if error else None)[-1]
-    where = f"{Path(frame.filename).name}:{frame.lineno}"
-    return Reject(
-        source_hash,
-        type(error).__name__,
-        f"volume {case['volume_id']}: cannot be read ({cause}, {where}); see whether another program opens "
-        "it, and export it again or leave it out",
-    )
+    cause = passing or error
+    said = cause.strerror if isinstance(cause, OSError) and cause.strerror else type(cause).__name__
+    frame = traceback.extract_tb(cause.__traceback__ if cause else None)[-1]
+    fault = f"volume {case['volume_id']}: cannot be read ({said}, {Path(frame.filename).name}:{frame.lineno})"
+    if passing:
+        return Reject(source_hash, TRY_AGAIN, f"{fault}; see to its disk and rights, the next start tries it again")
+    advice = "see whether another program opens it, and export it again or leave it out"
+    return Reject(source_hash, type(cause).__name__, f"{fault}; {advice}")
 
 
 def _plain(row: Any) -> Row:
     """numpy's numbers as Python's, for JSON."""
     return {name: value.item() if hasattr(value, "item") else value for name, value in row.items()}
-
-
-def _identity(settings: Settings) -> str:
-    """What a store is made from, but for the cases. The path does not count: data may lie elsewhere tomorrow.
-
-    Neither does how many refusals are allowed: whoever allows more goes on with what is there.
-    """
-    kind = settings.data.kind
-    return settings_hash(kind, getattr(settings.data, kind), settings.seed, settings.grid.spacing_zyx_mm)
-
-
-def _source_hashes(identity: str, cases: Sequence[Row], rejects: Sequence[Reject]) -> dict[str, str]:
-    """volume_id: what the volume is to be made from, hashed. Raises StoreError for no cases and for two of one id."""
-    if not cases:
-        first = f"; {len(rejects)} were refused, the first: {rejects[0].message}" if rejects else ""
-        raise StoreError(
-            "no scans found: want .nii, .nii.gz or DICOM CT series, or the slices of DeepLesion's table, under "
-            f"--source{first}"
-        )
-    hashes = {case["volume_id"]: settings_hash(identity, case) for case in cases}
-    if len(hashes) < len(cases):
-        raise StoreError(f"{len(cases) - len(hashes)} scans have the volume_id of another; want one per scan")
-    return hashes

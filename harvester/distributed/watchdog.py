@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol
 from harvester.distributed.capacity import ResourceRequest, without_room
 from harvester.distributed.cluster import require_head
 from harvester.errors import StepError
+from harvester.run.partials import Part
 from harvester.run.quarantine import begun
 from harvester.storage.location import Location
 
@@ -36,10 +37,12 @@ class Progress(Protocol):
         """What is waited for, for the error that gives up."""
 
 
-def said_begun(folder: Location, volume_ids: Iterable[str]) -> str:
-    """Which of the volumes are begun, for an error that gives up."""
-    names = sorted(begun(folder, volume_ids))
-    return f"volumes begun: {', '.join(names[:8])}" if names else "no volume was begun; does the cluster have room?"
+def said_begun(folder: Location, parts: Iterable[Part]) -> str:
+    """Which of the parts' volumes are begun, for an error that gives up."""
+    names = sorted(begun(folder, (row["volume_id"] for part in parts for row in part.rows)))
+    if names:
+        return f"volumes begun: {', '.join(names[:8])}"
+    return f"no volume was begun; does the cluster have room, and do all nodes see {folder.parent}?"
 
 
 class BackgroundWork(threading.Thread):

@@ -36,6 +36,12 @@ class Orientation:
         flips = [bool(ornt[axis, 1] == want) for axis, want in zip(axes, (1, 1, -1), strict=True)]
         return cls((axes[0], axes[1], axes[2]), (flips[0], flips[1], flips[2]), shape)
 
+    @property
+    def shape_zyx(self) -> tuple[int, int, int]:
+        """The shape in the stored order."""
+        x, y, z = (self.shape[axis] for axis in self.axes)
+        return z, y, x
+
     def array(self, values_ijk: Array) -> Array:
         """The (z, y, x) view of an (i, j, k) array."""
         return self._flipped(values_ijk.transpose(self.axes[::-1]))

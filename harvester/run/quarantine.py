@@ -87,7 +87,7 @@ def is_crash(error: Exception | None) -> bool:
 def begun(folder: Location, volume_ids: Iterable[str]) -> set[str]:
     """Those of the volumes that a worker has begun and not come back from, dead or alive."""
     marks = {name for name in folder.files() if name.startswith(BEGUN)}
-    return {volume_id for volume_id in volume_ids if _mark_of(folder, volume_id).name in marks}
+    return {volume_id for volume_id in volume_ids if mark_name(volume_id) in marks}
 
 
 def forget(folder: Location) -> None:
@@ -97,5 +97,10 @@ def forget(folder: Location) -> None:
             (folder / name).delete()
 
 
+def mark_name(volume_id: str) -> str:
+    """The file that says who works on a volume."""
+    return f"{BEGUN}{settings_hash(volume_id)}.json"
+
+
 def _mark_of(folder: Location, volume_id: str) -> Location:
-    return folder / f"{BEGUN}{settings_hash(volume_id)}.json"
+    return folder / mark_name(volume_id)

@@ -56,6 +56,7 @@ class WorkList:
         ahead = tasks(_begun(quarantine, (row for part in self.clean for row in part.rows)))
         for part in self.clean:
             yield part, _outcomes(part.rows, ahead, quarantine, refusable)
+        next(ahead, None)  # its end lets go of what the last volumes hold: nothing is beside a suspect
         for part in self.quarantined:
             alone = (partial(_alone, row, tasks, quarantine) for row in part.rows)
             yield part, _outcomes(part.rows, alone, quarantine, refusable)
@@ -88,3 +89,4 @@ def _outcomes(
         yield outcome
         if not is_crash(outcome.error):
             quarantine.end(row["volume_id"])
+        del outcome  # not held while the next volume is worked on

@@ -163,7 +163,7 @@ def test_no_progress_is_an_error_that_names_what_is_waited_for(
 
     monkeypatch.setattr(inference, "PartProgress", FromItsBegin)
     hanging = actor(tmp_path / "log", hangs="v0001")
-    with pytest.raises(StepError, match=r"no part was published for 0.05 minutes .*volumes begun: .*v0001"):
+    with pytest.raises(StepError, match=r"no volume was begun or done for 0.05 minutes .*volumes begun: .*v0001"):
         run_over_volumes(hanging, job_in(tmp_path, replicas=1, no_progress_minutes=0.05), manifest(2))
     shutil.rmtree(tmp_path / "log")  # lets go of the CPUs, which others wait for
 

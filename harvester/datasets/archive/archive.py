@@ -20,6 +20,7 @@ every other one to vh. Ids are salted hashes; files are named by no message.
 
 import logging
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -34,7 +35,7 @@ from harvester.datasets.archive.marks import WITH_MASKS, marked_once, stored_mar
 from harvester.datasets.archive.nifti import check_scans, is_nifti
 from harvester.datasets.archive.splits import Assigned, assign
 from harvester.datasets.archive.tables import MarkRow, ScanFiles, read_tables
-from harvester.datasets.discovery import Dataset, Discovery, LoadedVolume, root_of, salted_hash
+from harvester.datasets.discovery import LOOKS, Dataset, Discovery, LoadedVolume, contents_of, root_of, salted_hash
 from harvester.datasets.file_walk import list_files
 from harvester.errors import VolumeError
 from harvester.imaging.dicom.mark_objects import read_object_marks
@@ -55,6 +56,7 @@ class ArchiveCase:
     marks         in the files' own voxels
     split_origin  given by the tables, or drawn
     objects       DICOM files that may mark the scan; machine_marks: those of programs count too
+    contents      of all these files, at the look (contents_of)
     """
 
     volume_id: str
@@ -67,6 +69,7 @@ class ArchiveCase:
     split_origin: str = "drawn"
     objects: list[str] = field(default_factory=list)
     machine_marks: bool = False
+    contents: str = ""
 
 
 def dataset(settings: Settings, source: Path | None) -> Dataset:
@@ -100,7 +103,8 @@ def discover(root: Path, settings: ArchiveSettings, seed: int, salt: str) -> Dis
     for check in (marked_once, check_scans):
         scans, bad = check(scans, settings, salt)
         rejects += bad
-    cases = [_case(root, each, splits[each.patient], settings, salt) for each in scans]
+    with ThreadPoolExecutor(LOOKS) as pool:
+        cases = list(pool.map(lambda each: _case(root, each, splits[each.patient], settings, salt), scans))
     # A link, or a folder that may not be read, is met by every format's search.
     once = {(row.source_hash, row.reason): row for row in rejects}
     return Discovery(sorted(cases, key=lambda case: case.volume_id), list(once.values()))
@@ -139,16 +143,17 @@ def read(case: ArchiveCase, root: Path, settings: ArchiveSettings = DEFAULTS) ->
 
 def _case(root: Path, each: ScanFiles, assigned: Assigned, settings: ArchiveSettings, salt: str) -> ArchiveCase:
     mask = each.masks[:1] if settings.marks in WITH_MASKS else []
+    objects = each.objects if settings.marks in WITH_OBJECTS else []
     return ArchiveCase(
         volume_id="v" + salted_hash(each.key, salt),
         patient_id="p" + salted_hash(f"patient:{each.patient}", salt),
         split=assigned.split,
         files=[file.relative_to(root).as_posix() for file in each.files],
-        # The mask's too: another mask makes the volume's marks anew.
         bytes=sum(file.stat().st_size for file in [*each.files, *mask]),
         marks=each.known.marks,
         mask="".join(file.relative_to(root).as_posix() for file in mask),
         split_origin=assigned.origin,
-        objects=each.objects if settings.marks in WITH_OBJECTS else [],
+        objects=objects,
         machine_marks=each.machine_marks,
+        contents=contents_of(each.files, [*mask, *(root / file for file in objects)]),
     )

@@ -1,6 +1,7 @@
 """Label masks to marks: each connected component is a lesion, its box on the slice where it is largest."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -11,11 +12,14 @@ from harvester.config.data import ArchiveSettings
 from harvester.errors import VolumeError
 from harvester.geometry import Array
 from harvester.imaging.nifti.affine import same_place
-from harvester.imaging.nifti.file import Header
+from harvester.imaging.nifti.file import Header, stored_slices
+from harvester.imaging.orientation import Orientation
 from harvester.records import Mark
 
 MOST_LABELS: Final = 1000
 """A file with more values is a scan or a map of probabilities, not a mask."""
+MOST_COMPONENTS: Final = 100_000
+"""A file of more pieces is noise."""
 WANT: Final = "want whole numbers, 0 for the background"
 TOUCHING: Final = np.ones((3, 3, 3), bool)
 """Voxels that share a face, an edge or a corner are of one component."""
@@ -31,7 +35,7 @@ def mask_marks(
     several labels are named and kept apart, else "". No component gives no mark. Raises VolumeError: bad_mask.
     """
     groups = _groups(labels_zyx, volume_id, settings)
-    boxes = [(*box, kind) for kind, labels in groups for box in _components(np.isin(labels_zyx, labels))]
+    boxes = [(*box, kind) for kind, labels in groups for box in _components(_among(labels_zyx, labels), volume_id)]
     kept = sorted(box for box in boxes if _longer_mm(box, spacing_zyx_mm) >= settings.mask_min_mm)
     marks = [
         Mark(volume_id, f"{volume_id}-{number}", z, float(x1), float(y1), float(x2), float(y2), True, kind)
@@ -50,35 +54,56 @@ def check_fits(mask: Header, scan: Header, volume_id: str) -> None:
         )
 
 
-def whole_labels(stored: Array, header: Header, volume_id: str) -> NDArray[np.int64] | Array:
-    """The mask's values as whole numbers. Raises VolumeError: bad_mask."""
+def read_labels(path: Path, header: Header, orientation: Orientation, volume_id: str) -> Array:
+    """The mask's values as whole numbers, (z, y, x) as stored, in the least room. Raises VolumeError: bad_mask, and as
+    stored_slices does."""
     scaled = (header.slope, header.inter) != (1.0, 0.0)
-    values = stored * header.slope + header.inter if scaled else stored
-    if values.dtype.kind in "iu":
-        return values
-    whole = np.isfinite(values) & (np.abs(values) < 2**31)
-    if not whole.all() or (np.rint(values) != values).any():
-        raise VolumeError("bad_mask", f"volume {volume_id}: the mask has values that are no labels; {WANT}")
-    return values.astype(np.int64)
+    narrow = not scaled and header.dtype.kind in "iu" and header.dtype.itemsize <= 2
+    labels_zyx = np.empty(orientation.shape_zyx, header.dtype.newbyteorder("=") if narrow else np.int32)
+    labels_ijk = orientation.file_array(labels_zyx)
+    for k, stored in enumerate(stored_slices(path, header, volume_id)):
+        values = stored * header.slope + header.inter if scaled else stored
+        if not narrow and not _are_labels(values):
+            raise VolumeError("bad_mask", f"volume {volume_id}: the mask has values that are no labels; {WANT}")
+        labels_ijk[..., k] = values
+    return labels_zyx
+
+
+def _are_labels(values: Array) -> bool:
+    """Whole numbers of at most 32 bits."""
+    fit = (values > -(2.0**31)) & (values < 2.0**31)
+    return bool(fit.all() and (np.rint(values) == values).all())
 
 
 def _groups(labels_zyx: Array, volume_id: str, settings: ArchiveSettings) -> list[tuple[str, list[int]]]:
     """Kind and labels of what makes lesions together: all labels, as counts of readers do, or each alone."""
-    present = np.unique(labels_zyx[labels_zyx != 0])
-    if len(present) > MOST_LABELS or (len(present) and present[0] < 0):
-        raise VolumeError(
-            "bad_mask", f"volume {volume_id}: the mask has {len(present)} labels from {present[0]} on; {WANT}"
-        )
-    found = [int(label) for label in present if not settings.mask_labels or label in settings.mask_labels]
+    present: set[int] = set()
+    for plane in labels_zyx:
+        present |= set(np.unique(plane[plane != 0]).tolist())
+        if len(present) > MOST_LABELS or min(present, default=0) < 0:
+            raise VolumeError(
+                "bad_mask", f"volume {volume_id}: the mask has labels below 0 or more than {MOST_LABELS}; {WANT}"
+            )
+    found = [label for label in sorted(present) if not settings.mask_labels or label in settings.mask_labels]
     if not settings.mask_split_labels:
         return [("", found)] if found else []
     return [(f"label {label}" if len(settings.mask_labels) > 1 else "", [label]) for label in found]
 
 
-def _components(foreground_zyx: NDArray[np.bool_]) -> Iterator[tuple[int, int, int, int, int]]:
+def _among(labels_zyx: Array, labels: Sequence[int]) -> NDArray[np.bool_]:
+    """Where one of the labels is; slice by slice, for np.isin takes many times the room of what it looks through."""
+    found = np.empty(labels_zyx.shape, bool)
+    for plane, out in zip(labels_zyx, found, strict=True):
+        out[...] = np.isin(plane, labels)
+    return found
+
+
+def _components(foreground_zyx: NDArray[np.bool_], volume_id: str) -> Iterator[tuple[int, int, int, int, int]]:
     """(z, y1, x1, y2, x2) of each component on the slice with most of its voxels."""
-    around = ndimage.find_objects(foreground_zyx.astype(np.uint8))[0]
-    numbered, _ = ndimage.label(foreground_zyx[around], TOUCHING)
+    around = ndimage.find_objects(foreground_zyx.view(np.uint8))[0]
+    numbered, count = ndimage.label(foreground_zyx[around], TOUCHING)
+    if count > MOST_COMPONENTS:
+        raise VolumeError("bad_mask", f"volume {volume_id}: the mask has {count} components; want one for each lesion")
     z0, y0, x0 = (side.start for side in around)
     for number, part in enumerate(ndimage.find_objects(numbered), 1):
         inside = numbered[part] == number

@@ -14,13 +14,13 @@ from typing import Final
 
 from harvester.config.data import ArchiveSettings
 from harvester.datasets.archive.marks import WITH_MASKS, stored_marks
-from harvester.datasets.archive.masks import check_fits, mask_marks, whole_labels
+from harvester.datasets.archive.masks import check_fits, mask_marks, read_labels
 from harvester.datasets.archive.tables import MarkRow, ScanFiles
 from harvester.datasets.discovery import salted_hash
 from harvester.datasets.file_walk import FileList
 from harvester.errors import VolumeError
 from harvester.imaging.nifti.duplicates import twins
-from harvester.imaging.nifti.file import Header, read_header, read_stored
+from harvester.imaging.nifti.file import Header, read_header
 from harvester.imaging.nifti.reader import read_oriented_nifti
 from harvester.imaging.slice_map import SliceMap
 from harvester.records import Mark, Reject, Volume
@@ -109,8 +109,7 @@ def read_marked(
         return volume, stored_marks(volume, SliceMap.of(orientation), rows)
     header = mask_header(mask, read_header(path, volume_id, most), volume_id, most)
     with _of_mask():
-        stored = read_stored(mask, header, volume_id)
-    labels = orientation.array(whole_labels(stored, header, volume_id))
+        labels = read_labels(mask, header, orientation, volume_id)
     marks, strays = mask_marks(labels, volume.spacing_zyx_mm, volume_id, settings)
     if strays:
         logger.info("volume %s: %d components of its mask are strays, dropped", volume_id, strays)

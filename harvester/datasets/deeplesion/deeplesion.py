@@ -10,6 +10,7 @@ Marks of V_H are the archive's. A box may reach over the edge of its slice by wh
 
 import logging
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,16 @@ from harvester.config.settings import Settings
 from harvester.datasets.deeplesion.files import IMAGES, Fault, slice_names, unknown, unusable
 from harvester.datasets.deeplesion.marks import MarkRow, annotated_marks, clinical_marks
 from harvester.datasets.deeplesion.splits import LEFT_OUT, Assigned, assign
-from harvester.datasets.discovery import Dataset, Discovery, LoadedVolume, clipped, root_of, salted_hash
+from harvester.datasets.discovery import (
+    LOOKS,
+    Dataset,
+    Discovery,
+    LoadedVolume,
+    clipped,
+    contents_of,
+    root_of,
+    salted_hash,
+)
 from harvester.errors import SettingsError, VolumeError
 from harvester.imaging.png import read_png_slices
 from harvester.labels.deeplesion.dl_info import PAD_PX, InfoRow, read_dl_info
@@ -33,7 +43,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DeepLesionCase:
-    """One sub-volume to be stored: slices `start` to `end` of the series in `folder`, both included."""
+    """One sub-volume to be stored: slices `start` to `end` of the series in `folder`, both included.
+
+    contents    of the slices, at the look (contents_of)
+    """
 
     volume_id: str
     patient_id: str
@@ -45,6 +58,7 @@ class DeepLesionCase:
     size_px: Sequence[int]
     bytes: int
     marks: list[MarkRow]
+    contents: str = ""
 
 
 def dataset(settings: Settings, source: Path | None) -> Dataset:
@@ -79,11 +93,9 @@ def discover(root: Path, settings: DeepLesionSettings, salt: str) -> Discovery:
     faults: dict[str, Fault] = {f"line {line}": ("bad_row", message) for line, message in bad.items()}
     faults |= {each: (why, f"volume {each}: {LEFT_OUT[why]}") for each, why in assigned.left_out.items()}
     faults |= unknown(rows, annotated) | unusable(root, rows, marks, assigned.splits)
-    cases = [
-        _case(rows[volume][0], split, marks[volume])
-        for volume, split in sorted(assigned.splits.items())
-        if volume not in faults
-    ]
+    taken = [volume for volume in sorted(assigned.splits) if volume not in faults]
+    with ThreadPoolExecutor(LOOKS) as pool:
+        cases = list(pool.map(lambda each: _case(root, rows[each][0], assigned.splits[each], marks[each]), taken))
     _log_counts(cases, assigned)
     return Discovery(cases, [Reject(salted_hash(name, salt), *faults[name]) for name in sorted(faults)])
 
@@ -115,7 +127,7 @@ def _marks(
     return {volume: full.get(splits.get(volume, ""), clinical)[volume] for volume in rows}
 
 
-def _case(line: InfoRow, split: str, marks: list[MarkRow]) -> DeepLesionCase:
+def _case(root: Path, line: InfoRow, split: str, marks: list[MarkRow]) -> DeepLesionCase:
     parts = split_id(line.volume_id)
     assert parts  # noqa: S101  # the table's reader made the id
     return DeepLesionCase(
@@ -129,6 +141,7 @@ def _case(line: InfoRow, split: str, marks: list[MarkRow]) -> DeepLesionCase:
         size_px=line.size_px,
         bytes=2 * (parts.end - parts.start + 1) * line.size_px[0] * line.size_px[1],
         marks=marks,
+        contents=contents_of(root / IMAGES / name for name in slice_names(parts.folder, parts.start, parts.end)),
     )
 
 

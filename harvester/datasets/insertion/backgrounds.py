@@ -18,6 +18,7 @@ from scipy import ndimage
 from harvester.config.data import InsertionSettings, Section, Spacing
 from harvester.config.fingerprint import settings_hash
 from harvester.config.shipped import named
+from harvester.datasets.discovery import contents_of
 from harvester.datasets.insertion.lesion_models import smooth
 from harvester.datasets.insertion.tissues import Tissues, find_tissues
 from harvester.errors import SettingsError, one_line
@@ -57,6 +58,13 @@ class Background(Section):
     def patient_id(self) -> str:
         """An opaque id, the same for all scans of a patient."""
         return "bg-" + settings_hash("background patient", self.patient)
+
+    @property
+    def contents(self) -> str:
+        """Names all that sub-volumes are made of, wherever it lies: the files as they are now, and the regions."""
+        scans = sorted(self.file.iterdir()) if self.file.is_dir() else [self.file]
+        regions = self.model_dump(mode="json", include={"clean_mm", "avoid_mm"})
+        return settings_hash(regions, contents_of(scans, [self.mask] if self.mask else []))
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ One background gives many sub-volumes whose errors repeat: splits, folds and int
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -34,12 +34,13 @@ MARK_POWER: Final = 1.5
 
 @dataclass(frozen=True)
 class InsertionCase:
-    """One sub-volume to be made: opaque id, its background, that one's patient, and the split."""
+    """One sub-volume to be made: opaque id, its background and what that holds, its patient, and the split."""
 
     volume_id: str
     patient_id: str
     background_id: str
     split: str
+    contents: str = ""
 
 
 def dataset(settings: Settings, source: Path | None) -> Dataset:
@@ -57,7 +58,12 @@ def dataset(settings: Settings, source: Path | None) -> Dataset:
         volume, marks, regions = make(own, prepared(wanted.background_id), wanted, settings.seed)
         return LoadedVolume(volume, marks, [asdict(region) for region in regions])
 
-    return Dataset(lambda salt: Discovery(sorted(plan(own, backgrounds), key=lambda each: each.background_id)), load)
+    def discover(_: str) -> Discovery:
+        contents = {each.id: each.contents for each in backgrounds}
+        planned = sorted(plan(own, backgrounds), key=lambda each: each.background_id)
+        return Discovery([replace(case, contents=contents[case.background_id]) for case in planned])
+
+    return Dataset(discover, load)
 
 
 def plan(settings: InsertionSettings, backgrounds: Sequence[Background]) -> list[InsertionCase]:

@@ -9,14 +9,13 @@ from typing import Any, Final, TypeAlias, cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
 
 from harvester.errors import LabelError
 from harvester.evaluation.inputs.validate import NAMED
 from harvester.evaluation.matching import Integers, numbers
 from harvester.geometry import Array
 from harvester.labels.deeplesion.volume_ids import plain_id
-from harvester.records import Column, only_data
+from harvester.records import Column, read_foreign
 
 # pyarrow imports pandas, where there is one, at its first conversion: a quarter of a second that belongs here,
 # with the other imports, and not into the time of the first table.
@@ -46,7 +45,7 @@ def _parse(file: Path) -> pa.Table:
     kind = file.name.removesuffix(".gz").rpartition(".")[2].lower()
     if kind == "parquet":
         # One thread and no dataset machinery: the files are small, the machine may be shared.
-        return only_data(pq.ParquetFile(file, read_dictionary=["volume_id"]).read(use_threads=False))
+        return read_foreign(file, read_dictionary=["volume_id"])
     if kind == "csv":
         options = pacsv.ConvertOptions(column_types=dict.fromkeys(TEXT, pa.string()))
         return pacsv.read_csv(file, pacsv.ReadOptions(use_threads=False), convert_options=options)

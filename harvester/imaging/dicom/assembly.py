@@ -90,8 +90,11 @@ class AssembledGrid:
     def array(self, planes_yx: Sequence[Array]) -> NDArray[np.int16]:
         """The stored (z, y, x) volume of the stack's (rows, columns) HU planes, air round moved slices."""
         moved = [self._moved(planes_yx[index], n) for n, index in enumerate(self.order)]
-        grid = np.stack([self._blend(moved, below, weight) for below, weight in self.sources])
-        return np.ascontiguousarray(self.slices.orientation.array(grid.transpose(2, 1, 0)))
+        hu_zyx = np.empty(self.slices.orientation.shape_zyx, np.int16)
+        hu_kji = self.slices.orientation.file_array(hu_zyx).T
+        for hu_ji, (below, weight) in zip(hu_kji, self.sources, strict=True):
+            hu_ji[...] = self._blend(moved, below, weight)
+        return hu_zyx
 
     def _moved(self, plane_yx: Array, n: int) -> Array:
         (i, j), (columns, rows) = self.slices.shift_ij[n], self.shape[:2]

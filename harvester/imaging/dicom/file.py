@@ -24,6 +24,10 @@ from harvester.errors import VolumeError
 
 MOST_FILE_BYTES: Final = 2 << 30
 """Of one file, as it is and inflated: 4,000 slices of 512 x 512 in one segmentation."""
+MOST_SLICE_BYTES: Final = 256 << 20
+"""The same of a file that is one slice: twice the largest that is decoded."""
+MOST_REPORT_BYTES: Final = 256 << 20
+"""The same of an object without pixels, whose numbers and items take many times their room once they are parsed."""
 MOST_HEADER_BYTES: Final = 16 << 20
 """Of a deflated file, as far as it is inflated to read its header."""
 LOUD: Final = ("highdicom", "pydicom")
@@ -91,16 +95,19 @@ def read_header(file: Path, tags: Sequence[str] | None = None) -> pydicom.Datase
             return pydicom.dcmread(_inflated(file, source, MOST_HEADER_BYTES, cut=True), **options)
 
 
-def read_whole(file: Path) -> pydicom.Dataset:
-    """The whole file. Raises VolumeError: unreadable, too_large; call within `silence_dicom_loggers`."""
+def read_whole(file: Path, most_bytes: int) -> pydicom.Dataset:
+    """The whole file, of at most so many bytes, inflated too; call within `silence_dicom_loggers`.
+
+    Raises VolumeError: unreadable, too_large.
+    """
     with readable(), file.open("rb") as source:
         bounded = Bounded(source)
-        if bounded.size > MOST_FILE_BYTES:
-            raise VolumeError("too_large", f"a file of over {MOST_FILE_BYTES} bytes")
+        if bounded.size > most_bytes:
+            raise VolumeError("too_large", f"a file of over {most_bytes} bytes")
         try:
             return pydicom.dcmread(bounded)
         except DeflatedError:
-            return pydicom.dcmread(_inflated(file, source, MOST_FILE_BYTES))
+            return pydicom.dcmread(_inflated(file, source, most_bytes))
 
 
 @contextmanager

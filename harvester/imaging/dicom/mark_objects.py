@@ -1,15 +1,22 @@
 """The marks of the SR, SEG and RTSTRUCT objects that refer to a DICOM series, in the stored order."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 import pydicom
 
 from harvester.errors import LabelError, VolumeError, about_volume
-from harvester.imaging.dicom.file import BROKEN, read_whole, silence_dicom_loggers
-from harvester.imaging.dicom.pixels import MOST_SEGMENTATION_PIXELS, check_size, decode
+from harvester.geometry import Array
+from harvester.imaging.dicom.file import (
+    BROKEN,
+    MOST_FILE_BYTES,
+    MOST_REPORT_BYTES,
+    read_header,
+    read_whole,
+    silence_dicom_loggers,
+)
+from harvester.imaging.dicom.pixels import MOST_SEGMENTATION_BYTES, check_size, decoded_frames
 from harvester.imaging.dicom.reader import DicomSeries
 from harvester.labels.dicom.lesions import Lesion, ReferredSeries, merged
 from harvester.labels.dicom.read import WITH_PIXELS, read_lesions
@@ -35,11 +42,12 @@ def read_object_marks(series: DicomSeries, files: Iterable[Path], machine_marks:
 
 def _lesions(file: Path, referred: ReferredSeries, machine_marks: bool) -> list[Lesion]:
     try:
-        item = read_whole(file)
-        frames = np.zeros((0, 0, 0), np.uint8)
-        if item.SOPClassUID in WITH_PIXELS:
-            check_size(item, MOST_SEGMENTATION_PIXELS, "a segmentation")
-            frames = decode(item).reshape(-1, int(item.Rows), int(item.Columns))
+        with_pixels = read_header(file, ["SOPClassUID"]).SOPClassUID in WITH_PIXELS
+        item = read_whole(file, MOST_FILE_BYTES if with_pixels else MOST_REPORT_BYTES)
+        frames: Iterator[Array] = iter(())
+        if with_pixels:
+            check_size(item, MOST_SEGMENTATION_BYTES, "a segmentation")
+            frames = decoded_frames(item)
         return read_lesions(item, frames, referred, machine_marks)
     except LabelError as error:
         raise VolumeError("bad_mark", f"{error}, in a DICOM object that marks it; {ADVICE}") from None

@@ -12,7 +12,7 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.encaps import generate_frames
-from pydicom.pixels.utils import pixel_array
+from pydicom.pixels.utils import iter_pixels
 from pydicom.uid import UID, JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes, RLELossless
 
 from harvester.errors import VolumeError
@@ -22,8 +22,9 @@ from harvester.imaging.hounsfield import AIR_HU, to_hu
 
 COMPRESSED: Final = (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes[:2], RLELossless)
 """Transfer syntaxes that scans come in, besides plain pixels (JPEG 2000's other two are for several components)."""
-MOST_SLICE_PIXELS: Final = 8192 * 8192
-MOST_SEGMENTATION_PIXELS: Final = 1 << 31
+MOST_PLANE_BYTES: Final = 2 * 8192 * 8192
+MOST_SEGMENTATION_BYTES: Final = 1 << 31
+"""Unpacked, when a bit takes a byte."""
 JPEG_FRAMES: Final = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
 """Markers after which a JPEG or JPEG-LS codestream gives its size."""
 SIZELESS: Final = frozenset({0x01, *range(0xD0, 0xD9)})
@@ -35,9 +36,9 @@ def hu_plane(item: pydicom.Dataset, name: str) -> NDArray[np.int16]:
 
     Raises VolumeError: not_ct, too_large, unreadable, not_hu.
     """
-    check_size(item, MOST_SLICE_PIXELS, name)
+    check_size(item, MOST_PLANE_BYTES, name)
     with readable(f"{name} has broken pixel data"):
-        stored = decode(item)
+        (stored,) = decoded_frames(item)
         padding = _padding(item, stored)
         values = _kept_bits(item, stored).astype(np.float32) * np.float32(item.RescaleSlope)
         hu = to_hu(values + np.float32(item.RescaleIntercept))
@@ -45,29 +46,31 @@ def hu_plane(item: pydicom.Dataset, name: str) -> NDArray[np.int16]:
     return hu
 
 
-def check_size(item: pydicom.Dataset, most_pixels: int, name: str) -> None:
-    """Refuse what is no grey image, claims too many pixels, or holds a codestream of another size than it claims."""
+def check_size(item: pydicom.Dataset, most_bytes: int, name: str) -> None:
+    """Refuse what is no grey image, claims too many bytes, or holds a codestream of another size than it claims."""
     with readable(f"{name} has broken pixel data"):
         rows, columns = int(item.Rows), int(item.Columns)
         frames = int(item.get("NumberOfFrames") or 1)
         grey = int(item.get("SamplesPerPixel", 1)) == 1
         if not grey or rows < 1 or columns < 1 or frames < 1:
             raise VolumeError("not_ct", f"{name} is not a grey image")
-        if rows * columns * frames > most_pixels:
+        each = max(1, -(-int(item.BitsAllocated) // 8))
+        if rows * columns * frames * each > most_bytes:
             raise VolumeError(
-                "too_large", f"{name} claims {rows} x {columns} pixels, {frames} times; is its header broken?"
+                "too_large",
+                f"{name} claims {rows} x {columns} pixels of {each} bytes, {frames} times; is its header broken?",
             )
         if any(size != (rows, columns, 1) for size in _codestream_sizes(item, frames)):
             raise VolumeError("unreadable", f"{name} holds compressed pixels of another size than it claims")
 
 
-def decode(item: pydicom.Dataset) -> Array:
-    """The stored values, unused bits as they are, by the maintained codec of each transfer syntax.
+def decoded_frames(item: pydicom.Dataset) -> Iterator[Array]:
+    """The stored values of each frame, (rows, columns), unused bits as they are, by the maintained codec of its syntax.
 
     Raises what is in BROKEN.
     """
     plugin = plugin_of(item.file_meta.TransferSyntaxUID)
-    return pixel_array(item, decoding_plugin=plugin, raw=True, correct_unused_bits=False)
+    return iter_pixels(item, decoding_plugin=plugin, raw=True, correct_unused_bits=False)
 
 
 def plugin_of(syntax: UID) -> str:

@@ -14,7 +14,15 @@ import pydicom
 from harvester.errors import VolumeError, about_volume
 from harvester.geometry import Array
 from harvester.imaging.dicom.assembly import AssembledGrid, Stack, assemble
-from harvester.imaging.dicom.file import BROKEN, is_dicom_file, read_header, read_whole, readable, silence_dicom_loggers
+from harvester.imaging.dicom.file import (
+    BROKEN,
+    MOST_SLICE_BYTES,
+    is_dicom_file,
+    read_header,
+    read_whole,
+    readable,
+    silence_dicom_loggers,
+)
 from harvester.imaging.dicom.pixels import hu_plane
 from harvester.records import Volume
 
@@ -50,13 +58,15 @@ def read_series(source: Path | Iterable[Path], volume_id: str, patient_id: str) 
     planes: list[Array] = []
     with silence_dicom_loggers(), about_volume(volume_id):
         for file in series_files(source):
-            item = read_whole(file)
+            item = read_whole(file, MOST_SLICE_BYTES)
             name = _name(item)
             with readable(f"{name} has a broken header"):
                 _check_kind(item, name)
             if headers:
                 _check_alike(item, headers[0])
             planes.append(hu_plane(item, name))
+            if len(planes) * planes[0].size > MOST_VOXELS:
+                raise VolumeError("too_large", f"more than {MOST_VOXELS} voxels; cut the series")
             del item.PixelData
             headers.append(item)
         if not headers:

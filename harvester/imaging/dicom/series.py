@@ -16,7 +16,7 @@ import numpy as np
 from harvester.config.data import ArchiveSettings, DicomSettings
 from harvester.errors import VolumeError
 from harvester.imaging.dicom.assembly import MOST_TILT_DEG, Stack, assemble
-from harvester.imaging.dicom.file import read_whole, silence_dicom_loggers
+from harvester.imaging.dicom.file import MOST_SLICE_BYTES, read_whole, silence_dicom_loggers
 from harvester.imaging.dicom.header import Header, Slice
 
 GEOMETRY: Final = ("Rows", "Columns", "ImagePositionPatient", "RescaleSlope", "RescaleIntercept")
@@ -163,6 +163,6 @@ def _without_copies(slices: Sequence[Slice], root: Path) -> list[Slice]:
 def _fingerprint(file: Path) -> str:
     """Of the stored pixels and what gives them place and value; a header exported again differs elsewhere."""
     with silence_dicom_loggers():
-        item = read_whole(file)
+        item = read_whole(file, MOST_SLICE_BYTES)
     places = [str(item.get(tag)) for tag in GEOMETRY]
     return hashlib.sha256(repr(places).encode() + bytes(item.get("PixelData") or b"")).hexdigest()

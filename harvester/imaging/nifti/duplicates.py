@@ -2,7 +2,7 @@
 
 import hashlib
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,12 +40,20 @@ def _length(file: File) -> tuple[int, str]:
 
 
 def _first(file: File) -> int:
-    with opened(file[0]) as content:
-        content.seek(file[1].offset)
-        return zlib.crc32(content.read(FIRST_BYTES))
+    return zlib.crc32(next(_voxels(file), b""))
 
 
 def _whole(file: File) -> bytes:
-    with opened(file[0]) as content:
-        content.seek(file[1].offset)
-        return hashlib.file_digest(content, "sha256").digest()
+    digest = hashlib.sha256()
+    for part in _voxels(file):
+        digest.update(part)
+    return digest.digest()
+
+
+def _voxels(file: File) -> Iterator[bytes]:
+    """The values, and nothing of what follows them, which may unpack for ever."""
+    path, header = file
+    with opened(path) as content:
+        content.seek(header.offset)
+        for start in range(0, header.data_bytes, FIRST_BYTES):
+            yield content.read(min(FIRST_BYTES, header.data_bytes - start))

@@ -2,12 +2,14 @@
 
 Errors name what was raised, not its text: that names the path, and paths may tell a patient's name.
 
-Nothing is allocated for more bytes than the file can hold. nibabel knows the headers' fields; its `load` is not used,
-because it reads extensions of whatever length the file claims and mends a spacing of 0 to 1.
+Nothing is allocated for more bytes than the file can hold, and of those a slice at a time. nibabel knows the headers'
+fields; its `load` is not used, because it reads extensions of whatever length the file claims and mends a spacing of 0
+to 1.
 """
 
 import gzip
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BufferedIOBase
 from pathlib import Path
@@ -27,6 +29,8 @@ READ_ON_BYTES: Final = 1 << 20
 BROKEN: Final = (HeaderDataError, OSError, EOFError, zlib.error, ValueError, OverflowError, LookupError)
 MAX_VOXELS: Final = 1000 * 1024 * 1024
 """A thousand slices of 1024 x 1024: 2 GiB as int16. More is a broken header, or not for one worker's memory."""
+VOXEL_BYTES: Final = 2
+"""Of CT's values. A file of wider ones may have as many voxels fewer."""
 MOST_DEFLATED: Final = 1032
 """Bytes that one byte of a gzip file can become at most."""
 MOST_HEADER_BYTES: Final = 16 << 20
@@ -100,7 +104,7 @@ def read_header(path: Path, volume_id: str, max_voxels: int = MAX_VOXELS) -> Hea
             slope, inter = raw.get_slope_inter()
         except BROKEN as error:
             raise VolumeError("unreadable", f"not a NIfTI file ({type(error).__name__})") from None
-        sides = _checked_shape(shape, max_voxels)
+        sides = _checked_shape(shape, dtype.itemsize, max_voxels)
         if dtype.kind not in "iuf":
             raise VolumeError("not_grey", f"want one number per voxel, got type {dtype}; is this a picture?")
         affine = checked_affine(raw)
@@ -112,19 +116,20 @@ def read_header(path: Path, volume_id: str, max_voxels: int = MAX_VOXELS) -> Hea
         return header
 
 
-def read_stored(path: Path, header: Header, volume_id: str) -> Array:
-    """The values as stored, unscaled, (i, j, k). Raises VolumeError: unreadable."""
+def stored_slices(path: Path, header: Header, volume_id: str) -> Iterator[Array]:
+    """The values as stored, unscaled: an (i, j) array for each k in turn. Raises VolumeError: unreadable."""
     try:
         with opened(path) as file:
             file.seek(header.offset)
-            content = np.empty(header.data_bytes, np.uint8)
-            _fill(file, content.data)
+            for _ in range(header.shape[2]):
+                content = np.empty(header.data_bytes // header.shape[2], np.uint8)
+                _fill(file, content.data)
+                yield content.view(header.dtype).reshape(header.shape[:2], order="F")
             # gzip compares its checksum where the file ends: a few bytes behind the voxels as a rule.
             file.read(READ_ON_BYTES)
     except BROKEN as error:
         fault = f"volume {volume_id}: NIfTI data broken ({type(error).__name__}); copy the file anew"
         raise VolumeError("unreadable", fault) from None
-    return content.view(header.dtype).reshape(header.shape, order="F")
 
 
 def opened(path: Path) -> BufferedIOBase:
@@ -146,15 +151,15 @@ def _raw_header(path: Path) -> Any:
     return raw
 
 
-def _checked_shape(shape: tuple[int, ...], max_voxels: int) -> tuple[int, int, int]:
+def _checked_shape(shape: tuple[int, ...], voxel_bytes: int, max_voxels: int) -> tuple[int, int, int]:
     if len(shape) < 3 or any(side != 1 for side in shape[3:]) or min(shape) < 1:
         raise VolumeError("not_3d", f"want a 3D NIfTI with voxels, got shape {shape}; write one file per volume")
     voxels = shape[0] * shape[1] * shape[2]
-    if voxels > max_voxels:
+    if voxels > max_voxels or voxels * voxel_bytes > max_voxels * VOXEL_BYTES:
         raise VolumeError(
             "too_large",
-            f"shape {shape} is {voxels:,} voxels, more than data.archive.max_voxels = "
-            f"{max_voxels:,}; raise it if the scan is right",
+            f"shape {shape} is {voxels:,} voxels of {voxel_bytes} bytes, more than data.archive.max_voxels = "
+            f"{max_voxels:,} of {VOXEL_BYTES}; raise it if the scan is right",
         )
     return shape[0], shape[1], shape[2]
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from harvester.errors import VolumeError
 from harvester.imaging.hounsfield import AIR_HU, to_hu
-from harvester.imaging.nifti.file import MAX_VOXELS, Header, read_header, read_stored
+from harvester.imaging.nifti.file import MAX_VOXELS, Header, read_header, stored_slices
 from harvester.imaging.orientation import Orientation
 from harvester.records import Volume
 
@@ -27,11 +27,13 @@ def read_oriented_nifti(
 ) -> tuple[Volume, Orientation]:
     """The volume, and how the file's voxel order became (x, y, z)."""
     header = read_header(path, volume_id, max_voxels)
-    stored, orientation = read_stored(path, header, volume_id), header.orientation()
-    hu_kji = np.empty(header.shape[::-1], np.int16)
-    # Slice by slice: a whole scan as float64 takes four times its room in the store. As the file's bytes lie: k, j, i.
+    orientation = header.orientation()
+    hu_zyx = np.empty(orientation.shape_zyx, np.int16)
+    # Slice by slice, and into its place: a scan takes its room in the store and no more.
+    hu_kji = orientation.file_array(hu_zyx).T
     lost = sum(
-        _slice_hu(slice_ji, header, hu_ji, missing_is_air) for slice_ji, hu_ji in zip(stored.T, hu_kji, strict=True)
+        _slice_hu(slice_ij.T, header, hu_ji, missing_is_air)
+        for slice_ij, hu_ji in zip(stored_slices(path, header, volume_id), hu_kji, strict=True)
     )
     if lost:
         raise VolumeError(
@@ -39,9 +41,7 @@ def read_oriented_nifti(
             f"volume {volume_id}: {lost} voxels are NaN or infinite; write {AIR_HU} (air) there, or set "
             "data.archive.missing_is_air=true if they are NaN as padding",
         )
-    return Volume(
-        volume_id, patient_id, np.ascontiguousarray(orientation.array(hu_kji.T)), header.spacing_zyx_mm()
-    ), orientation
+    return Volume(volume_id, patient_id, hu_zyx, header.spacing_zyx_mm()), orientation
 
 
 def _slice_hu(stored: NDArray[Any], header: Header, hu: NDArray[np.int16], missing_is_air: bool) -> int:

@@ -10,13 +10,12 @@ from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
 
 from harvester.errors import LabelError
 from harvester.labels.deeplesion.published_marks import PublishedMarks, read_published
 from harvester.labels.deeplesion.published_tubelets import numbers
 from harvester.labels.deeplesion.volume_ids import plain_id
-from harvester.records import MARKS, SIDES, MarkTable, only_data
+from harvester.records import MARKS, SIDES, MarkTable, read_foreign
 
 PICKLES: Final = (".pkl", ".pickle")
 WANTED: Final = ("volume_id", "z", *SIDES)
@@ -42,7 +41,7 @@ def read_marks(file: Path) -> PublishedMarks:
 def _table(file: Path) -> pa.Table:
     try:
         if file.suffix.lower() == ".parquet":
-            return only_data(pq.ParquetFile(file).read(use_threads=False))
+            return read_foreign(file)
         if file.name.lower().endswith((".csv", ".csv.gz")):
             text = pacsv.ConvertOptions(column_types={"volume_id": pa.string(), "kind": pa.string()})
             return pacsv.read_csv(file, pacsv.ReadOptions(use_threads=False), convert_options=text)

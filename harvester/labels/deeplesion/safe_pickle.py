@@ -7,8 +7,9 @@ so that no code of a file's choosing is ever imported or called.
 
 import io
 import pickle
+import struct
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 import numpy as np
 
@@ -27,6 +28,7 @@ BROKEN: Final = (
     OverflowError,
     MemoryError,
     RecursionError,
+    struct.error,
 )
 """What Python's unpickler raises on bytes that are cut short or are no pickle."""
 
@@ -41,7 +43,7 @@ def load_numbers(file: Path) -> Any:
     except OSError as error:
         raise LabelError(f"{file.name}: cannot be read ({error.strerror}); want a published pickle") from None
     try:
-        return _NumbersOnly(io.BytesIO(content), file.name).load()
+        return _NumbersOnly(_Whole(content), file.name).load()
     except BROKEN as error:
         raise LabelError(
             f"{file.name}: cut short or not a pickle ({error}; {len(content)} bytes); download it again"
@@ -53,11 +55,38 @@ def plain(value: object) -> Any:
     return value.values if isinstance(value, _Array) else value
 
 
-class _NumbersOnly(pickle.Unpickler):
+class _Whole(io.BytesIO):
+    """Bytes of which fewer than are asked for are an EOFError: Python's unpickler does not look."""
+
+    def read(self, count: int | None = -1) -> bytes:
+        """So many bytes, or all."""
+        data = super().read(count)
+        if len(data) < (count or 0):
+            raise EOFError("ends too soon")
+        return data
+
+    def readline(self, count: int | None = -1) -> bytes:
+        """A line with its end."""
+        line = super().readline(count)
+        if not line.endswith(b"\n"):
+            raise EOFError("ends too soon")
+        return line
+
+
+class _NumbersOnly(pickle._Unpickler):
     """Unpickler for which a few globals exist, all of them methods of its own that only read numbers.
 
-    Bound methods, because a pickle can set attributes on a plain function or class it is handed.
+    Bound methods, because a pickle can set attributes on a plain function or class it is handed. It is Python's own
+    unpickler, because the one in C makes room for as many objects as ten bytes of a file claim to remember; for byte
+    arrays Python's own does so too.
     """
+
+    def bounded_bytearray(self) -> None:
+        """A byte array of no more bytes than follow."""
+        (count,) = struct.unpack("<Q", self.read(8))  # type: ignore[attr-defined]  # told as the one in C
+        self.append(bytearray(self.read(count)))  # type: ignore[attr-defined]
+
+    dispatch: ClassVar[dict[int, Any]] = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: bounded_bytearray}
 
     def __init__(self, stream: io.BytesIO, name: str) -> None:
         super().__init__(stream)

@@ -1,5 +1,6 @@
 """The lesions of an SR, SEG or RTSTRUCT object, whichever it is."""
 
+from collections.abc import Iterable
 from typing import Final
 
 import pydicom
@@ -18,11 +19,11 @@ WITH_PIXELS: Final = (SegmentationStorage, LABEL_MAP)
 
 
 def read_lesions(
-    item: pydicom.Dataset, frames: Array, series: ReferredSeries, machine_marks: bool = False
+    item: pydicom.Dataset, frames: Iterable[Array], series: ReferredSeries, machine_marks: bool = False
 ) -> list[Lesion]:
     """The lesions that one object marks on the series, in no particular order; none that concern another series.
 
-    `frames` are a segmentation's stored values (frames, rows, columns), of anything else empty. Raises LabelError,
+    `frames` are a segmentation's stored values, (rows, columns) each, of anything else none. Raises LabelError,
     or what pydicom raises.
     """
     if item.SOPClassUID in WITH_PIXELS:

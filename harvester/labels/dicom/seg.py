@@ -1,6 +1,7 @@
 """Lesions of a segmentation object: segments that code a lesion, each split into what hangs together in 3D."""
 
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
@@ -23,22 +24,33 @@ LESION_TYPES: Final = frozenset(
     }
 )  # fmt: skip
 """Neoplasm (any, malignant, primary, secondary), nodule, mass, lesion, abscess."""
+MOST_PARTS: Final = 100_000
+"""A segment of more is noise."""
+MOST_MASK_BYTES: Final = 1 << 31
+"""Of segments on their slices, a byte per pixel: a small frame may lie on a large slice."""
 EVERYWHERE: Final = np.ones((3, 3, 3))
 
 
-def read_seg(item: pydicom.Dataset, frames: Array, series: ReferredSeries, machine_marks: bool) -> list[Lesion]:
-    """The lesions that a segmentation marks on the series; `frames` are its stored values, (frames, rows, columns).
+def read_seg(
+    item: pydicom.Dataset, frames: Iterable[Array], series: ReferredSeries, machine_marks: bool
+) -> list[Lesion]:
+    """The lesions that a segmentation marks on the series; `frames` are its stored values, (rows, columns) each, one
+    of which is held at a time.
 
     Segments of organs are passed over, and automatic ones unless wanted. Raises LabelError for frames that do not
     lie on the series; a broken object raises what pydicom raises.
     """
     wanted = {int(each.SegmentNumber): each for each in item.SegmentSequence if _is_wanted(each, machine_marks)}
     masks: dict[int, dict[int, Mask]] = defaultdict(dict)
-    for index, functional in enumerate(item.PerFrameFunctionalGroupsSequence):
+    room = MOST_MASK_BYTES
+    for functional, frame in zip(item.PerFrameFunctionalGroupsSequence, frames, strict=True):
         for number in wanted:
-            mask = _mask(item, functional, frames[index], number)
+            mask = _mask(item, functional, frame, number)
             if mask is not None and mask.any():
                 k, placed = _placed(item, functional, mask, series)
+                room -= placed.nbytes if k not in masks[number] else 0
+                if room < 0:
+                    raise LabelError("a segmentation of more segments and slices than memory is given")
                 masks[number][k] = placed | masks[number].get(k, np.zeros_like(placed))
     return [
         lesion_of(part, _kind(wanted[number]), str(wanted[number].get("TrackingUID", "")) if len(parts) == 1 else "")
@@ -112,7 +124,9 @@ def _parts(planes: dict[int, Mask]) -> list[list[Region]]:
     window = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     blank = np.zeros_like(used[window])
     stacked = np.stack([planes[k][window] if k in planes else blank for k in range(low, high + 1)])
-    labels, _ = ndimage.label(stacked, EVERYWHERE)
+    labels, count = ndimage.label(stacked, EVERYWHERE)
+    if count > MOST_PARTS:
+        raise LabelError(f"a segment of {count} parts")
     found: list[list[Region]] = []
     for number, places in enumerate(ndimage.find_objects(labels), start=1):
         part, regions = labels[places] == number, list[Region]()

@@ -1,5 +1,6 @@
 """How a worker goes through parts, without Ray: what is read ahead, who is alone, who is left out."""
 
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from harvester.errors import NoRoomError, VolumeError
+from harvester.models.prefetch import prefetch
 from harvester.run.partials import Part, Row
 from harvester.run.quarantine import CRASHES, Quarantine, Worker, begun, forget, is_crash
 from harvester.run.work_list import Outcome, WorkList
@@ -101,3 +103,29 @@ def test_an_error_leaves_its_volume_out_but_a_full_disk_or_a_mistake_of_ours_end
     for fatal in (NoRoomError("full"), KeyError("x")):
         with pytest.raises(type(fatal)):
             through(quarantine, Reader(quarantine.folder, {"b1": fatal}))
+
+
+class Scan:
+    """What is large while a volume is worked on."""
+
+
+def test_nothing_of_another_volume_is_held_while_a_suspect_is_worked_on(quarantine: Quarantine) -> None:
+    """Neither what was read ahead nor the result before: what kills the worker then is the volume's doing."""
+    alive: weakref.WeakSet[Scan] = weakref.WeakSet()
+    beside: dict[str, int] = {}
+
+    def tasks(rows: Iterable[Row]) -> Iterator[Callable[[], Scan]]:
+        def read(row: Row) -> Scan:
+            beside[row["volume_id"]] = len(alive)
+            alive.add(scan := Scan())
+            return scan
+
+        for _, future in prefetch(rows, read):
+            yield future.result
+
+    for _, outcomes in WorkList.split(PARTS, set(), {"b0", "b1"}).outcomes(tasks, quarantine):
+        for outcome in outcomes:
+            assert outcome.result
+            del outcome
+    assert (beside["b0"], beside["b1"]) == (0, 0)
+    assert beside["c1"] > 0

@@ -1,16 +1,20 @@
 """Components of label masks to marks, against a slow and obvious search."""
 
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 
 from harvester.config.data import ArchiveSettings
-from harvester.datasets.archive.masks import mask_marks
+from harvester.datasets.archive import masks
+from harvester.datasets.archive.masks import mask_marks, read_labels
 from harvester.datasets.archive.nifti import read_marked
 from harvester.errors import VolumeError
+from harvester.imaging.nifti.file import read_header
 from harvester.records import Mark
 
 SPACING = (5.0, 0.8, 0.8)
@@ -111,3 +115,38 @@ def test_real_masks_give_the_lesions_that_they_show(name: str, count: int, setti
     for mark in marks:
         inside = volume.hu_zyx[mark.z, int(mark.y1) : int(mark.y2) + 1, int(mark.x1) : int(mark.x2) + 1]
         assert np.median(inside) > -200, "a tumour is no air"
+
+
+def test_noise_is_no_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(masks, "MOST_COMPONENTS", 4)
+    labels = np.zeros((1, 3, 11), np.uint8)
+    labels[0, 1, 1:8:2] = 1
+    assert len(found_in(labels)[0]) == 4
+    labels[0, 1, 9] = 1
+    with pytest.raises(VolumeError, match="the mask has 5 components; want one for each lesion"):
+        found_in(labels)
+
+
+@pytest.mark.parametrize(("kind", "each"), [(np.uint8, 1), (np.int16, 2), (np.int64, 4), (np.float64, 4)])
+def test_labels_take_the_least_room_whatever_they_are_stored_as(tmp_path: Path, kind: Any, each: int) -> None:
+    labels = np.zeros((96, 96, 120), kind)
+    labels[3, 4, 5] = 7
+    nibabel.save(nibabel.Nifti1Image(labels, np.diag([-1.0, 1, 1, 1]), dtype=kind), tmp_path / "a.nii")
+    header = read_header(tmp_path / "a.nii", "v")
+    assert header.dtype == kind
+    tracemalloc.start()
+    read = read_labels(tmp_path / "a.nii", header, header.orientation(), "v")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < each * labels.size + (3 << 20)
+    assert np.argwhere(read).tolist() == [[5, 91, 3]] and read.max() == 7
+
+
+@pytest.mark.parametrize("value", [2.0**31, -(2.0**40), 0.5, float("nan"), float("inf")])
+def test_a_value_that_is_no_label_is_refused(tmp_path: Path, value: float) -> None:
+    labels = np.zeros((4, 4, 4))
+    labels[1, 1, 1] = value
+    nibabel.save(nibabel.Nifti1Image(labels, np.diag([-1.0, -1, 1, 1])), tmp_path / "a.nii")
+    header = read_header(tmp_path / "a.nii", "v")
+    with pytest.raises(VolumeError, match="values that are no labels"):
+        read_labels(tmp_path / "a.nii", header, header.orientation(), "v")

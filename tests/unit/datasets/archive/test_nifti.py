@@ -315,6 +315,8 @@ def twin_root(root: Path) -> Path:
     image = nibabel.Nifti1Image(values, LPS)
     image.header["descrip"] = "export of last year"
     nibabel.save(image, root / "b.nii.gz")
+    with (root / "b.nii.gz").open("ab") as file:
+        file.write(gzip.compress(b"what follows the voxels is nobody's"))
     put(root / "c.nii.gz", values, np.diag([0.8, -0.8, 5, 1.0]))
     values = values.copy()
     values[-1, -1, -1] += 1

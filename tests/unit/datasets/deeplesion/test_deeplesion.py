@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import logging
+import os
 import shutil
 import sys
 from collections.abc import Iterable
@@ -284,3 +285,14 @@ def test_bad_volumes_are_refused_on_reading(root: Path) -> None:
     file = root / "Images_png" / "000001_01_01" / "009.png"
     file.write_bytes(file.read_bytes()[:200])
     assert refused(root) == "unreadable"
+
+
+def test_an_exchanged_slice_makes_another_case_of_its_volume_alone(root: Path) -> None:
+    before = {case.volume_id: case for case in scanned(root).cases}
+    file = next((root / "Images_png").rglob("*.png"))
+    seen = file.stat()
+    os.utime(file, ns=(seen.st_atime_ns, seen.st_mtime_ns + 1))
+    after = {case.volume_id: case for case in scanned(root).cases}
+    (other,) = [name for name, case in after.items() if case != before[name]]
+    assert replace(after[other], contents=before[other].contents) == before[other]
+    assert other.startswith(file.parent.name)

@@ -21,8 +21,9 @@ from pydicom.uid import (
 )
 
 from harvester.errors import VolumeError
+from harvester.imaging.dicom import pixels, reader
 from harvester.imaging.dicom.reader import read_dicom_series
-from tests.dicom_files import PLANE, ct, put
+from tests.dicom_files import PLANE, ct, put, put_series
 
 RAMP = np.linspace(0, 3000, 64 * 48).reshape(64, 48).astype(np.uint16)
 
@@ -184,7 +185,7 @@ def test_a_length_of_four_gigabytes_makes_no_room(tmp_path: Path) -> None:
 
 
 def test_a_deflated_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harvester.imaging.dicom.file.MOST_FILE_BYTES", 4 << 20)
+    monkeypatch.setattr("harvester.imaging.dicom.reader.MOST_SLICE_BYTES", 4 << 20)
     compress(ct(SliceThickness=5), tmp_path, DeflatedExplicitVRLittleEndian)
     file = tmp_path / "a.dcm"
     data = file.read_bytes()
@@ -217,3 +218,23 @@ def test_runs_that_would_blow_up_are_refused(tmp_path: Path) -> None:
     put(tmp_path / "a.dcm", item)
     assert peak_mib(lambda: refusal_of(tmp_path)) < 16
     assert refusal_of(tmp_path).reason == "unreadable"
+
+
+def test_the_limit_of_a_slice_is_one_of_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pixels, "MOST_PLANE_BYTES", 2 * PLANE.size)
+    put(tmp_path / "a.dcm", ct(SliceThickness=5))
+    assert hu_of(tmp_path).shape == PLANE.shape
+    wide = {"BitsAllocated": 32, "BitsStored": 32, "HighBit": 31, "PixelData": PLANE.astype("<u4").tobytes()}
+    put(tmp_path / "a.dcm", ct(SliceThickness=5, **wide))
+    assert "6 x 8 pixels of 4 bytes, 1 times" in str(refusal_of(tmp_path))
+
+
+def test_many_slices_of_few_bytes_are_refused_when_they_are_too_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that no search has counted: each slice may unpack to many times its file."""
+    monkeypatch.setattr(reader, "MOST_VOXELS", 3 * PLANE.size)
+    put_series(tmp_path, 3)
+    read_dicom_series(tmp_path, "v", "p")
+    put_series(tmp_path, 4)
+    assert refusal_of(tmp_path).reason == "too_large"

@@ -1,6 +1,7 @@
 """NIfTI files of any axis order come out alike."""
 
 import gzip
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -234,3 +235,27 @@ def test_voxels_that_fail_their_checksum_are_refused(tmp_path: Path) -> None:
     with pytest.raises(VolumeError) as raised:
         read_nifti(file, "v", "p")
     assert raised.value.reason == "unreadable"
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.int32, np.float64])
+def test_the_limit_is_one_of_bytes_too(tmp_path: Path, kind: Any) -> None:
+    """Wide values may be as many fewer as they are wider than CT's two bytes."""
+    path = write(tmp_path / "a.nii.gz", "LPS", BODY_ZYX.astype(kind))
+    least = BODY_ZYX.size * np.dtype(kind).itemsize // 2
+    read_oriented_nifti(path, "v", "p", max_voxels=least)
+    with pytest.raises(
+        VolumeError, match=rf"120 voxels of {np.dtype(kind).itemsize} bytes, more than .* of 2"
+    ) as caught:
+        read_oriented_nifti(path, "v", "p", max_voxels=least - 1)
+    assert caught.value.reason == "too_large"
+
+
+@pytest.mark.parametrize("axes", ["LPS", "RAS", "SAR"])
+def test_a_scan_takes_the_room_that_it_has_in_the_store(tmp_path: Path, axes: str) -> None:
+    """However wide its values are and however it is turned."""
+    path = write(tmp_path / "a.nii.gz", axes, np.zeros((120, 96, 96)))
+    tracemalloc.start()
+    volume = read_nifti(path, "v", "p")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < volume.hu_zyx.nbytes + (3 << 20)

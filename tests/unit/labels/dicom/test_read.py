@@ -10,6 +10,8 @@ import pytest
 from harvester.config.data import ArchiveSettings, DicomSettings
 from harvester.datasets.archive.archive import discover, read
 from harvester.errors import VolumeError
+from harvester.imaging.dicom import mark_objects
+from harvester.labels.dicom import seg
 from harvester.records import Mark
 from tests.dicom_files import ct, put
 from tests.dicom_objects import group, measured, observer, put_segmentation, report, scoord, scoord3d, structures
@@ -153,6 +155,17 @@ def test_other_types_of_segmentation_are_read(root: Path, kind: str) -> None:
     assert boxes_of(root) == [(4, 20, 9, 26, 15)]
 
 
+@pytest.mark.parametrize(("limit", "value"), [("MOST_PARTS", 1), ("MOST_MASK_BYTES", 2 * SIDE * SIDE - 1)])
+def test_a_segmentation_that_becomes_more_than_memory_is_given_is_refused(
+    root: Path, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
+) -> None:
+    mask = blob(np.s_[4:6], np.s_[9:16], np.s_[20:27]) | blob(np.s_[4:5], np.s_[1:3], np.s_[2:4])
+    put_segmentation(root / "seg.dcm", root / "ct", [mask])
+    assert len(boxes_of(root)) == 2
+    monkeypatch.setattr(seg, limit, value)
+    refused(root)
+
+
 def test_organs_and_automatic_segments_are_no_marks(root: Path) -> None:
     mask = blob(np.s_[4:5], np.s_[9:16], np.s_[20:27])
     put_segmentation(root / "seg.dcm", root / "ct", [mask], organ=True)
@@ -266,3 +279,15 @@ def test_a_marked_series_is_taken_before_other_reconstructions(root: Path) -> No
     assert [row.reason for row in found.rejects] == ["other_reconstruction"]
     assert len(read(found.cases[0], root)[1]) == 1
     assert pydicom.dcmread(root / found.cases[0].files[0]).SeriesInstanceUID == "1.2.3"
+
+
+def test_an_object_without_pixels_may_not_be_as_large_as_one_with(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parsed, its items and numbers take many times its room."""
+    file = put(root / "rt.dcm", structures({"GTV": ("GTV", [in_mm(4, rectangle(5, 6, 14, 12))])}))
+    monkeypatch.setattr(mark_objects, "MOST_REPORT_BYTES", file.stat().st_size)
+    assert len(boxes_of(root)) == 1
+    monkeypatch.setattr(mark_objects, "MOST_REPORT_BYTES", file.stat().st_size - 1)
+    assert "a file of over" in refused(root)
+    file.unlink()
+    put_segmentation(root / "seg.dcm", root / "ct", [blob(np.s_[4:5], np.s_[9:16], np.s_[20:27])])
+    assert len(boxes_of(root)) == 1
