@@ -24,7 +24,7 @@ from harvester.classifier.inference import Scoring
 from harvester.config.settings import Settings
 from harvester.distributed.cluster import quarantine_in
 from harvester.distributed.watchdog import BackgroundWork, said_begun
-from harvester.errors import StepError
+from harvester.errors import NotFiniteError, StepError
 from harvester.mining import negatives
 from harvester.mining.candidates import outside_ignored
 from harvester.models.device import DeviceSpec
@@ -105,6 +105,8 @@ class Actor(ABC, Generic[Kind]):
         rows, errors = [], {}
         for outcome in outcomes:
             require_memory(outcome.row["volume_id"], outcome.error)
+            if isinstance(outcome.error, NotFiniteError):  # the model's fault, not the volume's
+                raise outcome.error
             if outcome.error:
                 errors[outcome.row["volume_id"]] = f"{type(outcome.error).__name__}: {outcome.error}"
             rows += [{"patient_id": outcome.row["patient_id"]} | row for row in outcome.result or ()]

@@ -168,6 +168,7 @@ def shares(folds: int, world: int) -> list[tuple[int, list[int]]]:
 
 def _fit_fold(job: FitJob, fold: int, ranks: Ranks) -> None:
     rows = [row for row in job.rows if job.folds[row["patient_id"]] != fold]
+    name = f"{job.model} fold {fold}"
     task = FoldTask(
         job.store,
         job.seed * 1000 + fold,
@@ -175,7 +176,8 @@ def _fit_fold(job: FitJob, fold: int, ranks: Ranks) -> None:
         job.out / f"fold-{fold}.checkpoint.pt",
         job.settings.compute.train_gpu,
         ranks,
-        lambda line: logger.warning("%s fold %d: %s", job.model, fold, line),
+        lambda line: logger.warning("%s: %s", name, line),
+        name,
     )
     table = job.table.read_table()
     afresh, began = not task.checkpoint.is_file(), time.monotonic()

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from harvester.config.settings import ClassifierSettings, GeneratorSettings
 from harvester.errors import SettingsError
+from harvester.models.finite import not_finite
 from harvester.models.memory import out_of_memory
 
 logger = logging.getLogger(__name__)
@@ -132,8 +133,9 @@ def _published(network: str) -> Path:
 def _read(file: Path) -> Mapping[str, Tensor]:
     try:
         if file.suffix == ".safetensors":
-            return load_file(file)
-        state = torch.load(file, map_location="cpu", weights_only=True)
+            state = load_file(file)
+        else:
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         # torch's own message advises to unpickle all the same.
         raise SettingsError(
@@ -147,4 +149,6 @@ def _read(file: Path) -> Mapping[str, Tensor]:
         raise SettingsError(f"weights {file.name!r}: cannot be read: {first[:160]}") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise SettingsError(f"weights {file.name!r}: no state dict; want names with their tensors, no more")
+    if name := not_finite(state):
+        raise SettingsError(f"weights {file.name!r}: hold NaN or infinity ({name}); give others, or '' for none")
     return state
