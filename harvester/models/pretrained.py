@@ -22,6 +22,7 @@ from harvester.config.settings import ClassifierSettings, GeneratorSettings
 from harvester.errors import SettingsError
 from harvester.models.finite import not_finite
 from harvester.models.memory import out_of_memory
+from harvester.storage.location import Location
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ def read_pretrained(network: str, weights: str, sha256: str) -> Pretrained | Non
     """What the settings `weights` and `weights_sha256` name for torchvision's `network`; None is from scratch."""
     if not weights:
         return None
-    file = _published(network) if weights == IMAGENET else Path(weights)
+    file = _published(network) if weights == IMAGENET else Path(Location.of(weights).base)
     digest = checked_digest(file, sha256)
     state = {
         OLD_NAME.sub(r"\1\2.", name): value
@@ -79,7 +80,7 @@ def named_by_content(settings: Model) -> Model:
     """
     if settings.weights in ("", IMAGENET):
         return settings
-    digest = checked_digest(Path(settings.weights), settings.weights_sha256)
+    digest = checked_digest(Path(Location.of(settings.weights).base), settings.weights_sha256)
     return settings.model_copy(update={"weights": digest, "weights_sha256": ""})
 
 

@@ -28,6 +28,8 @@ from harvester.records import only_data
 T = TypeVar("T")
 
 OBJECT_STORES: Final = ("s3", "gs")
+HALF_A_URI: Final = re.compile("(file|s3|gs):|~")
+"""As a path it would be a folder of that name."""
 TRIES: Final = 14
 """Of a request that an object store answers with 503 or not at all, ever further apart: two to three minutes."""
 PATIENCE_S: Final = 150.0
@@ -61,6 +63,10 @@ class Location:
             return where
         if isinstance(where, str) and "://" in where:
             return _from_uri(where)
+        with suppress(RuntimeError):  # nobody's home is known by this name
+            where = Path(where).expanduser()
+        if HALF_A_URI.match(str(where)):
+            raise SettingsError(f"{where}: no such place; want a path, s3://bucket/folder or gs://bucket/folder")
         return cls(str(Path(where).absolute()))
 
     def __truediv__(self, name: str) -> "Location":
