@@ -1,5 +1,6 @@
 """One harvest, from settings and a store to a run folder with its report; or what it would do."""
 
+import logging
 import os
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from harvester.cli.plan import format_plan, plan
 from harvester.config.settings import Settings
 from harvester.distributed.capacity import require_capacity
 from harvester.distributed.cluster import start_ray
+from harvester.distributed.precision import fastest_everywhere, fastest_here, with_precision
 from harvester.distributed.preparation import prepare, prepared
 from harvester.errors import SettingsError
 from harvester.harvest import harvest
@@ -19,6 +21,8 @@ from harvester.run.log import logged_to
 from harvester.run.tracking import Tracker
 from harvester.storage.location import Location
 from harvester.store.store import Store
+
+logger = logging.getLogger(__name__)
 
 
 def run_harvest(settings: Settings, store: str | None, run: Location | Path | str) -> Location:
@@ -31,6 +35,8 @@ def run_harvest(settings: Settings, store: str | None, run: Location | Path | st
     with logged_to(folder):
         start_ray()
         require_capacity(settings.compute)
+        settings = with_precision(settings, folder, fastest_everywhere)
+        logger.info("precision %s", settings.compute.precision)
         named = named_store(settings, store)
         volumes = Store.open(named) if named else prepare(settings, data_root(), folder / "store")
         opened = Run.open(folder, settings, volumes, began)
@@ -44,7 +50,7 @@ def run_harvest(settings: Settings, store: str | None, run: Location | Path | st
 
 def show_plan(settings: Settings, store: str | None, folder: Location) -> None:
     """Print what `run_harvest` would do with the same arguments."""
-    named = named_store(settings, store)
+    settings, named = with_precision(settings, folder, fastest_here), named_store(settings, store)
     opened = Store.open(named) if named else prepared(settings, folder / "store")
     if opened is None:
         print(f"to make  the volumes ({settings.data.kind}), into {folder / 'store'}; then every step")

@@ -13,6 +13,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, Generic
 
 import pyarrow as pa
@@ -70,13 +71,21 @@ class InferenceJob:
 
 
 class Actor(ABC, Generic[Kind]):
-    """Parts of the manifest to published rows; what a volume takes is `tasks`' to say."""
+    """Parts of the manifest to published rows; what a volume takes is `tasks`' to say.
+
+    Device and models are made when work comes: of an error in a constructor Ray keeps but the text, and tries it again.
+    """
 
     kind: Callable[[pa.Table], Kind]
 
     def __init__(self, job: InferenceJob) -> None:
-        self.job, self.place = job, job.place()
+        self.job = job
         self.quarantine = quarantine_in(job.partials.folder)
+
+    @cached_property
+    def place(self) -> DeviceSpec:
+        """The actor's device."""
+        return self.job.place()
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """A block of parts (name, rows as JSON); for each, when it is published, its name and how many volumes.
@@ -105,7 +114,8 @@ class Actor(ABC, Generic[Kind]):
         rows, errors = [], {}
         for outcome in outcomes:
             require_memory(outcome.row["volume_id"], outcome.error)
-            if isinstance(outcome.error, NotFiniteError):  # the model's fault, not the volume's
+            if isinstance(outcome.error, NotFiniteError):  # the model's fault: no volume is suspected for it
+                forget(self.job.partials.folder)
                 raise outcome.error
             if outcome.error:
                 errors[outcome.row["volume_id"]] = f"{type(outcome.error).__name__}: {outcome.error}"
@@ -125,9 +135,10 @@ class Proposer(Actor[TubeletTable]):
 
     kind = TubeletTable
 
-    def __init__(self, job: InferenceJob) -> None:
-        super().__init__(job)
-        self.proposals = Proposals(job.settings, job.store, self.place)
+    @cached_property
+    def proposals(self) -> Proposals:
+        """The generators."""
+        return Proposals(self.job.settings, self.job.store, self.place)
 
     def tasks(self, rows: Iterable[Row]) -> Iterator[Task]:
         """Each volume through the generators that never saw its patient."""
@@ -139,9 +150,10 @@ class Scorer(Actor[ScoredTable]):
 
     kind = ScoredTable
 
-    def __init__(self, job: InferenceJob) -> None:
-        super().__init__(job)
-        self.scoring = Scoring(job.settings, job.store, self.place, self.tubelets)
+    @cached_property
+    def scoring(self) -> Scoring:
+        """The classifiers."""
+        return Scoring(self.job.settings, self.job.store, self.place, self.tubelets)
 
     def tasks(self, rows: Iterable[Row]) -> Iterator[Task]:
         """Each volume's tubelets through the classifiers that never saw its patient."""
@@ -205,7 +217,7 @@ def _dataset(actor: type[Actor[Any]], job: InferenceJob, parts: list[Part]) -> r
     dataset = ray.data.from_items(given, override_num_blocks=blocks).map_batches(
         actor,
         fn_constructor_args=(job,),
-        batch_size=None,
+        batch_size=len(parts) // blocks,  # a block; Ray wants the number where a GPU is asked for
         batch_format="numpy",
         compute=ActorPoolStrategy(
             min_size=min(compute.least_replicas, len(parts)), max_size=min(compute.replicas, len(parts))

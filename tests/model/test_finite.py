@@ -259,3 +259,4 @@ def test_one_broken_fold_of_five_ends_the_step_and_is_no_fault_of_its_volumes(st
         with pytest.raises(NotFiniteError, match=r"fold-3\.safetensors: holds NaN or infinity"):
             list(made)
     assert partials.done() == {"a"}
+    assert not [name for name in partials.folder.files() if name.startswith("begun")]
