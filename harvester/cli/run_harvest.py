@@ -5,6 +5,7 @@ import os
 import time
 from pathlib import Path
 
+from harvester.classifier.network import Classifier
 from harvester.cli.console import data_root
 from harvester.cli.plan import format_plan, plan
 from harvester.config.settings import Settings
@@ -14,6 +15,7 @@ from harvester.distributed.precision import fastest_everywhere, fastest_here, wi
 from harvester.distributed.preparation import prepare, prepared
 from harvester.errors import SettingsError
 from harvester.harvest import harvest
+from harvester.proposals.network import Generator
 from harvester.report.build import write_report
 from harvester.report.sections import closing_table
 from harvester.run.folder import Run
@@ -33,6 +35,7 @@ def run_harvest(settings: Settings, store: str | None, run: Location | Path | st
     """
     began, folder = time.monotonic(), Location.of(run)
     with logged_to(folder):
+        require_weights(settings)
         start_ray()
         require_capacity(settings.compute)
         settings = with_precision(settings, folder, fastest_everywhere)
@@ -46,6 +49,17 @@ def run_harvest(settings: Settings, store: str | None, run: Location | Path | st
         print(closing_table(inputs.summary))
         print(f"report: {report}")
     return folder
+
+
+def require_weights(settings: Settings) -> None:
+    """Make the networks that start from pretrained weights once, before Ray takes its minute and workers theirs.
+
+    Raises SettingsError for weights that are not there, cannot be downloaded, are broken or do not fit.
+    """
+    if settings.generator.weights:
+        Generator(settings.generator, settings.grid)
+    if settings.classifier.weights:
+        Classifier(settings.classifier, settings.grid)
 
 
 def show_plan(settings: Settings, store: str | None, folder: Location) -> None:

@@ -121,12 +121,13 @@ def _published(network: str) -> Path:
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
         begins_with = DIGITS.search(file.stem)
+        logger.info("weights %s: downloading %s", file.name, url)
         try:
             torch.hub.download_url_to_file(url, str(file), begins_with[1] if begins_with else None, progress=False)
         except (OSError, RuntimeError) as error:
             raise SettingsError(
-                f"weights 'imagenet': {file.name} cannot be downloaded from here ({error}); fetch {url} elsewhere and "
-                "give the file's path as weights"
+                f"weights 'imagenet': {file.name} cannot be downloaded from here ({error}); fetch {url} elsewhere, "
+                f"then put it into {file.parent} on every node, or give the file's path as weights"
             ) from None
     return file
 
