@@ -179,7 +179,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    spec = DeviceSpec.choose(gpu=True, precision="auto")
+    spec = DeviceSpec.choose(torch.cuda.is_available(), "auto")
     shape_zyx = (options.slices, options.side, options.side)
     volume_hu = np.random.default_rng(0).integers(-1000, 300, shape_zyx).astype(np.int16)
     rates = {}

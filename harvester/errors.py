@@ -63,6 +63,10 @@ class StepError(HarvesterError):
     """A step of the loop cannot produce its table."""
 
 
+class NotFiniteError(StepError):
+    """A loss, weight or score is NaN or infinite. It comes again with the same settings: nothing is made of it."""
+
+
 class NoExamplesError(StepError):
     """A fold of a model has no example to learn from: the loop ends with a round that harvests nothing."""
 

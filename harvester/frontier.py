@@ -67,6 +67,7 @@ def narrowed(settings: Settings, frontier: Frontier, target: float) -> Settings:
     own: OperatingPointSettings = settings.operating_point.model_copy(
         update={
             "target_precision": target,
+            "early_target_precisions": None,
             "lpg_weights": (choice.lpg_weight,),
             "lpg_floors": (choice.lpg_floor,),
             "min_slices": (choice.min_slices,),

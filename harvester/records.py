@@ -251,7 +251,8 @@ Column: TypeAlias = "pa.ChunkedArray[Any] | pa.Array[Any]"
 def checked(kind: Callable[[pa.Table], Kind], table: pa.Table, source: object = "a table") -> Kind:
     """The table as what it is meant to be, e.g. checked(LedgerTable, table); more columns than the schema's may follow.
 
-    `source` names its file for the error. Raises StoreError where columns are missing or of another type.
+    `source` names its file for the error. Raises StoreError where columns are missing, of another type, or hold NaN or
+    infinity: no comparison with a threshold would tell it.
     """
     found = {field.name: field.type for field in table.schema}
     wrong = [
@@ -259,9 +260,17 @@ def checked(kind: Callable[[pa.Table], Kind], table: pa.Table, source: object = 
         for field in SCHEMAS[kind]
         if found.get(field.name) != field.type
     ]
+    wrong = wrong or [f"{name} (NaN or infinity)" for name in SCHEMAS[kind].names if not _is_finite(table[name])]
     if wrong:
         raise StoreError(f"{source} is no {getattr(kind, '__name__', kind)}: {', '.join(wrong)}; make it again")
     return kind(table)
+
+
+def _is_finite(column: Column) -> bool:
+    """Whether all its numbers, or those in its lists, are; nulls are none."""
+    if pa.types.is_list(column.type):
+        column = pc.list_flatten(column)
+    return not pa.types.is_floating(column.type) or pc.all(pc.is_finite(column), min_count=0).as_py()
 
 
 def empty(kind: Callable[[pa.Table], Kind]) -> Kind:

@@ -102,7 +102,7 @@ def select_point(
     """
     evidence = evidence_of(calibration, fusion, settings.match_iou)
     target = Target(settings.target_precision, settings.confidence, settings.min_patients)
-    early = () if calibration.last else settings.early_target_precisions
+    early = () if calibration.last else settings.early_targets
     asked = [replace(target, precision=higher) for higher in early if higher > target.precision]
     points = (solve(evidence, each) for each in (*asked, target))
     point = _first_worth_it(points, max(STEP * len(calibration.hits), 1))

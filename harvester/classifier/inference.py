@@ -11,16 +11,17 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from safetensors.torch import load
 from torch import Tensor, nn
 
 from harvester.classifier.network import Classifier
 from harvester.classifier.views import STREAMS, VolumeViews, cut_crops, load_views, pixels, shape_profile, view_corners
 from harvester.config.settings import Settings
+from harvester.errors import NotFiniteError
 from harvester.geometry import Array
 from harvester.models.acceleration import accelerated
 from harvester.models.batch_size import AutoBatchSize
 from harvester.models.device import DeviceSpec
+from harvester.models.finite import ADVICE, not_finite, read_weights
 from harvester.models.prefetch import prefetch, readers
 from harvester.storage.location import Location
 from harvester.store.slab import GridFrame
@@ -69,7 +70,7 @@ class Scoring:
 def load_classifier(weights: Location, settings: Settings, spec: DeviceSpec) -> Classifier:
     """A fitted classifier from its safetensors file, ready to score."""
     model = Classifier(settings.classifier.model_copy(update={"weights": ""}), settings.grid)
-    model.load_state_dict(load(weights.read_bytes()))
+    model.load_state_dict(read_weights(weights))
     return prepare_for_inference(model, spec, settings.compute.compile)
 
 
@@ -92,13 +93,16 @@ def crops_at_once(spec: DeviceSpec) -> AutoBatchSize:
 def classify(
     model: Classifier, views: VolumeViews, settings: Settings, spec: DeviceSpec, batch: AutoBatchSize | None = None
 ) -> list[float]:
-    """The probability of being a lesion of each tubelet."""
+    """The probability of being a lesion of each tubelet. Raises NotFiniteError where one is NaN."""
     batch = batch or crops_at_once(spec)
     local, wide = (_features(model, name, views, settings, spec, batch) for name in STREAMS)
     profile = torch.from_numpy(shape_profile(views.tubelets, views.frame)).to(spec.device)
     with spec.autocast():
         logits = model.logits(local, wide, profile)
-    return torch.sigmoid(logits.float()).cpu().tolist()
+    scores = torch.sigmoid(logits.float()).cpu()
+    if not_finite({"scores": scores}):
+        raise NotFiniteError(f"volume {views.frame.volume_id}: the classifier's scores are not finite; {ADVICE}")
+    return scores.tolist()
 
 
 def _features(

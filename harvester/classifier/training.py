@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 import torch
-from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -13,6 +12,7 @@ from harvester.classifier.network import Classifier
 from harvester.config.settings import Settings
 from harvester.errors import NoExamplesError
 from harvester.models.device import DeviceSpec
+from harvester.models.finite import read_weights
 from harvester.models.fit import Fit, FoldTask, TrainSchedule
 
 PROFILE_LR_MULTIPLIER: Final = 8.0
@@ -35,7 +35,7 @@ def fit_classifier(
             )
     own = settings.classifier
     torch.manual_seed(task.seed)
-    before = load(task.start.read_bytes()) if task.start else {}
+    before = read_weights(task.start) if task.start else {}
     again = any(name.startswith("streams.") for name in before)
     model = Classifier(own.model_copy(update={"weights": ""}) if again else own, settings.grid)
     steps, rate = own.steps, own.learning_rate
@@ -45,7 +45,10 @@ def fit_classifier(
     elif before:
         start_from_generator(model, before)
     # Six numbers into two small layers: at the convolutions' rate they would need thousands of steps.
-    schedule = TrainSchedule(steps, own.batch_size, rate, own.weight_decay, "shape_profile", PROFILE_LR_MULTIPLIER)
+    schedule = TrainSchedule(
+        steps, own.batch_size, rate, own.weight_decay, "shape_profile", PROFILE_LR_MULTIPLIER,
+        rate_setting=f"classifier.{'finetune_' * again}learning_rate",
+    )  # fmt: skip
     items = Examples(task.store, examples, own, settings.grid, steps * own.batch_size, task.seed)
 
     def losses_of(network: nn.Module, batch: tuple[dict[str, Tensor], Tensor]) -> dict[str, Tensor]:

@@ -5,16 +5,19 @@ import os
 import time
 from pathlib import Path
 
+from harvester.classifier.network import Classifier
 from harvester.cli.console import data_root
 from harvester.cli.places import in_ray_job, lasting, store_folder
 from harvester.cli.plan import format_plan, plan
 from harvester.config.settings import Settings
 from harvester.distributed.capacity import require_capacity
 from harvester.distributed.cluster import start_ray
+from harvester.distributed.precision import fastest_everywhere, fastest_here, with_precision
 from harvester.distributed.preparation import prepare, prepared
 from harvester.distributed.shared_folders import require_shared
 from harvester.errors import SettingsError
 from harvester.harvest import harvest
+from harvester.proposals.network import Generator
 from harvester.report.build import write_report
 from harvester.report.sections import closing_table
 from harvester.run.folder import Run
@@ -40,10 +43,13 @@ def run_harvest(settings: Settings, store: str | None, run: Location | Path | st
     require_plain(tracked_at)
     with owned(folder), logged_to(folder):
         began -= seconds_of_starts(read_log(folder))
+        require_weights(settings)
         if in_ray_job():
             logger.info("the run's folder is %s", folder)
         start_ray()
         require_capacity(settings.compute)
+        settings = with_precision(settings, folder, fastest_everywhere)
+        logger.info("precision %s", settings.compute.precision)
         named = named_store(settings, store)
         require_shared([folder], [named] if named else [])
         volumes = Store.open(named) if named else prepare(settings, data_root(), folder / "store")
@@ -57,9 +63,20 @@ def run_harvest(settings: Settings, store: str | None, run: Location | Path | st
     return folder
 
 
+def require_weights(settings: Settings) -> None:
+    """Make the networks that start from pretrained weights once, before Ray takes its minute and workers theirs.
+
+    Raises SettingsError for weights that are not there, cannot be downloaded, are broken or do not fit.
+    """
+    if settings.generator.weights:
+        Generator(settings.generator, settings.grid)
+    if settings.classifier.weights:
+        Classifier(settings.classifier, settings.grid)
+
+
 def show_plan(settings: Settings, store: str | None, folder: Location) -> None:
     """Print what `run_harvest` would do with the same arguments."""
-    named = named_store(settings, store)
+    settings, named = with_precision(settings, folder, fastest_here), named_store(settings, store)
     opened = Store.open(named) if named else prepared(settings, data_root(), folder / "store")
     if opened is None:
         print(f"to make  the volumes ({settings.data.kind}), into {folder / 'store'}; then every step")

@@ -1,18 +1,48 @@
 """Settings of the data: what is made, what is read of somebody's archive, and how. The other sections: settings.py."""
 
 import re
-from typing import Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 
 class Section(BaseModel):
-    """Base of every section of the tree: frozen, unknown keys refused, defaults checked too."""
+    """Base of every section of the tree: frozen, unknown keys refused, defaults checked too, numbers all finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _yes_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if _holds_bool(value) and _is_numeric(cls.model_fields[str(info.field_name)].annotation):
+            raise ValueError("want a number, not yes or no")
+        return value
 
 
-Spacing = tuple[float, float, float]
+def _holds_bool(value: Any) -> bool:
+    return isinstance(value, bool) or (isinstance(value, (list, tuple)) and any(map(_holds_bool, value)))
+
+
+def _is_numeric(annotation: Any) -> bool:
+    return annotation in (int, float) or any(map(_is_numeric, get_args(annotation)))
+
+
+def _in_order(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise ValueError(f"want the lower end first, got {pair[0]:g} and {pair[1]:g}")
+    return pair
+
+
+def _apart(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] == pair[1]:
+        raise ValueError(f"want two ends that differ, got {pair[0]:g} twice")
+    return _in_order(pair)
+
+
+Positive = Annotated[float, Field(gt=0)]
+Spacing = tuple[Positive, Positive, Positive]
+Window = Annotated[tuple[float, float], AfterValidator(_apart)]
+PositiveRange = Annotated[tuple[Positive, Positive], AfterValidator(_in_order)]
 
 
 class PhantomSettings(Section):
@@ -49,16 +79,13 @@ class InsertionSettings(Section):
     depth: int = Field(20, ge=6)
     lesions_per_volume: float = Field(4.0, gt=0)
     marked_share: float = Field(0.37, gt=0, le=1)
-    nodule_mm: tuple[float, float] = (6.0, 30.0)
-    organ_mm: tuple[float, float] = (12.0, 40.0)
-    node_mm: tuple[float, float] = (10.0, 25.0)
-    contrast_hu: tuple[float, float] = Field((35.0, 80.0), description="of organ lesions, both ways")
-    kind_weights: dict[Literal["nodule", "hypodense", "hyperdense", "node"], float] = {
-        "nodule": 0.4,
-        "hypodense": 0.2,
-        "hyperdense": 0.15,
-        "node": 0.25,
-    }
+    nodule_mm: PositiveRange = (6.0, 30.0)
+    organ_mm: PositiveRange = (12.0, 40.0)
+    node_mm: PositiveRange = (10.0, 25.0)
+    contrast_hu: PositiveRange = Field((35.0, 80.0), description="of organ lesions, both ways")
+    kind_weights: dict[Literal["nodule", "hypodense", "hyperdense", "node"], Positive] = Field(
+        {"nodule": 0.4, "hypodense": 0.2, "hyperdense": 0.15, "node": 0.25}, min_length=1
+    )
     scale_jitter: float = Field(0.05, ge=0, lt=0.5, description="in-plane, so that no two volumes are equal")
     shift_mm: float = Field(6.0, ge=0)
     noise_jitter: float = Field(0.5, ge=0, description="most added noise as a share of the scan's own")
@@ -68,7 +95,7 @@ class DicomSettings(Section):
     """Which DICOM series are taken, and which objects' marks (datasets/archive/dicom.py)."""
 
     min_slices: int = Field(8, ge=1)
-    slice_spacing_mm: tuple[float, float] = Field((0.3, 10.0), description="least and most, by positions")
+    slice_spacing_mm: PositiveRange = Field((0.3, 10.0), description="least and most, by positions")
     refused_image_types: tuple[str, ...] = Field(
         (
             "3D", "AVERAGE", "COR", "CORONAL", "CPR", "CURVED", "DOSE", "DOSE_INFO", "FUSED", "FUSION", "MINIP",
@@ -122,7 +149,9 @@ class ArchiveSettings(Section):
         pattern=r"^[^/\\]*$",
         description="masks/a.nii.gz is the mask of a.nii.gz or images/a.nii.gz; '' for no such folder",
     )
-    mask_labels: tuple[int, ...] = Field((), description="labels that are lesions; none given: all but 0")
+    mask_labels: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (), description="labels that are lesions; none given: all but 0"
+    )
     mask_split_labels: bool = Field(
         False, description="labels number lesions: two that touch are two; else labels that touch are one lesion"
     )
@@ -138,7 +167,7 @@ class ArchiveSettings(Section):
 class DeepLesionSettings(Section):
     """DeepLesion as it is published (datasets/deeplesion). Files: under the source folder, else as the path says."""
 
-    info: str = Field("DL_info.csv", description="table of the clinical marks and the official split")
+    info: str = Field("DL_info.csv", min_length=1, description="table of the clinical marks and the official split")
     mining_marks: str = Field("", description="full annotation of V_M: published pickle, .parquet or .csv")
     harvest_test_marks: str = Field("", description="the same of V_H^test, hidden from the harvest")
     detector_test_marks: str = Field("", description="the same of V_D^test, never seen while harvesting")

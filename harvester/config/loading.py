@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from harvester.config import shipped
 from harvester.config.settings import Settings
+from harvester.config.strict_yaml import parse
 from harvester.errors import SettingsError, one_line
 
 
@@ -41,7 +42,9 @@ def _resolved(tree: dict[str, Any], overrides: Sequence[str]) -> Settings:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        text = file.read_text()
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise SettingsError(f"--config {file}: no UTF-8 text; save it as UTF-8") from None
     except OSError as error:
         raise SettingsError(
             f"--config {file}: cannot be read ({error.strerror}); give a YAML file, or the name of one that ships "
@@ -53,7 +56,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _tree(text: str, where: str) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(text)
+        tree = parse(text)
     except yaml.YAMLError as error:
         raise SettingsError(f"{where}: not valid YAML: {one_line(error)}") from None
     if tree is None:
@@ -67,8 +70,10 @@ def _put(tree: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     if not equals or not path:
         raise SettingsError(f"--set {override}: want a.b=value")
+    if not text.strip():
+        raise SettingsError(f"--set {override}: no value; want {path}='' for an empty text, {path}=null for none")
     try:
-        value = yaml.safe_load(text)
+        value = parse(text)
     except yaml.YAMLError:
         raise SettingsError(f"--set {override}: the value is not valid YAML") from None
     *parents, leaf = path.split(".")
@@ -80,12 +85,15 @@ def _put(tree: dict[str, Any], override: str) -> None:
 
 
 def _first_fault(error: ValidationError) -> str:
-    first = error.errors()[0]
+    first, *others = error.errors()
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"setting {where}: unknown; allowed here: {', '.join(_allowed(first['loc'][:-1]))}"
-    more = len(error.errors()) - 1
-    return f"setting {where} = {first['input']!r}: {first['msg']}" + (f" (and {more} more)" if more else "")
+    # A list lacks what was wrong in it: no fault of its own.
+    more = sum(other["loc"] != first["loc"][: len(other["loc"])] for other in others)
+    came = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
+    told = first["msg"].removeprefix("Value error, ")
+    return f"setting {where}{came}: {told}" + (f" (and {more} more)" if more else "")
 
 
 def _allowed(loc: tuple[int | str, ...]) -> list[str]:

@@ -4,11 +4,14 @@ Every number that the paper leaves open is a field here. `resolve` builds the tr
 names it (and any part of it), so that a step's output can be named by its inputs.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from harvester.config.data import DataSettings, Section, Spacing
+from harvester.config.data import DataSettings, Section, Spacing, Window
+
+EARLY_ERRORS: Final = (0.5, 0.7)
+"""Of the errors that the target allows, the shares that early rounds' targets allow."""
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Weights = Annotated[
@@ -28,7 +31,9 @@ class GridSettings(Section):
 
     spacing_zyx_mm: Spacing = (4.0, 1.6, 1.6)
     max_side_px: int = Field(512, ge=32)
-    windows_hu: tuple[tuple[float, float], ...] = ((-1024.0, 3071.0), (-1350.0, 150.0), (-160.0, 240.0))
+    windows_hu: tuple[Window, ...] = Field(
+        ((-1024.0, 3071.0), (-1350.0, 150.0), (-160.0, 240.0)), min_length=1, description="each from black to white"
+    )
 
 
 class SuppressionSettings(Section):
@@ -129,19 +134,36 @@ class OperatingPointSettings(Section):
     """The precision target and what Ray Tune searches for the most recall under it."""
 
     target_precision: float = Field(0.90, gt=0, lt=1)
-    early_target_precisions: tuple[Share, ...] = Field(
-        (0.95, 0.93),
+    early_target_precisions: tuple[Share, ...] | None = Field(
+        None,
         description="asked of every round but the last, in turn until one can be met: what an early round harvests "
-        "wrongly burdens all later ones, whose models are better",
+        "wrongly burdens all later ones, whose models are better; null: those that allow half and seven tenths of the "
+        "target's errors, 0.95 and 0.93 for a target of 0.90",
     )
     confidence: float = Field(0.95, gt=0.5, lt=1)
     match_iou: float = Field(0.5, gt=0, le=1)
     min_patients: int = Field(3, ge=1, description="refuse to certify on accepted tubelets of fewer patients")
-    lpg_floors: tuple[float, ...] = (0.1,)
-    lpg_weights: tuple[float, ...] = (0.0, 0.25, 0.5)
-    min_slices: tuple[int, ...] = (1, 2)
-    small_bonuses: tuple[float, ...] = Field((0.0,), description="added to the logit of small tubelets")
+    lpg_floors: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field((0.1,), min_length=1)
+    lpg_weights: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field((0.0, 0.25, 0.5), min_length=1)
+    min_slices: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 2), min_length=1)
+    small_bonuses: tuple[float, ...] = Field((0.0,), min_length=1, description="added to the logit of small tubelets")
     small_mm: float = Field(20.0, gt=0, description="tubelets narrower than this are small")
+
+    @property
+    def early_targets(self) -> tuple[float, ...]:
+        """early_target_precisions, or those that follow from the target."""
+        if self.early_target_precisions is None:
+            return tuple(1 - share * (1 - self.target_precision) for share in EARLY_ERRORS)
+        return self.early_target_precisions
+
+    @model_validator(mode="after")
+    def _early_targets_ask_for_more(self) -> "OperatingPointSettings":
+        if min(self.early_targets, default=1.0) <= self.target_precision:
+            raise ValueError(
+                f"early_target_precisions = {list(self.early_targets)}: want each above target_precision = "
+                f"{self.target_precision:g}, or null, which follows it"
+            )
+        return self
 
 
 class MiningSettings(Section):
@@ -151,7 +173,7 @@ class MiningSettings(Section):
     possible_lpg_above: float = Field(0.3, ge=0, le=1)
     possible_lpc_below: float = Field(0.05, ge=0, le=1)
     possible_max_per_volume: int = Field(10, ge=0)
-    clear_iou: float = Field(0.1, ge=0, le=1, description="overlap from which a tubelet touches a label")
+    clear_iou: float = Field(0.1, gt=0, le=1, description="overlap from which a tubelet touches a label")
 
 
 class ComputeSettings(Section):
@@ -225,10 +247,10 @@ class ReportSettings(Section):
 class Settings(Section):
     """The whole tree."""
 
-    name: str = Field("run", pattern=r"^[A-Za-z0-9_.-]+$")
-    seed: int = 0
+    name: str = Field("run", pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")
+    seed: int = Field(0, ge=0, lt=2**32)
     rounds: int = Field(2, ge=1)
-    min_gain: float = Field(0.02, ge=0, description="stop when a round adds less than this share")
+    min_gain: float = Field(0.02, ge=0, lt=1, description="stop when a round adds less than this share")
     folds: int = Field(2, ge=2, description="models never score a patient they saw: folds by patient")
     data: DataSettings = DataSettings()
     grid: GridSettings = GridSettings()

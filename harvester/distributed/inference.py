@@ -14,6 +14,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, Generic
 
 import pyarrow as pa
@@ -26,7 +27,7 @@ from harvester.config.settings import Settings
 from harvester.distributed.capacity import pool_request
 from harvester.distributed.cluster import quarantine_in
 from harvester.distributed.watchdog import BackgroundWork, said_begun
-from harvester.errors import StepError, passing_cause
+from harvester.errors import NotFiniteError, StepError, passing_cause
 from harvester.mining import negatives
 from harvester.mining.candidates import outside_ignored
 from harvester.models.device import DeviceSpec
@@ -72,13 +73,21 @@ class InferenceJob:
 
 
 class Actor(ABC, Generic[Kind]):
-    """Parts of the manifest to published rows; what a volume takes is `tasks`' to say."""
+    """Parts of the manifest to published rows; what a volume takes is `tasks`' to say.
+
+    Device and models are made when work comes: of an error in a constructor Ray keeps but the text, and tries it again.
+    """
 
     kind: Callable[[pa.Table], Kind]
 
     def __init__(self, job: InferenceJob) -> None:
-        self.job, self.place = job, job.place()
+        self.job = job
         self.quarantine = quarantine_in(job.partials.folder)
+
+    @cached_property
+    def place(self) -> DeviceSpec:
+        """The actor's device."""
+        return self.job.place()
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """A block of parts (name, rows as JSON); for each, when it is published, its name and how many volumes.
@@ -107,6 +116,9 @@ class Actor(ABC, Generic[Kind]):
         rows, errors, again = [], {}, 0
         for outcome in outcomes:
             require_memory(outcome.row["volume_id"], outcome.error)
+            if isinstance(outcome.error, NotFiniteError):  # the model's fault: no volume is suspected for it
+                forget(self.job.partials.folder)
+                raise outcome.error
             if outcome.error:
                 errors[outcome.row["volume_id"]] = f"{type(outcome.error).__name__}: {outcome.error}"
                 again += passing_cause(outcome.error) is not None
@@ -127,9 +139,10 @@ class Proposer(Actor[TubeletTable]):
 
     kind = TubeletTable
 
-    def __init__(self, job: InferenceJob) -> None:
-        super().__init__(job)
-        self.proposals = Proposals(job.settings, job.store, self.place)
+    @cached_property
+    def proposals(self) -> Proposals:
+        """The generators."""
+        return Proposals(self.job.settings, self.job.store, self.place)
 
     def tasks(self, rows: Iterable[Row]) -> Iterator[Task]:
         """Each volume through the generators that never saw its patient."""
@@ -141,9 +154,10 @@ class Scorer(Actor[ScoredTable]):
 
     kind = ScoredTable
 
-    def __init__(self, job: InferenceJob) -> None:
-        super().__init__(job)
-        self.scoring = Scoring(job.settings, job.store, self.place, self.tubelets)
+    @cached_property
+    def scoring(self) -> Scoring:
+        """The classifiers."""
+        return Scoring(self.job.settings, self.job.store, self.place, self.tubelets)
 
     def tasks(self, rows: Iterable[Row]) -> Iterator[Task]:
         """Each volume's tubelets through the classifiers that never saw its patient."""
@@ -216,7 +230,7 @@ def _dataset(actor: type[Actor[Any]], job: InferenceJob, parts: list[Part]) -> r
     dataset = ray.data.from_items(given, override_num_blocks=blocks).map_batches(
         actor,
         fn_constructor_args=(job,),
-        batch_size=None,
+        batch_size=len(parts) // blocks,  # a block; Ray wants the number where a GPU is asked for
         batch_format="numpy",
         compute=ActorPoolStrategy(
             min_size=min(compute.least_replicas, len(parts)), max_size=min(compute.replicas, len(parts))

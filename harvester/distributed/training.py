@@ -9,6 +9,7 @@ safetensors.
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ import ray.train
 import torch
 import torch.distributed as dist
 from ray.exceptions import RayError
-from ray.train import BackendConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train import BackendConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from safetensors.torch import save
@@ -32,11 +33,12 @@ from harvester.config.settings import Settings
 from harvester.distributed.capacity import training_request
 from harvester.distributed.cluster import for_ray
 from harvester.distributed.watchdog import BackgroundWork
-from harvester.errors import HarvesterError
+from harvester.errors import HarvesterError, StepError, one_line
 from harvester.labels.ledger import by_volume
 from harvester.models.data_parallel import Ranks
 from harvester.models.device import DeviceSpec
 from harvester.models.fit import FoldTask
+from harvester.models.memory import out_of_memory
 from harvester.proposals.training import fit_generator
 from harvester.records import LedgerTable
 from harvester.storage.location import Location
@@ -73,29 +75,56 @@ def train_folds(job: FitJob) -> None:
     """Fit all folds of a model on Ray Train. Afterwards `job.out` holds one safetensors file per fold.
 
     Lost workers are replaced, and the fits go on from their last checkpoints. Raises StepError where that happens too
-    often or nothing moves, and the workers' own HarvesterErrors, which would come again.
+    often or nothing moves, and at once where a worker raised: it would again. Its own HarvesterErrors stay themselves.
     """
-    compute = job.settings.compute
-    for tries in range(1, compute.train_retries + 2):
+    retries = job.settings.compute.train_retries
+    for tries in range(1, retries + 2):
         try:
             work = BackgroundWork(partial(_fit_all, job))
             work.start()
-            work.watch(FitProgress(job), training_request(compute))
+            work.watch(FitProgress(job), training_request(job.settings.compute))
             break
         except (TrainingFailedError, RayError) as error:
-            failures = list(getattr(error, "worker_failures", {}).values())
-            ours = [each for each in failures if isinstance(each, HarvesterError)]
-            if ours:
-                raise ours[0] from error
-            if tries > compute.train_retries:
-                raise
-            names = sorted({type(each).__name__ for each in failures or [error]})
+            failures = _failures(error)
+            if isinstance(failures[0], HarvesterError) or not any(map(_is_loss, failures)):
+                raise _for_good(job.model, failures[0], str(error)) from error
+            names = ", ".join(sorted({type(each).__name__ for each in failures}))
+            if tries > retries:
+                raise StepError(
+                    f"{job.model}: training workers were lost {tries} times ({names}), compute.train_retries = "
+                    f"{retries}; memory is the usual reason: take fewer generator.batch_slabs or nodes with more, then "
+                    "start the same command again: it goes on from the last checkpoint"
+                ) from error
             logger.warning(
                 "%s: training was interrupted (%s), going on from the last checkpoint, try %d of %d",
-                job.model, ", ".join(names), tries, compute.train_retries,
+                job.model, names, tries, retries,
             )  # fmt: skip
     for leftover in job.out.folders():
         (job.out / leftover).delete_folder()
+
+
+def _failures(error: Exception) -> list[Exception]:
+    """What went wrong in the workers, or else in Ray's controller of them, ours first."""
+    failures = list(getattr(error, "worker_failures", {}).values()) or [getattr(error, "controller_failure", error)]
+    return sorted(failures, key=lambda each: not isinstance(each, HarvesterError))
+
+
+def _is_loss(error: Exception) -> bool:
+    """Whether a worker or its node was lost, or the one that this worker shares a fold with: it may be there again."""
+    of_ray = type(error).__module__.startswith("ray.")
+    unreachable = isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+    return of_ray or unreachable
+
+
+def _for_good(model: str, error: Exception, traceback: str) -> HarvesterError:
+    """For a worker's error that would come again."""
+    if isinstance(error, HarvesterError):
+        return error
+    place = [f", {file} line {line}" for file, line in re.findall(r'([^"/]+)", line (\d+)', traceback)]
+    told = f"{type(error).__name__}: {one_line(error)[:300]}{''.join(place[-1:])}"
+    if out_of_memory(error):
+        told += f"; take a smaller {'generator.batch_slabs' if model == 'generator' else 'classifier.batch_size'}"
+    return StepError(f"{model}: training failed ({told}); the same would happen again, so it was not tried again")
 
 
 def _fit_all(job: FitJob) -> None:
@@ -112,7 +141,10 @@ def _fit_all(job: FitJob) -> None:
         scaling_config=ScalingConfig(
             num_workers=compute.train_workers, use_gpu=compute.train_gpu, resources_per_worker=resources
         ),
-        run_config=RunConfig(name=job.model, **for_ray(storage)),
+        # What failed is said by train_folds in one line, not by Ray in fifty lines of two processes.
+        run_config=RunConfig(  # type: ignore[call-arg]  # Ray's types are those of its older Train
+            name=job.model, logging_config=LoggingConfig("CRITICAL"), **for_ray(storage)
+        ),
         backend_config=grouping(job.settings.folds, compute.train_workers, compute.train_gpu),
     ).fit()
 
@@ -166,6 +198,7 @@ def shares(folds: int, world: int) -> list[tuple[int, list[int]]]:
 
 def _fit_fold(job: FitJob, fold: int, ranks: Ranks) -> None:
     rows = [row for row in job.rows if job.folds[row["patient_id"]] != fold]
+    name = f"{job.model} fold {fold}"
     task = FoldTask(
         job.store,
         job.seed * 1000 + fold,
@@ -173,7 +206,8 @@ def _fit_fold(job: FitJob, fold: int, ranks: Ranks) -> None:
         job.out / f"fold-{fold}.checkpoint.pt",
         job.settings.compute.train_gpu,
         ranks,
-        lambda line: logger.warning("%s fold %d: %s", job.model, fold, line),
+        lambda line: logger.warning("%s: %s", name, line),
+        name,
     )
     table = job.table.read_table()
     afresh, began = not task.checkpoint.is_file(), time.monotonic()

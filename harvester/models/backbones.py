@@ -31,6 +31,24 @@ class Backbone(nn.Module):
         return maps
 
 
+class Shortcut(nn.Sequential):
+    """A 1x1 convolution and its batch norm, of every `stride`-th cell.
+
+    The cells are taken before the convolution, which has no stride: torch 2.15's own with one, on a CPU with few
+    channels last, writes beyond its memory. The values are the same, bit for bit with channels last.
+    """
+
+    def __init__(self, stride: int, convolution: nn.Module, norm: nn.Module) -> None:
+        super().__init__(convolution, norm)
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, channels, y, x) to (n, channels_out, y / stride, x / stride)."""
+        convolution, norm = self
+        shrunk: Tensor = norm(convolution(x[..., :: self.stride, :: self.stride]))
+        return shrunk
+
+
 class Residual(nn.Module):
     """Two 3x3 convolutions with batch norm beside a shortcut."""
 
@@ -43,17 +61,13 @@ class Residual(nn.Module):
             nn.Conv2d(channels_out, channels_out, 3, 1, 1, bias=False),
             nn.BatchNorm2d(channels_out),
         )
-        self.stride = stride
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or channels_in != channels_out:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(channels_in, channels_out, 1, bias=False), nn.BatchNorm2d(channels_out)
-            )
+            convolution = nn.Conv2d(channels_in, channels_out, 1, bias=False)
+            self.shortcut = Shortcut(stride, convolution, nn.BatchNorm2d(channels_out))
 
     def forward(self, x: Tensor) -> Tensor:
-        # Every stride-th value is taken before the 1x1 convolution: torch 2.15's own, on a CPU with few channels last,
-        # writes beyond its memory. The values are the same, bit for bit with channels last.
-        return torch.relu(self.body(x) + self.shortcut(x[..., :: self.stride, :: self.stride]))
+        return torch.relu(self.body(x) + self.shortcut(x))
 
 
 def build_backbone(name: str, channels_in: int, width: int, weights: str = "", weights_sha256: str = "") -> Backbone:
@@ -99,6 +113,10 @@ def _resnet18(network: Any, channels_in: int) -> Backbone:
     stem = nn.Sequential(
         _widened(network.conv1, channels_in), network.bn1, network.relu, network.maxpool, network.layer1
     )
+    for first in (network.layer2[0], network.layer3[0]):
+        convolution, norm = first.downsample
+        convolution.stride = (1, 1)
+        first.downsample = Shortcut(2, convolution, norm)
     return Backbone([stem, network.layer2, network.layer3], (64, 128, 256))
 
 

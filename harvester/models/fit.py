@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import pickle
 import time
@@ -13,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from harvester.errors import StoreError
+from harvester.errors import NotFiniteError, StoreError
 from harvester.models.data_parallel import ALONE, Ranks
 from harvester.models.device import DeviceSpec
+from harvester.models.finite import not_finite
 from harvester.models.memory import out_of_memory
 from harvester.storage.location import Location
 
@@ -30,6 +32,7 @@ class TrainSchedule:
     """How long and how fast to learn: one-cycle schedule, AdamW, gradients clipped at norm 10.
 
     fast_prefix     a part of the model (its attribute's name) that learns `lr_multiplier` times as fast, or ""
+    rate_setting    where learning_rate comes from, for errors
     """
 
     steps: int
@@ -40,6 +43,7 @@ class TrainSchedule:
     lr_multiplier: float = 1.0
     checkpoint_every: int = 50
     log_every: int = 25
+    rate_setting: str = "learning_rate"
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class FoldTask:
     start       weights to start from, or None
     checkpoint  file that a killed fit goes on from
     ranks       those that share the fold
+    name        which model and fold this is, for errors
     """
 
     store: Location
@@ -58,6 +63,7 @@ class FoldTask:
     gpu: bool
     ranks: Ranks = ALONE
     log: Callable[[str], None] = print
+    name: str = "the fit"
 
 
 class Fit:
@@ -84,7 +90,8 @@ class Fit:
         """Take every step and give the history; the arguments are those of `steps`.
 
         The task's checkpoint is read first and written on the way, so that a fit that was killed goes on where it was,
-        on the same items, with other ranks if need be. Raises StoreError where it is no checkpoint.
+        on the same items, with other ranks if need be. Raises StoreError where it is no checkpoint, and NotFiniteError
+        at the first loss or gradient that is NaN or infinite; weights that are get into no checkpoint.
         """
         self.restore()
         self.task.ranks.agree(len(self.history))
@@ -95,6 +102,7 @@ class Fit:
                 self.task.log(self._progress((step - first) / (time.monotonic() - began)))
             if step % self.schedule.checkpoint_every == 0 and self.task.ranks.rank == 0:
                 self.save()
+        self._require_finite_weights()
         return self.history
 
     def steps(
@@ -107,20 +115,25 @@ class Fit:
         items, else torch stacks them.
         """
         for step, batch in enumerate(self._batches(items, collate), len(self.history) + 1):
-            yield step, self._step(losses_of, _moved(batch, self.spec.device))
+            losses, norm = self._step(losses_of, _moved(batch, self.spec.device))
+            if not all(map(math.isfinite, (*losses.values(), norm))):
+                terms = ", ".join(f"{name} {value:.3g}" for name, value in losses.items())
+                raise self._diverged(f"the loss of step {step} is not finite ({terms}, gradient norm {norm:.3g})")
+            yield step, losses
 
-    def _step(self, losses_of: LossesOf, batch: Batch) -> Losses:
+    def _step(self, losses_of: LossesOf, batch: Batch) -> tuple[Losses, float]:
         with self.spec.autocast():
             losses = losses_of(self.model, batch)
             total = torch.stack(list(losses.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(total)
         self.task.ranks.all_reduce_grads(self.model)
-        nn.utils.clip_grad_norm_(self.model.parameters(), 10.0)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), 10.0)
         self.optimizer.step()
         self.learning_rate.step()
         terms = self.task.ranks.all_reduce(torch.stack([value.detach() for value in losses.values()]))
-        return dict(zip(losses, terms.tolist(), strict=True))
+        *values, length = torch.cat([terms, norm.to(terms)[None]]).tolist()  # all at once: a GPU is waited for here
+        return dict(zip(losses, values, strict=True)), length
 
     def _batches(self, items: Dataset[Any], collate: Collate | None) -> Iterator[Batch]:
         """Batches of the steps that are left; order is the items' own, which is already random."""
@@ -144,8 +157,16 @@ class Fit:
         means = (f"{name} {sum(row[name] for row in recent) / len(recent):.3f}" for name in recent[0])
         return f"step {len(self.history)}/{self.schedule.steps}, {', '.join(means)}, {rate:.1f} steps/s"
 
+    def _require_finite_weights(self) -> None:
+        if name := not_finite(self.model.state_dict()):
+            raise self._diverged(f"after step {len(self.history)} weights are not finite ({name})")
+
+    def _diverged(self, what: str) -> NotFiniteError:
+        return NotFiniteError(f"{self.task.name}: {what}; lower {self.schedule.rate_setting}, then start again")
+
     def save(self) -> None:
-        """Write the checkpoint."""
+        """Write the checkpoint. Raises NotFiniteError where weights are not finite: the last good one stays."""
+        self._require_finite_weights()
         state = {
             "step": len(self.history),
             "model": self.model.state_dict(),
@@ -201,4 +222,8 @@ def _read_checkpoint(file: Location) -> dict[str, Any]:
             f"{file}: refused: it is broken or holds more than tensors, which could run code; delete it, then start "
             "again: the fold is fitted anew"
         ) from error
+    if name := not_finite(state["model"]):
+        raise StoreError(
+            f"{file}: refused: it holds NaN or infinity ({name}); delete it, then start again: the fold is fitted anew"
+        )
     return state

@@ -20,7 +20,9 @@ from torch import Tensor, nn
 
 from harvester.config.settings import ClassifierSettings, GeneratorSettings
 from harvester.errors import SettingsError
+from harvester.models.finite import not_finite
 from harvester.models.memory import out_of_memory
+from harvester.storage.location import Location
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +61,7 @@ def read_pretrained(network: str, weights: str, sha256: str) -> Pretrained | Non
     """What the settings `weights` and `weights_sha256` name for torchvision's `network`; None is from scratch."""
     if not weights:
         return None
-    file = _published(network) if weights == IMAGENET else Path(weights)
+    file = _published(network) if weights == IMAGENET else Path(Location.of(weights).base)
     digest = checked_digest(file, sha256)
     state = {
         OLD_NAME.sub(r"\1\2.", name): value
@@ -78,7 +80,7 @@ def named_by_content(settings: Model) -> Model:
     """
     if settings.weights in ("", IMAGENET):
         return settings
-    digest = checked_digest(Path(settings.weights), settings.weights_sha256)
+    digest = checked_digest(Path(Location.of(settings.weights).base), settings.weights_sha256)
     return settings.model_copy(update={"weights": digest, "weights_sha256": ""})
 
 
@@ -119,12 +121,13 @@ def _published(network: str) -> Path:
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
         begins_with = DIGITS.search(file.stem)
+        logger.info("weights %s: downloading %s", file.name, url)
         try:
             torch.hub.download_url_to_file(url, str(file), begins_with[1] if begins_with else None, progress=False)
         except (OSError, RuntimeError) as error:
             raise SettingsError(
-                f"weights 'imagenet': {file.name} cannot be downloaded from here ({error}); fetch {url} elsewhere and "
-                "give the file's path as weights"
+                f"weights 'imagenet': {file.name} cannot be downloaded from here ({error}); fetch {url} elsewhere, "
+                f"then put it into {file.parent} on every node, or give the file's path as weights"
             ) from None
     return file
 
@@ -132,8 +135,9 @@ def _published(network: str) -> Path:
 def _read(file: Path) -> Mapping[str, Tensor]:
     try:
         if file.suffix == ".safetensors":
-            return load_file(file)
-        state = torch.load(file, map_location="cpu", weights_only=True)
+            state = load_file(file)
+        else:
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         # torch's own message advises to unpickle all the same.
         raise SettingsError(
@@ -147,4 +151,6 @@ def _read(file: Path) -> Mapping[str, Tensor]:
         raise SettingsError(f"weights {file.name!r}: cannot be read: {first[:160]}") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise SettingsError(f"weights {file.name!r}: no state dict; want names with their tensors, no more")
+    if name := not_finite(state):
+        raise SettingsError(f"weights {file.name!r}: hold NaN or infinity ({name}); give others, or '' for none")
     return state

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from harvester.config.settings import Settings
+from harvester.errors import NotFiniteError
 from harvester.geometry import Array
 from harvester.imaging.body_mask import BODY_HU, body_mask, coarse_step
 from harvester.models.acceleration import accelerated
 from harvester.models.batch_size import AutoBatchSize, Span
 from harvester.models.device import DeviceSpec
+from harvester.models.finite import ADVICE, not_finite
 from harvester.proposals.decoding import above, best_peaks
 from harvester.proposals.network import CONTEXT, GROUPS, Generator, group_images
 from harvester.store.slab import GridFrame
@@ -67,7 +69,10 @@ def find_boxes(
     spec: DeviceSpec,
     batch: AutoBatchSize | None = None,
 ) -> Boxes:
-    """The boxes of every slice between the CONTEXT slices, best peaks first; only they leave the device."""
+    """The boxes of every slice between the CONTEXT slices, best peaks first; only they leave the device.
+
+    Raises NotFiniteError where the generator's answer is not finite: a NaN would pass for a place without a peak.
+    """
     own, peaks = settings.generator, []
     carries: Carries = [None for _ in models]
     for span in (batch or slices_at_once(spec)).spans(len(slab_zyx) - 2 * CONTEXT):
@@ -75,12 +80,14 @@ def find_boxes(
             best, carries = span_peaks(models, slab_zyx, span, carries, settings, spec)
             peaks.append(best)
     scores, boxes = (torch.cat(part) for part in zip(*peaks, strict=True))
-    z, boxes, scores = above(scores, boxes, own.score_floor)
+    z, kept, scores_kept = above(scores, boxes, own.score_floor)
+    if not_finite({"every peak": scores, "boxes": kept}):  # topk takes NaN for the highest score
+        raise NotFiniteError(f"volume {frame.volume_id}: the generator's answer is not finite; {ADVICE}")
     body, step = None, coarse_step(frame.spacing_zyx_mm[2])
     if own.body_mask:
         dense = slab_zyx[CONTEXT:-CONTEXT, ::step, ::step] > BODY_HU
         body = body_mask(dense.cpu().numpy())
-    return Boxes(z.cpu().numpy(), boxes.cpu().double().numpy(), scores.cpu().double().numpy(), body, step)
+    return Boxes(z.cpu().numpy(), kept.cpu().double().numpy(), scores_kept.cpu().double().numpy(), body, step)
 
 
 def span_peaks(

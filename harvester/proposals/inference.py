@@ -6,13 +6,13 @@ from functools import cache, partial
 from typing import Any
 
 import numpy as np
-from safetensors.torch import load
 from torch import Tensor
 
 from harvester.config.settings import Settings
 from harvester.geometry import Array
 from harvester.models.device import DeviceSpec
 from harvester.models.device_slab import load_to_device
+from harvester.models.finite import read_weights
 from harvester.models.prefetch import prefetch, readers
 from harvester.proposals.detect import Boxes, find_boxes, prepare_for_inference, slices_at_once
 from harvester.proposals.linking import Tubelet, link, suppress, trim
@@ -57,7 +57,7 @@ class Proposals:
 def load_generator(weights: Location, settings: Settings, spec: DeviceSpec) -> Generator:
     """A fitted generator from its safetensors file, ready to propose."""
     model = Generator(settings.generator.model_copy(update={"weights": ""}), settings.grid)
-    model.load_state_dict(load(weights.read_bytes()))
+    model.load_state_dict(read_weights(weights))
     return prepare_for_inference(model, spec, settings.compute.compile)
 
 

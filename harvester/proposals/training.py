@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from safetensors.torch import load
 from torch import Tensor, nn
 
 from harvester.config.settings import Settings
 from harvester.errors import NoExamplesError
 from harvester.labels.ledger import by_volume
 from harvester.models.device import DeviceSpec
+from harvester.models.finite import read_weights
 from harvester.models.fit import Fit, FoldTask, TrainSchedule
 from harvester.proposals.augment import Raw, collate, to_network_input
 from harvester.proposals.labels import volume_labels
@@ -35,10 +35,11 @@ def fit_generator(
     bare = task.start is not None
     model = Generator(generator.model_copy(update={"weights": ""}) if bare else generator, settings.grid)
     if task.start is not None:
-        model.load_state_dict(load(task.start.read_bytes()))
+        model.load_state_dict(read_weights(task.start))
     steps = generator.finetune_steps if bare else generator.steps
     rate = generator.finetune_learning_rate if bare else generator.learning_rate
-    schedule = TrainSchedule(steps, generator.batch_slabs, rate, generator.weight_decay)
+    setting = f"generator.{'finetune_' * bare}learning_rate"
+    schedule = TrainSchedule(steps, generator.batch_slabs, rate, generator.weight_decay, rate_setting=setting)
     items = slab_dataset(task, settings, rows, ledger, steps * generator.batch_slabs)
     spec = DeviceSpec.choose(task.gpu, settings.compute.precision)
     noise = torch.from_numpy(items.noise).to(spec.device)

@@ -7,6 +7,7 @@ Keys are not part of a URI, which is logged; they come from the environment (AWS
 
 import errno
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -26,6 +27,8 @@ from harvester.records import only_data
 from harvester.storage.filesystem import connected, patiently
 
 OBJECT_STORES: Final = ("s3", "gs")
+HALF_A_URI: Final = re.compile("(file|s3|gs):|~")
+"""As a path it would be a folder of that name."""
 PART: Final = ".part"
 """How the name of a file ends that is still being written; it begins with a dot."""
 
@@ -53,6 +56,10 @@ class Location:
             return where
         if isinstance(where, str) and "://" in where:
             return _from_uri(where)
+        with suppress(RuntimeError):  # nobody's home is known by this name
+            where = Path(where).expanduser()
+        if HALF_A_URI.match(str(where)):
+            raise SettingsError(f"{where}: no such place; want a path, s3://bucket/folder or gs://bucket/folder")
         return cls(str(Path(where).absolute()))
 
     def __truediv__(self, name: str) -> "Location":

@@ -1,5 +1,6 @@
 """Fitting: the same twice, the same when killed and resumed, and it learns."""
 
+import json
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +17,8 @@ from torch.utils.data import Dataset
 from harvester.classifier.network import Classifier
 from harvester.classifier.training import fit_classifier, start_from_generator
 from harvester.config.settings import ClassifierSettings, ComputeSettings, GeneratorSettings, GridSettings, Settings
-from harvester.errors import StepError, StoreError
+from harvester.distributed.inference import InferenceJob, Proposer, Scorer
+from harvester.errors import SettingsError, StepError, StoreError
 from harvester.labels.ledger import from_marks
 from harvester.models.data_parallel import ALONE, Ranks
 from harvester.models.device import DeviceSpec
@@ -24,6 +26,7 @@ from harvester.models.fit import Fit, FoldTask, LossesOf, TrainSchedule
 from harvester.proposals.network import Generator
 from harvester.proposals.training import fit_generator
 from harvester.records import LEDGER, Mark
+from harvester.run.partials import Partials
 from harvester.storage.location import Location
 from harvester.store.slab import GridFrame
 from harvester.store.store import Store
@@ -227,6 +230,31 @@ def test_a_named_part_learns_faster(tmp_path: Path) -> None:
     }
     # AdamW's first step moves a weight by the learning rate, whatever its gradient.
     assert moved["5.weight"] == pytest.approx(8 * moved["0.weight"], rel=0.01)
+
+
+def test_a_gpu_that_is_asked_for_and_is_not_there_is_an_error(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In training, and in inference before any volume is begun: never the CPU without a word."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    told = (
+        r"^a GPU is asked for \(compute\.gpus_per_replica, compute\.train_gpu\), but torch .* on .*: see to its driver"
+    )
+    for precision in ("auto", "float32"):
+        with pytest.raises(SettingsError, match=told):
+            DeviceSpec.choose(True, precision)
+    with pytest.raises(SettingsError, match=told):
+        fitted_generator(store, replace(task_in(store, tmp_path), gpu=True))
+    with pytest.raises(SettingsError, match=told):
+        fit_classifier(replace(task_in(store, tmp_path), gpu=True), SETTINGS, examples(store))
+    compute = SETTINGS.compute.model_copy(update={"gpus_per_replica": 0.5})
+    settings, partials = SETTINGS.model_copy(update={"compute": compute}), Partials(Location.of(tmp_path / "partials"))
+    rows = json.dumps(store.manifest.to_pylist())
+    for actor in (Proposer, Scorer):
+        made = actor(InferenceJob(settings, store.path, store.path, {}, partials))
+        with pytest.raises(SettingsError, match=told):
+            list(made({"name": ["a"], "rows": [rows]}))
+    assert partials.folder.files() == []
 
 
 def test_precision_is_chosen_by_name() -> None:

@@ -1,5 +1,6 @@
 """Tables as types: what is checked where one is made or read."""
 
+import math
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,8 +11,18 @@ from harvester import records
 from harvester.errors import LabelError, StoreError
 from harvester.evaluation.inputs.read_table import read_table
 from harvester.labels.deeplesion.mark_tables import read_marks
-from harvester.records import SCHEMAS, LedgerTable, MarkTable, ReviewedTable, Role, checked, empty, rows_where
-from tests.builders import label, labels, mark, marks
+from harvester.records import (
+    SCHEMAS,
+    LedgerTable,
+    MarkTable,
+    ReviewedTable,
+    Role,
+    ScoredTable,
+    checked,
+    empty,
+    rows_where,
+)
+from tests.builders import label, labels, mark, marks, scored, tubelet
 
 
 def test_a_table_of_a_kind_passes_with_more_columns_and_is_the_same() -> None:
@@ -25,6 +36,17 @@ def test_a_table_of_another_kind_is_refused_by_its_columns_and_its_source() -> N
     wrong = other.set_column(2, "z", pa.array([1.5]))
     with pytest.raises(StoreError, match=r"^x/marks is no MarkTable: z \(double, want int32\), kind \(missing, .*"):
         checked(MarkTable, wrong, "x/marks")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("column", ["lpc_score", "width_mm", "slice_score", "x2"])
+def test_a_table_with_a_number_that_is_none_is_refused(column: str, value: float) -> None:
+    rows = [tubelet(name, (1, 2, 3, 4)) for name in "ab"]
+    rows[1][column] = [value] * 3 if isinstance(rows[1][column], list) else value
+    with pytest.raises(StoreError, match=rf"^s is no ScoredTable: {column} \(NaN or infinity\); make it again"):
+        checked(ScoredTable, scored(*rows), "s")
+    unknown = labels(label("a", (0, 0, 1, 1), "lesion", score=None))
+    assert len(checked(LedgerTable, unknown)) == 1
 
 
 def test_every_kind_has_its_empty_table() -> None:

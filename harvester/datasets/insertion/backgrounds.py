@@ -18,6 +18,7 @@ from scipy import ndimage
 from harvester.config.data import InsertionSettings, Section, Spacing
 from harvester.config.fingerprint import settings_hash
 from harvester.config.shipped import named
+from harvester.config.strict_yaml import parse
 from harvester.datasets.discovery import contents_of
 from harvester.datasets.insertion.lesion_models import smooth
 from harvester.datasets.insertion.tissues import Tissues, find_tissues
@@ -108,9 +109,9 @@ def load_backgrounds(settings: InsertionSettings, base_path: Path) -> list[Backg
     """
     source = Path(settings.source.replace("$HARVESTER_DATA", str(base_path)))
     try:
-        entries = yaml.safe_load(named(Path(settings.backgrounds)).read_text())
+        entries = parse(named(Path(settings.backgrounds)).read_text(encoding="utf-8-sig"))
         listed = [Background.model_validate(entry) for entry in entries]
-    except (OSError, yaml.YAMLError, ValidationError, TypeError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError, TypeError) as error:
         text = one_line(error)
         raise SettingsError(f"setting data.insertion.backgrounds = {settings.backgrounds}: {text}") from None
     return [_located(entry, source) for entry in listed]

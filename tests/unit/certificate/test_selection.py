@@ -2,7 +2,6 @@
 
 import numpy as np
 import pyarrow as pa
-import pytest
 
 from harvester.certificate.selection import Calibration, select_point
 from harvester.config.settings import OperatingPointSettings
@@ -55,8 +54,3 @@ def test_an_early_target_that_adds_next_to_nothing_gives_way_too() -> None:
     reach = accepted(last=False, early_target_precisions=(0.95,))
     again = accepted(last=False, early_target_precisions=(0.95,), earlier=reach - 2)
     assert again == accepted(last=True, earlier=reach - 2) > reach
-
-
-@pytest.mark.parametrize("early", [0.5, 0.9])
-def test_an_early_target_not_above_the_target_changes_nothing(early: float) -> None:
-    assert accepted(last=False, early_target_precisions=(early,)) == accepted(last=True)

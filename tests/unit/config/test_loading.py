@@ -91,6 +91,37 @@ def test_malformed_file(tmp_path: Path, text: str, fault: str) -> None:
     assert fault in message
 
 
+def test_a_key_that_stands_twice_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "twice.yaml"
+    path.write_text("seed: 1\ngenerator:\n  steps: 3\n  width: 8\n  steps: 4\n")
+    message = refusal(path)
+    assert "'steps' stands here for the second time" in message
+    assert "line 5" in message
+    path.write_text("base: &b {steps: 3}\ngenerator: {<<: *b, steps: 4}\n")
+    assert "setting base: unknown" in refusal(path)  # what is merged in and replaced does not stand twice
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_a_file_of_another_encoding_is_refused_in_one_line(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes("seed: 1  # für".encode(encoding))
+    assert "mine.yaml: no UTF-8 text; save it as UTF-8" in refusal(path)
+    path.write_bytes(b"\xef\xbb\xbfseed: 7")
+    assert resolve(path).seed == 7
+
+
+def test_an_empty_set_says_how_to_mean_it() -> None:
+    told = "want generator.weights='' for an empty text, generator.weights=null for none"
+    assert told in refusal(None, "generator.weights=")
+    assert resolve(None, ["generator.weights=''"]).generator.weights == ""
+
+
+def test_powers_of_ten_are_numbers() -> None:
+    own = resolve(None, ["generator.steps=1e3", "generator.learning_rate=5e-4", "classifier.steps=1.5E2"])
+    assert (own.generator.steps, own.generator.learning_rate, own.classifier.steps) == (1000, 5e-4, 150)
+    assert "generator.steps = 0.001: " in refusal(None, "generator.steps=1e-3")
+
+
 def test_missing_file(tmp_path: Path) -> None:
     assert "cannot be read" in refusal(tmp_path / "none.yaml")
 

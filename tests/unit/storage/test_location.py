@@ -56,6 +56,19 @@ def test_other_uris_are_refused(uri: str) -> None:
         Location.of(uri)
 
 
+@pytest.mark.parametrize(
+    "where", ["s3:/bucket/store", "gs:bucket", "file:/x", Path("s3://bucket/store"), "~nobody-of-this-name/store"]
+)
+def test_half_a_uri_and_nobodys_home_are_no_folders_of_that_name(where: Any) -> None:
+    with pytest.raises(SettingsError, match=r"no such place; want a path, s3://bucket/folder"):
+        Location.of(where)
+
+
+def test_a_tilde_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Location.of("~/stores/a") == Location.of(Path("~/stores/a")) == Location.of(tmp_path / "stores" / "a")
+
+
 @pytest.mark.parametrize("uri", ["s3://AKIAX:hush@bucket/store", "s3://bucket/store?region=x&Secret_Key=hush"])
 def test_keys_in_a_uri_are_refused_and_not_repeated(uri: str) -> None:
     with pytest.raises(SettingsError, match="AWS_ACCESS_KEY_ID") as caught:

@@ -1,0 +1,102 @@
+"""What fails by itself is not tried again; lost workers are, as often as the setting says. No Ray is started."""
+
+import logging
+from typing import Any
+
+import pytest
+import torch
+from ray.exceptions import ActorDiedError, OutOfMemoryError
+from ray.train import TrainingFailedError, WorkerGroupError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+from ray.train.v2.api.exceptions import ControllerError
+
+from harvester.config.settings import Settings
+from harvester.distributed import training
+from harvester.distributed.training import FitJob, train_folds
+from harvester.errors import HarvesterError, NotFiniteError, StepError
+from harvester.storage.location import Location
+
+TRACEBACK = """Traceback (most recent call last):
+  File "/somewhere/harvester/models/fit.py", line 99, in run
+  File "/somewhere/torch/nn/modules/conv.py", line 7, in forward
+ZeroDivisionError: float division by zero"""
+KILLED = WorkerHealthCheckFailedError("died", ActorDiedError())
+FOR_WANT_OF_MEMORY = WorkerHealthCheckFailedError("died", OutOfMemoryError("killed to free memory"))
+PEER = RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:4321")
+
+
+def failed(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, error: Exception, retries: int = 2) -> tuple[str, int, str]:
+    """The error of a fit whose every try ends with this one, how many tries there were, and the kind of the error."""
+    tries = []
+
+    def fit_all(job: FitJob) -> None:
+        tries.append(job)
+        raise error
+
+    monkeypatch.setattr(training, "_fit_all", fit_all)
+    out, settings = Location.of(tmp_path), Settings.model_validate({"compute": {"train_retries": retries}})
+    with pytest.raises(HarvesterError) as caught:
+        train_folds(FitJob("generator", settings, out, out, [], {}, out, None, 0))
+    assert "\n" not in str(caught.value)
+    return str(caught.value), len(tries), type(caught.value).__name__
+
+
+@pytest.mark.parametrize(
+    ("failure", "told"),
+    [
+        (ZeroDivisionError("float division by zero"), "ZeroDivisionError: float division by zero, conv.py line 7"),
+        (KeyError("volume_id"), "KeyError: 'volume_id', conv.py line 7"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried\nmuch"), "take a smaller generator.batch_slabs"),
+        (MemoryError(), "take a smaller generator.batch_slabs"),
+    ],
+)
+def test_what_a_worker_raised_ends_the_fit_in_one_line(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any, failure: Exception, told: str
+) -> None:
+    line, tries, kind = failed(tmp_path, monkeypatch, WorkerGroupError(TRACEBACK, {0: failure}))
+    assert (tries, kind) == (1, "StepError")
+    assert line.startswith(f"generator: training failed ({type(failure).__name__}: ")
+    assert line.endswith("); the same would happen again, so it was not tried again")
+    assert told in line
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("other", [RuntimeError("stopped"), KILLED, PEER])
+def test_an_error_of_ours_stays_itself(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, other: Exception) -> None:
+    ours = NotFiniteError("generator fold 1: the loss of step 300 is not finite")
+    both = WorkerGroupError("x", {0: other, 1: ours})
+    assert failed(tmp_path, monkeypatch, both) == (str(ours), 1, "NotFiniteError")
+
+
+def test_what_rays_controller_cannot_do_is_not_tried_again(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    line, tries, _ = failed(tmp_path, monkeypatch, ControllerError(ValueError("no such filesystem")))
+    assert tries == 1
+    assert "ValueError: no such filesystem" in line
+
+
+@pytest.mark.parametrize(
+    "failures",
+    [
+        {0: KILLED},
+        {0: FOR_WANT_OF_MEMORY},
+        {0: PEER, 1: KILLED},
+        {0: PEER},
+        {0: torch.distributed.DistNetworkError("x")},
+    ],
+    ids=["killed", "memory", "peer and killed", "peer", "network"],
+)
+def test_lost_workers_are_replaced_as_often_as_the_setting_says(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any, failures: dict[int, Exception]
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        line, tries, kind = failed(tmp_path, monkeypatch, WorkerGroupError("x", failures))
+    assert (tries, kind) == (3, "StepError")
+    assert line.startswith("generator: training workers were lost 3 times (")
+    assert "compute.train_retries = 2" in line
+    assert len([each for each in caplog.messages if "going on from the last checkpoint" in each]) == 2
+
+
+def test_a_cluster_that_fails_otherwise_is_tried_again(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for error in (TrainingFailedError("unknown"), ActorDiedError()):
+        assert failed(tmp_path, monkeypatch, error, retries=1)[1] == 2
+    assert issubclass(NotFiniteError, StepError)
