@@ -2,7 +2,7 @@
 
 V_M stands for V_H only if both were marked by the same clinic in the same way: as many clinical marks per volume, and
 marks as large. Patients are exchangeable then, whatever their volumes have in common, and the test is exact. Its
-statistic is studentized, so that it holds nearly where one group has fewer volumes of a patient (Chung and Romano 2013).
+statistic is studentized: it nearly holds where one group has fewer volumes of a patient (Chung and Romano 2013).
 """
 
 from typing import Final

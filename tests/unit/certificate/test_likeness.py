@@ -27,8 +27,8 @@ def test_a_mining_set_marked_otherwise_is_told_from_chance(flagged: str) -> None
 def test_of_alike_groups_no_more_are_told_apart_than_the_level_says() -> None:
     rng = np.random.default_rng(1)
     found = np.array([permutation_p(clinic(rng, 20), clinic(rng, 60)) for _ in range(150)])
-    assert 0.0 < (found < 0.05).mean() < 0.1
-    assert (found >= 0.001).all()
+    assert 0 < (found < 0.05).mean() < 0.1
+    assert (found < 0.001).sum() <= 1
 
 
 def test_it_holds_nearly_where_one_group_has_fewer_volumes_of_a_patient() -> None:
@@ -40,7 +40,7 @@ def test_it_holds_nearly_where_one_group_has_fewer_volumes_of_a_patient() -> Non
         return marking(volumes, np.exp(rng.normal(3, 0.5, marks.sum())), np.repeat(np.arange(patients), marks))
 
     found = np.array([permutation_p(group(30, 0.0), group(120, 2.0)) for _ in range(100)])
-    assert (found < 0.05).mean() < 0.12 and (found >= 0.001).all()
+    assert (found < 0.05).mean() < 0.12 and (found < 0.001).sum() <= 1
 
 
 def test_a_few_patients_are_never_far_apart() -> None:
