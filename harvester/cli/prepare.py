@@ -46,6 +46,7 @@ from harvester.config.loading import resolve
 from harvester.config.settings import Settings
 from harvester.errors import SettingsError
 from harvester.records import SPLITS
+from harvester.store.commit import drawn_note, volumes_with_drawn_marks
 from harvester.store.store import Store
 from harvester.text import table
 
@@ -67,15 +68,18 @@ def run(options: argparse.Namespace) -> None:
     """Make the store and tell what it holds; or, dry, what it would be made from."""
     settings, source = settings_of(options), source_of(options.source)
     # Ray takes seconds: help and a wrong setting are answered before.
-    from harvester.datasets.dry_run import dry_run_table
+    from harvester.certificate.preconditions import Archive, obstacles, obstacles_of, told
+    from harvester.datasets.dry_run import dry_run_table, known_tables
     from harvester.distributed.cluster import start_ray
     from harvester.distributed.preparation import list_cases, prepare
 
     if options.dry_run:
-        print(dry_run_table(list_cases(settings, source, None)))
+        found = list_cases(settings, source, None)
+        print("\n".join([dry_run_table(found), *told(obstacles(Archive.of(*known_tables(found)), settings))]))
         return
     start_ray()
-    print(closing_table(prepare(settings, source, options.store)))
+    store = prepare(settings, source, options.store)
+    print("\n".join([closing_table(store), *told(obstacles_of(store, settings))]))
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
@@ -130,6 +134,8 @@ def closing_table(store: Store) -> str:
     lines = table(rows)
     reasons = Counter(store.rejects()["reason"].to_pylist())
     lines += [f"refused: {count} {reason}" for reason, count in sorted(reasons.items())] or ["refused: none"]
+    if drawn := volumes_with_drawn_marks(store.path):
+        lines.append(drawn_note(drawn))
     return "\n".join([*lines, f"store: {store.path}"])
 
 

@@ -4,6 +4,7 @@ import os
 import time
 from pathlib import Path
 
+from harvester.certificate.preconditions import require_harvestable
 from harvester.cli.console import data_root
 from harvester.cli.plan import format_plan, plan
 from harvester.config.settings import Settings
@@ -29,10 +30,15 @@ def run_harvest(settings: Settings, store: str | None, run: Location | Path | st
     """
     began, folder = time.monotonic(), Location.of(run)
     with logged_to(folder):
+        named = named_store(settings, store)
+        volumes = Store.open(named) if named else None
+        if volumes:  # Ray takes seconds: what its tables show is said before
+            require_harvestable(volumes, settings)
         start_ray()
         require_capacity(settings.compute)
-        named = named_store(settings, store)
-        volumes = Store.open(named) if named else prepare(settings, data_root(), folder / "store")
+        if volumes is None:
+            volumes = prepare(settings, data_root(), folder / "store")
+            require_harvestable(volumes, settings)
         opened = Run.open(folder, settings, volumes, began)
         with Tracker.open(opened, os.environ.get("MLFLOW_TRACKING_URI")) as tracker:
             inputs = harvest(opened, tracker).report_inputs()
@@ -49,6 +55,7 @@ def show_plan(settings: Settings, store: str | None, folder: Location) -> None:
     if opened is None:
         print(f"to make  the volumes ({settings.data.kind}), into {folder / 'store'}; then every step")
     else:
+        require_harvestable(opened, settings)
         print("\n".join(format_plan(plan(folder, settings, opened))))
 
 

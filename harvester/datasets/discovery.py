@@ -14,11 +14,13 @@ from harvester.records import Box, Mark, Reject, Volume
 class Discovery:
     """What is to be made, in that order, and what is refused.
 
-    cases  dataclasses of plain values, each with volume_id, patient_id and split
+    cases      dataclasses of plain values, each with volume_id, patient_id and split
+    unflagged  ids of the completely marked volumes of whose lesions nobody says which are clinical
     """
 
     cases: Sequence[Any]
     rejects: Sequence[Reject] = ()
+    unflagged: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

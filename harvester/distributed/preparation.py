@@ -35,7 +35,7 @@ from harvester.run.progress import ProgressLines
 from harvester.run.quarantine import forget
 from harvester.run.work_list import Outcome, WorkList
 from harvester.storage.location import Location, writing
-from harvester.store.commit import commit_store, inputs_before
+from harvester.store.commit import DRAWN, commit_store, inputs_before
 from harvester.store.container import open_shard
 from harvester.store.shard_plan import SHARD_BYTES, ShardNote, plan_shards, shard_name, shards_made, sweep
 from harvester.store.store import Store
@@ -63,6 +63,8 @@ def prepare(settings: Settings, source: Path | None, store: Location, shard_byte
     cases = [asdict(case) for case in discovery.cases]
     source_hashes = _source_hashes(identity, cases, discovery.rejects)
     stamp = {"settings": identity, "cases": settings_hash(sorted(source_hashes.items()))}
+    if discovery.unflagged:
+        stamp[DRAWN] = str(len(discovery.unflagged))
     if before == stamp:
         return _as_it_is(folder)
     shards, begun = folder / "shards", folder / f"{BEGUN}{stamp['cases']}"
@@ -79,12 +81,14 @@ def prepare(settings: Settings, source: Path | None, store: Location, shard_byte
     if settings.data.kind not in FROM_SETTINGS:
         with writing(folder):
             (folder / "splits.csv").write_bytes(splits_csv(split_rows(discovery)).encode())
-    return _finished(folder, [*kept, *made], [*discovery.rejects, *rejects], stamp)
+    refused = [*discovery.rejects, *rejects]
+    finished = commit_store(folder, [*kept, *made], refused, stamp, discovery.unflagged, settings.seed)
+    return _swept(finished, [*kept, *made])
 
 
-def _finished(folder: Location, notes: Sequence[ShardNote], rejects: Sequence[Reject], stamp: dict[str, str]) -> Store:
+def _swept(finished: Store, notes: Sequence[ShardNote]) -> Store:
     """The store of these shards, and nothing beside them."""
-    finished = commit_store(folder, notes, rejects, stamp)
+    folder = finished.path
     sweep(folder / "shards", notes)
     for name in folder.folders():
         if name.startswith(BEGUN):
@@ -274,7 +278,9 @@ def _identity(settings: Settings) -> str:
     Neither does how many refusals are allowed: whoever allows more goes on with what is there.
     """
     kind = settings.data.kind
-    return settings_hash(kind, getattr(settings.data, kind), settings.seed, settings.grid.spacing_zyx_mm)
+    # Clinical marks are drawn when all volumes are there: not a voxel is made anew for it.
+    own = getattr(settings.data, kind).model_dump(mode="json", exclude={"clinical_marks"})
+    return settings_hash(kind, own, settings.seed, settings.grid.spacing_zyx_mm)
 
 
 def _source_hashes(identity: str, cases: Sequence[Row], rejects: Sequence[Reject]) -> dict[str, str]:
