@@ -83,10 +83,12 @@ def run(options: argparse.Namespace) -> None:
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
-    """The settings; a --source makes a config that names no maker of volumes from files read that archive."""
+    """The settings; a --source makes a config that names no maker of volumes from files read that archive, and so does
+    $HARVESTER_DATA where nothing is named at all."""
     overrides = [*options.set, *_of_format(options.format), *_of_marks(options)]
     settings = resolve(options.config, overrides)
-    if options.source and not options.format and settings.data.kind in ("store", "phantom"):
+    unnamed = settings.data.kind == "store" or (options.source and settings.data.kind == "phantom")
+    if not options.format and unnamed and (options.source or data_root()):
         settings = resolve(options.config, [*overrides, "data.kind=archive"])
     return settings
 

@@ -63,6 +63,9 @@ def named_store(settings: Settings, given: str | None) -> str | None:
     """The given store, or the one that the settings name; None where it is to be made."""
     if given is None and settings.data.kind == "store":
         if not settings.data.store:
-            raise SettingsError("setting data.kind = 'store': name the store with --store or data.store")
+            raise SettingsError(
+                "no store is named: give --store STORE, which harvester prepare makes of your scans, or take --config "
+                "quickstart, which makes phantoms"
+            )
         given = os.path.expandvars(settings.data.store)
     return given

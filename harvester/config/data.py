@@ -156,7 +156,7 @@ class DeepLesionSettings(Section):
 class DataSettings(Section):
     """Where the volumes come from. `store` reads what `harvester prepare` (or --store) made; the others are made."""
 
-    kind: Literal["store", "phantom", "insertion", "archive", "deeplesion"] = "phantom"
+    kind: Literal["store", "phantom", "insertion", "archive", "deeplesion"] = "store"
     store: str = ""
     unlike_marks: Literal["refuse", "accept"] = Field(
         "refuse",
