@@ -16,8 +16,10 @@ PERMUTATIONS: Final = 9999
 BATCH: Final = 250
 ENOUGH: Final = 50
 """Permutations as far apart as what is seen after which it is chance (sequential; Besag and Clifford 1991)."""
-TINY: Final = 1e-12
+TINY: Final = 1e-9
 """Added to variances: of groups without any spread, those that are equal are no distance apart, others are far."""
+ROUNDING: Final = 1e-3
+"""Two groups whose distances differ by less than this share are as far apart: sums of squares are not exact."""
 
 
 def marking(volumes: Array, sizes_mm: Array, patient: NDArray[np.int64]) -> Array:
@@ -48,7 +50,7 @@ def permutation_p(one: Array, other: Array, seed: int = 0) -> float:
         count = min(BATCH, PERMUTATIONS - tried)
         draws = [rng.choice(len(pooled), few, replace=False, shuffle=False) for _ in range(count)]
         sums = np.array([pooled[draw].sum(0) for draw in draws])
-        hits += int((_apart(sums, pooled, few) >= seen * (1 - 1e-9)).sum())
+        hits += int((_apart(sums, pooled, few) >= seen * (1 - ROUNDING)).sum())
         tried += count
     return (hits + 1) / (tried + 1)
 

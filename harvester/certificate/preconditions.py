@@ -134,8 +134,8 @@ def of_lesions(archive: Archive, settings: Settings) -> Iterator[Obstacle]:
 def of_marking(archive: Archive, settings: Settings) -> Iterator[Obstacle]:
     """V_M's clinical marks are as V_H's: as many per volume, as large (permutation test over patients)."""
     mining, partly = (_Marking.of(archive, *splits) for splits in ((Split.VM,), PARTLY_MARKED))
-    if archive.marks is None or not mining.marks or not partly.marks:
-        return
+    if not partly.marks or not 0 < mining.marks < len(archive.marks_of(Split.VM)):
+        return  # of_lesions says it
     p = permutation_p(mining.rows, partly.rows, settings.seed)
     if p >= DOUBTED:
         return

@@ -9,7 +9,7 @@
 An archive (--format auto, nifti, dicom) is a folder of any depth with NIfTI files and DICOM CT series, anything else
 beside them. What is known of the scans:
 
-  marks.csv    one row per box: file, z, x1, y1, x2, y2; optional: lesion, clinical (1 or 0, default 1), kind
+  marks.csv    one row per box: file, z, x1, y1, x2, y2; optional: lesion, kind, clinical
   volumes.csv  optional, one row per scan: file; optional: patient, split, complete (1: every lesion is marked)
   COCO         marks.json or annotations.json: images with file_name and slice, bbox [x, y, width, height]
   label masks  a.mask.nii.gz or masks/a.nii.gz beside a.nii.gz; components in 3D are lesions
@@ -20,7 +20,13 @@ in the file's own voxels, counted from 0, both ends inclusive; z is the index of
 slices' normal (feet to head in an ordinary scan). marks.csv may carry volumes.csv's columns instead. One kind of marks
 a scan; two are refused. patient defaults to the DICOM PatientID or the NIfTI's name. Without a split, a patient all of
 whose scans are complete goes to vm (the mining set), or, a share of them (data.archive.vh_test_share), to vh_test; any
-other to vh. Which series are taken, and all else that can be chosen: data.archive in
+other to vh.
+
+clinical (1 or 0) says of a completely marked scan which lesions the clinic had marked: the harvest is proven on the
+others. Without that column, and with masks and DICOM objects, the largest are taken for it, as many per volume as vh
+has (data.archive.clinical_marks = given: every mark is clinical, but where a table says 0).
+
+Which series are taken, and all else that can be chosen: data.archive in
 harvester/config/data.py, by --set.
 
 DeepLesion is taken as published: Images_png, DL_info.csv, pickles (or .parquet, .csv) of full annotations.

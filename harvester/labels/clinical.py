@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from harvester.records import Split
+from harvester.records import PARTLY_MARKED
 
 Row = Mapping[str, Any]
 
@@ -26,7 +26,7 @@ def draw_clinical(
     """
     volumes = {row["volume_id"]: row for row in manifest}
     own: dict[str, list[int]] = {name: [] for name in sorted(volume_ids) if name in volumes}
-    shown = {name: 0 for name, row in volumes.items() if row["split"] == Split.VH}
+    shown = {name: 0 for name, row in volumes.items() if row["split"] in PARTLY_MARKED and name not in own}
     for at, mark in enumerate(marks):
         if mark["volume_id"] in own:
             own[mark["volume_id"]].append(at)

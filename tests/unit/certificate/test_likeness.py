@@ -58,3 +58,6 @@ def test_equal_groups_without_any_spread_are_alike_and_other_ones_are_not() -> N
     same, double = np.tile([1.0, 1.0, 3.0], (40, 1)), np.tile([1.0, 2.0, 6.0], (40, 1))
     assert permutation_p(same, same) == 1.0
     assert permutation_p(same, double) < 0.001
+    # Three against three: 2 of the 20 ways to part them.
+    sizes = np.tile([1.0, 1.0, np.log(6)], (3, 1)), np.tile([1.0, 1.0, np.log(7)], (3, 1))
+    assert 0.05 < permutation_p(*sizes) < 0.2
