@@ -30,6 +30,7 @@ SETTINGS = """
 rounds: 2
 min_gain: 0.0
 data:
+  kind: phantom
   phantom: {vm_volumes: 8, vh_test_volumes: 6, volumes_per_patient: 1, depth: 12, lesion_contrast: 3, noise_hu: 3,
             distractors_per_volume: 0}
 generator: {crop_px: 96, slab_depth: 2, batch_slabs: 4, steps: 60, finetune_steps: 20}

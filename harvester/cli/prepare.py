@@ -9,7 +9,7 @@
 An archive (--format auto, nifti, dicom) is a folder of any depth with NIfTI files and DICOM CT series, anything else
 beside them. What is known of the scans:
 
-  marks.csv    one row per box: file, z, x1, y1, x2, y2; optional: lesion, clinical (1 or 0, default 1), kind
+  marks.csv    one row per box: file, z, x1, y1, x2, y2; optional: lesion, kind, clinical
   volumes.csv  optional, one row per scan: file; optional: patient, split, complete (1: every lesion is marked)
   COCO         marks.json or annotations.json: images with file_name and slice, bbox [x, y, width, height]
   label masks  a.mask.nii.gz or masks/a.nii.gz beside a.nii.gz; components in 3D are lesions
@@ -20,7 +20,13 @@ in the file's own voxels, counted from 0, both ends inclusive; z is the index of
 slices' normal (feet to head in an ordinary scan). marks.csv may carry volumes.csv's columns instead. One kind of marks
 a scan; two are refused. patient defaults to the DICOM PatientID or the NIfTI's name. Without a split, a patient all of
 whose scans are complete goes to vm (the mining set), or, a share of them (data.archive.vh_test_share), to vh_test; any
-other to vh. Which series are taken, and all else that can be chosen: data.archive in
+other to vh.
+
+clinical (1 or 0) says of a completely marked scan which lesions the clinic had marked: the harvest is proven on the
+others. Without that column, and with masks and DICOM objects, the largest are taken for it, as many per volume as vh
+has (data.archive.clinical_marks = given: every mark is clinical, but where a table says 0).
+
+Which series are taken, and all else that can be chosen: data.archive in
 harvester/config/data.py, by --set.
 
 DeepLesion is taken as published: Images_png, DL_info.csv, pickles (or .parquet, .csv) of full annotations.
@@ -49,6 +55,7 @@ from harvester.errors import SettingsError
 from harvester.records import SPLITS
 from harvester.storage.location import Location
 from harvester.storage.owner import owned
+from harvester.store.commit import drawn_note, volumes_with_drawn_marks
 from harvester.store.store import Store
 from harvester.text import table
 
@@ -70,26 +77,31 @@ def run(options: argparse.Namespace) -> None:
     """Make the store and tell what it holds; or, dry, what it would be made from."""
     settings, source = settings_of(options), source_of(options.source)
     # Ray takes seconds: help and a wrong setting are answered before.
-    from harvester.datasets.dry_run import dry_run_table
+    from harvester.certificate.preconditions import Archive, obstacles, obstacles_of, told
+    from harvester.datasets.dry_run import dry_run_table, known_tables
     from harvester.distributed.cluster import start_ray
     from harvester.distributed.preparation import list_cases, prepare
     from harvester.distributed.shared_folders import require_shared
 
     if options.dry_run:
-        print(dry_run_table(list_cases(settings, source, None)))
+        found = list_cases(settings, source, None)
+        print("\n".join([dry_run_table(found), *told(obstacles(Archive.of(*known_tables(found)), settings))]))
         return
     store = lasting(options.store)
     with owned(store):
         start_ray()
         require_shared([store], [Location.of(source)] if source else [])
-        print(closing_table(prepare(settings, source, store)))
+        made = prepare(settings, source, store)
+        print("\n".join([closing_table(made), *told(obstacles_of(made, settings))]))
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
-    """The settings; a --source makes a config that names no maker of volumes from files read that archive."""
+    """The settings; a --source makes a config that names no maker of volumes from files read that archive, and so does
+    $HARVESTER_DATA where nothing is named at all."""
     overrides = [*options.set, *_of_format(options.format), *_of_marks(options)]
     settings = resolve(options.config, overrides)
-    if options.source and not options.format and settings.data.kind in ("store", "phantom"):
+    unnamed = settings.data.kind == "store" or (options.source and settings.data.kind == "phantom")
+    if not options.format and unnamed and (options.source or data_root()):
         settings = resolve(options.config, [*overrides, "data.kind=archive"])
     return settings
 
@@ -137,6 +149,8 @@ def closing_table(store: Store) -> str:
     lines = table(rows)
     reasons = Counter(store.rejects()["reason"].to_pylist())
     lines += [f"refused: {count} {reason}" for reason, count in sorted(reasons.items())] or ["refused: none"]
+    if drawn := volumes_with_drawn_marks(store.path):
+        lines.append(drawn_note(drawn))
     return "\n".join([*lines, f"store: {store.path}"])
 
 

@@ -5,6 +5,7 @@ import os
 import time
 from pathlib import Path
 
+from harvester.certificate.preconditions import require_harvestable
 from harvester.classifier.network import Classifier
 from harvester.cli.console import data_root
 from harvester.cli.places import in_ray_job, lasting, store_folder
@@ -46,13 +47,18 @@ def run_harvest(settings: Settings, store: str | None, run: Location | Path | st
         require_weights(settings)
         if in_ray_job():
             logger.info("the run's folder is %s", folder)
+        named = named_store(settings, store)
+        volumes = Store.open(named) if named else None
+        if volumes:  # Ray takes seconds: what its tables show is said before
+            require_harvestable(volumes, settings)
         start_ray()
         require_capacity(settings.compute)
         settings = with_precision(settings, folder, fastest_everywhere)
         logger.info("precision %s", settings.compute.precision)
-        named = named_store(settings, store)
         require_shared([folder], [named] if named else [])
-        volumes = Store.open(named) if named else prepare(settings, data_root(), folder / "store")
+        if volumes is None:
+            volumes = prepare(settings, data_root(), folder / "store")
+            require_harvestable(volumes, settings)
         opened = Run.open(folder, settings, volumes, began)
         with Tracker.open(opened, tracked_at) as tracker:
             inputs = harvest(opened, tracker).report_inputs()
@@ -81,6 +87,7 @@ def show_plan(settings: Settings, store: str | None, folder: Location) -> None:
     if opened is None:
         print(f"to make  the volumes ({settings.data.kind}), into {folder / 'store'}; then every step")
     else:
+        require_harvestable(opened, settings)
         print("\n".join(format_plan(plan(folder, settings, opened))))
 
 
@@ -91,6 +98,9 @@ def named_store(settings: Settings, given: str | None) -> Location | None:
         Location.of(own)  # settings are written down: one with keys in it is refused, though another store is given
     if given is None and settings.data.kind == "store":
         if not settings.data.store:
-            raise SettingsError("setting data.kind = 'store': name the store with --store or data.store")
+            raise SettingsError(
+                "no store is named: give --store STORE, which harvester prepare makes of your scans, or take --config "
+                "quickstart, which makes phantoms"
+            )
         given = own
     return store_folder(given)

@@ -135,6 +135,12 @@ class ArchiveSettings(Section):
     marks: Literal["auto", "csv", "coco", "mask", "objects"] = Field(
         "auto", description="auto takes whichever there is (objects are DICOM's); a scan with two kinds is refused"
     )
+    clinical_marks: Literal["auto", "given", "largest"] = Field(
+        "auto",
+        description="which lesions of completely marked scans the clinic had marked: as the tables say (given), or the "
+        "largest ones, as many per volume as V_H has (largest); auto draws where marks cannot say it: masks, DICOM "
+        "objects, tables without `clinical`",
+    )
     max_voxels: int = Field(
         1000 * 1024 * 1024,
         ge=1,
@@ -181,8 +187,13 @@ class DeepLesionSettings(Section):
 class DataSettings(Section):
     """Where the volumes come from. `store` reads what `harvester prepare` (or --store) made; the others are made."""
 
-    kind: Literal["store", "phantom", "insertion", "archive", "deeplesion"] = "phantom"
+    kind: Literal["store", "phantom", "insertion", "archive", "deeplesion"] = "store"
     store: str = ""
+    unlike_marks: Literal["refuse", "accept"] = Field(
+        "refuse",
+        description="of a store whose V_M has clinical marks unlike V_H's; accept: harvested all the same, more of the "
+        "harvest may be wrong than the certificate says",
+    )
     max_reject_share: float = Field(0.1, ge=0, le=1)
     phantom: PhantomSettings = PhantomSettings()
     insertion: InsertionSettings = InsertionSettings()

@@ -21,12 +21,14 @@ MOST_MARK_BYTES: Final = 16 << 20
 class Discovery:
     """What is to be made, in that order, and what is refused.
 
-    cases  dataclasses of plain values, each with volume_id, patient_id and split; those read from files also with
-           `contents` (contents_of)
+    cases      dataclasses of plain values, each with volume_id, patient_id and split; those read from files also with
+               `contents` (contents_of)
+    unflagged  ids of the completely marked volumes of whose lesions nobody says which are clinical
     """
 
     cases: Sequence[Any]
     rejects: Sequence[Reject] = ()
+    unflagged: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+import pyarrow as pa
+
 from harvester.datasets.discovery import Discovery
-from harvester.records import SPLITS, Reject
+from harvester.records import MANIFEST, MARKS, SIDES, SPLITS, ManifestTable, MarkTable, Reject
+from harvester.store.commit import drawn_note, is_known
 from harvester.text import table
 
 SPLIT_COLUMNS: Final = ("patient_id", "split", "origin")
-VM_HINT: Final = (
-    "vm is empty, nothing can be learnt; say in volumes.csv whose lesions are all marked (complete = 1), of "
-    "DeepLesion by --mining-marks"
-)
-VH_HINT: Final = "vh and vh_test are empty: there is nothing to harvest"
 
 
 def dry_run_table(discovery: Discovery) -> str:
@@ -28,9 +26,30 @@ def dry_run_table(discovery: Discovery) -> str:
     rows += [_row(split, cases) for split, cases in of_split.items() if cases]
     lines = [*table(rows), f"taken: {len(discovery.cases)} scans, refused: {len(discovery.rejects)}"]
     lines += _reasons(discovery.rejects)
-    hints = [(VM_HINT, ("vm",)), (VH_HINT, ("vh", "vh_test"))]
-    lines += [f"note: {hint}" for hint, wanted in hints if not any(of_split[split] for split in wanted)]
+    if discovery.unflagged:
+        lines.append(drawn_note(len(discovery.unflagged)))
     return "\n".join(lines)
+
+
+def known_tables(discovery: Discovery) -> tuple[ManifestTable, MarkTable | None]:
+    """What is known of manifest and marks before a file is read: no spacing, so all boxes are of one size.
+
+    No marks where some are in files, or are drawn when all are there.
+    """
+    cases = discovery.cases
+    volumes = [{name: getattr(case, name) for name in ("volume_id", "patient_id", "split")} for case in cases]
+    size = {"spacing_x_mm": 1.0, "spacing_y_mm": 1.0}
+    manifest = ManifestTable(pa.Table.from_pylist([row | size for row in volumes], MANIFEST))
+    if discovery.unflagged or any(_unread(case) or not hasattr(case, "marks") for case in cases):
+        return manifest, None
+    box = dict.fromkeys(SIDES, 0.0)
+    marks = [
+        {"volume_id": case.volume_id, "clinical": clinical, **box}
+        for case in cases
+        for lesion in _lesions(case.marks)
+        if is_known(clinical := any(mark["clinical"] is not False for mark in lesion), case.split)
+    ]
+    return manifest, MarkTable(pa.Table.from_pylist(marks, MARKS))
 
 
 def split_rows(discovery: Discovery) -> list[dict[str, str]]:
@@ -53,15 +72,23 @@ def splits_csv(rows: Iterable[Mapping[str, str]]) -> str:
 
 def _row(split: str, cases: list[Any]) -> list[str]:
     patients = len({case.patient_id for case in cases})
-    counts = [_lesions(getattr(case, "marks", ())) for case in cases]
-    unread = sum(1 for case in cases if getattr(case, "mask", "") or getattr(case, "objects", ()))
+    counts = [len(_lesions(getattr(case, "marks", ()))) for case in cases]
+    unread = sum(map(_unread, cases))
     marked = sum(1 for count in counts if count)
     return [split, *map(str, (len(cases), patients, marked, sum(counts), unread))]
 
 
-def _lesions(marks: Iterable[Mapping[str, Any]]) -> int:
-    """Rows of tables that are lesions: those of one lesion count once."""
-    return len({mark.get("lesion") or mark.get("where") or number for number, mark in enumerate(marks)})
+def _unread(case: Any) -> bool:
+    """Whether marks of the case are in files that are read later."""
+    return bool(getattr(case, "mask", "") or getattr(case, "objects", ()))
+
+
+def _lesions(marks: Iterable[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """Rows of tables by lesion."""
+    lesions: dict[Any, list[Mapping[str, Any]]] = {}
+    for number, mark in enumerate(marks):
+        lesions.setdefault(mark.get("lesion") or mark.get("where") or number, []).append(mark)
+    return [*lesions.values()]
 
 
 def _reasons(rejects: Iterable[Reject]) -> list[str]:

@@ -53,7 +53,9 @@ def identity_of(settings: Settings) -> str:
     Neither does how many refusals are allowed: whoever allows more goes on with what is there.
     """
     kind = settings.data.kind
-    return settings_hash(kind, getattr(settings.data, kind), settings.seed, settings.grid.spacing_zyx_mm)
+    # Clinical marks are drawn when all volumes are there: not a voxel is made anew for it.
+    own = getattr(settings.data, kind).model_dump(mode="json", exclude={"clinical_marks"})
+    return settings_hash(kind, own, settings.seed, settings.grid.spacing_zyx_mm)
 
 
 def source_hashes_of(identity: str, cases: Sequence[Row], rejects: Sequence[Reject]) -> dict[str, str]:

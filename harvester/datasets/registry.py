@@ -29,6 +29,7 @@ def open_dataset(settings: Settings, source: Path | None) -> Dataset:
     kind = settings.data.kind
     if kind not in DATASETS:
         raise SettingsError(
-            f"setting data.kind = '{kind}': nothing to prepare; want {', '.join([*DATASETS][:-1])} or {[*DATASETS][-1]}"
+            "nothing says what to prepare: give --source SCANS, or --config quickstart for made phantoms; as data.kind "
+            f"there are {', '.join([*DATASETS][:-1])} and {[*DATASETS][-1]}"
         )
     return DATASETS[kind](settings, source)

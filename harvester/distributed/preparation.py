@@ -36,7 +36,7 @@ from harvester.run.quarantine import forget
 from harvester.run.work_list import Outcome, WorkList
 from harvester.storage.location import Location, writing
 from harvester.storage.salt import salt_of
-from harvester.store.commit import commit_store, inputs_before
+from harvester.store.commit import DRAWN, commit_store, inputs_before
 from harvester.store.container import ShardWriter, open_shard
 from harvester.store.shard_plan import SHARD_BYTES, ShardNote, plan_shards, shard_name, shards_made, sweep
 from harvester.store.store import Store
@@ -62,11 +62,13 @@ def prepare(settings: Settings, source: Path | None, store: Location, shard_byte
     if before and settings.data.kind in WITHOUT_FILES and (whole := _as_it_is(folder)):
         return whole
     look = Look.of(settings, list_cases(settings, source, folder))
+    unflagged = look.discovery.unflagged
+    stamp = look.stamp | ({DRAWN: str(len(unflagged))} if unflagged else {})
     earlier = [Reject(**row) for row in Store.open(folder).rejects().to_pylist()] if before else []
     again = any(each.reason == TRY_AGAIN for each in earlier)
-    if before == look.stamp and not again and (whole := _as_it_is(folder)):
+    if before == stamp and not again and (whole := _as_it_is(folder)):
         return whole
-    shards, begun = folder / "shards", folder / f"{BEGUN}{look.stamp['cases']}"
+    shards, begun = folder / "shards", folder / f"{BEGUN}{stamp['cases']}"
     sweep(shards)
     kept = shards_made(shards, look.source_hashes)
     refused = look.still_refused(earlier)
@@ -77,29 +79,29 @@ def prepare(settings: Settings, source: Path | None, store: Location, shard_byte
         sweep(shards)
         forget(begun)  # whoever mends what is wrong may have mended what killed
         raise
-    if before == look.stamp and not made and set(rejects) <= set(earlier) and (whole := _as_it_is(folder)):
+    if before == stamp and not made and set(rejects) <= set(earlier) and (whole := _as_it_is(folder)):
         begun.delete_folder()
         return whole  # what could not be read still cannot
     if settings.data.kind not in FROM_SETTINGS:
         with writing(folder):
             (folder / "splits.csv").write_bytes(splits_csv(split_rows(look.discovery)).encode())
-    return _finished(folder, [*kept, *made], [*look.discovery.rejects, *rejects], look.stamp)
+    notes = [*kept, *made]
+    _require_all_here(folder, notes)
+    finished = commit_store(folder, notes, [*look.discovery.rejects, *rejects], stamp, unflagged, settings.seed)
+    sweep(shards, notes)
+    for name in folder.folders():
+        if name.startswith(BEGUN):
+            (folder / name).delete_folder()
+    return finished
 
 
-def _finished(folder: Location, notes: Sequence[ShardNote], rejects: Sequence[Reject], stamp: dict[str, str]) -> Store:
-    """The store of these shards, and nothing beside them. Raises StoreError where a shard is not here."""
+def _require_all_here(folder: Location, notes: Sequence[ShardNote]) -> None:
     here = set((folder / "shards").files())
     if lost := sum(f"{note.name}.shard" not in here for note in notes):
         raise StoreError(
             f"{folder}: {lost} of {len(notes)} shards were made by workers and are not here; is the store's folder "
             "shared by all nodes? Give a --store that all of them see, also s3://bucket/folder, then start again"
         )
-    finished = commit_store(folder, notes, rejects, stamp)
-    sweep(folder / "shards", notes)
-    for name in folder.folders():
-        if name.startswith(BEGUN):
-            (folder / name).delete_folder()
-    return finished
 
 
 def prepared(settings: Settings, source: Path | None, store: Location) -> Store | None:

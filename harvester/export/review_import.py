@@ -20,6 +20,7 @@ from harvester.errors import LabelError, VolumeError
 from harvester.export.coco import CATEGORIES
 from harvester.export.dl_info import first_slice
 from harvester.imaging.slice_map import SliceMap
+from harvester.labels.columns import refuse_columns
 from harvester.labels.reviewed import VERDICTS, Verdict
 from harvester.records import Placed, Source
 
@@ -48,6 +49,7 @@ def _from_csv(table: "csv.DictReader[str]", name: str) -> list[Verdict]:
     lacking = [column for column in NEEDED if column not in (table.fieldnames or ())]
     if lacking:
         raise LabelError(f"{name}: lacks the columns {', '.join(lacking)}; want the table of harvester export --to csv")
+    refuse_columns(name, table.fieldnames or (), NEEDED, others=True)
     return [verdict for row in table if (verdict := _row_verdict(row, f"{name} line {table.line_num}"))]
 
 

@@ -5,16 +5,22 @@ from typing import Any
 
 import numpy as np
 
+from harvester.records import Split
+
 
 def patient_folds(manifest_rows: Iterable[Mapping[str, Any]], folds: int, seed: int) -> dict[str, int]:
-    """patient_id -> fold. Patients of each split are dealt out in turn, after a seeded shuffle."""
+    """patient_id -> fold. Patients of each split are dealt out in turn, after a seeded shuffle.
+
+    One of V_M and another split is dealt with V_M, whose patients are then in as many folds as they can be.
+    """
     splits: dict[str, set[str]] = {}
     for row in manifest_rows:
         splits.setdefault(row["split"], set()).add(row["patient_id"])
     rng = np.random.default_rng(seed)
     dealt: dict[str, int] = {}
+    mining = splits.get(Split.VM, set())
     for split in sorted(splits):
-        patients = sorted(splits[split] - dealt.keys())
+        patients = sorted(splits[split] - dealt.keys() - (mining if split != Split.VM else set()))
         order = rng.permutation(len(patients))
         dealt |= {patients[int(i)]: place % folds for place, i in enumerate(order)}
     return dealt

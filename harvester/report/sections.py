@@ -10,10 +10,15 @@ from harvester.config.settings import OperatingPointSettings, Settings
 from harvester.records import Split, rows_where, values
 from harvester.report.html import Html, bar, count, number, percent, section, table, tag
 from harvester.run.summary import AblationResult, FinalResult, RoundResult, StepResult, Summary
+from harvester.store.commit import volumes_with_drawn_marks
 from harvester.store.store import Store
 from harvester.text import duration
 from harvester.text import table as text_table
 
+DRAWN_MARKS: Final = (
+    "Nothing said which lesions of {} with complete marks the clinic had marked: the largest were taken for it, as "
+    "many per volume as V_H has. The certificate holds as far as V_H's clinic marked so."
+)
 RATES: Final = ("1", "4", "16")
 SET_NAMES: Final = {
     Split.VM: "V_M, every lesion marked",
@@ -190,7 +195,9 @@ def archive(store: Store) -> Html:
             clinical = sum(values(known["clinical"]))
             rows.append([name, *map(number, (len(mine), patients, clinical, len(known)))])
     head = ("set", "volumes", "patients", "clinical marks", "all marks known to the run")
-    return section("The archive", table(head, rows))
+    drawn = volumes_with_drawn_marks(store.path)
+    note = DRAWN_MARKS.format(count(drawn, "volume")) if drawn else ""
+    return section("The archive", table(head, rows), *([tag("p", note, class_="soft")] if note else []))
 
 
 def resolved(settings: Settings, summary: Summary) -> Html:

@@ -1,46 +1,77 @@
 """From shards to a finished store: its tables, and what it was made from."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from operator import itemgetter
 from typing import Final
 
 from harvester.errors import StoreError
+from harvester.labels.clinical import draw_clinical
 from harvester.records import PARTLY_MARKED, Mark, Reject, Split
 from harvester.storage.location import Location, writing
 from harvester.store.shard_plan import ShardNote
 from harvester.store.store import Store, finish_store
 
 STAMP: Final = "prepared.json"
+DRAWN: Final = "volumes_with_drawn_marks"
+"""Among what a store was made from: how many volumes have clinical marks that were drawn; absent for none."""
 
 
 def commit_store(
-    folder: Location, notes: Sequence[ShardNote], refused: Sequence[Reject], inputs: Mapping[str, str]
+    folder: Location,
+    notes: Sequence[ShardNote],
+    refused: Sequence[Reject],
+    inputs: Mapping[str, str],
+    unflagged: Collection[str] = (),
+    seed: int = 0,
 ) -> Store:
-    """Write the tables, in the order of ids, whatever shard a volume is in; `inputs`: what it was all made from."""
-    by_id = itemgetter("volume_id")
+    """Write the tables, in the order of ids, whatever shard a volume is in; `inputs`: what it was all made from.
+
+    unflagged  volumes of whose lesions nobody says which are clinical: they are drawn (labels/clinical.py)
+    """
     manifest = [row for note in notes for row in note.manifest]
     splits = {row["volume_id"]: row["split"] for row in manifest}
-    marks = [Mark(**row) for row in sorted((row for note in notes for row in note.marks), key=by_id)]
-    # The harvest learns from all marks of V_M, from the clinical ones of V_H, from none of V_D^test.
-    known = [
-        m for m in marks if splits[m.volume_id] == Split.VM or (m.clinical and splits[m.volume_id] in PARTLY_MARKED)
-    ]
+    rows = sorted((row for note in notes for row in note.marks), key=itemgetter("volume_id"))
+    marks = [Mark(**row) for row in draw_clinical(rows, manifest, unflagged, seed)]
+    known = [mark for mark in marks if is_known(mark.clinical, splits[mark.volume_id])]
     hidden = [mark for mark in marks if splits[mark.volume_id] in (Split.VH_TEST, Split.VD_TEST)]
-    ignore = sorted((row for note in notes for row in note.ignore), key=by_id)
+    ignore = sorted((row for note in notes for row in note.ignore), key=itemgetter("volume_id"))
     with writing(folder):
         (folder / "manifest.parquet").delete()  # not a store until it has its tables again
         (folder / STAMP).write_bytes(json.dumps(inputs).encode())
     return finish_store(folder, manifest, known, hidden, [asdict(each) for each in refused], ignore)
 
 
+def is_known(clinical: bool, split: str) -> bool:
+    """Whether a mark is for the harvest to learn from: of V_M any, of V_H the clinical, of V_D^test none."""
+    return split == Split.VM or (clinical and split in PARTLY_MARKED)
+
+
 def inputs_before(folder: Location, identity: str) -> dict[str, str] | None:
     """What the store that is there was made from, None for no store. Raises StoreError for other settings."""
     if not (folder / "manifest.parquet").is_file():
         return None
-    stamp = folder / STAMP
-    inputs: dict[str, str] = json.loads(stamp.read_bytes()) if stamp.is_file() else {}
+    inputs = _stamp(folder)
     if inputs.get("settings") != identity:
         raise StoreError(f"{folder}: holds a store made from other settings; give another --store or --run")
+    return inputs
+
+
+def volumes_with_drawn_marks(folder: Location) -> int:
+    """In how many volumes of a store the clinical marks were drawn, because nothing said which they are."""
+    return int(_stamp(folder).get(DRAWN, 0))
+
+
+def drawn_note(volumes: int) -> str:
+    """Says that clinical marks are drawn."""
+    return (
+        f"note: nothing says which lesions of {volumes} completely marked scans the clinic had marked: the largest are "
+        "taken for it, as many per volume as vh has (data.archive.clinical_marks)"
+    )
+
+
+def _stamp(folder: Location) -> dict[str, str]:
+    stamp = folder / STAMP
+    inputs: dict[str, str] = json.loads(stamp.read_bytes()) if stamp.is_file() else {}
     return inputs

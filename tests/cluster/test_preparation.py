@@ -146,7 +146,12 @@ def row(*names: str) -> dict[str, Any]:
 
 
 def phantoms(tmp_path: Path) -> Maker:
-    return Maker(Settings.model_validate({"data": {"phantom": {"depth": 6}}}), None, tmp_path, tmp_path / "begun")
+    return Maker(
+        Settings.model_validate({"data": {"kind": "phantom", "phantom": {"depth": 6}}}),
+        None,
+        tmp_path,
+        tmp_path / "begun",
+    )
 
 
 def test_what_a_reader_raises_is_a_refusal_without_its_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

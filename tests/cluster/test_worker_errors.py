@@ -56,7 +56,9 @@ def test_an_error_while_a_volume_is_made_is_a_refused_volume(tmp_path: Path, mon
 
     monkeypatch.setattr(Maker, "load", broken)
     rows = [{"volume_id": "v", "source_hash": "h", "case": {"volume_id": "v", "split": "vh"}}]
-    made = Maker(Settings(), None, tmp_path, tmp_path / "begun")({"name": "s", "rows": json.dumps(rows)})
+    made = Maker(Settings.model_validate({"data": {"kind": "phantom"}}), None, tmp_path, tmp_path / "begun")(
+        {"name": "s", "rows": json.dumps(rows)}
+    )
     (row,) = json.loads(made["rejects"])
     assert row == {"source_hash": "h", "reason": "LabelError", "message": "v: box outside the image"}
     assert (json.loads(made["note"])["manifest"], made["error"]) == ([], "")

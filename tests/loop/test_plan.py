@@ -126,7 +126,9 @@ def test_a_run_that_was_never_started(tmp_path: Path, store: Store, capsys: pyte
     assert plan_main([*arguments[:-1], "--store", str(store.path)]) == 0
     assert capsys.readouterr().out.splitlines() == shown
     assert shown[0].split() == ["to", "make", "round", "0", "generator", "never", "made", "here"]
-    assert main(arguments) == 0
+    assert main(arguments) == 2  # no phantoms by surprise
+    assert "no store is named: give --store STORE" in capsys.readouterr().err
+    assert main([*arguments, "--set", "data.kind=phantom"]) == 0
     assert "the volumes (phantom)" in capsys.readouterr().out
     assert not (tmp_path / "new").exists()
 

@@ -4,14 +4,18 @@ Scans       .nii and .nii.gz files (nifti.py) and DICOM CT series, in folders of
 marks.csv   one row per box, all in the file's own voxels from 0, ends inclusive: `file` (path in the archive of
             the NIfTI file or of the series' folder, or a SeriesInstanceUID), `z`, `x1`, `y1`, `x2`, `y2`; z is
             the index of the file's third axis, in DICOM of the slices ascending along their normal. Optional:
-            `clinical` (default 1; 0 for a lesion that the clinic did not mark), `kind`, `lesion` (rows of a scan
-            with the same word are one lesion on several slices, its mark is the largest box).
+            `clinical` (1 for a lesion that the clinic had marked, 0 for one that only who marked everything found;
+            default 1), `kind`, `lesion` (rows of a scan with the same word are one lesion on several slices, its mark
+            is the largest box).
 marks.json  or annotations.json: the same as COCO (coco.py).
 masks       label masks of NIfTI scans, a.mask.nii.gz or masks/a.nii.gz (masks.py): a component per lesion.
 volumes.csv optional, one row per scan: `file`, and any of `patient`, `split`, `complete` (1: every lesion of it is
             marked). marks.csv may have these three columns instead.
 Objects     SR, SEG and RTSTRUCT files that name a DICOM series give its marks. Which series are taken: settings
             data.archive.dicom, decision 0009.
+
+Where nothing says which lesions of a completely marked scan the clinic had marked (masks, objects, tables without
+`clinical`), that is drawn once all volumes are stored (settings data.archive.clinical_marks, labels/clinical.py).
 
 A scan has marks of one kind; data.archive.marks says which, where there are several. Splits go by patient. Where
 no split is named, a patient all of whose scans are complete belongs to vm (a share of them, drawn, to vh_test),
@@ -31,7 +35,7 @@ from harvester.config.settings import Settings
 from harvester.datasets.archive import dicom as archive_dicom
 from harvester.datasets.archive import nifti as archive_nifti
 from harvester.datasets.archive.coco import read_coco
-from harvester.datasets.archive.marks import WITH_MASKS, marked_once, stored_marks
+from harvester.datasets.archive.marks import WITH_MASKS, is_unflagged, marked_once, stored_marks
 from harvester.datasets.archive.nifti import check_scans, is_nifti
 from harvester.datasets.archive.splits import Assigned, assign
 from harvester.datasets.archive.tables import MarkRow, ScanFiles, read_tables
@@ -40,7 +44,7 @@ from harvester.datasets.file_walk import list_files
 from harvester.errors import VolumeError
 from harvester.imaging.dicom.mark_objects import read_object_marks
 from harvester.imaging.dicom.reader import read_series
-from harvester.records import Mark, Volume
+from harvester.records import Mark, Split, Volume
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +111,9 @@ def discover(root: Path, settings: ArchiveSettings, seed: int, salt: str) -> Dis
         cases = list(pool.map(lambda each: _case(root, each, splits[each.patient], settings, salt), scans))
     # A link, or a folder that may not be read, is met by every format's search.
     once = {(row.source_hash, row.reason): row for row in rejects}
-    return Discovery(sorted(cases, key=lambda case: case.volume_id), list(once.values()))
+    unflagged = frozenset(case.volume_id for case in cases if is_unflagged(case.split, case.marks, settings))
+    _warn_of_unseen(cases)
+    return Discovery(sorted(cases, key=lambda case: case.volume_id), list(once.values()), unflagged)
 
 
 def _warn_of_patients(scans: Sequence[ScanFiles]) -> None:
@@ -117,6 +123,16 @@ def _warn_of_patients(scans: Sequence[ScanFiles]) -> None:
             "%d NIfTI scans have no patient in volumes.csv: each counts as a patient of its own, so name those who "
             "have several scans, or a patient may be in two splits",
             without,
+        )
+
+
+def _warn_of_unseen(cases: Sequence[ArchiveCase]) -> None:
+    unseen = sum(row["clinical"] is False for case in cases if case.split == Split.VH for row in case.marks)
+    if unseen:
+        logger.warning(
+            "%d marks with clinical = 0 are left out: their scans are in vh, of which clinical marks alone are known; "
+            "give clinical = 1, or complete = 1 where every lesion is marked",
+            unseen,
         )
 
 

@@ -4,7 +4,8 @@ images        `id`, `file_name` (a scan's path in the archive) and the slice, co
               axis: a field `slice`, `z` or `frame`, or at the end of file_name: scan.nii.gz#12
 annotations   `image_id`, `bbox` [x, y, width, height] in the file's own voxels from their outer edge: a box of one
               voxel has width 1. Optional: `category_id`; `track_id` or `lesion_id` (boxes of a scan with the same one
-              are one lesion on several slices); `clinical` (1 or 0; 1 where absent).
+              are one lesion on several slices); `clinical` (1 or 0; 1 where absent, if
+              any annotation has it).
 categories    `id` and `name`, which becomes the kind
 """
 
@@ -38,14 +39,17 @@ def read_coco(root: Path, keys: Mapping[str, str], known: dict[str, Known]) -> N
     for file in files:
         tree = _tree(file)
         images, kinds = _by_id(tree, "images", file.name), _by_id(tree, "categories", file.name)
-        for number, item in enumerate(_listed(tree, "annotations", file.name)):
+        annotations = _listed(tree, "annotations", file.name)
+        flagged = any("clinical" in item for item in annotations)
+        for number, item in enumerate(annotations):
             where = f"annotation {number} (from 0) of {file.name}"
             image = images.get(_id(item.get("image_id")))
             if image is None:
                 raise LabelError(f"{where}: image_id names no image of the file")
             name, z = _slice(image, where)
             scan = known.setdefault(key_of(name, keys, where), Known())
-            scan.marks.append(_mark_row(item, z, kinds, where))
+            row = _mark_row(item, z, kinds, where)
+            scan.marks.append(row if flagged else {**row, "clinical": None})
             scan.tables.add(file.name)
 
 

@@ -9,8 +9,10 @@ from harvester.datasets.archive.tables import MarkRow, ScanFiles
 from harvester.datasets.discovery import clipped, salted_hash
 from harvester.errors import VolumeError
 from harvester.imaging.slice_map import SliceMap
-from harvester.records import Mark, Reject, Volume
+from harvester.records import Mark, Reject, Split, Volume
 
+DRAWN_IN: Final = (Split.VM, Split.VH_TEST)
+"""What is completely marked, and rehearses or hides the lesions that the clinic had not marked."""
 WITH_MASKS: Final = ("auto", "mask")
 """data.archive.marks with which label masks are marks."""
 ROUNDING_PX: Final = 0.01
@@ -40,6 +42,14 @@ def _twice(scan: ScanFiles, settings: ArchiveSettings) -> tuple[str, str] | None
         tables = " and in ".join(kinds)
         return "two_sources", f"has marks in {tables}; say which count: data.archive.marks = csv, coco or mask"
     return None
+
+
+def is_unflagged(split: str, rows: Sequence[MarkRow], settings: ArchiveSettings) -> bool:
+    """Whether the clinical ones among a scan's lesions are to be drawn: as the settings say, or nobody said which they
+    are. `rows` are those of tables; masks and DICOM objects cannot say it."""
+    if split not in DRAWN_IN or settings.clinical_marks == "given":
+        return False
+    return settings.clinical_marks == "largest" or all(row["clinical"] is None for row in rows)
 
 
 def stored_marks(volume: Volume, slice_map: SliceMap, rows: Sequence[MarkRow]) -> list[Mark]:
@@ -73,4 +83,4 @@ def _mark(volume: Volume, slice_map: SliceMap, number: int, row: MarkRow) -> Mar
             "correct it",
         )
     placed = slice_map.box(row["z"], clipped((x1, y1, x2, y2), rows, columns))
-    return Mark(volume.volume_id, f"{volume.volume_id}-{number}", *placed, row["clinical"], row["kind"])
+    return Mark(volume.volume_id, f"{volume.volume_id}-{number}", *placed, row["clinical"] is not False, row["kind"])

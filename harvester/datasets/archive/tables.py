@@ -8,24 +8,29 @@ from pathlib import Path
 from typing import Final, TypedDict
 
 from harvester.errors import LabelError
+from harvester.labels.columns import refuse_columns
 from harvester.records import SIDES, SPLITS
 
 KIND: Final = re.compile(r"[\w /+.-]{0,40}")
 """A kind of lesion is a word or two. More may be somebody's report, and kinds go into the store's tables."""
+PER_SCAN: Final = ("file", "patient", "split", "complete")
+PER_MARK: Final = ("file", "z", *SIDES, "clinical", "kind", "lesion", *PER_SCAN[1:])
+"""The columns that volumes.csv and marks.csv may have."""
 TRUTH: Final = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
 class MarkRow(TypedDict):
     """A box in the file's own voxels, ends inclusive.
 
-    where   which row of which table it is, for messages
-    lesion  rows of a scan with the same word here are one lesion on several slices; with "" each is its own
+    where     which row of which table it is, for messages
+    clinical  None where the table has no such column
+    lesion    rows of a scan with the same word here are one lesion on several slices; with "" each is its own
     """
 
     where: str
     z: int
     box_xyxy: list[float]
-    clinical: bool
+    clinical: bool | None
     kind: str
     lesion: str
 
@@ -73,9 +78,9 @@ def read_tables(root: Path, keys: Mapping[str, str], marks: str = "auto") -> dic
     never what stands there, which may be a patient's name.
     """
     known: dict[str, Known] = {}
-    for line, row in _rows(root / "volumes.csv", ("file",)):
+    for line, row in _rows(root / "volumes.csv", ("file",), PER_SCAN):
         _note(known, keys, row, f"volumes.csv line {line}")
-    listed = _rows(root / "marks.csv", ("file", "z", *SIDES)) if marks in ("auto", "csv") else []
+    listed = _rows(root / "marks.csv", ("file", "z", *SIDES), PER_MARK) if marks in ("auto", "csv") else []
     for line, row in listed:
         scan = _note(known, keys, row, f"marks.csv line {line}")
         scan.marks.append(_mark_row(row, line))
@@ -103,15 +108,17 @@ def kind_of(text: str, where: str) -> str:
     return text
 
 
-def _rows(file: Path, needed: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
+def _rows(file: Path, needed: tuple[str, ...], allowed: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
     if not file.is_file():
         return []
     try:
         with file.open(newline="", encoding="utf-8-sig") as lines:
             reader = csv.DictReader(lines)
-            lacking = [name for name in needed if name not in (reader.fieldnames or ())]
+            names = reader.fieldnames or ()
+            lacking = [name for name in needed if name not in names]
             if lacking:
                 raise LabelError(f"{file.name}: lacks the columns {', '.join(lacking)}; see harvester prepare --help")
+            refuse_columns(file.name, names, allowed)
             return [(reader.line_num, {k: (v or "").strip() for k, v in row.items() if k}) for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise LabelError(f"{file.name}: not a CSV file in UTF-8 ({type(error).__name__})") from None
@@ -141,7 +148,7 @@ def _mark_row(row: Mapping[str, str], line: int) -> MarkRow:
         z, box = int(row["z"]), [float(row[side]) for side in SIDES]
     except ValueError:
         raise LabelError(f"{where}: z must be a whole number, {', '.join(SIDES)} numbers") from None
-    clinical = _truth(row, "clinical", where) is not False
+    clinical = _truth(row, "clinical", where) is not False if "clinical" in row else None
     kind = kind_of(row.get("kind", ""), where)
     return MarkRow(where=where, z=z, box_xyxy=box, clinical=clinical, kind=kind, lesion=row.get("lesion", ""))
 

@@ -14,6 +14,7 @@ from harvester.errors import LabelError
 from harvester.evaluation.inputs.validate import NAMED
 from harvester.evaluation.matching import Integers, numbers
 from harvester.geometry import Array
+from harvester.labels.columns import refuse_columns
 from harvester.labels.deeplesion.volume_ids import plain_id
 from harvester.records import Column, read_foreign
 
@@ -26,6 +27,9 @@ Ids: TypeAlias = "pa.DictionaryArray[Any, Any]"
 TEXT: Final = ("volume_id", "patient_id", "mark_id", "lesion_id", "kind")
 """Columns of a CSV that are read as text even where they look like numbers: 007 stays 007."""
 
+OPTIONAL: Final = ("volume_id", "patient_id", "spacing_x_mm", "spacing_y_mm")
+"""Columns without which a table is scored otherwise: one that is nearly called so is a slip."""
+
 
 def read_table(file: Path) -> pa.Table:
     """The table in a .parquet or .csv (.csv.gz) file; volume_id may come dictionary-encoded, its ids as plain_id.
@@ -35,7 +39,9 @@ def read_table(file: Path) -> pa.Table:
     try:
         if file.stat().st_size == 0:
             raise LabelError(f"{file.name}: the file is empty; want a table with one row per detection or mark")
-        return _with_plain_ids(_parse(file))
+        table = _parse(file)
+        refuse_columns(file.name, table.column_names, OPTIONAL, others=True)
+        return _with_plain_ids(table)
     except (OSError, pa.ArrowException) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise LabelError(f"{file.name}: cannot be read ({reason})") from None

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from harvester.errors import LabelError
+from harvester.labels.columns import refuse_columns
 
 COLUMNS: Final = (
     "File_name", "Patient_index", "Study_index", "Series_ID", "Key_slice_index", "Bounding_boxes",
@@ -76,6 +77,7 @@ def _cells(file: Path) -> list[tuple[int, dict[str, str]]]:
                 raise LabelError(
                     f"{file.name}: lacks the columns {', '.join(lacking)}; want DeepLesion's table as published"
                 )
+            refuse_columns(file.name, reader.fieldnames or (), COLUMNS, others=True)
             return [(reader.line_num, {name: row[name] or "" for name in COLUMNS}) for row in reader]
     except OSError as error:
         raise LabelError(

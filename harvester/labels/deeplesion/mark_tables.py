@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 
 from harvester.errors import LabelError
+from harvester.labels.columns import refuse_columns
 from harvester.labels.deeplesion.published_marks import PublishedMarks, read_published
 from harvester.labels.deeplesion.published_tubelets import numbers
 from harvester.labels.deeplesion.volume_ids import plain_id
@@ -19,6 +20,7 @@ from harvester.records import MARKS, SIDES, MarkTable, read_foreign
 
 PICKLES: Final = (".pkl", ".pickle")
 WANTED: Final = ("volume_id", "z", *SIDES)
+OPTIONAL: Final = ("clinical", "kind")
 
 
 def read_marks(file: Path) -> PublishedMarks:
@@ -32,6 +34,7 @@ def read_marks(file: Path) -> PublishedMarks:
     lacking = [name for name in WANTED if name not in table.column_names]
     if lacking:
         raise LabelError(f"{file.name}: lacks the columns {', '.join(lacking)}; want {', '.join(WANTED)}")
+    refuse_columns(file.name, table.column_names, (*WANTED, *OPTIONAL), others=True)
     rows = [_row(number, row, file.name) for number, row in enumerate(table.to_pylist(), 1)]
     marks = MarkTable(pa.Table.from_pylist([row for row in rows if row["z"] is not None], MARKS))
     volume_ids = tuple(dict.fromkeys(str(row["volume_id"]) for row in rows))

@@ -3,8 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from harvester.certificate.preconditions import Archive, obstacles, told
+from harvester.config.settings import Settings
 from harvester.datasets.discovery import Discovery
-from harvester.datasets.dry_run import dry_run_table, split_rows, splits_csv
+from harvester.datasets.dry_run import dry_run_table, known_tables, split_rows, splits_csv
 from harvester.records import Reject
 
 
@@ -16,6 +18,10 @@ class Case:
     marks: list[dict[str, Any]] = field(default_factory=list)
     mask: str = ""
     split_origin: str = "drawn"
+
+
+def told_of(found: Discovery) -> list[str]:
+    return told(obstacles(Archive.of(*known_tables(found)), Settings()))
 
 
 MARKS = [{"where": f"marks.csv line {line}", "lesion": lesion} for line, lesion in ((2, ""), (3, "a"), (4, "a"))]
@@ -41,12 +47,24 @@ def test_scans_patients_and_lesions_are_counted_by_split_and_refusals_by_reason(
 
 
 def test_an_empty_archive_and_missing_roles_are_told() -> None:
-    text = dry_run_table(Discovery([]))
-    assert "taken: 0 scans, refused: 0" in text
-    assert text.count("note:") == 2
-    assert "nothing to harvest" in dry_run_table(Discovery([Case("v", "p", "vm")]))
-    assert "complete = 1" in dry_run_table(Discovery([Case("v", "p", "vh")]))
-    assert "note:" not in dry_run_table(Discovery([Case("v", "p", "vm"), Case("w", "q", "vh_test")]))
+    assert "taken: 0 scans, refused: 0" in dry_run_table(Discovery([]))
+    assert len(told_of(Discovery([]))) == 2
+    assert "nothing to harvest" in told_of(Discovery([Case("v", "p", "vm"), Case("u", "q", "vm")]))[0]
+    assert "complete = 1" in told_of(Discovery([Case("v", "p", "vh")]))[0]
+
+
+def test_what_is_known_before_a_file_is_read_is_judged() -> None:
+    one, other = ({"where": str(at), "clinical": at == 0} for at in (0, 1))
+    vm = [Case(f"m{at}", f"pm{at}", "vm", [one, other]) for at in range(3)]
+    vh = [Case(f"h{at}", f"ph{at}", "vh", [one, other]) for at in range(3)]
+    assert told_of(Discovery([*vm, *vh])) == []
+    all_clinical = [Case(case.volume_id, case.patient_id, "vm", [one]) for case in vm]
+    (line,) = told_of(Discovery([*all_clinical, *vh]))
+    assert line.startswith("cannot be harvested yet: all 3 marks of V_M are clinical")
+    # Marks that are read later, or drawn when all are there, are not judged.
+    assert told_of(Discovery([*all_clinical, *vh[1:], Case("h", "ph", "vh", mask="a.mask.nii.gz")])) == []
+    drawn = Discovery([*all_clinical, *vh], unflagged=frozenset(case.volume_id for case in vm))
+    assert told_of(drawn) == [] and "lesions of 3 completely marked scans" in dry_run_table(drawn)
 
 
 def test_splits_are_a_row_a_patient() -> None:

@@ -62,7 +62,7 @@ def test_a_background_is_read_once_for_the_sub_volumes_that_lie_side_by_side(
 
 
 def test_what_is_no_dataset_or_lacks_its_files_is_a_wrong_setting() -> None:
-    with pytest.raises(SettingsError, match="nothing to prepare; want phantom, insertion, archive or deeplesion"):
+    with pytest.raises(SettingsError, match="nothing says what to prepare: give --source SCANS"):
         open_dataset(settings("store"), None)
     for kind in DATASETS.keys() - {"phantom"}:
         with pytest.raises(SettingsError, match="give --source"):

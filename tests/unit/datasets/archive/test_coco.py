@@ -40,7 +40,7 @@ def test_a_box_becomes_a_row_with_inclusive_ends(tmp_path: Path, name: str) -> N
             where=f"annotation 0 (from 0) of {name}",
             z=3,
             box_xyxy=[2.0, 3.0, 5.0, 4.0],
-            clinical=True,
+            clinical=None,
             kind="",
             lesion="",
         )

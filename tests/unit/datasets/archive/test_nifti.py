@@ -270,7 +270,8 @@ def test_a_table_leads_out_of_the_archive_nowhere(tmp_path: Path, name: str, tab
     if table == "marks.json":
         write_coco(root / table, [(f"{name}#1", [0, 0, 1, 1])])
     else:
-        (root / table).write_text(f"{MARKS}{name},0,0,0,1,1\n")
+        head, rest = ("file,split", ",vh") if table == "volumes.csv" else (MARKS.strip(), ",0,0,0,1,1")
+        (root / table).write_text(f"{head}\n{name}{rest}\n")
     with pytest.raises(LabelError, match="names no scan") as caught:
         look(root)
     assert "passwd" not in str(caught.value)
@@ -389,9 +390,9 @@ def test_names_in_files_and_paths_come_out_nowhere(tmp_path: Path, caplog: pytes
         nibabel.save(image, tmp_path / spelled / f"{name}.nii.gz")
     put(tmp_path / f"{spelled}.mask.nii.gz", mask_values())
     shutil.copy(tmp_path / spelled / "good.nii.gz", tmp_path / spelled / "twin.nii.gz")
-    (tmp_path / "volumes.csv").write_text(f"file,patient,name\n{spelled}/good,{spelled},{spelled}\n")
+    (tmp_path / "volumes.csv").write_text(f"file,patient,\n{spelled}/good,{spelled},{spelled}\n")
     (tmp_path / "marks.csv").write_text(
-        f"file,z,x1,y1,x2,y2,lesion,report\n{spelled}/good,1,2,3,4,5,{spelled},{spelled}\n{spelled}/out,99,2,3,4,5,,\n"
+        f"file,z,x1,y1,x2,y2,lesion,\n{spelled}/good,1,2,3,4,5,{spelled},{spelled}\n{spelled}/out,99,2,3,4,5,,\n"
     )
     found = look(tmp_path)
     texts = [caplog.text, *map(str, found.rejects)]

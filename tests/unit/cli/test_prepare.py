@@ -1,0 +1,44 @@
+"""What harvester prepare takes its data from, and what it says before a store is made."""
+
+from pathlib import Path
+
+import pytest
+
+from harvester.cli.prepare import main, parser, settings_of
+
+
+@pytest.fixture(autouse=True)
+def no_data_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HARVESTER_DATA", raising=False)
+
+
+def kind_of(*arguments: str) -> str:
+    return settings_of(parser.parse_args(["--out", "STORE", *arguments])).data.kind
+
+
+def test_phantoms_are_made_where_something_says_so_and_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--out", str(tmp_path / "store"), "--dry-run"]) == 2
+    assert capsys.readouterr().err == (
+        "nothing says what to prepare: give --source SCANS, or --config quickstart for made phantoms; as data.kind "
+        "there are phantom, insertion, archive and deeplesion\n"
+    )
+    assert kind_of("--config", "quickstart") == kind_of("--format", "phantom") == "phantom"
+    assert kind_of("--set", "data.kind=phantom") == "phantom"
+    assert (
+        kind_of("--source", str(tmp_path)) == kind_of("--source", str(tmp_path), "--config", "quickstart") == "archive"
+    )
+    monkeypatch.setenv("HARVESTER_DATA", str(tmp_path))
+    assert kind_of() == kind_of("--config", "deeplesion") == "archive"
+    assert kind_of("--config", "quickstart") == "phantom"
+    assert kind_of("--config", "real_ct") == "insertion"
+
+
+def test_a_dry_run_says_what_keeps_the_archive_from_being_harvested(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--out", str(tmp_path / "store"), "--source", str(tmp_path), "--dry-run"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in told[-2:]] == ["cannot be harvested yet"] * 2
+    assert "V_M is empty" in told[-2] and "V_H is empty" in told[-1]
