@@ -86,7 +86,8 @@ def _files(calibration: Calibration, folder: Location) -> CalibrationFiles:
 def _row(
     target: float, way: str, point: OperatingPoint, selected: SelectedPoint, view: RoundView, truth: TruthEvaluator
 ) -> FrontierRow:
-    found = with_round(view.harvested(selected.choice, point.threshold), 0)
+    taken = view.harvested if way == "certified" else view.reaching
+    found = with_round(taken(selected.choice, point.threshold), 0)
     measured = truth.harvest(found)
     return FrontierRow(
         target=target,

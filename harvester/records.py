@@ -40,7 +40,8 @@ class Role(StrEnum):
 class Source(StrEnum):
     """Where a label comes from. See LEDGER.
 
-    clinical and annotated are the archive's own; hard_negative_vm are the sure ones, hard_negative_vh the possible.
+    clinical and annotated are the archive's own; hard_negative_vm are the sure ones, hard_negative_vh the possible;
+    left_for_review reached the threshold and was not harvested (mining/limits.py).
     """
 
     CLINICAL = "clinical"
@@ -49,6 +50,7 @@ class Source(StrEnum):
     REVIEWED = "reviewed"
     HARD_NEGATIVE_VM = "hard_negative_vm"
     HARD_NEGATIVE_VH = "hard_negative_vh"
+    LEFT_FOR_REVIEW = "left_for_review"
     IGNORED = "ignored"
     CALIBRATION = "calibration"
 
@@ -194,8 +196,8 @@ LEDGER: Final = schema_of(
     *_of(TEXT, "model_hash", "run_id"),
     *BOXES,
 )
-"""One row per label of any origin. role: lesion or hard_negative; of what was reviewed also ignored, calibration (see
-REVIEWED). source: clinical, annotated, harvested, reviewed, hard_negative_vm (sure) or hard_negative_vh (possible).
+"""One row per label of any origin. role: lesion or hard_negative; ignored for what the last round left for review; of
+what was reviewed also ignored, calibration (see REVIEWED). source: see Source.
 Archive marks and reviewed labels have round -1; marks have no score or model, reviewed ones those that found them."""
 
 REVIEWED: Final = LEDGER.append(pa.field("verdict", TEXT))

@@ -6,6 +6,7 @@ tubelets of patients that no model saw, that touch no clinical mark and nothing 
 since.
 """
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -16,9 +17,11 @@ from numpy.typing import NDArray
 
 from harvester.config.settings import Settings
 from harvester.evaluation.matching import hits, overlaps
+from harvester.labels.folds import patient_folds
 from harvester.labels.ledger import exclusion_labels, extend, extrude_marks, from_tubelets, initial_ledger
 from harvester.mining.candidates import candidates, overlap_with, split_of
 from harvester.mining.fusion import ScoreFusion, select
+from harvester.mining.limits import Cut, Limits, cut
 from harvester.records import (
     PARTLY_MARKED,
     AcceptedTable,
@@ -33,6 +36,7 @@ from harvester.records import (
     Split,
     empty,
     rows_where,
+    values,
 )
 from harvester.store.store import Store
 
@@ -122,9 +126,33 @@ class RoundView:
         found = overlap_with(self.scored, rows_where(self.ledger, "source", Source.CLINICAL))
         return self.scored.filter(pa.array(found >= self.settings.operating_point.match_iou))
 
+    @cached_property
+    def folds(self) -> dict[str, int]:
+        """Every patient's fold."""
+        return patient_folds(self.store.manifest.to_pylist(), self.settings.folds, self.settings.seed)
+
+    @cached_property
+    def harvested_before(self) -> Counter[str]:
+        """Tubelets harvested in earlier rounds, by patient."""
+        patients = {row["volume_id"]: row["patient_id"] for row in self.store.manifest.to_pylist()}
+        return Counter(
+            patients[row] for row in values(rows_where(self.ledger, "source", Source.HARVESTED)["volume_id"])
+        )
+
+    def reaching(self, fusion: ScoreFusion, threshold: float) -> SelectedTable:
+        """What of V_H reaches a threshold, best first: what the point estimate, which proves nothing, would take."""
+        return select(self.harvestable, fusion, threshold)
+
+    def cut(self, fusion: ScoreFusion, threshold: float) -> Cut:
+        """What of it is harvested, and what is left for review: within what V_M shows at the threshold."""
+        accepted = values(select(self.calibration, fusion, threshold)["patient_id"])
+        most = max(Counter(accepted + values(self.hits["patient_id"])).values(), default=0)
+        limits = Limits(most, frozenset(self.folds[patient] for patient in accepted))
+        return cut(self.reaching(fusion, threshold), limits, self.harvested_before, self.folds)
+
     def harvested(self, fusion: ScoreFusion, threshold: float) -> SelectedTable:
         """What is harvested at a threshold, best first."""
-        return select(self.harvestable, fusion, threshold)
+        return self.cut(fusion, threshold).lesions
 
     def accepted(self, fusion: ScoreFusion, threshold: float) -> AcceptedTable:
         """What the same rule accepts of the calibration set, best first, and whether each is right."""

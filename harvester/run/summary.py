@@ -55,11 +55,25 @@ class _Row(TruthScores, _Cut, _Numbered):
     )
 
 
+class LeftForReview(_Frozen):
+    """What of V_H reaches the threshold and is not harvested: V_M has shown no like of it (mining/limits.py)."""
+
+    tubelets: int = 0
+    patients: int = 0
+    most_per_patient: int = Field(
+        0, description="tubelets that V_M's fullest patient gave, earlier rounds included: no more is harvested of one"
+    )
+    untried_folds: tuple[int, ...] = Field(
+        (), description="folds in which V_M accepted nothing: none is harvested there"
+    )
+
+
 class RoundResult(_Row):
     """One round. harvested is its own; test_harvested, precision and recall are of all lesions up to it."""
 
     lpg_ap: float | None
     lpc_ap: float | None
+    left_for_review: LeftForReview = LeftForReview()
     refused: str = Field(description="why nothing is certified; empty when certified")
     accepted_vm: int
     recall_vm: float
