@@ -59,20 +59,19 @@ def solve(evidence: Evidence, target: Target) -> OperatingPoint:
     correlation = correlation_within_patients(steps, target.precision)
     shares = (FIRST_SHARE, 1 - FIRST_SHARE, 1.0)
     bounds = {share: lower_bounds(steps, correlation, 1 - (1 - target.confidence) * share) for share in shares}
-    rows = _tested(steps)
+    rows = _tested(steps, target.min_patients)
     begins = _begins(steps, rows, correlation, evidence.num_lesions, target)
-    backed = steps.patients >= target.min_patients
     share, proven = 0.0, None
     for row in rows:
         share += begins.get(row, 0.0)
-        if share and backed[row] and bounds[share][row] >= target.precision:
+        if share and bounds[share][row] >= target.precision:
             proven = row, float(bounds[share][row])
         else:
             share = 0.0
     if proven:
         return _point(steps, proven[1], proven[0], evidence.num_lesions, "")
     plain = bounds[1.0][rows]
-    return refused(float(plain.max(initial=0.0)), _why_not(steps, plain, target))
+    return refused(float(plain.max(initial=0.0)), _why_not(steps, rows, plain, target))
 
 
 def naive(evidence: Evidence, target: Target) -> OperatingPoint:
@@ -92,11 +91,12 @@ def naive(evidence: Evidence, target: Target) -> OperatingPoint:
     return _point(steps, float(bounds[last]), last, evidence.num_lesions, reason)
 
 
-def _tested(steps: Steps) -> list[int]:
-    """The steps in the sequence: one for each STEP-fold of the accepted count, and the last."""
+def _tested(steps: Steps, min_patients: int) -> list[int]:
+    """The steps in the sequence, of enough patients: one for each STEP-fold of the accepted count, and the last."""
     fold = np.floor(np.log(np.maximum(steps.accepted, 1)) / np.log(STEP) + 1e-9)
     _, rows = np.unique(fold, return_index=True)
-    return sorted({*rows.tolist(), *([len(fold) - 1] if len(fold) else [])})
+    every = {*rows.tolist(), *([len(fold) - 1] if len(fold) else [])}
+    return sorted(row for row in every if steps.patients[row] >= min_patients)
 
 
 def _begins(steps: Steps, rows: list[int], correlation: float, num_lesions: int, target: Target) -> dict[int, float]:
@@ -131,18 +131,16 @@ def refused(best_bound: float, reason: str) -> OperatingPoint:
     return OperatingPoint(np.inf, best_bound, 0.0, 0.0, 0, 0, reason)
 
 
-def _why_not(steps: Steps, bounds: Array, target: Target) -> str:
+def _why_not(steps: Steps, rows: list[int], bounds: Array, target: Target) -> str:
     """In words; `bounds` are those of the tested rows, at the full confidence."""
-    rows, wanted = _tested(steps), target.precision
-    if not rows:
+    wanted = target.precision
+    if not len(steps.scores):
         return "no tubelets to choose from"
-    tried, right, patients = int(steps.accepted[-1]), int(steps.correct[-1]), steps.patients[rows]
+    tried, right, patients = (int(count[-1]) for count in (steps.accepted, steps.correct, steps.patients))
     if right == 0:
         return f"only one class: all {tried} tubelets are wrong"
-    reached = bounds >= wanted
-    if reached.any() and not (reached & (patients >= target.min_patients)).any():
-        most = int(patients[reached].max())
-        return f"too few patients: the bound reaches {wanted:.3f} on {most}, at least {target.min_patients} are asked"
+    if not rows:
+        return f"too few patients: all {tried} tubelets are of {patients}, min_patients asks for {target.min_patients}"
     best = rows[int(bounds.argmax())]
     correlation = correlation_within_patients(steps, wanted)
     worth = effective_counts(steps, correlation, target.confidence)[best]
@@ -150,7 +148,7 @@ def _why_not(steps: Steps, bounds: Array, target: Target) -> str:
         f"best bound {bounds.max():.3f} at {int(steps.accepted[best])} accepted of {int(steps.patients[best])} "
         f"patients, worth {worth:.0f} independent ones ({target.confidence:.1%} confidence)"
     )
-    where = "not reached where the sequence begins" if reached.any() else "not reached"
+    where = "not reached where the sequence begins" if (bounds >= wanted).any() else "not reached"
     return f"target {wanted:.3f} {where}: {at_best}; {_point_estimate(steps, wanted)}"
 
 
