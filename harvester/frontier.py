@@ -77,7 +77,7 @@ def narrowed(settings: Settings, frontier: Frontier, target: float) -> Settings:
 
 
 def _files(calibration: Calibration, folder: Location) -> CalibrationFiles:
-    files = [folder / f"{name}.parquet" for name in ("candidates", "targets", "hits", "clinical_finds")]
+    files = [folder / f"{name}.parquet" for name in ("candidates", "targets", "hits", "clinical_finds", "rivals")]
     for file, table in zip(files, calibration.tables, strict=True):
         file.write_table(table)
     return CalibrationFiles(tuple(files))

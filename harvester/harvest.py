@@ -34,7 +34,7 @@ from harvester.storage.location import Location
 
 logger = logging.getLogger(__name__)
 
-CALIBRATION_STEPS: Final = ("candidates", "lesions", "rehearsed", "known")
+CALIBRATION_STEPS: Final = ("candidates", "lesions", "rehearsed", "known", "rivals")
 """The tables of a Calibration as steps. Runs and their summaries have always called them so."""
 
 

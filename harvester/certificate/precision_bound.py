@@ -71,7 +71,8 @@ def _design_effect(steps: Steps) -> Array:
 
 def _assumed_effect(steps: Steps, correlation: float) -> Array:
     least = np.minimum(FEW_PATIENTS / np.maximum(steps.patients, 1), 1.0)
-    return np.maximum(1 + (steps.own_cluster - 1) * np.maximum(correlation, least), 1.0)
+    effect: Array = np.maximum(1 + (steps.own_cluster - 1) * np.maximum(correlation, least), 1.0)
+    return effect
 
 
 def _few_patients(steps: Steps, confidence: float) -> Array:

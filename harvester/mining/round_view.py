@@ -9,8 +9,9 @@ since.
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
@@ -39,6 +40,9 @@ from harvester.records import (
     values,
 )
 from harvester.store.store import Store
+
+RIVAL_VOLUMES: Final = 1000
+"""Of so many volumes of V_H at most the candidates are compared with: a trial reads them all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,9 +126,17 @@ class RoundView:
 
     @cached_property
     def clinical_finds(self) -> ScoredTable:
-        """The tubelets of any volume that find a clinical mark: what everybody knows to be right."""
-        found = overlap_with(self.scored, rows_where(self.ledger, "source", Source.CLINICAL))
-        return self.scored.filter(pa.array(found >= self.settings.operating_point.match_iou))
+        """The tubelets of V_H that find a clinical mark: what everybody knows to be right."""
+        found = overlap_with(self.partly_marked, rows_where(self.ledger, "source", Source.CLINICAL))
+        return self.partly_marked.filter(pa.array(found >= self.settings.operating_point.match_iou))
+
+    @cached_property
+    def rivals(self) -> ScoredTable:
+        """What the clinical finds should outscore: harvestable tubelets of RIVAL_VOLUMES volumes, drawn by the seed."""
+        volumes = sorted(values(split_of(self.store.manifest, self.store.manifest, *PARTLY_MARKED)["volume_id"]))
+        order = np.random.default_rng(self.settings.seed).permutation(len(volumes))
+        drawn = pa.array([volumes[at] for at in order[:RIVAL_VOLUMES]], pa.string())
+        return self.harvestable.filter(pc.is_in(self.harvestable["volume_id"], drawn))
 
     @cached_property
     def folds(self) -> dict[str, int]:
