@@ -55,14 +55,14 @@ def solve(evidence: Evidence, target: Target) -> OperatingPoint:
 
     No tubelets: nothing is certified.
     """
-    steps = steps_of(evidence)
-    correlation = correlation_within_patients(steps, target.precision)
+    every = steps_of(evidence)
+    correlation = correlation_within_patients(every, target.precision)
+    steps = every.at(_tested(every, target.min_patients))
     shares = (FIRST_SHARE, 1 - FIRST_SHARE, 1.0)
     bounds = {share: lower_bounds(steps, correlation, 1 - (1 - target.confidence) * share) for share in shares}
-    rows = _tested(steps, target.min_patients)
-    begins = _begins(steps, rows, correlation, evidence.num_lesions, target)
+    begins = _begins(steps, correlation, evidence.num_lesions, target)
     share, proven = 0.0, None
-    for row in rows:
+    for row in range(len(steps.scores)):
         share += begins.get(row, 0.0)
         if share and bounds[share][row] >= target.precision:
             proven = row, float(bounds[share][row])
@@ -70,8 +70,7 @@ def solve(evidence: Evidence, target: Target) -> OperatingPoint:
             share = 0.0
     if proven:
         return _point(steps, proven[1], proven[0], evidence.num_lesions, "")
-    plain = bounds[1.0][rows]
-    return refused(float(plain.max(initial=0.0)), _why_not(steps, rows, plain, target))
+    return refused(float(bounds[1.0].max(initial=0.0)), _why_not(every, steps, bounds[1.0], target))
 
 
 def naive(evidence: Evidence, target: Target) -> OperatingPoint:
@@ -99,18 +98,19 @@ def _tested(steps: Steps, min_patients: int) -> list[int]:
     return sorted(row for row in every if steps.patients[row] >= min_patients)
 
 
-def _begins(steps: Steps, rows: list[int], correlation: float, num_lesions: int, target: Target) -> dict[int, float]:
-    """The rows at which the sequence begins, each with its share of the level; none if nothing can be proven."""
+def _begins(steps: Steps, correlation: float, num_lesions: int, target: Target) -> dict[int, float]:
+    """Where in the tested steps the sequence begins, with which shares of the level; {} if nothing can be proven."""
 
-    def provable(share: float) -> int | None:
+    def provable(share: float, accepted: float = 0.0) -> int | None:
         level = (1 - target.confidence) * share
         worth = effective_counts(steps, correlation, 1 - level)
-        return next((row for row in rows if worth[row] >= np.log(level) / np.log(target.precision)), None)
+        enough = (worth >= np.log(level) / np.log(target.precision)) & (steps.accepted >= accepted)
+        return int(enough.argmax()) if enough.any() else None
 
     early, late = provable(FIRST_SHARE), provable(1.0)
     if late is None:
         return {}
-    late = next((row for row in rows if row >= late and steps.accepted[row] >= SECOND_START * num_lesions), late)
+    late = provable(1.0, SECOND_START * num_lesions) or late
     return {late: 1.0} if early is None or early >= late else {early: FIRST_SHARE, late: 1 - FIRST_SHARE}
 
 
@@ -131,25 +131,24 @@ def refused(best_bound: float, reason: str) -> OperatingPoint:
     return OperatingPoint(np.inf, best_bound, 0.0, 0.0, 0, 0, reason)
 
 
-def _why_not(steps: Steps, rows: list[int], bounds: Array, target: Target) -> str:
-    """In words; `bounds` are those of the tested rows, at the full confidence."""
+def _why_not(every: Steps, steps: Steps, bounds: Array, target: Target) -> str:
+    """In words; `steps` are those tested, `bounds` theirs at the full confidence."""
     wanted = target.precision
-    if not len(steps.scores):
+    if not len(every.scores):
         return "no tubelets to choose from"
-    tried, right, patients = (int(count[-1]) for count in (steps.accepted, steps.correct, steps.patients))
+    tried, right, patients = (int(count[-1]) for count in (every.accepted, every.correct, every.patients))
     if right == 0:
         return f"only one class: all {tried} tubelets are wrong"
-    if not rows:
+    if not len(steps.scores):
         return f"too few patients: all {tried} tubelets are of {patients}, min_patients asks for {target.min_patients}"
-    best = rows[int(bounds.argmax())]
-    correlation = correlation_within_patients(steps, wanted)
-    worth = effective_counts(steps, correlation, target.confidence)[best]
+    best = int(bounds.argmax())
+    worth = effective_counts(steps, correlation_within_patients(every, wanted), target.confidence)[best]
     at_best = (
         f"best bound {bounds.max():.3f} at {int(steps.accepted[best])} accepted of {int(steps.patients[best])} "
         f"patients, worth {worth:.0f} independent ones ({target.confidence:.1%} confidence)"
     )
     where = "not reached where the sequence begins" if (bounds >= wanted).any() else "not reached"
-    return f"target {wanted:.3f} {where}: {at_best}; {_point_estimate(steps, wanted)}"
+    return f"target {wanted:.3f} {where}: {at_best}; {_point_estimate(every, wanted)}"
 
 
 def _point_estimate(steps: Steps, target: float) -> str:
