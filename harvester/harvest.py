@@ -68,7 +68,7 @@ def harvest(run: Run, tracker: Tracker) -> History:
         hits = AcceptedTable(pa.concat_tables([hits, found.calibration_hits]))
         history.append(k, view, point, found, model_hash(lpg, lpc))
         tracker.log_round(k, history.params(), history.metrics())
-        if history.gain() <= settings.min_gain:
+        if history.is_enough():
             break
     (run.folder / "calibration.parquet").write_table(hits)
     history.finish(ledger, expected_missing(RoundView(scored, ledger, hits, store, settings), point))

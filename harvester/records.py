@@ -179,7 +179,8 @@ HARVEST: Final = schema_of(
     *_of(LISTS, *(f"{side}_px" for side in SIDES), "z_mm", *(f"{side}_mm" for side in SIDES)),
     *_of(TEXT, "model_hash", "run_id"),
 )
-"""One row per harvested lesion, with its origin."""
+"""One row per harvested lesion, with its origin. precision_bound: at the threshold of its round, not corrected for the
+search (operating_point.OperatingPoint)."""
 
 MISSING: Final = schema_of(
     *_of(TEXT, "volume_id", "patient_id", "split"),

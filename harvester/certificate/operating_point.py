@@ -31,10 +31,11 @@ STEP: Final = 1.05
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """Where to cut. The counts are of the union with earlier rounds.
+    """Where to cut. What is certified is the target, no more. The counts are of the union with earlier rounds.
 
     threshold           accept score >= threshold; inf if nothing qualifies
-    precision_bound     one-sided lower confidence bound; without a threshold, the best that any reached
+    precision_bound     lower bound at this threshold, not corrected for the search that ended there: it exceeds the
+                        truth more often than it says. Without a threshold, the best that any reached
     precision_estimate  share of the accepted that are correct, 0 without a threshold
     recall_estimate     correct ones / lesions, 0 without a threshold or without lesions
     accepted, patients  tubelets accepted and patients they come from, 0 without a threshold

@@ -136,7 +136,11 @@ class OperatingPointSettings(Section):
     )
     confidence: float = Field(0.95, gt=0.5, lt=1)
     match_iou: float = Field(0.5, gt=0, le=1)
-    min_patients: int = Field(3, ge=1, description="refuse to certify on accepted tubelets of fewer patients")
+    min_patients: int = Field(
+        3,
+        ge=1,
+        description="refuse to certify on accepted tubelets of fewer patients; at 0.90 fewer than 11 prove nothing",
+    )
     lpg_floors: tuple[float, ...] = (0.1,)
     lpg_weights: tuple[float, ...] = (0.0, 0.25, 0.5)
     min_slices: tuple[int, ...] = (1, 2)
@@ -228,7 +232,11 @@ class Settings(Section):
     name: str = Field("run", pattern=r"^[A-Za-z0-9_.-]+$")
     seed: int = 0
     rounds: int = Field(2, ge=1)
-    min_gain: float = Field(0.02, ge=0, description="stop when a round adds less than this share")
+    min_gain: float = Field(
+        0.02,
+        ge=0,
+        description="stop when a round adds less than this share; where nothing is harvested, after two rounds",
+    )
     folds: int = Field(2, ge=2, description="models never score a patient they saw: folds by patient")
     data: DataSettings = DataSettings()
     grid: GridSettings = GridSettings()

@@ -99,6 +99,14 @@ class History:
         """Share of all harvested lesions that the last round added; 0 where there are none."""
         return self.rounds[-1].harvested / len(self.lesions) if len(self.lesions) else 0.0
 
+    def is_enough(self) -> bool:
+        """Whether no further round is worth it: the last one added next to nothing.
+
+        A first one that harvests nothing is followed by a second: its hard negatives may help.
+        """
+        hopeful = len(self.rounds) == 1 and not len(self.lesions)
+        return not hopeful and self.gain() <= self.run.settings.min_gain
+
     def params(self) -> dict[str, Any]:
         """What the last round chose, for tracking."""
         selected, models = self.origins[-1]
