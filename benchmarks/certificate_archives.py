@@ -26,6 +26,10 @@ class Drawn:
     lesions: int
     marking: Array | None = None
 
+    def first_round(self) -> "Drawn":
+        """Without the second."""
+        return replace(self, scores=self.scores[:1])
+
 
 class Kind(Protocol):
     """A kind of archive."""
