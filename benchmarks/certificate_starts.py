@@ -3,8 +3,8 @@
     python benchmarks/certificate_starts.py [--archives 300]
 
 A start is the share of the level spent where an errorless set becomes provable, and the share of the lesions at which
-the rest is. Printed for 8, 17, 50 and 200 patients of V_M: how often something is certified, how often that is false, the
-recall; harvested as the engine does (decision 0006 says which start was taken).
+the rest is. Printed for 8, 17, 50 and 200 patients of V_M: how often something is certified, how often that is false,
+the recall; harvested as the engine does (decision 0006 says which start was taken).
 """
 
 import argparse
