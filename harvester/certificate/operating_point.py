@@ -19,7 +19,12 @@ from typing import Final
 import numpy as np
 
 from harvester.certificate.evidence import Array, Evidence, Steps, Target, steps_of
-from harvester.certificate.precision_bound import correlation_within_patients, effective_counts, lower_bounds
+from harvester.certificate.precision_bound import (
+    correlation_within_patients,
+    effective_counts,
+    fewest_patients,
+    lower_bounds,
+)
 
 FIRST_SHARE: Final = 0.25
 """Share of the level that the sequence begins with."""
@@ -148,6 +153,9 @@ def _why_not(every: Steps, steps: Steps, bounds: Array, target: Target) -> str:
         f"best bound {bounds.max():.3f} at {int(steps.accepted[best])} accepted of {int(steps.patients[best])} "
         f"patients, worth {worth:.0f} independent ones ({target.confidence:.1%} confidence)"
     )
+    fewest = fewest_patients(wanted, target.confidence)
+    if patients < fewest:
+        at_best += f", and fewer than {fewest} patients prove nothing"
     where = "not reached where the sequence begins" if (bounds >= wanted).any() else "not reached"
     return f"target {wanted:.3f} {where}: {at_best}; {_point_estimate(every, wanted)}"
 

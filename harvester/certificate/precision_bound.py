@@ -13,6 +13,7 @@ patients). Two estimates of deff are made and the larger one holds:
   errors are is little.
 """
 
+from itertools import count
 from typing import Final
 
 import numpy as np
@@ -43,6 +44,18 @@ def lower_bounds(steps: Steps, correlation: float, confidence: float) -> Array:
 def effective_counts(steps: Steps, correlation: float, confidence: float) -> Array:
     """(t,) how many independent tubelets the accepted ones are worth at most, whatever is right or wrong."""
     return steps.accepted / _assumed_effect(steps, correlation) * _few_patients(steps, confidence)
+
+
+def fewest_patients(precision: float, confidence: float) -> int:
+    """Of fewer patients such a precision is never proven, however many tubelets they give and all of them right."""
+
+    def worth(patients: int) -> float:
+        n = patients * 2.0 ** np.arange(30)
+        steps = Steps(n, n, n, np.full(len(n), float(patients)), *[n * n / patients] * 3)
+        return float(effective_counts(steps, MIN_CORRELATION, confidence).max())
+
+    wanted = np.log(1 - confidence) / np.log(precision)
+    return next(patients for patients in count(1) if worth(patients) >= wanted)
 
 
 def correlation_within_patients(steps: Steps, target: float) -> float:

@@ -11,7 +11,7 @@ from scipy.stats import beta, t
 
 from harvester.certificate.evidence import Earlier, Evidence, Steps, Target
 from harvester.certificate.operating_point import naive, solve
-from harvester.certificate.precision_bound import MIN_CORRELATION, lower_bounds
+from harvester.certificate.precision_bound import MIN_CORRELATION, fewest_patients, lower_bounds
 from harvester.errors import LabelError, SettingsError
 
 
@@ -400,3 +400,20 @@ def test_few_patients_whose_errors_are_strongly_alike_prove_nothing_false() -> N
             evidence = Evidence(rng.random(len(of)), correct, of, len(of))
             false += np.isfinite(solve(evidence, Target(0.9)).threshold)
         assert false <= 3, f"{false} of 60 on {patients} patients"
+
+
+@pytest.mark.parametrize(("precision", "confidence", "fewest"), [(0.9, 0.95, 11), (0.5, 0.8, 3), (0.03, 0.6, 1)])
+def test_of_fewer_patients_nothing_is_proven_and_a_refusal_says_so(
+    precision: float, confidence: float, fewest: int
+) -> None:
+    assert fewest_patients(precision, confidence) == fewest
+    target = Target(precision, confidence, min_patients=1)
+    points = [
+        solve(Evidence(np.arange(n * 400.0), np.ones(n * 400, bool), np.arange(n * 400) % n, n * 400), target)
+        for n in (fewest - 1, fewest)
+        if n
+    ]
+    assert points.pop().reason == ""
+    for point in points:
+        assert f"of {fewest - 1} patients, worth" in point.reason
+        assert f", and fewer than {fewest} patients prove nothing" in point.reason
