@@ -32,7 +32,7 @@ from harvester.certificate.evidence import Earlier, Evidence, Target, steps_of
 from harvester.certificate.operating_point import naive, solve
 
 TARGET, EARLY_TARGETS, CONFIDENCE = 0.90, (0.95, 0.93), 0.95
-TESTED = 40
+TESTED = 25
 """Archives of a kind, at most, whose V_H is compared with V_M: the tests permute."""
 UNLIKE = 0.05
 """A p below it is told."""

@@ -139,7 +139,7 @@ class OperatingPointSettings(Section):
     min_patients: int = Field(
         3,
         ge=1,
-        description="refuse to certify on accepted tubelets of fewer patients; at 0.90 fewer than 11 prove nothing",
+        description="refuse to certify on accepted tubelets of fewer patients; at 0.90 fewer than 12 prove nothing",
     )
     lpg_floors: tuple[float, ...] = (0.1,)
     lpg_weights: tuple[float, ...] = (0.0, 0.25, 0.5)
