@@ -20,6 +20,7 @@ import json
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,12 @@ import numpy as np
 from certificate_archives import KINDS, Array, Drawn, Kind
 from scipy.stats import beta, rankdata
 
-from harvester.certificate.evidence import Earlier, Evidence, Target, steps_of
-from harvester.certificate.operating_point import naive, solve
+from harvester.certificate.evidence import Earlier, Evidence, Steps, Target, steps_of
+from harvester.certificate.operating_point import solve
 
 TARGET, EARLY_TARGETS, CONFIDENCE = 0.90, (0.95, 0.93), 0.95
+LOW = -1.0
+"""No threshold lies near it, nor what a threshold is chosen by."""
 TESTED = 25
 """Archives of a kind, at most, whose V_H is compared with V_M: the tests permute."""
 UNLIKE = 0.05
@@ -45,8 +48,8 @@ def chosen(drawn: Drawn) -> dict[str, list[Cut]]:
     evidence = Evidence(drawn.scores[0], drawn.correct, drawn.patients, drawn.lesions)
     greedy = rounds(drawn, ())
     rules = {
-        "naive": [(naive(evidence, Target(TARGET, CONFIDENCE)).threshold, np.inf)],
-        "binomial": [(binomial_threshold(evidence), np.inf)],
+        "naive": [(lowest(evidence, lambda steps: steps.precision), np.inf)],
+        "binomial": [(lowest(evidence, binomial), np.inf)],
         "no cap": [(greedy[0][0], np.inf)],
         "certified": greedy[:1],
     }
@@ -55,12 +58,17 @@ def chosen(drawn: Drawn) -> dict[str, list[Cut]]:
     return rules
 
 
-def binomial_threshold(evidence: Evidence) -> float:
-    """The lowest threshold whose plain Clopper-Pearson bound reaches the target."""
+def lowest(evidence: Evidence, figure: Callable[[Steps], Array]) -> float:
+    """The lowest threshold at which a figure, which does not exceed the plain precision, reaches the target."""
     steps = steps_of(evidence)
-    bound = beta.ppf(1 - CONFIDENCE, np.maximum(steps.correct, 1e-9), steps.accepted - steps.correct + 1)
-    proven = np.flatnonzero(bound >= TARGET)
-    return float(steps.scores[proven[-1]]) if len(proven) else np.inf
+    steps = steps.at(np.flatnonzero(steps.precision >= TARGET).tolist())
+    reached = steps.scores[figure(steps) >= TARGET]
+    return float(reached[-1]) if len(reached) else np.inf
+
+
+def binomial(steps: Steps) -> Array:
+    """The plain Clopper-Pearson bound."""
+    return beta.ppf(1 - CONFIDENCE, np.maximum(steps.correct, 1e-9), steps.accepted - steps.correct + 1)
 
 
 def rounds(drawn: Drawn, early_targets: tuple[float, ...]) -> list[Cut]:
@@ -110,7 +118,7 @@ def simulate(kind: Kind, archives: int, seed: int) -> dict[str, Any]:
     unlike = []
     for number in range(archives):
         drawn = kind.draw(rng)
-        rules = chosen(drawn)
+        rules = chosen(drawn.above(LOW))
         for rule, cuts in rules.items():
             found.setdefault(rule, []).append(vh.realised(cuts))
         if number < TESTED and not np.isnan(found["certified"][-1][0]):

@@ -26,6 +26,12 @@ class Drawn:
     lesions: int
     marking: Array | None = None
 
+    def above(self, floor: float) -> "Drawn":
+        """Without what never scores so high."""
+        rows = np.max(self.scores, axis=0) >= floor
+        scores = tuple(each[rows] for each in self.scores)
+        return replace(self, scores=scores, correct=self.correct[rows], patients=self.patients[rows])
+
     def first_round(self) -> "Drawn":
         """Without the second."""
         return replace(self, scores=self.scores[:1])

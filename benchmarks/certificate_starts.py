@@ -10,7 +10,7 @@ the recall; harvested as the engine does (decision 0006 says which start was tak
 import argparse
 
 import numpy as np
-from certificate import Harvested, outcome, rounds
+from certificate import LOW, Harvested, outcome, rounds
 from certificate_archives import Archive
 
 from harvester.certificate import operating_point
@@ -45,7 +45,7 @@ def main() -> None:
             kind = Archive(**{**vars(archive), **changed})
             vh = Harvested(kind.draw(rng, harvested=True), floor=0.0)
             found: dict[str, list[tuple[float, float]]] = {start: [] for start in STARTS}
-            for drawn in (kind.draw(rng).first_round() for _ in range(options.archives)):
+            for drawn in (kind.draw(rng).first_round().above(LOW) for _ in range(options.archives)):
                 for start, places in STARTS.items():
                     operating_point.FIRST_SHARE, operating_point.SECOND_START = places  # type: ignore[misc]
                     found[start].append(vh.realised(rounds(drawn, ())))
