@@ -78,7 +78,7 @@ def narrowed(settings: Settings, frontier: Frontier, target: float) -> Settings:
 
 
 def _files(calibration: Calibration, folder: Location) -> CalibrationFiles:
-    files = [folder / f"{name}.parquet" for name in ("candidates", "targets", "hits", "clinical_finds")]
+    files = [folder / f"{name}.parquet" for name in ("candidates", "targets", "hits", "clinical_finds", "rivals")]
     for file, table in zip(files, calibration.tables, strict=True):
         file.write_table(table)
     return CalibrationFiles(tuple(files))
@@ -87,7 +87,8 @@ def _files(calibration: Calibration, folder: Location) -> CalibrationFiles:
 def _row(
     target: float, way: str, point: OperatingPoint, selected: SelectedPoint, view: RoundView, truth: TruthEvaluator
 ) -> FrontierRow:
-    found = with_round(view.harvested(selected.choice, point.threshold), 0)
+    taken = view.harvested if way == "certified" else view.reaching
+    found = with_round(taken(selected.choice, point.threshold), 0)
     measured = truth.harvest(found)
     return FrontierRow(
         target=target,

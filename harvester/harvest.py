@@ -34,7 +34,7 @@ from harvester.storage.location import Location
 
 logger = logging.getLogger(__name__)
 
-CALIBRATION_STEPS: Final = ("candidates", "lesions", "rehearsed", "known")
+CALIBRATION_STEPS: Final = ("candidates", "lesions", "rehearsed", "known", "rivals")
 """The tables of a Calibration as steps. Runs and their summaries have always called them so."""
 
 
@@ -62,11 +62,13 @@ def harvest(run: Run, tracker: Tracker) -> History:
         view = RoundView(scored, ledger, hits, store, settings)
         point = choose_operating_point(run, k, view)
         found = mine(view, point)
+        if left := found.cut.told():
+            logger.info("round %d: %s", k, left)
         ledger = record(run, k, ledger, found, (lpg, lpc))
         hits = AcceptedTable(pa.concat_tables([hits, found.calibration_hits]))
         history.append(k, view, point, found, model_hash(lpg, lpc))
         tracker.log_round(k, history.params(), history.metrics())
-        if history.gain() <= settings.min_gain:
+        if history.is_enough():
             break
     (run.folder / "calibration.parquet").write_table(hits)
     history.finish(ledger, expected_missing(RoundView(scored, ledger, hits, store, settings), point))
@@ -171,10 +173,11 @@ def choose_operating_point(run: Run, k: int, view: RoundView) -> SelectedPoint:
 def mine(view: RoundView, selected: SelectedPoint) -> Found:
     """Harvested lesions of V_H, the same rule's answer on V_M, hard negatives of both."""
     fusion, threshold, settings = selected.choice, selected.point.threshold, view.settings.mining
-    lesions = view.harvested(fusion, threshold)
-    taken = ledgers.from_tubelets(lesions, Role.LESION, Source.HARVESTED, 0, "", "")
+    cut = view.cut(fusion, threshold)
+    # What is left for review may be lesions too.
+    taken = ledgers.from_tubelets(view.reaching(fusion, threshold), Role.LESION, Source.HARVESTED, 0, "", "")
     return Found(
-        lesions,
+        cut,
         view.accepted(fusion, threshold),
         negatives.sure_hard_negatives(view.completely_marked, view.known, settings),
         negatives.possible_hard_negatives(view.partly_marked, ledgers.extend(view.known, taken), settings),
@@ -182,12 +185,16 @@ def mine(view: RoundView, selected: SelectedPoint) -> Found:
 
 
 def record(run: Run, k: int, ledger: LedgerTable, found: Found, models: tuple[Artifact, Artifact]) -> LedgerTable:
-    """The ledger with this round's lesions, and with its hard negatives in place of the last round's mined ones."""
+    """The ledger with this round's lesions, and with what else it says in place of what the last round said.
+
+    That is: hard negatives, and what was left for review, where nothing is to be learned.
+    """
     origin = (k, model_hash(*models), run.id)
     negative = Role.HARD_NEGATIVE
     return ledgers.extend(
         ledgers.persistent(ledger),
         ledgers.from_tubelets(found.lesions, Role.LESION, Source.HARVESTED, *origin),
+        ledgers.from_tubelets(found.cut.left, Role.IGNORED, Source.LEFT_FOR_REVIEW, *origin),
         ledgers.from_tubelets(found.sure_negatives, negative, Source.HARD_NEGATIVE_VM, *origin),
         ledgers.from_tubelets(found.possible_negatives, negative, Source.HARD_NEGATIVE_VH, *origin),
     )

@@ -45,7 +45,8 @@ class Role(StrEnum):
 class Source(StrEnum):
     """Where a label comes from. See LEDGER.
 
-    clinical and annotated are the archive's own; hard_negative_vm are the sure ones, hard_negative_vh the possible.
+    clinical and annotated are the archive's own; hard_negative_vm are the sure ones, hard_negative_vh the possible;
+    left_for_review reached the threshold and was not harvested (mining/limits.py).
     """
 
     CLINICAL = "clinical"
@@ -54,6 +55,7 @@ class Source(StrEnum):
     REVIEWED = "reviewed"
     HARD_NEGATIVE_VM = "hard_negative_vm"
     HARD_NEGATIVE_VH = "hard_negative_vh"
+    LEFT_FOR_REVIEW = "left_for_review"
     IGNORED = "ignored"
     CALIBRATION = "calibration"
 
@@ -182,7 +184,8 @@ HARVEST: Final = schema_of(
     *_of(LISTS, *(f"{side}_px" for side in SIDES), "z_mm", *(f"{side}_mm" for side in SIDES)),
     *_of(TEXT, "model_hash", "run_id"),
 )
-"""One row per harvested lesion, with its origin."""
+"""One row per harvested lesion, with its origin. precision_bound: at the threshold of its round, not corrected for the
+search (operating_point.OperatingPoint)."""
 
 MISSING: Final = schema_of(
     *_of(TEXT, "volume_id", "patient_id", "split"),
@@ -199,8 +202,8 @@ LEDGER: Final = schema_of(
     *_of(TEXT, "model_hash", "run_id"),
     *BOXES,
 )
-"""One row per label of any origin. role: lesion or hard_negative; of what was reviewed also ignored, calibration (see
-REVIEWED). source: clinical, annotated, harvested, reviewed, hard_negative_vm (sure) or hard_negative_vh (possible).
+"""One row per label of any origin. role: lesion or hard_negative; ignored for what the last round left for review; of
+what was reviewed also ignored, calibration (see REVIEWED). source: see Source.
 Archive marks and reviewed labels have round -1; marks have no score or model, reviewed ones those that found them."""
 
 REVIEWED: Final = LEDGER.append(pa.field("verdict", TEXT))

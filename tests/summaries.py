@@ -14,6 +14,7 @@ def summary_tree(run_id: str = "cafe", harvested: int = 2) -> dict[str, Any]:
     measured = {
         "lpg_ap": 0.3,
         "lpc_ap": None,
+        "left_for_review": {"tubelets": 1, "patients": 1, "most_per_patient": 2, "untried_folds": []},
         "refused": "",
         "accepted_vm": 8,
         "recall_vm": 0.25,

@@ -1,7 +1,7 @@
 """What a certificate rests on (Evidence), what it is asked for (Target), and what is accepted at each score (Steps)."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -80,6 +80,10 @@ class Steps:
     cc: Array
     cn: Array
     nn: Array
+
+    def at(self, rows: Sequence[int]) -> "Steps":
+        """Some of the steps."""
+        return Steps(*(getattr(self, each.name)[list(rows)] for each in fields(self)))
 
     @property
     def precision(self) -> Array:

@@ -19,7 +19,12 @@ from typing import Final
 import numpy as np
 
 from harvester.certificate.evidence import Array, Evidence, Steps, Target, steps_of
-from harvester.certificate.precision_bound import correlation_within_patients, effective_counts, lower_bounds
+from harvester.certificate.precision_bound import (
+    correlation_within_patients,
+    effective_counts,
+    fewest_patients,
+    lower_bounds,
+)
 
 FIRST_SHARE: Final = 0.25
 """Share of the level that the sequence begins with."""
@@ -31,10 +36,11 @@ STEP: Final = 1.05
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """Where to cut. The counts are of the union with earlier rounds.
+    """Where to cut. What is certified is the target, no more. The counts are of the union with earlier rounds.
 
     threshold           accept score >= threshold; inf if nothing qualifies
-    precision_bound     one-sided lower confidence bound; without a threshold, the best that any reached
+    precision_bound     lower bound at this threshold, not corrected for the search that ended there: it exceeds the
+                        truth more often than it says. Without a threshold, the best that any reached
     precision_estimate  share of the accepted that are correct, 0 without a threshold
     recall_estimate     correct ones / lesions, 0 without a threshold or without lesions
     accepted, patients  tubelets accepted and patients they come from, 0 without a threshold
@@ -55,24 +61,22 @@ def solve(evidence: Evidence, target: Target) -> OperatingPoint:
 
     No tubelets: nothing is certified.
     """
-    steps = steps_of(evidence)
-    correlation = correlation_within_patients(steps, target.precision)
+    every = steps_of(evidence)
+    correlation = correlation_within_patients(every, target.precision)
+    steps = every.at(_tested(every, target.min_patients))
     shares = (FIRST_SHARE, 1 - FIRST_SHARE, 1.0)
     bounds = {share: lower_bounds(steps, correlation, 1 - (1 - target.confidence) * share) for share in shares}
-    rows = _tested(steps)
-    begins = _begins(steps, rows, correlation, evidence.num_lesions, target)
-    backed = steps.patients >= target.min_patients
+    begins = _begins(steps, correlation, evidence.num_lesions, target)
     share, proven = 0.0, None
-    for row in rows:
+    for row in range(len(steps.scores)):
         share += begins.get(row, 0.0)
-        if share and backed[row] and bounds[share][row] >= target.precision:
+        if share and bounds[share][row] >= target.precision:
             proven = row, float(bounds[share][row])
         else:
             share = 0.0
     if proven:
         return _point(steps, proven[1], proven[0], evidence.num_lesions, "")
-    plain = bounds[1.0][rows]
-    return refused(float(plain.max(initial=0.0)), _why_not(steps, plain, target))
+    return refused(float(bounds[1.0].max(initial=0.0)), _why_not(every, steps, bounds[1.0], target))
 
 
 def naive(evidence: Evidence, target: Target) -> OperatingPoint:
@@ -92,25 +96,27 @@ def naive(evidence: Evidence, target: Target) -> OperatingPoint:
     return _point(steps, float(bounds[last]), last, evidence.num_lesions, reason)
 
 
-def _tested(steps: Steps) -> list[int]:
-    """The steps in the sequence: one for each STEP-fold of the accepted count, and the last."""
+def _tested(steps: Steps, min_patients: int) -> list[int]:
+    """The steps in the sequence, of enough patients: one for each STEP-fold of the accepted count, and the last."""
     fold = np.floor(np.log(np.maximum(steps.accepted, 1)) / np.log(STEP) + 1e-9)
     _, rows = np.unique(fold, return_index=True)
-    return sorted({*rows.tolist(), *([len(fold) - 1] if len(fold) else [])})
+    every = {*rows.tolist(), *([len(fold) - 1] if len(fold) else [])}
+    return sorted(row for row in every if steps.patients[row] >= min_patients)
 
 
-def _begins(steps: Steps, rows: list[int], correlation: float, num_lesions: int, target: Target) -> dict[int, float]:
-    """The rows at which the sequence begins, each with its share of the level; none if nothing can be proven."""
+def _begins(steps: Steps, correlation: float, num_lesions: int, target: Target) -> dict[int, float]:
+    """Where in the tested steps the sequence begins, with which shares of the level; {} if nothing can be proven."""
 
-    def provable(share: float) -> int | None:
+    def provable(share: float, accepted: float = 0.0) -> int | None:
         level = (1 - target.confidence) * share
         worth = effective_counts(steps, correlation, 1 - level)
-        return next((row for row in rows if worth[row] >= np.log(level) / np.log(target.precision)), None)
+        enough = (worth >= np.log(level) / np.log(target.precision)) & (steps.accepted >= accepted)
+        return int(enough.argmax()) if enough.any() else None
 
     early, late = provable(FIRST_SHARE), provable(1.0)
     if late is None:
         return {}
-    late = next((row for row in rows if row >= late and steps.accepted[row] >= SECOND_START * num_lesions), late)
+    late = provable(1.0, SECOND_START * num_lesions) or late
     return {late: 1.0} if early is None or early >= late else {early: FIRST_SHARE, late: 1 - FIRST_SHARE}
 
 
@@ -131,27 +137,27 @@ def refused(best_bound: float, reason: str) -> OperatingPoint:
     return OperatingPoint(np.inf, best_bound, 0.0, 0.0, 0, 0, reason)
 
 
-def _why_not(steps: Steps, bounds: Array, target: Target) -> str:
-    """In words; `bounds` are those of the tested rows, at the full confidence."""
-    rows, wanted = _tested(steps), target.precision
-    if not rows:
+def _why_not(every: Steps, steps: Steps, bounds: Array, target: Target) -> str:
+    """In words; `steps` are those tested, `bounds` theirs at the full confidence."""
+    wanted = target.precision
+    if not len(every.scores):
         return "no tubelets to choose from"
-    tried, right, patients = int(steps.accepted[-1]), int(steps.correct[-1]), steps.patients[rows]
+    tried, right, patients = (int(count[-1]) for count in (every.accepted, every.correct, every.patients))
     if right == 0:
         return f"only one class: all {tried} tubelets are wrong"
-    reached = bounds >= wanted
-    if reached.any() and not (reached & (patients >= target.min_patients)).any():
-        most = int(patients[reached].max())
-        return f"too few patients: the bound reaches {wanted:.3f} on {most}, at least {target.min_patients} are asked"
-    best = rows[int(bounds.argmax())]
-    correlation = correlation_within_patients(steps, wanted)
-    worth = effective_counts(steps, correlation, target.confidence)[best]
+    if not len(steps.scores):
+        return f"too few patients: all {tried} tubelets are of {patients}, min_patients asks for {target.min_patients}"
+    best = int(bounds.argmax())
+    worth = effective_counts(steps, correlation_within_patients(every, wanted), target.confidence)[best]
     at_best = (
         f"best bound {bounds.max():.3f} at {int(steps.accepted[best])} accepted of {int(steps.patients[best])} "
         f"patients, worth {worth:.0f} independent ones ({target.confidence:.1%} confidence)"
     )
-    where = "not reached where the sequence begins" if reached.any() else "not reached"
-    return f"target {wanted:.3f} {where}: {at_best}; {_point_estimate(steps, wanted)}"
+    fewest = fewest_patients(wanted, target.confidence)
+    if patients < fewest:
+        at_best += f", and fewer than {fewest} patients prove nothing"
+    where = "not reached where the sequence begins" if (bounds >= wanted).any() else "not reached"
+    return f"target {wanted:.3f} {where}: {at_best}; {_point_estimate(every, wanted)}"
 
 
 def _point_estimate(steps: Steps, target: float) -> str:

@@ -24,7 +24,8 @@ class Calibration:
     candidates      the tubelets of the calibration set (RoundView.calibration)
     targets         the lesions that they should find
     hits            what earlier rounds accepted of it: the promise is on the union
-    clinical_finds  the tubelets that find a clinical mark, of V_M and V_H
+    clinical_finds  the tubelets of V_H that find a clinical mark
+    rivals          candidates of V_H that those should outscore
     last            whether no round follows: the early targets are not asked for
     """
 
@@ -32,21 +33,27 @@ class Calibration:
     targets: MarkTable
     hits: AcceptedTable
     clinical_finds: ScoredTable
+    rivals: ScoredTable
     last: bool = True
 
     @classmethod
     def of(cls, view: RoundView, last: bool = True) -> "Calibration":
         """What a round's view has of it."""
-        return cls(view.calibration, view.targets, view.hits, view.clinical_finds, last)
+        return cls(view.calibration, view.targets, view.hits, view.clinical_finds, view.rivals, last)
 
     @property
     def tables(self) -> tuple[pa.Table, ...]:
-        """Its four tables, in their order."""
-        return self.candidates, self.targets, self.hits, self.clinical_finds
+        """Its five tables, in their order."""
+        return self.candidates, self.targets, self.hits, self.clinical_finds, self.rivals
 
     def known_recall(self, fusion: ScoreFusion) -> float:
-        """How high a way to fuse the scores ranks what is known (fusion.known_recall), 0 to 1."""
-        return known_recall(self.candidates, self.clinical_finds, len(self.targets), fusion)
+        """How high a way to fuse the scores ranks what is known (fusion.known_recall), 0 to 1.
+
+        Asked of V_H alone: what V_M shows is what the certificate rests on. As many lesions are to be found among the
+        rivals as among as many candidates of V_M.
+        """
+        lesions = len(self.targets) * len(self.rivals) // max(len(self.candidates), 1)
+        return known_recall(fuse(self.rivals, fusion), fuse(self.clinical_finds, fusion), lesions)
 
 
 @dataclass(frozen=True)
@@ -58,12 +65,13 @@ class CalibrationFiles:
 
     def read(self) -> Calibration:
         """The tables."""
-        candidates, targets, hits, finds = (file.read_table() for file in self.files)
+        candidates, targets, hits, finds, rivals = (file.read_table() for file in self.files)
         return Calibration(
             checked(ScoredTable, candidates),
             checked(MarkTable, targets),
             checked(AcceptedTable, hits),
             checked(ScoredTable, finds),
+            checked(ScoredTable, rivals),
             self.last,
         )
 

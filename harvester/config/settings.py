@@ -142,7 +142,11 @@ class OperatingPointSettings(Section):
     )
     confidence: float = Field(0.95, gt=0.5, lt=1)
     match_iou: float = Field(0.5, gt=0, le=1)
-    min_patients: int = Field(3, ge=1, description="refuse to certify on accepted tubelets of fewer patients")
+    min_patients: int = Field(
+        3,
+        ge=1,
+        description="refuse to certify on accepted tubelets of fewer patients; at 0.90 fewer than 12 prove nothing",
+    )
     lpg_floors: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field((0.1,), min_length=1)
     lpg_weights: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field((0.0, 0.25, 0.5), min_length=1)
     min_slices: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 2), min_length=1)
@@ -250,7 +254,12 @@ class Settings(Section):
     name: str = Field("run", pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")
     seed: int = Field(0, ge=0, lt=2**32)
     rounds: int = Field(2, ge=1)
-    min_gain: float = Field(0.02, ge=0, lt=1, description="stop when a round adds less than this share")
+    min_gain: float = Field(
+        0.02,
+        ge=0,
+        lt=1,
+        description="stop when a round adds less than this share; where nothing is harvested, after two rounds",
+    )
     folds: int = Field(2, ge=2, description="models never score a patient they saw: folds by patient")
     data: DataSettings = DataSettings()
     grid: GridSettings = GridSettings()

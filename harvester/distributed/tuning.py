@@ -1,9 +1,9 @@
 """Ray Tune: what is not exactly solvable is searched, the exact threshold is solved inside each trial.
 
 A trial is one ScoreFusion (weights of the scores, floors, a bonus for small tubelets). The best one is that which ranks
-the clinical marks highest among the candidates (`known_recall`): the archive shows those to everybody. What the
-certificate rests on, the hidden annotations of V_M, has no say in the choice, so nothing is to be paid for it and
-the chosen threshold keeps its full confidence.
+V_H's clinical marks highest among V_H's candidates (`known_recall`): the archive shows those to everybody. What the
+certificate rests on, V_M, has no say in the choice, so nothing is to be paid for it and the chosen threshold keeps its
+full confidence. (Ranked among V_M's candidates, settings win whose errors score low in this V_M by chance.)
 """
 
 from dataclasses import asdict

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from harvester.config.settings import MiningSettings
 from harvester.evaluation.matching import overlaps
 from harvester.geometry import Array
+from harvester.mining.limits import Cut
 from harvester.records import (
     MARKS,
     SIDES,
@@ -29,10 +30,15 @@ from harvester.records import (
 class Found:
     """What a round mined. calibration_hits: what the same rule accepts on V_M, and whether each is right."""
 
-    lesions: SelectedTable
+    cut: Cut
     calibration_hits: AcceptedTable
     sure_negatives: SelectedTable
     possible_negatives: SelectedTable
+
+    @property
+    def lesions(self) -> SelectedTable:
+        """What is harvested, best first."""
+        return self.cut.lesions
 
 
 def split_of(table: AnyTable, manifest: ManifestTable, *splits: Split) -> AnyTable:

@@ -60,16 +60,16 @@ def select(scored: ScoredTable, choice: ScoreFusion, threshold: float) -> Select
     return SelectedTable(scored.take(rows).append_column("score", pa.array(score[rows])))
 
 
-def known_recall(candidates: ScoredTable, known: ScoredTable, num_lesions: int, choice: ScoreFusion) -> float:
-    """Share of the tubelets on clinical marks that outscore V_M's candidates, 0 to 1.
+def known_recall(rivals: Array, known: Array, num_lesions: int) -> float:
+    """Share of the tubelets on clinical marks that outscore V_H's candidates (rivals), 0 to 1, by their fused scores.
 
     The mean over thresholds that accept from a sixth to two thirds as many candidates as there are lesions to
-    find: where operating points lie.
+    find among them: where operating points lie.
     """
-    ranked = np.sort(fuse(candidates, choice))[::-1]
+    ranked = np.sort(rivals)[::-1]
     counts = np.arange(num_lesions // 6, 2 * num_lesions // 3)
     thresholds = ranked[counts[counts < len(ranked)]]
-    found = np.sort(fuse(known, choice))
+    found = np.sort(known)
     if not len(found) or not len(thresholds):
         return 0.0
     # A threshold of -inf (fewer candidates kept than counted) finds all that the choice itself keeps.

@@ -6,19 +6,23 @@ tubelets of patients that no model saw, that touch no clinical mark and nothing 
 since.
 """
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from harvester.config.settings import Settings
 from harvester.evaluation.matching import hits, overlaps
+from harvester.labels.folds import patient_folds
 from harvester.labels.ledger import exclusion_labels, extend, extrude_marks, from_tubelets, initial_ledger
 from harvester.mining.candidates import candidates, overlap_with, split_of
 from harvester.mining.fusion import ScoreFusion, select
+from harvester.mining.limits import Cut, Limits, cut
 from harvester.records import (
     PARTLY_MARKED,
     AcceptedTable,
@@ -33,8 +37,12 @@ from harvester.records import (
     Split,
     empty,
     rows_where,
+    values,
 )
 from harvester.store.store import Store
+
+RIVAL_VOLUMES: Final = 1000
+"""Of so many volumes of V_H at most the candidates are compared with: a trial reads them all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,13 +126,45 @@ class RoundView:
 
     @cached_property
     def clinical_finds(self) -> ScoredTable:
-        """The tubelets of any volume that find a clinical mark: what everybody knows to be right."""
-        found = overlap_with(self.scored, rows_where(self.ledger, "source", Source.CLINICAL))
-        return self.scored.filter(pa.array(found >= self.settings.operating_point.match_iou))
+        """The tubelets of V_H that find a clinical mark: what everybody knows to be right."""
+        found = overlap_with(self.partly_marked, rows_where(self.ledger, "source", Source.CLINICAL))
+        return self.partly_marked.filter(pa.array(found >= self.settings.operating_point.match_iou))
+
+    @cached_property
+    def rivals(self) -> ScoredTable:
+        """What the clinical finds should outscore: harvestable tubelets of RIVAL_VOLUMES volumes, drawn by the seed."""
+        volumes = sorted(values(split_of(self.store.manifest, self.store.manifest, *PARTLY_MARKED)["volume_id"]))
+        order = np.random.default_rng(self.settings.seed).permutation(len(volumes))
+        drawn = pa.array([volumes[at] for at in order[:RIVAL_VOLUMES]], pa.string())
+        return self.harvestable.filter(pc.is_in(self.harvestable["volume_id"], drawn))
+
+    @cached_property
+    def folds(self) -> dict[str, int]:
+        """Every patient's fold."""
+        return patient_folds(self.store.manifest.to_pylist(), self.settings.folds, self.settings.seed)
+
+    @cached_property
+    def harvested_before(self) -> Counter[str]:
+        """Tubelets harvested in earlier rounds, by patient."""
+        patients = {row["volume_id"]: row["patient_id"] for row in self.store.manifest.to_pylist()}
+        return Counter(
+            patients[row] for row in values(rows_where(self.ledger, "source", Source.HARVESTED)["volume_id"])
+        )
+
+    def reaching(self, fusion: ScoreFusion, threshold: float) -> SelectedTable:
+        """What of V_H reaches a threshold, best first: what the point estimate, which proves nothing, would take."""
+        return select(self.harvestable, fusion, threshold)
+
+    def cut(self, fusion: ScoreFusion, threshold: float) -> Cut:
+        """What of it is harvested, and what is left for review: within what V_M shows at the threshold."""
+        accepted = values(select(self.calibration, fusion, threshold)["patient_id"])
+        most = max(Counter(accepted + values(self.hits["patient_id"])).values(), default=0)
+        limits = Limits(most, frozenset(self.folds[patient] for patient in accepted))
+        return cut(self.reaching(fusion, threshold), limits, self.harvested_before, self.folds)
 
     def harvested(self, fusion: ScoreFusion, threshold: float) -> SelectedTable:
         """What is harvested at a threshold, best first."""
-        return select(self.harvestable, fusion, threshold)
+        return self.cut(fusion, threshold).lesions
 
     def accepted(self, fusion: ScoreFusion, threshold: float) -> AcceptedTable:
         """What the same rule accepts of the calibration set, best first, and whether each is right."""

@@ -32,7 +32,7 @@ from harvester.records import (
 def expected_missing(view: RoundView, selected: SelectedPoint) -> MissingTable:
     """V_H's volumes by how many lesions they miss: those in the ledger, and those that a round leaves unproven."""
     fusion, harvested = selected.choice, rows_where(view.ledger, "source", Source.HARVESTED)
-    left, calibration = view.harvested(fusion, 0.0), view.accepted(fusion, 0.0)
+    left, calibration = view.reaching(fusion, 0.0), view.accepted(fusion, 0.0)
     return rank_volumes(view.store.manifest, view.store.marks, harvested, left, calibration)
 
 

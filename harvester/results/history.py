@@ -22,7 +22,7 @@ from harvester.results.ablations import ablations
 from harvester.results.harvest_table import harvest_table, lesion_id, write
 from harvester.results.truth import ProposalScores, TruthEvaluator, finite, harvested_table, with_round
 from harvester.run.folder import Run
-from harvester.run.summary import FinalResult, PointEstimate, RoundResult, StepResult, Summary, Truth
+from harvester.run.summary import FinalResult, LeftForReview, PointEstimate, RoundResult, StepResult, Summary, Truth
 
 MEASURED: Final = ("memory_mib", "steps_per_second")
 
@@ -50,7 +50,7 @@ class History:
         """Take in a round."""
         self.origins.append((selected, models))
         self.lesions = SelectedTable(pa.concat_tables([self.lesions, with_round(found.lesions, k)]))
-        unproven = view.as_first().harvested(selected.choice, selected.naive.threshold)
+        unproven = view.as_first().reaching(selected.choice, selected.naive.threshold)
         self.unproven = with_round(unproven, k)
         self.ablations = {name: each.after(k, view) for name, each in self.ablations.items()}
         fused = view.scored.append_column("score", pa.array(fuse(view.scored, selected.choice)))
@@ -71,6 +71,12 @@ class History:
             precision_bound=finite(point.precision_bound),
             harvested=len(found.lesions),
             hard_negatives=len(found.sure_negatives) + len(found.possible_negatives),
+            left_for_review=LeftForReview(
+                tubelets=len(found.cut.left),
+                patients=found.cut.patients_left,
+                most_per_patient=found.cut.limits.most,
+                untried_folds=found.cut.untried,
+            ),
             **self.truth.harvest(self.lesions).model_dump(),
             lpg_sensitivity=proposed.sensitivity,
             lpg_ap=proposed.ap,
@@ -92,6 +98,14 @@ class History:
     def gain(self) -> float:
         """Share of all harvested lesions that the last round added; 0 where there are none."""
         return self.rounds[-1].harvested / len(self.lesions) if len(self.lesions) else 0.0
+
+    def is_enough(self) -> bool:
+        """Whether no further round is worth it: the last one added next to nothing.
+
+        A first one that harvests nothing is followed by a second: its hard negatives may help.
+        """
+        hopeful = len(self.rounds) == 1 and not len(self.lesions)
+        return not hopeful and self.gain() <= self.run.settings.min_gain
 
     def params(self) -> dict[str, Any]:
         """What the last round chose, for tracking."""

@@ -12,6 +12,12 @@ FORMAT: Final = 1
 """Of summary.json. Those of versions before 0.2 say none and are read as this one."""
 
 
+BOUND: Final = (
+    "lower confidence bound at this threshold, not corrected for the search that ended there; what is certified is "
+    "operating_point.target_precision"
+)
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, from_attributes=True)
 
@@ -43,15 +49,28 @@ class PointEstimate(TruthScores, _Cut):
 class AblationResult(TruthScores, _Cut):
     """A harvest with less, up to this round: see results/ablations.py."""
 
-    precision_bound: float | None
+    precision_bound: float | None = Field(description=BOUND)
     reason: str = Field(description="why nothing is certified; empty when certified")
 
 
 class _Row(TruthScores, _Cut, _Numbered):
-    precision_bound: float | None
+    precision_bound: float | None = Field(description=BOUND)
     hard_negatives: int
     lpg_sensitivity: dict[str, float] | None = Field(
         description="share of V_H^test's unmarked lesions that are proposed, by false positives per volume"
+    )
+
+
+class LeftForReview(_Frozen):
+    """What of V_H reaches the threshold and is not harvested: V_M has shown no like of it (mining/limits.py)."""
+
+    tubelets: int = 0
+    patients: int = 0
+    most_per_patient: int = Field(
+        0, description="tubelets that V_M's fullest patient gave, earlier rounds included: no more is harvested of one"
+    )
+    untried_folds: tuple[int, ...] = Field(
+        (), description="folds in which V_M accepted nothing: none is harvested there"
     )
 
 
@@ -60,6 +79,7 @@ class RoundResult(_Row):
 
     lpg_ap: float | None
     lpc_ap: float | None
+    left_for_review: LeftForReview = LeftForReview()
     refused: str = Field(description="why nothing is certified; empty when certified")
     accepted_vm: int
     recall_vm: float

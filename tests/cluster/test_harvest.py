@@ -125,7 +125,7 @@ def test_a_round_that_harvests_nothing_ends_the_run_with_its_reason(
     strict = settings.operating_point.model_copy(update={"target_precision": 0.999, "confidence": 0.99})
     folder = tmp_path / "strict"
     shutil.copytree(night, folder)
-    history = harvested(settings.model_copy(update={"operating_point": strict}), store, folder)
+    history = harvested(settings.model_copy(update={"operating_point": strict, "rounds": 1}), store, folder)
     assert len(history.rounds) == 1
     summary = read_summary(folder)
     assert (summary, summary.final.harvested) == (history.summary, 0)

@@ -44,7 +44,9 @@ def selected() -> SelectedPoint:
 
 
 def test_a_round_neither_finds_nor_forgets_what_was_reviewed(store: Store, tmp_path: Path) -> None:
-    table = scored(*(tubelet("h", box(place), (2, 3, 4), lpg_score=0.9, lpc_score=0.9) for place in PLACES))
+    # V_M's one patient shows that a patient may give one tubelet.
+    places = [("h", place) for place in PLACES] + [("m", "new")]
+    table = scored(*(tubelet(name, box(place), (2, 3, 4), lpg_score=0.9, lpc_score=0.9) for name, place in places))
     run: Any = SimpleNamespace(store=store, settings=Settings(), id="now")
     tables = StoreTables.of(store)
     ledger = tables.ledger

@@ -59,7 +59,7 @@ def proposed(rows: list[dict[str, Any]]) -> pa.Table:
 def harvested(monkeypatch: pytest.MonkeyPatch, store: Store, tmp_path: Path) -> Callable[..., History]:
     """One run of the loop in which fitting `model` in `round_index` finds no examples."""
 
-    def run(model: str, round_index: int) -> History:
+    def run(model: str, round_index: int, settings: Settings = SETTINGS) -> History:
         def fit(job: FitJob) -> None:
             if job.model == model and job.seed % 100 == round_index:
                 raise NoExamplesError(REASON)
@@ -75,7 +75,7 @@ def harvested(monkeypatch: pytest.MonkeyPatch, store: Store, tmp_path: Path) -> 
         monkeypatch.setattr(loop, "train_folds", fit)
         monkeypatch.setattr(loop, "run_over_volumes", over_volumes)
         monkeypatch.setattr(loop, "search", selected)
-        opened = Run.open(tmp_path / "run", SETTINGS, store)
+        opened = Run.open(tmp_path / "run", settings, store)
         history = loop.harvest(opened, Tracker(opened))
         write_report(history.report_inputs())
         return history
@@ -144,3 +144,33 @@ def test_such_a_run_goes_on_where_it_stopped(harvested: Callable[..., History], 
     # With examples after all (other settings, say) the same folder gets its later rounds.
     assert len(harvested("none", 9).rounds) == 2
     assert issubclass(NoExamplesError, StepError)
+
+
+@pytest.mark.parametrize(("rounds", "ran"), [(1, 1), (2, 2), (4, 2)])
+def test_a_first_round_that_certifies_nothing_is_followed_by_a_second(
+    harvested: Callable[..., History], rounds: int, ran: int
+) -> None:
+    strict = SETTINGS.operating_point.model_copy(update={"target_precision": 0.99})
+    history = harvested("none", 9, SETTINGS.model_copy(update={"rounds": rounds, "operating_point": strict}))
+    assert [row.harvested for row in history.rounds] == [0] * ran
+    assert history.summary is not None
+    assert history.summary.stopped_because.startswith(f"round {ran - 1} harvested nothing: target 0.990 not reached")
+
+
+def test_what_v_m_never_showed_of_one_patient_is_left_for_review_and_told(
+    harvested: Callable[..., History], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    usual, odd = proposed, [(40.0, 40.0, 47.0, 47.0), (50.0, 50.0, 57.0, 57.0)]
+    found = [tubelet("vh_test-0", box, lpg_score=0.6, lpc_score=0.95, tubelet_id=9 + i) for i, box in enumerate(odd)]
+    extra = pa.Table.from_pylist(found, SCORED)
+    monkeypatch.setitem(globals(), "proposed", lambda rows: pa.concat_tables([usual(rows), extra]))
+    with caplog.at_level(logging.INFO):
+        history = harvested("none", 9)
+    left = history.rounds[0].left_for_review
+    assert (left.tubelets, left.patients, left.most_per_patient, left.untried_folds) == (2, 1, 1, ())
+    assert history.rounds[0].harvested == 6
+    told = "round 0: 2 of the 8 tubelets that reach the threshold are left for review (of 1 patients): what exceeds 1 "
+    assert told + "of one patient, the most that one of V_M gave" in caplog.messages
+    (file,) = (tmp_path / "run" / "round-1").glob("labels-*.parquet")
+    labels = pq.read_table(file)
+    assert [row["role"] for row in labels.to_pylist() if row["source"] == "left_for_review"] == ["ignored"] * 2

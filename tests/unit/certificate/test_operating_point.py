@@ -11,7 +11,7 @@ from scipy.stats import beta, t
 
 from harvester.certificate.evidence import Earlier, Evidence, Steps, Target
 from harvester.certificate.operating_point import naive, solve
-from harvester.certificate.precision_bound import MIN_CORRELATION, lower_bounds
+from harvester.certificate.precision_bound import MIN_CORRELATION, fewest_patients, lower_bounds
 from harvester.errors import LabelError, SettingsError
 
 
@@ -47,7 +47,8 @@ def slow_worth(
 ) -> float:
     """How many independent tubelets the accepted ones are worth."""
     n, m = sum(accepted_by.values()), len(accepted_by)
-    effect = 1 + (sum(k * k for k in accepted_by.values()) / n - 1) * correlation
+    alike = max(correlation, min(4 / m, 1))
+    effect = 1 + (sum(k * k for k in accepted_by.values()) / n - 1) * alike
     if own:
         effect = max(effect, slow_effect(correct_by, accepted_by))
     few = (t.ppf(1 - level, max(n - 1, 1)) / t.ppf(1 - level, max(m - 1, 1))) ** 2
@@ -84,7 +85,7 @@ def slow_correlation(counts: list[tuple[Counter[str], Counter[str]]], target: fl
 def slow_tested(
     case: tuple[Any, Any, Any], prior: tuple[dict[str, int], dict[str, int]]
 ) -> list[tuple[float, Counter[str], Counter[str]]]:
-    """Threshold, correct and accepted by patient: wherever 5 % more are accepted, and at the last."""
+    """Threshold, correct and accepted by patient: wherever 5 % more are accepted, and at the last; of 3 patients."""
     tested, folds = [], set()
     thresholds = sorted(set(case[0].tolist()), reverse=True)
     for threshold in thresholds:
@@ -93,7 +94,7 @@ def slow_tested(
         if fold not in folds or threshold == thresholds[-1]:
             folds.add(fold)
             tested.append((threshold, correct_by, accepted_by))
-    return tested
+    return [each for each in tested if len(each[2]) >= 3]
 
 
 def slow_begins(tested: list[Any], lesions: int, target: float, level: float, correlation: float) -> Any:
@@ -130,7 +131,7 @@ def slow_solve(
     for place, (threshold, correct_by, accepted_by) in enumerate(tested):
         share += begins.get(place, 0.0)
         bound = slow_bound(correct_by, accepted_by, correlation, share * (1 - confidence)) if share else 0.0
-        if bound >= target and len(accepted_by) >= 3:
+        if bound >= target:
             best = threshold, bound
         else:
             share = 0.0
@@ -224,8 +225,8 @@ def test_errors_of_one_patient_weaken_the_bound() -> None:
 def test_errorless_tubelets_of_few_patients_are_not_taken_as_independent() -> None:
     many = precision_lower_bound(np.ones(60, int), np.ones(60, int), 0.95)
     few = precision_lower_bound(np.full(6, 10), np.full(6, 10), 0.95)
-    # Ten a patient: 1 + 9 * 0.05 each, and Student's t on 5 degrees of freedom.
-    worth = 60 / 1.45 * (t.ppf(0.95, 59) / t.ppf(0.95, 5)) ** 2
+    # Ten a patient: 1 + 9 * 4 / 6 each, and Student's t on 5 degrees of freedom.
+    worth = 60 / 7 * (t.ppf(0.95, 59) / t.ppf(0.95, 5)) ** 2
     assert few == pytest.approx(0.05 ** (1 / worth))
     assert few < many - 0.04
 
@@ -297,21 +298,35 @@ def test_too_few_patients_are_named() -> None:
     scores, correct, patients = np.arange(400.0), np.ones(400, bool), np.arange(400) % 4
     point = solve(Evidence(scores, correct, patients, 400), Target(0.5, 0.8, min_patients=5))
     assert point.threshold == np.inf
-    assert point.reason == "too few patients: the bound reaches 0.500 on 4, at least 5 are asked"
+    assert point.reason == "too few patients: all 400 tubelets are of 4, min_patients asks for 5"
     assert solve(Evidence(scores, correct, patients, 400), Target(0.5, 0.8, min_patients=4)).threshold == 0.0
+
+
+def test_the_sequence_begins_where_enough_patients_are() -> None:
+    """Forty of four patients, then of others: too few where they alone are provable is no reason against the rest."""
+    patients = np.where(np.arange(60) < 40, np.arange(60) % 4, np.arange(60))
+    target = Target(0.2, 0.95, min_patients=5)
+    assert solve(Evidence(-np.arange(40.0), np.ones(40, bool), patients[:40], 60), Target(0.2, 0.95)).accepted >= 4
+    point = solve(Evidence(-np.arange(60.0), np.ones(60, bool), patients, 60), target)
+    assert (point.accepted, point.reason) == (60, "")
+    # The others are wrong and come all at once: what is told is of steps of enough patients alone.
+    scores, right = -np.minimum(np.arange(400.0), 40.0), np.arange(400) < 40
+    point = solve(Evidence(scores, right, np.minimum(np.arange(400) % 4 + np.arange(400) // 40 * 4, 9), 60), target)
+    assert point.threshold == np.inf
+    assert "target 0.200 not reached: best bound 0.0" in point.reason
 
 
 def test_a_refusal_tells_the_best_bound_and_the_point_estimate() -> None:
     correct = np.array([True] * 19 + [False] + [False, True] * 20)
     point = solve(Evidence(np.arange(60.0)[::-1], correct, np.arange(60) % 12, 40), Target(0.9, 0.95))
     assert point.threshold == np.inf
-    assert "best bound 0.835 at 19 accepted of 12 patients, worth 17 independent ones" in point.reason
+    assert "best bound 0.810 at 19 accepted of 12 patients, worth 14 independent ones" in point.reason
     assert "the point estimate alone would accept 22 at 0.909" in point.reason
 
 
 def test_earlier_rounds_count_in_both_directions() -> None:
-    scores, correct, patients = (np.arange(20.0), np.ones(20, bool), np.array([f"p{i % 10}" for i in range(20)]))
-    good, bad = {f"p{i}": 2 for i in range(10)}, {f"p{i}": 1 for i in range(10)}
+    scores, correct, patients = (np.arange(20.0), np.ones(20, bool), np.array([f"p{i}" for i in range(20)]))
+    good, bad = {f"p{i}": 1 for i in range(20)}, {f"p{i}": 1 - i % 2 for i in range(20)}
     assert solve(Evidence(scores, correct, patients, 60), Target(0.9, 0.95)).threshold == np.inf
     with_good = solve(Evidence(scores, correct, patients, 60, Earlier(good, good)), Target(0.9, 0.95))
     assert (with_good.threshold, with_good.accepted, with_good.recall_estimate) == (0.0, 40, pytest.approx(40 / 60))
@@ -371,3 +386,34 @@ def test_malformed_input_is_refused() -> None:
         Earlier({"p": 2}, {"p": 1})
     with pytest.raises(SettingsError, match="confidence"):
         Target(0.9, 1.0)
+
+
+def test_few_patients_whose_errors_are_strongly_alike_prove_nothing_false() -> None:
+    """12 % are wrong at every threshold, mostly of patients in whom nearly all is wrong: no certificate is true."""
+    rng = np.random.default_rng(2)
+    for patients in (6, 8, 10):
+        false = 0
+        for _ in range(60):
+            right = rng.beta(0.88 * 2 / 3, 0.12 * 2 / 3, patients)  # a correlation of 0.6
+            of = np.repeat(np.arange(patients), 1 + rng.poisson(19, patients))
+            correct = rng.random(len(of)) < right[of]
+            evidence = Evidence(rng.random(len(of)), correct, of, len(of))
+            false += np.isfinite(solve(evidence, Target(0.9)).threshold)
+        assert false <= 3, f"{false} of 60 on {patients} patients"
+
+
+@pytest.mark.parametrize(("precision", "confidence", "fewest"), [(0.9, 0.95, 12), (0.5, 0.8, 3), (0.03, 0.6, 1)])
+def test_of_fewer_patients_nothing_is_proven_and_a_refusal_says_so(
+    precision: float, confidence: float, fewest: int
+) -> None:
+    assert fewest_patients(precision, confidence) == fewest
+
+    def told(patients: int, of_each: int) -> str:
+        n = patients * of_each
+        evidence = Evidence(np.arange(float(n)), np.ones(n, bool), np.arange(n) % patients, n)
+        return solve(evidence, Target(precision, confidence, min_patients=1)).reason
+
+    assert "" in [told(fewest, of_each) for of_each in (1, 400)]
+    for reason in [told(fewest - 1, of_each) for of_each in (1, 10, 400) if fewest > 1]:
+        assert f"of {fewest - 1} patients, worth" in reason
+        assert f", and fewer than {fewest} patients prove nothing" in reason

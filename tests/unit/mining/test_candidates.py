@@ -82,7 +82,7 @@ def test_a_round_harvests_what_touches_no_label_and_finds_marks_on_any_volume() 
     known = marks(mark("h1", HERE), mark("m1", HERE), mark("m1", AWAY, clinical=False))
     first = view(table, known)
     assert ids(first.harvestable) == [1, 2]
-    assert ids(first.clinical_finds) == [0, 3]
+    assert ids(first.clinical_finds) == [0]
     accepted = first.accepted(PLAIN, 0.0)
     assert (ids(accepted), accepted["correct"].to_pylist()) == ([4], [True])
     assert accepted.schema == ACCEPTED

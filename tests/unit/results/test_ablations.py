@@ -9,7 +9,7 @@ import pytest
 
 from harvester.config.settings import Settings
 from harvester.mining.round_view import RoundView, StoreTables
-from harvester.records import ACCEPTED, SCORED
+from harvester.records import ACCEPTED, SCORED, ScoredTable
 from harvester.results.ablations import ablations, shuffled
 from harvester.results.truth import TruthEvaluator
 from harvester.store.store import Store
@@ -112,3 +112,16 @@ def test_a_round_without_tubelets_harvests_nothing(store: Store, truth: TruthEva
 def test_without_a_classifier_in_the_choices_nothing_is_shuffled() -> None:
     alone = Settings.model_validate({"operating_point": {"lpg_weights": [1.0]}}).operating_point
     assert list(ablations(alone, 0)) == ["lpg_alone"]
+
+
+def test_an_ablation_leaves_for_review_what_the_loop_leaves(store: Store, truth: TruthEvaluator) -> None:
+    """One patient of V_H has five more that score best; V_M's fullest patient gives one or, with a false one, two."""
+    table = scored(store, 0, good=0.7)
+    boxes = [(40.0 + 12 * i, 60.0, 49.0 + 12 * i, 69.0) for i in range(5)]
+    odd = [tubelet("vh_test-0", box, lpg_score=0.9, lpc_score=0.99, tubelet_id=90 + i) for i, box in enumerate(boxes)]
+    both = ScoredTable(pa.concat_tables([table, pa.Table.from_pylist(odd, SCORED)]))
+    straight = replace(ablations(SETTINGS.operating_point, seed=0)["lpg_alone"], change=by_lpc)
+    usual, found = (straight.after(0, view(store, each)) for each in (table, both))
+    assert usual.point == found.point
+    assert found.lesions["volume_id"].to_pylist().count("vh_test-0") <= 2
+    assert len(found.lesions) <= len(usual.lesions) + 1

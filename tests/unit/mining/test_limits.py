@@ -1,0 +1,133 @@
+"""What V_M has shown no like of is left for review: neither harvested nor taught as no lesion."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from harvester.config.settings import Settings
+from harvester.harvest import mine, record
+from harvester.labels.ledger import exclusion_labels, extend, from_tubelets
+from harvester.mining.candidates import candidates
+from harvester.mining.fusion import ScoreFusion
+from harvester.mining.limits import Limits, cut
+from harvester.mining.round_view import RoundView, StoreTables
+from harvester.proposals.labels import volume_labels
+from harvester.records import ACCEPTED, REVIEWED, rows_where
+from harvester.run.folder import Artifact
+from harvester.store.slab import GridFrame
+from tests.builders import manifest, marks, scored, selected, tubelet
+
+PLAIN = ScoreFusion(lpg_weight=0.5, lpg_floor=0.0, min_slices=1, small_bonus=0.0, small_mm=20.0)
+VOLUMES = {f"m{i}": "vm" for i in range(4)} | {f"h{i}": "vh" for i in range(6)}
+THRESHOLD = 0.5
+NO_HITS = ACCEPTED.empty_table()
+
+
+def found(volume: str, place: int, lpc: float = 0.9, lpg: float = 0.9) -> dict[str, Any]:
+    """The place-th tubelet of a volume; no two of them touch."""
+    x, y = 12 * (place % 10), 12 * (place // 10)
+    return tubelet(volume, (x, y, x + 7, y + 7), lpg_score=lpg, lpc_score=lpc)
+
+
+def view(rows: list[dict[str, Any]], hits: pa.Table = NO_HITS, ledger: pa.Table | None = None) -> RoundView:
+    tables = StoreTables(manifest(VOLUMES), marks(), REVIEWED.empty_table())
+    return RoundView(scored(*rows), tables.ledger if ledger is None else ledger, hits, tables, Settings())
+
+
+def by_volume(table: pa.Table) -> dict[str, list[int]]:
+    rows = table.to_pylist()
+    return {
+        name: [row["tubelet_id"] for row in rows if row["volume_id"] == name] for name in {r["volume_id"] for r in rows}
+    }
+
+
+def everywhere(count: int) -> list[dict[str, Any]]:
+    """So many tubelets of every patient of V_M."""
+    return [found(f"m{i}", place) for i in range(4) for place in range(count)]
+
+
+@pytest.mark.parametrize(("most", "errors"), [(1, 7), (2, 40), (3, 2)])
+def test_of_one_patient_no_more_is_harvested_than_the_fullest_of_v_m_gave(most: int, errors: int) -> None:
+    odd = [found("h0", place, lpc=0.9 - 0.01 * place) for place in range(errors)]
+    rows = everywhere(1) + [found("m2", place) for place in range(1, most)] + odd + [found("h1", 0)]
+    one = view(rows).cut(PLAIN, THRESHOLD)
+    first = len(rows) - errors - 1
+    assert one.limits.most == most
+    assert by_volume(one.lesions)["h0"] == list(range(first, first + min(most, errors))), "the best first"
+    assert len(one.lesions) + len(one.left) == errors + 1
+    assert one.patients_left == (errors > most)
+    assert one.told() == (
+        f"{errors - most} of the {errors + 1} tubelets that reach the threshold are left for review (of 1 patients): "
+        f"what exceeds {most} of one patient, the most that one of V_M gave"
+    ) * (errors > most)
+
+
+def test_earlier_rounds_count_on_both_sides() -> None:
+    hits = selected(found("m0", 30), found("m0", 31)).append_column("correct", pa.array([True, False]))
+    before = from_tubelets(selected(found("h0", 30), found("h1", 30)), "lesion", "harvested", 0, "", "")
+    rows = everywhere(1) + [found("h0", place) for place in range(5)] + [found("h1", 0), found("h2", 0)]
+    one = view(rows, hits, before).cut(PLAIN, THRESHOLD)
+    assert one.limits.most == 3
+    assert {name: len(each) for name, each in by_volume(one.lesions).items()} == {"h0": 2, "h1": 1, "h2": 1}
+
+
+def test_a_fold_in_which_v_m_accepts_nothing_is_not_harvested() -> None:
+    rows = everywhere(2) + [found(f"h{i}", 0) for i in range(6)]
+    tried = view(rows)
+    fold = tried.folds["p-m0"]
+    quiet = [
+        row | {"lpc_score": 0.01} if tried.folds[row["patient_id"]] == fold and row["volume_id"][0] == "m" else row
+        for row in rows
+    ]
+    one = view(quiet).cut(PLAIN, THRESHOLD)
+    assert one.untried == (fold,)
+    assert {tried.folds[who] for who in one.lesions["patient_id"].to_pylist()} == {1 - fold}
+    assert f"and fold {fold}, where V_M accepted none" in one.told()
+    assert tried.cut(PLAIN, THRESHOLD).untried == ()
+    nothing = view(rows).cut(PLAIN, np.inf)
+    assert (len(nothing.lesions), nothing.untried, nothing.told()) == (0, (), "")
+
+
+def test_what_is_left_is_no_hard_negative_and_can_be_found_later(tmp_path: Path) -> None:
+    # The generator is sure, the classifier refuses: what possible hard negatives look like.
+    odd = [found("h0", place, lpc=0.04, lpg=0.99) for place in range(5)]
+    one = view([*everywhere(2), *odd])
+    point: Any = SimpleNamespace(point=SimpleNamespace(threshold=THRESHOLD), choice=PLAIN)
+    mined = mine(one, point)
+    assert (len(mined.lesions), len(mined.cut.left), len(mined.possible_negatives)) == (2, 3, 0)
+    (tmp_path / "fold-0.safetensors").write_bytes(b"w")
+    model: Any = Artifact(tmp_path, "k", 0.0)  # type: ignore[arg-type]
+    run: Any = SimpleNamespace(id="now")
+    ledger = record(run, 0, one.ledger, mined, (model, model))
+    left = rows_where(ledger, "source", "left_for_review")
+    assert (set(left["role"].to_pylist()), len(left)) == ({"ignored"}, 3)
+    teaches = volume_labels(rows_where(ledger, "volume_id", "h0").to_pylist(), GRID, complete=False)
+    assert (len(teaches.lesions.z), len(teaches.negatives.z), len(teaches.ignored.z)) == (6, 0, 9)
+    again = view([*everywhere(2), *odd], ledger=ledger).harvestable
+    assert len(again) == 3
+    # The next round's ledger says what that round left, and no more.
+    assert not len(rows_where(record(run, 1, ledger, mine(view([]), point), (model, model)), "role", "ignored"))
+
+
+GRID = GridFrame("h0", (12, 128, 128), (4.0, 1.0, 1.0), (4.0, 1.0, 1.0))
+
+
+def test_nothing_reaches_and_v_m_shows_nothing() -> None:
+    none = cut(selected(), Limits(0, frozenset()), {}, {})
+    assert (len(none.lesions), len(none.left), none.untried) == (0, 0, ())
+    table = selected(found("h0", 0))
+    assert len(cut(table, Limits(0, frozenset()), {}, {"p-h0": 0}).lesions) == 0
+    assert (
+        len(
+            candidates(
+                table,
+                exclusion_labels(extend(from_tubelets(table, "ignored", "left_for_review", 0, "", ""))),
+                Settings().mining,
+            )
+        )
+        == 1
+    )
