@@ -61,6 +61,7 @@ def harvest(run: Run, tracker: Tracker) -> History:
         scored = classify(run, k, tubelets, lpc)
         view = RoundView(scored, ledger, hits, store, settings)
         point = choose_operating_point(run, k, view)
+        history.look(k, view, point)
         found = mine(view, point)
         ledger = record(run, k, ledger, found, (lpg, lpc))
         hits = AcceptedTable(pa.concat_tables([hits, found.calibration_hits]))
@@ -69,7 +70,7 @@ def harvest(run: Run, tracker: Tracker) -> History:
         if history.gain() <= settings.min_gain:
             break
     (run.folder / "calibration.parquet").write_table(hits)
-    history.finish(ledger, expected_missing(RoundView(scored, ledger, hits, store, settings), point))
+    history.finish(ledger, expected_missing(RoundView(scored, ledger, hits, store, settings), point, history.left_out))
     return history
 
 

@@ -19,6 +19,16 @@ def summary_tree(run_id: str = "cafe", harvested: int = 2) -> dict[str, Any]:
         "recall_vm": 0.25,
         "choice": {"lpg_weight": 0.5, "lpg_floor": 0.1, "min_slices": 1, "small_bonus": 0.0, "small_mm": 20.0},
         "possible_negatives_on_lesions": None,
+        "left_out": {"vm": 1, "vh": 2},
+        "comparison": {
+            "patients_vm": 6,
+            "patients_vh": 9,
+            "p": 0.004,
+            "aspects": [{"aspect": "accepted per patient", "vm": 1.5, "vh": 4.0, "p": 0.004}],
+            "most_of_a_patient_vm": 3,
+            "most_of_a_patient_vh": 41,
+            "beyond_vm": {"width_mm": 5, "spacing_z_mm": 0},
+        },
         "point_estimate": {**cut, **TRUTH, "precision_vm": 0.5},
         "controls": controls,
     }

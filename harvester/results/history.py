@@ -3,7 +3,9 @@
 Decides nothing. What the hidden truth says comes from truth.TruthEvaluator.
 """
 
+import logging
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Final
@@ -11,6 +13,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from harvester.certificate.exchangeability import UNLIKE, compare, said
 from harvester.certificate.selection import SelectedPoint
 from harvester.config.fingerprint import settings_hash
 from harvester.mining.candidates import Found
@@ -22,7 +25,9 @@ from harvester.results.ablations import ablations
 from harvester.results.harvest_table import harvest_table, lesion_id, write
 from harvester.results.truth import ProposalScores, TruthEvaluator, finite, harvested_table, with_round
 from harvester.run.folder import Run
-from harvester.run.summary import FinalResult, PointEstimate, RoundResult, StepResult, Summary, Truth
+from harvester.run.summary import Comparison, FinalResult, PointEstimate, RoundResult, StepResult, Summary, Truth
+
+logger = logging.getLogger(__name__)
 
 MEASURED: Final = ("memory_mib", "steps_per_second")
 
@@ -32,6 +37,7 @@ class History:
 
     lesions   all harvested ones (with their round)
     unproven  what the point estimate alone would have taken in the last round
+    left_out  why volumes were left out of the last round that scored any, by id
     summary   None before `finish`
     """
 
@@ -44,7 +50,17 @@ class History:
         self.ablations = ablations(run.settings.operating_point, run.settings.seed)
         self.lesions, self.unproven = harvested_table(), harvested_table()
         self.harvest, self.ledger, self.missing = empty(HarvestTable), empty(LedgerTable), empty(MissingTable)
+        self.left_out = {row["volume_id"]: "nothing was scored" for row in run.mined}
+        self.comparisons: dict[int, Comparison] = {}
         self.summary: Summary | None = None
+
+    def look(self, k: int, view: RoundView, selected: SelectedPoint) -> None:
+        """Before a round is harvested: which volumes it leaves out, and whether V_H is like V_M. The log tells."""
+        self.left_out = self.run.left_out(k)
+        self.comparisons[k] = told = compare(view, selected, self.left_out, self.run.settings.seed + k)
+        if not self.run.steps_in.read_only:
+            unlike = told.p is not None and told.p < UNLIKE
+            logger.log(logging.WARNING if unlike else logging.INFO, "round %d: %s", k, said(told))
 
     def append(self, k: int, view: RoundView, selected: SelectedPoint, found: Found, models: str) -> None:
         """Take in a round."""
@@ -86,6 +102,8 @@ class History:
                 precision_vm=finite(plain.precision_estimate),
                 **self.truth.harvest(self.unproven).model_dump(),
             ),
+            comparison=self.comparisons.get(k),
+            left_out=self._left_out() if k in self.comparisons else {},
             controls={name: each.result(self.truth) for name, each in self.ablations.items()},
         )
 
@@ -183,6 +201,10 @@ class History:
 
     def _proposals(self, scored: ScoredTable, score: str) -> ProposalScores:
         return self.truth.proposals(scored, score) if len(scored) else ProposalScores()
+
+    def _left_out(self) -> dict[str, int]:
+        """How many volumes of each split."""
+        return dict(Counter(row["split"] for row in self.run.mined if row["volume_id"] in self.left_out))
 
     def _draw(self, name: str, scores: ProposalScores) -> None:
         if scores.froc is not None:

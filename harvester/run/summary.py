@@ -47,6 +47,27 @@ class AblationResult(TruthScores, _Cut):
     reason: str = Field(description="why nothing is certified; empty when certified")
 
 
+class ComparedAspect(_Frozen):
+    """A mean over V_M and over V_H; null where a side has nothing to take it of."""
+
+    aspect: str
+    vm: float | None
+    vh: float | None
+    p: float | None = Field(description="that both are alike, corrected for the number of aspects")
+
+
+class Comparison(_Frozen):
+    """V_H beside V_M, without labels, before it was harvested: see certificate/exchangeability.py."""
+
+    patients_vm: int
+    patients_vh: int
+    p: float | None = Field(description="that V_H is like V_M in all aspects; null where too few patients tell")
+    aspects: tuple[ComparedAspect, ...]
+    most_of_a_patient_vm: int = Field(description="accepted tubelets of the patient with the most")
+    most_of_a_patient_vh: int
+    beyond_vm: dict[str, int] = Field(description="accepted in V_H outside of what V_M shows, by what")
+
+
 class _Row(TruthScores, _Cut, _Numbered):
     precision_bound: float | None
     hard_negatives: int
@@ -66,6 +87,8 @@ class RoundResult(_Row):
     choice: dict[str, int | float] = Field(description="how the scores are fused: see mining/fusion.py")
     possible_negatives_on_lesions: float | None
     point_estimate: PointEstimate
+    left_out: dict[str, int] = Field({}, description="volumes of each split that could not be proposed on or scored")
+    comparison: Comparison | None = Field(None, description="null where nothing was scored")
     controls: dict[str, AblationResult]
 
 

@@ -1,0 +1,210 @@
+"""Are V_H's patients like V_M's? What a certificate takes for granted, tested without a label before V_H is harvested.
+
+The certificate says of V_H what was seen in V_M, which is right where a patient of V_H could as well have been one of
+V_M. Then nothing that is known of every patient can tell the two apart but by chance: how much of a patient the rule
+accepts, how its candidates score, how large and how long they are, how the scans were made. Clinical marks, and what
+earlier rounds accepted, are left out on both sides, and no model has scored a patient that it saw.
+
+The test is by permutation over patients, whose volumes stay together: which patients are called V_M is drawn anew.
+Each aspect is a ratio of sums over patients, each difference (V_H less V_M) has a p of its own among the permuted ones,
+and the least of them is compared with the least of each permutation (Westfall and Young 1993): looking at all aspects
+costs nothing further, and their own p, as given, are corrected in the same way. Two-sided, for either direction breaks
+the promise: more is accepted where V_H holds more look-alikes, less where it holds fewer lesions beside as many errors,
+and V_M has too much where its clinical marks are not flagged as a clinic would have set them.
+
+What the test does not see: errors of a few rare patients; a threshold chosen on V_M's labels, which favours V_M by next
+to nothing (tests/unit/certificate/test_exchangeability.py); reconstruction kernels, which a store does not keep; what
+was reviewed as false, which is taken out of V_H alone.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from scipy.stats import rankdata
+
+from harvester.certificate.selection import SelectedPoint
+from harvester.geometry import Array
+from harvester.mining.fusion import select
+from harvester.mining.round_view import RoundView
+from harvester.records import PARTLY_MARKED, ManifestTable, ScoredTable, SelectedTable, Split, rows_where
+from harvester.run.summary import ComparedAspect, Comparison
+
+PERMUTATIONS: Final = 1999
+MIN_PATIENTS: Final = 5
+"""On each side: with fewer no difference is one."""
+UNLIKE: Final = 0.05
+"""A p below it is warned of."""
+MORE_IS_HARDER: Final = ("accepted per patient", "accepted per volume", "candidates per volume", "score percentile")
+
+
+@dataclass(frozen=True, eq=False)
+class Sides:
+    """The patients of V_M and V_H, and what the rule accepts of them.
+
+    volumes     those that were looked at, by id. One of V_H whose patient has volumes in V_M, too, is none of them
+    candidates  all that the fusion keeps, best first; accepted those that reach the threshold
+    """
+
+    volumes: ManifestTable
+    candidates: SelectedTable
+    accepted: SelectedTable
+
+    @classmethod
+    def of(cls, view: RoundView, selected: SelectedPoint, left_out: Collection[str]) -> "Sides":
+        """What a round accepts before it is harvested; left_out: ids of the volumes that were not scored."""
+        volumes = looked_at(view.store.manifest, left_out)
+        tubelets = pa.concat_tables([view.calibration, view.harvestable])
+        mine = np.isin(_column(tubelets, "volume_id"), _column(volumes, "volume_id"))
+        candidates = select(ScoredTable(tubelets.filter(pa.array(mine))), selected.choice, 0.0)
+        reached = _column(candidates, "score") >= selected.point.threshold
+        return cls(volumes, candidates, SelectedTable(candidates.filter(pa.array(reached))))
+
+    @cached_property
+    def patients(self) -> Array:
+        """(p,) ids, sorted."""
+        return np.unique(_column(self.volumes, "patient_id"))
+
+    @cached_property
+    def in_vm(self) -> Array:
+        """(p,) whether a patient belongs to V_M."""
+        return np.isin(self.patients, _column(rows_where(self.volumes, "split", Split.VM), "patient_id"))
+
+    def total(self, table: pa.Table, values: Array | None = None) -> Array:
+        """(p,) sum over each patient's rows, of ones where no values are given."""
+        code = np.searchsorted(self.patients, _column(table, "patient_id"))
+        return np.bincount(code, values, len(self.patients)).astype(float)
+
+    def aspects(self) -> dict[str, tuple[Array, Array]]:
+        """Name -> (p,) sums and (p,) weights: an aspect is sum / weight over the patients of a side."""
+        volumes, candidates, accepted = self.volumes, self.candidates, self.accepted
+        taken, scans, kept = map(self.total, (accepted, volumes, candidates))
+        percentile = 100 * (rankdata(_column(candidates, "score")) - 0.5) / max(len(candidates), 1)
+        by_tubelet = {name: self.total(accepted, values) for name, values in sizes(accepted).items()}
+        by_volume = {name: self.total(volumes, values) for name, values in grids(volumes).items()}
+        return {
+            "accepted per patient": (taken, np.ones(len(self.patients))),
+            "accepted per volume": (taken, scans),
+            "candidates per volume": (kept, scans),
+            "score percentile": (self.total(candidates, percentile), kept),
+            **{f"{name} of the accepted": (values, taken) for name, values in by_tubelet.items()},
+            **{f"{name} of the volumes": (values, scans) for name, values in by_volume.items()},
+        }
+
+    def beyond(self) -> dict[str, int]:
+        """How many accepted in V_H lie, by what, outside of the range that V_M shows."""
+        at = np.searchsorted(_column(self.volumes, "volume_id"), _column(self.accepted, "volume_id"))
+        shown = sizes(self.accepted) | {"score": _column(self.accepted, "score")}
+        shown |= grids(ManifestTable(self.volumes.take(at)))
+        own = self.in_vm[np.searchsorted(self.patients, _column(self.accepted, "patient_id"))]
+        scanned = grids(rows_where(self.volumes, "split", Split.VM))
+        return {name: _outside(values[~own], scanned.get(name, values[own])) for name, values in shown.items()}
+
+
+def compare(view: RoundView, selected: SelectedPoint, left_out: Collection[str], seed: int) -> Comparison:
+    """V_H against V_M as the rule of a round meets them. No p where a side has fewer than MIN_PATIENTS patients."""
+    sides = Sides.of(view, selected, left_out)
+    in_vm, aspects = sides.in_vm, sides.aspects()
+    sums, weights = (np.stack(each, axis=1) for each in zip(*aspects.values(), strict=True))
+    enough = min(in_vm.sum(), (~in_vm).sum()) >= MIN_PATIENTS
+    p, each_p = permuted(sums, weights, in_vm, seed) if enough else (None, [None] * len(aspects))
+    figures = [_ratio(sums[side].sum(axis=0), weights[side].sum(axis=0)) for side in (in_vm, ~in_vm)]
+    rows = [
+        ComparedAspect(aspect=name, vm=_known(vm), vh=_known(vh), p=own)
+        for name, vm, vh, own in zip(aspects, *figures, each_p, strict=True)
+    ]
+    taken = aspects["accepted per patient"][0]
+    return Comparison(
+        patients_vm=int(in_vm.sum()),
+        patients_vh=int((~in_vm).sum()),
+        p=p,
+        aspects=tuple(rows),
+        most_of_a_patient_vm=int(taken[in_vm].max(initial=0)),
+        most_of_a_patient_vh=int(taken[~in_vm].max(initial=0)),
+        beyond_vm=sides.beyond(),
+    )
+
+
+def permuted(sums: Array, weights: Array, in_vm: Array, seed: int) -> tuple[float, list[float]]:
+    """p that V_M and V_H are alike in all aspects, and each aspect's own, corrected for the number of aspects.
+
+    sums, weights  (p, a) of each patient and aspect; one without weight on a side does not differ
+    in_vm          (p,) bool, both sides filled
+    """
+    both = np.concatenate([sums, weights], axis=1)
+    rng, patients, drawn = np.random.default_rng(seed), len(both), int(in_vm.sum())
+    chosen = (rng.choice(patients, drawn, replace=False, shuffle=False) for _ in range(PERMUTATIONS))
+    vm = np.stack([both[in_vm].sum(axis=0), *(both[rows].sum(axis=0) for rows in chosen)])
+    first, second = (_ratio(*np.split(side, 2, axis=1)) for side in (both.sum(axis=0) - vm, vm))
+    # The same patients drawn in another order sum up to the last digits: those are ties.
+    difference = np.round(np.nan_to_num(first - second) / (np.abs(np.nan_to_num(second)).max(axis=0) + 1e-300), 9)
+    least = np.minimum(*(rankdata(signed, method="max", axis=0) for signed in (difference, -difference)))
+    own = np.minimum(1.0, 2 * least / len(vm))
+    smallest = own.min(axis=1)
+    corrected = [float(np.mean(smallest <= value)) for value in own[0]]
+    return min(corrected), corrected
+
+
+def said(comparison: Comparison) -> str:
+    """The comparison in one sentence."""
+    both = f"{comparison.patients_vm} patients of V_M, {comparison.patients_vh} of V_H"
+    if comparison.p is None:
+        return f"too few patients to tell whether V_H is like V_M ({both}; at least {MIN_PATIENTS} of each are asked)"
+    if comparison.p >= UNLIKE:
+        return f"V_H looks like V_M: p = {comparison.p:.2g} ({both})"
+    lead = min(comparison.aspects, key=lambda each: 1.0 if each.p is None else each.p)
+    harder = lead.aspect in MORE_IS_HARDER and (lead.vh or 0.0) > (lead.vm or 0.0)
+    return (
+        f"V_H looks {'harder than' if harder else 'unlike'} V_M: p = {comparison.p:.2g} "
+        f"({lead.aspect}: {_said(lead.vh)}, in V_M {_said(lead.vm)}); audit it: export the harvest and look at some of "
+        "it before you trust its precision"
+    )
+
+
+def looked_at(manifest: ManifestTable, left_out: Collection[str]) -> ManifestTable:
+    """V_M's volumes, and V_H's of other patients; without those that were left out."""
+    split, patient = _column(manifest, "split"), _column(manifest, "patient_id")
+    complete = split == Split.VM
+    ours = complete | (np.isin(split, PARTLY_MARKED) & ~np.isin(patient, patient[complete]))
+    kept = ours & ~np.isin(_column(manifest, "volume_id"), list(left_out))
+    return ManifestTable(manifest.filter(pa.array(kept)).sort_by("volume_id"))
+
+
+def sizes(tubelets: SelectedTable) -> dict[str, Array]:
+    """How large each tubelet is."""
+    return {"width_mm": _column(tubelets, "width_mm"), "slices": pc.list_value_length(tubelets["z"]).to_numpy()}
+
+
+def grids(volumes: ManifestTable) -> dict[str, Array]:
+    """How each volume was scanned."""
+    return {name: _column(volumes, name) for name in ("spacing_z_mm", "spacing_x_mm", "depth")}
+
+
+def _outside(values: Array, seen: Array) -> int:
+    if not len(seen):
+        return len(values)
+    return int(np.sum((values < seen.min() - 1e-6) | (values > seen.max() + 1e-6)))
+
+
+def _ratio(sums: Array, weights: Array) -> Array:
+    """nan where there is no weight."""
+    ratio: Array = np.divide(sums, weights, out=np.full(np.shape(sums), np.nan), where=weights > 0)
+    return ratio
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _said(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3g}"
+
+
+def _column(table: pa.Table, name: str) -> Array:
+    """Texts as texts, which sort and compare quickly."""
+    values: Array = table[name].to_numpy()
+    return values.astype(str) if values.dtype == object else values
