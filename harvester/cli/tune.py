@@ -26,6 +26,7 @@ from harvester.config.settings import Settings
 from harvester.errors import SettingsError
 from harvester.run.folder import settings_of, store_of
 from harvester.storage.location import Location
+from harvester.store import looks
 from harvester.text import table
 
 TARGETS: Final = [0.80, 0.85, 0.90, 0.95]
@@ -48,9 +49,11 @@ def tune(options: argparse.Namespace) -> None:
     number = last_round(run) if options.round is None else options.round
     scored = scored_table(run, number)
     start_ray()
+    earlier = looks.look(store, "tune", run.uri, number, settings.operating_point, options.targets)
     frontier = trace(scored, store, settings, options.targets, out / "work", number)
     write(frontier, settings, out)
     print(text(frontier))
+    print(looks.said(earlier))
     print(f"written to {out}")
 
 

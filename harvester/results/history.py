@@ -24,11 +24,14 @@ from harvester.report.build import ReportInputs
 from harvester.results.ablations import ablations
 from harvester.results.harvest_table import harvest_table, lesion_id, write
 from harvester.results.truth import ProposalScores, TruthEvaluator, finite, harvested_table, with_round
-from harvester.run.folder import Run
+from harvester.run.folder import Run, table_hash
 from harvester.run.summary import Comparison, FinalResult, PointEstimate, RoundResult, StepResult, Summary, Truth
+from harvester.store import looks
 
 logger = logging.getLogger(__name__)
 
+LOOKED_AT: Final = ["volume_id", "tubelet_id", "lpg_score", "lpc_score"]
+"""What names a look at V_M, with the run's settings."""
 MEASURED: Final = ("memory_mib", "steps_per_second")
 
 
@@ -37,6 +40,7 @@ class History:
 
     lesions   all harvested ones (with their round)
     unproven  what the point estimate alone would have taken in the last round
+    looks     how many other runs looked at this V_M before; None where unknown
     left_out  why volumes were left out of the last round that scored any, by id
     summary   None before `finish`
     """
@@ -51,16 +55,24 @@ class History:
         self.lesions, self.unproven = harvested_table(), harvested_table()
         self.harvest, self.ledger, self.missing = empty(HarvestTable), empty(LedgerTable), empty(MissingTable)
         self.left_out = {row["volume_id"]: "nothing was scored" for row in run.mined}
+        self.looks: int | None = None
         self.comparisons: dict[int, Comparison] = {}
         self.summary: Summary | None = None
 
     def look(self, k: int, view: RoundView, selected: SelectedPoint) -> None:
-        """Before a round is harvested: which volumes it leaves out, and whether V_H is like V_M. The log tells."""
-        self.left_out = self.run.left_out(k)
+        """Before a round is harvested: which volumes it leaves out, whether V_H is like V_M, who looked before.
+
+        The log tells. A run that is only looked at is no look.
+        """
+        first, self.left_out = not self.comparisons, self.run.left_out(k)
         self.comparisons[k] = told = compare(view, selected, self.left_out, self.run.settings.seed + k)
-        if not self.run.steps_in.read_only:
-            unlike = told.p is not None and told.p < UNLIKE
-            logger.log(logging.WARNING if unlike else logging.INFO, "round %d: %s", k, said(told))
+        if self.run.steps_in.read_only:
+            return
+        unlike = told.p is not None and told.p < UNLIKE
+        logger.log(logging.WARNING if unlike else logging.INFO, "round %d: %s", k, said(told))
+        if first:
+            self.looks = looks.look(self.run.store, self.run.id, table_hash(view.calibration.select(LOOKED_AT)))
+            logger.info(looks.said(self.looks))
 
     def append(self, k: int, view: RoundView, selected: SelectedPoint, found: Found, models: str) -> None:
         """Take in a round."""
@@ -169,6 +181,7 @@ class History:
             rounds=tuple(self.rounds),
             final=self._final(),
             controls=self.rounds[-1].controls,
+            earlier_looks=self.looks,
             stopped_because=self._reason(),
             truth=Truth(unmarked_lesions=len(self.truth.lesions), volumes=self.truth.volumes),
             steps=tuple(map(StepResult.model_validate, self.run.steps)),

@@ -126,6 +126,9 @@ class Summary(_Frozen):
     rounds: tuple[RoundResult, ...]
     final: FinalResult
     controls: dict[str, AblationResult]
+    earlier_looks: int | None = Field(
+        None, description="other runs that proved something on this V_M before; null where that is not known"
+    )
     stopped_because: str
     truth: Truth
     steps: tuple[StepResult, ...]

@@ -57,9 +57,9 @@ def proposed(rows: list[dict[str, Any]]) -> pa.Table:
 
 @pytest.fixture
 def harvested(monkeypatch: pytest.MonkeyPatch, store: Store, tmp_path: Path) -> Callable[..., History]:
-    """One run of the loop in which fitting `model` in `round_index` finds no examples."""
+    """One run of the loop in which fitting `model` in `round_index` finds no examples, and volumes cannot be scored."""
 
-    def run(model: str, round_index: int) -> History:
+    def run(model: str, round_index: int, *broken: str, seed: int = 0) -> History:
         def fit(job: FitJob) -> None:
             if job.model == model and job.seed % 100 == round_index:
                 raise NoExamplesError(REASON)
@@ -69,13 +69,19 @@ def harvested(monkeypatch: pytest.MonkeyPatch, store: Store, tmp_path: Path) -> 
         def selected(files: CalibrationFiles, settings: OperatingPointSettings, _: Path) -> SelectedPoint:
             return select_point(files.read(), fusions(settings)[0], settings)
 
-        def over_volumes(actor: Any, _: Any, rows: Any, ignored: Any = None) -> tuple[pa.Table, dict[str, float]]:
-            return proposed(rows).select(SCHEMAS[actor.kind].names), {"memory_mib": 1.0}
+        def over_volumes(actor: Any, job: Any, rows: Any, ignored: Any = None) -> tuple[pa.Table, dict[str, float]]:
+            errors = (
+                dict.fromkeys(broken, "StoreError: cannot be read") if "lpc_score" in SCHEMAS[actor.kind].names else {}
+            )
+            job.partials.publish("0", pa.table({}), {"errors": errors})
+            return proposed([row for row in rows if row["volume_id"] not in errors]).select(
+                SCHEMAS[actor.kind].names
+            ), {"memory_mib": 1.0}
 
         monkeypatch.setattr(loop, "train_folds", fit)
         monkeypatch.setattr(loop, "run_over_volumes", over_volumes)
         monkeypatch.setattr(loop, "search", selected)
-        opened = Run.open(tmp_path / "run", SETTINGS, store)
+        opened = Run.open(tmp_path / "run", SETTINGS.model_copy(update={"seed": seed}), store)
         history = loop.harvest(opened, Tracker(opened))
         write_report(history.report_inputs())
         return history
@@ -105,6 +111,9 @@ def test_a_first_round_without_examples_harvests_nothing(
     assert pq.read_table(tmp_path / "run" / "harvest.parquet").num_rows == 0
     missing = pq.read_table(tmp_path / "run" / "missing.parquet")
     assert (len(missing), set(missing["harvested"].to_pylist())) == (6, {0})
+    assert set(missing["expected_missing"].to_pylist()) == {None}
+    assert set(missing["left_out"].to_pylist()) == {"nothing was scored"}
+    assert (row["comparison"], written["earlier_looks"]) == (None, None)
     assert REASON in (tmp_path / "run" / "report.html").read_text()
 
 
@@ -144,3 +153,28 @@ def test_such_a_run_goes_on_where_it_stopped(harvested: Callable[..., History], 
     # With examples after all (other settings, say) the same folder gets its later rounds.
     assert len(harvested("none", 9).rounds) == 2
     assert issubclass(NoExamplesError, StepError)
+
+
+def test_what_was_left_out_looked_at_and_compared_is_told(
+    harvested: Callable[..., History], store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        history = harvested("classifier", 1, "vm-0", "vh_test-0", "vh_test-1")
+    assert history.summary is not None
+    first, second = history.summary.rounds
+    assert (first.left_out, second.left_out) == ({"vh_test": 2, "vm": 1}, {})
+    assert first.comparison is not None and second.comparison is None
+    assert (first.comparison.patients_vm, first.comparison.patients_vh) == (9, 4)
+    told = (
+        "too few patients to tell whether V_H is like V_M (9 patients of V_M, 4 of V_H; at least 5 of each are asked)"
+    )
+    assert f"round 0: {told}" in caplog.messages
+    rows = {row["volume_id"]: row for row in pq.read_table(tmp_path / "run" / "missing.parquet").to_pylist()}
+    assert rows["vh_test-0"]["expected_missing"] is None
+    assert rows["vh_test-0"]["left_out"] == "StoreError: cannot be read"
+    assert rows["vh_test-2"]["expected_missing"] == 1
+    # Going on is the same look at V_M, another seed is another one.
+    again = harvested("classifier", 1, seed=4)
+    resumed = harvested("classifier", 1, "vm-0", "vh_test-0", "vh_test-1")
+    assert [each.summary and each.summary.earlier_looks for each in (history, again, resumed)] == [0, 1, 0]
+    assert len((store.path / "looks").files()) == 2
