@@ -27,7 +27,7 @@ def summary_tree(run_id: str = "cafe", harvested: int = 2) -> dict[str, Any]:
             "aspects": [{"aspect": "accepted per patient", "vm": 1.5, "vh": 4.0, "p": 0.004}],
             "most_of_a_patient_vm": 3,
             "most_of_a_patient_vh": 41,
-            "beyond_vm": {"width_mm": 5, "spacing_z_mm": 0},
+            "beyond_vm": {"width in mm": 5, "slices": 0},
         },
         "point_estimate": {**cut, **TRUTH, "precision_vm": 0.5},
         "controls": controls,

@@ -91,8 +91,8 @@ class Sides:
             "accepted per volume": (taken, scans),
             "candidates per volume": (kept, scans),
             "score percentile": (self.total(candidates, percentile), kept),
-            **{f"{name} of the accepted": (values, taken) for name, values in by_tubelet.items()},
-            **{f"{name} of the volumes": (values, scans) for name, values in by_volume.items()},
+            **{f"accepted: {name}": (values, taken) for name, values in by_tubelet.items()},
+            **{f"volumes: {name}": (values, scans) for name, values in by_volume.items()},
         }
 
     def beyond(self) -> dict[str, int]:
@@ -176,12 +176,14 @@ def looked_at(manifest: ManifestTable, left_out: Collection[str]) -> ManifestTab
 
 def sizes(tubelets: SelectedTable) -> dict[str, Array]:
     """How large each tubelet is."""
-    return {"width_mm": _column(tubelets, "width_mm"), "slices": pc.list_value_length(tubelets["z"]).to_numpy()}
+    slices = pc.list_value_length(tubelets["z"]).to_numpy()
+    return {"width in mm": _column(tubelets, "width_mm"), "length in slices": slices}
 
 
 def grids(volumes: ManifestTable) -> dict[str, Array]:
     """How each volume was scanned."""
-    return {name: _column(volumes, name) for name in ("spacing_z_mm", "spacing_x_mm", "depth")}
+    names = {"slice distance in mm": "spacing_z_mm", "pixel in mm": "spacing_x_mm", "slices": "depth"}
+    return {said: _column(volumes, name) for said, name in names.items()}
 
 
 def _outside(values: Array, seen: Array) -> int:

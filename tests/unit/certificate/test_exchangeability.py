@@ -107,8 +107,8 @@ def test_a_harder_side_is_told_in_one_sentence() -> None:
     assert (told.most_of_a_patient_vm, told.most_of_a_patient_vh) == (2, 6)
     figures = {row.aspect: (row.vm, row.vh) for row in told.aspects}
     assert figures["accepted per patient"] == (1.5, 5.0)
-    assert figures["slices of the accepted"] == (2.0, 2.0)
-    assert figures["depth of the volumes"] == (12.0, 12.0)
+    assert figures["accepted: length in slices"] == (2.0, 2.0)
+    assert figures["volumes: slices"] == (12.0, 12.0)
     assert said(told).startswith("V_H looks harder than V_M: p = 0.0005 (")
     assert "audit it" in said(told)
 
@@ -154,8 +154,9 @@ def test_what_v_h_shows_and_v_m_never_did_is_counted() -> None:
     tables = StoreTables(volumes, marks(), empty(ReviewedTable))
     one = RoundView(table, tables.ledger, empty(AcceptedTable), tables, Settings())
     selected: Any = SimpleNamespace(choice=PLAIN, point=SimpleNamespace(threshold=0.5))
-    beyond = {"width_mm": 2, "slices": 1, "score": 1, "spacing_z_mm": 3, "spacing_x_mm": 0, "depth": 0}
+    beyond = {"width in mm": 2, "length in slices": 1, "score": 1}
+    beyond |= {"slice distance in mm": 3, "pixel in mm": 0, "slices": 0}
     assert compare(one, selected, (), 0).beyond_vm == beyond
     # Nothing accepted in V_M: V_H's are all unseen.
     selected.point.threshold = 0.92
-    assert compare(one, selected, (), 0).beyond_vm["width_mm"] == 1
+    assert compare(one, selected, (), 0).beyond_vm["width in mm"] == 1
