@@ -40,7 +40,7 @@ def summary_tree(run_id: str = "cafe", harvested: int = 2) -> dict[str, Any]:
         "run_id": run_id,
         "seconds": 65.0,
         "rounds": [row | measured],
-        "final": row | {"volumes": 2},
+        "final": row | {"volumes": 2, "certified_precision": 0.9},
         "controls": controls,
         "earlier_looks": 2,
         "stopped_because": "the limit of 1 rounds was reached",

@@ -199,6 +199,7 @@ class History:
             **self.truth.harvest(self.lesions).model_dump(),
             lpg_sensitivity=last.lpg_sensitivity,
             volumes=len(set(self.lesions["volume_id"].to_pylist())),
+            certified_precision=self.run.settings.operating_point.target_precision if len(self.lesions) else None,
         )
 
     def _reason(self) -> str:

@@ -40,10 +40,15 @@ class PointEstimate(TruthScores, _Cut):
     precision_vm: float | None
 
 
-class AblationResult(TruthScores, _Cut):
+class _Bounded(_Frozen):
+    precision_bound: float | None = Field(
+        description="lower bound at this threshold, not corrected for the search: what is promised is the target"
+    )
+
+
+class AblationResult(TruthScores, _Cut, _Bounded):
     """A harvest with less, up to this round: see results/ablations.py."""
 
-    precision_bound: float | None
     reason: str = Field(description="why nothing is certified; empty when certified")
 
 
@@ -68,8 +73,7 @@ class Comparison(_Frozen):
     beyond_vm: dict[str, int] = Field(description="accepted in V_H outside of what V_M shows, by what")
 
 
-class _Row(TruthScores, _Cut, _Numbered):
-    precision_bound: float | None
+class _Row(TruthScores, _Cut, _Bounded, _Numbered):
     hard_negatives: int
     lpg_sensitivity: dict[str, float] | None = Field(
         description="share of V_H^test's unmarked lesions that are proposed, by false positives per volume"
@@ -96,6 +100,9 @@ class FinalResult(_Row):
     """The whole harvest, certified by the last round that harvested anything."""
 
     volumes: int
+    certified_precision: float | None = Field(
+        None, description="what is promised, at least so much: the target; null where nothing was harvested"
+    )
 
 
 class Truth(_Frozen):
