@@ -5,17 +5,13 @@ V_M. Then nothing that is known of every patient can tell the two apart but by c
 accepts, how its candidates score, how large and how long they are, how the scans were made. Clinical marks, and what
 earlier rounds accepted, are left out on both sides, and no model has scored a patient that it saw.
 
-The test is by permutation over patients, whose volumes stay together: which patients are called V_M is drawn anew.
-Each aspect is a ratio of sums over patients, each difference (V_H less V_M) has a p of its own among the permuted ones,
-and the least of them is compared with the least of each permutation (Westfall and Young 1993): looking at all aspects
-costs nothing further, and their own p, as given, are corrected in the same way. A difference counts in its standard
-errors, so that the test nearly holds where V_M has fewer volumes of a patient (Chung and Romano 2013): how many it has
-is a matter of how V_M was chosen, so what goes by patient is shown and not tested. Two-sided, for either direction
-breaks the promise: more is accepted where V_H holds more look-alikes, less where it holds fewer lesions beside as many
-errors, and V_M has too much where its clinical marks are not flagged as a clinic would have set them.
+Patients are the units of a permutation test (permutation.py), their volumes stay together. How many volumes V_M has of
+a patient is a matter of how it was chosen, so what goes by patient is shown and not tested. Two-sided, for either
+direction breaks the promise: more is accepted where V_H holds more look-alikes, less where it holds fewer lesions
+beside as many errors, and V_M has too much where its clinical marks are not flagged as a clinic would have set them.
 
 What the test does not see: errors of a few rare patients; a threshold chosen on V_M's labels, which favours V_M by next
-to nothing (tests/unit/certificate/test_exchangeability.py); reconstruction kernels, which a store does not keep; what
+to nothing (docs/decisions/0014); reconstruction kernels, which a store does not keep; what
 was reviewed as false, which is taken out of V_H alone.
 """
 
@@ -29,6 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.stats import rankdata
 
+from harvester.certificate.permutation import permuted
 from harvester.certificate.selection import SelectedPoint
 from harvester.geometry import Array
 from harvester.mining.fusion import select
@@ -36,13 +33,10 @@ from harvester.mining.round_view import RoundView
 from harvester.records import PARTLY_MARKED, ManifestTable, ScoredTable, SelectedTable, Split, rows_where
 from harvester.run.summary import ComparedAspect, Comparison
 
-PERMUTATIONS: Final = 1999
 MIN_PATIENTS: Final = 5
 """On each side: with fewer no difference is one."""
 UNLIKE: Final = 0.05
 """A p below it is warned of."""
-TINY: Final = 1e-12
-"""Added to variances: sides without any spread are equal, or far apart."""
 MORE_IS_HARDER: Final = ("accepted per volume", "candidates per volume", "score percentile")
 UNTESTED: Final = ("accepted per patient", "volumes per patient")
 
@@ -137,48 +131,13 @@ def compare(view: RoundView, selected: SelectedPoint, left_out: Collection[str],
     )
 
 
-def permuted(
-    sums: Array, weights: Array, in_vm: Array, seed: int, permutations: int = PERMUTATIONS
-) -> tuple[float, list[float]]:
-    """p that V_M and V_H are alike in all aspects, and each aspect's own, corrected for the number of aspects.
-
-    sums, weights  (p, a) of each patient and aspect; one without weight on a side does not differ
-    in_vm          (p,) bool, both sides filled
-    """
-    rows = np.concatenate([sums, weights, sums**2, sums * weights, weights**2], axis=1)
-    rng, patients, drawn = np.random.default_rng(seed), len(rows), int(in_vm.sum())
-    chosen = (rng.choice(patients, drawn, replace=False, shuffle=False) for _ in range(permutations))
-    vm = np.stack([rows[in_vm].sum(axis=0), *(rows[picked].sum(axis=0) for picked in chosen)])
-    apart = _apart(vm, drawn, rows.sum(axis=0) - vm, patients - drawn)
-    least = np.minimum(*(rankdata(signed, method="max", axis=0) for signed in (apart, -apart)))
-    own = np.minimum(1.0, 2 * least / len(vm))
-    smallest = own.min(axis=1)
-    corrected = [float(np.mean(smallest <= value)) for value in own[0]]
-    return min(corrected), corrected
-
-
-def _apart(vm: Array, patients_vm: int, vh: Array, patients_vh: int) -> Array:
-    """(n, a) V_H's ratio less V_M's in standard errors, rounded: what differs by the last digit alone is a tie."""
-    (first, spread), (second, other) = _ratios(vh, patients_vh), _ratios(vm, patients_vm)
-    apart: Array = np.round(np.nan_to_num((first - second) / np.sqrt(spread + other + TINY)), 6)
-    return apart
-
-
-def _ratios(moments: Array, patients: int) -> tuple[Array, Array]:
-    """(n, a) sum per weight, and its variance over patients (linearised)."""
-    s, w, ss, sw, ww = np.split(moments, 5, axis=1)
-    ratio = _ratio(s, w)
-    spread = np.maximum(ss - 2 * ratio * sw + ratio**2 * ww, 0) * patients / max(patients - 1, 1)
-    return ratio, _ratio(spread, w**2)
-
-
 def said(comparison: Comparison) -> str:
     """The comparison in one sentence."""
     both = f"{comparison.patients_vm} patients of V_M, {comparison.patients_vh} of V_H"
     if comparison.p is None:
         return f"too few patients to tell whether V_H is like V_M ({both}; at least {MIN_PATIENTS} of each are asked)"
     if comparison.p >= UNLIKE:
-        return f"V_H looks like V_M: p = {comparison.p:.2g} ({both})"
+        return f"nothing tells V_H from V_M: p = {comparison.p:.2g} ({both})"
     lead = min(comparison.aspects, key=lambda each: 1.0 if each.p is None else each.p)
     harder = lead.aspect in MORE_IS_HARDER and (lead.vh or 0.0) > (lead.vm or 0.0)
     return (
@@ -213,12 +172,6 @@ def _outside(values: Array, seen: Array) -> int:
     if not len(seen):
         return len(values)
     return int(np.sum((values < seen.min() - 1e-6) | (values > seen.max() + 1e-6)))
-
-
-def _ratio(sums: Array, weights: Array) -> Array:
-    """nan where there is no weight."""
-    ratio: Array = np.divide(sums, weights, out=np.full(np.shape(sums), np.nan), where=weights > 0)
-    return ratio
 
 
 def _mean(sums: Array, weights: Array, side: Array) -> float | None:

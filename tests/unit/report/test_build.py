@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from harvester.certificate.frontier import Frontier, FrontierRow
@@ -18,7 +19,7 @@ from harvester.report.build import ReportInputs, build, write_report
 from harvester.report.gallery import outline, sample_evenly
 from harvester.report.html import Html, tag
 from harvester.report.pictures import Outline, slices_to_show, strip, window_for
-from harvester.report.plots import FRONTIER_COLOURS, frontier_picture
+from harvester.report.plots import FRONTIER_COLOURS, frontier_picture, legend_below
 from harvester.report.sections import BOUND, closing_table, likeness, missing, warnings
 from harvester.run.summary import Summary
 from harvester.storage.location import Location
@@ -293,6 +294,20 @@ def test_the_frontier_is_one_picture_or_two_where_the_truth_is_known(known: bool
         drawn = (pixels == [int(colour[at : at + 2], 16) for at in (1, 3, 5)]).all(-1)
         assert drawn[:, : 600 if known else None].any()
         assert not known or drawn[:, 600:].any()
+
+
+@pytest.mark.parametrize("curves", [2, 8])
+def test_a_legend_hides_no_curve_and_stays_in_the_picture(curves: int) -> None:
+    figure = Figure(figsize=(4.6, 4.0), layout="constrained")
+    axes = figure.add_subplot()
+    for k in range(curves):
+        axes.plot([0, 1], [0, 0], label=f"round {k}: LPG + LPC")
+    axes.set_xlabel("recall of unmarked lesions")
+    legend_below(axes)
+    figure.draw_without_rendering()
+    legend, label = axes.get_legend().get_window_extent(), axes.xaxis.label.get_window_extent()
+    assert not legend.overlaps(axes.get_window_extent()) and not legend.overlaps(label)
+    assert figure.bbox.x0 <= legend.x0 and figure.bbox.y0 <= legend.y0 and legend.x1 <= figure.bbox.x1
 
 
 def test_text_is_escaped_unless_built_by_tag() -> None:
