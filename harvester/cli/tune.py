@@ -7,7 +7,7 @@
 Ray Tune sweeps the fusion of LPG and LPC scores, score floors, lengths and size strata; each target's threshold is
 then solved exactly, certified and by the point estimate alone. Nothing is trained. Written to --out:
 frontier.csv, frontier.json, frontier.png and a target-<precision>.yaml for each target, which harvester harvest takes
-(given the same run folder it redoes only what the threshold changes).
+(given the same run folder it redoes only what the threshold changes). A note in the store counts it as a look at V_M.
 Exit codes: 0 done, 1 the run's tables cannot be used (one line says why), 2 a setting is wrong.
 """
 

@@ -84,34 +84,34 @@ class History:
         fused = view.scored.append_column("score", pa.array(fuse(view.scored, selected.choice)))
         kept = ScoredTable(fused.filter(pc.is_finite(fused["score"])))
         proposed = self._proposals(view.scored, "lpg_score")
-        self.rounds.append(self.measure(k, view.scored, selected, found, proposed))
+        self.rounds.append(self.measure(k, view, selected, found, proposed))
         self._draw(f"round {k}: LPG", proposed)
         self._draw(f"round {k}: LPG + LPC", self._proposals(kept, "score"))
 
     def measure(
-        self, k: int, scored: ScoredTable, selected: SelectedPoint, found: Found, proposed: ProposalScores
+        self, k: int, view: RoundView, selected: SelectedPoint, found: Found, proposed: ProposalScores
     ) -> RoundResult:
-        """The round in numbers. What is measured on proposals is None where none was scored."""
+        """The round in numbers: None where there was nothing to measure it on."""
         point, plain = selected.point, selected.naive
         return RoundResult(
             round=k,
             threshold=finite(point.threshold),
-            precision_bound=finite(point.precision_bound),
+            precision_bound=finite(point.precision_bound) if len(view.scored) else None,
             harvested=len(found.lesions),
             hard_negatives=len(found.sure_negatives) + len(found.possible_negatives),
             **self.truth.harvest(self.lesions).model_dump(),
             lpg_sensitivity=proposed.sensitivity,
             lpg_ap=proposed.ap,
-            lpc_ap=self._proposals(scored, "lpc_score").ap,
+            lpc_ap=self._proposals(view.scored, "lpc_score").ap,
             refused=point.reason,
             accepted_vm=point.accepted,
-            recall_vm=point.recall_estimate,
+            recall_vm=point.recall_estimate if len(view.targets) else None,
             choice=asdict(selected.choice),
             possible_negatives_on_lesions=self.truth.on_lesions(found.possible_negatives),
             point_estimate=PointEstimate(
                 threshold=finite(plain.threshold),
                 harvested=len(self.unproven),
-                precision_vm=finite(plain.precision_estimate),
+                precision_vm=plain.precision_estimate if plain.accepted else None,
                 **self.truth.harvest(self.unproven).model_dump(),
             ),
             comparison=self.comparisons.get(k),

@@ -87,7 +87,7 @@ class RoundResult(_Row):
     lpc_ap: float | None
     refused: str = Field(description="why nothing is certified; empty when certified")
     accepted_vm: int
-    recall_vm: float
+    recall_vm: float | None = Field(description="null where V_M has no lesion without a clinical mark")
     choice: dict[str, int | float] = Field(description="how the scores are fused: see mining/fusion.py")
     possible_negatives_on_lesions: float | None
     point_estimate: PointEstimate

@@ -104,6 +104,7 @@ def test_a_first_round_without_examples_harvests_nothing(
     (row,) = written["rounds"]
     assert row.keys() == RoundResult.model_fields.keys()
     assert (row["refused"], row["harvested"], row["threshold"]) == (REASON, 0, None)
+    assert row["precision_bound"] is row["point_estimate"]["precision_vm"] is None
     # Nothing was scored, so nothing is said of the proposals.
     assert row["lpg_sensitivity"] is row["lpg_ap"] is row["lpc_ap"] is None
     assert written["final"]["harvested"] == 0
