@@ -142,8 +142,8 @@ def said(comparison: Comparison) -> str:
     harder = lead.aspect in MORE_IS_HARDER and (lead.vh or 0.0) > (lead.vm or 0.0)
     return (
         f"V_H looks {'harder than' if harder else 'unlike'} V_M: p = {comparison.p:.2g} "
-        f"({lead.aspect}: {_said(lead.vh)}, in V_M {_said(lead.vm)}); audit it: export the harvest and look at some of "
-        "it before you trust its precision"
+        f"({lead.aspect}: {_said(lead.vh)}, in V_M {_said(lead.vm)}); audit it: look at some of what it harvests "
+        "before you trust its precision"
     )
 
 
