@@ -70,13 +70,12 @@ def harvested(monkeypatch: pytest.MonkeyPatch, store: Store, tmp_path: Path) -> 
             return select_point(files.read(), fusions(settings)[0], settings)
 
         def over_volumes(actor: Any, job: Any, rows: Any, ignored: Any = None) -> tuple[pa.Table, dict[str, float]]:
-            errors = (
-                dict.fromkeys(broken, "StoreError: cannot be read") if "lpc_score" in SCHEMAS[actor.kind].names else {}
-            )
-            job.partials.publish("0", pa.table({}), {"errors": errors})
-            return proposed([row for row in rows if row["volume_id"] not in errors]).select(
-                SCHEMAS[actor.kind].names
-            ), {"memory_mib": 1.0}
+            columns = SCHEMAS[actor.kind].names
+            errors = dict.fromkeys(broken if "lpc_score" in columns else (), "StoreError: cannot be read")
+            if errors:
+                job.partials.publish("0", pa.table({}), {"errors": errors})
+            kept = [row for row in rows if row["volume_id"] not in errors]
+            return proposed(kept).select(columns), {"memory_mib": 1.0}
 
         monkeypatch.setattr(loop, "train_folds", fit)
         monkeypatch.setattr(loop, "run_over_volumes", over_volumes)
