@@ -24,7 +24,7 @@ def summary_tree(run_id: str = "cafe", harvested: int = 2) -> dict[str, Any]:
             "patients_vm": 6,
             "patients_vh": 9,
             "p": 0.004,
-            "aspects": [{"aspect": "accepted per patient", "vm": 1.5, "vh": 4.0, "p": 0.004}],
+            "aspects": [{"aspect": "accepted per volume", "vm": 1.5, "vh": 4.0, "p": 0.004}],
             "most_of_a_patient_vm": 3,
             "most_of_a_patient_vh": 41,
             "beyond_vm": {"width in mm": 5, "slices": 0},
