@@ -12,6 +12,12 @@ FORMAT: Final = 1
 """Of summary.json. Those of versions before 0.2 say none and are read as this one."""
 
 
+BOUND: Final = (
+    "lower confidence bound at this threshold, not corrected for the search that ended there; what is certified is "
+    "operating_point.target_precision"
+)
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, from_attributes=True)
 
@@ -23,33 +29,6 @@ class _Numbered(_Frozen):
 class _Cut(_Frozen):
     threshold: float | None = Field(description="lowest score that is accepted; null where nothing is")
     harvested: int
-
-
-class TruthScores(_Frozen):
-    """Harvested lesions against the hidden truth of V_H^test; null where there is none, or nothing to measure."""
-
-    test_harvested: int
-    test_correct: int | None
-    precision: float | None
-    recall_unmarked: float | None
-
-
-class PointEstimate(TruthScores, _Cut):
-    """What the plain precision on V_M, which proves nothing, would have harvested in this round alone."""
-
-    precision_vm: float | None
-
-
-class _Bounded(_Frozen):
-    precision_bound: float | None = Field(
-        description="lower bound at this threshold, not corrected for the search: what is promised is the target"
-    )
-
-
-class AblationResult(TruthScores, _Cut, _Bounded):
-    """A harvest with less, up to this round: see results/ablations.py."""
-
-    reason: str = Field(description="why nothing is certified; empty when certified")
 
 
 class ComparedAspect(_Frozen):
@@ -73,7 +52,30 @@ class Comparison(_Frozen):
     beyond_vm: dict[str, int] = Field(description="accepted in V_H outside of what V_M shows, by what")
 
 
-class _Row(TruthScores, _Cut, _Bounded, _Numbered):
+class TruthScores(_Frozen):
+    """Harvested lesions against the hidden truth of V_H^test; null where there is none, or nothing to measure."""
+
+    test_harvested: int
+    test_correct: int | None
+    precision: float | None
+    recall_unmarked: float | None
+
+
+class PointEstimate(TruthScores, _Cut):
+    """What the plain precision on V_M, which proves nothing, would have harvested in this round alone."""
+
+    precision_vm: float | None
+
+
+class AblationResult(TruthScores, _Cut):
+    """A harvest with less, up to this round: see results/ablations.py."""
+
+    precision_bound: float | None = Field(description=BOUND)
+    reason: str = Field(description="why nothing is certified; empty when certified")
+
+
+class _Row(TruthScores, _Cut, _Numbered):
+    precision_bound: float | None = Field(description=BOUND)
     hard_negatives: int
     lpg_sensitivity: dict[str, float] | None = Field(
         description="share of V_H^test's unmarked lesions that are proposed, by false positives per volume"

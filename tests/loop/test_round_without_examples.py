@@ -27,6 +27,8 @@ from harvester.store.store import Store
 from tests.builders import made_store, mark, tubelet
 
 HIDDEN, CLINICAL, FALSE = (8.0, 8.0, 23.0, 23.0), (32.0, 8.0, 47.0, 23.0), (8.0, 40.0, 23.0, 55.0)
+BROKEN: tuple[str, ...] = ()
+"""Volumes that cannot be scored."""
 REASON = "the classifier has no example of class 1: no tubelet matches a known lesion"
 SETTINGS = Settings.model_validate(
     {"rounds": 3, "operating_point": {"lpg_weights": [0.0], "min_slices": [1], "target_precision": 0.5}}
@@ -57,9 +59,9 @@ def proposed(rows: list[dict[str, Any]]) -> pa.Table:
 
 @pytest.fixture
 def harvested(monkeypatch: pytest.MonkeyPatch, store: Store, tmp_path: Path) -> Callable[..., History]:
-    """One run of the loop in which fitting `model` in `round_index` finds no examples, and volumes cannot be scored."""
+    """One run of the loop in which fitting `model` in `round_index` finds no examples."""
 
-    def run(model: str, round_index: int, *broken: str, seed: int = 0) -> History:
+    def run(model: str, round_index: int, settings: Settings = SETTINGS) -> History:
         def fit(job: FitJob) -> None:
             if job.model == model and job.seed % 100 == round_index:
                 raise NoExamplesError(REASON)
@@ -71,7 +73,7 @@ def harvested(monkeypatch: pytest.MonkeyPatch, store: Store, tmp_path: Path) -> 
 
         def over_volumes(actor: Any, job: Any, rows: Any, ignored: Any = None) -> tuple[pa.Table, dict[str, float]]:
             columns = SCHEMAS[actor.kind].names
-            errors = dict.fromkeys(broken if "lpc_score" in columns else (), "StoreError: cannot be read")
+            errors = dict.fromkeys(BROKEN if "lpc_score" in columns else (), "StoreError: cannot be read")
             if errors:
                 job.partials.publish("0", pa.table({}), {"errors": errors})
             kept = [row for row in rows if row["volume_id"] not in errors]
@@ -80,7 +82,7 @@ def harvested(monkeypatch: pytest.MonkeyPatch, store: Store, tmp_path: Path) -> 
         monkeypatch.setattr(loop, "train_folds", fit)
         monkeypatch.setattr(loop, "run_over_volumes", over_volumes)
         monkeypatch.setattr(loop, "search", selected)
-        opened = Run.open(tmp_path / "run", SETTINGS.model_copy(update={"seed": seed}), store)
+        opened = Run.open(tmp_path / "run", settings, store)
         history = loop.harvest(opened, Tracker(opened))
         write_report(history.report_inputs())
         return history
@@ -139,27 +141,16 @@ def test_a_later_round_without_examples_leaves_what_was_found(
     assert pq.read_table(folder / "missing.parquet")["best_left"].null_count == 0
 
 
-def test_such_a_run_goes_on_where_it_stopped(harvested: Callable[..., History], tmp_path: Path) -> None:
-    harvested("classifier", 1)
-    table = (tmp_path / "run" / "harvest.parquet").read_bytes()
-    steps = {p: p.stat().st_mtime_ns for p in tmp_path.glob("run/round-*/*") if p.is_file()}
-    again = harvested("classifier", 1)
-    assert [row.refused for row in again.rounds] == ["", REASON]
-    # A step that was done before reads in the summary as one that was done now.
-    text = (tmp_path / "run" / "summary.json").read_text()
-    assert {tuple(step) for step in json.loads(text)["steps"]} == {("round", "step", "seconds", "counts")}
-    assert (tmp_path / "run" / "harvest.parquet").read_bytes() == table
-    assert {p: p.stat().st_mtime_ns for p in steps} == steps
-    # With examples after all (other settings, say) the same folder gets its later rounds.
-    assert len(harvested("none", 9).rounds) == 2
-    assert issubclass(NoExamplesError, StepError)
-
-
 def test_what_was_left_out_looked_at_and_compared_is_told(
-    harvested: Callable[..., History], store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    harvested: Callable[..., History],
+    store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    monkeypatch.setitem(globals(), "BROKEN", ("vm-0", "vh_test-0", "vh_test-1"))
     with caplog.at_level(logging.INFO):
-        history = harvested("classifier", 1, "vm-0", "vh_test-0", "vh_test-1")
+        history = harvested("classifier", 1)
     assert history.summary is not None
     first, second = history.summary.rounds
     assert (first.left_out, second.left_out) == ({"vh_test": 2, "vm": 1}, {})
@@ -174,7 +165,23 @@ def test_what_was_left_out_looked_at_and_compared_is_told(
     assert rows["vh_test-0"]["left_out"] == "StoreError: cannot be read"
     assert rows["vh_test-2"]["expected_missing"] == 1
     # Going on is the same look at V_M, another seed is another one.
-    again = harvested("classifier", 1, seed=4)
-    resumed = harvested("classifier", 1, "vm-0", "vh_test-0", "vh_test-1")
+    again = harvested("classifier", 1, SETTINGS.model_copy(update={"seed": 4}))
+    resumed = harvested("classifier", 1)
     assert [each.summary and each.summary.earlier_looks for each in (history, again, resumed)] == [0, 1, 0]
     assert len((store.path / "looks").files()) == 2
+
+
+def test_such_a_run_goes_on_where_it_stopped(harvested: Callable[..., History], tmp_path: Path) -> None:
+    harvested("classifier", 1)
+    table = (tmp_path / "run" / "harvest.parquet").read_bytes()
+    steps = {p: p.stat().st_mtime_ns for p in tmp_path.glob("run/round-*/*") if p.is_file()}
+    again = harvested("classifier", 1)
+    assert [row.refused for row in again.rounds] == ["", REASON]
+    # A step that was done before reads in the summary as one that was done now.
+    text = (tmp_path / "run" / "summary.json").read_text()
+    assert {tuple(step) for step in json.loads(text)["steps"]} == {("round", "step", "seconds", "counts")}
+    assert (tmp_path / "run" / "harvest.parquet").read_bytes() == table
+    assert {p: p.stat().st_mtime_ns for p in steps} == steps
+    # With examples after all (other settings, say) the same folder gets its later rounds.
+    assert len(harvested("none", 9).rounds) == 2
+    assert issubclass(NoExamplesError, StepError)
