@@ -61,6 +61,7 @@ def harvest(run: Run, tracker: Tracker) -> History:
         scored = classify(run, k, tubelets, lpc)
         view = RoundView(scored, ledger, hits, store, settings)
         point = choose_operating_point(run, k, view)
+        history.look(k, view, point)
         found = mine(view, point)
         if left := found.cut.told():
             logger.info("round %d: %s", k, left)
@@ -71,7 +72,7 @@ def harvest(run: Run, tracker: Tracker) -> History:
         if history.is_enough():
             break
     (run.folder / "calibration.parquet").write_table(hits)
-    history.finish(ledger, expected_missing(RoundView(scored, ledger, hits, store, settings), point))
+    history.finish(ledger, expected_missing(RoundView(scored, ledger, hits, store, settings), point, history.left_out))
     return history
 
 

@@ -191,9 +191,12 @@ MISSING: Final = schema_of(
     *_of(TEXT, "volume_id", "patient_id", "split"),
     *_of(pa.int64(), "marked", "harvested"),
     *_of(NUMBER, "expected_more", "expected_missing", "best_left"),
+    ("left_out", TEXT),
 )
 """One row per volume of V_H: marks of the archive, lesions harvested, lesions expected among what was left (a sum of
-probabilities), both together, and the probability of the best tubelet left (null if none)."""
+probabilities), both together, the probability of the best tubelet left (null if none), and why the volume was left out
+(null if it was not). What is expected is null where nobody knows: of a volume that was left out, and of all where
+nothing right was found in V_M to learn from."""
 
 LEDGER: Final = schema_of(
     *_of(TEXT, "volume_id", "label_id", "role", "source"),

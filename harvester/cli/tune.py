@@ -7,7 +7,7 @@
 Ray Tune sweeps the fusion of LPG and LPC scores, score floors, lengths and size strata; each target's threshold is
 then solved exactly, certified and by the point estimate alone. Nothing is trained. Written to --out:
 frontier.csv, frontier.json, frontier.png and a target-<precision>.yaml for each target, which harvester harvest takes
-(given the same run folder it redoes only what the threshold changes).
+(given the same run folder it redoes only what the threshold changes). A note in the store counts it as a look at V_M.
 Exit codes: 0 done, 1 the run's tables cannot be used (one line says why), 2 a setting is wrong.
 """
 
@@ -27,6 +27,7 @@ from harvester.config.settings import Settings
 from harvester.errors import SettingsError
 from harvester.run.folder import settings_of, store_of
 from harvester.storage.location import Location
+from harvester.store import looks
 from harvester.text import table
 
 TARGETS: Final = [0.80, 0.85, 0.90, 0.95]
@@ -49,9 +50,11 @@ def tune(options: argparse.Namespace) -> None:
     number = last_round(run) if options.round is None else options.round
     scored = scored_table(run, number)
     start_ray()
+    earlier = looks.look(store, "tune", run.uri, number, settings.operating_point, options.targets)
     frontier = trace(scored, store, settings, options.targets, out / "work", number)
     write(frontier, settings, out)
     print(text(frontier))
+    print(looks.said(earlier))
     print(f"written to {out}")
 
 

@@ -10,7 +10,17 @@ from harvester.records import HarvestTable, LedgerTable, MarkTable, MissingTable
 from harvester.report.gallery import VIOLET, Gallery, legend
 from harvester.report.html import Html, page, section, tag
 from harvester.report.plots import froc_plot, precision_recall_plot, yield_plot
-from harvester.report.sections import ablations, archive, certificate, missing, opening, resolved, rounds, steps
+from harvester.report.sections import (
+    ablations,
+    archive,
+    certificate,
+    likeness,
+    missing,
+    opening,
+    resolved,
+    rounds,
+    steps,
+)
 from harvester.run.summary import Summary
 from harvester.storage.location import Location
 from harvester.store.store import Store
@@ -64,6 +74,7 @@ def build(inputs: ReportInputs) -> str:
         _plots(inputs),
         *_galleries(inputs),
         certificate(summary, settings.operating_point),
+        likeness(summary),
         ablations(summary),
         *([missing(inputs.missing.slice(0, MISSING_SHOWN).to_pylist())] if len(inputs.missing) else []),
         archive(inputs.store),

@@ -98,7 +98,7 @@ table{border-collapse:collapse;font-size:.92rem;font-variant-numeric:tabular-num
 caption{text-align:left;padding-bottom:.4rem}
 th,td{padding:.32rem .9rem .32rem 0;text-align:right;border-bottom:1px solid var(--line);vertical-align:top;
 font-weight:400}
-thead th{color:var(--soft);font-size:.82rem;line-height:1.25;vertical-align:bottom}
+thead th{max-width:11rem;color:var(--soft);font-size:.82rem;line-height:1.25;vertical-align:bottom}
 th:first-child{text-align:left}
 td:has(.bar){text-align:left}
 .bar{display:inline-block;height:.7rem;background:#9db8d6;border-radius:1px;vertical-align:baseline}

@@ -51,7 +51,7 @@ def froc_plot(curves: Sequence[Mapping[str, Any]]) -> Html:
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.set_xticks([], minor=True)
         axes.set(xlim=(0, 32), ylim=(0, 1), xlabel=FP_LABEL, ylabel="sensitivity on unmarked lesions")
-        axes.legend(loc="best")
+        legend_below(axes)
 
     return _figure(draw, "FROC curves", "FROC: unmarked lesions proposed against false positives per volume.")
 
@@ -66,7 +66,7 @@ def precision_recall_plot(curves: Sequence[Mapping[str, Any]], target: float) ->
             recall, precision = curve["precision_recall"]
             axes.plot(recall, precision, label=curve["name"], **_line_style(curve["name"]))
         axes.set(xlim=(0, 1), ylim=(0, 1.04), xlabel="recall of unmarked lesions", ylabel="precision")
-        axes.legend(loc="lower left")
+        legend_below(axes)
 
     return _figure(draw, "Precision-recall curves", "Precision against recall as the threshold is lowered.")
 
@@ -87,9 +87,14 @@ def yield_plot(by_round: Mapping[int, Mapping[str, int]]) -> Html:
         highest = max(1.0, 1.18 * bottom.max())
         axes.set(xlim=(min(by_round) - 0.7, max(by_round) + 0.7), ylim=(0, highest), ylabel="lesions harvested")
         if bottom.any():
-            axes.legend(loc="upper right")
+            legend_below(axes)
 
     return _figure(draw, "Yield per round", "Lesions that each round added.")
+
+
+def legend_below(axes: "Axes") -> None:
+    """Below the axes, where no curve is."""
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2)
 
 
 def _line_style(name: str) -> dict[str, Any]:
@@ -101,7 +106,7 @@ def _line_style(name: str) -> dict[str, Any]:
 
 
 def _figure(draw: Callable[["Axes"], None], title: str, caption: str) -> Html:
-    source = data_uri(_image(lambda figure: draw(figure.add_subplot()), (4.6, 3.5), "svg"), "image/svg+xml")
+    source = data_uri(_image(lambda figure: draw(figure.add_subplot()), (4.6, 4.0), "svg"), "image/svg+xml")
     return tag("figure", tag("img", src=source, alt=title), tag("figcaption", caption))
 
 
@@ -155,7 +160,7 @@ def _froc(axes: "Axes", done: Evaluation) -> None:
     sensitivity = f"sensitivity, {METRIC_NAMES[done.protocol.metric]} ≥ {done.protocol.threshold:g}"
     axes.set(xlim=(CURVE_RATES[0], CURVE_RATES[-1]), ylim=(0, 1), xlabel=FP_LABEL, ylabel=sensitivity)
     axes.grid(alpha=0.25)
-    axes.legend(loc="lower right")
+    legend_below(axes)
 
 
 def _precision_recall(axes: "Axes", done: Evaluation) -> None:
@@ -169,7 +174,7 @@ def _precision_recall(axes: "Axes", done: Evaluation) -> None:
             axes.plot(*point, "D", color=colour, markersize=5, label=f"{name}, score ≥ {done.accept:g}")
     axes.set(xlim=(0, 1), ylim=(0, 1.04), xlabel="recall", ylabel="precision (envelope)")
     axes.grid(alpha=0.25)
-    axes.legend(loc="upper right")
+    legend_below(axes)
 
 
 def _band(axes: "Axes", x: NDArray[np.float64], card: Scorecard, name: str, colour: str) -> None:
@@ -208,7 +213,7 @@ def _recalls(axes: "Axes", frontier: Frontier, known: bool) -> None:
             recalls = np.array([row.recall_unmarked for row in rows], np.float64)
             axes.plot(targets, recalls, color=colour, marker="s", linestyle=(0, (4, 2)), label=f"{way}, V_H test")
     axes.set(ylim=(0, 1), xlabel="precision target", ylabel="share of unmarked lesions found")
-    axes.legend(loc="best")
+    legend_below(axes)
 
 
 def _precisions(axes: "Axes", frontier: Frontier) -> None:
@@ -219,7 +224,7 @@ def _precisions(axes: "Axes", frontier: Frontier) -> None:
     targets = [row.target for row in frontier.rows]
     axes.plot(targets, targets, color=SOFT, linewidth=1, linestyle=(0, (4, 3)), label="target")
     axes.set(xlabel="precision target", ylabel="precision measured on V_H test")
-    axes.legend(loc="best")
+    legend_below(axes)
 
 
 def _rows_of(frontier: Frontier, way: str) -> list[FrontierRow]:

@@ -5,11 +5,13 @@ from typing import Any, Final
 
 import pyarrow.compute as pc
 
+from harvester.certificate.exchangeability import UNLIKE, said
 from harvester.config.loading import dump
 from harvester.config.settings import OperatingPointSettings, Settings
 from harvester.records import Split, rows_where, values
 from harvester.report.html import Html, bar, count, number, percent, section, table, tag
-from harvester.run.summary import AblationResult, FinalResult, RoundResult, StepResult, Summary
+from harvester.run.summary import AblationResult, Comparison, FinalResult, RoundResult, StepResult, Summary
+from harvester.store import looks
 from harvester.store.commit import volumes_with_drawn_marks
 from harvester.store.store import Store
 from harvester.text import duration
@@ -19,6 +21,7 @@ DRAWN_MARKS: Final = (
     "Nothing said which lesions of {} with complete marks the clinic had marked: the largest were taken for it, as "
     "many per volume as V_H has. The certificate holds as far as V_H's clinic marked so."
 )
+BOUND: Final = "lower bound at this threshold, not corrected for the search"
 RATES: Final = ("1", "4", "16")
 SET_NAMES: Final = {
     Split.VM: "V_M, every lesion marked",
@@ -26,6 +29,7 @@ SET_NAMES: Final = {
     Split.VH_TEST: "V_H test, partly marked, truth hidden",
     Split.VD_TEST: "V_D test, never seen",
 }
+SHORT_NAMES: Final = {Split.VM: "V_M", Split.VH: "V_H", Split.VH_TEST: "V_H test"}
 
 
 def opening(summary: Summary, settings: OperatingPointSettings, volumes: int) -> Html:
@@ -33,7 +37,7 @@ def opening(summary: Summary, settings: OperatingPointSettings, volumes: int) ->
     final = summary.final
     facts = {
         "lesions harvested": number(final.harvested),
-        "certified precision": f"≥ {number(final.precision_bound, 3)}" if final.harvested else "–",
+        "certified precision": f"≥ {settings.target_precision:g}" if final.harvested else "–",
         "measured precision": number(final.precision, 3),
         "unmarked lesions found": percent(final.recall_unmarked),
         "time": duration(summary.seconds),
@@ -42,6 +46,7 @@ def opening(summary: Summary, settings: OperatingPointSettings, volumes: int) ->
         "header",
         tag("h1", f"Harvest of {summary.config}"),
         tag("p", sentence(summary, settings, volumes), class_="lead"),
+        *(tag("p", tag("b", warning), ".") for warning in warnings(summary)),
         tag("dl", *(tag("div", tag("dt", name), tag("dd", fact)) for name, fact in facts.items()), class_="facts"),
         tag("p", f"Stopped because {summary.stopped_because}.", class_="soft"),
     )
@@ -55,7 +60,7 @@ def sentence(summary: Summary, settings: OperatingPointSettings, volumes: int) -
         return "Nothing was harvested" + (f": {why}." if why else ".")
     said = (
         f"{count(final.harvested, 'unmarked lesion')} harvested in {count(volumes, 'volume')} at a precision "
-        f"certified to be at least {number(final.precision_bound, 3)} ({100 * settings.confidence:g} % confidence)"
+        f"certified to be at least {settings.target_precision:g} ({100 * settings.confidence:g} % confidence)"
     )
     if final.precision is None:
         return said + "; there is no hidden truth here to measure it against."
@@ -65,10 +70,19 @@ def sentence(summary: Summary, settings: OperatingPointSettings, volumes: int) -
     )
 
 
+def warnings(summary: Summary) -> list[str]:
+    """What to know before the harvest is used, a sentence each; none where all is well."""
+    told = [f"Round {k}: {said(each)}" for k, each in _compared(summary) if each.p is not None and each.p < UNLIKE]
+    told += [f"Round {row.round} left out {_left_out(row.left_out)}" for row in summary.rounds if row.left_out]
+    if _compared(summary) and summary.earlier_looks != 0:
+        told.append(looks.said(summary.earlier_looks))
+    return told
+
+
 def rounds(summary: Summary) -> Html:
     """One row per round."""
     head = (
-        "round", "LPG sensitivity at 1 FP", "at 4 FP", "at 16 FP", "LPC AP", "threshold", "precision bound",
+        "round", "LPG sensitivity at 1 FP", "at 4 FP", "at 16 FP", "LPC AP", "threshold", BOUND,
         "harvested", "hard negatives", "precision so far", "recall so far",
     )  # fmt: skip
     words = (
@@ -111,17 +125,48 @@ def certificate(summary: Summary, settings: OperatingPointSettings) -> Html:
             "clinical marks alone. Later rounds are held to it together with the earlier ones; so every round but "
             "the last is asked for more, where that can be met: what it harvests wrongly would burden them."
         ),
+        tag("p",
+            f"What is promised is “at least {target}” and no more. At the threshold where the search ended the bound "
+            "is often larger: that figure was picked by the same labels, and holds less often than it says."
+        ),
         table(
-            ("round", "accepted on V_M", "threshold", "lower bound", "recall on V_M"), tests,
+            ("round", "accepted on V_M", "threshold", BOUND, "recall on V_M"), tests,
             "What each round’s promise rests on",
         ),
         *refusals,
         tag("p",
             "It holds for the other volumes as far as their patients resemble those of V_M: same scanners, same "
             f"kinds of disease. It says nothing of the lesions that were not found. And a confidence of {sure} means "
-            f"that about {100 * (1 - settings.confidence):.0f} of a hundred such promises may be broken."
+            f"that about {100 * (1 - settings.confidence):.0f} of a hundred such promises may be broken, and it is "
+            f"given to the first look at V_M alone. {looks.said(summary.earlier_looks)}."
         ),
     )  # fmt: skip
+
+
+def likeness(summary: Summary) -> Html:
+    """What the certificate takes for granted, as far as it shows without labels; nothing where nothing was scored."""
+    compared = _compared(summary)
+    if not compared:
+        return Html()
+    # The round that tells the most.
+    k, shown = min(compared, key=lambda each: (each[1].p is None, each[1].p or 0.0, -each[0]))
+    rows = [[row.aspect, number(row.vm), number(row.vh), number(row.p, 4)] for row in shown.aspects]
+    most = map(number, (shown.most_of_a_patient_vm, shown.most_of_a_patient_vh))
+    rows.append(["most accepted of one patient", *most, ""])
+    beyond = ", ".join(f"{amount:,} by {name}" for name, amount in shown.beyond_vm.items() if amount)
+    return section(
+        "Is V_H like V_M?",
+        *(tag("p", f"Round {which}: {said(each)}.") for which, each in compared),
+        tag(
+            "p",
+            "What the same rule accepts in both sets, clinical marks aside. p: how often as large a difference, in "
+            "either direction, comes about where V_M is drawn at random from all patients; corrected for the number "
+            "of rows.",
+            class_="soft",
+        ),
+        table(("mean", "V_M", "V_H", "p"), rows, f"Round {k}"),
+        tag("p", f"Accepted in V_H outside of the range that V_M shows: {beyond or 'none'}."),
+    )
 
 
 def ablations(summary: Summary) -> Html:
@@ -148,7 +193,7 @@ def ablations(summary: Summary) -> Html:
 
 
 def missing(rows: Sequence[Mapping[str, Any]]) -> Html:
-    """The volumes that miss the most annotations, as the engine believes."""
+    """The volumes that miss the most annotations, as the engine believes; an en dash for what it does not know."""
     head = ("volume", "marked", "harvested", "expected besides", "missing in all")
     shown = [
         [
@@ -162,7 +207,8 @@ def missing(rows: Sequence[Mapping[str, Any]]) -> Html:
         tag(
             "p",
             "Marked: by the archive. Expected besides: what the proposals that were not harvested add up to, "
-            "each weighed by how often proposals of its score are lesions in V_M. All volumes are in missing.csv.",
+            "each weighed by how often proposals of its score are lesions in V_M. An en dash: unknown, for the volume "
+            "was left out or V_M taught nothing. All volumes are in missing.csv.",
         ),
         table(head, shown),
     )
@@ -215,7 +261,17 @@ def closing_table(summary: Summary) -> str:
     lines = text_table([head, *rows], "r")
     rule = "-" * len(lines[0])
     end = f"stopped: {summary.stopped_because}; {duration(summary.seconds)}"
-    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], end])
+    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], *warnings(summary), end])
+
+
+def _compared(summary: Summary) -> list[tuple[int, Comparison]]:
+    return [(row.round, row.comparison) for row in summary.rounds if row.comparison]
+
+
+def _left_out(by_split: Mapping[str, int]) -> str:
+    each = ", ".join(f"{amount:,} of {name}" for split, name in SHORT_NAMES.items() if (amount := by_split.get(split)))
+    volumes = count(sum(by_split.values()), "volume")
+    return f"{volumes} that could not be read or scored ({each}): see missing.csv and the log"
 
 
 def _round(name: str, row: RoundResult | FinalResult, lpc_ap: float | None = None) -> list[str]:

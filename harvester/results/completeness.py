@@ -1,11 +1,13 @@
 """Which volumes miss the most annotations: what the engine believes, from the harvest and from what it left.
 
 A score is turned into a probability on V_M, where every lesion is known, by isotonic regression over tubelets that
-no model saw the patient of. A volume then misses its harvested lesions, plus what its other tubelets add up to.
+no model saw the patient of. A volume then misses its harvested lesions, plus what its other tubelets add up to. That is
+unknown, not 0, of a volume that was left out, and of all where V_M taught nothing.
 """
 
 from collections import Counter
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -26,26 +28,43 @@ from harvester.records import (
     SelectedTable,
     Source,
     rows_where,
+    values,
 )
 
+NOTHING: Final[Mapping[str, str]] = {}
 
-def expected_missing(view: RoundView, selected: SelectedPoint) -> MissingTable:
-    """V_H's volumes by how many lesions they miss: those in the ledger, and those that a round leaves unproven."""
+
+def expected_missing(view: RoundView, selected: SelectedPoint, left_out: Mapping[str, str]) -> MissingTable:
+    """V_H's volumes by how many lesions they miss: those in the ledger, and those that a round leaves unproven.
+
+    left_out: why the round left out volumes, by id.
+    """
     fusion, harvested = selected.choice, rows_where(view.ledger, "source", Source.HARVESTED)
     left, calibration = view.reaching(fusion, 0.0), view.accepted(fusion, 0.0)
-    return rank_volumes(view.store.manifest, view.store.marks, harvested, left, calibration)
+    found = any(values(view.hits["correct"]))
+    return rank_volumes(view.store.manifest, view.store.marks, harvested, left, calibration, left_out, found)
 
 
 def rank_volumes(
-    manifest: ManifestTable, marks: MarkTable, harvest: LedgerTable, left: SelectedTable, calibration: AcceptedTable
+    manifest: ManifestTable,
+    marks: MarkTable,
+    harvest: LedgerTable,
+    left: SelectedTable,
+    calibration: AcceptedTable,
+    left_out: Mapping[str, str] = NOTHING,
+    found: bool = False,
 ) -> MissingTable:
-    """One row per volume of V_H, the most missing first; ties by id.
+    """One row per volume of V_H, the most missing first, what is unknown last; ties by id.
 
     marks        the clinical ones are counted
     harvest      harvested lesions, counted
     left         the volumes' tubelets that touch neither a mark nor a harvested lesion, with `score` in 0..1
-    calibration  V_M's, the same, and whether each is right; none at all leaves the harvested lesions alone
+    calibration  V_M's, the same, and whether each is right
+    left_out     why volumes were left out, by id
+    found        whether earlier rounds found anything right in V_M: if not, and if there is nothing right in
+                 `calibration`, it teaches nothing
     """
+    taught = len(calibration) > 0 and (found or any(values(calibration["correct"])))
     likely = left.append_column("probability", pa.array(probabilities(calibration, left)))
     grouped = likely.group_by("volume_id").aggregate([("probability", "sum"), ("probability", "max")])
     expected = {row["volume_id"]: row for row in grouped.to_pylist()}
@@ -55,9 +74,11 @@ def rank_volumes(
     for volume in split_of(manifest, manifest, *PARTLY_MARKED).to_pylist():
         name = volume["volume_id"]
         more = expected.get(name, {"probability_sum": 0.0, "probability_max": None})
-        counts = {"marked": marked[name], "harvested": harvested[name]}
-        counts |= {"expected_more": more["probability_sum"], "best_left": more["probability_max"]}
-        rows.append(volume | counts | {"expected_missing": harvested[name] + more["probability_sum"]})
+        row = volume | {"marked": marked[name], "harvested": harvested[name], "left_out": left_out.get(name)}
+        if taught and name not in left_out:
+            row |= {"expected_more": more["probability_sum"], "best_left": more["probability_max"]}
+            row |= {"expected_missing": harvested[name] + more["probability_sum"]}
+        rows.append(row)
     order: list[tuple[str, Any]] = [("expected_missing", "descending"), ("volume_id", "ascending")]
     return MissingTable(pa.Table.from_pylist(rows, MISSING).sort_by(order))
 
@@ -67,8 +88,8 @@ def probabilities(calibration: AcceptedTable, tubelets: SelectedTable) -> Array:
     if not len(calibration):
         return np.zeros(len(tubelets))
     correct = calibration["correct"].to_numpy(zero_copy_only=False)
-    values, place, counts = np.unique(calibration["score"].to_numpy(), return_inverse=True, return_counts=True)
+    known, place, counts = np.unique(calibration["score"].to_numpy(), return_inverse=True, return_counts=True)
     share = np.bincount(place, correct) / counts
     fitted = isotonic_regression(share, weights=counts).x
-    at = np.searchsorted(values, tubelets["score"].to_numpy(), side="right") - 1
+    at = np.searchsorted(known, tubelets["score"].to_numpy(), side="right") - 1
     return np.where(at >= 0, fitted[np.maximum(at, 0)], 0.0)

@@ -3,7 +3,9 @@
 Decides nothing. What the hidden truth says comes from truth.TruthEvaluator.
 """
 
+import logging
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Final
@@ -11,6 +13,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from harvester.certificate.exchangeability import UNLIKE, compare, said
 from harvester.certificate.selection import SelectedPoint
 from harvester.config.fingerprint import settings_hash
 from harvester.mining.candidates import Found
@@ -21,9 +24,23 @@ from harvester.report.build import ReportInputs
 from harvester.results.ablations import ablations
 from harvester.results.harvest_table import harvest_table, lesion_id, write
 from harvester.results.truth import ProposalScores, TruthEvaluator, finite, harvested_table, with_round
-from harvester.run.folder import Run
-from harvester.run.summary import FinalResult, LeftForReview, PointEstimate, RoundResult, StepResult, Summary, Truth
+from harvester.run.folder import Run, table_hash
+from harvester.run.summary import (
+    Comparison,
+    FinalResult,
+    LeftForReview,
+    PointEstimate,
+    RoundResult,
+    StepResult,
+    Summary,
+    Truth,
+)
+from harvester.store import looks
 
+logger = logging.getLogger(__name__)
+
+LOOKED_AT: Final = ["volume_id", "tubelet_id", "lpg_score", "lpc_score"]
+"""What names a look at V_M, with the run's settings."""
 MEASURED: Final = ("memory_mib", "steps_per_second")
 
 
@@ -32,6 +49,8 @@ class History:
 
     lesions   all harvested ones (with their round)
     unproven  what the point estimate alone would have taken in the last round
+    looks     how many other runs looked at this V_M before; None where unknown
+    left_out  why volumes were left out of the last round that scored any, by id
     summary   None before `finish`
     """
 
@@ -44,7 +63,25 @@ class History:
         self.ablations = ablations(run.settings.operating_point, run.settings.seed)
         self.lesions, self.unproven = harvested_table(), harvested_table()
         self.harvest, self.ledger, self.missing = empty(HarvestTable), empty(LedgerTable), empty(MissingTable)
+        self.left_out = {row["volume_id"]: "nothing was scored" for row in run.mined}
+        self.looks: int | None = None
+        self.comparisons: dict[int, Comparison] = {}
         self.summary: Summary | None = None
+
+    def look(self, k: int, view: RoundView, selected: SelectedPoint) -> None:
+        """Before a round is harvested: which volumes it leaves out, whether V_H is like V_M, who looked before.
+
+        The log tells. A run that is only looked at is no look.
+        """
+        first, self.left_out = not self.comparisons, self.run.left_out(k)
+        self.comparisons[k] = told = compare(view, selected, self.left_out, self.run.settings.seed + k)
+        if self.run.steps_in.read_only:
+            return
+        unlike = told.p is not None and told.p < UNLIKE
+        logger.log(logging.WARNING if unlike else logging.INFO, "round %d: %s", k, said(told))
+        if first:
+            self.looks = looks.look(self.run.store, self.run.id, table_hash(view.calibration.select(LOOKED_AT)))
+            logger.info(looks.said(self.looks))
 
     def append(self, k: int, view: RoundView, selected: SelectedPoint, found: Found, models: str) -> None:
         """Take in a round."""
@@ -56,19 +93,19 @@ class History:
         fused = view.scored.append_column("score", pa.array(fuse(view.scored, selected.choice)))
         kept = ScoredTable(fused.filter(pc.is_finite(fused["score"])))
         proposed = self._proposals(view.scored, "lpg_score")
-        self.rounds.append(self.measure(k, view.scored, selected, found, proposed))
+        self.rounds.append(self.measure(k, view, selected, found, proposed))
         self._draw(f"round {k}: LPG", proposed)
         self._draw(f"round {k}: LPG + LPC", self._proposals(kept, "score"))
 
     def measure(
-        self, k: int, scored: ScoredTable, selected: SelectedPoint, found: Found, proposed: ProposalScores
+        self, k: int, view: RoundView, selected: SelectedPoint, found: Found, proposed: ProposalScores
     ) -> RoundResult:
-        """The round in numbers. What is measured on proposals is None where none was scored."""
+        """The round in numbers: None where there was nothing to measure it on."""
         point, plain = selected.point, selected.naive
         return RoundResult(
             round=k,
             threshold=finite(point.threshold),
-            precision_bound=finite(point.precision_bound),
+            precision_bound=finite(point.precision_bound) if len(view.scored) else None,
             harvested=len(found.lesions),
             hard_negatives=len(found.sure_negatives) + len(found.possible_negatives),
             left_for_review=LeftForReview(
@@ -80,18 +117,20 @@ class History:
             **self.truth.harvest(self.lesions).model_dump(),
             lpg_sensitivity=proposed.sensitivity,
             lpg_ap=proposed.ap,
-            lpc_ap=self._proposals(scored, "lpc_score").ap,
+            lpc_ap=self._proposals(view.scored, "lpc_score").ap,
             refused=point.reason,
             accepted_vm=point.accepted,
-            recall_vm=point.recall_estimate,
+            recall_vm=point.recall_estimate if len(view.targets) else None,
             choice=asdict(selected.choice),
             possible_negatives_on_lesions=self.truth.on_lesions(found.possible_negatives),
             point_estimate=PointEstimate(
                 threshold=finite(plain.threshold),
                 harvested=len(self.unproven),
-                precision_vm=finite(plain.precision_estimate),
+                precision_vm=plain.precision_estimate if plain.accepted else None,
                 **self.truth.harvest(self.unproven).model_dump(),
             ),
+            comparison=self.comparisons.get(k),
+            left_out=self._left_out() if k in self.comparisons else {},
             controls={name: each.result(self.truth) for name, each in self.ablations.items()},
         )
 
@@ -165,6 +204,7 @@ class History:
             rounds=tuple(self.rounds),
             final=self._final(),
             controls=self.rounds[-1].controls,
+            earlier_looks=self.looks,
             stopped_because=self._reason(),
             truth=Truth(unmarked_lesions=len(self.truth.lesions), volumes=self.truth.volumes),
             steps=tuple(map(StepResult.model_validate, self.run.steps)),
@@ -182,6 +222,7 @@ class History:
             **self.truth.harvest(self.lesions).model_dump(),
             lpg_sensitivity=last.lpg_sensitivity,
             volumes=len(set(self.lesions["volume_id"].to_pylist())),
+            certified_precision=self.run.settings.operating_point.target_precision if len(self.lesions) else None,
         )
 
     def _reason(self) -> str:
@@ -197,6 +238,10 @@ class History:
 
     def _proposals(self, scored: ScoredTable, score: str) -> ProposalScores:
         return self.truth.proposals(scored, score) if len(scored) else ProposalScores()
+
+    def _left_out(self) -> dict[str, int]:
+        """How many volumes of each split."""
+        return dict(Counter(row["split"] for row in self.run.mined if row["volume_id"] in self.left_out))
 
     def _draw(self, name: str, scores: ProposalScores) -> None:
         if scores.froc is not None:

@@ -111,6 +111,7 @@ class Run:
         self.mined = [row for row in self.rows if row["split"] != Split.VD_TEST]
         self.steps: list[StepNote] = []
         self._inputs: dict[str, Inputs] = {}
+        self._partials: dict[int, list[Partials]] = {}
 
     @classmethod
     def open(cls, folder: Location, settings: Settings, store: Store, began: float | None = None) -> "Run":
@@ -180,7 +181,13 @@ class Run:
 
     def partials(self, step: str, round_index: int, key: str) -> Partials:
         """Where the workers of a step publish the parts of its table."""
-        return Partials(self.of_round(round_index) / f"{step}-{key}{PARTIALS}")
+        made = Partials(self.of_round(round_index) / f"{step}-{key}{PARTIALS}")
+        self._partials.setdefault(round_index, []).append(made)
+        return made
+
+    def left_out(self, round_index: int) -> dict[str, str]:
+        """Why volumes were left out of a round's steps so far, by volume id."""
+        return {volume: why for made in self._partials.get(round_index, ()) for volume, why in made.errors().items()}
 
     def of_round(self, round_index: int) -> Location:
         """The folder of a round's steps."""

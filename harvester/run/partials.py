@@ -100,6 +100,11 @@ class Partials:
         with ThreadPoolExecutor(READERS) as pool:
             return [record or {} for record in pool.map(self.record, names)]
 
+    def errors(self) -> dict[str, str]:
+        """Why each of the volumes that a published part leaves out was left out, by id."""
+        records = self.records(sorted(self.done()))
+        return {volume: str(why) for record in records for volume, why in record.get("errors", {}).items()}
+
     def tables(self, names: Sequence[str], schema: pa.Schema) -> Iterator[pa.Table]:
         """The rows of published parts, in turn. A damaged one is unpublished and a StepError."""
         with ThreadPoolExecutor(READERS) as pool:

@@ -31,6 +31,27 @@ class _Cut(_Frozen):
     harvested: int
 
 
+class ComparedAspect(_Frozen):
+    """A mean over V_M and over V_H; null where a side has nothing to take it of."""
+
+    aspect: str
+    vm: float | None
+    vh: float | None
+    p: float | None = Field(description="that both are alike, corrected for the number of aspects")
+
+
+class Comparison(_Frozen):
+    """V_H beside V_M, without labels, before it was harvested: see certificate/exchangeability.py."""
+
+    patients_vm: int
+    patients_vh: int
+    p: float | None = Field(description="that V_H is like V_M in all aspects; null where too few patients tell")
+    aspects: tuple[ComparedAspect, ...]
+    most_of_a_patient_vm: int = Field(description="accepted tubelets of the patient with the most")
+    most_of_a_patient_vh: int
+    beyond_vm: dict[str, int] = Field(description="accepted in V_H outside of what V_M shows, by what")
+
+
 class TruthScores(_Frozen):
     """Harvested lesions against the hidden truth of V_H^test; null where there is none, or nothing to measure."""
 
@@ -82,10 +103,12 @@ class RoundResult(_Row):
     left_for_review: LeftForReview = LeftForReview()
     refused: str = Field(description="why nothing is certified; empty when certified")
     accepted_vm: int
-    recall_vm: float
+    recall_vm: float | None = Field(description="null where V_M has no lesion without a clinical mark")
     choice: dict[str, int | float] = Field(description="how the scores are fused: see mining/fusion.py")
     possible_negatives_on_lesions: float | None
     point_estimate: PointEstimate
+    left_out: dict[str, int] = Field({}, description="volumes of each split that could not be proposed on or scored")
+    comparison: Comparison | None = Field(None, description="null where nothing was scored")
     controls: dict[str, AblationResult]
 
 
@@ -93,6 +116,9 @@ class FinalResult(_Row):
     """The whole harvest, certified by the last round that harvested anything."""
 
     volumes: int
+    certified_precision: float | None = Field(
+        None, description="what is promised, at least so much: the target; null where nothing was harvested"
+    )
 
 
 class Truth(_Frozen):
@@ -123,6 +149,9 @@ class Summary(_Frozen):
     rounds: tuple[RoundResult, ...]
     final: FinalResult
     controls: dict[str, AblationResult]
+    earlier_looks: int | None = Field(
+        None, description="other runs that proved something on this V_M before; null where that is not known"
+    )
     stopped_because: str
     truth: Truth
     steps: tuple[StepResult, ...]

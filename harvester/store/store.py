@@ -10,6 +10,7 @@ store/                        a folder on a disk or in an object store (storage/
   rejects.parquet       what was refused and why (records.REJECTS)
   splits.csv            of an archive: each patient's split, and whether it was given or drawn
   reviewed.parquet      what people said of exported labels (records.REVIEWED); absent before the first review
+  looks/                which runs proved something on V_M (looks.py)
 """
 
 import json

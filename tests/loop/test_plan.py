@@ -35,7 +35,7 @@ def finished(harvested: Callable[..., History], tmp_path: Path) -> Path:
 
 
 def test_of_a_finished_run_nothing_is_left_and_nothing_is_written(finished: Path, store: Store) -> None:
-    before = content(finished)
+    before = content(finished), content(Path(store.path.base))
     planned = plan(finished, SETTINGS, store)
     assert planned.next is None
     done = [(step["round"], step["step"]) for step in planned.done]
@@ -43,7 +43,9 @@ def test_of_a_finished_run_nothing_is_left_and_nothing_is_written(finished: Path
     assert list(format_plan(planned))[-1] == "nothing to do but the report: every step is made"
     # How it is computed changes nothing.
     assert plan(finished, changed("compute", replicas=7, train_workers=3), store).next is None
-    assert content(finished) == before
+    # With other settings it is not the same run, but to plan it is no look at V_M.
+    assert plan(finished, SETTINGS.model_copy(update={"min_gain": 0.011}), store).next is None
+    assert (content(finished), content(Path(store.path.base))) == before
 
 
 def test_a_changed_setting_redoes_what_depends_on_it_and_is_named(finished: Path, store: Store) -> None:

@@ -27,6 +27,8 @@ from harvester.store.store import Store
 from tests.builders import made_store, mark, tubelet
 
 HIDDEN, CLINICAL, FALSE = (8.0, 8.0, 23.0, 23.0), (32.0, 8.0, 47.0, 23.0), (8.0, 40.0, 23.0, 55.0)
+BROKEN: tuple[str, ...] = ()
+"""Volumes that cannot be scored."""
 REASON = "the classifier has no example of class 1: no tubelet matches a known lesion"
 SETTINGS = Settings.model_validate(
     {"rounds": 3, "operating_point": {"lpg_weights": [0.0], "min_slices": [1], "target_precision": 0.5}}
@@ -69,8 +71,13 @@ def harvested(monkeypatch: pytest.MonkeyPatch, store: Store, tmp_path: Path) -> 
         def selected(files: CalibrationFiles, settings: OperatingPointSettings, _: Path) -> SelectedPoint:
             return select_point(files.read(), fusions(settings)[0], settings)
 
-        def over_volumes(actor: Any, _: Any, rows: Any, ignored: Any = None) -> tuple[pa.Table, dict[str, float]]:
-            return proposed(rows).select(SCHEMAS[actor.kind].names), {"memory_mib": 1.0}
+        def over_volumes(actor: Any, job: Any, rows: Any, ignored: Any = None) -> tuple[pa.Table, dict[str, float]]:
+            columns = SCHEMAS[actor.kind].names
+            errors = dict.fromkeys(BROKEN if "lpc_score" in columns else (), "StoreError: cannot be read")
+            if errors:
+                job.partials.publish("0", pa.table({}), {"errors": errors})
+            kept = [row for row in rows if row["volume_id"] not in errors]
+            return proposed(kept).select(columns), {"memory_mib": 1.0}
 
         monkeypatch.setattr(loop, "train_folds", fit)
         monkeypatch.setattr(loop, "run_over_volumes", over_volumes)
@@ -98,6 +105,7 @@ def test_a_first_round_without_examples_harvests_nothing(
     (row,) = written["rounds"]
     assert row.keys() == RoundResult.model_fields.keys()
     assert (row["refused"], row["harvested"], row["threshold"]) == (REASON, 0, None)
+    assert row["precision_bound"] is row["point_estimate"]["precision_vm"] is None
     # Nothing was scored, so nothing is said of the proposals.
     assert row["lpg_sensitivity"] is row["lpg_ap"] is row["lpc_ap"] is None
     assert written["final"]["harvested"] == 0
@@ -105,6 +113,9 @@ def test_a_first_round_without_examples_harvests_nothing(
     assert pq.read_table(tmp_path / "run" / "harvest.parquet").num_rows == 0
     missing = pq.read_table(tmp_path / "run" / "missing.parquet")
     assert (len(missing), set(missing["harvested"].to_pylist())) == (6, {0})
+    assert set(missing["expected_missing"].to_pylist()) == {None}
+    assert set(missing["left_out"].to_pylist()) == {"nothing was scored"}
+    assert (row["comparison"], written["earlier_looks"]) == (None, None)
     assert REASON in (tmp_path / "run" / "report.html").read_text()
 
 
@@ -128,6 +139,36 @@ def test_a_later_round_without_examples_leaves_what_was_found(
     assert sources.count("harvested") == 6
     assert sources.count("hard_negative_vm") == 10
     assert pq.read_table(folder / "missing.parquet")["best_left"].null_count == 0
+
+
+def test_what_was_left_out_looked_at_and_compared_is_told(
+    harvested: Callable[..., History],
+    store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setitem(globals(), "BROKEN", ("vm-0", "vh_test-0", "vh_test-1"))
+    with caplog.at_level(logging.INFO):
+        history = harvested("classifier", 1)
+    assert history.summary is not None
+    first, second = history.summary.rounds
+    assert (first.left_out, second.left_out) == ({"vh_test": 2, "vm": 1}, {})
+    assert first.comparison is not None and second.comparison is None
+    assert (first.comparison.patients_vm, first.comparison.patients_vh) == (9, 4)
+    told = (
+        "too few patients to tell whether V_H is like V_M (9 patients of V_M, 4 of V_H; at least 5 of each are asked)"
+    )
+    assert f"round 0: {told}" in caplog.messages
+    rows = {row["volume_id"]: row for row in pq.read_table(tmp_path / "run" / "missing.parquet").to_pylist()}
+    assert rows["vh_test-0"]["expected_missing"] is None
+    assert rows["vh_test-0"]["left_out"] == "StoreError: cannot be read"
+    assert rows["vh_test-2"]["expected_missing"] == 1
+    # Going on is the same look at V_M, another seed is another one.
+    again = harvested("classifier", 1, SETTINGS.model_copy(update={"seed": 4}))
+    resumed = harvested("classifier", 1)
+    assert [each.summary and each.summary.earlier_looks for each in (history, again, resumed)] == [0, 1, 0]
+    assert len((store.path / "looks").files()) == 2
 
 
 def test_such_a_run_goes_on_where_it_stopped(harvested: Callable[..., History], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from harvester.certificate.selection import Calibration, select_point
 from harvester.config.settings import OperatingPointSettings, Settings

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from harvester.certificate.frontier import Frontier, FrontierRow
@@ -18,8 +19,8 @@ from harvester.report.build import ReportInputs, build, write_report
 from harvester.report.gallery import outline, sample_evenly
 from harvester.report.html import Html, tag
 from harvester.report.pictures import Outline, slices_to_show, strip, window_for
-from harvester.report.plots import FRONTIER_COLOURS, frontier_picture
-from harvester.report.sections import closing_table
+from harvester.report.plots import FRONTIER_COLOURS, frontier_picture, legend_below
+from harvester.report.sections import BOUND, closing_table, likeness, missing, warnings
 from harvester.run.summary import Summary
 from harvester.storage.location import Location
 from harvester.store.store import Store
@@ -29,7 +30,7 @@ from tests.summaries import summary_tree
 SPACING = (4.0, 2.0, 2.0)
 BOX = (30.0, 20.0, 37.0, 29.0)
 SIDES = ("x1", "y1", "x2", "y2")
-SENTENCE = "2 unmarked lesions harvested in 2 volumes at a precision certified to be at least 0.912"
+SENTENCE = "2 unmarked lesions harvested in 2 volumes at a precision certified to be at least 0.9 (95 % confidence)"
 
 
 def volume(name: str, around_hu: int = 40) -> Volume:
@@ -119,6 +120,7 @@ def test_page_says_what_was_done(whole: str) -> None:
         "Hardest negatives",
         "Misses",
         "What the certificate means",
+        "Is V_H like V_M?",
         "Ablations",
         "Volumes that miss the most",
         "The archive",
@@ -168,6 +170,42 @@ def test_harvest_without_truth(store: Store, tmp_path: Path) -> None:
     html = build(inputs(store, tmp_path, 2, known=False))
     assert "there is no hidden truth here" in html
     assert '<b class="right">' not in html
+
+
+WARNINGS = (
+    "Round 0: V_H looks harder than V_M: p = 0.004 (accepted per volume: 4, in V_M 1.5); audit it: ",
+    "Round 0 left out 3 volumes that could not be read or scored (1 of V_M, 2 of V_H): see missing.csv and the log",
+    "V_M has been looked at by 2 earlier runs with other settings; the promise is for one",
+)
+
+
+def test_what_weakens_the_promise_is_told_first_and_at_the_end(store: Store, tmp_path: Path, whole: str) -> None:
+    given = inputs(store, tmp_path, 2, known=True)
+    closing = closing_table(given.summary)
+    for warning in WARNINGS:
+        assert warning in closing
+        assert warning in whole.split("<h2>")[0]
+    assert "most accepted of one patient</th><td>3</td><td>41</td>" in whole
+    assert "outside of the range that V_M shows: 5 by width in mm." in whole
+    tree = summary_tree() | {"earlier_looks": 0}
+    tree["rounds"][0] |= {"left_out": {}, "comparison": tree["rounds"][0]["comparison"] | {"p": 0.4}}
+    assert warnings(Summary.model_validate(tree)) == []
+    # Of an older summary nothing is known.
+    for name in ("left_out", "comparison"):
+        del tree["rounds"][0][name]
+    del tree["earlier_looks"]
+    assert (warnings(Summary.model_validate(tree)), likeness(Summary.model_validate(tree))) == ([], "")
+
+
+def test_the_promise_is_the_target_and_the_larger_figure_is_named(whole: str) -> None:
+    assert "<dt>certified precision</dt><dd>≥ 0.9</dd>" in whole
+    assert whole.count(BOUND) == 2
+    assert "What is promised is “at least 0.9” and no more." in whole
+
+
+def test_what_is_missing_is_a_dash_where_nobody_knows() -> None:
+    row = {"volume_id": "v", "marked": 1, "harvested": 0, "expected_more": None, "expected_missing": None}
+    assert "<td>0</td><td>–</td><td>–</td>" in missing([row])
 
 
 def test_closing_table_lines_up(store: Store, tmp_path: Path) -> None:
@@ -256,6 +294,20 @@ def test_the_frontier_is_one_picture_or_two_where_the_truth_is_known(known: bool
         drawn = (pixels == [int(colour[at : at + 2], 16) for at in (1, 3, 5)]).all(-1)
         assert drawn[:, : 600 if known else None].any()
         assert not known or drawn[:, 600:].any()
+
+
+@pytest.mark.parametrize("curves", [2, 8])
+def test_a_legend_hides_no_curve_and_stays_in_the_picture(curves: int) -> None:
+    figure = Figure(figsize=(4.6, 4.0), layout="constrained")
+    axes = figure.add_subplot()
+    for k in range(curves):
+        axes.plot([0, 1], [0, 0], label=f"round {k}: LPG + LPC")
+    axes.set_xlabel("recall of unmarked lesions")
+    legend_below(axes)
+    figure.draw_without_rendering()
+    legend, label = axes.get_legend().get_window_extent(), axes.xaxis.label.get_window_extent()
+    assert not legend.overlaps(axes.get_window_extent()) and not legend.overlaps(label)
+    assert figure.bbox.x0 <= legend.x0 and figure.bbox.y0 <= legend.y0 and legend.x1 <= figure.bbox.x1
 
 
 def test_text_is_escaped_unless_built_by_tag() -> None:

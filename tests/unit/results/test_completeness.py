@@ -10,6 +10,8 @@ from harvester.records import MISSING
 from harvester.results.completeness import probabilities, rank_volumes
 from tests.builders import manifest, mark, marks
 
+UNKNOWN = ("expected_more", "expected_missing", "best_left")
+
 BOX = (0.0, 0.0, 1.0, 1.0)
 
 
@@ -48,3 +50,26 @@ def test_volumes_are_ranked_by_what_is_harvested_and_expected() -> None:
     assert ranked["harvested"].to_pylist() == [2, 0, 0]
     assert ranked["marked"].to_pylist() == [2, 1, 0]
     assert ranked["best_left"].to_pylist() == [None, 0.5, 0.0]
+
+
+def test_a_volume_that_was_left_out_is_unknown_not_complete() -> None:
+    calibration = table(score=[0.4, 0.6], correct=[False, True])
+    volumes, left = manifest({"seen": "vh", "gone": "vh", "empty": "vh"}), table(volume_id=["seen"], score=[0.7])
+    why = {"gone": "StoreError: cannot be read"}
+    ranked = rank_volumes(volumes, marks(), table(volume_id=["gone", "gone"]), left, calibration, why)
+    assert ranked["volume_id"].to_pylist() == ["seen", "empty", "gone"]
+    assert ranked["expected_missing"].to_pylist() == [1.0, 0.0, None]
+    assert ranked["harvested"].to_pylist() == [0, 0, 2]
+    assert ranked["left_out"].to_pylist() == [None, None, "StoreError: cannot be read"]
+    assert all(ranked[name][2].as_py() is None for name in UNKNOWN)
+
+
+@pytest.mark.parametrize("right", [[], [False, False]])
+def test_where_v_m_teaches_nothing_what_is_missing_is_unknown(right: list[bool]) -> None:
+    calibration = table(score=pa.array([0.4, 0.6][: len(right)], pa.float64()), correct=pa.array(right, pa.bool_()))
+    volumes, left = manifest({"a": "vh", "b": "vh_test"}), table(volume_id=["a"], score=[0.7])
+    ranked = rank_volumes(volumes, marks(), table(volume_id=pa.array([], pa.string())), left, calibration)
+    assert all(ranked[name].to_pylist() == [None, None] for name in UNKNOWN)
+    # All that is right in V_M was found before: then what is left there is wrong, and teaches that.
+    after = rank_volumes(volumes, marks(), table(volume_id=["b"]), left, calibration, found=True)
+    assert after["expected_missing"].to_pylist() == ([1.0, 0.0] if right else [None, None])

@@ -1,0 +1,61 @@
+"""Who has looked at a store's V_M: every run that proved something on it, beside what people reviewed.
+
+store/looks/<hash>.json   one look: the patients of V_M, and when it was first taken
+
+A promise at 95 % is for one look. Whoever harvests the same archive with ten settings, and keeps what looks best, has
+looked ten times. A look is named by the hash of what was looked at, so that a run that goes on is not another one, and
+two that write at the same time write two objects.
+"""
+
+import json
+import logging
+import time
+from typing import Any, Final
+
+from harvester.config.fingerprint import settings_hash
+from harvester.errors import HarvesterError
+from harvester.records import Split, rows_where, values
+from harvester.storage.location import Location
+from harvester.store.store import Store
+
+logger = logging.getLogger(__name__)
+
+FOLDER: Final = "looks"
+
+
+def look(store: Store, *what: Any) -> int | None:
+    """Note that `what` looks at V_M; how many others did before, at any patient of it that is there now.
+
+    None where the store cannot be written or read: that stops nobody.
+    """
+    patients = sorted(set(values(rows_where(store.manifest, "split", Split.VM)["patient_id"])))
+    folder = store.path / FOLDER
+    mine = f"{settings_hash(*what)}.json"
+    try:
+        if mine not in folder.files():
+            (folder / mine).write_text(json.dumps({"patients": patients, "at": time.time()}))
+        looks = {name: _read(folder / name) for name in folder.files()}
+    except (OSError, HarvesterError) as error:
+        logger.info("%s: earlier looks at V_M could not be counted: %s", store.path, error)
+        return None
+    others = [seen for name, seen in looks.items() if name != mine and set(patients).intersection(seen["patients"])]
+    return len([seen for seen in others if seen["at"] < looks[mine]["at"]])
+
+
+def said(earlier: int | None) -> str:
+    """The count in one sentence."""
+    if earlier is None:
+        return "How often V_M was looked at before could not be counted: the store cannot be written"
+    if not earlier:
+        return "No run has looked at this V_M before"
+    by = "1 earlier run" if earlier == 1 else f"{earlier:,} earlier runs"
+    return f"V_M has been looked at by {by} with other settings; the promise is for one"
+
+
+def _read(file: Location) -> dict[str, Any]:
+    """A look; one of nobody where the file is none."""
+    try:
+        tree = json.loads(file.read_bytes())
+        return {"patients": [str(each) for each in tree["patients"]], "at": float(tree["at"])}
+    except (ValueError, TypeError, KeyError):
+        return {"patients": [], "at": 0.0}
