@@ -33,8 +33,8 @@ def lasting(given: str | Path) -> Location:
     path = Path(given)
     if "://" in str(given) or not in_ray_job():
         return Location.of(given)
-    if path.is_relative_to(Path.cwd()):
-        path = path.relative_to(Path.cwd())
+    if path.is_absolute() and path.resolve().is_relative_to(Path.cwd()):
+        path = path.resolve().relative_to(Path.cwd())
     return Location.of(path) if path.is_absolute() else _at_home(path)
 
 

@@ -14,7 +14,7 @@ from harvester.distributed.cluster import living_nodes, this_worker
 from harvester.errors import SettingsError, one_line
 from harvester.storage.location import Location
 
-SECONDS_TO_ANSWER: Final = 120.0
+SECONDS_TO_ANSWER: Final = 30.0
 """Of a node; one that has not answered by then is busy or gone, which is not to be judged here."""
 SECONDS_TO_APPEAR: Final = 10.0
 """Of a file of another node: shares list a folder late."""
@@ -30,19 +30,19 @@ def require_shared(written: Sequence[Location], read: Sequence[Location] = ()) -
     """
     if not (own := this_worker().node):
         return  # no Ray runs
-    nodes = {each["NodeID"]: each["NodeManagerAddress"] for each in living_nodes() if each["Resources"].get("CPU")}
+    nodes: Nodes = {
+        each["NodeID"]: each["NodeManagerAddress"] for each in living_nodes() if each["Resources"].get("CPU")
+    }
     if nodes.keys() <= {own}:
         return
     for folder in written:
-        if folder.on_disk:
-            try_written(folder, nodes)
+        nodes = try_written(folder, nodes) if folder.on_disk else nodes
     for folder in read:
-        if folder.on_disk:
-            try_read(folder, nodes)
+        nodes = try_read(folder, nodes) if folder.on_disk else nodes
 
 
-def try_written(folder: Location, nodes: Nodes, ask: Ask | None = None) -> None:
-    """Every node reads a file of this machine and writes one that this machine sees."""
+def try_written(folder: Location, nodes: Nodes, ask: Ask | None = None) -> Nodes:
+    """Every node reads a file of this machine and writes one that this machine sees. Those that answered."""
     probe = folder / f"probe-{uuid4().hex[:12]}"
     probe.write_text(probe.name)
     try:
@@ -50,15 +50,18 @@ def try_written(folder: Location, nodes: Nodes, ask: Ask | None = None) -> None:
         _refuse(folder, nodes, answers)
         elsewhere = [node for node in answers if not _appears(_of_node(probe, node))]
         _refuse(folder, nodes, dict.fromkeys(elsewhere, "writes where this machine sees none"))
+        return {node: nodes[node] for node in answers}
     finally:
         for name in folder.files():
             if name.startswith(probe.name):
                 (folder / name).delete()
 
 
-def try_read(folder: Location, nodes: Nodes, ask: Ask | None = None) -> None:
-    """Every node sees what this machine sees in the folder."""
-    _refuse(folder, nodes, (ask or on_each)(nodes, look, folder, [*folder.files(), *folder.folders()]))
+def try_read(folder: Location, nodes: Nodes, ask: Ask | None = None) -> Nodes:
+    """Every node sees what this machine sees in the folder. Those that answered."""
+    answers = (ask or on_each)(nodes, look, folder, [*folder.files(), *folder.folders()])
+    _refuse(folder, nodes, answers)
+    return {node: nodes[node] for node in answers}
 
 
 def write_back(probe: Location, text: str, node: str) -> str:

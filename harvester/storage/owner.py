@@ -70,7 +70,7 @@ def owned(folder: Location) -> Iterator[None]:
         yield
     finally:
         stop.set()
-        beats.join()
+        beats.join(SECONDS_TO_END)  # a beat that hangs in a slow store holds nobody up
         with suppress(OSError):
             own.delete()
 

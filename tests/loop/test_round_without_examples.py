@@ -13,7 +13,7 @@ import pytest
 
 from harvester import harvest as loop
 from harvester.certificate.selection import CalibrationFiles, SelectedPoint, select_point
-from harvester.config.settings import OperatingPointSettings, Settings
+from harvester.config.settings import Settings
 from harvester.distributed.training import FitJob
 from harvester.errors import NoExamplesError, StepError
 from harvester.mining.fusion import fusions
@@ -68,8 +68,9 @@ def harvested(monkeypatch: pytest.MonkeyPatch, store: Store, tmp_path: Path) -> 
             for fold in range(job.settings.folds):
                 (job.out / f"fold-{fold}.safetensors").write_bytes(f"{job.model} {job.seed}".encode())
 
-        def selected(files: CalibrationFiles, settings: OperatingPointSettings, _: Path) -> SelectedPoint:
-            return select_point(files.read(), fusions(settings)[0], settings)
+        def selected(files: CalibrationFiles, settings: Settings, _: Path) -> SelectedPoint:
+            own = settings.operating_point
+            return select_point(files.read(), fusions(own)[0], own)
 
         def over_volumes(actor: Any, job: Any, rows: Any, ignored: Any = None) -> tuple[pa.Table, dict[str, float]]:
             columns = SCHEMAS[actor.kind].names

@@ -37,6 +37,8 @@ def test_in_a_job_relative_paths_last(sign: str, head: Path, tmp_path: Path, mon
             monkeypatch.setenv(places.RAY_JOB, "{}")
         for given in ("runs/night", "./runs/night", "runs/../runs/night", Path("runs/night"), copy / "runs" / "night"):
             assert lasting(given) == Location.of(head / "runs" / "night")
+        (tmp_path / f"session_latest-{digest}").symlink_to(copy)
+        assert lasting(tmp_path / f"session_latest-{digest}" / "runs" / "night") == Location.of(head / "runs" / "night")
         assert lasting("../../other") == Location.of(head / "other")
         assert lasting(".") == home() == Location.of(head)
         assert lasting_path(Path("boxes")) == head / "boxes"

@@ -3,7 +3,7 @@
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,8 @@ import pytest
 
 from harvester.config.settings import Settings
 from harvester.errors import SettingsError, StepError, StoreError
-from harvester.records import Mark, Volume
+from harvester.records import HarvestTable, Mark, ReviewedTable, Volume, empty
+from harvester.results.harvest_table import write as write_table
 from harvester.run.folder import Run, settings_of
 from harvester.run.log import logged_to
 from harvester.run.partials import Partials
@@ -22,7 +23,7 @@ from harvester.storage import owner
 from harvester.storage.location import Location
 from harvester.storage.salt import salt_of
 from harvester.store.container import open_shard
-from harvester.store.store import Store, finish_store, read_volume
+from harvester.store.store import Store, finish_store, read_volume, write_reviewed
 from tests.s3_serving import Door, serving
 
 pytest.importorskip("moto.server", reason="moto[server] is not installed")
@@ -97,6 +98,28 @@ def test_a_write_that_the_store_refuses_leaves_what_was_there(door: Door, size: 
         door.denied = ""
     assert {request.split()[0] for request in door.requests[asked:]} <= {"POST", "PUT"}
     assert (file.read_bytes(), file.parent.files()) == (b"step 39950", ["fold-0.checkpoint.pt"])
+
+
+def test_reviews_settings_and_tables_outlive_a_refused_write(door: Door, bucket: str) -> None:
+    store, folder = write(bucket), Location.of(door.uri("archive", "runs/refused"))
+    write_reviewed(store.path, empty(ReviewedTable))
+    Run.open(folder, Settings(), store)
+    harvested = empty(HarvestTable)
+    write_table(harvested, folder, "harvest")
+    writers: dict[Location, Callable[[], object]] = {
+        store.path / "reviewed.parquet": lambda: write_reviewed(store.path, empty(ReviewedTable)),
+        folder / "settings.yaml": lambda: Run.open(folder, Settings(seed=1), store),
+        folder / "run.json": lambda: Run.open(folder, Settings(seed=1), store),
+        folder / "harvest.csv": lambda: write_table(harvested, folder, "harvest"),
+    }
+    for file, work in writers.items():
+        before, door.denied = file.read_bytes(), file.name
+        try:
+            with pytest.raises(OSError if file.parent == folder else StoreError):
+                work()
+        finally:
+            door.denied = ""
+        assert file.read_bytes() == before, file
 
 
 def test_a_writer_that_fails_midway_leaves_what_was_there(door: Door) -> None:
