@@ -81,7 +81,8 @@ def _scans_by_stem(root: Path, names: Iterable[str]) -> dict[str, list[ScanFiles
     scans: dict[str, list[ScanFiles]] = {}
     for name in names:
         stem = _stem(name)
-        scans.setdefault(stem, []).append(ScanFiles(name, stem, [root / name], {name, stem}))
+        names = {name, stem, stem + name[len(stem) :].lower()}  # a.nii.gz is meant by a.NII.GZ
+        scans.setdefault(stem, []).append(ScanFiles(name, stem, [root / name], names))
     return scans
 
 
@@ -131,9 +132,15 @@ def _scans_of_mask(stem: str, settings: ArchiveSettings) -> list[str]:
     parts = list(PurePosixPath(stem).parts)
     if settings.mask_folder and settings.mask_folder in parts[:-1]:
         at = parts.index(settings.mask_folder)
-        parts[-1] = parts[-1].removesuffix(settings.mask_suffix)
+        parts[-1] = _without(parts[-1], settings.mask_suffix)
         return ["/".join(parts[:at] + put + parts[at + 1 :]) for put in ([], ["images"])]
-    return [stem.removesuffix(settings.mask_suffix)] if stem.endswith(settings.mask_suffix) else []
+    bare = _without(stem, settings.mask_suffix)
+    return [bare] if bare != stem else []
+
+
+def _without(stem: str, suffix: str) -> str:
+    """The stem without the suffix, which may be in capitals."""
+    return stem[: -len(suffix)] if stem.lower().endswith(suffix.lower()) else stem
 
 
 def _stem(name: str) -> str:

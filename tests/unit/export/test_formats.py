@@ -297,6 +297,17 @@ def test_no_name_comes_out(finished: Any, to: str, capsys: pytest.CaptureFixture
     assert not [word for word in PLANTED if word in output]
 
 
+def test_a_scan_named_in_capitals_is_placed(finished: Any) -> None:
+    from harvester.config.data import ArchiveSettings
+    from harvester.export.source_scans import SourceScans
+
+    (finished.source / "ZEBRA.nii.gz").rename(finished.source / "ZEBRA.NII.GZ")
+    scans = SourceScans(finished.source, ArchiveSettings(format="nifti"), 0, "s")
+    (volume_id,) = scans._files
+    row = next(row for row in finished.store.manifest.to_pylist() if row["volume_id"] == finished.nifti)
+    assert scans.grid(row | {"volume_id": volume_id}).nifti
+
+
 # DeepLesion, whose slices run from head to feet
 
 

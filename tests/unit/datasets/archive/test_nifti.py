@@ -95,6 +95,29 @@ def test_masks_are_found_by_suffix_or_folder(
     assert (marks[0].clinical, marks[0].kind) == (True, "")
 
 
+def test_endings_in_capitals_are_read_as_the_others(tmp_path: Path) -> None:
+    put(tmp_path / "a.nii.gz").rename(tmp_path / "A.NII.GZ")
+    put(tmp_path / "m.nii.gz", mask_values()).rename(tmp_path / "A.MASK.NII.GZ")
+    put(tmp_path / "masks" / "c.mask.nii", mask_values()).rename(tmp_path / "masks" / "C.Mask.NII")
+    for name in ("b.nii", "c.nii"):
+        put(tmp_path / name).rename(tmp_path / name.upper())
+    (tmp_path / "MARKS.CSV").write_text(f"{MARKS}B.nii,0,0,0,1,1\n")
+    (tmp_path / "Volumes.csv").write_text("file,patient,complete\nA.NII.GZ,p,1\nC,q,1\n")
+    found = look(tmp_path)
+    assert not found.rejects
+    cases = {case.files[0]: case for case in found.cases}
+    marks = {name: [box_of(mark) for mark in read(case, tmp_path)[1]] for name, case in cases.items()}
+    assert marks == {"A.NII.GZ": [BOX_MARK], "B.NII": [(0, 0, 0, 1, 1)], "C.NII": [BOX_MARK]}
+    assert {name: case.split for name, case in cases.items()} == {"A.NII.GZ": "vm", "B.NII": "vh", "C.NII": "vm"}
+    (tmp_path / "marks.csv").write_text(MARKS)
+    with pytest.raises(LabelError, match=r"2 files of the archive are called marks\.csv, but for capitals"):
+        look(tmp_path)
+    for name in ("MARKS.CSV", "marks.csv"):
+        (tmp_path / name).unlink()
+    write_coco(tmp_path / "Annotations.JSON", [("B.nii#1", [0, 0, 3, 3])])
+    assert {case.files[0]: len(case.marks) for case in look(tmp_path).cases}["B.NII"] == 1
+
+
 def test_a_mask_without_its_scan_is_refused_and_not_taken_for_a_scan(tmp_path: Path) -> None:
     put(tmp_path / "a.nii.gz")
     put(tmp_path / "b.mask.nii.gz", mask_values())
