@@ -39,9 +39,10 @@ def read_marks(file: Path) -> PublishedMarks:
     return PublishedMarks(volume_ids, marks, knows_clinical="clinical" in table.column_names)
 
 
-def unpacked(file: Path) -> pa.NativeFile:
-    """The bytes of a file, unpacked where its name ends in .gz or .GZ: pyarrow itself knows lower case alone."""
-    return pa.input_stream(str(file), compression="gzip" if file.name.lower().endswith(".gz") else None)
+def unpacked(file: Path) -> Any:
+    """pyarrow's stream of a file, unpacked where its name ends in .gz or .GZ: by itself it knows lower case alone."""
+    packing: Any = "gzip" if file.name.lower().endswith(".gz") else None
+    return pa.input_stream(str(file), compression=packing)
 
 
 def _table(file: Path) -> pa.Table:
