@@ -114,6 +114,9 @@ class ArchiveSettings(Section):
     missing_is_air: bool = Field(
         False, description="NaN in a NIfTI is padding and becomes air; otherwise the scan is refused"
     )
+    any_values: bool = Field(
+        False, description="take scans whose values do not look like a CT in HU; otherwise they are refused"
+    )
     mask_suffix: str = Field(".mask", min_length=1, description="a.mask.nii.gz is the mask of a.nii.gz")
     mask_folder: str = Field(
         "masks",

@@ -18,10 +18,11 @@ from harvester.datasets.archive.masks import check_fits, mask_marks, whole_label
 from harvester.datasets.archive.tables import MarkRow, ScanFiles
 from harvester.datasets.discovery import salted_hash
 from harvester.datasets.file_walk import FileList
-from harvester.errors import VolumeError
+from harvester.errors import VolumeError, about_volume
 from harvester.imaging.nifti.duplicates import twins
 from harvester.imaging.nifti.file import Header, read_header, read_stored
 from harvester.imaging.nifti.reader import read_oriented_nifti
+from harvester.imaging.plausible import check_type
 from harvester.imaging.slice_map import SliceMap
 from harvester.records import Mark, Reject, Volume
 
@@ -169,6 +170,9 @@ def check_scans(
         volume_id = "v" + salted_hash(each.key, salt)
         try:
             header = read_header(each.files[0], volume_id, settings.max_voxels)
+            if not settings.any_values:
+                with about_volume(volume_id):
+                    check_type(header.dtype, header.slope, header.inter)
             if each.masks and settings.marks in WITH_MASKS:
                 mask_header(each.masks[0], header, volume_id, settings.max_voxels)
             checked[each.key] = (each, header)

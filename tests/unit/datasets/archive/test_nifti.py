@@ -29,7 +29,7 @@ def put(path: Path, values_ijk: Any = None, affine: Any = LPS, seed: int | None 
     """A NIfTI file; without values, noise that hangs on the file's name or the seed."""
     if values_ijk is None:
         rng = np.random.default_rng(zlib.crc32(path.name.encode()) if seed is None else seed)
-        values_ijk = rng.integers(0, 99, SHAPE_IJK).astype(np.int16)
+        values_ijk = rng.integers(-99, 99, SHAPE_IJK).astype(np.int16)
     path.parent.mkdir(parents=True, exist_ok=True)
     nibabel.save(nibabel.Nifti1Image(values_ijk, affine), path)
     return path
