@@ -20,8 +20,8 @@ in the file's own voxels, counted from 0, both ends inclusive; z is the index of
 slices' normal (feet to head in an ordinary scan). marks.csv may carry volumes.csv's columns instead. One kind of marks
 a scan; two are refused. patient defaults to the DICOM PatientID or the NIfTI's name. Without a split, a patient all of
 whose scans are complete goes to vm (the mining set), or, a share of them (data.archive.vh_test_share), to vh_test; any
-other to vh. Which series are taken, and all else that can be chosen: data.archive in
-harvester/config/data.py, by --set.
+other to vh. What is no CT in Hounsfield units (a label map, MR, HU + 1024) is refused; data.archive.any_values takes it.
+Which series are taken, and all else that can be chosen: data.archive in harvester/config/data.py, by --set.
 
 DeepLesion is taken as published: Images_png, DL_info.csv, pickles (or .parquet, .csv) of full annotations.
 
