@@ -12,7 +12,8 @@ beside them. What is known of the scans:
   marks.csv    one row per box: file, z, x1, y1, x2, y2; optional: lesion, clinical (1 or 0, default 1), kind
   volumes.csv  optional, one row per scan: file; optional: patient, split, complete (1: every lesion is marked)
   COCO         marks.json or annotations.json: images with file_name and slice, bbox [x, y, width, height]
-  label masks  a.mask.nii.gz or masks/a.nii.gz beside a.nii.gz; components in 3D are lesions
+  label masks  a.mask.nii.gz or masks/a.nii.gz beside a.nii.gz; components in 3D are lesions. Medical Decathlon and
+               nnU-Net: labelsTr/a.nii.gz of imagesTr/a.nii.gz or a_0000.nii.gz (organs too? data.archive.mask_labels)
   DICOM        SR (TID 1500), SEG and RTSTRUCT objects that refer to a series
 
 `file` is the path, inside the archive, of the NIfTI file or of the series' folder (or a SeriesInstanceUID). Boxes are
@@ -20,8 +21,8 @@ in the file's own voxels, counted from 0, both ends inclusive; z is the index of
 slices' normal (feet to head in an ordinary scan). marks.csv may carry volumes.csv's columns instead. One kind of marks
 a scan; two are refused. patient defaults to the DICOM PatientID or the NIfTI's name. Without a split, a patient all of
 whose scans are complete goes to vm (the mining set), or, a share of them (data.archive.vh_test_share), to vh_test; any
-other to vh. What is no CT in Hounsfield units (a label map, MR, HU + 1024) is refused; data.archive.any_values takes it.
-Which series are taken, and all else that can be chosen: data.archive in harvester/config/data.py, by --set.
+other to vh. What is no CT in Hounsfield units (a label map, MR, HU + 1024) is refused; data.archive.any_values takes
+it. Which series are taken, and all else that can be chosen: data.archive in harvester/config/data.py, by --set.
 
 DeepLesion is taken as published: Images_png, DL_info.csv, pickles (or .parquet, .csv) of full annotations.
 

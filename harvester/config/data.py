@@ -121,7 +121,8 @@ class ArchiveSettings(Section):
     mask_folder: str = Field(
         "masks",
         pattern=r"^[^/\\]*$",
-        description="masks/a.nii.gz is the mask of a.nii.gz or images/a.nii.gz; '' for no such folder",
+        description="masks/a.nii.gz is the mask of a.nii.gz or images/a.nii.gz; '' for no such folder. labelsTr and "
+        "labelsTs are known besides",
     )
     mask_labels: tuple[int, ...] = Field((), description="labels that are lesions; none given: all but 0")
     mask_split_labels: bool = Field(

@@ -95,6 +95,47 @@ def test_masks_are_found_by_suffix_or_folder(
     assert (marks[0].clinical, marks[0].kind) == (True, "")
 
 
+@pytest.mark.parametrize("channel", ["", "_0000"], ids=["Medical Decathlon", "nnU-Net"])
+@pytest.mark.parametrize("mask_folder", ["masks", "labelsTr"])
+def test_published_layouts_are_read_as_they_are(
+    tmp_path: Path, channel: str, mask_folder: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Label 1 is an organ, label 2 a lesion; further channels show the same anatomy."""
+    labels = 2 * mask_values()
+    labels[1:8, 2:7, 2:7] |= 1
+    labels[labels == 3] = 2
+    deep = tmp_path / "Task03_Liver"
+    for folder, label_folder, case in (("imagesTr", "labelsTr", "liver_1"), ("imagesTs", "labelsTs", "liver_2")):
+        put(deep / folder / f"{case}{channel}.nii.gz")
+        put(deep / label_folder / f"{case}.nii.gz", labels)
+        if channel:
+            put(deep / folder / f"{case}_0001.nii.gz")
+    put(deep / "imagesTs" / f"liver_3{channel}.nii.gz")
+    (deep / "dataset.json").write_text("{}")
+    found = look(tmp_path, mask_folder=mask_folder, mask_labels=(2,), format="nifti")
+    assert [row.reason for row in found.rejects] == ["other_channel", "other_channel"] * bool(channel)
+    settings = ArchiveSettings(mask_labels=(2,))
+    marks = {case.files[0]: [box_of(mark) for mark in read(case, tmp_path, settings)[1]] for case in found.cases}
+    assert marks == {
+        f"Task03_Liver/imagesTr/liver_1{channel}.nii.gz": [BOX_MARK],
+        f"Task03_Liver/imagesTs/liver_2{channel}.nii.gz": [BOX_MARK],
+        f"Task03_Liver/imagesTs/liver_3{channel}.nii.gz": [],
+    }
+    assert "data.archive.mask_labels" not in caplog.text
+    look(tmp_path)
+    assert "2 label maps in labelsTr or labelsTs: every label but 0 counts as lesions" in caplog.text
+
+
+def test_scans_that_are_numbered_are_no_channels(tmp_path: Path) -> None:
+    names = [f"imagesTr/liver_000{number}.nii.gz" for number in range(3)]
+    for name in names:
+        put(tmp_path / name)
+        put(tmp_path / name.replace("images", "labels"), mask_values())
+    found = look(tmp_path)
+    assert files(found) == names
+    assert not found.rejects
+
+
 def test_endings_in_capitals_are_read_as_the_others(tmp_path: Path) -> None:
     put(tmp_path / "a.nii.gz").rename(tmp_path / "A.NII.GZ")
     put(tmp_path / "m.nii.gz", mask_values()).rename(tmp_path / "A.MASK.NII.GZ")
