@@ -9,6 +9,8 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 PLANE = np.arange(6 * 8, dtype=np.uint16).reshape(6, 8) + 1000
+PLANE[0] = 24
+"""Soft tissue below a row of air."""
 STUDY, FRAME = "1.2.10", "1.2.11"
 
 

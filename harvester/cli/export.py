@@ -17,8 +17,8 @@ one training set; --hard-negatives adds what the run learnt to leave alone.
 
 --source is the folder that the store was prepared from: its scans are found again by the salt beside the store
 (STORE.salt). With it, coordinates are those of the files; without it, those of the stored volumes (slices to the
-head, rows to the back, columns to the patient's left, first voxel at 0 mm). DICOM needs it. Names of patients go
-from DICOM files into the DICOM objects that refer to them, and nowhere else.
+head, those of DeepLesion to the feet; rows to the back, columns to the patient's left, first voxel at 0 mm). DICOM
+needs it. Names of patients go from DICOM files into the DICOM objects that refer to them, and nowhere else.
 
 The way back: a reviewer writes accepted, rejected or moved into `review` (coco, csv); see harvester review.
 Exit codes: 0 done, 1 the run cannot be exported (one line says why), 2 an argument is wrong.
@@ -80,5 +80,5 @@ add(
     help=f"the best scored N of each volume (default: {MOST_IN_A_REPORT} for DICOM, else all)",
 )
 add("--skip-missing", action="store_true", help="leave out volumes without a scan, instead of failing")
-add("--force", action="store_true", help="write into a folder that is not empty")
+add("--force", action="store_true", help="write into a folder that is not empty, in place of the last export there")
 main = command(parser, run)

@@ -12,7 +12,8 @@ beside them. What is known of the scans:
   marks.csv    one row per box: file, z, x1, y1, x2, y2; optional: lesion, kind, clinical
   volumes.csv  optional, one row per scan: file; optional: patient, split, complete (1: every lesion is marked)
   COCO         marks.json or annotations.json: images with file_name and slice, bbox [x, y, width, height]
-  label masks  a.mask.nii.gz or masks/a.nii.gz beside a.nii.gz; components in 3D are lesions
+  label masks  a.mask.nii.gz or masks/a.nii.gz beside a.nii.gz; components in 3D are lesions. Medical Decathlon and
+               nnU-Net: labelsTr/a.nii.gz of imagesTr/a.nii.gz or a_0000.nii.gz (organs too? data.archive.mask_labels)
   DICOM        SR (TID 1500), SEG and RTSTRUCT objects that refer to a series
 
 `file` is the path, inside the archive, of the NIfTI file or of the series' folder (or a SeriesInstanceUID). Boxes are
@@ -26,8 +27,8 @@ clinical (1 or 0) says of a completely marked scan which lesions the clinic had 
 others. Without that column, and with masks and DICOM objects, the largest are taken for it, as many per volume as vh
 has (data.archive.clinical_marks = given: every mark is clinical, but where a table says 0).
 
-Which series are taken, and all else that can be chosen: data.archive in
-harvester/config/data.py, by --set.
+What is no CT in Hounsfield units (a label map, MR, HU + 1024) is refused; data.archive.any_values takes it. Which
+series are taken, and all else that can be chosen: data.archive in harvester/config/data.py, by --set.
 
 DeepLesion is taken as published: Images_png, DL_info.csv, pickles (or .parquet, .csv) of full annotations.
 

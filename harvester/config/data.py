@@ -149,11 +149,15 @@ class ArchiveSettings(Section):
     missing_is_air: bool = Field(
         False, description="NaN in a NIfTI is padding and becomes air; otherwise the scan is refused"
     )
+    any_values: bool = Field(
+        False, description="take scans whose values do not look like a CT in HU; otherwise they are refused"
+    )
     mask_suffix: str = Field(".mask", min_length=1, description="a.mask.nii.gz is the mask of a.nii.gz")
     mask_folder: str = Field(
         "masks",
         pattern=r"^[^/\\]*$",
-        description="masks/a.nii.gz is the mask of a.nii.gz or images/a.nii.gz; '' for no such folder",
+        description="masks/a.nii.gz is the mask of a.nii.gz or images/a.nii.gz; '' for no such folder. labelsTr and "
+        "labelsTs are known besides",
     )
     mask_labels: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (), description="labels that are lesions; none given: all but 0"

@@ -25,5 +25,5 @@ def named(file: Path) -> Path:
     Anything else, a path among it, comes back as it is.
     """
     shipped = folder() / f"{file.stem}.yaml"
-    bare = len(file.parts) == 1 and file.suffix in ("", ".yaml")
+    bare = len(file.parts) == 1 and file.suffix.lower() in ("", ".yaml")
     return shipped if bare and shipped.is_file() and not file.is_file() else file

@@ -53,8 +53,10 @@ def identity_of(settings: Settings) -> str:
     Neither does how many refusals are allowed: whoever allows more goes on with what is there.
     """
     kind = settings.data.kind
-    # Clinical marks are drawn when all volumes are there: not a voxel is made anew for it.
+    # Clinical marks are drawn when all volumes are there: not a voxel is made anew for it. And what a release adds
+    # changes no store as long as nobody asks for it.
     own = getattr(settings.data, kind).model_dump(mode="json", exclude={"clinical_marks"})
+    own = {name: value for name, value in own.items() if name != "any_values" or value}
     return settings_hash(kind, own, settings.seed, settings.grid.spacing_zyx_mm)
 
 

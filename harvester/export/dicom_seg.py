@@ -13,16 +13,26 @@ from numpy.typing import NDArray
 from pydicom.sr.codedict import codes
 
 from harvester import __version__
+from harvester.errors import VolumeError
 from harvester.export import dicom_origin
 from harvester.export.nifti import pixels
 from harvester.export.selection import LabelledVolume, Row, boxes, index_rows
 
+MOST: Final = 255
+"""Segments that highdicom can number in one object: it does so with 8 bits."""
 LABEL: Final = "MACHINE_BOXES"
 DESCRIPTION: Final = "Boxes of machine-made findings, not verified"
 
 
 def write(labelled: LabelledVolume, folder: Path, made_by: Row) -> list[Row]:
-    """Write <volume_id>.seg.dcm; one row per segment. Raises export.REFUSED where highdicom refuses it."""
+    """Write <volume_id>.seg.dcm; one row per segment. Raises VolumeError too_many, and export.REFUSED where highdicom
+    refuses it."""
+    if len(labelled.labels) > MOST:
+        raise VolumeError(
+            "too_many",
+            f"volume {labelled.volume['volume_id']}: {len(labelled.labels)} lesions, and a segmentation holds {MOST}; "
+            f"give --max-per-report {MOST}, or --to dicom-sr or nifti",
+        )
     file = folder / f"{labelled.volume['volume_id']}.seg.dcm"
     segmentation(labelled, made_by).save_as(file)
     return index_rows(file, labelled.labels)

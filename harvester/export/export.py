@@ -1,5 +1,6 @@
 """A finished run to files of one format: all of them or none, and a table of what could not be exported."""
 
+import csv
 import importlib
 import json
 import shutil
@@ -24,6 +25,11 @@ WriteAll = Callable[[Iterable[LabelledVolume], Path, Row], None]
 WriteOne = Callable[[LabelledVolume, Path, Row], list[Row]]
 
 WHOLE: Final[dict[str, WriteAll]] = {"coco": coco.write, "csv": dl_info.write}
+ABOUT: Final = "about.json"
+INDEX: Final = "index.csv"
+LEFT_OUT: Final = "left_out.csv"
+ENDINGS: Final = (".mrk.json", ".nii.gz", ".sr.dcm", ".seg.dcm")
+"""Of what is written for each volume."""
 FOR_EACH: Final = {"markups": "markups", "nifti": "nifti", "dicom-sr": "dicom_sr", "dicom-seg": "dicom_seg"}
 """Modules, loaded when they are asked for: DICOM's load highdicom, which is an extra."""
 REFUSED: Final = tuple(kind for kind in BROKEN if kind is not OSError)
@@ -48,6 +54,8 @@ def export(run: Location, store: Store, source: SourceScans | None, request: Req
             _write(volumes, aside, request, summary)
         _write_about(aside, request, summary)
         request.out.mkdir(parents=True, exist_ok=True)
+        for name in _last_export(request.out):
+            (request.out / name).unlink(missing_ok=True)
         for file in sorted(aside.iterdir()):
             file.replace(request.out / file.name)
     except OSError as error:
@@ -73,7 +81,7 @@ def _write(volumes: Iterable[LabelledVolume], folder: Path, request: Request, su
             summary.volumes, summary.labels = summary.volumes - 1, summary.labels - len(each.labels)
             _leave_out(_unwritable(error, each, request), each.volume, request, summary)
     names = ["file", "number", *(["voxels"] if rows and "voxels" in rows[0] else []), "volume_id", "label_id"]
-    write_csv(folder / "index.csv", [*names, *ORIGIN], rows)
+    write_csv(folder / INDEX, [*names, *ORIGIN], rows)
 
 
 def _unwritable(error: Exception, labelled: LabelledVolume, request: Request) -> VolumeError:
@@ -137,6 +145,18 @@ def _leave_out(error: VolumeError, volume: Row, request: Request, summary: Expor
     summary.left_out.append({"volume_id": volume["volume_id"], "reason": error.reason, "message": str(error)})
 
 
+def _last_export(out: Path) -> set[str]:
+    """The files that an export left in the folder: --force puts the new ones in their place, not beside them."""
+    if not (out / ABOUT).is_file():
+        return set()
+    names = {ABOUT, INDEX, LEFT_OUT, coco.FILE, dl_info.FILE}
+    if (out / INDEX).is_file():
+        with (out / INDEX).open(newline="", encoding="utf-8-sig", errors="replace") as lines:
+            listed = {row.get("file") or "" for row in csv.DictReader(lines)}
+        names |= {name for name in listed if name.endswith(ENDINGS) and Path(name).name == name}
+    return names
+
+
 def _write_about(folder: Path, request: Request, summary: ExportSummary) -> None:
     about = {
         "made_by": f"harvester {__version__}",
@@ -150,6 +170,6 @@ def _write_about(folder: Path, request: Request, summary: ExportSummary) -> None
         "volumes_left_out": len(summary.left_out),
         "status": "machine-made, not verified, but for labels whose source is clinical, annotated or reviewed",
     }
-    (folder / "about.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     if summary.left_out:
-        write_csv(folder / "left_out.csv", ["volume_id", "reason", "message"], summary.left_out)
+        write_csv(folder / LEFT_OUT, ["volume_id", "reason", "message"], summary.left_out)

@@ -18,6 +18,7 @@ from harvester.imaging.dicom.reader import read_series_grid
 from harvester.imaging.nifti.file import Header, read_header
 from harvester.imaging.orientation import RAS_TO_LPS
 from harvester.imaging.slice_map import SliceMap
+from harvester.labels.deeplesion.volume_ids import split_id
 from harvester.records import Placed
 
 
@@ -58,8 +59,12 @@ class FileGrid:
 
 
 def stored_grid(volume: Mapping[str, Any]) -> FileGrid:
-    """The stored order as a file's, for a manifest row: its first voxel's centre is at 0 mm."""
+    """The stored order as a file's, for a manifest row: its first voxel's centre is at 0 mm.
+
+    Slices ascend to the head, those of DeepLesion, known by its ids, to the feet (decision 0008).
+    """
     spacing = [volume[f"spacing_{axis}_mm"] for axis in "xyz"]
+    spacing[2] *= -1 if split_id(volume["volume_id"]) else 1
     slices = SliceMap.stored(volume["width"], volume["height"], volume["depth"])
     return FileGrid(slices, np.diag([*spacing, 1.0]))
 

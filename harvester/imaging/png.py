@@ -49,9 +49,10 @@ def read_png_slices(
 
 
 def _inside(root: Path, name: str, where: str) -> Path:
-    """The file, if it lies under the root after all links are followed."""
+    """The file, if it lies under the root after all links are followed. 001.PNG is taken for 001.png."""
     try:
-        file = (root / name).resolve()
+        given = root / name
+        file = (given if given.exists() else given.with_suffix(given.suffix.upper())).resolve()
         inside, there = file.is_relative_to(root.resolve()), file.is_file()
     except (OSError, RuntimeError, ValueError) as error:  # no permission, a loop of links, a name with a zero byte
         raise VolumeError("unreadable", f"{where} cannot be reached ({type(error).__name__})") from None

@@ -134,7 +134,7 @@ def _published(network: str) -> Path:
 
 def _read(file: Path) -> Mapping[str, Tensor]:
     try:
-        if file.suffix == ".safetensors":
+        if file.suffix.lower() == ".safetensors":
             state = load_file(file)
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)

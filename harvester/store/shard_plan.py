@@ -121,4 +121,4 @@ def _read_note(folder: Location, name: str) -> ShardNote | None:
 def _decoded_bytes(case: CaseRecord) -> int:
     files = case.get("files") or [""]
     known = int(case.get("bytes") or 0) or ASSUMED_BYTES
-    return known * GZIP if str(files[0]).endswith(".gz") else known
+    return known * GZIP if str(files[0]).lower().endswith(".gz") else known

@@ -46,7 +46,7 @@ def archive(tmp_path: Path) -> Path:
 
 
 def add_scan(folder: Path, number: int, shape: tuple[int, int, int] = SHAPE) -> None:
-    hu = np.random.default_rng(number).integers(-1024, 3071, shape).astype(np.int16)
+    hu = np.random.default_rng(number).integers(-1024, 900, shape).astype(np.int16)
     nibabel.save(nibabel.Nifti1Image(hu, np.diag([0.8, 0.8, 2.5, 1])), folder / f"s{number}.nii")
 
 
@@ -245,7 +245,7 @@ KILLERS = {2.0: "exits", 3.0: "hangs"}
 def hostile(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two of nine scans have a reader that ends or keeps its process; the log says how often each was read."""
     for number, distance in ((3, 2.0), (5, 3.0)):
-        hu = np.zeros(SHAPE, np.int16) + number
+        hu = np.random.default_rng(number).integers(-1024, 900, SHAPE).astype(np.int16)
         nibabel.save(nibabel.Nifti1Image(hu, np.diag([0.8, 0.8, distance, 1])), archive / f"s{number}.nii")
     log, killers = tmp_path / "log", dict(KILLERS)
 

@@ -41,9 +41,10 @@ from harvester.datasets.archive.splits import Assigned, assign
 from harvester.datasets.archive.tables import MarkRow, ScanFiles, read_tables
 from harvester.datasets.discovery import LOOKS, Dataset, Discovery, LoadedVolume, contents_of, root_of, salted_hash
 from harvester.datasets.file_walk import list_files
-from harvester.errors import VolumeError
+from harvester.errors import VolumeError, about_volume
 from harvester.imaging.dicom.mark_objects import read_object_marks
 from harvester.imaging.dicom.reader import read_series
+from harvester.imaging.plausible import check_hounsfield
 from harvester.records import Mark, Split, Volume
 
 logger = logging.getLogger(__name__)
@@ -139,8 +140,16 @@ def _warn_of_unseen(cases: Sequence[ArchiveCase]) -> None:
 def read(case: ArchiveCase, root: Path, settings: ArchiveSettings = DEFAULTS) -> tuple[Volume, list[Mark]]:
     """The scan of a case and its marks in the stored order.
 
-    Raises VolumeError (also bad_mark, two_sources, not_axial).
+    Raises VolumeError (also bad_mark, two_sources, not_axial; constant, label_map, not_hu).
     """
+    volume, marks = _read(case, root, settings)
+    if not settings.any_values:
+        with about_volume(case.volume_id):
+            check_hounsfield(volume.hu_zyx)
+    return volume, marks
+
+
+def _read(case: ArchiveCase, root: Path, settings: ArchiveSettings) -> tuple[Volume, list[Mark]]:
     files = [root / file for file in case.files]
     if is_nifti(case.files[0]):
         mask = root / case.mask if case.mask else None

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from harvester.datasets.archive.tables import Known, MarkRow, key_of, kind_of
+from harvester.datasets.archive.tables import Known, MarkRow, key_of, kind_of, table_file
 from harvester.errors import LabelError
 
 FILES: Final = ("marks.json", "annotations.json")
@@ -33,7 +33,7 @@ def read_coco(root: Path, keys: Mapping[str, str], known: dict[str, Known]) -> N
 
     Raises LabelError, naming the file and the place of the entry and never what stands there.
     """
-    files = [root / name for name in FILES if (root / name).is_file()]
+    files = [file for name in FILES if (file := table_file(root, name))]
     if len(files) > 1:
         raise LabelError(f"both {' and '.join(FILES)} are in the archive; keep one")
     for file in files:

@@ -90,7 +90,7 @@ class SeriesIndex:
 def index(root: Path, listed: FileList, settings: ArchiveSettings, salt: str) -> SeriesIndex:
     """Every listed file under `root` by its header. Nothing is raised for a bad one, nothing read of pixels
     (but of two files with one UID)."""
-    files = [file for file in listed.files if file not in TABLES and not file.lower().endswith(OTHERS)]
+    files = [file for file in listed.files if file.lower() not in TABLES and not file.lower().endswith(OTHERS)]
     found = gather(read_headers(root, files, settings.dicom))
     found.rejected.update((file, "link") for file in listed.links if not file.lower().endswith(OTHERS))
     found.rejected.update((file, "no_permission") for file in listed.unreadable)

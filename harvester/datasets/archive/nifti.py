@@ -1,10 +1,12 @@
 """The NIfTI files of somebody's archive: which are scans, which their label masks, and which are refused.
 
 A mask is a file whose name ends in data.archive.mask_suffix (a.mask.nii.gz of a.nii.gz) or that lies in a folder
-named data.archive.mask_folder (masks/a.nii.gz of a.nii.gz or images/a.nii.gz). Every other .nii and .nii.gz is a scan.
+named data.archive.mask_folder (masks/a.nii.gz of a.nii.gz or images/a.nii.gz), or in one of the Medical Decathlon's and
+nnU-Net's (labelsTr/a.nii.gz of imagesTr/a.nii.gz or imagesTr/a_0000.nii.gz). Every other .nii and .nii.gz is a scan.
 """
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,15 +20,26 @@ from harvester.datasets.archive.masks import check_fits, mask_marks, read_labels
 from harvester.datasets.archive.tables import MarkRow, ScanFiles
 from harvester.datasets.discovery import salted_hash
 from harvester.datasets.file_walk import FileList
-from harvester.errors import VolumeError
+from harvester.errors import VolumeError, about_volume
 from harvester.imaging.nifti.duplicates import twins
 from harvester.imaging.nifti.file import Header, read_header
 from harvester.imaging.nifti.reader import read_oriented_nifti
+from harvester.imaging.plausible import check_type
 from harvester.imaging.slice_map import SliceMap
 from harvester.records import Mark, Reject, Volume
 
 logger = logging.getLogger(__name__)
 
+PUBLISHED: Final = {"labelsTr": "imagesTr", "labelsTs": "imagesTs"}
+"""Folders of label maps and their scans, as the Medical Decathlon and nnU-Net have them."""
+FIRST: Final = "_0000"
+CHANNEL: Final = re.compile(r"(.+)_00(?!00)\d\d")
+"""nnU-Net's ending of a case's first channel, and those of the others."""
+ALL_LESIONS: Final = (
+    "%d label maps in labelsTr or labelsTs: every label but 0 counts as lesions; where some are organs, say which are "
+    "lesions by data.archive.mask_labels"
+)
+OTHER_CHANNEL: Final = "a further channel of a case (nnU-Net); the first, _0000, is taken. Move it to be a scan"
 LINK: Final = "a symbolic link; not followed, put the file itself there"
 NO_PERMISSION: Final = "a folder that may not be read; let this user read it"
 LONE_MASK: Final = (
@@ -67,10 +80,15 @@ def index(root: Path, listed: FileList, settings: ArchiveSettings, salt: str) ->
     """
     names = [name for name in listed.files if is_nifti(name) and not _is_hidden(name)]
     masks = {name: stems for name in names if (stems := _scans_of_mask(_stem(name), settings))}
-    scans = _scans_by_stem(root, [name for name in names if name not in masks])
+    others = _other_channels({_stem(name): name for name in names if name not in masks}, masks)
+    scans = _scans_by_stem(root, [name for name in names if name not in masks and name not in others])
     lone = _give_masks(root, masks, scans)
     rejects = [_reject(name, "link", LINK, salt) for name in listed.links if not _is_hidden(name)]
     rejects += [_reject(name, "no_permission", NO_PERMISSION, salt) for name in listed.unreadable]
+    rejects += [_reject(name, "other_channel", OTHER_CHANNEL, salt) for name in others]
+    published = sum(not set(PurePosixPath(name).parts).isdisjoint(PUBLISHED) for name in masks)
+    if published and settings.marks in WITH_MASKS and not settings.mask_labels:
+        logger.warning(ALL_LESIONS, published)
     if settings.marks in WITH_MASKS:
         rejects += [_reject(name, "mask_without_scan", LONE_MASK, salt) for name in lone]
     return ScanIndex([each for group in scans.values() for each in group], rejects)
@@ -81,8 +99,16 @@ def _scans_by_stem(root: Path, names: Iterable[str]) -> dict[str, list[ScanFiles
     scans: dict[str, list[ScanFiles]] = {}
     for name in names:
         stem = _stem(name)
-        scans.setdefault(stem, []).append(ScanFiles(name, stem, [root / name], {name, stem}))
+        names = {name, stem, stem + name[len(stem) :].lower()}  # a.nii.gz is meant by a.NII.GZ
+        scans.setdefault(stem, []).append(ScanFiles(name, stem, [root / name], names))
     return scans
+
+
+def _other_channels(scans: Mapping[str, str], masks: Mapping[str, Sequence[str]]) -> list[str]:
+    """The names of scans, by stem, that are further channels of a case whose mask belongs to the first."""
+    of_masks = {stem for stems in masks.values() for stem in stems[1::2] if stem in scans}
+    found = ((name, CHANNEL.fullmatch(stem)) for stem, name in scans.items())
+    return [name for name, channel in found if channel and channel.group(1) + FIRST in of_masks]
 
 
 def _give_masks(root: Path, masks: Mapping[str, Sequence[str]], scans: Mapping[str, Sequence[ScanFiles]]) -> list[str]:
@@ -128,11 +154,20 @@ def _of_mask() -> Iterator[None]:
 def _scans_of_mask(stem: str, settings: ArchiveSettings) -> list[str]:
     """The scans, by stem, that a file would be the mask of; none where it is a scan itself."""
     parts = list(PurePosixPath(stem).parts)
-    if settings.mask_folder and settings.mask_folder in parts[:-1]:
-        at = parts.index(settings.mask_folder)
-        parts[-1] = parts[-1].removesuffix(settings.mask_suffix)
-        return ["/".join(parts[:at] + put + parts[at + 1 :]) for put in ([], ["images"])]
-    return [stem.removesuffix(settings.mask_suffix)] if stem.endswith(settings.mask_suffix) else []
+    for at, folder in enumerate(parts[:-1]):
+        beside: list[list[str]] = [[], ["images"]] if folder == settings.mask_folder else []
+        beside += [[PUBLISHED[folder]]] if folder in PUBLISHED else []
+        if beside:
+            last = _without(parts[-1], settings.mask_suffix)
+            scans = ["/".join([*parts[:at], *put, *parts[at + 1 : -1], last]) for put in beside]
+            return [scan + channel for scan in scans for channel in ("", FIRST)]
+    bare = _without(stem, settings.mask_suffix)
+    return [bare] if bare != stem else []
+
+
+def _without(stem: str, suffix: str) -> str:
+    """The stem without the suffix, which may be in capitals."""
+    return stem[: -len(suffix)] if stem.lower().endswith(suffix.lower()) else stem
 
 
 def _stem(name: str) -> str:
@@ -161,6 +196,9 @@ def check_scans(
         volume_id = "v" + salted_hash(each.key, salt)
         try:
             header = read_header(each.files[0], volume_id, settings.max_voxels)
+            if not settings.any_values:
+                with about_volume(volume_id):
+                    check_type(header.dtype, header.slope, header.inter)
             if each.masks and settings.marks in WITH_MASKS:
                 mask_header(each.masks[0], header, volume_id, settings.max_voxels)
             checked[each.key] = (each, header)

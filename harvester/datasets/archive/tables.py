@@ -78,9 +78,9 @@ def read_tables(root: Path, keys: Mapping[str, str], marks: str = "auto") -> dic
     never what stands there, which may be a patient's name.
     """
     known: dict[str, Known] = {}
-    for line, row in _rows(root / "volumes.csv", ("file",), PER_SCAN):
+    for line, row in _rows(root, "volumes.csv", ("file",), PER_SCAN):
         _note(known, keys, row, f"volumes.csv line {line}")
-    listed = _rows(root / "marks.csv", ("file", "z", *SIDES), PER_MARK) if marks in ("auto", "csv") else []
+    listed = _rows(root, "marks.csv", ("file", "z", *SIDES), PER_MARK) if marks in ("auto", "csv") else []
     for line, row in listed:
         scan = _note(known, keys, row, f"marks.csv line {line}")
         scan.marks.append(_mark_row(row, line))
@@ -108,8 +108,17 @@ def kind_of(text: str, where: str) -> str:
     return text
 
 
-def _rows(file: Path, needed: tuple[str, ...], allowed: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
-    if not file.is_file():
+def table_file(root: Path, name: str) -> Path | None:
+    """The table of this name in the archive's root, MARKS.CSV as marks.csv. Raises LabelError for several."""
+    found = [file for file in root.glob("*") if file.name.lower() == name and file.is_file()]
+    if len(found) > 1:
+        raise LabelError(f"{len(found)} files of the archive are called {name}, but for capitals; keep one")
+    return found[0] if found else None
+
+
+def _rows(root: Path, name: str, needed: tuple[str, ...], allowed: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
+    file = table_file(root, name)
+    if file is None:
         return []
     try:
         with file.open(newline="", encoding="utf-8-sig") as lines:

@@ -39,10 +39,10 @@ def missing_files(root: Path, keys: Mapping[str, Collection[int]]) -> dict[str, 
 
 
 def _names(folder: Path) -> frozenset[str] | None:
-    """Names in a folder; None where there is none or it may not be read."""
+    """Names in a folder, in lower case; None where there is none or it may not be read."""
     try:
         with os.scandir(folder) as entries:
-            return frozenset(entry.name for entry in entries)
+            return frozenset(entry.name.lower() for entry in entries)
     except OSError:
         return None
 

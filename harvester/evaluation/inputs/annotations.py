@@ -106,7 +106,7 @@ def read_volumes(file: Path) -> pa.Table:
 
     Raises LabelError where a volume is listed twice or a line is no id.
     """
-    if file.name.endswith((".parquet", ".csv", ".csv.gz")):
+    if file.name.lower().endswith((".parquet", ".csv", ".csv.gz")):
         table = read_table(file)
         require(table, ("volume_id",), file, "volume_id, optional patient_id")
         at = table.column_names.index("volume_id")

@@ -15,6 +15,7 @@ from harvester.evaluation.inputs.validate import NAMED
 from harvester.evaluation.matching import Integers, numbers
 from harvester.geometry import Array
 from harvester.labels.columns import refuse_columns
+from harvester.labels.deeplesion.mark_tables import unpacked
 from harvester.labels.deeplesion.volume_ids import plain_id
 from harvester.records import Column, read_foreign
 
@@ -48,13 +49,13 @@ def read_table(file: Path) -> pa.Table:
 
 
 def _parse(file: Path) -> pa.Table:
-    kind = file.name.removesuffix(".gz").rpartition(".")[2].lower()
+    kind = file.name.lower().removesuffix(".gz").rpartition(".")[2]
     if kind == "parquet":
         # One thread and no dataset machinery: the files are small, the machine may be shared.
         return read_foreign(file, read_dictionary=["volume_id"])
     if kind == "csv":
         options = pacsv.ConvertOptions(column_types=dict.fromkeys(TEXT, pa.string()))
-        return pacsv.read_csv(file, pacsv.ReadOptions(use_threads=False), convert_options=options)
+        return pacsv.read_csv(unpacked(file), pacsv.ReadOptions(use_threads=False), convert_options=options)
     raise LabelError(f"{file.name}: want a .parquet or .csv file")
 
 

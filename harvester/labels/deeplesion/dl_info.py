@@ -93,7 +93,7 @@ def _row(cells: dict[str, str]) -> InfoRow:
         _whole(cells, name) for name in ("Patient_index", "Study_index", "Series_ID", "Key_slice_index")
     )
     folder = f"{patient:06d}_{study:02d}_{series:02d}"
-    if cells["File_name"].strip() != f"{folder}_{key:03d}.png":
+    if cells["File_name"].strip().lower() != f"{folder}_{key:03d}.png":
         raise ValueError("File_name is not PATIENT_STUDY_SERIES_SLICE.png of the row's own indices")
     start, end = _numbers(cells, "Slice_range", 2)
     if not 0 <= start <= end < start + MAX_SLICES or start != int(start) or end != int(end):

@@ -41,13 +41,19 @@ def read_marks(file: Path) -> PublishedMarks:
     return PublishedMarks(volume_ids, marks, knows_clinical="clinical" in table.column_names)
 
 
+def unpacked(file: Path) -> Any:
+    """pyarrow's stream of a file, unpacked where its name ends in .gz or .GZ: by itself it knows lower case alone."""
+    packing: Any = "gzip" if file.name.lower().endswith(".gz") else None
+    return pa.input_stream(str(file), compression=packing)
+
+
 def _table(file: Path) -> pa.Table:
     try:
         if file.suffix.lower() == ".parquet":
             return read_foreign(file)
         if file.name.lower().endswith((".csv", ".csv.gz")):
             text = pacsv.ConvertOptions(column_types={"volume_id": pa.string(), "kind": pa.string()})
-            return pacsv.read_csv(file, pacsv.ReadOptions(use_threads=False), convert_options=text)
+            return pacsv.read_csv(unpacked(file), pacsv.ReadOptions(use_threads=False), convert_options=text)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise LabelError(f"{file.name}: cannot be read ({reason}); want a table of marks") from None

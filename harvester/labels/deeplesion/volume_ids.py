@@ -15,7 +15,7 @@ from typing import Final
 
 # Bounded, ASCII digits only: an id becomes the name of a file.
 FORM: Final = re.compile(
-    r"([0-9]{1,9})_([0-9]{1,4})_([0-9]{1,4})[_-]([0-9]{1,6})-([0-9]{1,6})(?:\.annot|\.nii|\.nii\.gz)?"
+    r"([0-9]{1,9})_([0-9]{1,4})_([0-9]{1,4})[_-]([0-9]{1,6})-([0-9]{1,6})(?:\.annot|\.nii|\.nii\.gz)?", re.IGNORECASE
 )
 
 

@@ -29,7 +29,9 @@ def test_phantoms_need_no_source_and_are_made_as_discovered() -> None:
 
 
 def test_an_archive_is_discovered_and_loaded_by_its_cases(tmp_path: Path) -> None:
-    nibabel.save(nibabel.Nifti1Image(np.zeros((9, 8, 5), np.int16), np.eye(4)), tmp_path / "a.nii")
+    hu = np.zeros((9, 8, 5), np.int16)
+    hu[0] = -1000
+    nibabel.save(nibabel.Nifti1Image(hu, np.eye(4)), tmp_path / "a.nii")
     dataset = open_dataset(settings("archive"), tmp_path)
     discovery = dataset.discover("salt")
     (case,) = discovery.cases

@@ -58,7 +58,9 @@ def write_series(folder: Path, uid: str, orientation: tuple[float, ...], step_mm
         item.Rows, item.Columns = ROWS, COLUMNS
         item.SamplesPerPixel, item.PhotometricInterpretation = 1, "MONOCHROME2"
         item.BitsAllocated, item.BitsStored, item.HighBit, item.PixelRepresentation = 16, 16, 15, 0
-        item.PixelData = np.full((ROWS, COLUMNS), 1000 + number, np.uint16).tobytes()
+        plane = np.full((ROWS, COLUMNS), 1000 + number, np.uint16)
+        plane[:, 0] = 24  # air
+        item.PixelData = plane.tobytes()
         item.file_meta = FileMetaDataset()
         item.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         item.file_meta.MediaStorageSOPClassUID = item.SOPClassUID
@@ -95,7 +97,9 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     write_series(source / "other", "1.2.826.55.2", (-1, 0, 0, 0, -1, 0), 4.0)
     ras = np.diag([0.5, 0.75, 4.0, 1.0])
     ras[:3, 3] = (5, 6, 7)
-    nibabel.save(nibabel.Nifti1Image(np.zeros((COLUMNS, ROWS, DEPTH), np.int16), ras), source / "ZEBRA.nii.gz")
+    hu = np.full((COLUMNS, ROWS, DEPTH), 40, np.int16)
+    hu[0] = -1000
+    nibabel.save(nibabel.Nifti1Image(hu, ras), source / "ZEBRA.nii.gz")
     folder = root / "run" / "store"
     folder.mkdir(parents=True)
     (root / "run" / "store.salt").write_text(SALT + "\n")

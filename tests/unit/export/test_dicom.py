@@ -145,6 +145,20 @@ def test_segments_are_automatic_and_name_their_models(made_once: Any, written: d
     assert tracked == {segment.TrackingUID for segment in segmentation.SegmentSequence}
 
 
+def test_more_lesions_than_a_segmentation_holds_are_one_line(finished: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    conftest = runpy.run_path(str(Path(__file__).parent / "conftest.py"))
+    many = [conftest["label"](finished.supine, number, FIRST, score=0.5) for number in range(256)]
+    conftest["write_ledger"](finished.run, many)
+    out = finished.run.parent / "out"
+    given = ["--run", str(finished.run), "--to", "dicom-seg", "--out", str(out), "--source", str(finished.source)]
+    assert main([*given, "--max-per-report", "300"]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "256 lesions, and a segmentation holds 255; give --max-per-report 255" in said
+    assert main([*given, "--max-per-report", "255"]) == 0
+    assert len(hd.seg.segread(out / f"{finished.supine}.seg.dcm").SegmentSequence) == 255
+
+
 def test_what_is_no_dicom_is_left_out_and_named(made_once: Any, written: dict[str, Path]) -> None:
     out = written["dicom-sr"]
     assert made_once.nifti in (out / "left_out.csv").read_text()

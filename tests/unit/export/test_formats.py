@@ -297,6 +297,45 @@ def test_no_name_comes_out(finished: Any, to: str, capsys: pytest.CaptureFixture
     assert not [word for word in PLANTED if word in output]
 
 
+def test_a_scan_named_in_capitals_is_placed(finished: Any) -> None:
+    from harvester.config.data import ArchiveSettings
+    from harvester.export.source_scans import SourceScans
+
+    (finished.source / "ZEBRA.nii.gz").rename(finished.source / "ZEBRA.NII.GZ")
+    scans = SourceScans(finished.source, ArchiveSettings(format="nifti"), 0, "s")
+    (volume_id,) = scans._files
+    row = next(row for row in finished.store.manifest.to_pylist() if row["volume_id"] == finished.nifti)
+    assert scans.grid(row | {"volume_id": volume_id}).nifti
+
+
+# DeepLesion, whose slices run from head to feet
+
+
+def test_of_deeplesion_a_lower_slice_lies_nearer_to_the_head(tmp_path: Path) -> None:
+    from harvester.export import markups, nifti
+    from harvester.export.file_grid import stored_grid
+    from harvester.export.selection import ORIGIN, LabelledVolume
+
+    heights: dict[str, list[float]] = {}
+    for volume_id in ("000227_02_01_047-080", "v0123456789ab"):
+        volume = {"volume_id": volume_id, "width": 40, "height": 32, "depth": 8}
+        volume |= {"spacing_x_mm": 0.8, "spacing_y_mm": 0.8, "spacing_z_mm": 5.0}
+        none = dict.fromkeys(ORIGIN) | {"role": "lesion", "source": "harvested", "score": 0.5}
+        rows = [none | {"label_id": f"at {z}", "z": [z]} for z in (1, 6)]
+        boxes = {"x1": [3.0], "y1": [4.0], "x2": [9.0], "y2": [8.0]}
+        labelled = LabelledVolume(volume, [row | boxes for row in rows], stored_grid(volume))
+        nifti.write(labelled, tmp_path, {})
+        markups.write(labelled, tmp_path, {})
+        scan: Any = nibabel.load(tmp_path / f"{volume_id}.nii.gz")
+        tree = json.loads((tmp_path / f"{volume_id}.mrk.json").read_text())
+        for number, markup in enumerate(tree["markups"], 1):
+            centre = np.argwhere(np.asarray(scan.dataobj) == number).mean(axis=0)
+            ras = scan.affine @ [*centre, 1]
+            np.testing.assert_allclose(markup["center"], ras[:3] * (-1, -1, 1), atol=1e-3)
+            heights.setdefault(volume_id, []).append(float(ras[2]))
+    assert heights == {"000227_02_01_047-080": [-5, -30], "v0123456789ab": [5, 30]}
+
+
 # What is refused
 
 
@@ -331,6 +370,23 @@ def test_a_folder_that_is_not_empty_is_left_alone(finished: Any, capsys: pytest.
     assert main(["--run", str(finished.run), "--to", "csv", "--out", str(out), "--force"]) == 0
     assert {file.name for file in out.iterdir()} == {"mine.txt", "DL_info.csv", "about.json"}
     assert not list(finished.run.parent.glob(".out*"))
+
+
+def test_by_force_nothing_is_left_of_the_last_export(finished: Any) -> None:
+    """A second export of one volume, in another format: no file of the three before stands beside its index."""
+    out = finished.run.parent / "out"
+    given = ["--run", str(finished.run), "--out", str(out)]
+    assert main([*given, "--to", "nifti", "--merge"]) == 0
+    mine = {"mine.nii.gz", "notes.csv"}
+    for name in mine:
+        (out / name).write_text("mine")
+    (finished.source / "ZEBRA.nii.gz").unlink()
+    again = ["--to", "markups", "--force", "--source", str(finished.source), "--skip-missing"]
+    assert main([*given, *again]) == 0
+    markups = {f"{name}.mrk.json" for name in (finished.supine, finished.turned)}
+    assert {file.name for file in out.iterdir()} == {*mine, *markups, "index.csv", "left_out.csv", "about.json"}
+    assert main([*given, "--to", "coco", "--force"]) == 0
+    assert {file.name for file in out.iterdir()} == {*mine, "annotations.json", "about.json"}
 
 
 def test_a_missing_scan_is_named_by_its_hash(finished: Any, capsys: pytest.CaptureFixture[str]) -> None:

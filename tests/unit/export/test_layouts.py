@@ -62,6 +62,7 @@ def write_layout(folder: Path, uid: str, layout: Layout) -> None:
     """File names do not follow the slices' order; copies have other names."""
     for number in layout.numbers:
         plane = np.full(SHAPE, 1000, np.uint16)
+        plane[0] = 24  # air
         if number in layout.drawn:
             x1, y1, x2, y2 = layout.drawn[number]
             plane[y1 : y2 + 1, x1 : x2 + 1] = 2000

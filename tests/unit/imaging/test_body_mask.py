@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -42,6 +43,20 @@ def test_the_patient_is_kept_and_the_rest_dropped() -> None:
     assert mask[:, ~made["body"]].mean() < 0.15
 
 
+@pytest.mark.parametrize(("radius", "apart"), [(60, 150), (40, 100), (20, 120)], ids=["legs", "knees", "an arm"])
+def test_every_part_of_the_body_counts_and_the_table_does_not(radius: int, apart: int) -> None:
+    """Two parts in air, the other one smaller, none at a slice's middle; a table of 13 to 26 mm beneath."""
+    y, x = np.mgrid[:192, :320]
+    parts = [(x - 80) ** 2 + (y - 70) ** 2 < 60**2, (x - 80 - apart - 30) ** 2 + (y - 70) ** 2 < radius**2]
+    for thick in (8, 12, 16):
+        table = (y > 150) & (y <= 150 + thick) & (x > 20) & (x < 300)
+        hu = np.full((4, 192, 320), -1000, np.int16)
+        hu[:, parts[0] | parts[1]], hu[:, table] = 40, 0
+        mask = body_mask(hu)
+        assert [mask[:, part].mean() > 0.99 for part in parts] == [True, True]
+        assert not mask[:, table].any()
+
+
 def test_noise_and_a_touching_wire_change_little() -> None:
     made = scene()
     hu = made["hu"] + np.random.default_rng(0).normal(0, 40, made["hu"].shape)
@@ -77,8 +92,8 @@ def test_holes_are_filled_slice_by_slice_as_scipy_does() -> None:
     mask = coarse_mask(rough)
     cross = ndimage.generate_binary_structure(2, 1)[None]
     parts, _ = ndimage.label(ndimage.binary_erosion(rough, cross))
-    largest = parts == np.bincount(parts.ravel())[1:].argmax() + 1
-    body = ndimage.binary_dilation(largest, cross, iterations=2)
+    thick = np.unique(parts[ndimage.binary_erosion(parts > 0, cross)])
+    body = ndimage.binary_dilation(np.isin(parts, thick), cross, iterations=2)
     slow = np.stack([ndimage.binary_fill_holes(plane) for plane in body])
     assert (slow & ~body).any()
     np.testing.assert_array_equal(mask, slow)

@@ -41,6 +41,11 @@ def read(root: Path, names: list[str] = NAMES, size: tuple[int, int] | None = No
     return read_png_slices(root, names, "v", "p", SPACING, size)
 
 
+def test_png_in_capitals_is_read(root: Path, hu: np.ndarray) -> None:
+    (root / NAMES[1]).rename(root / "s" / "002.PNG")
+    np.testing.assert_array_equal(read(root).hu_zyx, hu)
+
+
 def refused(root: Path, names: list[str] = NAMES, size: tuple[int, int] | None = None) -> str:
     with pytest.raises(VolumeError) as caught:
         read(root, names, size)

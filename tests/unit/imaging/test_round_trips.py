@@ -157,3 +157,20 @@ def test_the_grid_lies_where_the_files_slices_lie(layout: Layout) -> None:
     ).T
     assert np.abs(off[:, :2]).max() <= 1.0
     assert np.abs(off[:, 2]).max() <= 2 * GAP_TOLERANCE
+
+
+def test_a_missing_and_an_additional_slice_move_no_other_slices_boxes() -> None:
+    """As many files as slices in the grid: the n-th of one is not the n-th of the other between the two."""
+    heights = np.sort([*np.delete(np.arange(60.0), 20), 40.5])
+    positions = np.outer(heights, [0.0, 0.0, 3.0])
+    right, down = np.array([1.0, 0, 0]), np.array([0, 1.0, 0])
+    slices = assemble(Stack(positions, right, down, (0.7, 0.7), (COLUMNS, ROWS), 3.0, [""] * 60)).slices
+    assert slices.shape[2] == slices.orientation.shape[2] == 60
+    box = (5.0, 5.0, 9.0, 9.0)
+    found = {
+        k: slices.file_boxes([(z, (x1, y1, x2, y2))]) for k in range(60) for z, x1, y1, x2, y2 in [slices.box(k, box)]
+    }
+    additional = int(np.flatnonzero(heights == 40.5)[0])
+    # The additional one is not stored: a box on it comes back on a neighbour, half a gap away.
+    assert found.pop(additional) == [(additional - 1, box)]
+    assert found == {k: [(k, box)] for k in found}

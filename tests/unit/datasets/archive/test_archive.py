@@ -23,7 +23,7 @@ def put_nifti(path: Path, sign_xy: int = -1) -> Path:
 
     The rest hangs on its name: no two are alike.
     """
-    values = np.random.default_rng(zlib.crc32(path.name.encode())).integers(0, 99, SHAPE_IJK).astype(np.int16)
+    values = np.random.default_rng(zlib.crc32(path.name.encode())).integers(-99, 99, SHAPE_IJK).astype(np.int16)
     values[2:6, 3:5, 6] = 1000
     path.parent.mkdir(parents=True, exist_ok=True)
     nibabel.save(nibabel.Nifti1Image(values, np.diag([0.8 * sign_xy, 0.8 * sign_xy, 5, 1.0])), path)
@@ -46,6 +46,26 @@ def root(tmp_path: Path) -> Path:
         HEADER + "doe_jane.nii.gz,6,2,3,5,4,1,node\ndeep/er/b,6,2,3,5,4,0,\n./doe_jane,0,0,0,11,9,,\n"
     )
     return tmp_path
+
+
+def test_what_is_no_ct_is_refused_in_either_format_until_it_is_asked_for(tmp_path: Path) -> None:
+    put_nifti(tmp_path / "ct.nii")
+    labels = np.random.default_rng(0).integers(0, 3, SHAPE_IJK)
+    nibabel.save(nibabel.Nifti1Image(labels.astype(np.int16), np.diag([0.8, 0.8, 5, 1])), tmp_path / "labels.nii")
+    nibabel.save(nibabel.Nifti1Image(labels.astype(np.uint8), np.diag([0.8, 0.8, 5, 1])), tmp_path / "bytes.nii")
+    put_series(tmp_path / "offset", uid="1.2.3", RescaleIntercept=0)
+    put_series(tmp_path / "series", uid="1.2.4", FrameOfReferenceUID="1.2.12")
+    found = discover(tmp_path, ArchiveSettings(), 0, "s")
+    assert [(row.reason, "uint8 with intercept 0" in row.message) for row in found.rejects] == [("not_hu", True)]
+    cases = {case.files[0].split("/")[0]: case for case in found.cases}
+    assert [len(read(cases[name], tmp_path)[0].hu_zyx) for name in ("ct.nii", "series")] == [8, 10]
+    for name, reason in (("labels.nii", "label_map"), ("offset", "not_hu")):
+        with pytest.raises(VolumeError, match=f"^volume {cases[name].volume_id}: ") as caught:
+            read(cases[name], tmp_path)
+        assert caught.value.reason == reason
+    every = ArchiveSettings(any_values=True)
+    taken = [read(case, tmp_path, every)[0] for case in discover(tmp_path, every, 0, "s").cases]
+    assert sorted(len(volume.hu_zyx) for volume in taken) == [8, 8, 8, 10, 10]
 
 
 def test_an_empty_folder_has_no_scans(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def with_csv(root: Path) -> None:
 def with_reports(root: Path) -> None:
     for place, name in enumerate((*VM, *VH)):
         uid = f"1.2.{place + 1}"
-        stored = np.random.default_rng(place).integers(0, 99, (20, 40)).astype(np.int16)
+        stored = np.random.default_rng(place).integers(900, 1100, (20, 40)).astype(np.int16)
         for n in range(8):
             own = {"SeriesInstanceUID": uid, "SOPInstanceUID": f"{uid}.{n}", "StudyInstanceUID": f"1.3.{place + 1}"}
             put(root / name / f"{n}.dcm", ct(2.5 * n, stored + n, PatientID=name, **own))

@@ -29,7 +29,7 @@ def put(path: Path, values_ijk: Any = None, affine: Any = LPS, seed: int | None 
     """A NIfTI file; without values, noise that hangs on the file's name or the seed."""
     if values_ijk is None:
         rng = np.random.default_rng(zlib.crc32(path.name.encode()) if seed is None else seed)
-        values_ijk = rng.integers(0, 99, SHAPE_IJK).astype(np.int16)
+        values_ijk = rng.integers(-99, 99, SHAPE_IJK).astype(np.int16)
     path.parent.mkdir(parents=True, exist_ok=True)
     nibabel.save(nibabel.Nifti1Image(values_ijk, affine), path)
     return path
@@ -93,6 +93,70 @@ def test_masks_are_found_by_suffix_or_folder(
     _, marks = read_one(tmp_path, **settings)
     assert [box_of(mark) for mark in marks] == [BOX_MARK]
     assert (marks[0].clinical, marks[0].kind) == (True, "")
+
+
+@pytest.mark.parametrize("channel", ["", "_0000"], ids=["Medical Decathlon", "nnU-Net"])
+@pytest.mark.parametrize("mask_folder", ["masks", "labelsTr"])
+def test_published_layouts_are_read_as_they_are(
+    tmp_path: Path, channel: str, mask_folder: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Label 1 is an organ, label 2 a lesion; further channels show the same anatomy."""
+    labels = 2 * mask_values()
+    labels[1:8, 2:7, 2:7] |= 1
+    labels[labels == 3] = 2
+    deep = tmp_path / "Task03_Liver"
+    for folder, label_folder, case in (("imagesTr", "labelsTr", "liver_1"), ("imagesTs", "labelsTs", "liver_2")):
+        put(deep / folder / f"{case}{channel}.nii.gz")
+        put(deep / label_folder / f"{case}.nii.gz", labels)
+        if channel:
+            put(deep / folder / f"{case}_0001.nii.gz")
+    put(deep / "imagesTs" / f"liver_3{channel}.nii.gz")
+    (deep / "dataset.json").write_text("{}")
+    found = look(tmp_path, mask_folder=mask_folder, mask_labels=(2,), format="nifti")
+    assert [row.reason for row in found.rejects] == ["other_channel", "other_channel"] * bool(channel)
+    settings = ArchiveSettings(mask_labels=(2,))
+    marks = {case.files[0]: [box_of(mark) for mark in read(case, tmp_path, settings)[1]] for case in found.cases}
+    assert marks == {
+        f"Task03_Liver/imagesTr/liver_1{channel}.nii.gz": [BOX_MARK],
+        f"Task03_Liver/imagesTs/liver_2{channel}.nii.gz": [BOX_MARK],
+        f"Task03_Liver/imagesTs/liver_3{channel}.nii.gz": [],
+    }
+    assert "data.archive.mask_labels" not in caplog.text
+    look(tmp_path)
+    assert "2 label maps in labelsTr or labelsTs: every label but 0 counts as lesions" in caplog.text
+
+
+def test_scans_that_are_numbered_are_no_channels(tmp_path: Path) -> None:
+    names = [f"imagesTr/liver_000{number}.nii.gz" for number in range(3)]
+    for name in names:
+        put(tmp_path / name)
+        put(tmp_path / name.replace("images", "labels"), mask_values())
+    found = look(tmp_path)
+    assert files(found) == names
+    assert not found.rejects
+
+
+def test_endings_in_capitals_are_read_as_the_others(tmp_path: Path) -> None:
+    put(tmp_path / "a.nii.gz").rename(tmp_path / "A.NII.GZ")
+    put(tmp_path / "m.nii.gz", mask_values()).rename(tmp_path / "A.MASK.NII.GZ")
+    put(tmp_path / "masks" / "c.mask.nii", mask_values()).rename(tmp_path / "masks" / "C.Mask.NII")
+    for name in ("b.nii", "c.nii"):
+        put(tmp_path / name).rename(tmp_path / name.upper())
+    (tmp_path / "MARKS.CSV").write_text(f"{MARKS}B.nii,0,0,0,1,1\n")
+    (tmp_path / "Volumes.csv").write_text("file,patient,complete\nA.NII.GZ,p,1\nC,q,1\n")
+    found = look(tmp_path)
+    assert not found.rejects
+    cases = {case.files[0]: case for case in found.cases}
+    marks = {name: [box_of(mark) for mark in read(case, tmp_path)[1]] for name, case in cases.items()}
+    assert marks == {"A.NII.GZ": [BOX_MARK], "B.NII": [(0, 0, 0, 1, 1)], "C.NII": [BOX_MARK]}
+    assert {name: case.split for name, case in cases.items()} == {"A.NII.GZ": "vm", "B.NII": "vh", "C.NII": "vm"}
+    (tmp_path / "marks.csv").write_text(MARKS)
+    with pytest.raises(LabelError, match=r"2 files of the archive are called marks\.csv, but for capitals"):
+        look(tmp_path)
+    for name in ("MARKS.CSV", "marks.csv"):
+        (tmp_path / name).unlink()
+    write_coco(tmp_path / "Annotations.JSON", [("B.nii#1", [0, 0, 3, 3])])
+    assert {case.files[0]: len(case.marks) for case in look(tmp_path).cases}["B.NII"] == 1
 
 
 def test_a_mask_without_its_scan_is_refused_and_not_taken_for_a_scan(tmp_path: Path) -> None:

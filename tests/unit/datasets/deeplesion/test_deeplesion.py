@@ -229,6 +229,15 @@ def test_what_was_not_fetched_is_refused(root: Path) -> None:
     assert not {"000001_02_01", "000002_02_01"} & {case.folder for case in found.cases}
 
 
+def test_slices_in_capitals_are_not_missing(root: Path) -> None:
+    file = root / "Images_png" / "000002_01_01" / "012.png"
+    before = reasons(scanned(root))
+    file.rename(file.with_suffix(".PNG"))
+    table = root / "DL_info.csv"
+    table.write_text(table.read_text().replace(".png", ".PNG"))
+    assert reasons(scanned(root)) == before
+
+
 def test_a_broken_line_and_rows_that_disagree_are_refused(root: Path) -> None:
     edit(root, "000005_01_01_008.png,5,", "000005_01_01_008.png,smith,")
     found = scanned(root)

@@ -1,5 +1,6 @@
 """What people bring to be scored: both layouts of tubelets, patients and volumes, and what is refused."""
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from harvester.errors import LabelError
 from harvester.evaluation.inputs.annotations import read_annotations
 from harvester.evaluation.inputs.detections import read_detections
+from harvester.labels.deeplesion.mark_tables import read_marks
 from harvester.records import TUBELETS
 
 HEAD = "volume_id,tubelet_id,z,x1,y1,x2,y2,score"
@@ -197,6 +199,15 @@ def test_volumes_without_a_mark_count_where_they_are_listed(tmp_path: Path) -> N
         annotations(tmp_path, MARKS, "007\n", "volumes.txt")
     with pytest.raises(LabelError, match="a repeat of an earlier row"):
         annotations(tmp_path, MARKS, "007\n008\n007\n", "volumes.txt")
+
+
+def test_endings_in_capitals_are_read_as_the_others(tmp_path: Path) -> None:
+    (tmp_path / "MARKS.CSV.GZ").write_bytes(gzip.compress(MARKS.encode()))
+    (tmp_path / "VOLUMES.CSV").write_text("volume_id\n009\n008\n007\n")
+    read = read_annotations(tmp_path / "MARKS.CSV.GZ", tmp_path / "VOLUMES.CSV")
+    assert read.volume_ids == ("009", "008", "007")
+    assert read.marks == annotations(tmp_path).marks
+    assert len(read_marks(tmp_path / "MARKS.CSV.GZ").marks) == len(read.marks)
 
 
 def test_patients_are_those_of_the_tables_then_deeplesions_then_the_volumes(tmp_path: Path) -> None:

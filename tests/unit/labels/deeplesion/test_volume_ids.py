@@ -8,7 +8,7 @@ PLAIN = "000001_01_02_103-115"
 
 
 @pytest.mark.parametrize("before", ["_", "-"])
-@pytest.mark.parametrize("after", ["", ".annot", ".nii.gz", ".nii"])
+@pytest.mark.parametrize("after", ["", ".annot", ".nii.gz", ".nii", ".NII.GZ"])
 def test_every_form_is_one_id(before: str, after: str) -> None:
     form = f"000001_01_02{before}103-115{after}"
     assert plain_id(form) == PLAIN

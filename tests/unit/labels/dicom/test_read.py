@@ -26,6 +26,7 @@ def root(tmp_path: Path) -> Path:
     """A series of 12 slices of 40 x 40 in the folder ct, slice n as SOPInstanceUID 1.2.3.n, named downwards."""
     for n in range(12):
         plane = np.full((SIDE, SIDE), 1000 + n)
+        plane[0] = 24  # air
         put(tmp_path / "ct" / f"{20 - n:02d}.dcm", ct(GAP_MM * n, plane, SOPInstanceUID=f"1.2.3.{n}"))
     return tmp_path
 
@@ -270,9 +271,11 @@ def test_marks_in_a_tilted_series_move_with_their_slices(tmp_path: Path) -> None
 
 
 def test_a_marked_series_is_taken_before_other_reconstructions(root: Path) -> None:
+    plane = np.full((SIDE, SIDE), 1000)
+    plane[0] = 24
     for n in range(24):
         changes = {"SeriesInstanceUID": "1.4", "SOPInstanceUID": f"1.4.{n}", "ConvolutionKernel": "B30f"}
-        put(root / "thin" / f"{n}.dcm", ct(GAP_MM / 2 * n, np.full((SIDE, SIDE), 7), **changes))
+        put(root / "thin" / f"{n}.dcm", ct(GAP_MM / 2 * n, plane, **changes))
     assert len(read(discover(root, ArchiveSettings(), 0, "s").cases[0], root)[0].hu_zyx) == 24
     put(root / "sr.dcm", report(group(scoord("1.2.3.4", "POLYLINE", rectangle(5, 6, 14, 12)))))
     found = discover(root, ArchiveSettings(), 0, "s")
