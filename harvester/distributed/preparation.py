@@ -188,9 +188,11 @@ def _make_all(
 
     Raises StoreError: no room, more than data.max_reject_share refused.
     """
-    if not parts:
-        return [], [*refused]
     settings, *_, begun = given
+    collected = Collected(settings, begun, parts, refused, volumes)
+    collected.require_few()
+    if not parts:
+        return [], collected.rejects
     compute = settings.compute
     dataset = ray.data.from_items(
         [{"name": part.name, "rows": json.dumps(part.rows)} for part in parts], override_num_blocks=len(parts)
@@ -202,7 +204,6 @@ def _make_all(
     )
     # Ray's own watchdog would end the job before a worker has given up what is stuck.
     dataset.context.execution_no_progress_timeout_s = -1
-    collected = Collected(settings, begun, parts, refused, volumes)
     work = BackgroundWork(partial(collected.take, dataset.iter_rows))
     work.start()
     work.watch(collected, pool_request(compute))
@@ -235,11 +236,15 @@ class Collected:
                 logger.warning("refused: %s", each.message)
             self.rejects += new
             self.returned.add(note.name)
-            if len(self.rejects) > self.allowed:
-                raise StoreError(
-                    f"{len(self.rejects)} of {self.volumes} volumes were refused, more than "
-                    f"data.max_reject_share allows ({self.allowed}); the first: {self.rejects[0].message}"
-                )
+            self.require_few()
+
+    def require_few(self) -> None:
+        """Raises StoreError where more are refused than may be."""
+        if len(self.rejects) > self.allowed:
+            raise StoreError(
+                f"{len(self.rejects)} of {self.volumes} volumes were refused, more than data.max_reject_share allows "
+                f"({self.allowed}); the first: {self.rejects[0].message}"
+            )
 
     def reached(self) -> tuple[list[str], dict[str, Any]]:
         """Shards that have not come back, and the marks of the volumes that are begun."""

@@ -70,6 +70,7 @@ def made_here(
     maker: type[Maker], given: Any, parts: Sequence[Part], refused: Sequence[Reject], volumes: int
 ) -> tuple[list[ShardNote], list[Reject]]:
     collected = Collected(given[0], given[-1], parts, refused, volumes)
+    collected.require_few()
     rows = [{"name": part.name, "rows": json.dumps(part.rows)} for part in parts]
     collected.take(lambda: map(maker(*given), rows))
     return collected.notes, collected.rejects
@@ -311,3 +312,7 @@ def test_what_was_refused_before_counts_for_the_share(workshop: Workshop) -> Non
     workshop.errors |= {name: VolumeError("not_hu", "no HU") for name in workshop.names() if name not in names}
     with pytest.raises(StoreError, match=r"4 of 6 volumes were refused, more than data.max_reject_share"):
         workshop.prepare()
+    (workshop.archive / "s5.nii").unlink()
+    with pytest.raises(StoreError, match=r"2 of 5 volumes were refused, more than data.max_reject_share allows \(1\)"):
+        workshop.prepare(max_reject_share=0.2)
+    assert workshop.read == []  # what is known is said before anything is made
