@@ -70,6 +70,10 @@ def prepare(settings: Settings, source: Path | None, store: Location, shard_byte
     kept = shards_made(shards, look.source_hashes)
     refused = look.still_refused(earlier)
     parts = _missing(look, kept, refused, shard_bytes)
+    if before:
+        why = "could not all be read" if before == look.stamp else "have changed since it was made"
+        count = sum(len(part.rows) for part in parts)
+        logger.info("store %s: its data %s; %d of %d volumes are made now", folder, why, count, len(look.cases))
     try:
         made, rejects = _make_all(Maker, (settings, source, folder, begun), parts, refused, len(look.cases))
     except StoreError:

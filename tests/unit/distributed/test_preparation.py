@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import os
 import shutil
 import weakref
@@ -101,7 +102,7 @@ def exchange(file: Path, write: Callable[[], object], keep_time: bool) -> None:
 
 
 def test_an_exchanged_scan_or_mask_of_equal_size_makes_its_volume_anew_and_a_touched_one_the_same(
-    workshop: Workshop,
+    workshop: Workshop, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = workshop.archive
     for number in range(3):
@@ -114,7 +115,9 @@ def test_an_exchanged_scan_or_mask_of_equal_size_makes_its_volume_anew_and_a_tou
     assert workshop.read == []
 
     exchange(root / "s1.mask.nii", lambda: put_mask(root / "s1.mask.nii", 20), keep_time=True)
-    marks = workshop.prepare().marks()
+    with caplog.at_level(logging.INFO):
+        marks = workshop.prepare().marks()
+    assert "its data have changed since it was made; 1 of 3 volumes are made now" in caplog.text
     assert len(workshop.read) == 1
     assert sorted(marks["x1"].to_pylist()) != sorted(before["x1"].to_pylist())
 
