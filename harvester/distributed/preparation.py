@@ -287,7 +287,8 @@ def _missing(look: Look, kept: Sequence[ShardNote], refused: Sequence[Reject], s
 
 def _reject(case: Row, source_hash: str, error: Exception | None) -> Reject:
     """Why a case could not be made. Only our own messages are known to hold no path and no text of the file."""
-    passing = passing_cause(error)
+    # What a reader knows to be the file's fault it says in words of ours.
+    passing = error if isinstance(error, OSError) else passing_cause(error)
     if isinstance(error, HarvesterError) and not passing:
         reason = error.reason if isinstance(error, VolumeError) else type(error).__name__
         return Reject(source_hash, reason, str(error))

@@ -259,6 +259,7 @@ PASSING = [
     OSError(errno.EIO, os.strerror(errno.EIO)),
     PermissionError(errno.EACCES, os.strerror(errno.EACCES)),
     TimeoutError(),
+    ConnectionResetError(),
 ]
 
 
@@ -273,7 +274,7 @@ def wrapped(error: Exception) -> Exception:
         return said
 
 
-@pytest.mark.parametrize("error", [*PASSING, *map(wrapped, PASSING), wrapped(MemoryError())])
+@pytest.mark.parametrize("error", [*PASSING, OSError("stale handle"), *map(wrapped, PASSING), wrapped(MemoryError())])
 def test_what_could_not_be_read_is_tried_again_and_what_is_refused_for_what_it_is_is_not(
     workshop: Workshop, error: Exception
 ) -> None:
