@@ -103,7 +103,9 @@ def passing_cause(error: BaseException | None) -> BaseException | None:
     The system's own OSErrors bear a number. Libraries raise others, without one, for what a file is.
     """
     while error is not None:
-        if isinstance(error, MemoryError | TimeoutError) or (isinstance(error, OSError) and error.errno):
+        if isinstance(error, MemoryError | TimeoutError | ConnectionError) or (
+            isinstance(error, OSError) and error.errno
+        ):
             return error
         error = error.__cause__ or error.__context__
     return None

@@ -188,27 +188,24 @@ def run_over_volumes(
     missing = [part for part in parts if part.name not in done]
     if len(missing) < len(parts):
         logger.info("%s: %d of %d parts done before", actor.__name__, len(parts) - len(missing), len(parts))
-    _work_through(actor, job, missing)
     names = [part.name for part in parts]
-    records = _published(job.partials, names)
-    if again := [part for part, record in zip(parts, records, strict=True) if record.get("again")]:
-        logger.info("%s: %d parts hold volumes that could not be read, and are tried again", actor.__name__, len(again))
-        job.partials.withdraw(part.name for part in again)
-        _work_through(actor, job, again)
+    for last in (False, True):
+        if missing:
+            work = BackgroundWork(_dataset(actor, job, missing).materialize)
+            work.start()
+            work.watch(PartProgress(job, missing, actor.__name__), pool_request(job.settings.compute))
         records = _published(job.partials, names)
+        missing = [part for part, record in zip(parts, records, strict=True) if record.get("again")]
+        if last or not missing:
+            break
+        logger.info("%s: %d parts have volumes that could not be read; tried again", actor.__name__, len(missing))
+        job.partials.withdraw(part.name for part in missing)
     forget(job.partials.folder)
     _refuse_if_broken(job, dict(zip(names, records, strict=True)), len(rows))
     schema = SCHEMAS[actor.kind]
     table = outside_ignored(joined(job.partials.tables(names, schema), schema), ignored)
     memory_mib = max((record["memory_mib"] for record in records), default=0.0)
     return actor.kind(table), {"slices": sum(row["depth"] for row in rows), "memory_mib": memory_mib}
-
-
-def _work_through(actor: type[Actor[Any]], job: InferenceJob, parts: list[Part]) -> None:
-    if parts:
-        work = BackgroundWork(_dataset(actor, job, parts).materialize)
-        work.start()
-        work.watch(PartProgress(job, parts, actor.__name__), pool_request(job.settings.compute))
 
 
 def joined(tables: Iterable[pa.Table], schema: pa.Schema) -> pa.Table:

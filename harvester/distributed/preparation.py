@@ -73,6 +73,10 @@ def prepare(settings: Settings, source: Path | None, store: Location, shard_byte
     kept = shards_made(shards, look.source_hashes)
     refused = look.still_refused(earlier)
     parts = _missing(look, kept, refused, shard_bytes)
+    if before:
+        why = "could not all be read" if before == look.stamp else "have changed since it was made"
+        count = sum(len(part.rows) for part in parts)
+        logger.info("store %s: its data %s; %d of %d volumes are made now", folder, why, count, len(look.cases))
     try:
         made, rejects = _make_all(Maker, (settings, source, folder, begun), parts, refused, len(look.cases))
     except StoreError:
@@ -196,9 +200,11 @@ def _make_all(
 
     Raises StoreError: no room, more than data.max_reject_share refused.
     """
-    if not parts:
-        return [], [*refused]
     settings, *_, begun = given
+    collected = Collected(settings, begun, parts, refused, volumes)
+    collected.require_few()
+    if not parts:
+        return [], collected.rejects
     compute = settings.compute
     dataset = ray.data.from_items(
         [{"name": part.name, "rows": json.dumps(part.rows)} for part in parts], override_num_blocks=len(parts)
@@ -210,7 +216,6 @@ def _make_all(
     )
     # Ray's own watchdog would end the job before a worker has given up what is stuck.
     dataset.context.execution_no_progress_timeout_s = -1
-    collected = Collected(settings, begun, parts, refused, volumes)
     work = BackgroundWork(partial(collected.take, dataset.iter_rows))
     work.start()
     work.watch(collected, pool_request(compute))
@@ -243,11 +248,15 @@ class Collected:
                 logger.warning("refused: %s", each.message)
             self.rejects += new
             self.returned.add(note.name)
-            if len(self.rejects) > self.allowed:
-                raise StoreError(
-                    f"{len(self.rejects)} of {self.volumes} volumes were refused, more than "
-                    f"data.max_reject_share allows ({self.allowed}); the first: {self.rejects[0].message}"
-                )
+            self.require_few()
+
+    def require_few(self) -> None:
+        """Raises StoreError where more are refused than may be."""
+        if len(self.rejects) > self.allowed:
+            raise StoreError(
+                f"{len(self.rejects)} of {self.volumes} volumes were refused, more than data.max_reject_share allows "
+                f"({self.allowed}); the first: {self.rejects[0].message}"
+            )
 
     def reached(self) -> tuple[list[str], dict[str, Any]]:
         """Shards that have not come back, and the marks of the volumes that are begun."""
@@ -286,7 +295,8 @@ def _missing(look: Look, kept: Sequence[ShardNote], refused: Sequence[Reject], s
 
 def _reject(case: Row, source_hash: str, error: Exception | None) -> Reject:
     """Why a case could not be made. Only our own messages are known to hold no path and no text of the file."""
-    passing = passing_cause(error)
+    # What a reader knows to be the file's fault it says in words of ours.
+    passing = error if isinstance(error, OSError) else passing_cause(error)
     if isinstance(error, HarvesterError) and not passing:
         reason = error.reason if isinstance(error, VolumeError) else type(error).__name__
         return Reject(source_hash, reason, str(error))

@@ -17,6 +17,8 @@ from harvester.errors import LabelError
 
 NUMBERS: Final = {"f8": "<f8", "f4": "<f4", "i8": "<i8", "i4": "<i4"}
 """Codes of the numbers that may appear, with the byte order they are read in."""
+ITEMS_PER_BYTE: Final = 16
+"""A pickle may name what it said before; one that becomes more than this is made to fill the memory."""
 BROKEN: Final = (
     pickle.UnpicklingError,
     EOFError,
@@ -43,11 +45,25 @@ def load_numbers(file: Path) -> Any:
     except OSError as error:
         raise LabelError(f"{file.name}: cannot be read ({error.strerror}); want a published pickle") from None
     try:
-        return _NumbersOnly(_Whole(content), file.name).load()
+        tree = _NumbersOnly(_Whole(content), file.name).load()
+        _require_no_more(tree, ITEMS_PER_BYTE * len(content))
+        return tree
     except BROKEN as error:
         raise LabelError(
             f"{file.name}: cut short or not a pickle ({error}; {len(content)} bytes); download it again"
         ) from None
+
+
+def _require_no_more(tree: Any, items: int) -> None:
+    """Raises ValueError for a tree of more items, counted each time that a pickle names them again."""
+    waiting = [tree]
+    while waiting:
+        each = plain(waiting.pop())
+        inside = [*each.values()] if isinstance(each, dict) else each if isinstance(each, list | tuple) else []
+        items -= len(inside)
+        if items < 0:
+            raise ValueError("repeats itself without end")
+        waiting.extend(inside)
 
 
 def plain(value: object) -> Any:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import os
 import shutil
 import weakref
@@ -70,6 +71,7 @@ def made_here(
     maker: type[Maker], given: Any, parts: Sequence[Part], refused: Sequence[Reject], volumes: int
 ) -> tuple[list[ShardNote], list[Reject]]:
     collected = Collected(given[0], given[-1], parts, refused, volumes)
+    collected.require_few()
     rows = [{"name": part.name, "rows": json.dumps(part.rows)} for part in parts]
     collected.take(lambda: map(maker(*given), rows))
     return collected.notes, collected.rejects
@@ -100,7 +102,7 @@ def exchange(file: Path, write: Callable[[], object], keep_time: bool) -> None:
 
 
 def test_an_exchanged_scan_or_mask_of_equal_size_makes_its_volume_anew_and_a_touched_one_the_same(
-    workshop: Workshop,
+    workshop: Workshop, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = workshop.archive
     for number in range(3):
@@ -113,7 +115,9 @@ def test_an_exchanged_scan_or_mask_of_equal_size_makes_its_volume_anew_and_a_tou
     assert workshop.read == []
 
     exchange(root / "s1.mask.nii", lambda: put_mask(root / "s1.mask.nii", 20), keep_time=True)
-    marks = workshop.prepare().marks()
+    with caplog.at_level(logging.INFO):
+        marks = workshop.prepare().marks()
+    assert "its data have changed since it was made; 1 of 3 volumes are made now" in caplog.text
     assert len(workshop.read) == 1
     assert sorted(marks["x1"].to_pylist()) != sorted(before["x1"].to_pylist())
 
@@ -255,6 +259,7 @@ PASSING = [
     OSError(errno.EIO, os.strerror(errno.EIO)),
     PermissionError(errno.EACCES, os.strerror(errno.EACCES)),
     TimeoutError(),
+    ConnectionResetError(),
 ]
 
 
@@ -269,7 +274,7 @@ def wrapped(error: Exception) -> Exception:
         return said
 
 
-@pytest.mark.parametrize("error", [*PASSING, *map(wrapped, PASSING), wrapped(MemoryError())])
+@pytest.mark.parametrize("error", [*PASSING, OSError("stale handle"), *map(wrapped, PASSING), wrapped(MemoryError())])
 def test_what_could_not_be_read_is_tried_again_and_what_is_refused_for_what_it_is_is_not(
     workshop: Workshop, error: Exception
 ) -> None:
@@ -311,3 +316,7 @@ def test_what_was_refused_before_counts_for_the_share(workshop: Workshop) -> Non
     workshop.errors |= {name: VolumeError("not_hu", "no HU") for name in workshop.names() if name not in names}
     with pytest.raises(StoreError, match=r"4 of 6 volumes were refused, more than data.max_reject_share"):
         workshop.prepare()
+    (workshop.archive / "s5.nii").unlink()
+    with pytest.raises(StoreError, match=r"2 of 5 volumes were refused, more than data.max_reject_share allows \(1\)"):
+        workshop.prepare(max_reject_share=0.2)
+    assert workshop.read == []  # what is known is said before anything is made

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from harvester.errors import NoRoomError, VolumeError
-from harvester.models.prefetch import prefetch
 from harvester.run.partials import Part, Row
 from harvester.run.quarantine import CRASHES, Quarantine, Worker, begun, forget, is_crash
 from harvester.run.work_list import Outcome, WorkList
@@ -115,13 +114,16 @@ def test_nothing_of_another_volume_is_held_while_a_suspect_is_worked_on(quaranti
     beside: dict[str, int] = {}
 
     def tasks(rows: Iterable[Row]) -> Iterator[Callable[[], Scan]]:
-        def read(row: Row) -> Scan:
+        """One is read ahead, and the last one is held until the end is asked for, as a thread's frame would."""
+        waiting: list[Scan] = []
+        for row in rows:
             beside[row["volume_id"]] = len(alive)
             alive.add(scan := Scan())
-            return scan
-
-        for _, future in prefetch(rows, read):
-            yield future.result
+            waiting.append(scan)
+            if len(waiting) > 1:
+                yield partial(waiting.pop, 0)
+        yield from (partial(waiting.pop, 0) for _ in waiting[:])
+        del scan
 
     for _, outcomes in WorkList.split(PARTS, set(), {"b0", "b1"}).outcomes(tasks, quarantine):
         for outcome in outcomes:

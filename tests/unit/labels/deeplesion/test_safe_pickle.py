@@ -32,3 +32,18 @@ def test_no_room_is_made_for_what_a_pickle_claims(tmp_path: Path, claim: str) ->
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1 << 20
+
+
+def test_a_pickle_that_repeats_itself_without_end_is_refused(tmp_path: Path) -> None:
+    box: list[object] = [1.0, 2.0, 3.0, 4.0, 0.5]
+    many: list[object] = [box] * 50
+    file = tmp_path / "a.pkl"
+    file.write_bytes(pickle.dumps([box] * 3))
+    assert load_numbers(file) == [box] * 3
+    many = [[many] * 50] * 50
+    cycle: list[object] = []
+    cycle.append(cycle)
+    for tree in (many, cycle, {"v": cycle}):
+        file.write_bytes(pickle.dumps(tree))
+        with pytest.raises(LabelError, match="repeats itself without end"):
+            load_numbers(file)
