@@ -66,6 +66,12 @@ class Archive:
 def of_patients(archive: Archive, settings: Settings) -> Iterator[Obstacle]:
     """Both sets are there, and V_M has patients for every fold."""
     mining, partly = archive.of_splits(Split.VM), archive.of_splits(*PARTLY_MARKED)
+    if len(_patients(archive.volumes)) == 1 and len(archive.volumes) > 1:
+        yield Obstacle(
+            f"all {len(archive.volumes)} volumes are of one patient, so none can be kept apart: a PatientID that was "
+            "taken out? Name the patients in volumes.csv (column patient)"
+        )
+        return
     if not mining:
         yield Obstacle(
             "V_M is empty, nothing can be learnt or proven: say in volumes.csv whose lesions are all marked "
@@ -76,13 +82,7 @@ def of_patients(archive: Archive, settings: Settings) -> Iterator[Obstacle]:
             "V_H is empty (no volume of vh or vh_test), there is nothing to harvest: add scans that are not "
             "completely marked"
         )
-    patients = _patients(archive.volumes)
-    if len(patients) == 1 and len(archive.volumes) > 1:
-        yield Obstacle(
-            f"all {len(archive.volumes)} volumes are of one patient, so none can be kept apart: a PatientID that was "
-            "taken out? Name the patients in volumes.csv (column patient)"
-        )
-    elif mining:
+    if mining:
         yield from _too_few(len(_patients(mining)), settings)
 
 

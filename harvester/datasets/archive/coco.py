@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from harvester.datasets.archive.tables import Known, MarkRow, key_of, kind_of, table_file
 from harvester.errors import LabelError
+from harvester.labels.columns import refuse_columns
 
 FILES: Final = ("marks.json", "annotations.json")
 SLICE: Final = ("slice", "z", "frame")
@@ -98,6 +99,7 @@ def _slice(image: Item, where: str) -> tuple[str, int]:
 
 
 def _mark_row(item: Item, z: int, kinds: Mapping[str, Item], where: str) -> MarkRow:
+    refuse_columns(where, [*item], ("clinical",), others=True)
     box = item.get("bbox")
     if not isinstance(box, list) or len(box) != 4 or not all(_is_number(side) for side in box):
         raise LabelError(f"{where}: want bbox as [x, y, width, height], four finite numbers")

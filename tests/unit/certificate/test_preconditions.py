@@ -53,6 +53,9 @@ def test_one_patient_everywhere_is_told_as_such() -> None:
     table = table.set_column(at, "patient_id", [["ANON"] * len(table)])
     texts = [each.text for each in obstacles(Archive.of(table, marks(*lesions(splits()))), SETTINGS)]
     assert texts[0].startswith("all 12 volumes are of one patient") and "volumes.csv (column patient)" in texts[0]
+    # It is one split then: what else is missing follows from that.
+    alone = Archive.of(table.slice(6), None)
+    assert len(obstacles(alone, SETTINGS)) == 1
 
 
 def test_every_fold_and_min_patients_need_their_patients_of_the_mining_set() -> None:

@@ -148,3 +148,19 @@ def scored(folder: Path, *arguments: object) -> dict[str, Any]:
     assert call(*arguments, "--resamples", "0", "--json", folder / "figures.json") == 0
     tree: dict[str, Any] = json.loads((folder / "figures.json").read_text())
     return tree
+
+
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        ("volume_id,z,x1,y1,x2,y2,x1", "marks.csv: two columns are called x1; keep one"),
+        ("volume_id,z,x1,y1,x2,y2,patientid", "marks.csv: no such column: patientid, did you mean patient_id?"),
+    ],
+)
+def test_a_doubled_or_misspelt_column_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], head: str, said: str
+) -> None:
+    (tmp_path / "marks.csv").write_text(f"{head}\nv,1,1,1,5,5,9\n")
+    assert call("--marks", tmp_path / "marks.csv", "--tubelets", OWN / "tubelets.csv") == 1
+    line = capsys.readouterr().err
+    assert said in line and line.count("\n") == 1

@@ -124,3 +124,12 @@ def test_what_a_table_says_is_taken_and_drawn_only_if_asked_for(tmp_path: Path) 
     assert (
         sorted(row["x2"] - row["x1"] + 1 for row in drawn.marks().to_pylist() if row["clinical"]) == [6] * 3 + [7] * 3
     )
+
+
+def test_lesions_of_partly_marked_scans_that_are_not_clinical_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    put_scan(tmp_path, "h0")
+    (tmp_path / "marks.csv").write_text("file,z,x1,y1,x2,y2,clinical\nh0,4,1,1,5,5,0\nh0,4,9,1,12,5,1\n")
+    discover(tmp_path, ArchiveSettings(), 0, "s")
+    assert "1 marks with clinical = 0 are left out" in caplog.text

@@ -128,3 +128,10 @@ def test_two_files_are_one_too_many(tmp_path: Path) -> None:
     known_of(tmp_path, tree())
     with pytest.raises(LabelError, match="keep one"):
         known_of(tmp_path, tree(), "annotations.json")
+
+
+def test_a_misspelt_flag_is_no_default(tmp_path: Path) -> None:
+    told = tree()
+    told["annotations"][0]["clincal"] = 0
+    with pytest.raises(LabelError, match="clincal, did you mean clinical"):
+        known_of(tmp_path, told, "marks.json")
