@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from harvester.errors import one_line, root_cause
+from harvester.errors import SettingsError, one_line, root_cause
 from harvester.storage.location import Location
 
 NAME: Final = "log"
@@ -88,8 +88,11 @@ class _Uploaded(logging.Handler):
 def _handler(folder: Location) -> logging.Handler:
     if not folder.on_disk:
         return _Uploaded(folder / f"{NAME}-{time.time():.3f}{SUFFIX}")
-    Path(folder.base).mkdir(parents=True, exist_ok=True)
-    return _Appended(Path(folder.base) / f"{NAME}{SUFFIX}")
+    try:
+        Path(folder.base).mkdir(parents=True, exist_ok=True)
+        return _Appended(Path(folder.base) / f"{NAME}{SUFFIX}")
+    except OSError as error:
+        raise SettingsError(f"--run {folder}: cannot be written ({error.strerror}); give another folder") from None
 
 
 def _last_words(error: BaseException) -> str:
