@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Final
 from uuid import uuid4
 
 import pyarrow as pa
@@ -43,6 +43,9 @@ from harvester.storage.location import Location
 from harvester.store.slab import GridFrame
 
 logger = logging.getLogger(__name__)
+
+UNREACHABLE: Final = re.compile(r"gloo|nccl|connection|\bpeer\b|socket|broken pipe|timed? ?out", re.IGNORECASE)
+"""How torch's process groups say that another rank is gone."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +110,8 @@ def _failures(error: Exception) -> list[Exception]:
 def _is_loss(error: Exception) -> bool:
     """Whether a worker or its node was lost, or the one that this worker shares a fold with: it may be there again."""
     of_ray = type(error).__module__.startswith("ray.")
-    unreachable = isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
-    return of_ray or unreachable
+    unreachable = isinstance(error, RuntimeError) and UNREACHABLE.search(str(error))
+    return of_ray or isinstance(error, dist.DistError) or bool(unreachable)
 
 
 def _for_good(model: str, error: Exception, traceback: str) -> HarvesterError:
