@@ -20,7 +20,8 @@ class Section(BaseModel):
 
 
 def _holds_bool(value: Any) -> bool:
-    return isinstance(value, bool) or (isinstance(value, (list, tuple)) and any(map(_holds_bool, value)))
+    held = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return isinstance(value, bool) or any(map(_holds_bool, held))
 
 
 def _is_numeric(annotation: Any) -> bool:

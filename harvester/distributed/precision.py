@@ -37,10 +37,10 @@ def _begun_with(folder: Location) -> str:
     """The precision in the run's settings; "" where there are none, or none that names one."""
     file = folder / "settings.yaml"
     try:
-        precision = parse(file.read_text())["compute"]["precision"] if file.is_file() else AUTO
+        precision = parse(file.read_text())["compute"]["precision"] if file.is_file() else ""
     except (yaml.YAMLError, LookupError, TypeError):
-        precision = AUTO
-    return "" if precision == AUTO else str(precision)
+        return ""
+    return precision if precision in ("float32", "bfloat16") else ""
 
 
 def fastest_here(compute: ComputeSettings) -> str:

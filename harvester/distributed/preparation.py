@@ -62,8 +62,7 @@ def prepare(settings: Settings, source: Path | None, store: Location, shard_byte
     if before and settings.data.kind in WITHOUT_FILES and (whole := _as_it_is(folder)):
         return whole
     look = Look.of(settings, list_cases(settings, source, folder))
-    unflagged = look.discovery.unflagged
-    stamp = look.stamp | ({DRAWN: str(len(unflagged))} if unflagged else {})
+    unflagged, stamp = look.discovery.unflagged, _stamp(look)
     earlier = [Reject(**row) for row in Store.open(folder).rejects().to_pylist()] if before else []
     again = any(each.reason == TRY_AGAIN for each in earlier)
     if before == stamp and not again and (whole := _as_it_is(folder)):
@@ -74,7 +73,7 @@ def prepare(settings: Settings, source: Path | None, store: Location, shard_byte
     refused = look.still_refused(earlier)
     parts = _missing(look, kept, refused, shard_bytes)
     if before:
-        why = "could not all be read" if before == look.stamp else "have changed since it was made"
+        why = "could not all be read" if before == stamp else "have changed since it was made"
         count = sum(len(part.rows) for part in parts)
         logger.info("store %s: its data %s; %d of %d volumes are made now", folder, why, count, len(look.cases))
     try:
@@ -92,11 +91,22 @@ def prepare(settings: Settings, source: Path | None, store: Location, shard_byte
     notes = [*kept, *made]
     _require_all_here(folder, notes)
     finished = commit_store(folder, notes, [*look.discovery.rejects, *rejects], stamp, unflagged, settings.seed)
-    sweep(shards, notes)
+    _sweep_behind(folder, notes)
+    return finished
+
+
+def _stamp(look: Look) -> dict[str, str]:
+    """What the store is made from, and in how many volumes it has drawn marks."""
+    unflagged = look.discovery.unflagged
+    return look.stamp | ({DRAWN: str(len(unflagged))} if unflagged else {})
+
+
+def _sweep_behind(folder: Location, notes: Sequence[ShardNote]) -> None:
+    """Nothing stays beside the shards of a finished store."""
+    sweep(folder / "shards", notes)
     for name in folder.folders():
         if name.startswith(BEGUN):
             (folder / name).delete_folder()
-    return finished
 
 
 def _require_all_here(folder: Location, notes: Sequence[ShardNote]) -> None:

@@ -48,6 +48,8 @@ logger = logging.getLogger(__name__)
 
 BEGUN: Final = "begun"
 """Folder of a file per worker that began. It goes when all folds are fitted."""
+UNREACHABLE: Final = re.compile(r"gloo|nccl|connection|\bpeer\b|socket|broken pipe|timed? ?out", re.IGNORECASE)
+"""How torch's process groups say that another rank is gone."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +114,8 @@ def _failures(error: Exception) -> list[Exception]:
 def _is_loss(error: Exception) -> bool:
     """Whether a worker or its node was lost, or the one that this worker shares a fold with: it may be there again."""
     of_ray = type(error).__module__.startswith("ray.")
-    unreachable = isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
-    return of_ray or unreachable
+    unreachable = isinstance(error, RuntimeError) and UNREACHABLE.search(str(error))
+    return of_ray or isinstance(error, dist.DistError) or bool(unreachable)
 
 
 def _for_good(model: str, error: Exception, traceback: str) -> HarvesterError:

@@ -11,12 +11,12 @@ from typing import Any, Final
 
 from ray import tune
 
-from harvester.certificate.selection import CalibrationFiles, SelectedPoint, Trial, select_point
-from harvester.config.settings import Settings
+from harvester.certificate.selection import Calibration, CalibrationFiles, SelectedPoint, Trial, select_point
+from harvester.config.settings import OperatingPointSettings, Settings
 from harvester.distributed.capacity import ResourceRequest
 from harvester.distributed.cluster import for_ray
 from harvester.distributed.watchdog import BackgroundWork
-from harvester.errors import StepError
+from harvester.errors import StepError, one_line
 from harvester.mining.fusion import ScoreFusion, fusions
 from harvester.storage.location import Location
 
@@ -38,16 +38,13 @@ def sweep(files: CalibrationFiles, settings: Settings, storage: Location) -> lis
     own, tried = settings.operating_point, fusions(settings.operating_point)
 
     def trial(config: dict[str, Any]) -> None:
-        calibration, fusion = files.read(), ScoreFusion(**config["choice"])
-        selected = select_point(calibration, fusion, own)
-        tune.report(
-            {
-                "known_recall": calibration.known_recall(fusion),
-                "recall": selected.point.recall_estimate,
-                "bound": selected.point.precision_bound,
-                "naive_recall": selected.naive.recall_estimate,
-            }
-        )
+        try:
+            figures = _figures(files.read(), ScoreFusion(**config["choice"]), own)
+        except OSError:
+            raise  # it may pass: Tune tries again
+        except Exception as error:  # noqa: BLE001  it would be raised again, in every one of Tune's tries
+            figures = dict.fromkeys(FIGURES, 0.0) | {"failed": f"{type(error).__name__}: {one_line(error)}"}
+        tune.report(figures)
 
     progress = TrialProgress(settings.compute.no_progress_minutes)
     tuner = tune.Tuner(
@@ -66,10 +63,22 @@ def sweep(files: CalibrationFiles, settings: Settings, storage: Location) -> lis
     work.start()
     work.watch(progress, TRIAL)
     results = work.result
-    if results.errors:
-        raise StepError(f"{len(results.errors)} of {len(tried)} operating-point trials failed: {results.errors[0]}")
-    trials = [_trial(results[i]) for i in range(len(results))]
-    return sorted(trials, key=lambda one: (-one.known_recall, tried.index(one.choice)))
+    ended = [results[i] for i in range(len(results))]
+    told = [each.metrics or {} for each in ended]
+    failed = [*results.errors, *(each["failed"] for each in told if "failed" in each)]
+    if failed:
+        raise StepError(f"{len(failed)} of {len(tried)} operating-point trials failed: {failed[0]}")
+    return sorted(map(_trial, ended), key=lambda one: (-one.known_recall, tried.index(one.choice)))
+
+
+def _figures(calibration: Calibration, fusion: ScoreFusion, settings: OperatingPointSettings) -> dict[str, Any]:
+    selected = select_point(calibration, fusion, settings)
+    return {
+        "known_recall": calibration.known_recall(fusion),
+        "recall": selected.point.recall_estimate,
+        "bound": selected.point.precision_bound,
+        "naive_recall": selected.naive.recall_estimate,
+    }
 
 
 class TrialProgress(tune.Callback):

@@ -7,11 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
+from harvester.certificate.selection import Calibration, CalibrationFiles
 from harvester.config.settings import Settings
 from harvester.distributed.inference import InferenceJob, Proposer, run_over_volumes
 from harvester.distributed.preparation import Maker
+from harvester.distributed.tuning import sweep
 from harvester.errors import LabelError, StepError, StoreError
 from harvester.run.partials import Part, Partials
 from harvester.run.work_list import Outcome
@@ -48,6 +51,22 @@ def test_an_error_in_an_actor_of_ray_data_is_one_line(
     (line,) = [line for line in capfd.readouterr().err.splitlines() if "broken" in line]
     assert line.startswith("StepError: 2 of 2 volumes failed, more than data.max_reject_share = 0.1 allows")
     assert line.endswith("is broken on purpose")
+
+
+def test_an_error_in_a_trial_is_one_line_and_not_tried_again(local_ray: None, tmp_path: Path) -> None:
+    table, tries = Location.of(tmp_path) / "table.parquet", tmp_path / "tries"
+
+    class Broken(CalibrationFiles):
+        def read(self) -> Calibration:
+            with tries.open("a") as file:
+                file.write("x")
+            return super().read()
+
+    table.write_table(pa.table({"volume_id": ["v"]}))
+    settings = Settings.model_validate({"operating_point": {"lpg_weights": [0.5], "min_slices": [1]}})
+    with pytest.raises(StepError, match=r"^1 of 1 operating-point trials failed: StoreError: .* is no ScoredTable: "):
+        sweep(Broken((table,) * 4), settings.operating_point, Location.of(tmp_path / "tune"))
+    assert tries.read_text() == "x"
 
 
 def test_an_error_while_a_volume_is_made_is_a_refused_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,3 +47,13 @@ def test_weights_that_cannot_be_used_are_one_line_before_ray_starts(
     assert main([f"--set=generator.weights={tmp_path}/w.pt", "--run", str(tmp_path / "run")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert told in line
+
+
+@pytest.mark.parametrize("below", ["x", ""])
+def test_a_run_folder_that_cannot_be_made_is_one_line(
+    below: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["--run", str(tmp_path / "file" / below)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"--run {tmp_path}/file") and line.endswith("); give another folder")

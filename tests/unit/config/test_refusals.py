@@ -72,7 +72,7 @@ def test_no_float_takes_nan_or_infinity(path: Path) -> None:
 @pytest.mark.parametrize("path", NUMBERS, ids=".".join)
 def test_no_number_takes_yes(path: Path) -> None:
     assert "want a number" in refused(path, True)
-    if isinstance(default(path), tuple):
+    if isinstance(default(path), (tuple, dict)):
         assert "want a number" in refused(path, with_first(default(path), True))
 
 
