@@ -132,6 +132,7 @@ def program(folder: Path) -> None:
     patches = [
         patch("harvester.distributed.cluster.start_ray", lambda: None),
         patch("harvester.distributed.capacity.require_capacity", lambda _: None),
+        patch("harvester.certificate.preconditions.require_harvestable", lambda *_: None),
         patch("harvester.distributed.precision.fastest_everywhere", lambda _: "float32"),
         patch("harvester.distributed.training.train_folds", untrained),
         patch.object(inference, "_dataset", pool),

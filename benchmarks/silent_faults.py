@@ -35,12 +35,14 @@ SETTINGS: Final = """
 rounds: 1
 folds: 2
 data:
+  kind: phantom
   max_reject_share: 0.2
   phantom: {vm_volumes: 6, vh_test_volumes: 4, volumes_per_patient: 1, depth: 8, lesion_contrast: 3, noise_hu: 3,
             distractors_per_volume: 0}
 generator: {width: 16, crop_px: 64, slab_depth: 2, batch_slabs: 2, steps: STEPS}
 classifier: {steps: 6, batch_size: 8, max_tubelets: 10, match_iou: 0.3}
-operating_point: {target_precision: 0.03, confidence: 0.6, match_iou: 0.2, lpg_weights: [0.5], min_slices: [1]}
+operating_point: {target_precision: 0.01, confidence: 0.6, match_iou: 0.2, lpg_weights: [0.5], min_slices: [1],
+                  min_patients: 6}
 compute: {replicas: 1, train_workers: 1, cpus_per_train_worker: 1.8}
 """
 INJECTED: Final = '''
