@@ -188,16 +188,14 @@ def mask(out: Path) -> bool:
 def killer(out: Path) -> bool:
     """The scan is refused with its reason, and the others are prepared."""
     scans, prepare = _archive(out)
-    for kind in ("nii", "mask.nii"):
-        first = sorted(scans.glob(f"*.{kind}"))[0]
-        first.rename(first.with_name(f"killer.{kind}"))
-    name = sorted(scans.glob("ph-*.nii"))
-    table = (scans / "volumes.csv").read_text()
-    missing = next(row for row in table.splitlines()[1:] if not (scans / row.split(",")[0]).exists())
-    (scans / "volumes.csv").write_text(table.replace(missing.split(",")[0], "killer.nii"))
+    name = min(file.name for file in scans.glob("*.nii") if not file.name.endswith(".mask.nii"))
+    for old in (name, name.replace(".nii", ".mask.nii")):
+        (scans / old).rename(scans / old.replace(name.removesuffix(".nii"), "killer"))
+    table = scans / "volumes.csv"
+    table.write_text(table.read_text().replace(name, "killer.nii"))
     code, shown = said(*prepare, fault="killer", out=out)
     reasons = [row["reason"] for row in Store.open(out / "store").rejects().to_pylist()] if code == 0 else []
-    print(f"{len(name)} other files; refused with: {reasons}", flush=True)
+    print(f"refused with: {reasons}", flush=True)
     return code == 0 and len(reasons) == 1 and "refused: 1" in shown
 
 
