@@ -13,6 +13,7 @@ or where the run does not end well once the fault is gone.
 """
 
 import argparse
+import logging
 import os
 import subprocess
 import sys
@@ -85,7 +86,7 @@ if os.environ.get("FAULT") in PATCHES:
     sys.meta_path.insert(0, AfterImport(*PATCHES[os.environ["FAULT"]]))
 '''
 KINDS: Final = (
-    "settings.yaml", "store/shards/", "store/manifest.parquet", ".checkpoint.pt", ".losses.json", ".safetensors",
+    "store/shards/", "store/manifest.parquet", "settings.yaml", ".checkpoint.pt", ".losses.json", ".safetensors",
     "tubelets-", "examples-", "scored-", "operating-point", "round.json", "harvest.parquet", "summary.json",
     "report.html", "log-",
 )  # fmt: skip
@@ -96,6 +97,7 @@ LAST_LINES: Final = 12
 def main() -> int:
     """Every fault that is asked for."""
     options = parse()
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line per request
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "sitecustomize.py").write_text(INJECTED)
     wrong = [name for name in options.faults if not FAULTS[name](options.out / name)]
@@ -120,7 +122,7 @@ def said(*step: str, fault: str = "", out: Path) -> tuple[int, str]:
     return ended.returncode, shown
 
 
-def config(out: Path, steps: int = 20) -> str:
+def config(out: Path, steps: int = 150) -> str:
     """The settings' file."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "small.yaml").write_text(SETTINGS.replace("STEPS", str(steps)))
