@@ -21,7 +21,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from scipy.stats import beta, rankdata
 
 from harvester.certificate.evidence import Earlier, Evidence, Steps, Target, steps_of
 from harvester.certificate.operating_point import solve
+from harvester.certificate.permutation import permuted
 
 TARGET, EARLY_TARGETS, CONFIDENCE = 0.90, (0.95, 0.93), 0.95
 LOW = -1.0
@@ -123,21 +123,16 @@ def simulate(kind: Kind, archives: int, seed: int) -> dict[str, Any]:
             found.setdefault(rule, []).append(vh.realised(cuts))
         if number < TESTED and not np.isnan(found["certified"][-1][0]):
             unlike.append(told_unlike(drawn, kind.draw(rng, True, 4), rules["certified"][0][0]))
-    told = [each for each in unlike if each is not None]
     return {
         "kind": repr(kind),
         "archives": archives,
-        "told": float(np.mean(told)) if told else None,
+        "told": float(np.mean(unlike)) if unlike else None,
         "rules": {rule: outcome(each) for rule, each in found.items()},
     }
 
 
-def told_unlike(vm: Drawn, vh: Drawn, threshold: float) -> bool | None:
-    """Whether V_M and V_H are told apart, without labels; None where nothing tests it."""
-    try:
-        permuted = import_module("harvester.certificate.permutation").permuted
-    except ModuleNotFoundError:
-        return None
+def told_unlike(vm: Drawn, vh: Drawn, threshold: float) -> bool:
+    """Whether V_M and V_H are told apart, without labels."""
     percentile = np.split(rankdata(np.concatenate([vm.scores[0], vh.scores[0]])), [len(vm.correct)])
     sides = [_aspects(*each, threshold) for each in zip((vm, vh), percentile, strict=True)]
     sums, weights = (np.concatenate(each) for each in zip(*sides, strict=True))

@@ -74,6 +74,12 @@ def warnings(summary: Summary) -> list[str]:
     """What to know before the harvest is used, a sentence each; none where all is well."""
     told = [f"Round {k}: {said(each)}" for k, each in _compared(summary) if each.p is not None and each.p < UNLIKE]
     told += [f"Round {row.round} left out {_left_out(row.left_out)}" for row in summary.rounds if row.left_out]
+    told += [
+        f"Round {row.round} left {row.left_for_review.tubelets} of the tubelets that reach the threshold for review: "
+        "V_M has shown no like of them (too many of one patient, or a fold that it never tried)"
+        for row in summary.rounds
+        if row.left_for_review.tubelets
+    ]
     if _compared(summary) and summary.earlier_looks != 0:
         told.append(looks.said(summary.earlier_looks))
     return told

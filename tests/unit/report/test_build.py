@@ -175,6 +175,7 @@ def test_harvest_without_truth(store: Store, tmp_path: Path) -> None:
 WARNINGS = (
     "Round 0: V_H looks harder than V_M: p = 0.004 (accepted per volume: 4, in V_M 1.5); audit it: ",
     "Round 0 left out 3 volumes that could not be read or scored (1 of V_M, 2 of V_H): see missing.csv and the log",
+    "Round 0 left 1 of the tubelets that reach the threshold for review: V_M has shown no like of them (too many of one ",
     "V_M has been looked at by 2 earlier runs with other settings; the promise is for one",
 )
 
@@ -188,7 +189,11 @@ def test_what_weakens_the_promise_is_told_first_and_at_the_end(store: Store, tmp
     assert "most accepted of one patient</th><td>3</td><td>41</td>" in whole
     assert "outside of the range that V_M shows: 5 by width in mm." in whole
     tree = summary_tree() | {"earlier_looks": 0}
-    tree["rounds"][0] |= {"left_out": {}, "comparison": tree["rounds"][0]["comparison"] | {"p": 0.4}}
+    tree["rounds"][0] |= {
+        "left_out": {},
+        "left_for_review": {},
+        "comparison": tree["rounds"][0]["comparison"] | {"p": 0.4},
+    }
     assert warnings(Summary.model_validate(tree)) == []
     # Of an older summary nothing is known.
     for name in ("left_out", "comparison"):
