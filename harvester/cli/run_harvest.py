@@ -44,21 +44,9 @@ def run_harvest(settings: Settings, store: str | None, run: Location | Path | st
     require_plain(tracked_at)
     with owned(folder), logged_to(folder):
         began -= seconds_of_starts(read_log(folder))
-        require_weights(settings)
         if in_ray_job():
             logger.info("the run's folder is %s", folder)
-        named = named_store(settings, store)
-        volumes = Store.open(named) if named else None
-        if volumes:  # Ray takes seconds: what its tables show is said before
-            require_harvestable(volumes, settings)
-        start_ray()
-        require_capacity(settings.compute)
-        settings = with_precision(settings, folder, fastest_everywhere)
-        logger.info("precision %s", settings.compute.precision)
-        require_shared([folder], [named] if named else [])
-        if volumes is None:
-            volumes = prepare(settings, data_root(), folder / "store")
-            require_harvestable(volumes, settings)
+        settings, volumes = ready(settings, store, folder)
         opened = Run.open(folder, settings, volumes, began)
         with Tracker.open(opened, tracked_at) as tracker:
             inputs = harvest(opened, tracker).report_inputs()
@@ -67,6 +55,24 @@ def run_harvest(settings: Settings, store: str | None, run: Location | Path | st
         print(closing_table(inputs.summary))
         print(f"report: {report}")
     return folder
+
+
+def ready(settings: Settings, store: str | None, folder: Location) -> tuple[Settings, Store]:
+    """Ray, the store, and the settings with what `auto` means here. What cannot end well is said as early as can be."""
+    require_weights(settings)
+    named = named_store(settings, store)
+    volumes = Store.open(named) if named else None
+    if volumes:  # Ray takes seconds: what its tables show is said before
+        require_harvestable(volumes, settings)
+    start_ray()
+    require_capacity(settings.compute)
+    settings = with_precision(settings, folder, fastest_everywhere)
+    logger.info("precision %s", settings.compute.precision)
+    require_shared([folder], [named] if named else [])
+    if volumes is None:
+        volumes = prepare(settings, data_root(), folder / "store")
+        require_harvestable(volumes, settings)
+    return settings, volumes
 
 
 def require_weights(settings: Settings) -> None:

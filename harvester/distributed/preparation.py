@@ -69,13 +69,10 @@ def prepare(settings: Settings, source: Path | None, store: Location, shard_byte
         return whole
     shards, begun = folder / "shards", folder / f"{BEGUN}{stamp['cases']}"
     sweep(shards)
-    kept = shards_made(shards, look.source_hashes)
-    refused = look.still_refused(earlier)
+    kept, refused = shards_made(shards, look.source_hashes), look.still_refused(earlier)
     parts = _missing(look, kept, refused, shard_bytes)
     if before:
-        why = "could not all be read" if before == stamp else "have changed since it was made"
-        count = sum(len(part.rows) for part in parts)
-        logger.info("store %s: its data %s; %d of %d volumes are made now", folder, why, count, len(look.cases))
+        _say_what_is_made_anew(folder, parts, look, touched=before != stamp)
     try:
         made, rejects = _make_all(Maker, (settings, source, folder, begun), parts, refused, len(look.cases))
     except StoreError:
@@ -93,6 +90,12 @@ def prepare(settings: Settings, source: Path | None, store: Location, shard_byte
     finished = commit_store(folder, notes, [*look.discovery.rejects, *rejects], stamp, unflagged, settings.seed)
     _sweep_behind(folder, notes)
     return finished
+
+
+def _say_what_is_made_anew(folder: Location, parts: Sequence[Part], look: Look, touched: bool) -> None:
+    why = "have changed since it was made" if touched else "could not all be read"
+    count = sum(len(part.rows) for part in parts)
+    logger.info("store %s: its data %s; %d of %d volumes are made now", folder, why, count, len(look.cases))
 
 
 def _stamp(look: Look) -> dict[str, str]:

@@ -175,7 +175,7 @@ def test_harvest_without_truth(store: Store, tmp_path: Path) -> None:
 WARNINGS = (
     "Round 0: V_H looks harder than V_M: p = 0.004 (accepted per volume: 4, in V_M 1.5); audit it: ",
     "Round 0 left out 3 volumes that could not be read or scored (1 of V_M, 2 of V_H): see missing.csv and the log",
-    "Round 0 left 1 of the tubelets that reach the threshold for review: V_M has shown no like of them (too many of one ",
+    "Round 0 left 1 of the tubelets that reach the threshold for review: V_M has shown no like of them (too many of ",
     "V_M has been looked at by 2 earlier runs with other settings; the promise is for one",
 )
 
