@@ -63,8 +63,6 @@ def harvest(run: Run, tracker: Tracker) -> History:
         point = choose_operating_point(run, k, view)
         history.look(k, view, point)
         found = mine(view, point)
-        if left := found.cut.told():
-            logger.info("round %d: %s", k, left)
         ledger = record(run, k, ledger, found, (lpg, lpc))
         hits = AcceptedTable(pa.concat_tables([hits, found.calibration_hits]))
         history.append(k, view, point, found, model_hash(lpg, lpc))

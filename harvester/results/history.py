@@ -84,7 +84,9 @@ class History:
             logger.info(looks.said(self.looks))
 
     def append(self, k: int, view: RoundView, selected: SelectedPoint, found: Found, models: str) -> None:
-        """Take in a round."""
+        """Take in a round, and say what of it is left for review."""
+        if left := found.cut.told():
+            logger.info("round %d: %s", k, left)
         self.origins.append((selected, models))
         self.lesions = SelectedTable(pa.concat_tables([self.lesions, with_round(found.lesions, k)]))
         unproven = view.as_first().reaching(selected.choice, selected.naive.threshold)
