@@ -156,7 +156,7 @@ def _denied(door: Door, run: Location, night: list[str], kind: str, out: Path) -
     lost = sorted(before.keys() - after.keys())
     print(f"objects lost: {lost or 'none'}; {len(before)} before, {len(after)} after", flush=True)
     # A log that cannot be kept ends no run. What a step needs while it runs goes when it ends.
-    passing = (".checkpoint.pt", "/begun/", "/ray-train-", "/.partials", "store/.begun", "writer-")
+    passing = (".checkpoint.pt", "/begun/", "/ray-train-", "/.partials", "store/begun-", "writer-")
     silent = not shown or (code != 1 and kind != "log-")
     return not silent and all(any(part in name for part in passing) for name in lost)
 

@@ -6,6 +6,7 @@ another number of workers goes on from the same checkpoints. Weights go to a fol
 safetensors.
 """
 
+import errno
 import json
 import logging
 import os
@@ -50,6 +51,16 @@ BEGUN: Final = "begun"
 """Folder of a file per worker that began. It goes when all folds are fitted."""
 UNREACHABLE: Final = re.compile(r"gloo|nccl|connection|\bpeer\b|socket|broken pipe|timed? ?out", re.IGNORECASE)
 """How torch's process groups say that another rank is gone."""
+AWAY: Final = (
+    errno.EIO,
+    errno.ESTALE,
+    errno.EBUSY,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+)
+"""A disk or a share that was not there for a moment."""
 
 
 @dataclass(frozen=True)
@@ -112,10 +123,11 @@ def _failures(error: Exception) -> list[Exception]:
 
 
 def _is_loss(error: Exception) -> bool:
-    """Whether a worker or its node was lost, or the one that this worker shares a fold with: it may be there again."""
+    """Whether a worker, its node, its disk or the one that it shares a fold with was lost: it may be there again."""
     of_ray = type(error).__module__.startswith("ray.")
     unreachable = isinstance(error, RuntimeError) and UNREACHABLE.search(str(error))
-    return of_ray or isinstance(error, dist.DistError) or bool(unreachable)
+    away = isinstance(error, TimeoutError | ConnectionError) or getattr(error, "errno", None) in AWAY
+    return of_ray or isinstance(error, dist.DistError) or bool(unreachable) or away
 
 
 def _for_good(model: str, error: Exception, traceback: str) -> HarvesterError:
@@ -126,6 +138,11 @@ def _for_good(model: str, error: Exception, traceback: str) -> HarvesterError:
     told = f"{type(error).__name__}: {one_line(error)[:300]}{''.join(place[-1:])}"
     if out_of_memory(error):
         told += f"; take a smaller {'generator.batch_slabs' if model == 'generator' else 'classifier.batch_size'}"
+    if isinstance(error, OSError):
+        return StepError(
+            f"{model}: training failed ({told}); see to that, then start the same command again: it goes on from the "
+            "last checkpoint"
+        )
     return StepError(f"{model}: training failed ({told}); the same would happen again, so it was not tried again")
 
 

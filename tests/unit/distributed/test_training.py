@@ -1,5 +1,6 @@
 """What fails by itself is not tried again; lost workers are, as often as the setting says. No Ray is started."""
 
+import errno
 import logging
 from typing import Any
 
@@ -59,6 +60,17 @@ def test_what_a_worker_raised_ends_the_fit_in_one_line(
     assert line.endswith("); the same would happen again, so it was not tried again")
     assert told in line
     assert not caplog.records
+
+
+def test_a_share_that_was_away_is_tried_again_and_a_refused_write_is_not(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for away in (OSError(errno.ESTALE, "Stale file handle"), OSError(errno.EIO, "I/O error"), ConnectionResetError()):
+        assert failed(tmp_path, monkeypatch, WorkerGroupError(TRACEBACK, {0: away}))[1] == 3
+    for lasting in (OSError("When uploading object: AWS Error ACCESS_DENIED"), FileNotFoundError(2, "no such file")):
+        line, tries, _ = failed(tmp_path, monkeypatch, WorkerGroupError(TRACEBACK, {0: lasting}))
+        assert tries == 1
+        assert line.endswith("see to that, then start the same command again: it goes on from the last checkpoint")
 
 
 @pytest.mark.parametrize("other", [RuntimeError("stopped"), KILLED, PEER])
