@@ -101,3 +101,9 @@ def test_every_path_in_the_texts_exists(file: Path) -> None:
     for span in re.findall(r"`([^`\n]+)`", text) if file.suffix == ".md" else []:
         for path in TREE.findall(span):
             assert (REPO / path).exists() or (file.parent / path).exists(), f"{file.name}: {path}"
+
+
+def test_no_text_holds_what_a_merge_left() -> None:
+    files = [*TEXTS, REPO / "CHANGELOG.md", *(REPO / "docs").rglob("*.md"), *(REPO / "configs").rglob("*.yaml")]
+    left = [file.name for file in files if re.search(r"^(?:<{7} |>{7} |={7}$)", file.read_text(), re.MULTILINE)]
+    assert left == []
