@@ -113,15 +113,25 @@ def of_lesions(archive: Archive, settings: Settings) -> Iterator[Obstacle]:
         return
     if not mining[False]:
         found = f"all {mining[True]} marks of V_M are clinical" if mining else "V_M has no marks"
-        yield Obstacle(
-            f"{found}, so no lesion is left to prove a precision on: give clinical = 0 to the lesions that the clinic "
-            "had not marked, or let them be drawn (data.archive.clinical_marks = largest)"
+        advice = (
+            "the clinic marks as many per volume in V_H; mark scans completely that have more lesions"
+            if archive.drawn
+            else "give clinical = 0 to the lesions that the clinic had not marked, or let them be drawn "
+            "(data.archive.clinical_marks = largest)"
         )
+        yield Obstacle(f"{found}, so no lesion is left to prove a precision on: {advice}")
     elif not mining[True] and any(mark["clinical"] for mark in archive.marks_of(*PARTLY_MARKED)):
         yield Obstacle(
             f"none of V_M's {mining[False]} marks is clinical, as V_H's are: V_M would be proven on the large lesions "
             "that V_H's clinic has marked already; give those clinical = 1, or let them be drawn "
             "(data.archive.clinical_marks = largest)"
+        )
+    elif mining[True] and not any(mark["clinical"] for mark in archive.marks_of(*PARTLY_MARKED)):
+        yield Obstacle(
+            f"{mining[True]} of V_M's marks are clinical and none of V_H's: V_M would be proven without the lesions "
+            "that are harvested in V_H; give clinical = 0 to V_M's marks, or were V_H's marks lost? "
+            "data.unlike_marks = accept harvests all the same",
+            refuses=settings.data.unlike_marks != "accept" and bool(archive.of_splits(*PARTLY_MARKED)),
         )
     folds = patient_folds(archive.volumes, settings.folds, settings.seed)
     if len({folds[archive.by_id[mark["volume_id"]]["patient_id"]] for mark in archive.marks}) < 2:
@@ -143,7 +153,8 @@ def of_marking(archive: Archive, settings: Settings) -> Iterator[Obstacle]:
         f"V_M's clinical marks are {mining.text}, V_H's {partly.text} "
         f"(permutation test over patients: p {'<' if p < REFUSED else '='} {max(p, REFUSED):.2g})"
     )
-    if p >= REFUSED or archive.drawn or mining.factor_to(partly) < SLIGHT or settings.data.unlike_marks == "accept":
+    drawn = archive.drawn >= len({mark["volume_id"] for mark in archive.marks_of(Split.VM)})
+    if p >= REFUSED or drawn or mining.factor_to(partly) < SLIGHT or settings.data.unlike_marks == "accept":
         yield Obstacle(f"{seen}: if V_M was not marked as V_H was, what is certified does not hold", refuses=False)
         return
     yield Obstacle(

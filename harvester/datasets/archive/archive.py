@@ -112,7 +112,10 @@ def discover(root: Path, settings: ArchiveSettings, seed: int, salt: str) -> Dis
         cases = list(pool.map(lambda each: _case(root, each, splits[each.patient], settings, salt), scans))
     # A link, or a folder that may not be read, is met by every format's search.
     once = {(row.source_hash, row.reason): row for row in rejects}
-    unflagged = frozenset(case.volume_id for case in cases if is_unflagged(case.split, case.marks, settings))
+    silent = [case for case in cases if is_unflagged(case.split, case.marks, settings)]
+    # A scan without lesions says nothing of flags: where all that have some are flagged, none is drawn.
+    drawn = any(case.marks or case.mask or case.objects for case in silent)
+    unflagged = frozenset(case.volume_id for case in silent if drawn)
     _warn_of_unseen(cases)
     return Discovery(sorted(cases, key=lambda case: case.volume_id), list(once.values()), unflagged)
 

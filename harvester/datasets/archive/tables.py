@@ -4,8 +4,9 @@ import csv
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
-from typing import Final, TypedDict
+from typing import Any, Final, TypedDict
 
 from harvester.errors import LabelError
 from harvester.labels.columns import refuse_columns
@@ -128,11 +129,18 @@ def _rows(root: Path, name: str, needed: tuple[str, ...], allowed: tuple[str, ..
             if lacking:
                 raise LabelError(f"{file.name}: lacks the columns {', '.join(lacking)}; see harvester prepare --help")
             refuse_columns(file.name, names, allowed)
-            return [(reader.line_num, {k: (v or "").strip() for k, v in row.items() if k}) for row in reader]
+            return [(reader.line_num, _fields(row, f"{file.name} line {reader.line_num}")) for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise LabelError(f"{file.name}: not a CSV file in UTF-8 ({type(error).__name__})") from None
     except OSError as error:
         raise LabelError(f"{file.name}: cannot be read ({type(error).__name__}); check its rights") from None
+
+
+def _fields(row: Mapping[str, Any], where: str) -> dict[str, str]:
+    """A row's fields. Raises LabelError where they are more, or fewer, than the columns: boxes would be shifted."""
+    if any(extra.strip() for extra in row.get(None, ())) or None in row.values():  # type: ignore[call-overload]  # csv's
+        raise LabelError(f"{where}: not as many fields as columns; write numbers with a point, not a comma")
+    return {name: value.strip() for name, value in row.items() if name}
 
 
 def _note(known: dict[str, Known], keys: Mapping[str, str], row: Mapping[str, str], where: str) -> Known:
@@ -157,6 +165,8 @@ def _mark_row(row: Mapping[str, str], line: int) -> MarkRow:
         z, box = int(row["z"]), [float(row[side]) for side in SIDES]
     except ValueError:
         raise LabelError(f"{where}: z must be a whole number, {', '.join(SIDES)} numbers") from None
+    if not all(map(isfinite, box)):
+        raise LabelError(f"{where}: {', '.join(SIDES)} must be finite numbers")
     clinical = _truth(row, "clinical", where) is not False if "clinical" in row else None
     kind = kind_of(row.get("kind", ""), where)
     return MarkRow(where=where, z=z, box_xyxy=box, clinical=clinical, kind=kind, lesion=row.get("lesion", ""))

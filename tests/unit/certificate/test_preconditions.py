@@ -120,3 +120,23 @@ def test_a_patient_of_both_sets_is_dealt_with_the_mining_set() -> None:
     for seed in range(20):
         folds = patient_folds(rows, 3, seed)
         assert {folds[f"p{at}"] for at in range(3)} == {0, 1, 2}
+
+
+def test_v_h_without_clinical_marks_beside_a_v_m_that_has_some_is_refused() -> None:
+    names = splits()
+    (text,) = told(names, [each for each in lesions(names) if each.volume_id.startswith("m")])
+    assert text.startswith("6 of V_M's marks are clinical and none of V_H's")
+    assert told(names, [mark(f"m{at}", SMALL, clinical=False) for at in range(6)]) == []
+
+
+def test_one_drawn_volume_excuses_no_other() -> None:
+    names = splits(40, 80)
+    known = [mark(name, SMALL if name.startswith("m") else LARGE) for name in names]
+    known += [mark(f"m{at}", LARGE, clinical=False) for at in range(40)]
+    assert [len(told(names, known, drawn=drawn)) for drawn in (0, 1, 40)] == [1, 1, 0]
+
+
+def test_the_advice_goes_in_no_circle() -> None:
+    names = splits()
+    (text,) = told(names, [mark(name, LARGE) for name in names], drawn=6)
+    assert text.endswith("the clinic marks as many per volume in V_H; mark scans completely that have more lesions")

@@ -13,6 +13,7 @@ from harvester.certificate.preconditions import obstacles_of
 from harvester.config.data import ArchiveSettings
 from harvester.config.loading import resolve
 from harvester.datasets.archive.archive import discover, read
+from harvester.errors import LabelError
 from harvester.records import Split
 from harvester.storage.location import Location
 from harvester.store.commit import DRAWN, commit_store, volumes_with_drawn_marks
@@ -133,3 +134,34 @@ def test_lesions_of_partly_marked_scans_that_are_not_clinical_are_told(
     (tmp_path / "marks.csv").write_text("file,z,x1,y1,x2,y2,clinical\nh0,4,1,1,5,5,0\nh0,4,9,1,12,5,1\n")
     discover(tmp_path, ArchiveSettings(), 0, "s")
     assert "1 marks with clinical = 0 are left out" in caplog.text
+
+
+def test_a_healthy_scan_switches_no_flags_off(tmp_path: Path) -> None:
+    with_csv(tmp_path)
+    table = (tmp_path / "marks.csv").read_text().splitlines()
+    flagged = [table[0] + ",clinical", *(f"{row},{at % 2}" for at, row in enumerate(table[1:]))]
+    (tmp_path / "marks.csv").write_text("\n".join(flagged) + "\n")
+    put_scan(tmp_path, "healthy")
+    rows = ["file,complete", *(f"{name}.nii.gz,1" for name in (*VM, "healthy"))]
+    (tmp_path / "volumes.csv").write_text("\n".join(rows) + "\n")
+    assert discover(tmp_path, ArchiveSettings(), 0, "salt").unflagged == frozenset()
+    (tmp_path / "marks.csv").write_text("\n".join(table) + "\n")
+    assert len(discover(tmp_path, ArchiveSettings(), 0, "salt").unflagged) > 1
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("a,4,8,5,8,5,12,5,12,5", "marks.csv line 2: not as many fields as columns"),
+        ("a,4,8,5,8", "marks.csv line 2: not as many fields as columns"),
+        ("a,4,nan,5,8,9", "marks.csv line 2: x1, y1, x2, y2 must be finite"),
+        ("a,1,1,5,1e400,9", "marks.csv line 2: x1, y1, x2, y2 must be finite"),
+    ],
+)
+def test_a_row_that_would_shift_or_is_no_box_is_refused(tmp_path: Path, row: str, said: str) -> None:
+    put_scan(tmp_path, "a")
+    (tmp_path / "marks.csv").write_text(f"file,z,x1,y1,x2,y2\n{row}\n")
+    with pytest.raises(LabelError, match=said):
+        discover(tmp_path, ArchiveSettings(), 0, "salt")
+    (tmp_path / "marks.csv").write_text("file,z,x1,y1,x2,y2\na,4,1,5,8,9,,\n")
+    assert len(discover(tmp_path, ArchiveSettings(), 0, "salt").cases) == 1
