@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-USERINFO: Final = re.compile(r"(?<=://)(?:[^\s/:@]+:(?!\d+(?:[/\s]|$))\S*@|[^\s/]*@)")
-"""What a URI says of its user, also where a password holds a slash; what follows the colon may be a port instead."""
+USERINFO: Final = re.compile(r"(?:(?<=://)|(?<=\w\w:/)(?!/))(?:[^\s/:@]+:(?!\d+(?:[/\s]|$))\S*@|[^\s/]*@)")
+"""What a URI says of its user, also where a password holds a slash, or where a path was made of it, which leaves one
+slash of two; what follows the colon may be a port instead."""
 SECRET: Final = re.compile(r"([?&;][^=&\s]*(?:key|secret|token|password|credential|signature)[^=&\s]*=)[^&\s]+", re.I)
 """A secret in a URI's query, behind its name."""
 

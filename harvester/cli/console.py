@@ -9,7 +9,7 @@ import threading
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from harvester.config import shipped
 from harvester.errors import SettingsError, Stopped, one_line, root_cause, said_stopped, without_secrets
@@ -31,9 +31,16 @@ SHARED: Final[dict[str, dict[str, Any]]] = {
 }
 
 
+class Parser(ArgumentParser):
+    """It repeats what was given without secrets."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(without_secrets(message))
+
+
 def command_parser(command: str, help_text: str | None, *shared: str) -> ArgumentParser:
     """A parser that prints the docstring as it stands, takes the named options of SHARED and no abbreviated ones."""
-    parser = ArgumentParser(
+    parser = Parser(
         prog=f"harvester {command}",
         description=help_text,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -14,6 +14,7 @@ import sys
 from typing import Final
 
 from harvester import __version__
+from harvester.cli.console import Parser
 
 COMMANDS: Final = {
     "prepare": ("prepare:main", "make a store: of scans, or of volumes of known truth"),
@@ -43,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     listed = "\n".join(f"  {name:10}{what}" for name, (_, what) in COMMANDS.items())
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="harvester",
         usage="harvester COMMAND [options]",
         description=f"{__doc__}{listed}",

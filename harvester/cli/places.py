@@ -1,6 +1,7 @@
 """Where a path leads: in a submitted Ray job, which works in a copy that Ray throws away, to a folder that lasts."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -21,11 +22,18 @@ def in_ray_job() -> bool:
 
 
 def home() -> Location:
-    """Where a job's relative paths lie. Raises SettingsError where there is no home."""
+    """Where a job's relative paths lie. Raises SettingsError where there is no home, or one that does not last."""
+    named = os.environ.get(HOME)
     try:
-        return Location.of(os.environ.get(HOME) or Path.home() / "harvester")
+        given = os.path.expandvars(named) if named else str(Path.home() / "harvester")
     except RuntimeError:
         raise SettingsError(f"this user has no home folder; set {HOME} to a folder or URI that lasts") from None
+    where = os.path.expanduser(given)  # noqa: PTH111  it leaves a URI as it is
+    place = Location.of(where) if "://" in where or Path(where).is_absolute() else None
+    if place is None or (place.on_disk and RAYS_COPIES in Path(place.base).resolve().parts):
+        told = f"{HOME} = {named}" if named else f"{HOME} is not set, and ~/harvester is {where}"
+        raise SettingsError(f"{told}: want an absolute folder or a URI: a job's own folder is thrown away")
+    return place
 
 
 def lasting(given: str | Path) -> Location:
@@ -49,12 +57,16 @@ def lasting_path(given: Path) -> Path:
 def existing(given: str | Path, file: str) -> Location:
     """The folder that is meant, for what is read: the first with such a file of where it would be written, of where
     the path itself leads, and of where a job would have written it; the first of all where none has it."""
-    places = [lasting(given), Location.of(given)]
-    if not Path(given).is_absolute() and "://" not in str(given):
-        places.append(_at_home(Path(given)))
-    if len(set(places)) == 1:
-        return places[0]
-    return next((place for place in places if (place / file).is_file()), places[0])
+    if "://" in str(given):
+        return Location.of(given)
+    return next((place for place in _meant(Path(given)) if (place / file).is_file()), lasting(given))
+
+
+def _meant(path: Path) -> Iterator[Location]:
+    yield lasting(path)
+    yield Location.of(path)
+    if not path.is_absolute():
+        yield _at_home(path)  # last: what lies here needs no home
 
 
 def run_folder(given: str | Path) -> Location:

@@ -6,13 +6,28 @@ names it (and any part of it), so that a step's output can be named by its input
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from harvester.config.data import DataSettings, Section, Spacing, Window
+from harvester.config.data import DataSettings, Section, Window
 
 EARLY_ERRORS: Final = (0.5, 0.7)
 """Of the errors that the target allows, the shares that early rounds' targets allow."""
 
+SHOWN_HU: Final = (-1024, 3071)
+"""What a stored volume holds."""
+
+
+def _shows_something(window: tuple[float, float]) -> tuple[float, float]:
+    low, high = window
+    if low >= SHOWN_HU[1] or high <= SHOWN_HU[0]:
+        raise ValueError(f"want a window that overlaps {SHOWN_HU[0]} to {SHOWN_HU[1]} HU, which a volume holds")
+    if min(low, -high) < -1e5 or high - low < 1:
+        raise ValueError("want ends within -100000 and 100000 HU, 1 HU apart at least")
+    return window
+
+
+GridSpacing = Annotated[float, Field(ge=0.05, le=50)]
+ShownWindow = Annotated[Window, AfterValidator(_shows_something)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Weights = Annotated[
     str,
@@ -29,9 +44,9 @@ Sha256 = Annotated[
 class GridSettings(Section):
     """The network's grid and its grey values. windows: (low, high) in HU, each one channel per slice."""
 
-    spacing_zyx_mm: Spacing = (4.0, 1.6, 1.6)
+    spacing_zyx_mm: tuple[GridSpacing, GridSpacing, GridSpacing] = (4.0, 1.6, 1.6)
     max_side_px: int = Field(512, ge=32)
-    windows_hu: tuple[Window, ...] = Field(
+    windows_hu: tuple[ShownWindow, ...] = Field(
         ((-1024.0, 3071.0), (-1350.0, 150.0), (-160.0, 240.0)), min_length=1, description="each from black to white"
     )
 
@@ -51,7 +66,7 @@ class SuppressionSettings(Section):
 class LossWeights(Section):
     """Weights of the generator's loss terms; the keys are the terms' names."""
 
-    heat: float = Field(1.0, ge=0)
+    heat: float = Field(1.0, gt=0)
     size: float = Field(0.1, ge=0)
     offset: float = Field(1.0, ge=0)
 

@@ -2,7 +2,7 @@
 
 A writer puts a record of its own down first and looks for others then: of two that start at once at least one sees the
 other, and who sees a living one goes away. A record is dead when its process is, on this machine; when another
-machine's says nothing new for a while; it is removed then.
+machine's, or one that cannot be read, says nothing new for a while; it is removed then.
 """
 
 import json
@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -32,6 +32,8 @@ SECONDS_TO_LIVE: Final = 120.0
 SECONDS_TO_END: Final = 5.0
 """One of this machine may be about to end: whoever stops a program and starts it again has not to wait."""
 PAUSE_S: Final = 0.5
+LATEST: Final = 1e11
+"""No time of a record, in seconds, is as late."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,13 @@ def _beat(own: Location, writer: Writer, stop: threading.Event) -> None:
 
 def _require_dead(record: Location, own: Writer) -> None:
     """Remove the record of a writer that is dead. Raises StoreError for one that lives."""
-    first = _read(record)
+    first = _seen(record)
     if first and not first.ended and _lives(record, first, own):
+        if not first.pid:
+            raise StoreError(
+                f"{record}: is still being written and is no record that this release can read; wait for its writer's "
+                "end, stop it, or give another folder"
+            )
         raise StoreError(
             f"{record.parent}: is written by process {first.pid} on {first.host} since {clock(first.since)}; wait for "
             "its end, stop it, or give another folder"
@@ -110,10 +117,12 @@ def _lives(record: Location, first: Writer, own: Writer) -> bool:
     here = _is_here(first)
     # Of two that start at once the later one gives up while the earlier one still waits.
     seconds = SECONDS_TO_END * (1 if first.since < own.since else 2) if here else SECONDS_TO_LIVE
-    if not here:
+    if not first.pid:
+        seconds = min(seconds, seconds + first.since - time.time())
+    elif not here:
         logger.info("%s: is its writer on %s dead? waiting %.0f s at most", record.parent, first.host, seconds)
     until = time.monotonic() + seconds
-    while (now := _read(record)) and not now.ended and time.monotonic() < until:
+    while (now := _seen(record)) and not now.ended and time.monotonic() < until:
         if now.beat != first.beat and not here:
             return True
         time.sleep(PAUSE_S)
@@ -124,11 +133,24 @@ def _put(record: Location, writer: Writer) -> None:
     record.write_text(json.dumps(asdict(writer)))
 
 
+def _seen(record: Location) -> Writer | None:
+    """None where there is none any more. Of one that cannot be read, as another release's, its time: process 0."""
+    if writer := _read(record):
+        return writer
+    versions = record.parent.versions()
+    if record.name not in versions:
+        return None
+    changed = versions[record.name] or 0
+    return Writer("", "", 0, "", changed / 1e9 if changed else time.time(), changed)
+
+
 def _read(record: Location) -> Writer | None:
     """None where there is none any more, and for what is no record."""
     try:
-        return Writer(**json.loads(record.read_bytes()))
-    except (FileNotFoundError, ValueError, TypeError):
+        tree = json.loads(record.read_bytes())
+        writer = Writer(**{field.name: tree[field.name] for field in fields(Writer) if field.name in tree})
+        return writer if writer.pid > 0 and 0 <= writer.since < LATEST and isinstance(writer.pid, int) else None
+    except (FileNotFoundError, ValueError, TypeError, RecursionError):
         return None
 
 

@@ -29,12 +29,19 @@ PLAIN = [
     "s3://bucket/night@home?region=x&endpoint_override=127.0.0.1:9000",
     "mail alice@example.org about http://host:8080",
     "no secret at all: 3 @ 4",
+    "file:/data/a:b@c, C:/night@home and file:///data/x:y@z",
 ]
 
 
 @pytest.mark.parametrize("uri", SECRETS)
 def test_a_text_that_quotes_one_leaves_it_out(uri: str) -> None:
-    for text in (uri, f"API request to '{uri}/v1' failed", f"one\n{uri}\ntwo {uri}", f"({uri})"):
+    for text in (
+        uri,
+        uri.replace("://", ":/"),
+        f"API request to '{uri}/v1' failed",
+        f"one\n{uri}\ntwo {uri}",
+        f"({uri})",
+    ):
         for said in (without_secrets(text), one_line(ValueError(text))):
             assert "S3CRET" not in said and "alice" not in said
     assert without_secrets(f"at {uri} x").endswith(" x")

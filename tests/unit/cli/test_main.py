@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,21 @@ def test_a_job_is_a_program_as_clusters_start_it(job: str) -> None:
     done = called(f"jobs/{job}", "--help")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"usage: harvester {job.removesuffix('.py')} ")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["harvest", "--stroe", "s3://alice:S3CRET@b/x"],
+        ["s3://alice:S3CRET@b/x"],
+        ["plan", "--config", "https://alice:S3CRET@b/x.yaml"],
+    ],
+)
+def test_a_wrong_argument_is_repeated_without_its_password(
+    given: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with suppress(SystemExit):
+        assert main(given) == 2
+    said = "".join(capsys.readouterr())
+    assert "b/x" in said or "https" in said
+    assert "S3CRET" not in said and "alice" not in said

@@ -67,6 +67,39 @@ def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPat
         home()
 
 
+@pytest.mark.parametrize("named", ["rel/dir", ".", " ", "$NOBODYS/x", "~nobodys/x", "copy"])
+def test_a_home_that_ray_throws_away_is_refused(named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = unpacked(tmp_path, "0123")
+    monkeypatch.chdir(copy)
+    named = str(copy / "x") if named == "copy" else named
+    monkeypatch.setenv(places.HOME, named)
+    with pytest.raises(SettingsError) as caught:
+        lasting("runs/night")
+    thrown = "a job's own folder is thrown away"
+    assert str(caught.value) == f"HARVESTER_HOME = {named}: want an absolute folder or a URI: {thrown}"
+    monkeypatch.delenv(places.HOME)
+    for own in ("rel", str(copy)):
+        monkeypatch.setenv("HOME", own)
+        with pytest.raises(SettingsError, match=rf"not set, and ~/harvester is {own}/harvester: want .* {thrown}"):
+            lasting("runs/night")
+
+
+def test_variables_in_a_home_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(places.HOME, "$HOME/x")
+    assert home() == Location.of(tmp_path / "home" / "x")
+    monkeypatch.setenv(places.HOME, "~/x")
+    assert home() == Location.of(tmp_path / "home" / "x")
+
+
+def test_a_run_that_lies_here_needs_no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(places.HOME, "rel")
+    Path("settings.yaml").write_text("")
+    assert run_folder(".") == Location.of(tmp_path)
+    with pytest.raises(SettingsError, match="HARVESTER_HOME = rel"):
+        run_folder("another")
+
+
 def test_outside_of_a_job_nothing_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert lasting("runs/night") == run_folder("runs/night") == Location.of(tmp_path / "runs" / "night")

@@ -1,14 +1,16 @@
 """Settings that cannot work are refused in one line that names them and says what is allowed."""
 
 import math
+from pathlib import Path as PathOfFile
 from typing import Any, get_args
 
 import pytest
 from pydantic import BaseModel, ValidationError
 
 from harvester.config.loading import resolve
-from harvester.config.settings import OperatingPointSettings, Settings
+from harvester.config.settings import SHOWN_HU, OperatingPointSettings, Settings
 from harvester.errors import SettingsError
+from harvester.imaging.hounsfield import HU_RANGE
 
 Path = tuple[str, ...]
 
@@ -100,11 +102,23 @@ def test_there_is_something_to_try() -> None:
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("grid.spacing_zyx_mm=[0,1,1]", "grid.spacing_zyx_mm.0 = 0: Input should be greater than 0"),
-        ("grid.spacing_zyx_mm=[4,-1.6,1.6]", "grid.spacing_zyx_mm.1 = -1.6: Input should be greater than 0"),
+        ("grid.spacing_zyx_mm=[0,1,1]", "grid.spacing_zyx_mm.0 = 0: Input should be greater than or equal to 0.05"),
+        (
+            "grid.spacing_zyx_mm=[4,-1.6,1.6]",
+            "grid.spacing_zyx_mm.1 = -1.6: Input should be greater than or equal to 0.05",
+        ),
         ("grid.spacing_zyx_mm=[4,1.6]", "grid.spacing_zyx_mm.2"),
         ("grid.windows_hu=[[100,100]]", "grid.windows_hu.0 = [100, 100]: want two ends that differ, got 100 twice"),
         ("grid.windows_hu=[[-160,240],[400,-160]]", "grid.windows_hu.1 = [400, -160]: want the lower end first"),
+        ("grid.spacing_zyx_mm=[4,51,1.6]", "Input should be less than or equal to 50"),
+        ("grid.windows_hu=[[10000,20000]]", "want a window that overlaps -1024 to 3071 HU"),
+        ("grid.windows_hu=[[-3000,-1024]]", "want a window that overlaps"),
+        ("grid.windows_hu=[[-1.0e+308,1.0e+308]]", "want ends within -100000 and 100000 HU, 1 HU apart at least"),
+        ("grid.windows_hu=[[0,1e6]]", "want ends within"),
+        ("grid.windows_hu=[[0,0.5]]", "want ends within"),
+        ("generator.loss.heat=0", "generator.loss.heat = 0: Input should be greater than 0"),
+        ("generator.steps=12:30", "generator.steps = '12:30': Input should be a valid integer"),
+        ("min_gain=0:0.5", "min_gain = '0:0.5': Input should be a valid number"),
         (
             "operating_point.lpg_weights=[3.0]",
             "operating_point.lpg_weights.0 = 3.0: Input should be less than or equal",
@@ -138,6 +152,25 @@ def test_the_line_says_what_came_and_what_is_wanted(override: str, told: str) ->
     line = str(caught.value)
     assert line.startswith("setting ") and told in line
     assert "\n" not in line and "more)" not in line and "Value error" not in line and "Section" not in line
+
+
+def test_a_number_is_decimal() -> None:
+    settings = resolve(None, ["generator.steps=010", "generator.finetune_steps=1_0", "seed=0x10"])
+    assert (settings.generator.steps, settings.generator.finetune_steps, settings.seed) == (10, 10, 16)
+
+
+@pytest.mark.parametrize("value", ["&a [*a]", "&a {b: [*a]}", "[" * 5000, "2026-13-45", "!!int x", "!!timestamp x"])
+def test_a_value_that_yaml_cannot_make_is_one_line(value: str, tmp_path: PathOfFile) -> None:
+    with pytest.raises(SettingsError, match="the value is not valid YAML"):
+        resolve(None, [f"rounds={value}"])
+    file = tmp_path / "x.yaml"
+    file.write_text(f"rounds: {value}\n")
+    with pytest.raises(SettingsError, match=r"not valid YAML: \S"):
+        resolve(file)
+
+
+def test_windows_show_what_a_volume_holds() -> None:
+    assert SHOWN_HU == HU_RANGE
 
 
 def test_a_whole_section_is_not_repeated() -> None:

@@ -90,11 +90,42 @@ def test_a_number_that_another_process_has_now_is_no_sign_of_life(folder: Locati
         assert len(records(folder)) == 1
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"pid": 1}'])
-def test_what_is_no_record_holds_nobody_up(folder: Location, text: str) -> None:
-    (folder / f"{owner.PREFIX}other.json").write_text(text)
+UNREADABLE = [b"", b"[]", b"{", b"3", b'{"pid": 1}', b"\xff\xfe\x00", b"[" * 100_000]
+
+
+@pytest.mark.parametrize("text", UNREADABLE, ids=range(len(UNREADABLE)))
+def test_what_is_no_record_holds_nobody_up_unless_it_changes(
+    folder: Location, text: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(owner, "PAUSE_S", 0.02)
+    put(folder)
+    file = Path(folder.base) / f"{owner.PREFIX}other.json"
+    file.write_bytes(text)
+    timer = threading.Timer(0.3, file.write_bytes, [text])
+    timer.start()
+    with pytest.raises(StoreError, match="no record that this release can read; wait for its writer's"), owned(folder):
+        pytest.fail("two at once")
+    timer.join()
+    os.utime(file, (1.75e9, 1.75e9))
     with owned(folder):
         assert len(records(folder)) == 1
+    file.write_bytes(text)
+    monkeypatch.setattr(owner, "SECONDS_TO_LIVE", 0.2)
+    with owned(folder):
+        assert len(records(folder)) == 1
+
+
+@pytest.mark.parametrize("other", [{"since": "now"}, {"since": float("nan")}, {"pid": "1"}, {"pid": None}])
+def test_a_record_of_wrong_types_cannot_be_read(folder: Location, other: dict[str, Any]) -> None:
+    assert owner._read(put(folder, **other)) is None
+    assert owner.writers(folder) == []
+
+
+def test_a_record_of_a_later_release_is_read(folder: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(owner, "SECONDS_TO_END", 0.0)
+    put(folder, release="9.0")
+    with pytest.raises(StoreError, match=rf"is written by process {os.getpid()} on there"), owned(folder):
+        pytest.fail("two at once")
 
 
 def test_another_machines_writer_lives_as_long_as_it_beats(folder: Location, monkeypatch: pytest.MonkeyPatch) -> None:
