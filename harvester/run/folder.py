@@ -23,6 +23,7 @@ import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, Final
 
 import pyarrow as pa
@@ -201,8 +202,8 @@ class Run:
     def _made(self, step: _Step) -> Artifact | None:
         """The step as it was made before; None where it is to be made. Raises StepMissingError where it must not."""
         looking, broken = self.steps_in.read_only, []
-        if step.note.is_file():
-            note, (files, content) = json.loads(step.note.read_bytes()), contents(step.path)
+        if note := read_note(step.note):
+            files, content = contents(step.path)
             # Notes of releases before 0.3 name no files.
             wanted = note.get("files", files) or {step.path.name: None}
             broken = [name for name, known in wanted.items() if files.get(name) != known or known is None]
@@ -241,8 +242,13 @@ class Run:
 def step_notes(folder: Location) -> list[StepNote]:
     """The notes of all finished steps, round by round in the order in which they ended."""
     own = [round_folder(folder, k) for k in rounds(folder)]
-    files = [each / name for each in own for name in each.files() if name.endswith(NOTE)]
-    return sorted((json.loads(file.read_bytes()) for file in files), key=lambda note: (note["round"], ended(note)))
+    notes = [read_note(each / name) for each in own for name in each.files() if name.endswith(NOTE)]
+    return sorted(filter(None, notes), key=lambda note: (note["round"], ended(note)))
+
+
+def read_note(file: Location) -> StepNote | None:
+    """A step's note; None where there is none and where it is damaged: then the step is not made."""
+    return file.read_json(round=int, step=str, seconds=Real, counts=dict)
 
 
 def ended(note: StepNote) -> float:
@@ -276,7 +282,7 @@ def table_hash(table: pa.Table) -> str:
 def most_measured(folder: Location) -> dict[str, float]:
     """What the fits of a folder's weights measured (fold-<k>.measured.json): of each figure the highest."""
     files = [folder / name for name in folder.files() if name.endswith(".measured.json")]
-    measured = [json.loads(file.read_bytes()) for file in files]
+    measured = [file.read_json() or {} for file in files]
     names = {name for one in measured for name in one}
     return {name: max(one.get(name, 0.0) for one in measured) for name in sorted(names)}
 

@@ -240,6 +240,17 @@ def test_a_note_of_an_older_release_names_no_files_and_is_taken(run: Run) -> Non
     assert step.calls == 2
 
 
+@pytest.mark.parametrize("text", ["", "[]", '{"round": 0}'])
+def test_a_step_whose_note_is_damaged_is_made_again(run: Run, text: str) -> None:
+    step = Counted(TABLE)
+    note = run.of_round(0) / "tubelets-k.step.json"
+    run.table("tubelets", 0, "k", step)
+    note.write_text(text)
+    run.table("tubelets", 0, "k", step)
+    run.table("tubelets", 0, "k", step)
+    assert step.calls == 2
+
+
 def test_a_failing_step_leaves_no_output(run: Run) -> None:
     def broken() -> pa.Table:
         raise ValueError("no")
