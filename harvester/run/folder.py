@@ -56,6 +56,10 @@ ROW_GROUP = 4096
 """Rows per row group of a step's table: sorted by volume, so that reading one volume reads little else."""
 
 
+LARGEST_CHECKED: Final = 64 << 20
+"""Bytes of a table that is read at each start, to see that it is as it was written; larger ones go by their size."""
+
+
 class StepMissingError(StepError):
     """A step that is not made, in a run that may make none. broken: its files that are not as they were written."""
 
@@ -204,9 +208,7 @@ class Run:
         looking, broken = self.steps_in.read_only, []
         if note := read_note(step.note):
             files, content = contents(step.path)
-            # Notes of releases before 0.3 name no files.
-            wanted = note.get("files", files) or {step.path.name: None}
-            broken = [name for name, known in wanted.items() if files.get(name) != known or known is None]
+            broken = _broken(step.path, note, files)
             if not broken:
                 if not looking:
                     logger.info("round %d %s: done before", step.round, step.name)
@@ -228,7 +230,12 @@ class Run:
     def _finish(self, step: _Step, counts: dict[str, float]) -> Artifact:
         seconds, (files, content) = time.monotonic() - step.began, contents(step.path)
         note = {"round": step.round, "step": step.name, "seconds": seconds, "counts": counts}
-        more = {"ended": time.time(), "inputs": self._inputs.get(step.key, {}), "files": files}
+        more = {
+            "ended": time.time(),
+            "inputs": self._inputs.get(step.key, {}),
+            "files": files,
+            "crc32": checksum(step.path),
+        }
         step.note.write_text(json.dumps(note | more))
         measured = "".join(f", {name} {value:g}" for name, value in counts.items())
         logger.info("round %d %s: %.1f s%s", step.round, step.name, seconds, measured)
@@ -308,6 +315,20 @@ def contents(path: Location) -> tuple[dict[str, int], str]:
         digest.update(data)
         known[name] = zlib.crc32(data)
     return (known, digest.hexdigest()[:12]) if weights else (sizes, "")
+
+
+def checksum(path: Location) -> int | None:
+    """The CRC of a step's table or small values; None for a large table and for weights (`contents`)."""
+    size = path.sizes().get(path.name)
+    return None if size is None or size > LARGEST_CHECKED else zlib.crc32(path.read_bytes())
+
+
+def _broken(path: Location, note: StepNote, files: Mapping[str, int]) -> list[str]:
+    """Those of a step's files that are not as its note says. Older releases' notes name no files, or no CRC."""
+    wanted = note.get("files", files) or {path.name: None}
+    broken = [name for name, known in wanted.items() if files.get(name) != known or known is None]
+    crc = None if broken else note.get("crc32")
+    return broken if crc is None or crc == checksum(path) else [path.name]
 
 
 def said_broken(files: Sequence[str]) -> str:

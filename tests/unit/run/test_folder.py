@@ -207,6 +207,20 @@ def test_a_table_or_values_that_are_gone_or_short_are_made_again(run: Run, damag
         assert step.calls == 2
 
 
+def test_other_content_of_the_same_size_is_made_again_where_the_note_holds_a_crc(run: Run) -> None:
+    values, table, note = Counted({"threshold": 0.25}), Counted(TABLE), run.of_round(0) / "point-k.step.json"
+    small, large = run.values("point", 0, "k", values).path, run.table("tubelets", 0, "k", table).path
+    small.write_text(small.read_text().replace("0.25", "0.75"))
+    large.write_bytes(large.read_bytes()[:-1] + b"?")
+    run.values("point", 0, "k", values)
+    run.table("tubelets", 0, "k", table)
+    assert (values.calls, table.calls) == (2, 2)
+    assert json.loads(small.read_text()) == {"threshold": 0.25}
+    note.write_text(json.dumps({name: each for name, each in json.loads(note.read_text()).items() if name != "crc32"}))
+    run.values("point", 0, "k", values)  # a note made before there were CRCs
+    assert values.calls == 2
+
+
 def test_a_start_killed_while_it_drops_what_is_broken_takes_it_for_whole_no_more(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
