@@ -19,6 +19,7 @@ run/
 import hashlib
 import json
 import logging
+import os
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -275,10 +276,15 @@ def settings_of(folder: Location, overrides: Sequence[str] = ()) -> Settings:
 def store_of(folder: Location, settings: Settings, given: Location | str | None) -> Store:
     """The store that is given, or the one in the run's folder, or as its settings say. Raises SettingsError."""
     own = Location.of(folder) / "store"
-    where = given or (own if (own / "manifest.parquet").is_file() else settings.data.store)
+    where = given or (own if (own / "manifest.parquet").is_file() else store_in(settings))
     if not where:
         raise SettingsError(f"{folder}: holds no store and names none; give the harvested store with --store")
     return Store.open(where)
+
+
+def store_in(settings: Settings) -> str:
+    """The store that the settings name, with what the environment's variables in it stand for; "" for none."""
+    return os.path.expandvars(settings.data.store or "")
 
 
 def table_hash(table: pa.Table) -> str:

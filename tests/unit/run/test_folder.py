@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from harvester import __version__
+from harvester.cli.run_harvest import named_store
 from harvester.config.loading import restore
 from harvester.config.settings import Settings
 from harvester.errors import StoreError
-from harvester.run.folder import STEP_VERSION, Run, StepMissingError, settings_of, table_hash, weights_hash
+from harvester.run.folder import STEP_VERSION, Run, StepMissingError, settings_of, store_of, table_hash, weights_hash
 from harvester.run.journal import FORMAT, read_rounds, read_run
 from harvester.run.status import read_status
 from harvester.storage.location import Location
@@ -263,6 +264,15 @@ def test_a_step_whose_note_is_damaged_is_made_again(run: Run, text: str) -> None
     run.table("tubelets", 0, "k", step)
     run.table("tubelets", 0, "k", step)
     assert step.calls == 2
+
+
+def test_variables_in_the_settings_store_are_those_of_the_environment(
+    run: Run, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ARCH", str(store.path.parent))
+    settings = restore("", ["data.store=$ARCH/store"])
+    assert store_of(run.folder, settings, None).path == store.path
+    assert named_store(settings, None) == store.path
 
 
 def test_a_failing_step_leaves_no_output(run: Run) -> None:
