@@ -4,8 +4,6 @@ The models and their scores stay; only the cut is chosen anew, as if no round ha
 shows what one round with the run's last models gives at each target, certified and by the point estimate alone.
 """
 
-import json
-
 from harvester.certificate.frontier import Frontier, FrontierRow
 from harvester.certificate.operating_point import OperatingPoint
 from harvester.certificate.selection import Calibration, CalibrationFiles, SelectedPoint, select_point
@@ -15,7 +13,7 @@ from harvester.errors import StoreError
 from harvester.mining.round_view import RoundView, StoreTables
 from harvester.records import AcceptedTable, ScoredTable, checked, empty
 from harvester.results.truth import TruthEvaluator, with_round
-from harvester.run.folder import NOTE
+from harvester.run.folder import NOTE, ended, read_note
 from harvester.run.journal import round_folder, rounds
 from harvester.storage.location import Location
 from harvester.store.store import Store
@@ -34,13 +32,14 @@ def scored_table(run: Location, round_index: int) -> ScoredTable:
     notes = _scored(run, round_index)
     if not notes:
         raise StoreError(f"{run}: round {round_index} has no scored tubelets; the last is {last_round(run)}")
-    latest = max(notes, key=lambda note: json.loads(note.read_bytes()).get("ended", 0.0))
+    latest = max(notes, key=lambda note: ended(read_note(note) or {}))
     return checked(ScoredTable, (latest.parent / f"{latest.name.removesuffix(NOTE)}.parquet").read_table())
 
 
 def _scored(run: Location, round_index: int) -> list[Location]:
     folder = round_folder(Location.of(run), round_index)
-    return [folder / name for name in folder.files() if name.startswith("scored-") and name.endswith(NOTE)]
+    named = [folder / name for name in folder.files() if name.startswith("scored-") and name.endswith(NOTE)]
+    return [note for note in named if read_note(note)]
 
 
 def trace(

@@ -21,7 +21,7 @@ from harvester.harvest import harvest
 from harvester.proposals.network import Generator
 from harvester.report.build import write_report
 from harvester.report.sections import closing_table
-from harvester.run.folder import Run
+from harvester.run.folder import Run, store_in
 from harvester.run.log import logged_to, read_log, seconds_of_starts
 from harvester.run.tracking import Tracker, require_plain
 from harvester.storage.location import Location
@@ -99,7 +99,7 @@ def show_plan(settings: Settings, store: str | None, folder: Location) -> None:
 
 def named_store(settings: Settings, given: str | None) -> Location | None:
     """The given store, or the one that the settings name; None where it is to be made. Raises SettingsError."""
-    own = os.path.expandvars(settings.data.store or "")
+    own = store_in(settings)
     if "://" in own:
         Location.of(own)  # settings are written down: one with keys in it is refused, though another store is given
     if given is None and settings.data.kind == "store":

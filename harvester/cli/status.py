@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from harvester.cli.console import command, command_parser
 from harvester.cli.places import home, run_folder
-from harvester.errors import StoreError
+from harvester.errors import StoreError, one_line
 from harvester.run.status import format_status, read_status
 from harvester.storage.location import Location
 
@@ -47,6 +47,8 @@ def _last_line(folder: Location) -> str:
         return [*format_status(read_status(folder))][-1]
     except StoreError as error:
         return str(error)
+    except Exception as error:  # noqa: BLE001  one odd folder hides no other run
+        return f"cannot be read ({type(error).__name__}: {one_line(error)})"
 
 
 parser = command_parser("status", __doc__)

@@ -19,10 +19,12 @@ run/
 import hashlib
 import json
 import logging
+import os
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, Final
 
 import pyarrow as pa
@@ -53,6 +55,10 @@ VERSION: Final = "step_version"
 
 ROW_GROUP = 4096
 """Rows per row group of a step's table: sorted by volume, so that reading one volume reads little else."""
+
+
+LARGEST_CHECKED: Final = 64 << 20
+"""Bytes of a table that is read at each start, to see that it is as it was written; larger ones go by their size."""
 
 
 class StepMissingError(StepError):
@@ -201,11 +207,9 @@ class Run:
     def _made(self, step: _Step) -> Artifact | None:
         """The step as it was made before; None where it is to be made. Raises StepMissingError where it must not."""
         looking, broken = self.steps_in.read_only, []
-        if step.note.is_file():
-            note, (files, content) = json.loads(step.note.read_bytes()), contents(step.path)
-            # Notes of releases before 0.3 name no files.
-            wanted = note.get("files", files) or {step.path.name: None}
-            broken = [name for name, known in wanted.items() if files.get(name) != known or known is None]
+        if note := read_note(step.note):
+            files, content = contents(step.path)
+            broken = _broken(step.path, note, files)
             if not broken:
                 if not looking:
                     logger.info("round %d %s: done before", step.round, step.name)
@@ -227,7 +231,12 @@ class Run:
     def _finish(self, step: _Step, counts: dict[str, float]) -> Artifact:
         seconds, (files, content) = time.monotonic() - step.began, contents(step.path)
         note = {"round": step.round, "step": step.name, "seconds": seconds, "counts": counts}
-        more = {"ended": time.time(), "inputs": self._inputs.get(step.key, {}), "files": files}
+        more = {
+            "ended": time.time(),
+            "inputs": self._inputs.get(step.key, {}),
+            "files": files,
+            "crc32": checksum(step.path),
+        }
         step.note.write_text(json.dumps(note | more))
         measured = "".join(f", {name} {value:g}" for name, value in counts.items())
         logger.info("round %d %s: %.1f s%s", step.round, step.name, seconds, measured)
@@ -241,8 +250,13 @@ class Run:
 def step_notes(folder: Location) -> list[StepNote]:
     """The notes of all finished steps, round by round in the order in which they ended."""
     own = [round_folder(folder, k) for k in rounds(folder)]
-    files = [each / name for each in own for name in each.files() if name.endswith(NOTE)]
-    return sorted((json.loads(file.read_bytes()) for file in files), key=lambda note: (note["round"], ended(note)))
+    notes = [read_note(each / name) for each in own for name in each.files() if name.endswith(NOTE)]
+    return sorted(filter(None, notes), key=lambda note: (note["round"], ended(note)))
+
+
+def read_note(file: Location) -> StepNote | None:
+    """A step's note; None where there is none and where it is damaged: then the step is not made."""
+    return file.read_json(round=int, step=str, seconds=Real, counts=dict)
 
 
 def ended(note: StepNote) -> float:
@@ -262,10 +276,15 @@ def settings_of(folder: Location, overrides: Sequence[str] = ()) -> Settings:
 def store_of(folder: Location, settings: Settings, given: Location | str | None) -> Store:
     """The store that is given, or the one in the run's folder, or as its settings say. Raises SettingsError."""
     own = Location.of(folder) / "store"
-    where = given or (own if (own / "manifest.parquet").is_file() else settings.data.store)
+    where = given or (own if (own / "manifest.parquet").is_file() else store_in(settings))
     if not where:
         raise SettingsError(f"{folder}: holds no store and names none; give the harvested store with --store")
     return Store.open(where)
+
+
+def store_in(settings: Settings) -> str:
+    """The store that the settings name, with what the environment's variables in it stand for; "" for none."""
+    return os.path.expandvars(settings.data.store or "")
 
 
 def table_hash(table: pa.Table) -> str:
@@ -276,7 +295,7 @@ def table_hash(table: pa.Table) -> str:
 def most_measured(folder: Location) -> dict[str, float]:
     """What the fits of a folder's weights measured (fold-<k>.measured.json): of each figure the highest."""
     files = [folder / name for name in folder.files() if name.endswith(".measured.json")]
-    measured = [json.loads(file.read_bytes()) for file in files]
+    measured = [file.read_json() or {} for file in files]
     names = {name for one in measured for name in one}
     return {name: max(one.get(name, 0.0) for one in measured) for name in sorted(names)}
 
@@ -302,6 +321,20 @@ def contents(path: Location) -> tuple[dict[str, int], str]:
         digest.update(data)
         known[name] = zlib.crc32(data)
     return (known, digest.hexdigest()[:12]) if weights else (sizes, "")
+
+
+def checksum(path: Location) -> int | None:
+    """The CRC of a step's table or small values; None for a large table and for weights (`contents`)."""
+    size = path.sizes().get(path.name)
+    return None if size is None or size > LARGEST_CHECKED else zlib.crc32(path.read_bytes())
+
+
+def _broken(path: Location, note: StepNote, files: Mapping[str, int]) -> list[str]:
+    """Those of a step's files that are not as its note says. Older releases' notes name no files, or no CRC."""
+    wanted = note.get("files", files) or {path.name: None}
+    broken = [name for name, known in wanted.items() if files.get(name) != known or known is None]
+    crc = None if broken else note.get("crc32")
+    return broken if crc is None or crc == checksum(path) else [path.name]
 
 
 def said_broken(files: Sequence[str]) -> str:

@@ -6,15 +6,17 @@ log-<time>.jsonl, uploaded whole now and then.
 
 import json
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from numbers import Real
 from pathlib import Path
 from typing import Any, Final
 
 from harvester.errors import one_line, root_cause, said_stopped, without_secrets
-from harvester.storage.location import Location
+from harvester.storage.location import Location, json_object
 
 NAME: Final = "log"
 SUFFIX: Final = ".jsonl"
@@ -45,7 +47,7 @@ def read_log(folder: Location) -> list[dict[str, Any]]:
     start  when the start began that logged it; lines of releases before 0.3 have none
     """
     names = [name for name in folder.files() if name.startswith(NAME) and name.endswith(SUFFIX)]
-    return [line for name in names for line in _parsed((folder / name).read_text())]
+    return [line for name in names for line in _parsed((folder / name).read_bytes().decode(errors="replace"))]
 
 
 def seconds_of_starts(log: Iterable[Mapping[str, Any]]) -> float:
@@ -108,7 +110,17 @@ def _handler(folder: Location, start: float) -> logging.Handler:
     if not folder.on_disk:
         return _Uploaded(folder / f"{NAME}-{start:.3f}{SUFFIX}")
     Path(folder.base).mkdir(parents=True, exist_ok=True)
-    return _Appended(Path(folder.base) / f"{NAME}{SUFFIX}")
+    file = Path(folder.base) / f"{NAME}{SUFFIX}"
+    _end_line(file)
+    return _Appended(file)
+
+
+def _end_line(file: Path) -> None:
+    """What a killed driver was writing is not to take the next line along."""
+    with suppress(OSError), file.open("ab+") as log:
+        if log.tell():
+            log.seek(-1, os.SEEK_END)
+            log.write(b"" if log.read() == b"\n" else b"\n")
 
 
 def _last_words(error: BaseException) -> str:
@@ -122,5 +134,5 @@ def _last_words(error: BaseException) -> str:
 
 def _parsed(text: str) -> Iterator[dict[str, Any]]:
     for line in text.splitlines():
-        with suppress(ValueError):  # the line that a killed driver was writing
-            yield json.loads(line)
+        if parsed := json_object(line, time=Real, level=str, message=str):  # not what a killed driver was writing
+            yield parsed

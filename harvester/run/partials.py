@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Final
 
 import pyarrow as pa
@@ -72,17 +73,20 @@ class Partials:
 
     def planned(self) -> Row:
         """How many volumes the step has, and when it was last begun (time.time()); zeros before it is planned."""
-        file = self.folder / PLAN
-        return {"volumes": 0, "at": 0.0} | (json.loads(file.read_bytes()) if file.is_file() else {})
+        return (self.folder / PLAN).read_json(volumes=int, at=Real) or {"volumes": 0, "at": 0.0}
 
     def done(self) -> set[str]:
-        """Names of the recorded parts."""
-        return {name.removesuffix(".json") for name in self.folder.files() if _is_record(name)}
+        """Names of the published parts."""
+        return set(self.published())
+
+    def published(self) -> dict[str, Row]:
+        """The records of all published parts, by name; a damaged one is none."""
+        names = [name.removesuffix(".json") for name in self.folder.files() if _is_record(name)]
+        return {name: record for name, record in zip(names, self.records(names), strict=True) if record}
 
     def record(self, name: str) -> Row | None:
-        """A part's record (`publish`'s note, bytes, crc32, when), or None where it is not published."""
-        file = self.folder / f"{name}.json"
-        return json.loads(file.read_bytes()) if file.is_file() else None
+        """A part's record (`publish`'s note, bytes, crc32, when), or None where it is not published or damaged."""
+        return (self.folder / f"{name}.json").read_json(crc32=int, published=int, ended=Real)
 
     def publish(self, name: str, table: pa.Table, note: Row) -> Row:
         """The rows, then the record. Gives the record. Raises OSError; then nothing is published."""
@@ -102,7 +106,7 @@ class Partials:
 
     def errors(self) -> dict[str, str]:
         """Why each of the volumes that a published part leaves out was left out, by id."""
-        records = self.records(sorted(self.done()))
+        records = self.published().values()
         return {volume: str(why) for record in records for volume, why in record.get("errors", {}).items()}
 
     def tables(self, names: Sequence[str], schema: pa.Schema) -> Iterator[pa.Table]:

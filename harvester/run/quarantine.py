@@ -9,7 +9,8 @@ that a restart leaves it out at once.
 import json
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from numbers import Real
+from typing import Final
 
 from harvester.config.fingerprint import settings_hash
 from harvester.errors import VolumeError
@@ -66,8 +67,7 @@ class Quarantine:
 
     def crash_count(self, volume_id: str) -> float:
         """How many workers that had this volume alone have died; SHARED_CRASH each that died with node or driver."""
-        file = _mark_of(self.folder, volume_id)
-        mark: dict[str, Any] = json.loads(file.read_bytes()) if file.is_file() else {}
+        mark = _mark_of(self.folder, volume_id).read_json(crashes=Real) or {}
         before = float(mark.get("crashes", 0.0))
         if not mark.get("alone"):
             return before

@@ -150,7 +150,7 @@ def _under_way(folder: Location) -> Progress | None:
         return None
     partials = max(open_ones, key=lambda each: each.planned()["at"])
     path = partials.folder
-    records = sorted(filter(None, partials.records([*partials.done()])), key=lambda record: record["ended"])
+    records = sorted(partials.published().values(), key=lambda record: record["ended"])
     errors = {volume: error for record in records for volume, error in record["errors"].items()}
     done = sum(len(record["volumes"]) for record in records)
     step = f"round {path.parent.name.removeprefix('round-')} {path.name.rsplit('-', 1)[0]}"

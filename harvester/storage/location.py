@@ -6,6 +6,7 @@ Keys are not part of a URI, which is logged; they come from the environment (AWS
 """
 
 import errno
+import json
 import os
 import re
 import time
@@ -149,6 +150,13 @@ class Location:
         """The whole file, which is UTF-8. Raises OSError."""
         return self.read_bytes().decode()
 
+    def read_json(self, **kinds: type) -> dict[str, Any] | None:
+        """A small record. None where there is none and where it is damaged: a power loss leaves it empty or torn.
+
+        kinds  what the record must hold, by name, and of which type; numbers.Real takes any number
+        """
+        return json_object(self.read_bytes(), **kinds) if self.is_file() else None
+
     def write_text(self, text: str) -> None:
         """Write the file in UTF-8, so that a reader sees all of it or nothing."""
         self.write_bytes(text.encode())
@@ -257,6 +265,16 @@ class Location:
                 stream.write(data)
 
         patiently(put)
+
+
+def json_object(text: bytes | str, **kinds: type) -> dict[str, Any] | None:
+    """What is written as a JSON object; None for anything else, and where it lacks one of `kinds` (see `read_json`)."""
+    try:
+        tree = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    whole = isinstance(tree, dict) and all(isinstance(tree.get(name), kind) for name, kind in kinds.items())
+    return tree if whole else None
 
 
 @contextmanager

@@ -53,14 +53,22 @@ def inputs_before(folder: Location, identity: str) -> dict[str, str] | None:
     if not (folder / "manifest.parquet").is_file():
         return None
     inputs = _stamp(folder)
+    if inputs is None:  # damaged: the store is made again, with the shards that are whole
+        return None
     if inputs.get("settings") != identity:
         raise StoreError(f"{folder}: holds a store made from other settings; give another --store or --run")
     return inputs
 
 
 def volumes_with_drawn_marks(folder: Location) -> int:
-    """In how many volumes of a store the clinical marks were drawn, because nothing said which they are."""
-    return int(_stamp(folder).get(DRAWN, 0))
+    """In how many volumes of a store the clinical marks were drawn, because nothing said which they are.
+
+    Raises StoreError where it is not known any more.
+    """
+    inputs = _stamp(folder)
+    if inputs is None or not (drawn := inputs.get(DRAWN, "0")).isdecimal():
+        raise StoreError(f"{folder / STAMP}: damaged; prepare the store again with harvester prepare")
+    return int(drawn)
 
 
 def drawn_note(volumes: int) -> str:
@@ -71,7 +79,8 @@ def drawn_note(volumes: int) -> str:
     )
 
 
-def _stamp(folder: Location) -> dict[str, str]:
+def _stamp(folder: Location) -> dict[str, str] | None:
+    """What a store was made from; nothing known of one without a stamp, and None for one whose stamp is damaged."""
     stamp = folder / STAMP
-    inputs: dict[str, str] = json.loads(stamp.read_bytes()) if stamp.is_file() else {}
-    return inputs
+    inputs = stamp.read_json() if stamp.is_file() else {}
+    return None if inputs is None else {name: str(value) for name, value in inputs.items()}

@@ -55,6 +55,8 @@ FORMAT: Final = 1
 """Of a store, in its manifest's metadata. Raised by one where a release lays it out so that an older one would read it
 wrongly. A store without is older than formats and is read as it is."""
 FORMAT_KEY: Final = b"harvester.format"
+OF_ITS_VOLUMES: Final = ("marks", "truth", "ignore")
+"""Tables that speak of the manifest's volumes alone."""
 WHERE_IT_LIES: Final = ("shard", "offset", "bytes", "checksum")
 """Columns of the manifest that say where a volume lies; the same data may lie otherwise."""
 
@@ -128,7 +130,15 @@ class Store:
         return self._read(kind, name) if (self.path / f"{name}.parquet").is_file() else empty(kind)
 
     def _read(self, kind: Callable[[pa.Table], Kind], name: str) -> Kind:
-        return kind((self.path / f"{name}.parquet").read_table(SCHEMAS[kind]))
+        file = self.path / f"{name}.parquet"
+        table = file.read_table(SCHEMAS[kind])
+        if name in OF_ITS_VOLUMES:
+            strange = pc.invert(pc.is_in(table["volume_id"], self.manifest["volume_id"].combine_chunks()))
+            for volume_id in table["volume_id"].filter(strange)[:1].to_pylist():
+                raise StoreError(
+                    f"{file}: names volume {volume_id}, which is not in the manifest; make the store again"
+                )
+        return kind(table)
 
 
 CACHED_BYTES: Final = 4 << 20

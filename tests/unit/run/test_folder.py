@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from harvester import __version__
+from harvester.cli.run_harvest import named_store
 from harvester.config.loading import restore
 from harvester.config.settings import Settings
 from harvester.errors import StoreError
-from harvester.run.folder import STEP_VERSION, Run, StepMissingError, settings_of, table_hash, weights_hash
+from harvester.run.folder import STEP_VERSION, Run, StepMissingError, settings_of, store_of, table_hash, weights_hash
 from harvester.run.journal import FORMAT, read_rounds, read_run
 from harvester.run.status import read_status
 from harvester.storage.location import Location
@@ -207,6 +208,20 @@ def test_a_table_or_values_that_are_gone_or_short_are_made_again(run: Run, damag
         assert step.calls == 2
 
 
+def test_other_content_of_the_same_size_is_made_again_where_the_note_holds_a_crc(run: Run) -> None:
+    values, table, note = Counted({"threshold": 0.25}), Counted(TABLE), run.of_round(0) / "point-k.step.json"
+    small, large = run.values("point", 0, "k", values).path, run.table("tubelets", 0, "k", table).path
+    small.write_text(small.read_text().replace("0.25", "0.75"))
+    large.write_bytes(large.read_bytes()[:-1] + b"?")
+    run.values("point", 0, "k", values)
+    run.table("tubelets", 0, "k", table)
+    assert (values.calls, table.calls) == (2, 2)
+    assert json.loads(small.read_text()) == {"threshold": 0.25}
+    note.write_text(json.dumps({name: each for name, each in json.loads(note.read_text()).items() if name != "crc32"}))
+    run.values("point", 0, "k", values)  # a note made before there were CRCs
+    assert values.calls == 2
+
+
 def test_a_start_killed_while_it_drops_what_is_broken_takes_it_for_whole_no_more(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,6 +253,26 @@ def test_a_note_of_an_older_release_names_no_files_and_is_taken(run: Run) -> Non
     made.path.delete()
     run.table("tubelets", 0, "k", step)
     assert step.calls == 2
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"round": 0}'])
+def test_a_step_whose_note_is_damaged_is_made_again(run: Run, text: str) -> None:
+    step = Counted(TABLE)
+    note = run.of_round(0) / "tubelets-k.step.json"
+    run.table("tubelets", 0, "k", step)
+    note.write_text(text)
+    run.table("tubelets", 0, "k", step)
+    run.table("tubelets", 0, "k", step)
+    assert step.calls == 2
+
+
+def test_variables_in_the_settings_store_are_those_of_the_environment(
+    run: Run, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ARCH", str(store.path.parent))
+    settings = restore("", ["data.store=$ARCH/store"])
+    assert store_of(run.folder, settings, None).path == store.path
+    assert named_store(settings, None) == store.path
 
 
 def test_a_failing_step_leaves_no_output(run: Run) -> None:

@@ -4,6 +4,7 @@ import json
 import logging
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,9 +13,9 @@ import pytest
 from harvester.cli.status import main
 from harvester.errors import SettingsError, StepError, Stopped
 from harvester.run.journal import RunRecord, write_run
-from harvester.run.log import logged_to, seconds_of_starts
+from harvester.run.log import logged_to, read_log, seconds_of_starts
 from harvester.run.partials import Partials, plan_parts
-from harvester.run.status import format_status, read_status
+from harvester.run.status import Status, format_status, read_status
 from harvester.storage import owner
 from harvester.storage.location import Location
 from harvester.text import clock
@@ -177,6 +178,39 @@ def test_without_a_run_all_are_listed(
     assert one.startswith(f"{tmp_path}/runs/one  ") and "no summary of this version" in one
     assert three.startswith(f"{tmp_path}/home/three  finished: ")
     assert two.startswith(f"{tmp_path}/home/runs/two  finished: ")
+
+
+def test_a_torn_line_takes_no_other_along_and_odd_ones_are_left_out(run: Path) -> None:
+    log = run / "log.jsonl"
+    log.write_bytes(b'null\n5\n{"a": 1}\n\xff\xfe\n{"time": 1, "start": 0.5, "lev')
+    for _ in range(2):
+        with pytest.raises(StepError), logged_to(Location.of(run)):
+            raise StepError("odd")
+    assert [line["message"] for line in read_log(Location.of(run))] == ["StepError: odd"] * 2
+    assert len(log.read_bytes().splitlines()) == 7
+
+
+def test_one_odd_folder_hides_no_other_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HARVESTER_HOME", str(tmp_path / "none"))
+    for name in ("one", "two"):
+        step(tmp_path / "runs" / name, 0, "generator")
+        (tmp_path / "runs" / name / "settings.yaml").write_text("")
+    monkeypatch.setattr("harvester.cli.status.read_status", odd_for("one"))
+    assert main([]) == 0
+    one, two = capsys.readouterr().out.splitlines()
+    assert one.endswith("cannot be read (ValueError: odd)") and "two" in two
+
+
+def odd_for(name: str) -> Callable[[Location], Status]:
+    def read(folder: Location) -> Status:
+        if folder.name == name:
+            raise ValueError("odd")
+        return read_status(folder)
+
+    return read
 
 
 def test_a_summary_that_cannot_be_read_is_an_error(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from harvester.storage.location import Location
 from harvester.store import store as store_module
 from harvester.store.container import open_shard
 from harvester.store.store import FORMAT, FORMAT_KEY, Store, finish_store, read_volume, write_reviewed
-from tests.builders import label, made_store, reviewed, write_volume
+from tests.builders import label, made_store, mark, reviewed, write_volume
 
 SPACING = (4.0, 1.6, 1.5)
 HU = np.random.default_rng(0).integers(-1024, 3071, (7, 5, 6)).astype(np.int16)
@@ -255,6 +255,16 @@ def test_a_store_older_than_formats_is_read(made: Store) -> None:
     older = Store.open(made.path)
     assert older.data_hash() == made.data_hash()
     assert older.read("a").volume_id == "a"
+
+
+@pytest.mark.parametrize("name", ["marks", "truth", "ignore"])
+def test_a_row_of_a_volume_that_is_not_in_the_manifest_is_refused(tmp_path: Path, name: str) -> None:
+    made_store(tmp_path, {"a": "vm", "b": "vm"}, [mark("a", (1, 1, 2, 2), z=0)], hu=np.zeros((2, 4, 4), np.int16))
+    file, schema = tmp_path / f"{name}.parquet", IGNORE if name == "ignore" else MARKS
+    pq.write_table(pa.Table.from_pylist([{"volume_id": "c"}], schema), file)
+    store = Store.open(tmp_path)
+    with pytest.raises(StoreError, match=rf"{name}.parquet: names volume c, which is not in the manifest"):
+        getattr(store, name)()
 
 
 def test_a_stores_place_travels_to_workers(made: Store) -> None:
