@@ -160,7 +160,7 @@ class OperatingPointSettings(Section):
     min_patients: int = Field(
         3,
         ge=1,
-        description="refuse to certify on accepted tubelets of fewer patients; at 0.90 fewer than 12 prove nothing",
+        description="refuse to certify on accepted tubelets of fewer patients; at 0.90 fewer than 13 prove nothing",
     )
     lpg_floors: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field((0.1,), min_length=1)
     lpg_weights: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field((0.0, 0.25, 0.5), min_length=1)

@@ -95,9 +95,9 @@ def test_a_stopped_step_tells_what_is_there(finished: Path, store: Store) -> Non
     partials = note.with_name(note.name.replace(".step.json", ".partials"))
     note.unlink()
     partials.mkdir()
-    (partials / "plan.json").write_text('{"volumes": 16}')
+    (partials / "plan.json").write_text('{"volumes": 16, "at": 0.0}')
     for i in range(3):
-        (partials / f"00000{i}-abc.json").write_text("{}")
+        (partials / f"00000{i}-abc.json").write_text('{"crc32": 1, "published": 16, "ended": 0.0}')
     planned = plan(finished, SETTINGS, store)
     assert (planned.next, planned.reasons) == ((0, "tubelets"), [])
     assert planned.begun == "3 parts of 16 volumes are published"

@@ -47,7 +47,7 @@ def slow_worth(
 ) -> float:
     """How many independent tubelets the accepted ones are worth."""
     n, m = sum(accepted_by.values()), len(accepted_by)
-    alike = max(correlation, min(4 / m, 1))
+    alike = max(correlation, min(5 / m, 1))
     effect = 1 + (sum(k * k for k in accepted_by.values()) / n - 1) * alike
     if own:
         effect = max(effect, slow_effect(correct_by, accepted_by))
@@ -219,14 +219,14 @@ def test_one_tubelet_per_patient_gives_clopper_pearsons_bound() -> None:
 def test_errors_of_one_patient_weaken_the_bound() -> None:
     spread = precision_lower_bound(np.full(10, 9), np.full(10, 10), 0.95)
     together = precision_lower_bound(np.array([10] * 9 + [0]), np.full(10, 10), 0.95)
-    assert together < spread - 0.15
+    assert together < spread - 0.1
 
 
 def test_errorless_tubelets_of_few_patients_are_not_taken_as_independent() -> None:
     many = precision_lower_bound(np.ones(60, int), np.ones(60, int), 0.95)
     few = precision_lower_bound(np.full(6, 10), np.full(6, 10), 0.95)
-    # Ten a patient: 1 + 9 * 4 / 6 each, and Student's t on 5 degrees of freedom.
-    worth = 60 / 7 * (t.ppf(0.95, 59) / t.ppf(0.95, 5)) ** 2
+    # Ten a patient: 1 + 9 * 5 / 6 each, and Student's t on 5 degrees of freedom.
+    worth = 60 / 8.5 * (t.ppf(0.95, 59) / t.ppf(0.95, 5)) ** 2
     assert few == pytest.approx(0.05 ** (1 / worth))
     assert few < many - 0.04
 
@@ -320,7 +320,7 @@ def test_a_refusal_tells_the_best_bound_and_the_point_estimate() -> None:
     correct = np.array([True] * 19 + [False] + [False, True] * 20)
     point = solve(Evidence(np.arange(60.0)[::-1], correct, np.arange(60) % 12, 40), Target(0.9, 0.95))
     assert point.threshold == np.inf
-    assert "best bound 0.810 at 19 accepted of 12 patients, worth 14 independent ones" in point.reason
+    assert "best bound 0.802 at 19 accepted of 12 patients, worth 14 independent ones" in point.reason
     assert "the point estimate alone would accept 22 at 0.909" in point.reason
 
 
@@ -402,7 +402,7 @@ def test_few_patients_whose_errors_are_strongly_alike_prove_nothing_false() -> N
         assert false <= 3, f"{false} of 60 on {patients} patients"
 
 
-@pytest.mark.parametrize(("precision", "confidence", "fewest"), [(0.9, 0.95, 12), (0.5, 0.8, 3), (0.03, 0.6, 1)])
+@pytest.mark.parametrize(("precision", "confidence", "fewest"), [(0.9, 0.95, 13), (0.5, 0.8, 3), (0.03, 0.6, 1)])
 def test_of_fewer_patients_nothing_is_proven_and_a_refusal_says_so(
     precision: float, confidence: float, fewest: int
 ) -> None:
