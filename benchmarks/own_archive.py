@@ -8,9 +8,10 @@ run, the preparation and a tiny harvest by the public command; what each says is
 """
 
 import argparse
+import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ from harvester.records import Mark, Volume
 from tests.dicom_files import ct, put
 from tests.dicom_objects import group, put_segmentation, report, scoord
 
+ROOT: Final = Path(__file__).parents[1]
 SETTINGS: Final = """
 rounds: 1
 folds: 2
@@ -58,7 +60,7 @@ def main() -> int:
             prepare,
             ["harvest", "--config", str(config), "--store", str(store), "--run", str(run)],
         ]
-        ended[kind] = [said(step) for step in steps]
+        ended[kind] = [said(step)[0] for step in steps]
     print("exit codes of dry run, prepare, harvest:", ended)
     return int(any(any(codes) for codes in ended.values()))
 
@@ -145,19 +147,20 @@ def write_segmentations(root: Path, volume: Volume, marks: Sequence[Mark]) -> st
 WRITERS: Final = {"masks": write_nifti, "sr": write_reports, "seg": write_segmentations}
 
 
-def said(step: list[str]) -> int:
-    """Run a public command and print the end of what it says; its exit code."""
-    print("\n$ harvester " + " ".join(step), flush=True)
+def said(step: Sequence[str], environment: Mapping[str, str] | None = None) -> tuple[int, str]:
+    """Run a public command and print the end of what it says (Ray's lines apart); its exit code, and that end."""
     ended = subprocess.run(
         [sys.executable, "-m", "harvester", *step],
+        env=os.environ | (environment or {}),
         capture_output=True,
         text=True,
         check=False,
-        cwd=Path(__file__).parents[1],
+        cwd=ROOT,
     )
-    lines = [line for line in (ended.stdout + ended.stderr).splitlines() if not line.startswith("\x1b")]
-    print("\n".join(lines[-LAST_LINES:]), flush=True)
-    return ended.returncode
+    told = [line for line in (ended.stdout + ended.stderr).splitlines() if line and not line.startswith(("\x1b", "["))]
+    shown = "\n".join(told[-LAST_LINES:])
+    print(f"\n$ harvester {' '.join(step)}\n{shown}\n(exit code {ended.returncode})", flush=True)
+    return ended.returncode, shown
 
 
 def parse() -> argparse.Namespace:

@@ -15,7 +15,6 @@ or where the run does not end well once the fault is gone.
 import argparse
 import logging
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,12 +25,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.own_archive import write_archive, write_nifti
+from benchmarks import own_archive
+from benchmarks.own_archive import ROOT, write_archive, write_nifti
 from harvester.storage.location import Location
 from harvester.store.store import Store
 from tests.s3_serving import Door, serving
 
-ROOT: Final = Path(__file__).parents[1]
 SETTINGS: Final = """
 rounds: 1
 folds: 2
@@ -91,7 +90,6 @@ KINDS: Final = (
     "report.html", "log-",
 )  # fmt: skip
 """Parts of objects' names, in the order in which a night writes them."""
-LAST_LINES: Final = 12
 
 
 def main() -> int:
@@ -106,20 +104,9 @@ def main() -> int:
 
 
 def said(*step: str, fault: str = "", out: Path) -> tuple[int, str]:
-    """Run a public command, with a fault or without; its exit code, and the end of what it says (Ray's lines apart)."""
-    print(f"\n$ harvester {' '.join(step)}" + (f"        # fault: {fault}" if fault else ""), flush=True)
-    ended = subprocess.run(
-        [sys.executable, "-m", "harvester", *step],
-        env=os.environ | {"FAULT": fault, "PYTHONPATH": os.pathsep.join([str(out.parent), str(ROOT)])},
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
-    lines = (ended.stdout + ended.stderr).splitlines()
-    shown = "\n".join([line for line in lines if line and not line.startswith(("\x1b", "["))][-LAST_LINES:])
-    print(f"{shown}\n(exit code {ended.returncode})", flush=True)
-    return ended.returncode, shown
+    """Run a public command, with a fault or without; its exit code, and the end of what it says."""
+    print(f"\nfault: {fault or 'none'}", flush=True)
+    return own_archive.said(step, {"FAULT": fault, "PYTHONPATH": os.pathsep.join([str(out.parent), str(ROOT)])})
 
 
 def config(out: Path, steps: int = 150) -> str:

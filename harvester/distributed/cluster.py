@@ -6,13 +6,14 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import ray
 import ray.data
-from ray.exceptions import AuthenticationError
+from ray.exceptions import AuthenticationError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from harvester.distributed.address import answers
 from harvester.errors import SettingsError, StepError, one_line
@@ -120,6 +121,21 @@ def living_nodes() -> list[dict[str, Any]]:
     """What Ray says of the nodes that live now: NodeID, Resources, NodeManagerAddress."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]  # Ray gives no types for it
     return [node for node in nodes if node["Alive"]]
+
+
+def on_each(nodes: Mapping[str, Sequence[Any]], task: Callable[..., Any], seconds: float) -> dict[str, Any]:
+    """What a task gives on each node, called with the node's arguments; by the node's id, as `nodes` are.
+
+    A node that dies, or is too busy to answer in so many seconds, is left out.
+    """
+    remote = ray.remote(num_cpus=0, max_retries=0)(task)
+    there = {node: NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes}
+    asked = {remote.options(scheduling_strategy=there[node]).remote(*given): node for node, given in nodes.items()}
+    answers: dict[str, Any] = {}
+    for each in ray.wait(list(asked), num_returns=len(asked), timeout=seconds)[0] if asked else ():
+        with suppress(RayError):
+            answers[asked[each]] = ray.get(each)
+    return answers
 
 
 def quarantine_in(folder: Location) -> Quarantine:

@@ -9,12 +9,10 @@ from typing import Any, Final
 
 import ray
 import yaml
-from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from harvester.config.settings import ComputeSettings, Settings
 from harvester.config.strict_yaml import parse
-from harvester.distributed.cluster import living_nodes
+from harvester.distributed.cluster import living_nodes, on_each
 from harvester.models.device import fast_precision
 from harvester.storage.location import Location
 
@@ -64,16 +62,10 @@ def _on_gpus(compute: ComputeSettings) -> tuple[bool, bool]:
 def _answers(nodes: list[dict[str, Any]]) -> list[str]:
     """What each node's processor is fastest in; float32 of all where one does not answer."""
     own = ray.get_runtime_context().get_node_id()
-    others = [node["NodeID"] for node in nodes if node["NodeID"] != own]
-    asked = [
-        ray.remote(fast_precision)
-        .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(other, soft=False))
-        .remote(False)
-        for other in others
-    ]
+    others = {node["NodeID"]: (False,) for node in nodes if node["NodeID"] != own}
     here = [fast_precision(gpu=False)] if len(others) < len(nodes) else []
-    try:
-        return here + ray.get(asked, timeout=SECONDS_TO_ANSWER)
-    except RayError as error:
-        logger.warning("a node does not say what it is fast in (%s): float32", type(error).__name__)
+    there = on_each(others, fast_precision, SECONDS_TO_ANSWER)
+    if len(there) < len(others):
+        logger.warning("%d nodes do not say what they are fast in: float32", len(others) - len(there))
         return ["float32"]
+    return [*here, *there.values()]

@@ -22,7 +22,7 @@ from ray.data import ActorPoolStrategy
 from harvester.config.settings import Settings
 from harvester.datasets.discovery import Discovery, LoadedVolume
 from harvester.datasets.dry_run import split_rows, splits_csv
-from harvester.datasets.look import TRY_AGAIN, Look, identity_of, without_contents
+from harvester.datasets.inventory import TRY_AGAIN, Inventory, identity_of, without_contents
 from harvester.datasets.registry import FROM_SETTINGS, WITHOUT_FILES, open_dataset
 from harvester.distributed.capacity import pool_request
 from harvester.distributed.cluster import quarantine_in
@@ -36,7 +36,7 @@ from harvester.run.quarantine import forget
 from harvester.run.work_list import Outcome, WorkList
 from harvester.storage.location import Location, writing
 from harvester.storage.salt import salt_of
-from harvester.store.commit import DRAWN, commit_store, inputs_before
+from harvester.store.commit import commit_store, inputs_before
 from harvester.store.container import ShardWriter, open_shard
 from harvester.store.shard_plan import SHARD_BYTES, ShardNote, plan_shards, shard_name, shards_made, sweep
 from harvester.store.store import Store
@@ -61,20 +61,20 @@ def prepare(settings: Settings, source: Path | None, store: Location, shard_byte
     before = inputs_before(folder, identity)
     if before and settings.data.kind in WITHOUT_FILES and (whole := _as_it_is(folder)):
         return whole
-    look = Look.of(settings, list_cases(settings, source, folder))
-    unflagged, stamp = look.discovery.unflagged, _stamp(look)
+    inventory = Inventory.of(settings, list_cases(settings, source, folder))
+    unflagged, stamp = inventory.discovery.unflagged, inventory.stamp
     earlier = [Reject(**row) for row in Store.open(folder).rejects().to_pylist()] if before else []
     again = any(each.reason == TRY_AGAIN for each in earlier)
     if before == stamp and not again and (whole := _as_it_is(folder)):
         return whole
     shards, begun = folder / "shards", folder / f"{BEGUN}{stamp['cases']}"
     sweep(shards)
-    kept, refused = shards_made(shards, look.source_hashes), look.still_refused(earlier)
-    parts = _missing(look, kept, refused, shard_bytes)
+    kept, refused = shards_made(shards, inventory.source_hashes), inventory.still_refused(earlier)
+    parts = _missing(inventory, kept, refused, shard_bytes)
     if before:
-        _say_what_is_made_anew(folder, parts, look, touched=before != stamp)
+        _say_what_is_made_anew(folder, parts, inventory, touched=before != stamp)
     try:
-        made, rejects = _make_all(Maker, (settings, source, folder, begun), parts, refused, len(look.cases))
+        made, rejects = _make_all(Maker, (settings, source, folder, begun), parts, refused, len(inventory.cases))
     except StoreError:
         sweep(shards)
         forget(begun)  # whoever mends what is wrong may have mended what killed
@@ -84,24 +84,18 @@ def prepare(settings: Settings, source: Path | None, store: Location, shard_byte
         return whole  # what could not be read still cannot
     if settings.data.kind not in FROM_SETTINGS:
         with writing(folder):
-            (folder / "splits.csv").write_bytes(splits_csv(split_rows(look.discovery)).encode())
+            (folder / "splits.csv").write_bytes(splits_csv(split_rows(inventory.discovery)).encode())
     notes = [*kept, *made]
     _require_all_here(folder, notes)
-    finished = commit_store(folder, notes, [*look.discovery.rejects, *rejects], stamp, unflagged, settings.seed)
+    finished = commit_store(folder, notes, [*inventory.discovery.rejects, *rejects], stamp, unflagged, settings.seed)
     _sweep_behind(folder, notes)
     return finished
 
 
-def _say_what_is_made_anew(folder: Location, parts: Sequence[Part], look: Look, touched: bool) -> None:
+def _say_what_is_made_anew(folder: Location, parts: Sequence[Part], inventory: Inventory, touched: bool) -> None:
     why = "have changed since it was made" if touched else "could not all be read"
     count = sum(len(part.rows) for part in parts)
-    logger.info("store %s: its data %s; %d of %d volumes are made now", folder, why, count, len(look.cases))
-
-
-def _stamp(look: Look) -> dict[str, str]:
-    """What the store is made from, and in how many volumes it has drawn marks."""
-    unflagged = look.discovery.unflagged
-    return look.stamp | ({DRAWN: str(len(unflagged))} if unflagged else {})
+    logger.info("store %s: its data %s; %d of %d volumes are made now", folder, why, count, len(inventory.cases))
 
 
 def _sweep_behind(folder: Location, notes: Sequence[ShardNote]) -> None:
@@ -126,7 +120,10 @@ def prepared(settings: Settings, source: Path | None, store: Location) -> Store 
     changed. Raises StoreError for another's."""
     if settings.data.kind not in FROM_SETTINGS or not (before := inputs_before(store, identity_of(settings))):
         return None
-    made = settings.data.kind in WITHOUT_FILES or before == Look.of(settings, list_cases(settings, source, store)).stamp
+    made = (
+        settings.data.kind in WITHOUT_FILES
+        or before == Inventory.of(settings, list_cases(settings, source, store)).stamp
+    )
     return Store.open(store) if made else None
 
 
@@ -142,7 +139,7 @@ def _as_it_is(folder: Location) -> Store | None:
 
 def list_cases(settings: Settings, source: Path | None, store: Location | None) -> Discovery:
     """What there is to make, and what is refused; without a store nothing is written, not even the secret of the ids:
-    they are of this look alone."""
+    they are of this start alone."""
     dataset = open_dataset(settings, source)
     return dataset.discover(salt_of(store) if store and settings.data.kind not in FROM_SETTINGS else "")
 
@@ -287,9 +284,11 @@ class Collected:
         )
 
 
-def _missing(look: Look, kept: Sequence[ShardNote], refused: Sequence[Reject], shard_bytes: int) -> list[Part]:
+def _missing(
+    inventory: Inventory, kept: Sequence[ShardNote], refused: Sequence[Reject], shard_bytes: int
+) -> list[Part]:
     """A part for each shard to be made: its cases, each with the hash of what it is made from."""
-    cases, source_hashes = look.cases, look.source_hashes
+    cases, source_hashes = inventory.cases, inventory.source_hashes
     settled = {source_hash for note in kept for source_hash in note.cases.values()}
     if settled:
         logger.info("prepare: %d of %d volumes were made before", len(settled), len(cases))

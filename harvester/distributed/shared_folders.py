@@ -6,11 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 from uuid import uuid4
 
-import ray
-from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-from harvester.distributed.cluster import living_nodes, this_worker
+from harvester.distributed.cluster import living_nodes, on_each, this_worker
 from harvester.errors import SettingsError, one_line
 from harvester.storage.location import Location
 
@@ -46,7 +42,7 @@ def try_written(folder: Location, nodes: Nodes, ask: Ask | None = None) -> Nodes
     probe = folder / f"probe-{uuid4().hex[:12]}"
     probe.write_text(probe.name)
     try:
-        answers = (ask or on_each)(nodes, write_back, probe, probe.name)
+        answers = (ask or _asked)(nodes, write_back, probe, probe.name)
         _refuse(folder, nodes, answers)
         elsewhere = [node for node in answers if not _appears(_of_node(probe, node))]
         _refuse(folder, nodes, dict.fromkeys(elsewhere, "writes where this machine sees none"))
@@ -59,7 +55,7 @@ def try_written(folder: Location, nodes: Nodes, ask: Ask | None = None) -> Nodes
 
 def try_read(folder: Location, nodes: Nodes, ask: Ask | None = None) -> Nodes:
     """Every node sees what this machine sees in the folder. Those that answered."""
-    answers = (ask or on_each)(nodes, look, folder, [*folder.files(), *folder.folders()])
+    answers = (ask or _asked)(nodes, missing_there, folder, [*folder.files(), *folder.folders()])
     _refuse(folder, nodes, answers)
     return {node: nodes[node] for node in answers}
 
@@ -78,27 +74,14 @@ def write_back(probe: Location, text: str, node: str) -> str:
     return ""
 
 
-def look(folder: Location, names: Sequence[str], node: str) -> str:
+def missing_there(folder: Location, names: Sequence[str], node: str) -> str:
     """The same of a folder in which there are files and folders of these names."""
     missing = set(names) - {*folder.files(), *folder.folders()}
     return f"does not see {len(missing)} of the {len(names)} files and folders there" if missing else ""
 
 
-def on_each(nodes: Nodes, task: Callable[..., str], place: Location, told: Any) -> dict[str, str]:
-    """What the task answers on each node, by its id; a node that dies or is too busy gives none."""
-    remote = ray.remote(num_cpus=0, max_retries=0)(task)
-    there = {node: NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes}
-    asked = {
-        remote.options(scheduling_strategy=strategy).remote(place, told, node): node for node, strategy in there.items()
-    }
-    ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=SECONDS_TO_ANSWER)
-    answers: dict[str, str] = {}
-    for each in ready:
-        try:
-            answers[asked[each]] = ray.get(each)
-        except RayError:
-            continue
-    return answers
+def _asked(nodes: Nodes, task: Callable[..., str], place: Location, told: Any) -> Mapping[str, str]:
+    return on_each({node: (place, told, node) for node in nodes}, task, SECONDS_TO_ANSWER)
 
 
 def _refuse(folder: Location, nodes: Nodes, answers: Mapping[str, str]) -> None:

@@ -10,6 +10,7 @@ two that write at the same time write two objects.
 import json
 import logging
 import time
+from numbers import Real
 from typing import Any, Final
 
 from harvester.config.fingerprint import settings_hash
@@ -54,8 +55,5 @@ def said(earlier: int | None) -> str:
 
 def _read(file: Location) -> dict[str, Any]:
     """A look; one of nobody where the file is none."""
-    try:
-        tree = json.loads(file.read_bytes())
-        return {"patients": [str(each) for each in tree["patients"]], "at": float(tree["at"])}
-    except (ValueError, TypeError, KeyError):
-        return {"patients": [], "at": 0.0}
+    tree = file.read_json(patients=list, at=Real) or {"patients": [], "at": 0.0}
+    return tree | {"patients": [str(each) for each in tree["patients"]]}

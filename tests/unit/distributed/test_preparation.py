@@ -17,7 +17,7 @@ import yaml
 
 from harvester.config.settings import Settings
 from harvester.datasets.discovery import LoadedVolume
-from harvester.datasets.look import Look
+from harvester.datasets.inventory import Inventory
 from harvester.distributed import preparation
 from harvester.distributed.preparation import Collected, Maker, prepare, prepared
 from harvester.errors import StoreError, VolumeError
@@ -63,8 +63,8 @@ class Workshop:
         return prepare(Settings.model_validate({"data": data}), self.archive, Location.of(self.store), shard_bytes=1)
 
 
-def looked(settings: Settings, archive: Path, store: Path) -> Look:
-    return Look.of(settings, preparation.list_cases(settings, archive, Location.of(store)))
+def looked(settings: Settings, archive: Path, store: Path) -> Inventory:
+    return Inventory.of(settings, preparation.list_cases(settings, archive, Location.of(store)))
 
 
 def made_here(

@@ -9,6 +9,7 @@ from harvester.config.settings import Settings
 from harvester.datasets.discovery import Discovery
 from harvester.errors import StoreError
 from harvester.records import Reject
+from harvester.store.commit import DRAWN
 
 Row = dict[str, Any]
 
@@ -17,7 +18,7 @@ TRY_AGAIN: Final = "try_again"
 
 
 @dataclass(frozen=True)
-class Look:
+class Inventory:
     """What there is to make, as it was found.
 
     identity        what a store is made from, but for the cases (identity_of)
@@ -31,15 +32,16 @@ class Look:
     source_hashes: dict[str, str]
 
     @classmethod
-    def of(cls, settings: Settings, discovery: Discovery) -> "Look":
+    def of(cls, settings: Settings, discovery: Discovery) -> "Inventory":
         """Raises StoreError as source_hashes_of does."""
         identity, cases = identity_of(settings), [asdict(case) for case in discovery.cases]
         return cls(discovery, identity, cases, source_hashes_of(identity, cases, discovery.rejects))
 
     @property
     def stamp(self) -> dict[str, str]:
-        """What a store of all this is made from."""
-        return {"settings": self.identity, "cases": settings_hash(sorted(self.source_hashes.items()))}
+        """What a store of all this is made from, and in how many volumes it has drawn marks."""
+        drawn = {DRAWN: str(len(self.discovery.unflagged))} if self.discovery.unflagged else {}
+        return {"settings": self.identity, "cases": settings_hash(sorted(self.source_hashes.items()))} | drawn
 
     def still_refused(self, earlier: Iterable[Reject]) -> list[Reject]:
         """Those of earlier refusals that hold: of files that are as they were, for what they are."""
