@@ -17,127 +17,35 @@ of fitted generators are. On a CPU there is one thread and processor time is rep
 
 import argparse
 import json
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from harvester.classifier.inference import classify, crops_at_once, distinct_views
-from harvester.classifier.inference import prepare_for_inference as prepare_classifier
-from harvester.classifier.network import Classifier
-from harvester.classifier.views import STREAMS, cut_crops, load_views, pixels, view_corners
-from harvester.config.loading import resolve
-from harvester.config.settings import GeneratorSettings, Settings
-from harvester.imaging.body_mask import BODY_HU, body_mask, coarse_step
+from harvester.config.settings import Settings
 from harvester.models.acceleration import Compiled
 from harvester.models.batch_size import AutoBatchSize
 from harvester.models.device import DeviceSpec
-from harvester.proposals.decoding import above, best_peaks
-from harvester.proposals.detect import Boxes, Carries, prepare_for_inference, slice_maps, slices_at_once
-from harvester.proposals.inference import Proposals, read_with_context, tubelet_rows
+from harvester.proposals.decoding import best_peaks
+from harvester.proposals.detect import slices_at_once
 from harvester.proposals.network import CONTEXT, GROUPS, Generator, group_images
-from harvester.records import Volume
-from harvester.store.slab import GridFrame, read_pixels
-from harvester.store.store import Store, finish_store
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from tests.builders import write_volume
+from benchmarks.lpg_bench import PEAKS_PER_SLICE, Bench, joined, made_hu, model_of, settings_of, volume_maps
+from benchmarks.lpg_stages import pipeline, stages
 
-PAPER = Path(__file__).parents[1] / "configs" / "deeplesion.yaml"
-PEAKS_PER_SLICE = 20
 BACKBONES = ("small", "resnet18", "densenet121")
 PEERS_SLICES = 32
 SIZES = {"cpu": (2, 4), "cuda": (8, 32)}
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What every part measures on."""
-
-    spec: DeviceSpec
-    side: int
-    slices: int
-
-    def seconds(self, work: Callable[[], Any], warm: Callable[[], Any] | None = None, repeats: int = 3) -> float:
-        """Least of some runs after one that warms up: of the processor, or of the wall with a GPU awaited."""
-        gpu = self.spec.device.type == "cuda"
-        clock = time.perf_counter if gpu else time.process_time
-        (warm or work)()
-        took = []
-        for _ in range(repeats):
-            began = clock()
-            work()
-            if gpu:
-                torch.cuda.synchronize()
-            took.append(clock() - began)
-        return min(took)
-
-    def slab(self, slices: int) -> Tensor:
-        """HU of a made volume with its context, on the device."""
-        return torch.from_numpy(made_hu(slices + 2 * CONTEXT, self.side)).to(self.spec.device)
-
-
-def settings_of(backbone: str, more: tuple[str, ...] = ()) -> Settings:
-    """The paper's configuration with another backbone; the small one keeps the widths it has by default."""
-    own: tuple[str, ...] = (
-        "compute.compile=false",
-        f"generator.backbone={backbone}",
-        "generator.weights=''",
-        "classifier.weights=''",
-    )
-    if backbone == "small":
-        small = GeneratorSettings()
-        own += (f"generator.channels={small.channels}", f"generator.head_channels={small.head_channels}")
-        own += ("classifier.backbone=small", "classifier.views=3", "classifier.local_px=32")
-        own += ("classifier.global_px=32",)
-    return resolve(PAPER, (*own, f"generator.top_k={PEAKS_PER_SLICE}", "generator.score_floor=0.0001", *more))
-
-
-def made_hu(slices: int, side: int) -> Any:
-    """An ellipse of tissue with two lungs and noise, int16 (slices, side, side)."""
-    y, x = np.mgrid[:side, :side] / side - 0.5
-    hu = np.where((x / 0.42) ** 2 + (y / 0.3) ** 2 < 1, 40.0, -1000.0)
-    hu[((np.abs(x) - 0.17) / 0.12) ** 2 + (y / 0.19) ** 2 < 1] = -850
-    rng = np.random.default_rng(0)
-    return (hu + rng.normal(0, 15, (slices, side, side))).astype(np.int16)
-
-
-def made_store(folder: Path, bench: Bench, volumes: int = 1, pixel_mm: float = 0.7) -> Store:
-    """Volumes of 512 x 512 pixels, that the grid resamples to about `side`, with slices as thick as the grid's."""
-    hu = made_hu(bench.slices, round(bench.side * 0.8 / pixel_mm))
-    rows = [
-        write_volume(folder, Volume(f"v{index}", f"p{index}", hu, (2.0, pixel_mm, pixel_mm)), "vh", "h")
-        for index in range(volumes)
-    ]
-    return finish_store(folder, rows, [], [])
-
-
-def model_of(settings: Settings, spec: DeviceSpec, fast: bool = True) -> Generator:
-    """A generator with random weights and lived-in batch norms."""
-    torch.manual_seed(0)
-    model = Generator(settings.generator, settings.grid)
-    for norm in model.modules():
-        if isinstance(norm, torch.nn.BatchNorm2d) and norm.running_var is not None:
-            norm.running_var.uniform_(0.5, 2)
-    if fast:
-        return prepare_for_inference(model, spec, settings.compute.compile)
-    spec.move_model(model).eval()
-    return model
 
 
 @torch.inference_mode()
@@ -189,24 +97,6 @@ def windows_recomputed(
         ).contiguous(memory_format=torch.channels_last)
         levels = [torch.cat(level.chunk(len(GROUPS)), dim=1) for level in model.features(groups)]
         yield model.fuse(levels)
-
-
-def volume_maps(
-    model: Generator, slab: Tensor, settings: Settings, spec: DeviceSpec, batch: AutoBatchSize
-) -> Iterator[dict[str, Tensor]]:
-    """The heads' maps of a volume, batch by batch, as find_boxes makes them."""
-    carries: Carries = [None]
-    for span in batch.spans(len(slab) - 2 * CONTEXT):
-        with span:
-            maps, carries = slice_maps([model], slab, span, carries, settings, spec)
-        if span.done:
-            yield maps
-
-
-def joined(parts: Iterator[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Maps of batches to those of the volume."""
-    every = list(parts)
-    return {name: torch.cat([part[name].float() for part in every]) for name in every[0]}
 
 
 @torch.inference_mode()
@@ -302,107 +192,6 @@ class Traffic(TorchDispatchMode):
             touched = [each for each in tree_leaves((args, kwargs, out)) if isinstance(each, Tensor)]
             self.bytes += sum(each.numel() * each.element_size() for each in touched)
         return out
-
-
-@torch.inference_mode()
-def stages(bench: Bench, backbone: str, folder: Path) -> dict[str, float]:
-    """Milliseconds per slice of each stage, one after the other."""
-    spec, settings = bench.spec, settings_of(backbone)
-    store = made_store(folder / backbone, bench)
-    frame = GridFrame.of(store.manifest.to_pylist()[0], settings.grid)
-    model, own = model_of(settings, spec), settings.generator
-    slab = read_with_context(store.path, frame, spec)
-    depth, batch = frame.shape_zyx[0], slices_at_once(spec)
-    images = group_images(slab[: batch.size + 2], settings.grid.windows_hu, spec.dtype)
-    maps = joined(volume_maps(model, slab, settings, spec, batch))
-    scores, boxes = best_peaks(maps, own.top_k)
-    z, boxes, scores = above(scores, boxes, own.score_floor)
-    step = coarse_step(frame.spacing_zyx_mm[2])
-    dense = slab[CONTEXT:-CONTEXT, ::step, ::step] > BODY_HU
-    found = Boxes(z.cpu().numpy(), boxes.cpu().double().numpy(), scores.cpu().double().numpy(), None, step)
-    decode = bench.seconds(lambda: read_pixels(store.path, frame, -CONTEXT, depth + CONTEXT))
-    whole = bench.seconds(lambda: joined(volume_maps(model, slab, settings, spec, batch)))
-    windows = bench.seconds(lambda: group_images(slab[: batch.size + 2], settings.grid.windows_hu, spec.dtype))
-    results = {
-        "decode": decode,
-        "resample, copy": bench.seconds(lambda: read_with_context(store.path, frame, spec)) - decode,
-        "windows": windows * depth / len(images),
-        "LPG forward": whole - windows * depth / len(images),
-        "peaks": bench.seconds(lambda: above(*best_peaks(maps, own.top_k), own.score_floor)),
-        "body": bench.seconds(lambda: body_mask(dense.cpu().numpy())),
-        "link": bench.seconds(lambda: tubelet_rows(found, frame, settings)),
-    }
-    results |= classifier_stages(bench, settings, store, frame, tubelet_rows(found, frame, settings))
-    return {name: 1000 * seconds / depth for name, seconds in results.items()}
-
-
-def classifier_stages(
-    bench: Bench, settings: Settings, store: Store, frame: GridFrame, rows: list[dict[str, Any]]
-) -> dict[str, float]:
-    """Seconds for the volume's best tubelets; its slices are read again, as the scoring step does."""
-    best, spec = rows[: settings.classifier.max_tubelets], bench.spec
-    views = load_views(store.path, frame, best, settings.classifier.views, spec.device)
-    torch.manual_seed(0)
-    model = prepare_classifier(Classifier(settings.classifier, settings.grid), spec)
-
-    def crops() -> None:
-        for name in STREAMS:
-            corners = view_corners(name, views.boxes_xyxy, settings.classifier, frame)
-            distinct, _ = distinct_views(views.z, corners)
-            for start in range(0, len(distinct), size):
-                part = distinct[start : start + size]
-                z = part[:, 0].astype(np.int64) - views.first
-                cut_crops(views.hu_zyx, z, part[:, 1:], pixels(name, settings.classifier), settings.grid)
-
-    batch = crops_at_once(spec)
-    size = batch.size
-    cutting = bench.seconds(crops)
-    whole = bench.seconds(lambda: classify(model, views, settings, spec, batch))
-    return {
-        "read again": bench.seconds(
-            lambda: load_views(store.path, frame, best, settings.classifier.views, spec.device)
-        ),
-        "crops": cutting,
-        "LPC forward": whole - cutting,
-    }
-
-
-@torch.inference_mode()
-def pipeline(bench: Bench, backbone: str, folder: Path, volumes: int) -> dict[str, float]:
-    """An actor's way through some volumes by wall time, and a GPU's utilisation meanwhile."""
-    settings = settings_of(backbone)
-    store = made_store(folder / f"{backbone}-pipeline", bench, volumes)
-    weights = folder / f"{backbone}.safetensors"
-    model = model_of(settings, bench.spec, fast=False)
-    save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, weights)
-    frames = [GridFrame.of(row, settings.grid) for row in store.manifest.to_pylist()]
-    proposals = Proposals(settings, store.path, bench.spec)
-    for work in proposals.over([(frames[0], [weights])]):  # warms up
-        work()
-    with utilisation() as busy:
-        began = time.perf_counter()
-        for work in proposals.over((frame, [weights]) for frame in frames):
-            work()
-        took = time.perf_counter() - began
-    results = {"slices_per_second": sum(frame.shape_zyx[0] for frame in frames) / took}
-    results["memory_mib"] = bench.spec.memory_mib()
-    return results | ({"gpu_busy_percent": statistics.mean(busy)} if busy else {})
-
-
-@contextmanager
-def utilisation() -> Iterator[list[float]]:
-    """Samples of how busy the GPU is, in percent, five per second; none where there is no nvidia-smi."""
-    results: list[float] = []
-    watch = None
-    with suppress(FileNotFoundError):
-        query = ["--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-lms", "200"]
-        watch = subprocess.Popen(["nvidia-smi", *query], stdout=subprocess.PIPE, text=True)
-    try:
-        yield results
-    finally:
-        if watch is not None:
-            watch.terminate()
-            results += [float(line) for line in watch.communicate()[0].split()]
 
 
 def main() -> None:
