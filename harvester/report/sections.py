@@ -129,7 +129,8 @@ def certificate(summary: Summary, settings: OperatingPointSettings) -> Html:
             "errors of one patient repeat. Thresholds are tried from the highest down and the first that fails ends "
             "the search, so that trying many costs no confidence; how the scores are combined is chosen by "
             "V_H's clinical marks among V_H's candidates. Later rounds are held to it together with the earlier ones; "
-            "so every round but the last is asked for more, where that can be met: what it harvests wrongly would burden them."
+            "so every round but the last is asked for more, where that can be met: what it harvests wrongly "
+            "would burden them."
         ),
         tag("p",
             f"What is promised is “at least {target}” and no more. At the threshold where the search ended the bound "
