@@ -12,7 +12,7 @@ FINE = (2.5, 1.0, 0.8)
 
 
 def torso(spacing_zyx_mm: tuple[float, float, float] = COARSE) -> Volume:
-    """A body: fat round a large organ in the lower half, two lungs in the upper, a column of bone behind, noise of 5 HU, air outside."""
+    """A body: fat round an organ below, two lungs above, a column of bone behind, noise of 5 HU, air outside."""
     rng = np.random.default_rng(7)
     axes = [(np.arange(round(side / step)) + 0.5) * step for side, step in zip(SIZE_MM, spacing_zyx_mm, strict=True)]
     z, y, x = np.meshgrid(*axes, indexing="ij", sparse=True)

@@ -55,7 +55,7 @@ class Kind:
     change     how it looks
     least_mm   no smaller, whatever the limits: it would not be seen as one of its kind
     whole      share of the lesion that must change the image; what a wall or an organ hides is no lesion to find
-    seen_hu    it changes its voxels by this on average, or nobody could see it
+    seen_hu    it changes half of its voxels by this or more, or nobody could see it
     members    fewest and most neighbours of a group, each a lesion of its own
     alone      what one that found no neighbour is
     """
@@ -67,7 +67,7 @@ class Kind:
     change: looks.Change
     least_mm: float = 0.0
     whole: float = 0.75
-    seen_hu: float = 16.0
+    seen_hu: float = 20.0
     members: tuple[int, int] = (1, 1)
     alone: LesionKind | None = None
 
@@ -129,8 +129,8 @@ KINDS: Final[dict[LesionKind, Kind]] = {
     "nodule": Kind(LUNG, "nodule_mm", (11, 0.45), nodule, looks.solid, seen_hu=240),
     "part_solid": Kind(LUNG, "nodule_mm", (17, 0.3), veil, looks.part_solid, least_mm=9, whole=0.65, seen_hu=110),
     "ground_glass": Kind(LUNG, "nodule_mm", (16, 0.35), veil, looks.ground_glass, least_mm=8, whole=0.65, seen_hu=110),
-    "cavitary": Kind(LUNG, "nodule_mm", (20, 0.3), nodule, looks.cavitary, least_mm=11, seen_hu=240),
-    "calcified": Kind(LUNG, "nodule_mm", (9, 0.3), blob(0.75, 0.12), looks.calcified, seen_hu=240),
+    "cavitary": Kind(LUNG, "nodule_mm", (20, 0.3), nodule, looks.cavitary, least_mm=11, seen_hu=80),
+    "calcified": Kind(LUNG, "nodule_mm", (9, 0.3), blob(0.75, 0.12), looks.calcified, least_mm=6, seen_hu=240),
     "hypodense": Kind(ORGAN, "organ_mm", (19, 0.45), organ, looks.hypodense),
     "hyperdense": Kind(ORGAN, "organ_mm", (18, 0.4), organ, looks.hyperdense),
     "cystic": Kind(ORGAN, "organ_mm", (18, 0.45), blob(0.8, 0.08), looks.cystic),
@@ -139,7 +139,7 @@ KINDS: Final[dict[LesionKind, Kind]] = {
     "node_chain": Kind(
         FAT, "node_mm", (12, 0.25), blob(0.65, 0.1), looks.node, seen_hu=60, members=(2, 5), alone="node"
     ),
-    "bone_lytic": Kind(BONE, "bone_mm", (16, 0.35), bone, looks.lytic, whole=0.5, seen_hu=90),
-    "bone_sclerotic": Kind(BONE, "bone_mm", (14, 0.35), bone, looks.sclerotic, whole=0.5, seen_hu=120),
-    "mass": Kind(LARGE, "mass_mm", (52, 0.2), blob(0.7, 0.34), looks.mass_in_lung, whole=0.6),
+    "bone_lytic": Kind(BONE, "bone_mm", (16, 0.35), bone, looks.lytic, least_mm=10, whole=0.5, seen_hu=110),
+    "bone_sclerotic": Kind(BONE, "bone_mm", (14, 0.35), bone, looks.sclerotic, whole=0.5, seen_hu=200),
+    "mass": Kind(LARGE, "mass_mm", (52, 0.2), blob(0.7, 0.34), looks.mass_in_lung, whole=0.6, seen_hu=26),
 }

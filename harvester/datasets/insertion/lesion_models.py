@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import fft, ndimage
 
 from harvester.config.data import Spacing
 
@@ -179,6 +179,18 @@ def shade(
 def half_covered(cover: Floats) -> Mask:
     """The voxels of a lesion: covered by half of what its best covered voxel is."""
     return np.asarray(cover >= 0.5 * cover.max())
+
+
+def draw_grain(
+    rng: np.random.Generator, tile_zyx: NDArray[np.float32], shape_zyx: tuple[int, ...]
+) -> NDArray[np.float32]:
+    """Noise with the tile's standard deviation and spectrum, of another shape, without repeats."""
+    faded = tile_zyx * np.hanning(tile_zyx.shape[1] + 2)[1:-1, None] * np.hanning(tile_zyx.shape[2] + 2)[1:-1]
+    size = [fft.next_fast_len(side, real=True) for side in shape_zyx]
+    white = rng.standard_normal(size, dtype=np.float32)
+    spectrum = np.abs(fft.rfftn(faded.astype(np.float32), size))
+    noise = fft.irfftn(fft.rfftn(white) * spectrum, size)[tuple(map(slice, shape_zyx))]
+    return np.asarray(noise * (tile_zyx.std() / max(float(noise.std()), 1e-6)), dtype=np.float32)
 
 
 def draw_texture(

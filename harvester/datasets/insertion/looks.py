@@ -12,6 +12,7 @@ from harvester.datasets.insertion.lesion_models import (
     Blob,
     Mask,
     coverage,
+    draw_grain,
     draw_texture,
     half_covered,
     paint,
@@ -25,6 +26,8 @@ Range = tuple[float, float]
 LUNG_DARKER_HU: Final = 400.0
 FAT_DARKER_HU: Final = 90.0
 """A voxel shows a solid lesion if it was darker than the lesion by this: lung and fat are, a wall is not."""
+
+LUNG_BELOW_HU: Final = -500.0
 
 VEIL_SHOWN_HU: Final = 100.0
 """The same for ground glass, which walls and vessels shine through."""
@@ -54,7 +57,7 @@ class Site:
     hu, base     the image as it is, and smoothed
     cover        share of every voxel that the lesion covers
     kept         the part of the lesion's whole block that lies inside the sub-volume
-    noise        the scan's own noise in HU
+    tile         of the scan's own noise in HU
     bone         share of every voxel that is bone
     contrast_hu  the asked range for organ lesions
     muscle_hu    the scan's muscle
@@ -70,7 +73,7 @@ class Site:
     hu: Floats
     base: Floats
     cover: Floats
-    noise: Floats
+    tile: NDArray[np.float32]
     bone: Floats
     contrast_hu: Range
     muscle_hu: float
@@ -79,6 +82,10 @@ class Site:
     def around_hu(self) -> float:
         """Median of what the lesion covers."""
         return float(np.median(self.base[half_covered(self.cover)]))
+
+    def noise(self) -> Floats:
+        """The scan's own noise, drawn anew."""
+        return draw_grain(self.rng, self.tile, self.hu.shape)
 
     def texture(self, share: float) -> Floats:
         """Slow variation with mean 0 and this standard deviation."""
@@ -116,7 +123,7 @@ def solid(site: Site) -> Look:
 
 def calcified(site: Site) -> Look:
     """A nodule with calcium in most of it or in its middle."""
-    calcium = site.draw(180, 600) * site.core(site.draw(0.5, 0.95), 0.1)
+    calcium = site.draw(250, 650) * site.core(site.draw(0.5, 0.95), 0.1)
     return _solid(site, site.draw(20, 70), LUNG_DARKER_HU, calcium)
 
 
@@ -126,17 +133,19 @@ def cavitary(site: Site) -> Look:
     return _solid(site, level, LUNG_DARKER_HU, (site.draw(-960, -880) - level) * site.core(site.draw(0.45, 0.75), 0.15))
 
 
-def ground_glass(site: Site) -> Look:
+def ground_glass(site: Site) -> Look | None:
     """A veil over the lung, through which its vessels show."""
     return _veil(site)
 
 
-def part_solid(site: Site) -> Look:
+def part_solid(site: Site) -> Look | None:
     """Ground glass with a solid part."""
     veil = _veil(site)
+    if veil is None:
+        return None
     core = site.core(site.draw(0.35, 0.65), 0.2)
     level = site.draw(-40, 40)
-    hu, _ = paint(veil.hu, site.base, core, level, level + site.noise + site.texture(12), LUNG_DARKER_HU)
+    hu, _ = paint(veil.hu, site.base, core, level, level + site.noise() + site.texture(12), LUNG_DARKER_HU)
     return Look(hu, veil.voxels, veil.contrast_hu)
 
 
@@ -156,7 +165,7 @@ def mass_in_soft_tissue(site: Site) -> Look:
     inner = -site.draw(10, 30) * site.core(site.draw(0.4, 0.8), 0.2)
     low, high = SOFT_HU
     soft = np.clip((site.base - low) / 60, 0, 1) * np.clip((high - site.base) / 40, 0, 1)
-    target = level + inner + site.noise + site.texture(7)
+    target = level + inner + site.noise() + site.texture(7)
     changed = site.hu + site.cover * soft * (target - site.hu)
     return Look(changed, half_covered(site.cover) & (soft > 0.5), level - site.around_hu)
 
@@ -188,7 +197,7 @@ def lytic(site: Site) -> Look:
     """Bone that gave way to soft tissue."""
     level = site.draw(20, 70)
     cover = site.cover * np.clip((site.base - level) / 60, 0, 1) * np.clip(1.5 * site.bone, 0, 1)
-    changed = site.hu + cover * (level + site.noise + site.texture(8) - site.hu)
+    changed = site.hu + cover * (level + site.noise() + site.texture(8) - site.hu)
     shown = half_covered(site.cover) & (site.bone > 0.3) & (site.base - level >= BONE_SHOWN_HU)
     return Look(changed, shown, level - site.around_hu)
 
@@ -204,14 +213,18 @@ def sclerotic(site: Site) -> Look:
 
 def _solid(site: Site, level: float, darker: float, inner: Floats | float = 0.0) -> Look:
     """Painted over what is darker; `inner` is what its parts differ from its level by."""
-    target = level + inner + site.noise + site.texture(8)
+    target = level + inner + site.noise() + site.texture(8)
     hu, voxels = paint(site.hu, site.base, site.cover, level, target, darker)
     return Look(hu, voxels, level - site.around_hu)
 
 
-def _veil(site: Site) -> Look:
+def _veil(site: Site) -> Look | None:
+    inside = half_covered(site.cover)
+    lung = site.base[inside & (site.base < LUNG_BELOW_HU)]
+    if len(lung) < inside.sum() / 2:
+        return None
     contrast = site.draw(190, 380)
-    level = site.around_hu + contrast
+    level = float(np.median(lung)) + contrast
     target = site.hu + contrast * (1 + site.texture(0.12))
     hu, voxels = paint(site.hu, site.base, site.cover, level, target, VEIL_SHOWN_HU)
     return Look(hu, voxels, contrast)

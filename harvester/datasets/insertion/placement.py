@@ -209,7 +209,7 @@ def _insert_at(
     if look is None or look.voxels.sum() < model.whole * half_covered(site.cover).sum():
         return False
     change = smooth(look.hu - site.hu, site.spacing_zyx_mm, SEEN_MM)
-    if np.abs(change[look.voxels]).mean() < model.seen_hu:
+    if np.median(np.abs(change[look.voxels])) < model.seen_hu:
         return False
     target.hu_zyx[place] = look.hu
     (z, y, x), (z0, y0, x0) = (middle + offset).tolist(), low.tolist()
@@ -238,7 +238,7 @@ def _site(
         hu=block,
         base=smooth(block, target.spacing_zyx_mm),
         cover=cover[kept],
-        noise=_noise(target.prepared, block.shape, target.rng),
+        tile=target.prepared.noise,
         bone=_bone(target, place) if wanted.home.room == "bone_room_mm" else np.zeros_like(block),
         contrast_hu=target.settings.contrast_hu,
         muscle_hu=target.prepared.muscle_hu,
@@ -254,11 +254,3 @@ def _bone(target: SubVolume, place: tuple[slice, ...]) -> NDArray[np.float32]:
         values = between(values, axis, Taps.at(scale_slices(at, ratio), values.shape[axis]))
     sigma = np.divide(BONE_EDGE_MM, fine)
     return np.asarray(ndimage.gaussian_filter(values.astype(np.float32), (0, sigma[1], sigma[2])))
-
-
-def _noise(prepared: Prepared, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float32]:
-    """The scan's noise tile, mirrored as often as the shape needs, from a random place of it."""
-    tile = prepared.noise
-    starts = [int(rng.integers(0, side)) for side in tile.shape]
-    padded = np.pad(tile, [(0, start + side) for start, side in zip(starts, shape, strict=True)], "symmetric")
-    return padded[tuple(slice(start, start + side) for start, side in zip(starts, shape, strict=True))]

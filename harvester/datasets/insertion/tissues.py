@@ -49,6 +49,8 @@ CORTEX_NEAR_MM: Final = 9.0
 BONE_HOLE_CM2: Final = 12.0
 MARROW_HU: Final = 100.0
 """Of what bone encloses, this and more is marrow; the spinal canal is less."""
+FRONT: Final = 0.55
+"""Share of the body's depth, from the front."""
 BONE_DEEP_MM: Final = 40.0
 BRIGHT_BLOOD_ML: Final = 40.0
 BONE_MIN_ML: Final = 3.0
@@ -149,11 +151,12 @@ def _between(lung: Mask) -> Mask:
     return np.asarray(left & right)
 
 
-def _front(body: Mask) -> Mask:
-    """The rows of each slice before 55 % of the body's depth: the heart is there, the spine is not."""
-    rows = body.any(axis=2)
+def _front(body: Mask) -> NDArray[np.bool_]:
+    """The rows of each slice in the front of the body: the heart is there, the spine is not."""
+    rows: NDArray[np.bool_] = np.asarray(body.any(axis=2))
     first, last = rows.argmax(axis=1), rows.shape[1] - 1 - rows[:, ::-1].argmax(axis=1)
-    return np.asarray(np.arange(rows.shape[1]) < (first + 0.55 * (last - first))[:, None])[:, :, None]
+    before: NDArray[np.bool_] = np.less(np.arange(rows.shape[1]), (first + FRONT * (last - first))[:, None])
+    return before[:, :, None]
 
 
 def _organs(base: NDArray[np.float32], spacing: Spacing) -> Mask:

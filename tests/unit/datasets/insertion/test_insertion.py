@@ -199,7 +199,7 @@ def test_a_real_background_gets_lesions_in_its_tissues(shipped: Callable[[], lis
 def test_a_lesion_lies_where_it_was_put_and_is_as_large(spacing: tuple[float, float, float]) -> None:
     """The visible voxels give centre and size in mm, whatever the spacing."""
     made = prepare(background(), torso(spacing))
-    own = InsertionSettings(lesions_per_volume=12)
+    own = InsertionSettings(lesions_per_volume=12, kind_weights={"calcified": 1, "node": 1, "hypodense": 1})
     seen = 0
     for seed in range(6):
         rng = np.random.default_rng(seed)

@@ -43,12 +43,13 @@ def seen(target: SubVolume, before: Values, lesion: Inserted) -> tuple[Values, V
     return was, now
 
 
+# Small ones fill no voxel: 5 mm of soft tissue in lung are less than soft tissue.
 PROMISES: dict[str, Callable[[Values, Values], bool]] = {
-    "nodule": lambda was, now: was.mean() < -700 and -400 < np.median(now) < 80,
+    "nodule": lambda was, now: was.mean() < -600 and -500 < np.median(now) < 80,
     "part_solid": lambda was, now: -780 < np.percentile(now, 20) < -400 and now.max() > -420,
     "ground_glass": lambda was, now: 80 < (now - was).mean() < 400 and now.mean() < -400,
     "cavitary": lambda was, now: np.percentile(now, 2) < -450 and np.percentile(now, 90) > -300,
-    "calcified": lambda was, now: now.max() > 60 and was.mean() < -700,
+    "calcified": lambda was, now: now.max() > 40 and was.mean() < -600,
     "hypodense": lambda was, now: -85 < (now - was).mean() < -12,
     "hyperdense": lambda was, now: 12 < (now - was).mean() < 85,
     "cystic": lambda was, now: -10 < np.median(now) < 40 and was.mean() > 40,

@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from harvester.datasets.insertion.lesion_models import (
     coverage,
     draw_blob,
+    draw_grain,
     draw_texture,
     half_covered,
     paint,
@@ -76,7 +78,7 @@ def test_coverage_has_centre_and_size_within_a_voxel(spacing: tuple[float, float
 
 def test_an_inner_part_is_covered_by_the_whole() -> None:
     rng = np.random.default_rng(0)
-    blob = draw_blob(rng, 24, flatness=0.8, bumps=0.1, spicules=6)
+    blob = draw_blob(rng, 24, flatness=0.8, bumps=0.1)
     whole, inner = (coverage(each, np.zeros(3), FINE) for each in (blob, shrunk(blob, 0.5, rng)))
     more = (np.array(whole.shape) - inner.shape) // 2
     middle = whole[tuple(slice(n, n + side) for n, side in zip(more, inner.shape, strict=True))]
@@ -91,3 +93,20 @@ def test_smoothing_has_a_width_in_mm_whatever_the_spacing() -> None:
         spread = smooth(point, spacing)[0]
         y = (np.arange(101) - 50) * spacing[1]
         assert np.sqrt((spread.sum(axis=1) * y**2).sum()) == pytest.approx(2.4, rel=0.05)
+
+
+def test_grain_has_the_noise_s_spread_and_neighbours_as_alike() -> None:
+    rng = np.random.default_rng(0)
+    tile = ndimage.gaussian_filter(rng.normal(size=(8, 48, 40)), (0, 1.2, 1.2)).astype(np.float32)
+    tile *= 15 / tile.std()
+    made = draw_grain(rng, tile, (11, 90, 75))
+    assert made.shape == (11, 90, 75)
+    assert made.std() == pytest.approx(15, rel=0.01)
+    assert abs(made.mean()) < 2
+
+    def alike(noise: np.ndarray, axis: int) -> float:
+        first, second = (np.delete(noise, end, axis).ravel() for end in (-1, 0))
+        return float(np.corrcoef(first, second)[0, 1])
+
+    for axis in range(3):
+        assert alike(made, axis) == pytest.approx(alike(tile, axis), abs=0.12)
