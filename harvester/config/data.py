@@ -50,7 +50,7 @@ class PhantomSettings(Section):
     """Made torsos with lesions of known truth (datasets/phantom)."""
 
     vm_volumes: int = Field(90, ge=1)
-    vh_test_volumes: int = Field(90, ge=1)
+    vh_test_volumes: int = Field(90, ge=0)
     volumes_per_patient: int = Field(2, ge=1)
     depth: int = Field(20, ge=6)
     lesions_per_volume: float = Field(4.0, gt=0)
@@ -192,7 +192,9 @@ class DeepLesionSettings(Section):
 class DataSettings(Section):
     """Where the volumes come from. `store` reads what `harvester prepare` (or --store) made; the others are made."""
 
-    kind: Literal["store", "phantom", "insertion", "archive", "deeplesion"] = "store"
+    kind: Literal["store", "phantom", "insertion", "made", "archive", "deeplesion"] = Field(
+        "store", description="made: insertion and phantom in one store"
+    )
     store: str = ""
     unlike_marks: Literal["refuse", "accept"] = Field(
         "refuse",

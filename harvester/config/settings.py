@@ -276,6 +276,14 @@ class Settings(Section):
         description="stop when a round adds less than this share; where nothing is harvested, after two rounds",
     )
     folds: int = Field(2, ge=2, description="models never score a patient they saw: folds by patient")
+    starting_weights: str = Field(
+        "shipped",
+        description="what both stages are finetuned from in round 0: shipped (with harvester, for the small networks "
+        "on the grid of 4 x 1.6 mm), the folder that harvester pretrain made, or '' for none",
+    )
+    whole_model: bool = Field(
+        False, description="fit one more model of each stage, on all patients: what harvester pretrain is for"
+    )
     data: DataSettings = DataSettings()
     grid: GridSettings = GridSettings()
     generator: GeneratorSettings = GeneratorSettings()
@@ -285,6 +293,11 @@ class Settings(Section):
     mining: MiningSettings = MiningSettings()
     compute: ComputeSettings = ComputeSettings()
     report: ReportSettings = ReportSettings()
+
+    @property
+    def models(self) -> int:
+        """Of each stage: one a fold, and one of all patients where it is asked for."""
+        return self.folds + self.whole_model
 
     @model_validator(mode="after")
     def _every_worker_has_an_item(self) -> "Settings":
