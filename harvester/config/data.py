@@ -78,7 +78,7 @@ class InsertionSettings(Section):
     source: str = "$HARVESTER_DATA/ct"
     backgrounds: str = Field("backgrounds", description="list of scans: a file, or one that ships")
     vm_volumes: int = Field(150, ge=1)
-    vh_test_volumes: int = Field(90, ge=1)
+    vh_test_volumes: int = Field(90, ge=0)
     vm_backgrounds: tuple[str, ...] = Field((), description="ids of the list, whatever their role; none: role vm")
     vh_test_backgrounds: tuple[str, ...] = Field((), description="the same for vh_test")
     depth: SliceRange = Field((30, 80), description="fewest and most of the scan's own slices in a volume")
