@@ -126,11 +126,12 @@ def interpolated(hu_zyx: Tensor, z: Array, y: Tensor, x: Tensor) -> Tensor:
     )
     # An index of four bytes is faster, and enough for all but volumes of 4 GiB.
     index = torch.int32 if hu_zyx.numel() < 2**31 else torch.int64
-    (z_low, z_share), (y_low, y_share), (x_low, x_share) = (
-        _taps(at, count, index) for at, count in zip((torch.from_numpy(z).to(y), y, x), hu_zyx.shape, strict=True)
-    )
-    z_share = z_share[..., None, None]
-    first = (z_low * (height * width))[..., None, None] + (y_low * width + x_low)[:, None]
+    (y_low, y_share), (x_low, x_share) = _taps(y, height, index), _taps(x, width, index)
+    z = np.clip(np.round(z, 6), 0, depth - 1)
+    # Most axial views lie on slices: nothing to mix. Known here, without asking the device.
+    whole, levels = np.array_equal(z, np.rint(z)), torch.from_numpy(z[..., None, None]).to(y)
+    z_low, z_share = (levels.to(index), levels) if whole else _taps(levels, depth, index)
+    first = z_low * (height * width) + (y_low * width + x_low)[:, None]
     voxels, flat = hu_zyx.reshape(-1), first.flatten()
 
     def at(start: int) -> Tensor:
@@ -141,10 +142,7 @@ def interpolated(hu_zyx: Tensor, z: Array, y: Tensor, x: Tensor) -> Tensor:
         low, high = (at(start + row).lerp_(at(start + row + right), x_share[:, None]) for row in (0, below))
         return low.lerp_(high, y_share[:, None])
 
-    values = in_slice(0)
-    # Most axial views lie on slices: nothing to mix. Known here, without asking the device.
-    if not np.array_equal(z, np.rint(z)):
-        values = values.lerp_(in_slice(above), z_share)
+    values = in_slice(0) if whole else in_slice(0).lerp_(in_slice(above), z_share)
     outside = (y < -0.5) | (y > height - 0.5) | (x < -0.5) | (x > width - 0.5)
     return values.masked_fill_(outside[:, None], AIR_HU)
 

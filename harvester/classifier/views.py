@@ -129,7 +129,9 @@ def view_squares(
 
 def view_places(tubelet: Tubelet, views: int, margin: float, depth: int) -> tuple[Array, Array]:
     """Slices (views,) and boxes (views, 4) to look at; a box beyond an end is the end's. `margin` counts slices."""
-    wanted = np.rint(np.linspace(tubelet.z[0] - margin, tubelet.z[-1] + margin, views)).astype(np.int64)
+    middle, reach = (tubelet.z[0] + tubelet.z[-1]) / 2, (tubelet.z[-1] - tubelet.z[0]) / 2 + margin
+    spread = np.linspace(-1, 1, views) if views > 1 else np.zeros(1)
+    wanted = np.rint(middle + reach * spread).astype(np.int64)
     nearest = np.abs(wanted[:, None] - tubelet.z).argmin(1)
     return np.clip(wanted, 0, depth - 1), tubelet.boxes_xyxy[nearest]
 
