@@ -4,7 +4,7 @@
 
 Per run and round: sensitivity of the generator (LPG) at 1, 4 and 16 false positives a volume, on unmarked lesions; AP
 of LPG and of the classifier (LPC); recall where the realised precision is 0.90 (the farthest point of the ranking with
-at least that, hindsight) of both; and LPC - LPG, paired. Of several runs, say of other seeds, also mean and spread. Runs
+at least that, hindsight) of both; and LPC - LPG, paired. Of several runs (other seeds) also mean and spread. Runs
 are scored against the truth of their stores; nothing here is chosen by it.
 """
 
