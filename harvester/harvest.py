@@ -51,7 +51,7 @@ def harvest(run: Run, tracker: Tracker) -> History:
     for k in range(settings.rounds):
         try:
             lpg = train_generator(run, k, ledger, start)
-            start = start if k and settings.generator.finetune_from == "first" else lpg
+            start = next_start(run, k, start, lpg)
             tubelets = propose(run, k, lpg)
             lpc = train_classifier(run, k, tubelets, ledger, lpg, lpc)
         except NoExamplesError as error:
@@ -100,6 +100,11 @@ def train_generator(run: Run, k: int, ledger: LedgerTable, start: Artifact | Non
     table = run.table("labels", k, key, lambda: ledgers.extend(ledger, ledgers.from_ignored(run.store.ignore())))
     weights = start.path if start else None
     return run.weights("generator", k, key, lambda out: train_folds(_job(run, "generator", k, out, table, weights)))
+
+
+def next_start(run: Run, k: int, start: Artifact | None, lpg: Artifact) -> Artifact:
+    """The LPG that the round after k is finetuned from: round k's, or always round 0's."""
+    return start if start and k and run.settings.generator.finetune_from == "first" else lpg
 
 
 def propose(run: Run, k: int, lpg: Artifact) -> Artifact:
