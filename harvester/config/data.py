@@ -52,7 +52,7 @@ class PhantomSettings(Section):
     """Made torsos with lesions of known truth (datasets/phantom)."""
 
     vm_volumes: int = Field(90, ge=1)
-    vh_test_volumes: int = Field(90, ge=1)
+    vh_test_volumes: int = Field(90, ge=0)
     volumes_per_patient: int = Field(2, ge=1)
     depth: int = Field(20, ge=6)
     lesions_per_volume: float = Field(4.0, gt=0)
@@ -85,7 +85,7 @@ class InsertionSettings(Section):
     source: str = "$HARVESTER_DATA/ct"
     backgrounds: str = Field("backgrounds", description="list of scans: a file, or one that ships")
     vm_volumes: int = Field(150, ge=1)
-    vh_test_volumes: int = Field(90, ge=1)
+    vh_test_volumes: int = Field(90, ge=0)
     vm_backgrounds: tuple[str, ...] = Field((), description="ids of the list, whatever their role; none: role vm")
     vh_test_backgrounds: tuple[str, ...] = Field((), description="the same for vh_test")
     depth: SliceRange = Field((30, 80), description="fewest and most of the scan's own slices in a volume")
@@ -225,7 +225,9 @@ class DeepLesionSettings(Section):
 class DataSettings(Section):
     """Where the volumes come from. `store` reads what `harvester prepare` (or --store) made; the others are made."""
 
-    kind: Literal["store", "phantom", "insertion", "archive", "deeplesion"] = "store"
+    kind: Literal["store", "phantom", "insertion", "made", "archive", "deeplesion"] = Field(
+        "store", description="made: insertion and phantom in one store"
+    )
     store: str = ""
     unlike_marks: Literal["refuse", "accept"] = Field(
         "refuse",

@@ -21,6 +21,7 @@ from harvester.datasets.insertion.kinds import KINDS
 from harvester.datasets.insertion.placement import SubVolume, insert_lesions
 from harvester.datasets.insertion.subvolume import cut, draw_frame, ignored_regions
 from harvester.errors import SettingsError, VolumeError
+from harvester.imaging.nifti.file import read_header
 from harvester.records import Volume
 from tests.made_torso import COARSE, FINE, background, case, torso
 
@@ -171,11 +172,25 @@ def shipped() -> Callable[[], list[Background]]:
 def test_the_shipped_list_keeps_patients_apart(shipped: Callable[[], list[Background]]) -> None:
     listed = shipped()
     roles = {role: {b.patient for b in listed if b.role == role} for role in ("vm", "vh_test", "held_out")}
-    assert len(listed) == 13
-    assert roles["held_out"] == {"lung_dx_a0001"}
-    # The certificate counts patients: most of them are for it, the rest to measure on.
-    assert (len(roles["vm"]), len(roles["vh_test"])) == (8, 4)
+    assert len(listed) == len(set().union(*roles.values())) == 25
+    assert roles["held_out"] == {"lung_dx_a0001", "chest_rider0117"}
+    # The certificate counts patients: most of them are for it (13 are needed at 0.90), the rest to measure on.
+    assert (len(roles["vm"]), len(roles["vh_test"])) == (15, 8)
     assert not roles["vm"] & roles["vh_test"]
+
+
+def test_the_shipped_regions_lie_inside_their_scans(shipped: Callable[[], list[Background]]) -> None:
+    for each in (b for b in shipped() if b.role != "held_out"):
+        header = read_header(each.file, each.id)
+        sides = zip(header.orientation().shape_zyx, header.spacing_zyx_mm(), strict=True)
+        z_mm, y_mm, x_mm = (count * spacing for count, spacing in sides)
+        for z1, z2, y1, y2, x1, x2 in each.avoid_mm:
+            assert 0 <= z1 < z2 <= z_mm + 4, each.id
+            assert 0 <= y1 < y2 <= y_mm + 1, each.id
+            assert 0 <= x1 < x2 <= x_mm + 1, each.id
+        assert all(0 <= low < high <= z_mm for low, high in each.clean_mm), each.id
+        # A sub-volume of 20 slices of 4 mm finds room.
+        assert max((high - low for low, high in each.clean_mm), default=z_mm) >= 80, each.id
 
 
 def test_a_real_background_gets_lesions_in_its_tissues(shipped: Callable[[], list[Background]]) -> None:
