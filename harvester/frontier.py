@@ -46,7 +46,7 @@ def trace(
     scored: ScoredTable, store: Store, settings: Settings, targets: list[float], work: Location, round_index: int
 ) -> Frontier:
     """Sweep the ways to fuse the scores with Ray Tune, then solve every target with the best one."""
-    folder, tables = Location.of(work), StoreTables.of(store)
+    folder, tables = Location.of(work), StoreTables.of(store, settings)
     view = RoundView(scored, tables.ledger, empty(AcceptedTable), tables, settings)
     calibration = Calibration.of(view)
     trials = sweep(_files(calibration, folder), settings, folder / "tune")

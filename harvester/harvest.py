@@ -43,7 +43,7 @@ def harvest(run: Run, tracker: Tracker) -> History:
 
     A round whose models have nothing to learn from harvests nothing and is the last; the summary says why.
     """
-    store, settings = StoreTables.of(run.store), run.settings
+    store, settings = StoreTables.of(run.store, run.settings), run.settings
     ledger, hits = store.ledger, empty(AcceptedTable)
     history = History(run)
     start, lpc = run.starting("generator"), run.starting("classifier")

@@ -29,7 +29,7 @@ FP_RATES: Final = (1.0, 4.0, 16.0)
 
 def pretrain(run: Run, tracker: Tracker) -> StartingWeights:
     """Fit, score out of fold, write the weights and their card into the run's folder (`weights/`)."""
-    ledger = StoreTables.of(run.store).ledger
+    ledger = StoreTables.of(run.store, run.settings).ledger
     lpg = train_generator(run, 0, ledger, run.starting("generator"))
     tubelets = propose(run, 0, lpg)
     lpc = train_classifier(run, 0, tubelets, ledger, lpg, run.starting("classifier"))

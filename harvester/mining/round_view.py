@@ -7,6 +7,7 @@ since.
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
@@ -26,6 +27,7 @@ from harvester.mining.limits import Cut, Limits, cut
 from harvester.records import (
     PARTLY_MARKED,
     AcceptedTable,
+    AnyTable,
     LedgerTable,
     ManifestTable,
     MarkTable,
@@ -40,6 +42,7 @@ from harvester.records import (
     values,
 )
 from harvester.store.store import Store
+from harvester.weights.starting import folds_by_patient, in_sample
 
 RIVAL_VOLUMES: Final = 1000
 """Of so many volumes of V_H at most the candidates are compared with: a trial reads them all."""
@@ -47,16 +50,31 @@ RIVAL_VOLUMES: Final = 1000
 
 @dataclass(frozen=True, eq=False)
 class StoreTables:
-    """What a store knows before anything is harvested; the hidden truth is not part of it."""
+    """What a store knows before anything is harvested; the hidden truth is not part of it.
+
+    in_sample   patients of V_M that every model has seen (weights/starting.py): their lesions teach, and prove nothing
+    given_folds every patient's fold; None: dealt by the settings
+    """
 
     manifest: ManifestTable
     marks: MarkTable
     reviewed: ReviewedTable
+    in_sample: frozenset[str] = frozenset()
+    given_folds: Mapping[str, int] | None = None
 
     @classmethod
-    def of(cls, store: Store) -> "StoreTables":
-        """The store's tables."""
-        return cls(store.manifest, store.marks(), store.reviewed())
+    def of(cls, store: Store, settings: Settings) -> "StoreTables":
+        """The store's tables, and what a run's starting weights have seen of them."""
+        rows = store.manifest.to_pylist()
+        return cls(
+            store.manifest, store.marks(), store.reviewed(), in_sample(rows, settings), folds_by_patient(rows, settings)
+        )
+
+    def fit_to_prove(self, tubelets_or_marks: AnyTable) -> AnyTable:
+        """Those of V_M's rows whose patient no model has seen before it was scored."""
+        patients = pa.array(sorted(self.in_sample), pa.string())
+        seen = self.manifest.filter(pc.is_in(self.manifest["patient_id"], patients))["volume_id"].combine_chunks()
+        return tubelets_or_marks.filter(pc.invert(pc.is_in(tubelets_or_marks["volume_id"], seen)))
 
     @cached_property
     def ledger(self) -> LedgerTable:
@@ -115,14 +133,14 @@ class RoundView:
         reviewed = rows_where(reviewed, "role", Role.LESION, Role.IGNORED, Role.CALIBRATION)
         before = from_tubelets(self.hits, Role.LESION, Source.CALIBRATION, 0, "", "")
         taken = extend(clinical, reviewed, extrude_marks(before, self.store.manifest))
-        return candidates(self.completely_marked, taken, self.settings.mining)
+        return candidates(self.store.fit_to_prove(self.completely_marked), taken, self.settings.mining)
 
     @cached_property
     def targets(self) -> MarkTable:
         """The lesions of V_M that no clinical mark shows: what the calibration set should find."""
         marks = self.store.marks
         hidden = marks.filter(pc.invert(marks["clinical"]))
-        return split_of(hidden, self.store.manifest, Split.VM).combine_chunks()
+        return self.store.fit_to_prove(split_of(hidden, self.store.manifest, Split.VM)).combine_chunks()
 
     @cached_property
     def clinical_finds(self) -> ScoredTable:
@@ -139,8 +157,10 @@ class RoundView:
         return self.harvestable.filter(pc.is_in(self.harvestable["volume_id"], drawn))
 
     @cached_property
-    def folds(self) -> dict[str, int]:
+    def folds(self) -> Mapping[str, int]:
         """Every patient's fold."""
+        if self.store.given_folds is not None:
+            return self.store.given_folds
         return patient_folds(self.store.manifest.to_pylist(), self.settings.folds, self.settings.seed)
 
     @cached_property

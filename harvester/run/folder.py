@@ -39,7 +39,7 @@ from harvester.run.journal import RoundRecord, RunRecord, Status, read_run, roun
 from harvester.run.partials import Partials
 from harvester.storage.location import Location
 from harvester.store.store import Store
-from harvester.weights.starting import folds_by_patient, starting_weights
+from harvester.weights.starting import folds_by_patient, in_sample, starting_weights
 
 logger = logging.getLogger(__name__)
 
@@ -136,6 +136,11 @@ class Run:
         write_run(run.folder, RunRecord(id=before.id, began=before.began))
         if run.start:
             run.start.publish(run.folder / f"{STARTING}{run.start.digest}", settings.models)
+            vm = [row for row in run.rows if row["split"] == Split.VM]
+            if seen := in_sample(vm, settings):
+                logger.warning(
+                    "%d patients of V_M were seen by the starting weights: the certificate does without them", len(seen)
+                )
         return run
 
     def starting(self, stage: str) -> Artifact | None:
