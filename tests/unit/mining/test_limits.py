@@ -1,8 +1,8 @@
 """What V_M has shown no like of is left for review: neither harvested nor taught as no lesion."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
