@@ -42,7 +42,7 @@ def again(run: Path, early_targets: tuple[float, ...]) -> tuple[float, float, fl
     """Lesions harvested in V_H^test, precision (1 where there are none) and recall, after all rounds."""
     settings = _asked_for(resolve(run / "settings.yaml"), early_targets)
     store = Store.open(run / "store")
-    tables, own = StoreTables.of(store), settings.operating_point
+    tables, own = StoreTables.of(store, settings), settings.operating_point
     loop = ablation(own, fusions(own), lambda scored, k: scored)
     for k in range(last_round(run) + 1):
         view = RoundView(scored_table(run, k), tables.ledger, empty(AcceptedTable), tables, settings)

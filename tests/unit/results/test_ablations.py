@@ -41,7 +41,7 @@ def truth(store: Store) -> TruthEvaluator:
 
 
 def view(store: Store, table: pa.Table) -> RoundView:
-    tables = StoreTables.of(store)
+    tables = StoreTables.of(store, SETTINGS)
     return RoundView(table, tables.ledger, ACCEPTED.empty_table(), tables, SETTINGS)
 
 
