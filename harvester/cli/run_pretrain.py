@@ -7,6 +7,7 @@ import time
 from harvester.cli.console import data_root
 from harvester.cli.run_harvest import require_weights
 from harvester.config.settings import Settings
+from harvester.datasets.insertion.insertion import scans_of_vm
 from harvester.distributed.capacity import require_capacity
 from harvester.distributed.cluster import start_ray
 from harvester.distributed.precision import fastest_everywhere, with_precision
@@ -38,8 +39,10 @@ def run_pretrain(settings: Settings, folder: Location) -> StartingWeights:
         require_shared([folder], [])
         store = prepare(settings, data_root(), folder / "store")
         opened = Run.open(folder, settings, store, began)
+        inserted = settings.data.kind in ("insertion", "made")
+        scans = scans_of_vm(settings.data.insertion, data_root()) if inserted else {}
         with Tracker.open(opened, tracked_at) as tracker:
-            made = pretrain(opened, tracker)
+            made = pretrain(opened, tracker, scans)
         logger.info("done in %s", duration(made.card.seconds))
         print("\n".join(f"{name:26}{value:g}" for name, value in made.card.figures.items()))
         print(f"weights: {made.folder}")

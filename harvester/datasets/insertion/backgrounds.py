@@ -156,10 +156,15 @@ def _located(entry: Background, source: Path) -> Background:
     return entry.model_copy(update=found)
 
 
+def read_background(background: Background) -> Volume:
+    """The scan as it is. Raises VolumeError on a bad one."""
+    read: Callable[[Path, str, str], Volume] = read_dicom_series if background.file.is_dir() else read_nifti
+    return read(background.file, background.id, background.patient_id)
+
+
 def load_background_volume(background: Background) -> Prepared:
     """Read and search one background; takes a few seconds. Raises VolumeError on a bad scan."""
-    read: Callable[[Path, str, str], Volume] = read_dicom_series if background.file.is_dir() else read_nifti
-    native = read(background.file, background.id, background.patient_id)
+    native = read_background(background)
     boxes = _mask_boxes(background) if background.mask else ()
     return prepare(background, native, boxes)
 

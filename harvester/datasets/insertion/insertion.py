@@ -18,12 +18,19 @@ from harvester.config.data import InsertionSettings
 from harvester.config.fingerprint import settings_hash
 from harvester.config.settings import Settings
 from harvester.datasets.discovery import Dataset, Discovery, LoadedVolume, clipped, root_of
-from harvester.datasets.insertion.backgrounds import Background, Prepared, load_background_volume, load_backgrounds
+from harvester.datasets.insertion.backgrounds import (
+    Background,
+    Prepared,
+    load_background_volume,
+    load_backgrounds,
+    read_background,
+)
 from harvester.datasets.insertion.placement import Inserted, SubVolume, insert_lesions
 from harvester.datasets.insertion.subvolume import IgnoredRegion, cut, draw_frame, ignored_regions
 from harvester.errors import SettingsError, VolumeError
 from harvester.imaging.hounsfield import to_hu
 from harvester.records import Mark, Volume
+from harvester.store.container import voxel_hash
 
 BOX_PAD_MM: Final = 4.0
 """Boxes are larger than the lesion by this on each side, as DeepLesion's are (5 px of about 0.8 mm)."""
@@ -64,6 +71,14 @@ def dataset(settings: Settings, source: Path | None) -> Dataset:
         return Discovery([replace(case, contents=contents[case.background_id]) for case in planned])
 
     return Dataset(discover, load)
+
+
+def scans_of_vm(settings: InsertionSettings, source: Path | None) -> dict[str, str]:
+    """voxel_hash: patient_id of the scans that V_M's sub-volumes are cut from; each is read, which takes seconds."""
+    listed = load_backgrounds(settings, root_of(source))
+    return {
+        voxel_hash(read_background(each)): each.patient_id for each in _chosen("vm", settings.vm_backgrounds, listed)
+    }
 
 
 def plan(settings: InsertionSettings, backgrounds: Sequence[Background]) -> list[InsertionCase]:

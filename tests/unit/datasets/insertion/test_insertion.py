@@ -1,9 +1,11 @@
 """Inserted lesions: seeded, where and what they claim to be, away from the scan's own disease."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -16,13 +18,15 @@ from harvester.datasets.insertion.backgrounds import (
     load_backgrounds,
     prepare,
 )
-from harvester.datasets.insertion.insertion import make, plan
+from harvester.datasets.insertion.insertion import make, plan, scans_of_vm
 from harvester.datasets.insertion.kinds import KINDS
 from harvester.datasets.insertion.placement import SubVolume, insert_lesions
 from harvester.datasets.insertion.subvolume import cut, draw_frame, ignored_regions
 from harvester.errors import SettingsError, VolumeError
 from harvester.imaging.nifti.file import read_header
+from harvester.imaging.nifti.reader import read_nifti
 from harvester.records import Volume
+from harvester.store.container import voxel_hash
 from tests.made_torso import COARSE, FINE, background, case, torso
 
 REPO = Path(__file__).parents[4]
@@ -302,3 +306,14 @@ def test_named_backgrounds_are_taken_whatever_their_role() -> None:
     for wrong in ("e", "d"):
         with pytest.raises(SettingsError, match=rf"data.insertion.vh_test_backgrounds: {wrong}: .* a, b, c$"):
             plan(InsertionSettings(vh_test_backgrounds=("a", wrong)), listed)
+
+
+def test_the_scans_of_vm_are_known_by_the_voxels_that_a_store_would_name_them_by(tmp_path: Path) -> None:
+    for number, name in enumerate(("seen", "test")):
+        voxels = np.full((4, 5, 6), number, np.int16)
+        nibabel.save(nibabel.Nifti1Image(voxels, np.diag([1.0, 1.0, 3.0, 1.0])), tmp_path / f"{name}.nii")
+    entries = [{"id": n, "file": f"{n}.nii", "patient": n, "role": r} for n, r in (("seen", "vm"), ("test", "vh_test"))]
+    (tmp_path / "list.yaml").write_text(json.dumps(entries))
+    settings = InsertionSettings(source=str(tmp_path), backgrounds=str(tmp_path / "list.yaml"))
+    stored = read_nifti(tmp_path / "seen.nii", "any", "other")
+    assert scans_of_vm(settings, tmp_path) == {voxel_hash(stored): Background.model_validate(entries[0]).patient_id}
