@@ -1,6 +1,6 @@
 """Make starting weights of both stages from scans: lesions are inserted into them, phantoms beside.
 
-    HARVESTER_DATA=... harvester pretrain --config pretrain --run runs/weights
+    harvester pretrain --config pretrain --run runs/weights      # $HARVESTER_DATA names the folder of the scans
     harvester harvest --store STORE --set starting_weights=runs/weights/weights
 
 Which scans: those of role vm in configs/backgrounds.yaml, or in a list of your own in its form, with what must be left
