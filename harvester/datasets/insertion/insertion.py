@@ -111,7 +111,7 @@ def _chosen(split: str, ids: Sequence[str], backgrounds: Sequence[Background]) -
 
 
 def _plan_split(split: str, count: int, backgrounds: Sequence[Background]) -> Iterator[InsertionCase]:
-    if not backgrounds:
+    if count and not backgrounds:
         raise VolumeError("no_background", f"no background has role {split}; list at least one")
     for index in range(count):
         background = backgrounds[index % len(backgrounds)]

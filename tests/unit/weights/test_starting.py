@@ -1,7 +1,6 @@
 """Starting weights: the folder and its card, and that no patient is judged by weights that have seen it."""
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,9 @@ from harvester.weights.starting import (
     StartingWeights,
     folds_by_patient,
     in_sample,
-    networks_of,
     starting_weights,
 )
+from tests.builders import starting_weights_in
 
 PATIENTS = {"a": 0, "b": 1, "c": 2, "d": 2}
 
@@ -35,20 +34,7 @@ def row(patient: str, split: str = "vm", voxels: str = "") -> dict[str, Any]:
 
 
 def weights(folder: Path, folds: int = 3, **changed: Any) -> Path:
-    """A folder with a file for each fold (none for 0 folds) and one of all patients, and its card."""
-    folder.mkdir()
-    files = {}
-    for stage in STAGES:
-        for name in (stage, *(f"{stage}-{fold}" for fold in range(folds))):
-            (folder / f"{name}.safetensors").write_bytes(name.encode())
-            files[f"{name}.safetensors"] = hashlib.sha256(name.encode()).hexdigest()
-    card = {
-        "harvester": "0", "networks": json.loads(json.dumps(networks_of(Settings()))), "folds": folds,
-        "patients": PATIENTS, "scans": {"hash-lidc": "b"}, "files": files, "seed": 0, "steps": {"generator": 1},
-        "volumes": 4, "seconds": 1.0, "figures": {"lpg_ap": 0.5},
-    }  # fmt: skip
-    (folder / CARD).write_text(json.dumps(card | changed))
-    return folder
+    return starting_weights_in(folder, folds, **{"patients": PATIENTS, "scans": {"hash-lidc": "b"}} | changed)
 
 
 def starting_from(folder: Path | str, **more: Any) -> Settings:

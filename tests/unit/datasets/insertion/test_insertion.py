@@ -145,6 +145,7 @@ def test_plan_spreads_splits_over_their_own_patients() -> None:
         plan(InsertionSettings(), [listed[0], background(id="x", patient="a", role="vh_test")])
     with pytest.raises(VolumeError, match="vh_test"):
         plan(InsertionSettings(), listed[:2])
+    assert len(plan(InsertionSettings(vm_volumes=2, vh_test_volumes=0), listed[:2])) == 2, "nobody to be tested on"
 
 
 @pytest.mark.parametrize(
