@@ -13,8 +13,8 @@ from harvester.errors import StoreError
 from harvester.mining.round_view import RoundView, StoreTables
 from harvester.records import AcceptedTable, ScoredTable, checked, empty
 from harvester.results.truth import TruthEvaluator, with_round
-from harvester.run.folder import NOTE, ended, read_note
 from harvester.run.journal import round_folder, rounds
+from harvester.run.step_notes import NOTE, ended, read_note
 from harvester.storage.location import Location
 from harvester.store.store import Store
 

@@ -28,7 +28,8 @@ from harvester.models.pretrained import named_by_content
 from harvester.records import AcceptedTable, LedgerTable, Role, ScoredTable, Source, checked, empty
 from harvester.results.completeness import expected_missing
 from harvester.results.history import History
-from harvester.run.folder import Artifact, Run, table_hash, weights_hash
+from harvester.run.folder import Artifact, Run, table_hash
+from harvester.run.step_notes import weights_hash
 from harvester.run.tracking import Tracker
 from harvester.storage.location import Location
 

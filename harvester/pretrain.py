@@ -8,23 +8,21 @@ import hashlib
 import json
 import logging
 import time
-from typing import Any, Final
+from typing import Any
 
 import harvester
-from harvester.evaluation.curves import average_precision, sensitivity_at
 from harvester.evaluation.matching import hits, overlaps
 from harvester.harvest import classify, propose, train_classifier, train_generator
 from harvester.mining.candidates import outside_ignored, split_of
 from harvester.mining.round_view import StoreTables
 from harvester.records import ScoredTable, Split
+from harvester.results.truth import ProposalScores
 from harvester.run.folder import Artifact, Run
 from harvester.run.tracking import Tracker
 from harvester.storage.location import writing
 from harvester.weights.starting import CARD, STAGES, Card, StartingWeights, networks_of
 
 logger = logging.getLogger(__name__)
-
-FP_RATES: Final = (1.0, 4.0, 16.0)
 
 
 def pretrain(run: Run, tracker: Tracker, scans: dict[str, str]) -> StartingWeights:
@@ -50,10 +48,10 @@ def measure(run: Run, scored: ScoredTable) -> dict[str, float]:
     figures = {"lesions": float(len(lesions)), "volumes": float(volumes)}
     for stage, score in (("lpg", "lpg_score"), ("lpc", "lpc_score")):
         found = hits(overlaps(mine, lesions), mine[score].to_numpy(), len(lesions), iou)
-        figures[f"{stage}_ap"] = round(average_precision(found), 4)
-        for rate, value in zip(FP_RATES, sensitivity_at(found, FP_RATES, volumes), strict=True):
-            figures[f"{stage}_sensitivity_at_{rate:g}"] = round(float(value), 4)
-    return figures
+        scores = ProposalScores.of(found, volumes)
+        figures[f"{stage}_ap"] = scores.ap or 0.0
+        figures |= {f"{stage}_sensitivity_at_{rate}": value for rate, value in (scores.sensitivity or {}).items()}
+    return {name: round(value, 4) for name, value in figures.items()}
 
 
 def publish(run: Run, models: dict[str, Artifact], scans: dict[str, str], figures: dict[str, float]) -> StartingWeights:
