@@ -30,6 +30,7 @@ from harvester.storage.location import Location
 from harvester.storage.owner import owned
 from harvester.store.store import Store
 from harvester.text import duration
+from harvester.weights.starting import starting_weights
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +97,8 @@ def require_weights(settings: Settings) -> None:
 
     Raises SettingsError for weights that are not there, cannot be downloaded, are broken or do not fit.
     """
+    if start := starting_weights(settings):
+        start.require_whole(settings)
     if settings.generator.weights:
         Generator(settings.generator, settings.grid)
     if settings.classifier.weights:

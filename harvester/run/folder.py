@@ -136,7 +136,7 @@ class Run:
         (run.folder / "settings.hash").write_text(settings_hash(settings) + "\n")
         write_run(run.folder, RunRecord(id=before.id, began=before.began))
         if run.start:
-            run.start.publish(run.folder / f"{STARTING}{run.start.digest}", settings.models)
+            run.start.publish(run.folder / f"{STARTING}{run.start.digest}", settings)
             vm = [row for row in run.rows if row["split"] == Split.VM]
             if seen := in_sample(vm, settings):
                 logger.warning(
