@@ -32,6 +32,10 @@ class Drawn:
         scores = tuple(each[rows] for each in self.scores)
         return replace(self, scores=scores, correct=self.correct[rows], patients=self.patients[rows])
 
+    def pooled(self) -> "Drawn":
+        """By what all rounds say together, as mining/bank.py has it."""
+        return replace(self, scores=(np.mean(self.scores, axis=0) - np.std(self.scores, axis=0),))
+
     def first_round(self) -> "Drawn":
         """Without the second."""
         return replace(self, scores=self.scores[:1])

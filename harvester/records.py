@@ -170,6 +170,12 @@ in each volume. lpg_score is the highest slice score, width_mm the shorter side 
 SCORED: Final = TUBELETS.append(pa.field("lpc_score", NUMBER))
 """Tubelets with the classifier's probability."""
 
+POOLED: Final = schema_of(
+    *((field.name, field.type) for field in SCORED), *_of(NUMBER, "lpg_logit", "lpc_logit", "spread", "length_mm")
+)
+"""Scored tubelets with what all rounds say of them (mining/bank.py): the mean logit of each score less its spread, the
+mean of both spreads (standard deviations over rounds), and the length along z."""
+
 SELECTED: Final = SCORED.append(pa.field("score", NUMBER))
 """Scored tubelets with the fused score that they were selected by."""
 
@@ -227,6 +233,7 @@ MarkTable = NewType("MarkTable", pa.Table)
 IgnoreTable = NewType("IgnoreTable", pa.Table)
 TubeletTable = NewType("TubeletTable", pa.Table)
 ScoredTable = NewType("ScoredTable", pa.Table)
+PooledTable = NewType("PooledTable", pa.Table)
 SelectedTable = NewType("SelectedTable", pa.Table)
 AcceptedTable = NewType("AcceptedTable", pa.Table)
 HarvestTable = NewType("HarvestTable", pa.Table)
@@ -241,6 +248,7 @@ SCHEMAS: Final[dict[Callable[[pa.Table], Any], pa.Schema]] = {
     IgnoreTable: IGNORE,
     TubeletTable: TUBELETS,
     ScoredTable: SCORED,
+    PooledTable: POOLED,
     SelectedTable: SELECTED,
     AcceptedTable: ACCEPTED,
     HarvestTable: HARVEST,

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from harvester.config.fingerprint import settings_hash
 from harvester.evaluation.matching import Overlaps
 from harvester.labels.ledger import from_marks
+from harvester.mining.bank import pool
 from harvester.records import (
     LEDGER,
     MANIFEST,
@@ -28,6 +29,7 @@ from harvester.records import (
     ManifestTable,
     Mark,
     MarkTable,
+    PooledTable,
     ReviewedTable,
     ScoredTable,
     SelectedTable,
@@ -71,6 +73,11 @@ def tubelet(
 def scored(*rows: Mapping[str, Any]) -> ScoredTable:
     """Rows of `tubelet` as a table, their ids counted from 0."""
     return ScoredTable(pa.Table.from_pylist(_counted(rows), SCORED))
+
+
+def pooled(*rows: Mapping[str, Any]) -> PooledTable:
+    """The same as the tubelets of a first round, in volumes of V_M."""
+    return pool([scored(*rows)], manifest({row["volume_id"]: "vm" for row in rows}))
 
 
 def selected(*rows: Mapping[str, Any]) -> SelectedTable:

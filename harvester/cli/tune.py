@@ -44,14 +44,14 @@ def tune(options: argparse.Namespace) -> None:
         raise SettingsError(f"--targets {wrong[0]:g}: want precisions between 0 and 1")
     # Ray takes seconds: help and a wrong option are answered before.
     from harvester.distributed.cluster import start_ray
-    from harvester.frontier import last_round, scored_table, trace
+    from harvester.frontier import last_round, scored_tables, trace
 
     store = store_of(run, settings, store_folder(options.store))
     number = last_round(run) if options.round is None else options.round
-    scored = scored_table(run, number)
+    scored = scored_tables(run, number)
     start_ray()
     earlier = looks.look(store, "tune", run.uri, number, settings.operating_point, options.targets)
-    frontier = trace(scored, store, settings, options.targets, out / "work", number)
+    frontier = trace(scored, store, settings, options.targets, out / "work")
     write(frontier, settings, out)
     print(text(frontier))
     print(looks.said(earlier))

@@ -60,15 +60,15 @@ def initial_ledger(marks: MarkTable, reviewed: ReviewedTable) -> LedgerTable:
 
 
 def persistent(ledger: LedgerTable) -> LedgerTable:
-    """What stays from round to round: lesions, and everything that people reviewed. Mined negatives do not."""
-    rows = zip(ledger["role"].to_pylist(), ledger["source"].to_pylist(), strict=True)
-    kept = [role == Role.LESION or source == Source.REVIEWED for role, source in rows]
-    return ledger.filter(pa.array(kept, pa.bool_()))
+    """What stays from round to round: what archive and reviewers say. What a round mined is mined anew."""
+    return rows_where(ledger, "source", Source.CLINICAL, Source.ANNOTATED, Source.REVIEWED)
 
 
 def exclusion_labels(ledger: LedgerTable) -> LedgerTable:
-    """Where nothing is mined any more: lesions, and what people reviewed, whatever they said of it."""
-    return rows_where(persistent(ledger), "role", Role.LESION, Role.HARD_NEGATIVE, Role.IGNORED)
+    """Where nothing is mined: lesions, and what people reviewed, whatever they said of it."""
+    rows = zip(ledger["role"].to_pylist(), ledger["source"].to_pylist(), strict=True)
+    kept = [role == Role.LESION or (source == Source.REVIEWED and role != Role.CALIBRATION) for role, source in rows]
+    return ledger.filter(pa.array(kept, pa.bool_()))
 
 
 def from_tubelets(

@@ -28,7 +28,7 @@ from harvester.records import (
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What a round mined. calibration_hits: what the same rule accepts on V_M, and whether each is right."""
+    """What a round mined, in place of what earlier ones did. calibration_hits: what the same rule accepts on V_M."""
 
     cut: Cut
     calibration_hits: AcceptedTable

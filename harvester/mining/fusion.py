@@ -9,9 +9,7 @@ import pyarrow.compute as pc
 
 from harvester.config.settings import OperatingPointSettings
 from harvester.geometry import Array
-from harvester.records import ScoredTable, SelectedTable
-
-LOGIT_CLIP: Final = 1e-6
+from harvester.records import SELECTED, PooledTable, SelectedTable
 
 
 @dataclass(frozen=True)
@@ -31,6 +29,10 @@ class ScoreFusion:
     small_mm: float
 
 
+EVEN: Final = ScoreFusion(lpg_weight=0.5, lpg_floor=0.0, min_slices=1, small_bonus=0.0, small_mm=0.0)
+"""Both scores alike, all tubelets."""
+
+
 def fusions(settings: OperatingPointSettings) -> list[ScoreFusion]:
     """Every combination that the settings name."""
     return [
@@ -42,9 +44,9 @@ def fusions(settings: OperatingPointSettings) -> list[ScoreFusion]:
     ]
 
 
-def fuse(scored: ScoredTable, choice: ScoreFusion) -> Array:
+def fuse(scored: PooledTable, choice: ScoreFusion) -> Array:
     """One score in (0, 1) per tubelet, float64 (n,); -inf for those that the choice drops."""
-    lpg, lpc = (_logit(scored[name].to_numpy()) for name in ("lpg_score", "lpc_score"))
+    lpg, lpc = (scored[name].to_numpy() for name in ("lpg_logit", "lpc_logit"))
     logit = choice.lpg_weight * lpg + (1 - choice.lpg_weight) * lpc
     logit = logit + choice.small_bonus * (scored["width_mm"].to_numpy() < choice.small_mm)
     slices = pc.list_value_length(scored["z"]).to_numpy()
@@ -52,12 +54,12 @@ def fuse(scored: ScoredTable, choice: ScoreFusion) -> Array:
     return np.where(kept, 1 / (1 + np.exp(-logit)), -np.inf)
 
 
-def select(scored: ScoredTable, choice: ScoreFusion, threshold: float) -> SelectedTable:
+def select(scored: PooledTable, choice: ScoreFusion, threshold: float) -> SelectedTable:
     """The tubelets whose fused score reaches the threshold, with that `score`, best first."""
     score = fuse(scored, choice)
     rows = np.flatnonzero(score >= threshold)
     rows = rows[np.argsort(-score[rows], kind="stable")]
-    return SelectedTable(scored.take(rows).append_column("score", pa.array(score[rows])))
+    return SelectedTable(scored.take(rows).append_column("score", pa.array(score[rows])).select(SELECTED.names))
 
 
 def known_recall(rivals: Array, known: Array, num_lesions: int) -> float:
@@ -75,9 +77,3 @@ def known_recall(rivals: Array, known: Array, num_lesions: int) -> float:
     # A threshold of -inf (fewer candidates kept than counted) finds all that the choice itself keeps.
     first = np.searchsorted(found, np.maximum(thresholds, np.finfo(np.float64).min))
     return float(1 - first.mean() / len(found))
-
-
-def _logit(p: Array) -> Array:
-    p = np.clip(p, LOGIT_CLIP, 1 - LOGIT_CLIP)
-    logit: Array = np.log(p / (1 - p))
-    return logit

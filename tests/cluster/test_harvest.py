@@ -14,7 +14,7 @@ from harvester.config.settings import Settings
 from harvester.distributed.preparation import prepare
 from harvester.distributed.training import FitJob, train_folds
 from harvester.errors import NoExamplesError
-from harvester.frontier import last_round, narrowed, scored_table, trace
+from harvester.frontier import last_round, narrowed, scored_tables, trace
 from harvester.harvest import harvest
 from harvester.labels.folds import patient_folds
 from harvester.mining.fusion import fusions
@@ -139,7 +139,7 @@ def test_other_targets_of_a_finished_run(night: Path, settings: Settings, store:
     assert last_round(night) == 1
     own = settings.operating_point.model_copy(update={"min_slices": (1, 2)})
     both = settings.model_copy(update={"operating_point": own})
-    frontier = trace(scored_table(night, 1), store, both, [0.9, 0.03], tmp_path / "work", 1)
+    frontier = trace(scored_tables(night, 1), store, both, [0.9, 0.03], tmp_path / "work")
     assert len(frontier.trials) == 4
     recalls = [trial.known_recall for trial in frontier.trials]
     assert recalls == sorted(recalls, reverse=True)

@@ -12,7 +12,7 @@ from harvester.config.settings import Settings
 from harvester.harvest import mine, record
 from harvester.mining.fusion import ScoreFusion
 from harvester.mining.round_view import RoundView, StoreTables
-from harvester.records import ACCEPTED, Box
+from harvester.records import Box
 from harvester.run.folder import Artifact
 from harvester.store.store import Store, write_reviewed
 from tests.builders import label, made_store, reviewed, scored, tubelet
@@ -50,7 +50,7 @@ def test_a_round_neither_finds_nor_forgets_what_was_reviewed(store: Store, tmp_p
     run: Any = SimpleNamespace(store=store, settings=Settings(), id="now")
     tables = StoreTables.of(store)
     ledger = tables.ledger
-    view = RoundView(table, ledger, ACCEPTED.empty_table(), tables, run.settings)
+    view = RoundView((table,), tables, run.settings)
     found = mine(view, selected())
     assert found.lesions["tubelet_id"].to_pylist() == [list(PLACES).index("new")]
     (tmp_path / "fold-0.safetensors").write_bytes(b"w")

@@ -15,7 +15,7 @@ from harvester.config.settings import Settings
 from harvester.geometry import Array
 from harvester.mining.fusion import ScoreFusion
 from harvester.mining.round_view import RoundView, StoreTables
-from harvester.records import MANIFEST, AcceptedTable, ManifestTable, ReviewedTable, empty
+from harvester.records import MANIFEST, ManifestTable, ReviewedTable, empty
 from harvester.run.summary import Comparison
 from tests.builders import manifest, marks, scored, tubelet
 
@@ -85,7 +85,7 @@ def view(accepted: Mapping[str, int], volumes: ManifestTable, **columns: Any) ->
         for i in range(5 + count)
     ]
     tables = StoreTables(volumes, marks(), empty(ReviewedTable))
-    return RoundView(scored(*rows), tables.ledger, empty(AcceptedTable), tables, Settings())
+    return RoundView((scored(*rows),), tables, Settings())
 
 
 def compared(
@@ -153,7 +153,7 @@ def test_what_v_h_shows_and_v_m_never_did_is_counted() -> None:
         tubelet("h", BOX, lpc_score=0.95, width_mm=9.0, z=(4,)),
     )
     tables = StoreTables(volumes, marks(), empty(ReviewedTable))
-    one = RoundView(table, tables.ledger, empty(AcceptedTable), tables, Settings())
+    one = RoundView((table,), tables, Settings())
     selected: Any = SimpleNamespace(choice=PLAIN, point=SimpleNamespace(threshold=0.5))
     beyond = {"width in mm": 2, "length in slices": 1, "score": 1}
     beyond |= {"slice distance in mm": 3, "pixel in mm": 0, "slices": 0}

@@ -5,17 +5,17 @@ import pytest
 from numpy.typing import NDArray
 
 from harvester.mining.fusion import ScoreFusion, fuse, known_recall
-from harvester.records import ScoredTable
-from tests.builders import scored, tubelet
+from harvester.records import PooledTable
+from tests.builders import pooled, tubelet
 
 
-def recalled(candidates: ScoredTable, known: ScoredTable, lesions: int, choice: ScoreFusion) -> float:
+def recalled(candidates: PooledTable, known: PooledTable, lesions: int, choice: ScoreFusion) -> float:
     return known_recall(fuse(candidates, choice), fuse(known, choice), lesions)
 
 
-def proposals(lpg: NDArray[np.float64], lpc: NDArray[np.float64]) -> ScoredTable:
+def proposals(lpg: NDArray[np.float64], lpc: NDArray[np.float64]) -> PooledTable:
     rows = zip(lpg, lpc, strict=True)
-    return scored(*(tubelet("v", (0, 0, 9, 9), [0], lpg_score=float(a), lpc_score=float(b)) for a, b in rows))
+    return pooled(*(tubelet("v", (0, 0, 9, 9), [0], lpg_score=float(a), lpc_score=float(b)) for a, b in rows))
 
 
 def test_known_recall_is_the_mean_share_above_the_candidates() -> None:
@@ -41,5 +41,5 @@ def test_known_recall_where_the_choice_keeps_little() -> None:
     given = (proposals(low, low), proposals(np.array([0.2, 0.8]), np.array([0.5, 0.5])), 12)
     # The floor drops every candidate and one of the two known: nothing is above the other.
     assert recalled(*given, ScoreFusion(1.0, 0.5, 1, 0.0, 20.0)) == 0.5
-    nothing = (proposals(low, low), ScoredTable(proposals(low, low).slice(0, 0)), 12)
+    nothing = (proposals(low, low), PooledTable(proposals(low, low).slice(0, 0)), 12)
     assert recalled(*nothing, ScoreFusion(1.0, 0.5, 1, 0.0, 20.0)) == 0.0
