@@ -171,10 +171,12 @@ SCORED: Final = TUBELETS.append(pa.field("lpc_score", NUMBER))
 """Tubelets with the classifier's probability."""
 
 POOLED: Final = schema_of(
-    *((field.name, field.type) for field in SCORED), *_of(NUMBER, "lpg_logit", "lpc_logit", "spread", "length_mm")
+    *((field.name, field.type) for field in SCORED),
+    *_of(NUMBER, "lpg_logit", "lpc_logit", "spread", "length_mm"),
+    ("fold", pa.int32()),
 )
 """Scored tubelets with what all rounds say of them (mining/bank.py): the mean logit of each score less its spread, the
-mean of both spreads (standard deviations over rounds), and the length along z."""
+mean of both spreads (standard deviations over rounds), the length along z, and the patient's fold."""
 
 SELECTED: Final = SCORED.append(pa.field("score", NUMBER))
 """Scored tubelets with the fused score that they were selected by."""

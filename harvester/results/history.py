@@ -7,7 +7,6 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any, Final
 
 import pyarrow as pa
@@ -106,7 +105,7 @@ class History:
         """A scored round's lists in place of those before."""
         self.lesions = with_round(found.lesions, k)
         self.unproven = with_round(view.reaching(selected.choice, selected.naive.threshold), k)
-        self.ablations = {name: each.after(k, view) for name, each in self.ablations.items()}
+        self.ablations = {name: each.after(k, view, selected.choice) for name, each in self.ablations.items()}
         self.gain, self.leaders = share_new(view.leaders, self.leaders), view.leaders
 
     def measure(
@@ -134,7 +133,7 @@ class History:
             refused=point.reason,
             accepted_vm=point.accepted,
             recall_vm=point.recall_estimate if len(view.targets) else None,
-            choice=asdict(selected.choice),
+            choice=selected.choice.told(),
             possible_negatives_on_lesions=self.truth.on_lesions(found.possible_negatives),
             point_estimate=PointEstimate(
                 threshold=finite(plain.threshold),
@@ -162,7 +161,7 @@ class History:
     def params(self) -> dict[str, Any]:
         """What the last round chose, for tracking."""
         selected, models = self.origins[-1]
-        return {"model_hash": models, "refused": self.rounds[-1].refused, **asdict(selected.choice)}
+        return {"model_hash": models, "refused": self.rounds[-1].refused, **selected.choice.told()}
 
     def metrics(self) -> dict[str, float]:
         """The last round's numbers, flat, for tracking; unknown ones left out."""

@@ -39,7 +39,7 @@ data:
             noise_hu: 3, distractors_per_volume: 0}
 generator: {crop_px: 96, slab_depth: 2, batch_slabs: 4, steps: 40, finetune_steps: 3}
 classifier: {steps: 6, finetune_steps: 3, batch_size: 8, max_tubelets: 10, match_iou: 0.3}
-operating_point: {target_precision: 0.01, confidence: 0.6, match_iou: 0.2, lpg_weights: [0.5, 1.0], min_slices: [1],
+operating_point: {target_precision: 0.01, confidence: 0.6, match_iou: 0.2, lpg_floors: [0.1, 0.2], min_slices: [1],
                   min_patients: 6}
 compute: {replicas: 1, train_workers: 1, cpus_per_train_worker: 1.8}
 """
@@ -151,7 +151,8 @@ def test_other_targets_of_a_finished_run(night: Path, settings: Settings, store:
     file = tmp_path / "target.yaml"
     file.write_text(dump(narrowed(both, frontier, 0.9)))
     assert resolve(file).operating_point.target_precision == 0.9
-    assert fusions(resolve(file).operating_point) == [frontier.trials[0].choice]
+    (gates,), best = fusions(resolve(file).operating_point), frontier.trials[0].choice
+    assert (gates.lpg_floor, gates.min_slices) == (best.lpg_floor, best.min_slices)
 
 
 def test_an_error_of_ours_in_a_training_worker_stays_one(store: Store, settings: Settings, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from harvester.certificate.selection import SelectedPoint
 from harvester.config.settings import Settings
 from harvester.harvest import mine, record
-from harvester.mining.fusion import ScoreFusion
+from harvester.mining.fusion import EVEN
 from harvester.mining.round_view import RoundView, StoreTables
 from harvester.records import Box
 from harvester.run.folder import Artifact
@@ -40,7 +40,7 @@ def store(tmp_path: Path) -> Store:
 
 def selected() -> SelectedPoint:
     point = SimpleNamespace(threshold=0.5, precision_bound=0.9)
-    return SimpleNamespace(point=point, choice=ScoreFusion(0.5, 0.1, 1, 0.0, 20.0))  # type: ignore[return-value]  # mine takes no more of it
+    return SimpleNamespace(point=point, choice=EVEN)  # type: ignore[return-value]  # mine takes no more of it
 
 
 def test_a_round_neither_finds_nor_forgets_what_was_reviewed(store: Store, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ BROKEN: tuple[str, ...] = ()
 """Volumes that cannot be scored."""
 REASON = "the classifier has no example of class 1: no tubelet matches a known lesion"
 SETTINGS = Settings.model_validate(
-    {"rounds": 3, "operating_point": {"lpg_weights": [0.0], "min_slices": [1], "target_precision": 0.5}}
+    {"rounds": 3, "operating_point": {"fusion": "even", "min_slices": [1], "target_precision": 0.5}}
 )
 
 

@@ -7,11 +7,10 @@ import pytest
 
 from harvester.certificate.selection import Calibration
 from harvester.config.settings import Settings
-from harvester.mining.fusion import ScoreFusion
 from harvester.mining.round_view import RoundView, StoreTables
-from tests.builders import manifest, mark, marks, reviewed, scored, tubelet
+from tests.builders import manifest, mark, marks, mixed, reviewed, scored, tubelet
 
-FUSION = ScoreFusion(lpg_weight=0.0, lpg_floor=0.0, min_slices=1, small_bonus=0.0, small_mm=20.0)
+FUSION = mixed(0.0)
 
 
 def test_what_v_m_shows_has_no_say_in_the_choice_of_settings() -> None:
@@ -30,7 +29,7 @@ def test_what_v_m_shows_has_no_say_in_the_choice_of_settings() -> None:
     view = RoundView((scored(*rows),), tables, Settings())
     calibration = Calibration.of(view)
     assert {name[:2] for name in calibration.clinical_finds["volume_id"].to_pylist()} == {"vh"}
-    by = {weight: calibration.known_recall(ScoreFusion(weight, 0.0, 1, 0.0, 20.0)) for weight in (0.0, 1.0)}
+    by = {weight: calibration.known_recall(mixed(weight)) for weight in (0.0, 1.0)}
     assert by[0.0] > by[1.0] + 0.3
     assert replace(calibration, candidates=calibration.candidates.slice(0, 60)).known_recall(FUSION) > 0, "any V_M"
 

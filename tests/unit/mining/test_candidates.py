@@ -1,7 +1,5 @@
 """Mining on hand-made tables: what a round may find, what teaches, and rounds in which there is nothing."""
 
-from dataclasses import asdict
-
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -9,10 +7,9 @@ import pytest
 from harvester.config.settings import MiningSettings, OperatingPointSettings, Settings
 from harvester.labels import ledger as ledgers
 from harvester.mining import candidates, fusion, negatives
-from harvester.mining.fusion import ScoreFusion
 from harvester.mining.round_view import RoundView, StoreTables, match_to_lesions
 from harvester.records import ACCEPTED, LEDGER, MARKS, REVIEWED, SCORED, Box
-from tests.builders import ledger, manifest, mark, marks, pooled, scored, selected, tubelet
+from tests.builders import ledger, manifest, mark, marks, mixed, pooled, scored, selected, tubelet
 
 HERE: Box = (10, 10, 29, 29)
 SHIFTED: Box = (15, 10, 34, 29)  # IoU with HERE: 300 / 500
@@ -21,7 +18,7 @@ TOUCHING: Box = (28, 10, 47, 29)  # 40 / 760, below clear_iou
 AWAY: Box = (100, 100, 119, 119)
 SETTINGS = MiningSettings()
 VOLUMES = {"m1": "vm", "m2": "vm", "h1": "vh", "t1": "vh_test"}
-PLAIN = ScoreFusion(lpg_weight=0.5, lpg_floor=0.1, min_slices=1, small_bonus=0.0, small_mm=20.0)
+PLAIN = mixed(0.5, 0.1)
 
 
 def view(table: pa.Table, known: pa.Table) -> RoundView:
@@ -175,27 +172,25 @@ def test_fusing_weighs_the_logits() -> None:
         clipped = np.clip([lpg, lpc], 1e-4, 1 - 1e-4)
         odds = clipped / (1 - clipped)
         slow = odds[0] ** weight * odds[1] ** (1 - weight)
-        fused = fusion.fuse(table, ScoreFusion(weight, 0.1, 1, 0.0, 20.0))
+        fused = fusion.fuse(table, mixed(weight, 0.1))
         np.testing.assert_allclose(fused, slow / (1 + slow), rtol=1e-9)
 
 
-def test_the_choice_drops_by_floor_and_length_and_helps_the_small() -> None:
+def test_the_choice_drops_by_floor_and_length() -> None:
     table = pooled(
         tubelet("h1", HERE, lpg_score=0.19),
         tubelet("h1", HERE, lpg_score=0.2),
         tubelet("h1", HERE, z=(5,), lpg_score=0.9),
-        tubelet("h1", HERE, lpg_score=0.5, width_mm=19.9),
-        tubelet("h1", HERE, lpg_score=0.5, width_mm=20.0),
+        tubelet("h1", HERE, lpg_score=0.5),
     )
-    fused = fusion.fuse(table, ScoreFusion(1.0, 0.2, 2, 1.0, 20.0))
-    assert np.isneginf(fused).tolist() == [True, False, True, False, False]
-    assert fused[3] == pytest.approx(1 / (1 + np.exp(-1)))
-    assert fused[4] == pytest.approx(0.5)
+    fused = fusion.fuse(table, mixed(1.0, 0.2, 2))
+    assert np.isneginf(fused).tolist() == [True, False, True, False]
+    assert fused[3] == pytest.approx(0.5)
 
 
 def test_select_never_takes_what_was_dropped_and_sorts_by_score() -> None:
     table = pooled(*(tubelet("h1", HERE, lpg_score=lpg) for lpg in (0.05, 0.3, 0.9, 0.3, 0.6)))
-    choice = ScoreFusion(1.0, 0.1, 1, 0.0, 20.0)
+    choice = mixed(1.0, 0.1)
     fused = fusion.fuse(table, choice)
     assert ids(fusion.select(table, choice, fused[1])) == [2, 4, 1, 3]
     assert ids(fusion.select(table, choice, -1e9)) == [2, 4, 1, 3]
@@ -215,13 +210,9 @@ def test_matching_gives_each_lesion_to_one_tubelet() -> None:
 
 
 def test_every_choice_of_the_settings_is_tried_once() -> None:
-    settings = OperatingPointSettings(
-        lpg_weights=(0.0, 1.0), lpg_floors=(0.1, 0.2), min_slices=(1, 2), small_bonuses=(0.0, 0.5), small_mm=12.0
-    )
-    tried = fusion.fusions(settings)
-    assert len(tried) == len(set(tried)) == 16
-    assert {choice.small_mm for choice in tried} == {12.0}
-    assert ScoreFusion(**asdict(tried[3])) == tried[3]
+    tried = fusion.fusions(OperatingPointSettings(lpg_floors=(0.1, 0.2), min_slices=(1, 2)))
+    assert len(tried) == len(set(tried)) == 4
+    assert {choice.weights for choice in tried} == {fusion.EVEN_WEIGHTS}
 
 
 # Nothing anywhere

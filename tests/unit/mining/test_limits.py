@@ -12,7 +12,7 @@ from harvester.config.settings import Settings
 from harvester.harvest import mine, record
 from harvester.labels.ledger import exclusion_labels, extend, from_tubelets
 from harvester.mining.candidates import candidates
-from harvester.mining.fusion import ScoreFusion
+from harvester.mining.fusion import EVEN
 from harvester.mining.limits import Limits, cut
 from harvester.mining.round_view import RoundView, StoreTables
 from harvester.proposals.labels import volume_labels
@@ -21,7 +21,7 @@ from harvester.run.folder import Artifact
 from harvester.store.slab import GridFrame
 from tests.builders import manifest, marks, scored, selected, tubelet
 
-PLAIN = ScoreFusion(lpg_weight=0.5, lpg_floor=0.0, min_slices=1, small_bonus=0.0, small_mm=20.0)
+PLAIN = EVEN
 VOLUMES = {f"m{i}": "vm" for i in range(4)} | {f"h{i}": "vh" for i in range(6)}
 THRESHOLD = 0.5
 
