@@ -117,8 +117,9 @@ def simulate(kind: Kind, archives: int, seed: int) -> dict[str, Any]:
     for number in range(archives):
         drawn = kind.draw(rng)
         rules = chosen(drawn.above(LOW))
+        own = Harvested(drawn.own_vh, floor=LOW) if drawn.own_vh else None
         for rule, (looks, cut) in rules.items():
-            found.setdefault(rule, []).append(vh[looks].realised(cut))
+            found.setdefault(rule, []).append((own or vh[looks]).realised(cut))
         if number < TESTED and not np.isnan(found["certified"][-1][0]):
             unlike.append(told_unlike(drawn, kind.draw(rng, True, 4), rules["certified"][1][0]))
     return {

@@ -179,6 +179,7 @@ def mine(view: RoundView, selected: SelectedPoint) -> Found:
         view.accepted(fusion, threshold),
         negatives.sure_hard_negatives(view.completely_marked, view.known, settings),
         negatives.possible_hard_negatives(view.partly_marked, ledgers.extend(view.known, taken), settings),
+        fusion.is_fitted,
     )
 
 
@@ -191,7 +192,7 @@ def record(run: Run, k: int, ledger: LedgerTable, found: Found, models: tuple[Ar
     negative = Role.HARD_NEGATIVE
     return ledgers.extend(
         ledgers.persistent(ledger),
-        ledgers.from_tubelets(found.lesions, Role.LESION, Source.HARVESTED, *origin),
+        ledgers.from_tubelets(found.lesions, Role.LESION, Source.HARVESTED, *origin, found.calibrated),
         ledgers.from_tubelets(found.cut.left, Role.IGNORED, Source.LEFT_FOR_REVIEW, *origin),
         ledgers.from_tubelets(found.sure_negatives, negative, Source.HARD_NEGATIVE_VM, *origin),
         ledgers.from_tubelets(found.possible_negatives, negative, Source.HARD_NEGATIVE_VH, *origin),

@@ -72,9 +72,15 @@ def exclusion_labels(ledger: LedgerTable) -> LedgerTable:
 
 
 def from_tubelets(
-    tubelets: SelectedTable | AcceptedTable, role: Role, source: Source, round_index: int, model_hash: str, run_id: str
+    tubelets: SelectedTable | AcceptedTable,
+    role: Role,
+    source: Source,
+    round_index: int,
+    model_hash: str,
+    run_id: str,
+    calibrated: bool = False,
 ) -> LedgerTable:
-    """Mined tubelets as ledger rows, one per tubelet, with their origin."""
+    """Mined tubelets as ledger rows, one per tubelet, with their origin. calibrated: their score is a probability."""
     return _table(
         {
             "volume_id": row["volume_id"],
@@ -83,6 +89,7 @@ def from_tubelets(
             "source": source,
             "round": round_index,
             "score": row["score"],
+            "probability": row["score"] if calibrated else None,
             "model_hash": model_hash,
             "run_id": run_id,
             **{name: row[name] for name in ("z", *SIDES)},
