@@ -121,7 +121,7 @@ def simulate(kind: Kind, archives: int, seed: int) -> dict[str, Any]:
         for rule, (looks, cut) in rules.items():
             found.setdefault(rule, []).append((own or vh[looks]).realised(cut))
         if number < TESTED and not np.isnan(found["certified"][-1][0]):
-            unlike.append(told_unlike(drawn, kind.draw(rng, True, 4), rules["certified"][1][0]))
+            unlike.append(told_unlike(drawn, drawn.own_vh or kind.draw(rng, True, 4), rules["certified"][1][0]))
     return {
         "kind": repr(kind),
         "archives": archives,
