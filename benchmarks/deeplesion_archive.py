@@ -36,7 +36,6 @@ from harvester.labels.deeplesion.dl_info import DECIMALS
 from harvester.records import IGNORE, MARKS, Mark, Volume
 
 REPO = Path(__file__).parents[1]
-GRID = (4.0, 1.6, 1.6)
 ORDER = ("File_name", "Patient_index", "Study_index", "Series_ID", "Key_slice_index", "Measurement_coordinates",
          "Bounding_boxes", "Lesion_diameters_Pixel_", "Normalized_lesion_location", "Coarse_lesion_type",
          "Possibly_noisy", "Slice_range", "Spacing_mm_px_", "Image_size", "DICOM_windows", "Patient_gender",
@@ -85,7 +84,7 @@ def main() -> None:
     wanted = {split: getattr(options, split) for split in VOLUMES} | {"noisy": 1, "val": 1}
     writer = Writer(options.out)
     for background, counts in shared_out(listed, wanted):
-        prepared = load_background_volume(background, GRID)
+        prepared = load_background_volume(background)
         patient = 1 + [each.patient for each in listed].index(background.patient)
         for made in made_volumes(settings, prepared, patient, counts, options.seed):
             writer.add(made)

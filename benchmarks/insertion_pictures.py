@@ -54,7 +54,7 @@ def lesions_of(
 ) -> list[tuple[str, Volume, Mark]]:
     """The first lesions made in a background, of as many kinds as come."""
     start = time.perf_counter()
-    prepared = load_background_volume(background, (4.0, 1.6, 1.6))
+    prepared = load_background_volume(background)
     ready = time.perf_counter() - start
     found: dict[str, list[tuple[str, Volume, Mark]]] = {}
     cases = [case for case in plan(settings, listed) if case.background_id == background.id][:6]

@@ -1,184 +1,166 @@
-"""How fast the classifier goes through a volume's tubelets, and what its shortcuts are worth.
+"""How fast the classifier learns from tubelets and goes through a volume's, and where the time goes.
 
     python benchmarks/lpc.py [--device cuda] [--tubelets 40] [--json FILE]
 
-Settings are the paper's (configs/deeplesion.yaml: 9 views, 96 and 128 px, ResNet-18) and the small network's; the
-volume is made, 512 x 512 on a grid of 0.8 mm and 2 mm, tubelets are 1 to 8 slices long. One thread on a CPU, whose
-processor time is reported.
+Settings are the defaults' (5 views and reformats, 48 px, small network), the quickstart's and the paper's
+(configs/deeplesion.yaml: 9 views, 96 and 128 px, ResNet-18). The volumes are made: 64 slices of 450 x 450 pixels of 0.7
+mm, 2 mm apart, for the quickstart 20 of 220 x 220 as phantoms are; tubelets are 1 to 8 slices long. One thread on a
+CPU, whose processor time is reported.
 
-  rates       tubelets per second, read and scored, by backbone and precision; the share of the measured peak
-  stages      where a volume's time goes
-  sharing     equal views seen once against all of them: how many times as fast, and the largest difference of a score
-  crops       cut on the device in batches (roi_align), against one by one in numpy
+  crop        milliseconds that a crop takes: sampled (local, global), and through its stream, forward, and forward
+              and backward
+  step        seconds of a training step of the settings' batch, items made and sampled; of it the network
+  volume      seconds for a volume's tubelets, read and scored; the share of the measured peak
 """
 
 import argparse
 import json
+import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from lpg import Bench, made_store, peak, row, settings_of, shares  # beside this file
 from torch.utils.flop_counter import FlopCounterMode
 
-from harvester.classifier.inference import classify, crops_at_once, distinct_views, prepare_for_inference
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.lpg import peak, row
+from benchmarks.lpg_bench import PAPER, Bench, made_hu
+from harvester.classifier.crops import VolumeViews, cut, load_views
+from harvester.classifier.examples import Examples, network_input
+from harvester.classifier.inference import classify, crops_at_once, prepare_for_inference
 from harvester.classifier.network import Classifier
-from harvester.classifier.views import STREAMS, VolumeViews, cut_crops, load_views, pixels, shape_profile, view_corners
+from harvester.classifier.views import STREAMS, pixels
+from harvester.config.loading import resolve
 from harvester.config.settings import Settings
-from harvester.imaging.hounsfield import windowed
-from harvester.models.batch_size import AutoBatchSize
 from harvester.models.device import DeviceSpec
+from harvester.records import Volume
 from harvester.store.slab import GridFrame
+from harvester.store.store import Store, finish_store
+from tests.builders import write_volume
 
-BACKBONES = {"small": "small", "resnet18": "densenet121"}
-"""The classifier's backbone, and the generator's of the settings that it comes in."""
+SCAN, PHANTOM = (64, 450, (2.0, 0.7, 0.7)), (20, 220, (4.0, 1.6, 1.6))
+"""Slices, side and spacing of the made volumes."""
+CONFIGS: dict[str, tuple[Path | None, Any]] = {
+    "defaults": (None, SCAN),
+    "quickstart": (PAPER.parent / "quickstart.yaml", PHANTOM),
+    "deeplesion": (PAPER, SCAN),
+}
+PLAIN = ("classifier.weights=''", "generator.weights=''", "compute.compile=false")
 
 
 def made_tubelets(count: int, frame: GridFrame) -> list[dict[str, Any]]:
-    """Boxes of 6 to 40 mm on 1 to 8 slices, anywhere in the middle."""
+    """Boxes of 6 to 35 mm on 1 to 8 slices, anywhere in the middle."""
     rng, (depth, rows, columns) = np.random.default_rng(0), frame.shape_px_zyx
     made = []
     for _ in range(count):
-        z, side = int(rng.integers(depth - 8)), float(rng.uniform(8, 50))
+        z, side = int(rng.integers(depth - 8)), float(rng.uniform(6, 35)) / frame.spacing_px_zyx_mm[2]
         x, y = rng.uniform(0.2, 0.7, 2) * (columns, rows)
         slices = list(range(z, z + int(rng.integers(1, 9))))
         ends = {"x1": x, "y1": y, "x2": x + side, "y2": y + side}
         made.append(
-            {"z": slices, "slice_score": [0.5] * len(slices)}
+            {"z": slices, "slice_score": [0.5] * len(slices), "lpg_score": 0.5}
             | {name: [end] * len(slices) for name, end in ends.items()}
         )
     return made
 
 
-def model_of(settings: Settings, spec: DeviceSpec) -> Classifier:
+def made_volumes(folder: Path, count: int, made_as: Any) -> Store:
+    """A store of made volumes."""
+    slices, side, spacing = made_as
+    rows = [
+        write_volume(folder, Volume(f"v{index}", f"p{index}", made_hu(slices, side), spacing), "vm", "h")
+        for index in range(count)
+    ]
+    return finish_store(folder, rows, [], [])
+
+
+def model_of(settings: Settings, spec: DeviceSpec, fast: bool = True) -> Classifier:
     """A classifier with random weights."""
     torch.manual_seed(0)
-    return prepare_for_inference(Classifier(settings.classifier, settings.grid), spec, settings.compute.compile)
+    model = Classifier(settings.classifier, settings.grid)
+    if fast:
+        return prepare_for_inference(model, spec)
+    spec.move_model(model).train()
+    return model
 
 
-@torch.inference_mode()
-def rate(
-    bench: Bench, settings: Settings, views: VolumeViews, dtype: torch.dtype, most: dict[str, float]
-) -> dict[str, float]:
-    """Tubelets per second of crops and both streams."""
-    spec = DeviceSpec(bench.spec.device, dtype)
-    model, batch = model_of(settings, spec), crops_at_once(spec)
-
-    def run() -> list[float]:
-        return classify(model, views, settings, spec, batch)
-
-    took = bench.seconds(run)
-    with FlopCounterMode(display=False) as counter:
-        run()
-    gflops = counter.get_total_flops() / took / 1e9
-    crops = sum(len(views_of(settings, views, name)[0]) for name in STREAMS)
-    return {
-        "tubelets_per_second": len(views.rows) / took,
-        "crops_per_second": crops / took,
-        "share_of_peak": gflops / most[f"gflops_{str(dtype).removeprefix('torch.')}"],
-        "batch": batch.size,
-    }
-
-
-def views_of(settings: Settings, views: VolumeViews, name: str) -> tuple[Any, Any]:
-    """The distinct views of a stream: slices from the slab's first, and corners."""
-    corners = view_corners(name, views.boxes_xyxy, settings.classifier, views.frame)
-    distinct, _ = distinct_views(views.z, corners)
-    return distinct[:, 0].astype(np.int64) - views.first, distinct[:, 1:]
-
-
-@torch.inference_mode()
-def stages(bench: Bench, settings: Settings, store: Any, views: VolumeViews) -> dict[str, float]:
-    """Seconds of each stage, one after the other, in the device's own precision."""
-    spec = bench.spec
-    model, batch = model_of(settings, spec), crops_at_once(spec)
-    results = {
-        "read": bench.seconds(
-            lambda: load_views(store.path, views.frame, views.rows, settings.classifier.views, spec.device)
-        )
-    }
-    results["crops"] = 0.0
+def crop(bench: Bench, settings: Settings, views: VolumeViews) -> dict[str, float]:
+    """Milliseconds per crop of each part, in float32."""
+    spec, results = DeviceSpec(bench.spec.device, torch.float32), {}
+    fast, plain, size = model_of(settings, spec), model_of(settings, spec, False), crops_at_once(spec).size
     for name in STREAMS:
-        z, corners = views_of(settings, views, name)
-        side = pixels(name, settings.classifier)
-        spans = [slice(start, start + batch.size) for start in range(0, len(z), batch.size)]
+        squares, side = views.squares[name], pixels(name, settings.classifier)
+        spans = [squares[start : start + size] for start in range(0, len(squares), size)]
+        took = bench.seconds(lambda spans=spans, side=side: [cut(views.hu_zyx, span, side) for span in spans])  # type: ignore[misc]
+        results[f"{name}_sampled"] = 1000 * took / len(squares)
+        crops = torch.rand((size, 3 * len(settings.grid.windows_hu), side, side), device=spec.device)
 
-        def cut(z: Any = z, corners: Any = corners, side: int = side, spans: Any = spans) -> list[torch.Tensor]:
-            return [cut_crops(views.hu_zyx, z[span], corners[span], side, settings.grid) for span in spans]
+        def forward(name: str = name, crops: torch.Tensor = crops) -> Any:
+            with torch.inference_mode():
+                return fast.features(name, crops)
 
-        made = cut()
-        results["crops"] += bench.seconds(cut)
-        with spec.autocast():
-            results[f"{name} stream"] = bench.seconds(
-                lambda name=name, made=made: [model.features(name, crops) for crops in made]  # type: ignore[misc]
-            )
-    results["shape profile"] = bench.seconds(lambda: shape_profile(views.tubelets, views.frame))
+        def both_ways(name: str = name, crops: torch.Tensor = crops) -> None:
+            torch.autograd.backward(plain.features(name, crops).sum())
+
+        results[f"{name}_forward"] = 1000 * bench.seconds(forward) / size
+        results[f"{name}_forward_backward"] = 1000 * bench.seconds(both_ways) / size
     return results
 
 
-@torch.inference_mode()
-def sharing(bench: Bench, settings: Settings, views: VolumeViews) -> dict[str, float]:
-    """Each distinct view once, against every view of every tubelet, in float32."""
-    spec = DeviceSpec(bench.spec.device, torch.float32)
-    model, size = model_of(settings, spec), crops_at_once(spec).size
+def step(bench: Bench, settings: Settings, store: Store, tubelets: int) -> dict[str, float]:
+    """Seconds of a training step in float32: items, sampling, both ways through the network."""
+    own, spec = settings.classifier, DeviceSpec(bench.spec.device, torch.float32)
+    frames = [GridFrame.of(each, settings.grid) for each in store.manifest.to_pylist()]
+    examples: dict[int, Any] = {0: [], 1: []}
+    for frame in frames:
+        for at, each in enumerate(made_tubelets(tubelets, frame)):
+            examples[at % 2].append((frame, each))
+    items, model = Examples(store.path, examples, own, 1000 * own.volumes_per_step, 0), model_of(settings, spec, False)
+    taken = [0]
 
-    def shared() -> list[float]:
-        return classify(model, views, settings, spec, AutoBatchSize("crops", size))
+    def batch() -> dict[str, torch.Tensor]:
+        taken[0] += own.volumes_per_step
+        raws = [items[taken[0] + at] for at in range(own.volumes_per_step)]
+        parts = [network_input(moved(raw, spec), own, settings.grid.windows_hu) for raw in raws]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-    def every() -> list[float]:
-        scores: list[float] = []
-        for start in range(0, len(views.rows), 4):
-            some = slice(start, start + 4)
-            z, boxes = views.z[some] - views.first, views.boxes_xyxy[some]
-            features = []
-            for name in STREAMS:
-                corners = view_corners(name, boxes, settings.classifier, views.frame).reshape(-1, 4)
-                side = pixels(name, settings.classifier)
-                crops = cut_crops(views.hu_zyx, z.ravel(), corners, side, settings.grid)
-                features.append(model.features(name, crops).unflatten(0, z.shape))
-            profile = torch.from_numpy(shape_profile(views.tubelets, views.frame)[some]).to(spec.device)
-            scores += torch.sigmoid(model.logits(features[0], features[1], profile)).tolist()
-        return scores
+    def learn(views: dict[str, torch.Tensor]) -> None:
+        torch.autograd.backward(model(views).sum())
 
-    slow, fast = bench.seconds(every), bench.seconds(shared)
-    difference = max(abs(a - b) for a, b in zip(every(), shared(), strict=True))
-    return {"speedup": slow / fast, "max_abs_difference": difference}
+    views = batch()
+    return {"items_and_crops": bench.seconds(batch), "network": bench.seconds(lambda: learn(views))}
 
 
-def crops_against_numpy(bench: Bench, settings: Settings, views: VolumeViews) -> dict[str, float]:
-    """The local stream's crops: in batches on the device, and one by one in numpy, both windowed."""
-    z, corners = views_of(settings, views, "local")
-    side, batch = settings.classifier.local_px, crops_at_once(bench.spec).size
-    hu = views.hu_zyx.cpu().numpy()
-
-    def batched() -> list[torch.Tensor]:
-        return [
-            cut_crops(views.hu_zyx, z[at : at + batch], corners[at : at + batch], side, settings.grid)
-            for at in range(0, len(z), batch)
-        ]
-
-    def one_by_one() -> list[Any]:
-        return [numpy_crop(hu[at - 1 : at + 2], own, side, settings) for at, own in zip(z, corners, strict=True)]
-
-    ours = torch.cat(batched()).cpu().numpy()
-    slow, fast = bench.seconds(one_by_one), bench.seconds(batched)
-    difference = float(np.abs(ours - np.stack(one_by_one())).max())
-    return {"speedup": slow / fast, "ms_per_crop": 1000 * fast / len(z), "max_abs_difference": difference}
+def moved(raw: dict[str, Any], spec: DeviceSpec) -> dict[str, Any]:
+    """An item on the device."""
+    return {name: each.to(spec.device) if isinstance(each, torch.Tensor) else each for name, each in raw.items()}
 
 
-def numpy_crop(planes: Any, corners: Any, side: int, settings: Settings) -> Any:
-    """Three slices read bilinearly at the pixels' centres, ends repeated: (3 windows, side, side)."""
-    taps = []
-    for low, high, count in ((corners[1], corners[3], planes.shape[1]), (corners[0], corners[2], planes.shape[2])):
-        at = np.clip(low + (np.arange(side) + 0.5) * (high - low) / side - 0.5, 0, count - 1)
-        first = np.minimum(at.astype(np.int64), count - 2)
-        taps.append((first, (at - first).astype(np.float32)))
-    (y, fy), (x, fx) = taps
-    rows = planes[:, y] * (1 - fy[:, None]) + planes[:, y + 1] * fy[:, None]
-    cut = rows[:, :, x] * (1 - fx) + rows[:, :, x + 1] * fx
-    return np.concatenate(list(windowed(cut, settings.grid.windows_hu)))
+def volume(
+    bench: Bench, settings: Settings, store: Store, views: VolumeViews, most: dict[str, float]
+) -> dict[str, float]:
+    """Seconds of reading, and of scoring in either precision."""
+    results = {
+        "read": bench.seconds(
+            lambda: load_views(store.path, views.frame, views.rows, settings.classifier, bench.spec.device)
+        )
+    }
+    for dtype in (torch.float32, torch.bfloat16):
+        spec, name = DeviceSpec(bench.spec.device, dtype), str(dtype).removeprefix("torch.")
+        model, batch = model_of(settings, spec), crops_at_once(spec)
+
+        def run(model: Classifier = model, spec: DeviceSpec = spec, batch: Any = batch) -> list[float]:
+            return classify(model, views, settings, spec, batch)
+
+        results[f"scored_{name}"] = bench.seconds(run)
+        with FlopCounterMode(display=False) as counter:
+            run()
+        gflops = counter.get_total_flops() / results[f"scored_{name}"] / 1e9
+        results[f"share_of_peak_{name}"] = gflops / most[f"gflops_{name}"]
+    return results
 
 
 def main() -> None:
@@ -186,40 +168,39 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--tubelets", type=int, default=40)
+    parser.add_argument("--only", choices=tuple(CONFIGS))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     bench = Bench(DeviceSpec.choose(options.device == "cuda", "auto"), 512, 64)
     results: dict[str, Any] = {"device": options.device, "peak": peak(bench)}
-    with tempfile.TemporaryDirectory() as folder:
-        store = made_store(Path(folder), bench)
-        for name, generator in BACKBONES.items():
-            results[name] = measured(bench, settings_of(generator), store, options.tubelets, results["peak"])
+    for name, (config, made_as) in CONFIGS.items():
+        if options.only not in (None, name):
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            settings = resolve(config, PLAIN)
+            store = made_volumes(Path(folder), settings.classifier.volumes_per_step, made_as)
+            results[name] = measured(name, bench, settings, store, options.tubelets, results["peak"])
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
 
 
-def measured(bench: Bench, settings: Settings, store: Any, tubelets: int, most: dict[str, float]) -> dict[str, Any]:
-    """All parts with one backbone, printed as they come."""
-    frame = GridFrame.of(store.manifest.to_pylist()[0], settings.grid)
-    rows = made_tubelets(tubelets, frame)
-    views = load_views(store.path, frame, rows, settings.classifier.views, bench.spec.device)
-    own = settings.classifier
-    print(f"{own.backbone}: {own.views} views, {own.local_px} and {own.global_px} px, {tubelets} tubelets")
+def measured(
+    name: str, bench: Bench, settings: Settings, store: Store, tubelets: int, most: dict[str, float]
+) -> dict[str, Any]:
+    """All parts with some settings, printed as they come."""
+    frame, own = GridFrame.of(store.manifest.to_pylist()[0], settings.grid), settings.classifier
+    views = load_views(store.path, frame, made_tubelets(tubelets, frame), own, bench.spec.device)
+    print(f"{name}: {own.backbone}, {own.views} + {2 * own.reformats} views, {own.local_px} and {own.global_px} px")
+    parts: dict[str, Callable[[], dict[str, float]]] = {
+        "crop": lambda: crop(bench, settings, views),
+        "step": lambda: step(bench, settings, store, tubelets),
+        "volume": lambda: volume(bench, settings, store, views, most),
+    }
     results: dict[str, Any] = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        name = str(dtype).removeprefix("torch.")
-        results[name] = rate(bench, settings, views, dtype, most)
-        print(f"  rate, {name}: {row(results[name])}", flush=True)
-    results["stages"] = {name: 1000 * took / tubelets for name, took in stages(bench, settings, store, views).items()}
-    print(f"  stages ({bench.spec.dtype}), ms per tubelet:\n{shares(results['stages'])}")
-    results["sharing"] = sharing(bench, settings, views)
-    print(f"  sharing equal views: {row(results['sharing'])}")
-    whole = settings.model_copy(update={"classifier": own.model_copy(update={"global_mm": 0.0})})
-    results["sharing_whole_slices"] = sharing(bench, whole, views)
-    print(f"  the same with whole slices as the global view: {row(results['sharing_whole_slices'])}")
-    results["crops"] = crops_against_numpy(bench, settings, views)
-    print(f"  crops in batches against one by one in numpy: {row(results['crops'])}", flush=True)
+    for part, measure in parts.items():
+        results[part] = measure()
+        print(f"  {part}: {row(results[part])}", flush=True)
     return results
 
 

@@ -9,14 +9,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from harvester.classifier.inference import classify, crops_at_once, distinct_views
+from harvester.classifier.crops import cut, in_windows, load_views
+from harvester.classifier.inference import classify, crops_at_once
 from harvester.classifier.inference import prepare_for_inference as prepare_classifier
 from harvester.classifier.network import Classifier
-from harvester.classifier.views import STREAMS, cut_crops, load_views, pixels, view_corners
+from harvester.classifier.views import STREAMS, pixels
 from harvester.config.settings import Settings
 from harvester.imaging.body_mask import BODY_HU, body_mask, coarse_step
 from harvester.proposals.decoding import above, best_peaks
@@ -67,27 +67,23 @@ def classifier_stages(
 ) -> dict[str, float]:
     """Seconds for the volume's best tubelets; its slices are read again, as the scoring step does."""
     best, spec = rows[: settings.classifier.max_tubelets], bench.spec
-    views = load_views(store.path, frame, best, settings.classifier.views, spec.device)
+    views = load_views(store.path, frame, best, settings.classifier, spec.device)
     torch.manual_seed(0)
     model = prepare_classifier(Classifier(settings.classifier, settings.grid), spec)
 
     def crops() -> None:
         for name in STREAMS:
-            corners = view_corners(name, views.boxes_xyxy, settings.classifier, frame)
-            distinct, _ = distinct_views(views.z, corners)
-            for start in range(0, len(distinct), size):
-                part = distinct[start : start + size]
-                z = part[:, 0].astype(np.int64) - views.first
-                cut_crops(views.hu_zyx, z, part[:, 1:], pixels(name, settings.classifier), settings.grid)
+            squares, side = views.squares[name], pixels(name, settings.classifier)
+            for start in range(0, len(squares), size):
+                hu = cut(views.hu_zyx, squares[start : start + size], side)
+                in_windows(hu, settings.grid.windows_hu)
 
     batch = crops_at_once(spec)
     size = batch.size
     cutting = bench.seconds(crops)
     whole = bench.seconds(lambda: classify(model, views, settings, spec, batch))
     return {
-        "read again": bench.seconds(
-            lambda: load_views(store.path, frame, best, settings.classifier.views, spec.device)
-        ),
+        "read again": bench.seconds(lambda: load_views(store.path, frame, best, settings.classifier, spec.device)),
         "crops": cutting,
         "LPC forward": whole - cutting,
     }

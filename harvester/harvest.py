@@ -47,13 +47,12 @@ def harvest(run: Run, tracker: Tracker) -> History:
     settings, history = run.settings, History(run)
     view = RoundView((), StoreTables.of(run.store), settings)
     ledger, hits = view.store.ledger, empty(AcceptedTable)
-    start: Artifact | None = None
-    lpc: Artifact | None = None
+    start, lpc = run.starting("generator"), run.starting("classifier")
     point = nothing_scored(settings.operating_point, "no round was scored")
     for k in range(settings.rounds):
         try:
             lpg = train_generator(run, k, ledger, start)
-            start = next_start(run, start, lpg)
+            start = next_start(run, k, start, lpg)
             tubelets = propose(run, k, lpg)
             lpc = train_classifier(run, k, tubelets, ledger, lpg, lpc)
         except NoExamplesError as error:
@@ -84,13 +83,13 @@ def give_up(k: int, store: StoreTables, history: History, tracker: Tracker, reas
 
 
 def train_generator(run: Run, k: int, ledger: LedgerTable, start: Artifact | None) -> Artifact:
-    """LPG on all labels so far; from round 1 on finetuned from `start` with the suppression loss."""
+    """LPG on all labels so far, finetuned from `start`: starting weights, from round 1 on those of a round before."""
     settings = run.settings
     key = run.key(
         "generator",
         generator=named_by_content(settings.generator),
         grid=settings.grid,
-        folds=settings.folds,
+        folds=settings.models,
         seed=settings.seed,
         data=run.data_hash,
         precision=settings.compute.precision,
@@ -102,9 +101,9 @@ def train_generator(run: Run, k: int, ledger: LedgerTable, start: Artifact | Non
     return run.weights("generator", k, key, lambda out: train_folds(_job(run, "generator", k, out, table, weights)))
 
 
-def next_start(run: Run, start: Artifact | None, lpg: Artifact) -> Artifact:
-    """The LPG that the next round's is finetuned from: this round's, or always round 0's."""
-    return start if start and run.settings.generator.finetune_from == "first" else lpg
+def next_start(run: Run, k: int, start: Artifact | None, lpg: Artifact) -> Artifact:
+    """The LPG that the round after k is finetuned from: round k's, or always round 0's."""
+    return start if start and k and run.settings.generator.finetune_from == "first" else lpg
 
 
 def propose(run: Run, k: int, lpg: Artifact) -> Artifact:
@@ -119,7 +118,7 @@ def propose(run: Run, k: int, lpg: Artifact) -> Artifact:
 def train_classifier(
     run: Run, k: int, tubelets: Artifact, ledger: LedgerTable, lpg: Artifact, before: Artifact | None
 ) -> Artifact:
-    """LPC on tubelets: lesions against what surely is none; from round 1 on finetuned."""
+    """LPC on tubelets: lesions against what surely is none; finetuned from starting weights or the round `before`."""
     own = run.settings.classifier
     key = run.key(
         "classifier",

@@ -24,5 +24,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         ring = item.path.relative_to(TESTS).parts[0]
         item.add_marker(ring)
-        if ring == "cluster":  # Ray warns of its own settings; our own code is held to no warnings in the other rings
+        if ring in (
+            "cluster",
+            "harvest",
+        ):  # Ray warns of its own settings; our own code is held to no warnings in the other rings
             item.add_marker(pytest.mark.filterwarnings("default"))

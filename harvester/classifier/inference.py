@@ -1,23 +1,18 @@
-"""Tubelets of stored volumes to probabilities: slices are read ahead of the device, crops are cut there.
-
-A short tubelet's views show some slices several times, and a whole-slice view shows the same for every tubelet of the
-slice: each distinct crop goes through its stream once, which the maximum over views cannot tell.
-"""
+"""Tubelets of stored volumes to probabilities: slices are read ahead of the device, crops are sampled there."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from functools import cache, partial
 from typing import Any, Final
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from harvester.classifier.crops import VolumeViews, cut, in_windows, load_views
 from harvester.classifier.network import Classifier
-from harvester.classifier.views import STREAMS, VolumeViews, cut_crops, load_views, pixels, shape_profile, view_corners
+from harvester.classifier.views import STREAMS, pixels
 from harvester.config.settings import Settings
 from harvester.errors import NotFiniteError
-from harvester.geometry import Array
 from harvester.models.acceleration import accelerated
 from harvester.models.batch_size import AutoBatchSize
 from harvester.models.device import DeviceSpec
@@ -55,8 +50,8 @@ class Scoring:
             yield partial(self._score, views, files)
 
     def _read(self, task: Task) -> VolumeViews | None:
-        rows, views = self.rows_of(task[0].volume_id), self.settings.classifier.views
-        return load_views(self.store, task[0], rows, views, self.spec.device) if rows else None
+        rows, own = self.rows_of(task[0].volume_id), self.settings.classifier
+        return load_views(self.store, task[0], rows, own, self.spec.device) if rows else None
 
     def _score(self, read: Future[VolumeViews | None], files: list[Location]) -> Rows:
         views = read.result()
@@ -96,7 +91,7 @@ def classify(
     """The probability of being a lesion of each tubelet. Raises NotFiniteError where one is NaN."""
     batch = batch or crops_at_once(spec)
     local, wide = (_features(model, name, views, settings, spec, batch) for name in STREAMS)
-    profile = torch.from_numpy(shape_profile(views.tubelets, views.frame)).to(spec.device)
+    profile = torch.from_numpy(views.profile).to(spec.device)
     with spec.autocast():
         logits = model.logits(local, wide, profile)
     scores = torch.sigmoid(logits.float()).cpu()
@@ -108,21 +103,14 @@ def classify(
 def _features(
     model: Classifier, name: str, views: VolumeViews, settings: Settings, spec: DeviceSpec, batch: AutoBatchSize
 ) -> Tensor:
-    """A stream's features of every view, (n, views, features); equal views are cut and seen once."""
-    corners = view_corners(name, views.boxes_xyxy, settings.classifier, views.frame)
-    distinct, of_view = distinct_views(views.z, corners)
-    z, corners = distinct[:, 0].astype(np.int64) - views.first, distinct[:, 1:]
-    side, parts = pixels(name, settings.classifier), []
-    for span in batch.spans(len(z)):
-        some = slice(span.start, span.stop)
+    """A stream's features of every view, (n, views, features)."""
+    squares, side, parts = views.squares[name], pixels(name, settings.classifier), []
+    for span in batch.spans(len(squares)):
         with span, spec.autocast():
             # Crops bear no name here: those of the last span would wait for the next ones.
-            parts.append(model.features(name, cut_crops(views.hu_zyx, z[some], corners[some], side, settings.grid)))
-    return torch.cat(parts)[torch.from_numpy(of_view).to(spec.device)]
-
-
-def distinct_views(z: Array, corners: Array) -> tuple[Array, Array]:
-    """Rows (m, 5) of slice and corners without repeats, by slice, and which of them each view (n, views) is."""
-    views = np.concatenate([z[..., None], corners], axis=-1)
-    distinct, which = np.unique(views.reshape(-1, views.shape[-1]), axis=0, return_inverse=True)
-    return distinct, which.reshape(z.shape)
+            parts.append(
+                model.features(
+                    name, in_windows(cut(views.hu_zyx, squares[span.start : span.stop], side), settings.grid.windows_hu)
+                )
+            )
+    return torch.unflatten(torch.cat(parts), 0, (len(views.rows), -1))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harvester.classifier.examples import Example, Examples
+from harvester.classifier.examples import Example, Examples, Raw, network_input
 from harvester.classifier.network import Classifier
 from harvester.config.settings import Settings
 from harvester.errors import NoExamplesError
@@ -46,19 +46,20 @@ def fit_classifier(
         start_from_generator(model, before)
     # Six numbers into two small layers: at the convolutions' rate they would need thousands of steps.
     schedule = TrainSchedule(
-        steps, own.batch_size, rate, own.weight_decay, "shape_profile", PROFILE_LR_MULTIPLIER,
+        steps, own.volumes_per_step, rate, own.weight_decay, "shape_profile", PROFILE_LR_MULTIPLIER,
         rate_setting=f"classifier.{'finetune_' * again}learning_rate",
     )  # fmt: skip
-    items = Examples(task.store, examples, own, settings.grid, steps * own.batch_size, task.seed)
+    items = Examples(task.store, examples, own, steps * own.volumes_per_step, task.seed)
 
-    def losses_of(network: nn.Module, batch: tuple[dict[str, Tensor], Tensor]) -> dict[str, Tensor]:
-        views, labels = batch
-        logits = network(views).float()
+    def losses_of(network: nn.Module, raws: list[Raw]) -> dict[str, Tensor]:
+        parts = [network_input(raw, own, settings.grid.windows_hu) for raw in raws]
+        logits = network({name: torch.cat([part[name] for part in parts]) for name in parts[0]}).float()
+        labels = torch.cat([raw["labels"] for raw in raws])
         summed = functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
         return {"classify": summed / own.batch_size}
 
     spec = DeviceSpec.choose(task.gpu, settings.compute.precision)
-    return model, Fit(model, schedule, spec, task).run(items, losses_of)
+    return model, Fit(model, schedule, spec, task).run(items, losses_of, collate=list)
 
 
 def start_from_generator(model: Classifier, weights: Mapping[str, Tensor]) -> bool:

@@ -1,111 +1,161 @@
-"""What the classifier looks at: axial views along a tubelet, each a local and a global crop.
+"""What the classifier looks at: squares in a volume's own pixels, several views of a tubelet, each at two scales.
 
-Views are spread evenly from MARGIN slices below the tubelet to MARGIN above it: where a lesion has ended and a
-vessel goes on. A view shows its slice with both neighbours, in every window.
+Axial views are spread evenly from MARGIN_MM below the tubelet to MARGIN_MM above it: where a lesion has ended and a
+vessel goes on. A coronal and a sagittal view (reformats) go through its centre. The local stream sees a square about
+the box, the global stream its surroundings; squares are so in mm. A view shows a plane with a parallel on both sides.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from harvester.config.settings import ClassifierSettings, GridSettings
+from harvester.config.settings import ClassifierSettings
 from harvester.geometry import Array
-from harvester.imaging.hounsfield import AIR_HU
-from harvester.models.device_slab import load_to_device
 from harvester.records import SIDES
-from harvester.storage.location import Location
 from harvester.store.slab import GridFrame
 
-MARGIN: Final = 2
+MARGIN_MM: Final = 8.0
+PLANE_MM: Final = 2.0
+"""How far apart a view's planes are; axial ones at least a slice."""
+VOXELS_PER_SAMPLE: Final = 1.5
+"""How far samples of a pixel may be apart, in voxels: linear interpolation takes in its neighbours anyway."""
+MOST_SUBSAMPLES: Final = 3
 DESCRIPTORS: Final = 6
 STREAMS: Final = ("local", "global")
-Jitter = tuple[float, float, float]
-"""By which shares of a box's sides its crops are shifted (x, y), and how they are scaled."""
-STILL: Final = (0.0, 0.0, 1.0)
+AXIAL: Final = np.eye(3)
+"""Directions of a view as (z, y, x): to the next parallel, from its top to its bottom, from its left to its right."""
+CORONAL: Final = AXIAL[[1, 0, 2]]
+SAGITTAL: Final = AXIAL[[2, 0, 1]]
 
 
 @dataclass(frozen=True)
-class Tubelets:
-    """Tubelets of one volume on its grid: per tubelet its slices (ascending), boxes (inclusive ends) and scores."""
+class Tubelet:
+    """A tubelet in its volume's pixels: its slices (ascending), boxes (inclusive ends) and scores on them."""
 
-    z: list[Array]
-    boxes_xyxy: list[Array]
-    scores: list[Array]
-
-    @classmethod
-    def of(cls, rows: list[dict[str, Any]], frame: GridFrame) -> "Tubelets":
-        """From rows of records.TUBELETS."""
-        z, boxes, scores = [], [], []
-        for row in rows:
-            slices, first = np.unique(frame.slices_to_grid(np.array(row["z"])), return_index=True)
-            own = np.array([row[side] for side in SIDES], np.float64).T
-            z.append(slices)
-            boxes.append(frame.boxes_to_grid(own[first]))
-            scores.append(np.array(row["slice_score"], np.float64)[first])
-        return cls(z, boxes, scores)
-
-
-def view_places(tubelets: Tubelets, views: int, depth: int) -> tuple[Array, Array]:
-    """Slices (n, views) and boxes (n, views, 4) to look at; a box beyond an end is the end's."""
-    ends = ((z[0] - MARGIN, z[-1] + MARGIN) for z in tubelets.z)
-    wanted = np.stack([np.rint(np.linspace(*own, views)).astype(np.int64) for own in ends])
-    nearest = (np.abs(at[:, None] - z).argmin(1) for at, z in zip(wanted, tubelets.z, strict=True))
-    boxes = [own[at] for own, at in zip(tubelets.boxes_xyxy, nearest, strict=True)]
-    return np.clip(wanted, 0, depth - 1), np.stack(boxes)
-
-
-@dataclass(frozen=True)
-class VolumeViews:
-    """What the n tubelets of a volume look at.
-
-    rows        the tubelets, as in records.TUBELETS
-    hu_zyx      int16 HU of the slices from `first` on, on the device
-    z, boxes    (n, views) slices of the volume, (n, views, 4) boxes on the grid
-    """
-
-    frame: GridFrame
-    rows: list[dict[str, Any]]
-    tubelets: Tubelets
-    hu_zyx: Tensor
-    first: int
     z: Array
     boxes_xyxy: Array
+    scores: Array
+
+    @classmethod
+    def of(cls, row: dict[str, Any]) -> "Tubelet":
+        """From a row of records.TUBELETS."""
+        z, first = np.unique(np.array(row["z"]), return_index=True)
+        boxes = np.array([row[side] for side in SIDES], np.float64).T
+        return cls(z, boxes[first], np.array(row["slice_score"], np.float64)[first])
 
 
-def load_views(
-    store: Location, frame: GridFrame, rows: list[dict[str, Any]], views: int, device: torch.device
-) -> VolumeViews:
-    """The slices that the views of one volume's tubelets (records.TUBELETS) need, alone decoded, on the device.
+@dataclass(frozen=True)
+class Pose:
+    """How an example's views are varied.
 
-    No tubelets: an error of the caller.
+    shift_xy    by which shares of a box's sides
+    scale       of the local square
+    turn_zyx    (3, 3): what becomes of directions (z, y, x); z stays upright
     """
-    tubelets = Tubelets.of(rows, frame)
-    z, boxes = view_places(tubelets, views, frame.shape_zyx[0])
-    first, last = slices_needed(z)
-    return VolumeViews(frame, rows, tubelets, load_to_device(store, frame, first, last, device), first, z, boxes)
+
+    shift_xy: tuple[float, float]
+    scale: float
+    turn_zyx: Array
 
 
-def cut_views(
-    views: VolumeViews, settings: ClassifierSettings, grid: GridSettings, jitter: Jitter = STILL
-) -> dict[str, Tensor]:
-    """Crops of all tubelets at once: `local` (n, views, 3 windows, p, p) and `global` likewise, in [0, 1].
+STILL: Final = Pose((0.0, 0.0), 1.0, np.eye(3))
 
-    `shape_profile` (n, DESCRIPTORS) comes with them: the tubelet's size, length, and the generator's scores along it.
+
+@dataclass(frozen=True)
+class Squares:
+    """m squares of a volume, in fractional indices of its voxels (z, y, x).
+
+    centres_zyx (m, 3)
+    axes_zyx    (m, 3, 3): from the centre to the next parallel, from the top edge to the bottom one, from the left edge
+                to the right one. Of the first two one is along z, the others have no part along it.
     """
-    crops = {"shape_profile": torch.from_numpy(shape_profile(views.tubelets, views.frame)).to(views.hu_zyx.device)}
-    for name in STREAMS:
-        corners = view_corners(name, views.boxes_xyxy, settings, views.frame, jitter).reshape(-1, 4)
-        cut = cut_crops(views.hu_zyx, views.z.ravel() - views.first, corners, pixels(name, settings), grid)
-        crops[name] = torch.unflatten(cut, 0, views.z.shape)
-    return crops
+
+    centres_zyx: Array
+    axes_zyx: Array
+
+    def __len__(self) -> int:
+        return len(self.centres_zyx)
+
+    def __getitem__(self, some: Any) -> "Squares":
+        return Squares(self.centres_zyx[some], self.axes_zyx[some])
+
+    @classmethod
+    def joined(cls, parts: Sequence["Squares"]) -> "Squares":
+        """One after another."""
+        return cls(
+            np.concatenate([part.centres_zyx for part in parts]), np.concatenate([part.axes_zyx for part in parts])
+        )
+
+    def after(self, slices: int) -> "Squares":
+        """The same, counted from a later slice."""
+        return replace(self, centres_zyx=self.centres_zyx - (slices, 0, 0))
+
+    @property
+    def axial(self) -> Array:
+        """Which of them lie in a slice; the others stand upright."""
+        return np.asarray(self.axes_zyx[:, 0, 0] != 0)
+
+    def subsamples(self, side: int) -> Array:
+        """(m, 2): of how many samples down and across a crop of `side` pixels is the mean, so that nothing aliases."""
+        voxels = np.linalg.norm(self.axes_zyx[:, 1:], axis=-1) / side
+        return np.asarray(np.clip(np.ceil(voxels / VOXELS_PER_SAMPLE - 1e-6), 1, MOST_SUBSAMPLES), np.int64)
 
 
-def slices_needed(z: Array) -> tuple[int, int]:
-    """From the first slice that views at these slices show to behind the last one."""
-    return int(z.min()) - 1, int(z.max()) + 2
+def view_squares(
+    tubelet: Tubelet, frame: GridFrame, settings: ClassifierSettings, pose: Pose = STILL
+) -> dict[str, Squares]:
+    """What each stream sees of a tubelet, view by view: `views` axial ones, then the reformats."""
+    spacing = np.array(frame.spacing_px_zyx_mm)
+    z, boxes = view_places(tubelet, settings.views, MARGIN_MM / spacing[0], frame.shape_px_zyx[0])
+    gaps, directions = [max(spacing[0], PLANE_MM)] * len(z), [AXIAL] * len(z)
+    longest = _sides_mm(boxes, spacing).max(-1)
+    if settings.reformats:
+        best = tubelet.boxes_xyxy[[tubelet.scores.argmax()] * 2]
+        length = (tubelet.z[-1] - tubelet.z[0] + 1) * spacing[0]
+        longest = np.append(longest, np.maximum(_sides_mm(best, spacing).max(-1), length))
+        z = np.append(z, [(tubelet.z[0] + tubelet.z[-1]) / 2] * 2)
+        boxes = np.concatenate([boxes, best])
+        gaps, directions = [*gaps, PLANE_MM, PLANE_MM], [*directions, CORONAL, SAGITTAL]
+    local = np.maximum(settings.local_scale * longest, settings.local_mm_min) * pose.scale
+    centres = _centres(z, boxes, pose)
+    turned = np.stack(directions) @ pose.turn_zyx.T / spacing
+    return {
+        name: Squares(centres, turned * np.stack([gaps, sides, sides], axis=1)[..., None])
+        for name, sides in zip(STREAMS, (local, np.full(len(z), settings.global_mm)), strict=True)
+    }
+
+
+def view_places(tubelet: Tubelet, views: int, margin: float, depth: int) -> tuple[Array, Array]:
+    """Slices (views,) and boxes (views, 4) to look at; a box beyond an end is the end's. `margin` counts slices."""
+    middle, reach = (tubelet.z[0] + tubelet.z[-1]) / 2, (tubelet.z[-1] - tubelet.z[0]) / 2 + margin
+    spread = np.linspace(-1, 1, views) if views > 1 else np.zeros(1)
+    wanted = np.rint(middle + reach * spread).astype(np.int64)
+    nearest = np.abs(wanted[:, None] - tubelet.z).argmin(1)
+    return np.clip(wanted, 0, depth - 1), tubelet.boxes_xyxy[nearest]
+
+
+def _sides_mm(boxes_xyxy: Array, spacing_zyx_mm: Array) -> Array:
+    return np.asarray((boxes_xyxy[:, 2:] - boxes_xyxy[:, :2] + 1) * spacing_zyx_mm[[2, 1]])
+
+
+def _centres(z: Array, boxes_xyxy: Array, pose: Pose) -> Array:
+    sides = boxes_xyxy[:, 2:] - boxes_xyxy[:, :2] + 1
+    x, y = ((boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) / 2 + sides * np.array(pose.shift_xy)).T
+    return np.stack([z, y, x], axis=1)
+
+
+def slices_needed(streams: Sequence[Squares], depth: int) -> tuple[int, int]:
+    """From the first slice that squares show to behind the last one, within the volume."""
+    ends = []
+    for squares in streams:
+        # Of the parallel and of half the side that goes up, whichever is along z.
+        reach = np.abs(squares.axes_zyx[:, 0, 0]) + np.abs(squares.axes_zyx[:, 1, 0]) / 2
+        z = squares.centres_zyx[:, 0]
+        ends.append(np.clip([(z - reach).min(), (z + reach).max()], 0, depth - 1))
+    low, high = np.stack(ends).min(0)[0], np.stack(ends).max(0)[1]
+    return int(np.floor(low)), int(np.ceil(high)) + 1
 
 
 def pixels(name: str, settings: ClassifierSettings) -> int:
@@ -113,56 +163,21 @@ def pixels(name: str, settings: ClassifierSettings) -> int:
     return settings.local_px if name == "local" else settings.global_px
 
 
-def view_corners(
-    name: str, boxes_xyxy: Array, settings: ClassifierSettings, frame: GridFrame, jitter: Jitter = STILL
-) -> Array:
-    """Corners x1, y1, x2, y2 (.., 4) on the grid, of what a stream sees of each box; a square around its centre.
-
-    With settings.global_mm = 0 the global stream sees the whole slice, wherever the box is.
-    """
-    if name == "global" and not settings.global_mm:
-        _, rows, columns = frame.shape_zyx
-        return np.broadcast_to(np.array([0.0, 0.0, columns, rows]), boxes_xyxy.shape)
-    sides = boxes_xyxy[..., 2:] - boxes_xyxy[..., :2] + 1
-    centre = (boxes_xyxy[..., :2] + boxes_xyxy[..., 2:] + 1) / 2 + sides * np.array(jitter[:2])
-    sides = sides * jitter[2]
-    if name == "local":
-        extent = sides.max(-1, keepdims=True) * settings.local_scale
-    else:
-        extent = np.full_like(sides[..., :1], settings.global_mm / frame.spacing_zyx_mm[2])
-    return np.concatenate([centre - extent / 2, centre + extent / 2], axis=-1)
-
-
-def cut_crops(hu_zyx: Tensor, z: Array, corners: Array, side: int, grid: GridSettings) -> Tensor:
-    """(m, 3 windows, side, side) in [0, 1]: the slices z - 1, z and z + 1 of int16 HU between m corners.
-
-    z counts from the slab's first slice and must leave a slice at both ends. Only slices that are looked at become
-    floats.
-    """
-    # torchvision takes two seconds to import, in every process: only those that cut views pay.
-    from torchvision.ops import roi_align
-
-    first, last = slices_needed(z)
-    # roi_align reads 0 beyond the slice: make that air.
-    hu = hu_zyx[first:last].float()[:, None] - AIR_HU
-    index = (z[:, None] - first + np.array([-1, 0, 1])).reshape(-1, 1)
-    rois = np.concatenate([index, np.repeat(corners, 3, axis=0)], axis=1).astype(np.float32)
-    cut: Tensor = roi_align(hu, torch.from_numpy(rois).to(hu.device), side, sampling_ratio=1, aligned=True)
-    crops = torch.unflatten(cut[:, 0] + AIR_HU, 0, (-1, 3))
-    return torch.cat([((crops - low) / (high - low)).clamp(0, 1) for low, high in grid.windows_hu], dim=1)
-
-
-def shape_profile(tubelets: Tubelets, frame: GridFrame) -> Array:
+def shape_profile(tubelets: Sequence[Tubelet], frame: GridFrame) -> Array:
     """(n, DESCRIPTORS) float32: what the crops can't show.
 
     log2 of the widest side over 16 mm; log2 of the length along z over that side; the generator's logit at its
     highest, on average, and on both end slices. A lesion is about as long as it is wide and fades at its ends; a
     vessel that runs through the slices is many times longer and does not.
     """
-    sides = [(boxes[:, 2:] - boxes[:, :2] + 1).max() for boxes in tubelets.boxes_xyxy]
-    width_mm = np.array(sides) * frame.spacing_zyx_mm[2]
-    length_mm = np.array([z[-1] - z[0] + 1 for z in tubelets.z]) * frame.spacing_zyx_mm[0]
-    logits = [np.log(p / (1 - p)) for p in (np.clip(s, 1e-4, 1 - 1e-4) for s in tubelets.scores)]
+    spacing = np.array(frame.spacing_px_zyx_mm)
+    width_mm = np.array([_sides_mm(each.boxes_xyxy, spacing).max() for each in tubelets])
+    length_mm = np.array([each.z[-1] - each.z[0] + 1 for each in tubelets]) * spacing[0]
+    logits = [np.log(p / (1 - p)) for p in (np.clip(each.scores, 1e-4, 1 - 1e-4) for each in tubelets)]
     along = np.array([(own.max(), own.mean(), own[0], own[-1]) for own in logits])
     shape = np.stack([np.log2(width_mm / 16), np.log2(length_mm / width_mm)], axis=1)
     return np.concatenate([shape, along], axis=1).astype(np.float32)
+
+
+PROFILE_MIRRORED: Final = (0, 1, 2, 3, 5, 4)
+"""Order of the descriptors of a tubelet that is turned upside down: its first slice's score is the last one's."""

@@ -19,6 +19,7 @@ from harvester.cli.console import Parser
 COMMANDS: Final = {
     "prepare": ("prepare:main", "make a store: of scans, or of volumes of known truth"),
     "harvest": ("harvest:main", "the whole loop, from a store to a report; goes on where it stopped"),
+    "pretrain": ("pretrain:main", "make starting weights from scans, for harvests of other archives"),
     "plan": ("harvest:plan_main", "what harvest would do, and why, without doing it"),
     "status": ("status:main", "how far a run is, from any terminal"),
     "tune": ("tune:main", "what a finished run would harvest at other precision targets"),

@@ -44,13 +44,15 @@ Positive = Annotated[float, Field(gt=0)]
 Spacing = tuple[Positive, Positive, Positive]
 Window = Annotated[tuple[float, float], AfterValidator(_apart)]
 PositiveRange = Annotated[tuple[Positive, Positive], AfterValidator(_in_order)]
+_Slices = Annotated[int, Field(ge=6)]
+SliceRange = Annotated[tuple[_Slices, _Slices], AfterValidator(_in_order)]
 
 
 class PhantomSettings(Section):
     """Made torsos with lesions of known truth (datasets/phantom)."""
 
     vm_volumes: int = Field(90, ge=1)
-    vh_test_volumes: int = Field(90, ge=1)
+    vh_test_volumes: int = Field(90, ge=0)
     volumes_per_patient: int = Field(2, ge=1)
     depth: int = Field(20, ge=6)
     lesions_per_volume: float = Field(4.0, gt=0)
@@ -76,9 +78,12 @@ class InsertionSettings(Section):
     source: str = "$HARVESTER_DATA/ct"
     backgrounds: str = Field("backgrounds", description="list of scans: a file, or one that ships")
     vm_volumes: int = Field(150, ge=1)
-    vh_test_volumes: int = Field(90, ge=1)
-    depth: int = Field(20, ge=6)
-    lesions_per_volume: float = Field(4.0, gt=0)
+    vh_test_volumes: int = Field(90, ge=0)
+    vm_backgrounds: tuple[str, ...] = Field((), description="ids of the list, whatever their role; none: role vm")
+    vh_test_backgrounds: tuple[str, ...] = Field((), description="the same for vh_test")
+    depth: SliceRange = Field((30, 80), description="fewest and most of the scan's own slices in a volume")
+    max_mm: float = Field(160.0, gt=0, description="no volume is longer; goes before the fewest slices")
+    lesions_per_volume: float = Field(5.0, gt=0)
     marked_share: float = Field(0.37, gt=0, le=1)
     nodule_mm: PositiveRange = (6.0, 30.0)
     organ_mm: PositiveRange = (12.0, 40.0)
@@ -192,7 +197,9 @@ class DeepLesionSettings(Section):
 class DataSettings(Section):
     """Where the volumes come from. `store` reads what `harvester prepare` (or --store) made; the others are made."""
 
-    kind: Literal["store", "phantom", "insertion", "archive", "deeplesion"] = "store"
+    kind: Literal["store", "phantom", "insertion", "made", "archive", "deeplesion"] = Field(
+        "store", description="made: insertion and phantom in one store"
+    )
     store: str = ""
     unlike_marks: Literal["refuse", "accept"] = Field(
         "refuse",

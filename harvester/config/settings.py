@@ -125,20 +125,38 @@ class ClassifierSettings(Section):
     weights: Weights = ""
     weights_sha256: Sha256 = ""
     channels: int = Field(32, ge=8)
-    views: int = Field(5, ge=1, le=9)
-    local_px: int = Field(32, ge=16)
-    local_scale: float = Field(2.0, gt=0)
+    views: int = Field(5, ge=1, le=9, description="axial ones, spread along the tubelet")
+    reformats: bool = Field(True, description="besides, a coronal and a sagittal view through its centre")
+    local_px: int = Field(48, ge=16)
+    local_scale: float = Field(2.0, gt=0, description="side of the local view over the longest side of the box")
+    local_mm_min: float = Field(24.0, gt=0, description="the least side of the local view")
     global_px: int = Field(48, ge=16)
-    global_mm: float = Field(128.0, ge=0, description="side of the global view; 0 is the whole slice")
+    global_mm: float = Field(128.0, gt=0, description="side of the global view")
     max_tubelets: int = Field(40, ge=1, description="best-scored tubelets of a volume that are classified")
     match_iou: float = Field(0.5, gt=0, le=1)
     steps: int = Field(200, ge=1)
     finetune_steps: int = Field(100, ge=1, description="from round 1 on, starting from the last round's classifier")
-    batch_size: int = Field(64, ge=2)
+    batch_size: int = Field(32, ge=2, description="tubelets of a training step")
+    tubelets_per_volume: int = Field(
+        4, ge=1, description="of a step's tubelets, how many come from one volume, which is decoded once for them"
+    )
     learning_rate: float = Field(2e-3, gt=0)
     finetune_learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-3, ge=0)
     augment: bool = True
+
+    @property
+    def volumes_per_step(self) -> int:
+        """From how many volumes a training step's tubelets come."""
+        return self.batch_size // self.tubelets_per_volume
+
+    @model_validator(mode="after")
+    def _a_step_is_whole_volumes(self) -> "ClassifierSettings":
+        if self.batch_size % self.tubelets_per_volume:
+            raise ValueError(
+                f"batch_size = {self.batch_size} is no multiple of tubelets_per_volume = {self.tubelets_per_volume}"
+            )
+        return self
 
 
 class OperatingPointSettings(Section):
@@ -253,6 +271,14 @@ class Settings(Section):
         "harvest nothing, too",
     )
     folds: int = Field(2, ge=2, description="models never score a patient they saw: folds by patient")
+    starting_weights: str = Field(
+        "shipped",
+        description="what both stages are finetuned from in round 0: shipped (with harvester, for the small networks "
+        "on the grid of 4 x 1.6 mm), the folder that harvester pretrain made, or '' for none",
+    )
+    whole_model: bool = Field(
+        False, description="fit one more model of each stage, on all patients: what harvester pretrain is for"
+    )
     data: DataSettings = DataSettings()
     grid: GridSettings = GridSettings()
     generator: GeneratorSettings = GeneratorSettings()
@@ -263,12 +289,17 @@ class Settings(Section):
     compute: ComputeSettings = ComputeSettings()
     report: ReportSettings = ReportSettings()
 
+    @property
+    def models(self) -> int:
+        """Of each stage: one a fold, and one of all patients where it is asked for."""
+        return self.folds + self.whole_model
+
     @model_validator(mode="after")
     def _every_worker_has_an_item(self) -> "Settings":
         sharing = -(-self.compute.train_workers // self.folds)
         batches = {
             "generator.batch_slabs": self.generator.batch_slabs,
-            "classifier.batch_size": self.classifier.batch_size,
+            "classifier.batch_size / tubelets_per_volume": self.classifier.volumes_per_step,
         }
         name, least = min(batches.items(), key=lambda item: item[1])
         if sharing > least:

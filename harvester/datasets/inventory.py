@@ -57,9 +57,10 @@ def identity_of(settings: Settings) -> str:
     kind = settings.data.kind
     # Clinical marks are drawn when all volumes are there: not a voxel is made anew for it. And what a release adds
     # changes no store as long as nobody asks for it.
-    own = getattr(settings.data, kind).model_dump(mode="json", exclude={"clinical_marks"})
-    own = {name: value for name, value in own.items() if name != "any_values" or value}
-    return settings_hash(kind, own, settings.seed, settings.grid.spacing_zyx_mm)
+    parts = ("insertion", "phantom") if kind == "made" else (kind,)
+    own = [getattr(settings.data, part).model_dump(mode="json", exclude={"clinical_marks"}) for part in parts]
+    own = [{name: value for name, value in part.items() if name != "any_values" or value} for part in own]
+    return settings_hash(kind, *own, settings.seed, settings.grid.spacing_zyx_mm)
 
 
 def source_hashes_of(identity: str, cases: Sequence[Row], rejects: Sequence[Reject]) -> dict[str, str]:

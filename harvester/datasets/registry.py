@@ -1,24 +1,39 @@
 """The datasets by data.kind. Each is a package of its own that knows nothing of the others."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from harvester.config.settings import Settings
 from harvester.datasets.archive import archive
 from harvester.datasets.deeplesion import deeplesion
-from harvester.datasets.discovery import Dataset
+from harvester.datasets.discovery import Dataset, Discovery, LoadedVolume
 from harvester.datasets.insertion import insertion
 from harvester.datasets.phantom import phantom
 from harvester.errors import SettingsError
 
+
+def made(settings: Settings, source: Path | None) -> Dataset:
+    """Lesions inserted into scans, and phantoms beside them, in one store: what weights are made from."""
+    parts = [insertion.dataset(settings, source), phantom.dataset(settings, source)]
+
+    def discover(salt: str) -> Discovery:
+        return Discovery([case for part in parts for case in part.discover(salt).cases])
+
+    def load(case: Mapping[str, Any]) -> LoadedVolume:
+        return parts["background_id" not in case].load(case)
+
+    return Dataset(discover, load)
+
+
 DATASETS: Final[dict[str, Callable[[Settings, Path | None], Dataset]]] = {
     "phantom": phantom.dataset,
     "insertion": insertion.dataset,
+    "made": made,
     "archive": archive.dataset,
     "deeplesion": deeplesion.dataset,
 }
-FROM_SETTINGS: Final = ("phantom", "insertion")
+FROM_SETTINGS: Final = ("phantom", "insertion", "made")
 """Those whose cases follow from the settings; what an archive holds is to be looked up."""
 WITHOUT_FILES: Final = ("phantom",)
 """Those of which the settings say everything: what was made before cannot be stale."""

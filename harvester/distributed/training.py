@@ -164,7 +164,7 @@ def _fit_all(job: FitJob) -> None:
         run_config=RunConfig(  # type: ignore[call-arg]  # Ray's types are those of its older Train
             name=job.model, logging_config=LoggingConfig("CRITICAL"), **for_ray(storage)
         ),
-        backend_config=grouping(job.settings.folds, compute.train_workers, compute.train_gpu),
+        backend_config=grouping(job.settings.models, compute.train_workers, compute.train_gpu),
     ).fit()
 
 
@@ -200,7 +200,7 @@ def _train_worker(job: FitJob) -> None:
     rank, world = context.get_world_rank(), context.get_world_size()
     (job.out / BEGUN / f"rank-{rank}").write_text("")
     torch.set_num_threads(max(1, int(job.settings.compute.cpus_per_train_worker)))
-    for fold, peers in shares(job.settings.folds, world):
+    for fold, peers in shares(job.settings.models, world):
         # Every rank takes part in making every group, or torch.distributed waits for ever.
         group = dist.new_group(peers) if len(peers) > 1 else None
         if rank in peers and not (job.out / f"fold-{fold}.safetensors").is_file():

@@ -102,19 +102,20 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
 class SharedDropout(nn.Dropout):
     """Leaves out what torch's would of the whole batch, of which this rank has a share. Made by Ranks.wrap.
 
-    Every rank draws for all items, from generators in the same state.
+    Every rank draws for all items, from generators in the same state. An item may have several rows, all as many.
     """
 
     ranks: Ranks
     batch_size: int
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  torch's name
-        """(items of this rank, features)."""
+        """(rows of this rank's items, features)."""
         if not self.training:
             return input
-        whole = input.new_empty((self.batch_size, *input.shape[1:]))
+        rows = len(input) // len(self.ranks.share(range(self.batch_size)))
+        whole = input.new_empty((self.batch_size, rows, *input.shape[1:]))
         mask = whole.bernoulli_(1 - self.p).div_(1 - self.p)
-        return input * cast(Tensor, self.ranks.share(cast(Any, mask)))
+        return input * cast(Tensor, self.ranks.share(cast(Any, mask))).flatten(0, 1)
 
 
 class _Sum(torch.autograd.Function):

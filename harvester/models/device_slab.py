@@ -4,6 +4,7 @@ A CPU gets what read_slab makes. A GPU gets the volume's own pixels and resample
 one core decodes thousands of slices per second, but resamples only hundreds.
 """
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -14,7 +15,8 @@ from torch import Tensor
 from harvester.imaging.hounsfield import AIR_HU
 from harvester.imaging.interpolation import Taps
 from harvester.storage.location import Location
-from harvester.store.slab import GridFrame, pad_widths, read_pixels, read_slab
+from harvester.store.slab import GridFrame, Slab, pad_widths, read_pixels, read_slab
+from harvester.store.store import read_volume
 
 SLICES_AT_ONCE: Final = 32
 """Resampled together: bounds the memory that float values take, not the result."""
@@ -28,14 +30,24 @@ def load_to_device(store: Location, frame: GridFrame, z_start: int, z_end: int, 
     if device.type != "cuda":
         return torch.from_numpy(writable(read_slab(store, frame, z_start, z_end)))
     pixels, taps_z = read_pixels(store, frame, z_start, z_end)
+    return _ahead(pixels, device, lambda hu: on_grid(hu, taps_z, *frame.taps_yx()))
+
+
+def load_pixels(store: Location, frame: GridFrame, z_start: int, z_end: int, device: torch.device) -> Tensor:
+    """The volume's own slices [z_start, z_end), int16 HU (z, y, x), on the device, ready to use; threads as above."""
+    pixels = read_volume(store, frame.volume_id, z_start, z_end).hu_zyx
+    return _ahead(pixels, device) if device.type == "cuda" else torch.from_numpy(writable(pixels))
+
+
+def _ahead(pixels: Slab, device: torch.device, work: Callable[[Tensor], Tensor] = lambda hu: hu) -> Tensor:
+    """Pixels to a GPU and what `work` makes of them there, while it does other things."""
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch gives it no types
     with torch.cuda.stream(stream):
-        hu = torch.from_numpy(writable(pixels)).pin_memory().to(device, non_blocking=True)
-        grid = on_grid(hu, taps_z, *frame.taps_yx())
+        made = work(torch.from_numpy(writable(pixels)).pin_memory().to(device, non_blocking=True))
     stream.synchronize()
     # It was made in this stream's memory: that may not be used anew before the main stream is done with it.
-    grid.record_stream(torch.cuda.default_stream(device))
-    return grid
+    made.record_stream(torch.cuda.default_stream(device))
+    return made
 
 
 def on_grid(pixels_zyx: Tensor, taps_z: Taps, taps_y: Taps, taps_x: Taps) -> Tensor:

@@ -207,7 +207,7 @@ def _moved(batch: Batch, device: torch.device) -> Batch:
         return batch.to(device, non_blocking=True)
     if isinstance(batch, dict):
         return {name: _moved(value, device) for name, value in batch.items()}
-    return [_moved(value, device) for value in batch]
+    return [_moved(value, device) for value in batch] if isinstance(batch, list | tuple) else batch
 
 
 def _read_checkpoint(file: Location) -> dict[str, Any]:

@@ -15,8 +15,7 @@ from harvester.proposals.boxes import SliceBoxes
 from harvester.proposals.labels import VolumeLabels
 from harvester.proposals.network import CONTEXT
 from harvester.proposals.targets import SlabLabels
-from harvester.storage.location import Location
-from harvester.store.slab import GridFrame, read_slab
+from harvester.store.slab import GridFrame, SlabReader
 
 TRIES: Final = 12
 LIKE_HU: Final = 60.0
@@ -26,16 +25,16 @@ REACH: Final = 2
 
 
 class Bank:
-    """Lesions that may be copied: where they lie; their voxels are read when drawn."""
+    """Lesions that may be copied: where they lie; `read` (slabs.slab_reader) gets their voxels when they are drawn."""
 
-    def __init__(self, store: Location, volumes: Sequence[tuple[GridFrame, VolumeLabels]]) -> None:
-        self.store = store
+    def __init__(self, read: SlabReader, volumes: Sequence[tuple[GridFrame, VolumeLabels]]) -> None:
+        self.read = read
         self.entries = [(frame, z, box) for frame, labels in volumes for z, box in labels.lesions]
 
     def draw(self, rng: np.random.Generator) -> tuple[Array, Array]:
         """A lesion's voxels with its surroundings, (2 REACH + 1, h, w) int16 HU, and its contrast mask in [0, 1]."""
         frame, z, box = self.entries[rng.integers(len(self.entries))]
-        slab = read_slab(self.store, frame, z - REACH, z + REACH + 1)
+        slab = self.read(frame, z - REACH, z + REACH + 1)
         x1, y1 = np.maximum(np.floor(box[:2]).astype(int), 0)
         x2, y2 = np.ceil(box[2:]).astype(int) + 1
         patch = slab[:, y1:y2, x1:x2]

@@ -1,7 +1,9 @@
 """Training slabs: a seeded draw of places, the crop and its augmentation, and the targets that belong to it."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Final
 
 import numpy as np
@@ -19,7 +21,7 @@ from harvester.proposals.network import CONTEXT, STRIDE
 from harvester.proposals.pasting import Bank, paste
 from harvester.proposals.targets import SlabLabels, build_targets
 from harvester.storage.location import Location
-from harvester.store.slab import SIDE_MULTIPLE, GridFrame, read_slab
+from harvester.store.slab import SIDE_MULTIPLE, GridFrame, Slab, SlabReader, read_slab
 
 Anchor = tuple[GridFrame, int, tuple[float, float], float]
 """A volume, a slice of it, a point (x, y) there, and how far from it a crop's centre may lie, in pixels."""
@@ -28,6 +30,8 @@ SCALE_RANGE: Final = (0.8, 1.2)
 HU_SHIFT: Final = 20.0
 NOISE_VOXELS: Final = 2**21
 NOISE_HU: Final = 15.0
+KEPT_BYTES: Final = 2 << 30
+SAME: Final = (1.0, 1.0, 1.0)
 HARD_NEGATIVE_SHARE: Final = 1 / 3
 """Of the slabs that look at a label, those that look at a hard negative, once there are any."""
 
@@ -125,7 +129,8 @@ class SlabDataset(Dataset[tuple[Raw, dict[str, Tensor]]]):
         self.store, self.labels, self.settings, self.items, self.seed = store, labels, settings, items, seed
         self.sampler = SlabSampler(frames, labels, settings)
         every = [(frame, labels[frame.volume_id]) for frame in frames]
-        self.bank = Bank(store, [(frame, known) for frame, known in every if known.complete])
+        self.read = slab_reader(store, frames)
+        self.bank = Bank(self.read, [(frame, known) for frame, known in every if known.complete])
         self.noise = np.random.default_rng(seed).standard_normal(NOISE_VOXELS, dtype=np.float32)
 
     def __len__(self) -> int:
@@ -135,7 +140,7 @@ class SlabDataset(Dataset[tuple[Raw, dict[str, Tensor]]]):
         rng = np.random.default_rng((self.seed, index))
         frame, z_start, crop = self.sampler.draw(rng)
         depth = self.settings.slab_depth
-        slab = read_slab(self.store, frame, z_start - CONTEXT, z_start + depth + CONTEXT)
+        slab = self.read(frame, z_start - CONTEXT, z_start + depth + CONTEXT)
         known = self.labels[frame.volume_id].slab(z_start, depth, self.settings.unmarked_slice_weight)
         # Beyond the end the last slice repeats, lesions and all, but their labels do not.
         known.slice_weight[frame.shape_zyx[0] - z_start :] = 0
@@ -149,6 +154,25 @@ class SlabDataset(Dataset[tuple[Raw, dict[str, Tensor]]]):
         else:
             raw["noise"] = torch.zeros(0, dtype=torch.int64)
         return raw, {name: torch.from_numpy(values) for name, values in targets.items()}
+
+
+def slab_reader(store: Location, frames: Sequence[GridFrame]) -> SlabReader:
+    """read_slab for random reads: volumes finer than the grid stay in memory on it, if all of them fit into KEPT_BYTES.
+
+    To decode and resample a slab takes longer than to learn from it on a CPU, and training comes back to each volume.
+    """
+    read = partial(read_slab, store)
+    if sum(2 * math.prod(frame.shape_zyx) for frame in frames if frame.ratios_zyx != SAME) > KEPT_BYTES:
+        return read
+    whole = cache(lambda frame: read(frame, 0, frame.shape_zyx[0]))
+
+    def from_memory(frame: GridFrame, z_start: int, z_end: int) -> Slab:
+        if frame.ratios_zyx == SAME:
+            return read(frame, z_start, z_end)
+        slab: Slab = whole(frame)[np.clip(np.arange(z_start, z_end), 0, frame.shape_zyx[0] - 1)]
+        return slab
+
+    return from_memory
 
 
 def _jitter(voxels: int, rng: np.random.Generator) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ It is never made twice: a step is done when its note is there, which is written 
 and the files that it names are as they were written.
 
 run/
+  starting-weights-<hash>/         what both stages start from, if anything (weights/starting.py)
   settings.yaml                    the resolved settings; settings.hash their hash
   run.json                         format of the folder, release, how the run stands (journal.py)
   round-<k>/<step>-<hash>.parquet  a table, <step>-<hash>/ a folder of weights, <step>-<hash>.json small values
@@ -33,21 +34,22 @@ from harvester.config.fingerprint import as_tree, settings_hash
 from harvester.config.loading import dump, restore
 from harvester.config.settings import Settings
 from harvester.errors import SettingsError, StepError, StoreError
-from harvester.labels.folds import patient_folds
 from harvester.records import Split
 from harvester.run.journal import RoundRecord, RunRecord, Status, read_run, round_folder, rounds, write_round, write_run
 from harvester.run.partials import Partials
 from harvester.storage.location import Location
 from harvester.store.store import Store
+from harvester.weights.starting import folds_by_patient, starting_weights
 
 logger = logging.getLogger(__name__)
 
 NOTE: Final = ".step.json"
 PARTIALS: Final = ".partials"
+STARTING: Final = "starting-weights-"
 Inputs = dict[str, Any]
 StepNote = dict[str, Any]
 
-STEP_VERSION: Final = {"generator": 2, "tubelets": 2, "classifier": 1, "scored": 2, "operating-point": 3}
+STEP_VERSION: Final = {"generator": 2, "tubelets": 2, "classifier": 2, "scored": 3, "operating-point": 3}
 """Those steps that take time, in their order. One is raised where a release makes the step, or a small table made
 for it under the same key, otherwise from the same inputs: then nothing made by an older release is taken for it."""
 VERSION: Final = "step_version"
@@ -108,7 +110,8 @@ class Run:
         self.folder, self.settings, self.store, self.began = folder, settings, store, began
         self.steps_in = steps_in or folder
         self.rows: list[dict[str, Any]] = store.manifest.to_pylist()
-        self.folds = patient_folds(self.rows, settings.folds, settings.seed)
+        self.start = starting_weights(settings)
+        self.folds = folds_by_patient(self.rows, settings)
         self.data_hash = store.data_hash()
         # What a harvest follows from: not how it is computed, but in which precision; not its pictures.
         tree = settings.model_dump(mode="json", exclude={"compute", "report"})
@@ -131,7 +134,16 @@ class Run:
         (run.folder / "settings.yaml").write_text(dump(settings))
         (run.folder / "settings.hash").write_text(settings_hash(settings) + "\n")
         write_run(run.folder, RunRecord(id=before.id, began=before.began))
+        if run.start:
+            run.start.publish(run.folder / f"{STARTING}{run.start.digest}", settings.models)
         return run
+
+    def starting(self, stage: str) -> Artifact | None:
+        """The folds' weights that a stage (generator, classifier) starts from in round 0; None from nothing."""
+        if self.start is None:
+            return None
+        key = self.start.digest
+        return Artifact(self.steps_in / f"{STARTING}{key}" / stage, key, 0.0)
 
     def end(self, status: Status) -> None:
         """Write down how the run ended."""

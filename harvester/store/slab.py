@@ -1,6 +1,6 @@
 """Slabs of a stored volume on the network's grid, and the way of boxes between the two frames."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,6 +16,8 @@ from harvester.store.store import read_volume
 
 Integers = NDArray[np.int64]
 Slab = NDArray[np.int16]
+SlabReader = Callable[["GridFrame", int, int], Slab]
+"""read_slab of some store."""
 
 SIDE_MULTIPLE: Final = 16
 """Grid sides are padded to multiples of this, the deepest stride, with air."""

@@ -1,17 +1,5 @@
-"""One local Ray for the whole session: starting it costs more than most tests."""
+"""The ring has one local Ray."""
 
-import os
-from collections.abc import Iterator
+from tests.local_ray import local_ray
 
-import pytest
-import ray
-
-from harvester.distributed.cluster import ONE_MACHINE
-
-
-@pytest.fixture(scope="session")
-def local_ray() -> Iterator[None]:
-    os.environ.update(ONE_MACHINE | os.environ)
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+__all__ = ["local_ray"]

@@ -16,10 +16,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from harvester.classifier.crops import cut, load_views
 from harvester.classifier.inference import classify
 from harvester.classifier.inference import prepare_for_inference as prepare_classifier
 from harvester.classifier.network import Classifier
-from harvester.classifier.views import load_views
+from harvester.classifier.training import fit_classifier
+from harvester.classifier.views import STREAMS, pixels
 from harvester.config.settings import ClassifierSettings, GeneratorSettings, GridSettings, Settings
 from harvester.labels.ledger import from_marks
 from harvester.models.acceleration import Compiled
@@ -48,7 +50,9 @@ SETTINGS = Settings(
         width=8, channels=16, head_channels=8, slab_depth=2, crop_px=48, batch_slabs=2, steps=1,
         body_mask=False, score_floor=0.02, top_k=60,
     ),
-    classifier=ClassifierSettings(channels=8, views=9, local_px=16, global_px=20, global_mm=48.0),
+    classifier=ClassifierSettings(
+        channels=8, views=9, local_px=16, global_px=20, global_mm=48.0, batch_size=4, steps=1
+    ),
 )  # fmt: skip
 BATCHES = (1, 3, 16)
 
@@ -144,22 +148,48 @@ def test_the_batch_grows_into_free_memory(store: Store, frame: GridFrame, cuda: 
     assert batch.size > first
 
 
+ROWS = [
+    tubelet("a", (10, 20, 19, 29), [3]),
+    tubelet("a", (30.5, 12.25, 42.5, 24.25), [2, 3, 4]),
+    tubelet("a", (5, 50, 13, 58), list(range(8))),
+]
+
+
+def test_crops_are_the_cpus(store: Store, frame: GridFrame, spec: DeviceSpec) -> None:
+    here, there = (load_views(store.path, frame, ROWS, SETTINGS.classifier, where.device) for where in (CPU, spec))
+    np.testing.assert_array_equal(there.hu_zyx.cpu().numpy(), here.hu_zyx.numpy())
+    for name in STREAMS:
+        side = pixels(name, SETTINGS.classifier)
+        crops = [cut(views.hu_zyx, views.squares[name], side).cpu().numpy() for views in (here, there)]
+        # Noise of 1,800 HU from voxel to voxel: a rounded place shows.
+        np.testing.assert_allclose(crops[1], crops[0], atol=0.1)
+
+
 def test_scores_are_the_cpus(store: Store, frame: GridFrame, spec: DeviceSpec) -> None:
     torch.manual_seed(0)
-    rows = [
-        tubelet("v", (10, 20, 19, 29), [3]),
-        tubelet("v", (30.5, 12.25, 42.5, 24.25), [2, 3, 4]),
-        tubelet("v", (5, 50, 13, 58), list(range(8))),
-    ]
     weights = Classifier(SETTINGS.classifier, GRID).state_dict()
 
     def scores(where: DeviceSpec) -> list[float]:
         model = Classifier(SETTINGS.classifier, GRID)
         model.load_state_dict(weights)
-        views = load_views(store.path, frame, rows, SETTINGS.classifier.views, where.device)
+        views = load_views(store.path, frame, ROWS, SETTINGS.classifier, where.device)
         return classify(prepare_classifier(model, where), views, SETTINGS, where)
 
     np.testing.assert_allclose(scores(spec), scores(CPU), atol=1e-3)
+
+
+def test_a_classifiers_training_step_has_the_cpus_loss(
+    store: Store, frame: GridFrame, spec: DeviceSpec, tmp_path: Path
+) -> None:
+    examples = {1: [(frame, ROWS[1])], 0: [(frame, ROWS[0]), (frame, ROWS[2])]}
+    precise = SETTINGS.model_copy(update={"compute": SETTINGS.compute.model_copy(update={"precision": "float32"})})
+
+    def loss(gpu: bool) -> dict[str, float]:
+        task = FoldTask(store.path, 3, None, tmp_path / f"c-{gpu}.pt", gpu, log=lambda line: None)
+        return fit_classifier(task, precise, examples)[1][0]
+
+    # Dropout draws other numbers on a GPU.
+    assert loss(spec.device.type == "cuda")["classify"] == pytest.approx(loss(False)["classify"], rel=0.5)
 
 
 def test_training_images_are_the_cpus(store: Store, frames_of: Any, spec: DeviceSpec) -> None:

@@ -24,14 +24,15 @@ from harvester.store.slab import GridFrame
 from harvester.store.store import Store
 from tests.builders import tubelet
 
-# A batch of 5 is no multiple of 2: one rank sees 3 items, the other 2.
+# A batch of 5 (slabs, or volumes of two tubelets) is no multiple of 2: one rank sees 3 items, the other 2.
 SETTINGS = Settings(
     grid=GridSettings(windows_hu=((-1024.0, 1024.0),)),
     generator=GeneratorSettings(
         width=8, channels=16, head_channels=8, slab_depth=2, crop_px=48, batch_slabs=5, steps=60, learning_rate=2e-5
     ),
     classifier=ClassifierSettings(
-        channels=8, views=2, local_px=16, global_px=16, global_mm=60.0, steps=60, batch_size=5, learning_rate=1e-4
+        channels=8, views=2, local_px=16, global_px=16, global_mm=60.0, steps=60, batch_size=10,
+        tubelets_per_volume=2, learning_rate=2e-5,
     ),
     compute=ComputeSettings(precision="float32"),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Tubelets to probabilities: sharing equal views, whole slices, little memory and several models change no score."""
+"""Tubelets to probabilities: volumes at once, little memory and several models change no score."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +9,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from harvester.classifier.inference import Scoring, classify, crops_at_once, distinct_views, prepare_for_inference
+from harvester.classifier.crops import load_views
+from harvester.classifier.examples import Examples, network_input
+from harvester.classifier.inference import Scoring, classify, crops_at_once, prepare_for_inference
 from harvester.classifier.network import Classifier
-from harvester.classifier.views import cut_views, load_views
 from harvester.config.settings import ClassifierSettings, GridSettings, Settings
 from harvester.errors import StoreError
 from harvester.models.batch_size import AutoBatchSize
@@ -22,7 +23,7 @@ from tests.builders import tubelet
 
 FLOAT = DeviceSpec(torch.device("cpu"), torch.float32)
 GRID = GridSettings(windows_hu=((-1024.0, 1024.0),))
-OWN = ClassifierSettings(channels=8, views=9, local_px=16, global_px=20, global_mm=48.0)
+OWN = ClassifierSettings(channels=8, views=3, local_px=16, global_px=20, global_mm=48.0)
 SETTINGS = Settings(grid=GRID, classifier=OWN)
 
 
@@ -49,56 +50,34 @@ def opened(make_store: Callable[..., Store], frames_of: Any) -> tuple[Store, Gri
     return store, frames_of(store, GRID)["v"]
 
 
-def slowly(made: Classifier, opened: Any, settings: Settings) -> list[float]:
-    """Every view of every tubelet by itself, as in training."""
+def trained_on(made: Classifier, opened: tuple[Store, GridFrame]) -> list[float]:
+    """Each tubelet by itself, as training sees it where nothing is varied."""
     store, frame = opened
-    scores = []
+    own, scores = OWN.model_copy(update={"augment": False, "tubelets_per_volume": 1}), []
     for each in ROWS:
-        seen = load_views(store.path, frame, [each], settings.classifier.views, FLOAT.device)
-        views = cut_views(seen, settings.classifier, GRID)
+        # Even items are lesions: the one that is given.
+        items = Examples(store.path, {1: [(frame, each)], 0: [(frame, ROWS[0])]}, own, 1, 0)
+        items.lesion_share = {1: 1.0, 0: 0.0}
         with torch.inference_mode():
-            scores.append(float(torch.sigmoid(made(views))))
+            scores.append(float(torch.sigmoid(made(network_input(items[0], own, GRID.windows_hu)))))
     return scores
 
 
-@pytest.mark.parametrize("global_mm", [48.0, 0.0])
-def test_views_that_are_shared_give_the_scores_of_views_that_are_not(opened: Any, global_mm: float) -> None:
-    settings = SETTINGS.model_copy(update={"classifier": OWN.model_copy(update={"global_mm": global_mm})})
-    made = model(settings)
-    expected = slowly(made, opened, settings)
+def test_scores_are_those_of_training_without_augmentation(opened: Any) -> None:
+    made = model()
+    expected = trained_on(made, opened)
     assert len(set(expected)) == len(ROWS)
     store, frame = opened
-    seen: dict[str, int] = {}
-    real = made.features
-
-    def counted(name: str, crops: torch.Tensor) -> torch.Tensor:
-        seen[name] = seen.get(name, 0) + len(crops)
-        return real(name, crops)
-
-    made.features = counted  # type: ignore[method-assign]
-    views = load_views(store.path, frame, ROWS, settings.classifier.views, FLOAT.device)
-    assert classify(made, views, settings, FLOAT) == pytest.approx(expected, abs=1e-5)
-    # Of 9 views per tubelet: 5 slices of the first, 7 of the second, 3 of the third, 7 of the last; all 8 together.
-    assert seen["local"] == 5 + 7 + 3 + 7
-    assert seen["global"] == (seen["local"] if global_mm else 8)
-    faster = prepare_for_inference(model(settings), FLOAT)
-    assert classify(faster, views, settings, FLOAT) == pytest.approx(expected, abs=1e-5)
-
-
-def test_distinct_views_come_back_to_every_view() -> None:
-    rng = np.random.default_rng(0)
-    z, corners = rng.integers(0, 3, (5, 4)), rng.integers(0, 2, (5, 4, 4)).astype(float)
-    distinct, of_view = distinct_views(z, corners)
-    assert len(np.unique(distinct, axis=0)) == len(distinct) < 20
-    assert (np.diff(distinct[:, 0]) >= 0).all()
-    np.testing.assert_array_equal(distinct[of_view][..., 0], z)
-    np.testing.assert_array_equal(distinct[of_view][..., 1:], corners)
+    views = load_views(store.path, frame, ROWS, OWN, FLOAT.device)
+    assert classify(made, views, SETTINGS, FLOAT) == pytest.approx(expected, abs=1e-5)
+    faster = prepare_for_inference(model(), FLOAT)
+    assert classify(faster, views, SETTINGS, FLOAT) == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_volume_that_runs_out_of_memory_has_the_same_scores(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     store, frame = opened
     made, tried = model(), []
-    inputs = load_views(store.path, frame, ROWS, OWN.views, FLOAT.device)
+    inputs = load_views(store.path, frame, ROWS, OWN, FLOAT.device)
     expected = classify(made, inputs, SETTINGS, FLOAT, crops_at_once(FLOAT))
     real = made.features
 
@@ -119,7 +98,7 @@ def test_volumes_are_scored_by_the_mean_of_their_models(opened: Any, tmp_path: P
     files = [tmp_path / f"fold-{fold}.safetensors" for fold in range(2)]
     for seed, file in enumerate(files):
         save_file(model(seed=seed).state_dict(), file)
-    views = load_views(store.path, frame, ROWS, OWN.views, FLOAT.device)
+    views = load_views(store.path, frame, ROWS, OWN, FLOAT.device)
     alone = [classify(model(seed=seed), views, SETTINGS, FLOAT) for seed in range(2)]
     missing = GridFrame("gone", frame.shape_px_zyx, frame.spacing_px_zyx_mm, frame.spacing_zyx_mm)
     empty = GridFrame("empty", frame.shape_px_zyx, frame.spacing_px_zyx_mm, frame.spacing_zyx_mm)

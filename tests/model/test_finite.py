@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from harvester.classifier.crops import load_views
 from harvester.classifier.inference import classify, load_classifier
 from harvester.classifier.network import Classifier
 from harvester.classifier.training import fit_classifier
-from harvester.classifier.views import load_views
 from harvester.config.settings import Settings
 from harvester.distributed.inference import InferenceJob, Proposer
 from harvester.errors import NotFiniteError, SettingsError, StoreError
@@ -237,7 +237,7 @@ def test_a_classifiers_nan_is_no_low_score(store: Store, frame: GridFrame) -> No
     network = Classifier(SETTINGS.classifier, SETTINGS.grid).eval()
     with torch.no_grad():
         network.logit[-1].bias.fill_(math.nan)  # type: ignore[operator, union-attr]
-    views = load_views(store.path, frame, ROWS, SETTINGS.classifier.views, FLOAT.device)
+    views = load_views(store.path, frame, ROWS, SETTINGS.classifier, FLOAT.device)
     with pytest.raises(NotFiniteError, match=r"^volume v: the classifier's scores are not finite; lower the learning"):
         classify(network, views, SETTINGS, FLOAT)
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from harvester.classifier import inference as classifier_inference
+from harvester.classifier.crops import load_views
 from harvester.classifier.network import Classifier
-from harvester.classifier.views import load_views
 from harvester.config.settings import ClassifierSettings, GeneratorSettings, GridSettings, Settings
 from harvester.geometry import paired_iou
 from harvester.models.batch_size import AutoBatchSize
@@ -167,7 +167,7 @@ def test_chunks_do_not_change_probabilities(make_store: Any, frames_of: Any) -> 
     frame = frames_of(store, GRID)["v"]
 
     def scores(some: list[dict[str, Any]], batch: AutoBatchSize | None = None) -> list[float]:
-        views = load_views(store.path, frame, some, 2, FLOAT.device)
+        views = load_views(store.path, frame, some, settings.classifier, FLOAT.device)
         return classifier_inference.classify(model, views, settings, FLOAT, batch)
 
     whole, parts = scores(rows), scores(rows, AutoBatchSize("crops", 2))

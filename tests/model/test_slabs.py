@@ -1,6 +1,7 @@
 """Training slabs: crops and their boxes agree, draws are seeded, and nothing is taught that is not known."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from harvester.proposals.pasting import REACH, Bank, paste
 from harvester.proposals.slabs import Crop, SlabDataset
 from harvester.proposals.targets import SlabLabels
 from harvester.records import Mark
-from harvester.store.slab import GridFrame
+from harvester.store.slab import GridFrame, read_slab
 from harvester.store.store import Store
 from tests.builders import label
 
@@ -365,7 +366,10 @@ def test_slices_beyond_a_volumes_end_teach_nothing(make_store: Callable[..., Sto
 
 
 def bank_of(store: Path, depth: int = 10) -> Bank:
-    return Bank(store, [(frame(depth), volume_labels([label("v", BOX_A, "lesion", [5])], frame(depth), complete=True))])
+    return Bank(
+        partial(read_slab, store),
+        [(frame(depth), volume_labels([label("v", BOX_A, "lesion", [5])], frame(depth), complete=True))],
+    )
 
 
 def slab_labels(weight: Any = (1.0, 1.0, 1.0), **more: SliceBoxes) -> SlabLabels:
@@ -431,7 +435,7 @@ def test_nothing_is_pasted_into_other_tissue(bank: Bank) -> None:
 
 def test_an_empty_bank_pastes_nothing(tmp_path: Path) -> None:
     known = slab_labels()
-    slab, after = paste(FLAT, known, Bank(tmp_path, []), (48.0, 48.0), np.random.default_rng(0))
+    slab, after = paste(FLAT, known, Bank(partial(read_slab, tmp_path), []), (48.0, 48.0), np.random.default_rng(0))
     assert slab is FLAT
     assert after is known
 

@@ -6,6 +6,7 @@ own corner: z to the head, y to the back, x to the patient's left.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil, floor
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -15,14 +16,14 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 from scipy import ndimage
 
-from harvester.config.data import InsertionSettings, Section, Spacing
+from harvester.config.data import InsertionSettings, Section
 from harvester.config.fingerprint import settings_hash
 from harvester.config.shipped import named
 from harvester.config.strict_yaml import parse
 from harvester.datasets.discovery import contents_of
 from harvester.datasets.insertion.lesion_models import smooth
 from harvester.datasets.insertion.tissues import Tissues, find_tissues
-from harvester.errors import SettingsError, one_line
+from harvester.errors import SettingsError, VolumeError, one_line
 from harvester.imaging.dicom.reader import read_dicom_series
 from harvester.imaging.nifti.reader import read_nifti
 from harvester.imaging.resample import resample
@@ -34,7 +35,16 @@ Region = tuple[float, float, float, float, float, float]
 MASK_MARGIN_MM: Final = 10.0
 """An annotated lesion is avoided with this much around it."""
 
-NOISE_TILE: Final = (6, 24, 24)
+TISSUE_MM: Final = (4.0, 1.6, 1.6)
+"""Spacing of the tissue maps: where a lesion may lie need not be known finer, and their search costs by voxel."""
+
+NOISE_TILE_MM: Final = (24.0, 38.0, 38.0)
+
+SHORTEST_MM: Final = 60.0
+"""Sub-volumes are at least so long where the clean range is, however thin the slices."""
+
+FEWEST_SLICES: Final = 6
+"""A clean range of thick slices gives what it holds, but no fewer than these."""
 
 
 class Background(Section):
@@ -70,12 +80,12 @@ class Background(Section):
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A background on the grid, with all that insertion needs; made once, used for many sub-volumes.
+    """A background with all that insertion needs; made once, used for many sub-volumes.
 
-    tissues     where lesions fit (tissues.find_tissues)
+    volume      the scan as it is, at its own spacing
+    tissues     where lesions fit (tissues.find_tissues), on a grid of TISSUE_MM
     noise       (z, y, x) tile of the scan's own noise in HU, mean 0
-    crop_yx     rows and columns of the body: y1, y2, x1, x2, ends exclusive
-    slice_mm    the scan's own slice distance
+    crop_yx     rows and columns of the body in the scan: y1, y2, x1, x2, ends exclusive
     muscle_hu   median of the even soft tissue
     avoid_mm    avoid_mm of the entry and the boxes of its mask
     """
@@ -85,20 +95,36 @@ class Prepared:
     tissues: Tissues
     noise: NDArray[np.float32]
     crop_yx: tuple[int, int, int, int]
-    slice_mm: float
     muscle_hu: float
     avoid_mm: tuple[Region, ...]
 
-    def starts_for(self, depth: int) -> list[int]:
-        """First slices from which `depth` slices lie inside a clean range; empty where none is so long."""
+    def clean_slices(self) -> list[tuple[int, int]]:
+        """First slice and end (exclusive) of each clean range; half a slice may reach over its limits."""
         slices, size = len(self.volume.hu_zyx), self.volume.spacing_zyx_mm[0]
         ranges = self.background.clean_mm or ((0.0, slices * size),)
-        slack = size / 2
-        return [
-            z
-            for z in range(slices - depth + 1)
-            if any(low - slack <= z * size and (z + depth) * size <= high + slack for low, high in ranges)
-        ]
+        ends = [(max(0, ceil(low / size - 0.5)), min(slices, floor(high / size + 0.5))) for low, high in ranges]
+        return [(first, end) for first, end in ends if first < end]
+
+    def starts_for(self, depth: int) -> list[int]:
+        """First slices from which `depth` slices lie inside a clean range; empty where none is so long."""
+        starts = {z for first, end in self.clean_slices() for z in range(first, end - depth + 1)}
+        return sorted(starts)
+
+    def depths(self, settings: InsertionSettings) -> tuple[int, int]:
+        """Fewest and most slices of a sub-volume. Raises VolumeError where the clean ranges hold too few.
+
+        The most is within `settings.depth`, `max_mm` and the longest clean range, and goes before the fewest,
+        which is also no shorter than SHORTEST_MM.
+        """
+        size, longest = self.volume.spacing_zyx_mm[0], max((end - z for z, end in self.clean_slices()), default=0)
+        most = min(settings.depth[1], int(settings.max_mm / size), longest)
+        if most < min(FEWEST_SLICES, settings.depth[1]):
+            raise VolumeError(
+                "too_short",
+                f"background {self.background.id}: its clean ranges and data.insertion.max_mm leave {most} slices, "
+                f"want {FEWEST_SLICES}; widen clean_mm or raise max_mm",
+            )
+        return min(max(settings.depth[0], ceil(SHORTEST_MM / size)), most), most
 
 
 def load_backgrounds(settings: InsertionSettings, base_path: Path) -> list[Background]:
@@ -128,28 +154,25 @@ def _located(entry: Background, source: Path) -> Background:
     return entry.model_copy(update=found)
 
 
-def load_background_volume(background: Background, grid_spacing: Spacing) -> Prepared:
-    """Read, resample and search one background; takes a few seconds. Raises VolumeError on a bad scan."""
+def load_background_volume(background: Background) -> Prepared:
+    """Read and search one background; takes a few seconds. Raises VolumeError on a bad scan."""
     read: Callable[[Path, str, str], Volume] = read_dicom_series if background.file.is_dir() else read_nifti
     native = read(background.file, background.id, background.patient_id)
     boxes = _mask_boxes(background) if background.mask else ()
-    return prepare(background, native, grid_spacing, boxes)
+    return prepare(background, native, boxes)
 
 
-def prepare(
-    background: Background, native: Volume, grid_spacing: Spacing, lesions_mm: tuple[Region, ...] = ()
-) -> Prepared:
+def prepare(background: Background, volume: Volume, lesions_mm: tuple[Region, ...] = ()) -> Prepared:
     """All that insertion needs of a scan; `lesions_mm` are regions to avoid besides those of the entry."""
-    volume = resample(native, grid_spacing)
-    tissues = find_tissues(volume.hu_zyx, volume.spacing_zyx_mm)
+    coarse = resample(volume, TISSUE_MM)
+    tissues = find_tissues(coarse.hu_zyx, coarse.spacing_zyx_mm)
     return Prepared(
         background=background,
         volume=volume,
         tissues=tissues,
-        noise=_noise_tile(volume.hu_zyx, tissues.organ_room_mm),
-        crop_yx=_body_crop(tissues.body, volume.spacing_zyx_mm),
-        slice_mm=native.spacing_zyx_mm[0],
-        muscle_hu=_muscle(volume.hu_zyx, tissues.organ_room_mm),
+        noise=_noise_tile(volume, tissues),
+        crop_yx=_body_crop(tissues, volume),
+        muscle_hu=_muscle(coarse.hu_zyx, tissues.organ_room_mm),
         avoid_mm=background.avoid_mm + lesions_mm,
     )
 
@@ -166,15 +189,19 @@ def _mask_boxes(background: Background) -> tuple[Region, ...]:
     return tuple(regions)
 
 
-def _noise_tile(hu_zyx: NDArray[np.int16], organ_room_mm: NDArray[Any]) -> NDArray[np.float32]:
+def _noise_tile(volume: Volume, tissues: Tissues) -> NDArray[np.float32]:
     """The scan's noise in the middle of its largest even tissue; white noise of 12 HU where it has none."""
-    z, y, x = np.unravel_index(int(organ_room_mm.argmax()), organ_room_mm.shape)
-    if organ_room_mm[z, y, x] <= 0:
-        return np.random.default_rng(0).normal(0, 12, NOISE_TILE).astype(np.float32)
-    starts = [max(0, int(at) - side // 2) for at, side in zip((z, y, x), NOISE_TILE, strict=True)]
-    place = [slice(start, start + side) for start, side in zip(starts, NOISE_TILE, strict=True)]
-    wide = hu_zyx[place[0]]
-    residual = (wide - smooth(wide))[:, place[1], place[2]]
+    room, spacing = tissues.organ_room_mm, volume.spacing_zyx_mm
+    sides = np.maximum(2, np.rint(np.divide(NOISE_TILE_MM, spacing))).astype(int)
+    middle = np.unravel_index(int(room.argmax()), room.shape)
+    if room[middle] <= 0:
+        return np.random.default_rng(0).normal(0, 12, sides).astype(np.float32)
+    middle_px = (np.add(middle, 0.5) * tissues.spacing_zyx_mm / spacing).astype(int)
+    z, y, x = (
+        slice(max(0, at - side // 2), max(0, at - side // 2) + side) for at, side in zip(middle_px, sides, strict=True)
+    )
+    wide = volume.hu_zyx[z]
+    residual = (wide - smooth(wide, spacing))[:, y, x]
     limit = 3 * max(float(np.median(np.abs(residual))) * 1.48, 1.0)
     return np.asarray(np.clip(residual - residual.mean(), -limit, limit), dtype=np.float32)
 
@@ -185,12 +212,12 @@ def _muscle(hu_zyx: NDArray[np.int16], organ_room_mm: NDArray[Any]) -> float:
     return min(float(np.median(values)), 75.0) if len(values) else 50.0
 
 
-def _body_crop(body: NDArray[np.bool_], spacing: Spacing) -> tuple[int, int, int, int]:
+def _body_crop(tissues: Tissues, volume: Volume) -> tuple[int, int, int, int]:
     """Bounds of the body over all slices with 10 mm around it, inside the scan."""
     ends: list[int] = []
-    for axis, size in ((1, spacing[1]), (2, spacing[2])):
-        seen = np.flatnonzero(body.any(axis=tuple({0, 1, 2} - {axis})))
-        margin, count = round(10 / size), body.shape[axis]
-        low, high = (int(seen[0]), int(seen[-1]) + 1) if len(seen) else (0, count)
-        ends += [max(0, low - margin), min(count, high + margin)]
+    for axis in (1, 2):
+        seen = np.flatnonzero(tissues.body.any(axis=tuple({0, 1, 2} - {axis})))
+        coarse, own, count = tissues.spacing_zyx_mm[axis], volume.spacing_zyx_mm[axis], volume.hu_zyx.shape[axis]
+        low, high = (seen[0] * coarse, (seen[-1] + 1) * coarse) if len(seen) else (0.0, count * own)
+        ends += [max(0, round((low - 10) / own)), min(count, round((high + 10) / own))]
     return ends[0], ends[1], ends[2], ends[3]

@@ -21,7 +21,7 @@ from harvester.datasets.discovery import Dataset, Discovery, LoadedVolume, clipp
 from harvester.datasets.insertion.backgrounds import Background, Prepared, load_background_volume, load_backgrounds
 from harvester.datasets.insertion.placement import Inserted, SubVolume, insert_lesions
 from harvester.datasets.insertion.subvolume import IgnoredRegion, cut, draw_frame, ignored_regions
-from harvester.errors import VolumeError
+from harvester.errors import SettingsError, VolumeError
 from harvester.imaging.hounsfield import to_hu
 from harvester.records import Mark, Volume
 
@@ -51,7 +51,7 @@ def dataset(settings: Settings, source: Path | None) -> Dataset:
     @lru_cache(maxsize=1)
     def prepared(background_id: str) -> Prepared:
         chosen = next(each for each in backgrounds if each.id == background_id)
-        return load_background_volume(chosen, settings.grid.spacing_zyx_mm)
+        return load_background_volume(chosen)
 
     def load(case: Mapping[str, Any]) -> LoadedVolume:
         wanted = InsertionCase(**case)
@@ -69,13 +69,30 @@ def dataset(settings: Settings, source: Path | None) -> Dataset:
 def plan(settings: InsertionSettings, backgrounds: Sequence[Background]) -> list[InsertionCase]:
     """The sub-volumes of both splits, spread evenly over the backgrounds of each; held_out ones are left out.
 
-    Raises VolumeError where a split has no background, or a patient is in both splits.
+    A split's backgrounds are those that the settings name, else those of its role. Raises SettingsError where
+    they name what is not in the list or held out, VolumeError where a split has no background or a patient is
+    in both splits.
     """
-    vm, vh_test = ([each for each in backgrounds if each.role == split] for split in ("vm", "vh_test"))
+    vm, vh_test = (
+        _chosen("vm", settings.vm_backgrounds, backgrounds),
+        _chosen("vh_test", settings.vh_test_backgrounds, backgrounds),
+    )
     both = {each.patient for each in vm} & {each.patient for each in vh_test}
     if both:
         raise VolumeError("mixed_splits", f"{len(both)} background patients are in vm and vh_test; want none")
     return [*_plan_split("vm", settings.vm_volumes, vm), *_plan_split("vh_test", settings.vh_test_volumes, vh_test)]
+
+
+def _chosen(split: str, ids: Sequence[str], backgrounds: Sequence[Background]) -> list[Background]:
+    usable = [each for each in backgrounds if each.role != "held_out"]
+    known = [each.id for each in usable]
+    wrong = sorted(set(ids) - set(known))
+    if wrong:
+        raise SettingsError(
+            f"setting data.insertion.{split}_backgrounds: {', '.join(wrong)}: want ids of backgrounds that are not "
+            f"held out: {', '.join(known)}"
+        )
+    return [each for each in usable if each.id in ids] if ids else [each for each in usable if each.role == split]
 
 
 def _plan_split(split: str, count: int, backgrounds: Sequence[Background]) -> Iterator[InsertionCase]:
@@ -90,11 +107,10 @@ def _plan_split(split: str, count: int, backgrounds: Sequence[Background]) -> It
 def make(
     settings: InsertionSettings, prepared: Prepared, case: InsertionCase, seed: int
 ) -> tuple[Volume, list[Mark], list[IgnoredRegion]]:
-    """One sub-volume on the grid, a mark for every lesion in it, and what must not be scored.
+    """One sub-volume at the scan's own spacing, a mark for every lesion in it, and what must not be scored.
 
     The same settings, background, case and seed give the same bytes. A sub-volume may have no lesions; where
-    it has some, at least one is clinical. Raises VolumeError where the background has no clean range of
-    `depth` slices.
+    it has some, at least one is clinical. Raises VolumeError where the background's clean ranges are too short.
     """
     rng = np.random.default_rng([seed, int(case.volume_id.removeprefix("in-"), 16)])
     frame = draw_frame(settings, prepared, rng)

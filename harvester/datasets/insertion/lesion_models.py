@@ -22,11 +22,17 @@ Mask = NDArray[np.bool_]
 FINE_MM: Final = 0.8
 """A blob is sampled at about this step before it is averaged into voxels."""
 
-IN_PLANE_BLUR_MM: Final = 0.8
-"""Standard deviation of a soft to medium reconstruction kernel, resampling included."""
+IN_PLANE_BLUR_MM: Final = 0.6
+"""Standard deviation of a soft to medium reconstruction kernel; the voxels' own averaging comes on top."""
 
-SLICE_BLUR: Final = 0.35
-"""Standard deviation along z as a share of the scan's slice distance (a slice's profile is about a box)."""
+SLICE_BLUR: Final = 0.2
+"""Standard deviation along z as a share of the slice distance: a slice's profile is wider than the voxel."""
+
+SMOOTH_MM: Final = 2.4
+"""Standard deviation in each slice of the Gaussian that takes the noise away."""
+
+TEXTURE_MM: Final = (3.2, 4.0, 4.0)
+"""Standard deviations (z, y, x) of the Gaussian that makes a lesion's slow variation."""
 
 FADE_HU: Final = 120.0
 """`paint` fades out where the image comes this close to the lesion's own value: walls stay as they are."""
@@ -84,14 +90,13 @@ def draw_blob(
     return Blob(radii, float(rng.uniform(0, np.pi)), margin_mm, waves, np.hstack([rays, lengths]))
 
 
-def coverage(blob: Blob, offset_zyx: Floats, spacing_zyx_mm: Spacing, slice_mm: float) -> NDArray[np.float32]:
+def coverage(blob: Blob, offset_zyx: Floats, spacing_zyx_mm: Spacing) -> NDArray[np.float32]:
     """Share of every voxel that the blob covers, in a block of odd sides whose middle voxel holds the centre.
 
-    offset_zyx shifts the centre from the middle of that voxel, in voxels; slice_mm is the scan's own slice
-    distance, which blurs along z.
+    offset_zyx shifts the centre from the middle of that voxel, in voxels.
     """
     spacing = np.asarray(spacing_zyx_mm)
-    sigma_mm = np.hypot([SLICE_BLUR * slice_mm, IN_PLANE_BLUR_MM, IN_PLANE_BLUR_MM], blob.margin_mm)
+    sigma_mm = np.hypot([SLICE_BLUR * spacing_zyx_mm[0], IN_PLANE_BLUR_MM, IN_PLANE_BLUR_MM], blob.margin_mm)
     half = np.ceil((blob.reach_mm + 2.5 * sigma_mm) / spacing + 0.5).astype(int)
     steps = np.maximum(1, np.rint(spacing / FINE_MM)).astype(int)
     axes = [
@@ -129,31 +134,35 @@ def _surface(blob: Blob, x: Floats, y: Floats, z: Floats, distance: Floats) -> F
     return radius
 
 
-def smooth(hu_zyx: NDArray[Any]) -> NDArray[np.float32]:
-    """The image without its noise: a Gaussian of 1.5 pixels in each slice."""
-    return np.asarray(ndimage.gaussian_filter(hu_zyx.astype(np.float32), (0, 1.5, 1.5)), dtype=np.float32)
+def smooth(hu_zyx: NDArray[Any], spacing_zyx_mm: Spacing) -> NDArray[np.float32]:
+    """The image without its noise: a Gaussian of SMOOTH_MM in each slice."""
+    sigma = (0.0, SMOOTH_MM / spacing_zyx_mm[1], SMOOTH_MM / spacing_zyx_mm[2])
+    return np.asarray(ndimage.gaussian_filter(hu_zyx.astype(np.float32), sigma), dtype=np.float32)
 
 
-def paint(hu_zyx: Floats, cover: Floats, target_hu: float, noise_hu: Floats, least_hu: float) -> tuple[Floats, Mask]:
+def paint(
+    hu_zyx: Floats, base_zyx: Floats, cover: Floats, target_hu: float, noise_hu: Floats, least_hu: float
+) -> tuple[Floats, Mask]:
     """A lesion of `target_hu` laid into darker surroundings; what is as bright already (a wall) stays.
 
-    `noise_hu` (the block's shape) is the scan's own noise, which the lesion shows instead of what it covers.
-    Returns the changed block and the voxels of the lesion that were darker by `least_hu` or more.
+    `base_zyx` is the block smoothed; `noise_hu` (the block's shape) is the scan's own noise, which the lesion
+    shows instead of what it covers. Returns the changed block and the voxels of the lesion that were darker by
+    `least_hu` or more.
     """
-    darker = target_hu - smooth(hu_zyx)
+    darker = target_hu - base_zyx
     changed = hu_zyx + cover * np.clip(darker / FADE_HU, 0, 1) * (target_hu + noise_hu - hu_zyx)
     return changed, half_covered(cover) & (darker >= least_hu)
 
 
-def shade(hu_zyx: Floats, cover: Floats, contrast_hu: float, texture: Floats) -> tuple[Floats, Mask]:
+def shade(hu_zyx: Floats, base_zyx: Floats, cover: Floats, contrast_hu: float, texture: Floats) -> tuple[Floats, Mask]:
     """Tissue made `contrast_hu` brighter (darker where negative) inside a lesion, its noise kept.
 
     Where the lesion fills no voxel, its best covered one still gets the whole contrast. Vessels inside are
-    faded; `texture` (the block's shape, mean about 0) varies the contrast by its share. Returns the changed
-    block and the voxels of the lesion.
+    faded; `base_zyx` is the block smoothed, and `texture` (the block's shape, mean about 0) varies the contrast
+    by its share. Returns the changed block and the voxels of the lesion.
     """
-    base, inside, cover = smooth(hu_zyx), half_covered(cover), cover / cover.max()
-    structure = base - np.median(base[inside])
+    inside, cover = half_covered(cover), cover / cover.max()
+    structure = base_zyx - np.median(base_zyx[inside])
     changed = hu_zyx + cover * (contrast_hu * (1 + texture) - (1 - STRUCTURE_LEFT) * structure)
     return changed, inside
 
@@ -163,8 +172,11 @@ def half_covered(cover: Floats) -> Mask:
     return np.asarray(cover >= 0.5 * cover.max())
 
 
-def draw_texture(rng: np.random.Generator, shape_zyx: tuple[int, ...], share: float) -> NDArray[np.float32]:
+def draw_texture(
+    rng: np.random.Generator, shape_zyx: tuple[int, ...], spacing_zyx_mm: Spacing, share: float
+) -> NDArray[np.float32]:
     """Slow random variation with mean 0 and standard deviation `share`."""
-    field = ndimage.gaussian_filter(rng.normal(size=shape_zyx).astype(np.float32), (0.8, 2.5, 2.5))
+    sigma = np.divide(TEXTURE_MM, spacing_zyx_mm)
+    field = ndimage.gaussian_filter(rng.standard_normal(shape_zyx, dtype=np.float32), sigma, truncate=3)
     field -= field.mean()
     return np.asarray(field * (share / max(float(field.std()), 1e-6)), dtype=np.float32)

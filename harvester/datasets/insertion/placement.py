@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import ceil, floor
 from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harvester.config.data import InsertionSettings
+from harvester.config.data import InsertionSettings, Spacing
 from harvester.datasets.insertion.backgrounds import Prepared
 from harvester.datasets.insertion.lesion_models import (
     Blob,
@@ -29,6 +30,9 @@ TRIES: Final = 12
 
 REDRAWS: Final = 4
 """Lesions drawn for each that is wanted: one that is given up makes way for another kind and size."""
+
+END_MM: Final = 4.0
+"""No lesion's centre is nearer to the sub-volume's first or last slice."""
 
 GAP_MM: Final = 8.0
 """Between two lesions, and between a lesion and an ignored region."""
@@ -96,6 +100,11 @@ class SubVolume:
     rng: np.random.Generator
     inserted: list[Inserted] = field(default_factory=list)
 
+    @property
+    def spacing_zyx_mm(self) -> Spacing:
+        """The scan's own."""
+        return self.prepared.volume.spacing_zyx_mm
+
 
 def insert_lesions(target: SubVolume) -> None:
     """Insert those that find a place, of a Poisson number of wanted ones."""
@@ -112,14 +121,18 @@ def insert_lesions(target: SubVolume) -> None:
 
 
 def _room(kind: Kind, prepared: Prepared, frame: Frame) -> NDArray[np.float32]:
-    """Room in the slices of the sub-volume where a lesion's centre may lie (not the outermost slices)."""
+    """Room in the slices of the sub-volume where a lesion's centre may lie (not at its ends)."""
     tissues = prepared.tissues
     room = {"nodule": tissues.lung_room_mm, "node": tissues.fat_room_mm}.get(kind, tissues.organ_room_mm)
-    return _inner(room, frame)
+    return room[_inner(prepared, frame)]
 
 
-def _inner(sheet_zyx: NDArray[Any], frame: Frame) -> NDArray[Any]:
-    return sheet_zyx[frame.z_start + 1 : frame.z_start + frame.depth - 1]
+def _inner(prepared: Prepared, frame: Frame) -> slice:
+    """The slices of the tissue maps at least a slice and END_MM from the ends of the sub-volume."""
+    own, coarse = prepared.volume.spacing_zyx_mm[0], prepared.tissues.spacing_zyx_mm[0]
+    margin = max(own, END_MM)
+    low, high = frame.z_start * own + margin, (frame.z_start + frame.depth) * own - margin
+    return slice(ceil(low / coarse - 0.5), floor(high / coarse - 0.5) + 1)
 
 
 def _draw_wanted(settings: InsertionSettings, kind: Kind, rng: np.random.Generator) -> _Wanted:
@@ -142,15 +155,28 @@ def _draw_size(rng: np.random.Generator, median: float, spread: float, limits: t
 
 def _place(target: SubVolume, room: NDArray[np.float32], wanted: _Wanted) -> None:
     """Insert the lesion at the first of some places with room for it that will do, or nowhere."""
-    fits, frame = np.flatnonzero(_fits(target, room, wanted)), target.frame
+    fits = np.flatnonzero(_fits(target, room, wanted))
     if len(fits) == 0:
         return
+    offset = target.rng.uniform(-0.5, 0.5, 3)
     chosen = target.rng.choice(fits, TRIES, p=_preference(wanted, room.ravel()[fits]))
-    spots = np.stack(np.unravel_index(chosen, room.shape), axis=1).astype(np.float64)
-    spots[:, 0] += frame.z_start + 1
-    for spot in frame.to_frame(spots + target.rng.uniform(-0.5, 0.5, spots.shape)):
-        if _clear(target, spot, wanted) and _insert_at(target, spot, wanted):
+    spots = _to_frame(target, np.stack(np.unravel_index(chosen, room.shape), axis=1))
+    cover: NDArray[np.float32] | None = None
+    for middle in np.rint(spots).astype(int):
+        if not _clear(target, middle + offset, wanted):
+            continue
+        if cover is None:  # the same at every place: a lesion keeps its offset from a voxel's middle
+            cover = coverage(wanted.blob, offset, target.spacing_zyx_mm)
+        if _insert_at(target, middle, offset, cover, wanted):
             return
+
+
+def _to_frame(target: SubVolume, places: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(n, 3) voxels of a room to the sub-volume's, each somewhere in its voxel."""
+    prepared, coarse = target.prepared, np.array(target.prepared.tissues.spacing_zyx_mm)
+    inside = places + target.rng.uniform(0, 1, places.shape)
+    inside[:, 0] += _inner(prepared, target.frame).start
+    return target.frame.to_frame(inside * coarse / prepared.volume.spacing_zyx_mm - 0.5)
 
 
 def _fits(target: SubVolume, room: NDArray[np.float32], wanted: _Wanted) -> Mask:
@@ -165,7 +191,7 @@ def _fits(target: SubVolume, room: NDArray[np.float32], wanted: _Wanted) -> Mask
         return (room >= 0.3 * radius) & (room <= 0.8 * radius)
     free = room >= radius + 2
     if wanted.style == "vascular":
-        return np.asarray(free & _inner(target.prepared.tissues.vessel, target.frame))
+        return np.asarray(free & target.prepared.tissues.vessel[_inner(target.prepared, target.frame)])
     return free
 
 
@@ -178,7 +204,7 @@ def _preference(wanted: _Wanted, room_mm: NDArray[np.float32]) -> NDArray[np.flo
 
 def _clear(target: SubVolume, spot: NDArray[np.float64], wanted: _Wanted) -> bool:
     """Whether the lesion stays away from ignored regions and from those inserted before."""
-    spacing = np.array(target.prepared.volume.spacing_zyx_mm)
+    spacing = np.array(target.spacing_zyx_mm)
     for other in target.inserted:
         apart = float(np.linalg.norm((spot - other.centre_zyx) * spacing))
         if apart < (wanted.diameter_mm + other.diameter_mm) / 2 * 1.15 + GAP_MM:
@@ -192,20 +218,20 @@ def _clear(target: SubVolume, spot: NDArray[np.float64], wanted: _Wanted) -> boo
     return True
 
 
-def _insert_at(target: SubVolume, spot: NDArray[np.float64], wanted: _Wanted) -> bool:
-    """Change the block round the spot, unless too little of the lesion would show; whether it was changed."""
-    middle = np.rint(spot).astype(int)
-    cover = coverage(wanted.blob, spot - middle, target.prepared.volume.spacing_zyx_mm, target.prepared.slice_mm)
+def _insert_at(
+    target: SubVolume, middle: NDArray[np.int64], offset: NDArray[Any], cover: NDArray[np.float32], wanted: _Wanted
+) -> bool:
+    """Change the block round a voxel, unless too little of the lesion would show; whether it was changed."""
+    if (middle < 0).any() or (middle >= target.hu_zyx.shape).any():
+        return False
     first = middle - np.array(cover.shape) // 2
     low, high = np.maximum(first, 0), np.minimum(first + cover.shape, target.hu_zyx.shape)
-    if (low >= high).any():
-        return False
     kept, place = (tuple(map(slice, low - corner, high - corner)) for corner in (first, 0))
     changed = _changed(target, target.hu_zyx[place], cover[kept], wanted)
     if changed is None:
         return False
     target.hu_zyx[place], voxels, contrast = changed
-    (z, y, x), (z0, y0, x0) = spot.tolist(), low.tolist()
+    (z, y, x), (z0, y0, x0) = (middle + offset).tolist(), low.tolist()
     target.inserted.append(Inserted(wanted.kind, wanted.diameter_mm, contrast, (z, y, x), (z0, y0, x0), voxels))
     return True
 
@@ -214,19 +240,21 @@ def _changed(
     target: SubVolume, block: NDArray[np.float32], cover: NDArray[np.float32], wanted: _Wanted
 ) -> tuple[NDArray[Any], Mask, float] | None:
     rng, inside = target.rng, half_covered(cover)
-    base = smooth(block)[inside]
+    smoothed = smooth(block, target.spacing_zyx_mm)
+    base = smoothed[inside]
     around = float(np.median(base))
     if wanted.kind in ("nodule", "node"):
         nodule, muscle = wanted.kind == "nodule", target.prepared.muscle_hu
         level = float(rng.uniform(10, 60) if nodule else muscle + rng.uniform(-20, 25))
-        texture = draw_texture(rng, block.shape, 8.0) + _noise(target.prepared, block.shape, rng)
-        painted, voxels = paint(block, cover, level, texture, DARKER_HU[wanted.kind])
+        texture = draw_texture(rng, block.shape, target.spacing_zyx_mm, 8.0) + _noise(target.prepared, block.shape, rng)
+        painted, voxels = paint(block, smoothed, cover, level, texture, DARKER_HU[wanted.kind])
         return (painted, voxels, level - around) if voxels.sum() >= WHOLE * inside.sum() else None
     contrast = _draw_contrast(target.settings, wanted, rng)
     allowed = around > HYPODENSE_ABOVE_HU if contrast < 0 else around < HYPERDENSE_BELOW_HU
     if not allowed or base.std() > EVEN_HU:
         return None
-    shaded, voxels = shade(block, cover, contrast, draw_texture(rng, block.shape, 0.15))
+    texture = draw_texture(rng, block.shape, target.spacing_zyx_mm, 0.15)
+    shaded, voxels = shade(block, smoothed, cover, contrast, texture)
     return shaded, voxels, contrast
 
 

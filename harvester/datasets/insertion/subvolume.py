@@ -9,12 +9,14 @@ from scipy import ndimage
 
 from harvester.config.data import InsertionSettings
 from harvester.datasets.insertion.backgrounds import Prepared
-from harvester.errors import VolumeError
 from harvester.imaging.hounsfield import AIR_HU
-from harvester.store.slab import SIDE_MULTIPLE
+from harvester.imaging.interpolation import Taps, interpolate_in_plane
 
 EMPTY_HU: Final = -1000
 """No noise is added to what is this empty: many archives blank the surroundings of the body."""
+
+NOISE_BLUR_MM: Final = 0.7
+"""Standard deviation of the Gaussian that gives added noise the grain of a soft to medium kernel."""
 
 
 @dataclass(frozen=True)
@@ -50,40 +52,40 @@ class Frame:
 
 
 def draw_frame(settings: InsertionSettings, prepared: Prepared, rng: np.random.Generator) -> Frame:
-    """A random clean range, scale and shift. Raises VolumeError where no clean range is long enough."""
-    starts = prepared.starts_for(settings.depth)
-    if not starts:
-        raise VolumeError(
-            "too_short",
-            f"background {prepared.background.id}: no clean range of {settings.depth} slices; "
-            "lower data.insertion.depth or widen clean_mm",
-        )
+    """A random length, clean range, scale and shift. Raises VolumeError where no clean range is long enough."""
+    fewest, most = prepared.depths(settings)
+    depth = int(rng.integers(fewest, most + 1))
     y1, y2, x1, x2 = prepared.crop_yx
-    height, width = (-(-side // SIDE_MULTIPLE) * SIDE_MULTIPLE for side in (y2 - y1, x2 - x1))
-    shift = rng.uniform(-1, 1, 2) * settings.shift_mm / prepared.volume.spacing_zyx_mm[2]
+    shift = rng.uniform(-1, 1, 2) * settings.shift_mm / prepared.volume.spacing_zyx_mm[1:]
     return Frame(
-        z_start=int(rng.choice(starts)),
-        depth=settings.depth,
+        z_start=int(rng.choice(prepared.starts_for(depth))),
+        depth=depth,
         scale=float(rng.uniform(1 - settings.scale_jitter, 1 + settings.scale_jitter)),
         centre_yx=((y1 + y2 - 1) / 2, (x1 + x2 - 1) / 2),
-        middle_yx=((height - 1) / 2 + float(shift[0]), (width - 1) / 2 + float(shift[1])),
-        shape_yx=(height, width),
+        middle_yx=((y2 - y1 - 1) / 2 + float(shift[0]), (x2 - x1 - 1) / 2 + float(shift[1])),
+        shape_yx=(y2 - y1, x2 - x1),
     )
 
 
 def cut(settings: InsertionSettings, prepared: Prepared, frame: Frame, rng: np.random.Generator) -> NDArray[np.float32]:
     """The sub-volume's HU with a little more noise; outside the background's crop it is AIR_HU."""
     y1, y2, x1, x2 = prepared.crop_yx
-    slices = slice(frame.z_start, frame.z_start + frame.depth)
-    hu = prepared.volume.hu_zyx[slices, y1:y2, x1:x2].astype(np.float32)
-    centre = np.array(frame.centre_yx) - (y1, x1)
-    offset = [0.0, *(centre - np.array(frame.middle_yx) / frame.scale)]
-    steps, shape = np.array([1.0, 1 / frame.scale, 1 / frame.scale]), (frame.depth, *frame.shape_yx)
-    moved: NDArray[np.float32] = ndimage.affine_transform(hu, steps, offset, shape, order=1, cval=AIR_HU)
-    share = rng.uniform(0, settings.noise_jitter)
-    white = ndimage.gaussian_filter(rng.normal(size=moved.shape).astype(np.float32), (0, 0.6, 0.6))
-    added = white * np.float32(share * prepared.noise.std() / white.std())
-    return np.where(moved > EMPTY_HU, moved + added, moved)
+    own = prepared.volume.hu_zyx[frame.z_start : frame.z_start + frame.depth, y1:y2, x1:x2].astype(np.float32)
+    rows, columns = (
+        (np.arange(count) - middle) / frame.scale + centre - corner
+        for count, middle, centre, corner in zip(
+            frame.shape_yx, frame.middle_yx, frame.centre_yx, (y1, x1), strict=True
+        )
+    )
+    hu: NDArray[np.float32] = interpolate_in_plane(own, Taps.at(rows, y2 - y1), Taps.at(columns, x2 - x1))
+    hu[:, (rows < 0) | (rows > y2 - y1 - 1)] = AIR_HU
+    hu[:, :, (columns < 0) | (columns > x2 - x1 - 1)] = AIR_HU
+    sigma = [NOISE_BLUR_MM / size for size in prepared.volume.spacing_zyx_mm[1:]]
+    white = ndimage.gaussian_filter(rng.standard_normal(hu.shape, dtype=np.float32), (0, *sigma), truncate=3)
+    added = rng.uniform(0, settings.noise_jitter) * prepared.noise.std()
+    white *= np.float32(added / white[0].std())
+    np.add(hu, white, out=hu, where=hu > EMPTY_HU)
+    return hu
 
 
 def ignored_regions(prepared: Prepared, frame: Frame, volume_id: str) -> list[IgnoredRegion]:

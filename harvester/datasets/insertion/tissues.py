@@ -44,8 +44,9 @@ FAT_HU: Final = (-150.0, -40.0)
 
 @dataclass(frozen=True, eq=False)
 class Tissues:
-    """Maps of (z, y, x) on the grid. A room is the distance in mm to where the tissue ends, 0 outside it.
+    """Maps of (z, y, x) on a grid of their own. A room is the distance in mm to where the tissue ends, 0 outside it.
 
+    spacing_zyx_mm  of the maps, which share the scan's outer corner
     body            inside the skin, lungs and gas included
     lung_room_mm    lung with the vessels in it
     vessel          vessels in the lung
@@ -53,6 +54,7 @@ class Tissues:
     fat_room_mm     fat inside the body's wall
     """
 
+    spacing_zyx_mm: Spacing
     body: Mask
     lung_room_mm: Room
     vessel: Mask
@@ -62,7 +64,7 @@ class Tissues:
 
 def find_tissues(hu_zyx: NDArray[np.int16], spacing_zyx_mm: Spacing) -> Tissues:
     """Maps of a scan in the stored order; empty maps where the scan has no such tissue."""
-    base = smooth(hu_zyx)
+    base = smooth(hu_zyx, spacing_zyx_mm)
     body = _body(base)
     # With its marrow, and whatever else is as bright (contrast medium), with gaps of 28 mm closed.
     bone = _filled(base > 210, 14, MARROW_CM2, spacing_zyx_mm)
@@ -72,6 +74,7 @@ def find_tissues(hu_zyx: NDArray[np.int16], spacing_zyx_mm: Spacing) -> Tissues:
     organ_room = _room(_opened(organ, ORGAN_RADIUS_MM, spacing_zyx_mm), spacing_zyx_mm)
     fat = _inner_fat(base, body, spacing_zyx_mm) & ~bone
     return Tissues(
+        spacing_zyx_mm=spacing_zyx_mm,
         body=body,
         lung_room_mm=lung_room,
         vessel=lung & (base > -550) & (lung_room > 5),

@@ -22,7 +22,7 @@ def test_phantoms_are_made_where_something_says_so_and_nowhere_else(
     assert main(["--out", str(tmp_path / "store"), "--dry-run"]) == 2
     assert capsys.readouterr().err == (
         "nothing says what to prepare: give --source SCANS, or --config quickstart for made phantoms; as data.kind "
-        "there are phantom, insertion, archive and deeplesion\n"
+        "there are phantom, insertion, made, archive and deeplesion\n"
     )
     assert kind_of("--config", "quickstart") == kind_of("--format", "phantom") == "phantom"
     assert kind_of("--set", "data.kind=phantom") == "phantom"

@@ -54,6 +54,7 @@ NUMBERS = [path for path, kind in fields() if holds(kind, (int, float))]
 LISTS_MAY_BE_EMPTY = {  # nothing is refused, read or asked then
     ("data", "archive", "mask_labels"), ("data", "deeplesion", "marks"),
     ("data", "archive", "dicom", "refused_image_types"), ("data", "archive", "dicom", "marks"),
+    ("data", "insertion", "vm_backgrounds"), ("data", "insertion", "vh_test_backgrounds"),
 }  # fmt: skip
 LISTS = [path for path, kind in fields() if isinstance(default(path), (tuple, dict))]
 

@@ -50,7 +50,7 @@ def test_a_background_is_read_once_for_the_sub_volumes_that_lie_side_by_side(
     read: list[str] = []
 
     class Prepared:
-        def __init__(self, background: Background, grid: object) -> None:
+        def __init__(self, background: Background) -> None:
             read.append(background.id)
             self.background = background
 

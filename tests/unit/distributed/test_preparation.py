@@ -170,7 +170,13 @@ def backgrounds(workshop: Workshop) -> Callable[..., Settings]:
     def listed(**of_a: Any) -> Settings:
         a = {"id": "a", "file": "a.nii", "patient": "a", "role": "vm", "mask": "a.mask.nii", **of_a}
         file.write_text(yaml.safe_dump([a, {"id": "b", "file": "b.nii", "patient": "b", "role": "vh_test"}]))
-        own = {"source": "$HARVESTER_DATA", "backgrounds": str(file), "vm_volumes": 2, "vh_test_volumes": 1, "depth": 6}
+        own = {
+            "source": "$HARVESTER_DATA",
+            "backgrounds": str(file),
+            "vm_volumes": 2,
+            "vh_test_volumes": 1,
+            "depth": [6, 8],
+        }
         return Settings.model_validate({"data": {"kind": "insertion", "insertion": own}})
 
     return listed

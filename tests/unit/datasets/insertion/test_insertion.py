@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,62 +10,55 @@ import pytest
 
 from harvester.config.data import InsertionSettings
 from harvester.datasets.insertion.backgrounds import (
+    TISSUE_MM,
     Background,
     Prepared,
     load_background_volume,
     load_backgrounds,
     prepare,
 )
-from harvester.datasets.insertion.insertion import InsertionCase, make, plan
-from harvester.datasets.insertion.lesion_models import coverage, draw_blob, draw_texture, half_covered, paint, shade
+from harvester.datasets.insertion.insertion import make, plan
+from harvester.datasets.insertion.lesion_models import (
+    coverage,
+    draw_blob,
+    draw_texture,
+    half_covered,
+    paint,
+    shade,
+    smooth,
+)
 from harvester.datasets.insertion.placement import Inserted, SubVolume, insert_lesions
 from harvester.datasets.insertion.subvolume import cut, draw_frame, ignored_regions
 from harvester.errors import SettingsError, VolumeError
+from harvester.imaging.nifti.file import read_header
 from harvester.records import Volume
+from tests.made_torso import COARSE, FINE, background, case, torso
 
 REPO = Path(__file__).parents[4]
 DATA = Path(os.environ.get("HARVESTER_DATA", REPO.parent / "shared" / "data"))
-SPACING = (4.0, 2.0, 2.0)
-SETTINGS = InsertionSettings(depth=8)
-
-
-def torso() -> Volume:
-    """A body of 24 slices: fat round a large organ below, two lungs above, noise of 5 HU, air outside."""
-    rng = np.random.default_rng(7)
-    z, y, x = np.meshgrid(np.arange(24), np.arange(72), np.arange(96), indexing="ij", sparse=True)
-
-    def ellipse(cy: float, cx: float, ry: float, rx: float) -> np.ndarray:
-        return ((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 < 1
-
-    hu = np.where(ellipse(36, 48, 32, 44), 55.0, -1024.0) + 0 * z
-    hu = np.where(ellipse(36, 48, 25, 37) & (z < 12), -100.0, hu)
-    hu = np.where(ellipse(34, 36, 17, 20) & (z < 12), 60.0, hu)
-    hu = np.where((ellipse(36, 28, 18, 12) | ellipse(36, 68, 18, 12)) & (z >= 12), -850.0, hu)
-    hu += np.where(hu > -1000, rng.normal(0, 5, hu.shape), 0)
-    return Volume("made", "p", hu.round().astype(np.int16), SPACING)
-
-
-def background(**fields: object) -> Background:
-    return Background.model_validate({"id": "made", "file": "made.nii", "patient": "p", "role": "vm", **fields})
+DEPTH = 8
+GRID = (4.0, 1.6, 1.6)
+SETTINGS = InsertionSettings(depth=(DEPTH, DEPTH))
 
 
 @pytest.fixture(scope="module")
 def prepared() -> Prepared:
-    return prepare(background(), torso(), SPACING)
-
-
-def case(number: int = 1) -> InsertionCase:
-    return InsertionCase(f"in-{number:012x}", "bg-1", "made", "vm")
+    return prepare(background(), torso())
 
 
 def test_the_tissues_of_a_made_torso_are_found(prepared: Prepared) -> None:
     tissues = prepared.tissues
-    assert tissues.lung_room_mm[18, 36, 28] > 15
-    assert tissues.organ_room_mm[6, 34, 36] > 15
-    assert tissues.fat_room_mm[6, 36, 70] > 8
+    assert tissues.spacing_zyx_mm == TISSUE_MM != prepared.volume.spacing_zyx_mm
+
+    def at(z: float, y: float, x: float) -> tuple[int, ...]:
+        return tuple(int(mm / size) for mm, size in zip((z, y, x), TISSUE_MM, strict=True))
+
+    assert tissues.lung_room_mm[at(74, 73, 57)] > 15
+    assert tissues.organ_room_mm[at(26, 69, 73)] > 15
+    assert tissues.fat_room_mm[at(26, 73, 141)] > 8
     assert tissues.fat_room_mm[13:].max() < 3, "the rim of the lungs is no fat to speak of"
     assert not tissues.lung_room_mm[:11].any()
-    assert not tissues.organ_room_mm[18, 36, 48], "what lies between the lungs is no organ for lesions"
+    assert not tissues.organ_room_mm[at(74, 73, 97)], "what lies between the lungs is no organ for lesions"
     assert not tissues.body[:, :2].any()
 
 
@@ -83,12 +77,12 @@ def test_marks_are_in_range_and_their_share_is_the_asked_one(prepared: Prepared)
     known, sizes = [], []
     for number in range(25):
         volume, marks, ignored = make(SETTINGS, prepared, case(number), 0)
-        assert volume.hu_zyx.shape[0] == SETTINGS.depth
-        assert volume.hu_zyx.shape[1] % 16 == volume.hu_zyx.shape[2] % 16 == 0
+        assert len(volume.hu_zyx) == DEPTH
+        assert volume.spacing_zyx_mm == COARSE
         assert ignored == []
         assert not marks or any(mark.clinical for mark in marks)
         for mark in marks:
-            assert 0 <= mark.z < SETTINGS.depth
+            assert 0 <= mark.z < DEPTH
             assert 0 <= mark.x1 < mark.x2 <= volume.hu_zyx.shape[2] - 1
             assert 0 <= mark.y1 < mark.y2 <= volume.hu_zyx.shape[1] - 1
             known.append(mark.clinical)
@@ -125,9 +119,9 @@ def test_lesions_change_their_voxels_as_their_kind_says(prepared: Prepared) -> N
 def test_shade_moves_the_mean_by_the_asked_contrast_and_keeps_the_noise(contrast: float) -> None:
     rng = np.random.default_rng(0)
     blob = draw_blob(rng, 24, flatness=0.7, bumps=0.2)
-    cover = coverage(blob, np.zeros(3), (4.0, 1.6, 1.6), 5.0)
+    cover = coverage(blob, np.zeros(3), GRID)
     tissue = rng.normal(60, 10, cover.shape).astype(np.float32)
-    changed, voxels = shade(tissue, cover, contrast, draw_texture(rng, cover.shape, 0.0))
+    changed, voxels = shade(tissue, smooth(tissue, GRID), cover, contrast, draw_texture(rng, cover.shape, GRID, 0.0))
     core = cover > 0.95
     assert (changed - tissue)[core].mean() == pytest.approx(contrast, abs=2)
     assert changed[core].std() == pytest.approx(tissue[core].std(), rel=0.15)
@@ -137,10 +131,10 @@ def test_shade_moves_the_mean_by_the_asked_contrast_and_keeps_the_noise(contrast
 
 def test_paint_fills_lung_and_leaves_the_wall() -> None:
     blob = draw_blob(np.random.default_rng(1), 20, flatness=0.9, bumps=0.0)
-    cover = coverage(blob, np.zeros(3), (4.0, 1.6, 1.6), 2.0)
+    cover = coverage(blob, np.zeros(3), GRID)
     lung = np.full(cover.shape, -850, np.float32)
     lung[:, :, cover.shape[2] // 2 + 3 :] = 50
-    changed, voxels = paint(lung, cover, 40.0, np.zeros_like(cover), 400.0)
+    changed, voxels = paint(lung, smooth(lung, GRID), cover, 40.0, np.zeros_like(cover), 400.0)
     core = cover[:, :, :-8] > 0.99
     assert changed[:, :, :-8][core & (lung[:, :, :-8] < 0)].max() <= 40
     middle = tuple(n // 2 for n in cover.shape)
@@ -153,22 +147,37 @@ def test_paint_fills_lung_and_leaves_the_wall() -> None:
 def test_coverage_holds_the_volume_of_the_lesion_whatever_the_grid() -> None:
     blob = draw_blob(np.random.default_rng(2), 16, flatness=1.0, bumps=0.0)
     expected = 4 / 3 * np.pi * np.prod(blob.radii_zyx_mm)
-    for spacing in ((4.0, 1.6, 1.6), (1.0, 0.8, 0.8)):
-        cover = coverage(blob, np.array([0.3, -0.2, 0.4]), spacing, 5.0)
+    for spacing in (GRID, (1.0, 0.8, 0.8)):
+        cover = coverage(blob, np.array([0.3, -0.2, 0.4]), spacing)
         assert cover.sum() * np.prod(spacing) == pytest.approx(expected, rel=0.03)
         assert cover.max() <= 1.001
         assert half_covered(cover).any()
 
 
+@pytest.mark.parametrize("spacing", [COARSE, FINE, (5.0, 0.7, 0.9), (1.5, 1.5, 1.5)])
+def test_coverage_has_centre_and_size_within_a_voxel(spacing: tuple[float, float, float]) -> None:
+    blob = draw_blob(np.random.default_rng(3), 22, flatness=0.8, bumps=0.0)
+    blob = replace(blob, turn=0.0)
+    offset = np.array([0.4, -0.3, 0.2])
+    inside = half_covered(coverage(blob, offset, spacing))
+    places = np.argwhere(inside)
+    off = places.mean(axis=0) - np.array(inside.shape) // 2 - offset
+    assert np.abs(off).max() < 0.5
+    extent = (places.max(axis=0) - places.min(axis=0) + 1) * spacing
+    assert (np.abs(extent - 2 * np.array(blob.radii_zyx_mm)) <= 1.5 * np.array(spacing)).all(), (
+        "its poles fill no voxel"
+    )
+
+
 def test_nothing_is_inserted_into_avoided_regions() -> None:
     right = background(avoid_mm=[[0, 96, 0, 144, 0, 96]], clean_mm=[[0, 96]])
-    prepared = prepare(right, torso(), SPACING)
+    prepared = prepare(right, torso())
     count = 0
     for number in range(10):
         volume, marks, ignored = make(SETTINGS, prepared, case(number), 0)
         (region,) = ignored
         assert region.volume_id == volume.volume_id
-        assert (region.z1, region.z2) == (0, SETTINGS.depth - 1)
+        assert (region.z1, region.z2) == (0, DEPTH - 1)
         assert all(mark.x1 > region.x2 for mark in marks)
         count += len(marks)
     assert count > 5
@@ -176,29 +185,28 @@ def test_nothing_is_inserted_into_avoided_regions() -> None:
 
 def test_ignored_regions_cover_the_voxels_that_they_touch() -> None:
     still = SETTINGS.model_copy(update={"scale_jitter": 0.0, "shift_mm": 0.0})
-    made = prepare(background(avoid_mm=[[16, 24.5, 40, 60, 50, 70]], clean_mm=[[8, 40]]), torso(), SPACING)
+    made = prepare(background(avoid_mm=[[16, 24.5, 40, 60, 50, 70]], clean_mm=[[8, 40]]), torso())
     frame = draw_frame(still, made, np.random.default_rng(0))
     assert frame.z_start == 2
     (region,) = ignored_regions(made, frame, "in-1")
-    y1, y2, x1, x2 = made.crop_yx
-    pad_y, pad_x = ((-(-n // 16) * 16 - n) / 2 for n in (y2 - y1, x2 - x1))
+    y1, _, x1, _ = made.crop_yx
     assert (region.z1, region.z2) == (2, 4)
-    assert region.x1 == np.floor(25 - x1 + pad_x)
-    assert region.x2 == np.ceil(34 - x1 + pad_x)
-    assert region.y1 == np.floor(20 - y1 + pad_y)
-    assert region.y2 == np.ceil(29 - y1 + pad_y)
+    assert region.x1 == np.floor(25 - x1)
+    assert region.x2 == np.ceil(34 - x1)
+    assert region.y1 == np.floor(20 - y1)
+    assert region.y2 == np.ceil(29 - y1)
 
 
 def test_a_scan_without_a_clean_range_is_refused_with_its_name() -> None:
-    short = prepare(background(clean_mm=[[0, 20]]), torso(), SPACING)
+    short = prepare(background(clean_mm=[[0, 20]]), torso())
     assert short.starts_for(5) == [0]
-    with pytest.raises(VolumeError, match="background made"):
+    with pytest.raises(VolumeError, match=r"background made: .* leave 5 slices, want 6"):
         make(SETTINGS, short, case(), 0)
 
 
 def test_a_scan_without_tissue_gives_a_volume_without_lesions() -> None:
-    air = Volume("air", "p", np.full((10, 40, 40), -1000, np.int16), SPACING)
-    volume, marks, _ = make(SETTINGS, prepare(background(), air, SPACING), case(), 0)
+    air = Volume("air", "p", np.full((10, 40, 40), -1000, np.int16), COARSE)
+    volume, marks, _ = make(SETTINGS, prepare(background(), air), case(), 0)
     assert marks == []
     assert volume.hu_zyx.max() <= -1000
 
@@ -251,21 +259,132 @@ def shipped() -> Callable[[], list[Background]]:
 def test_the_shipped_list_keeps_patients_apart(shipped: Callable[[], list[Background]]) -> None:
     listed = shipped()
     roles = {role: {b.patient for b in listed if b.role == role} for role in ("vm", "vh_test", "held_out")}
-    assert len(listed) == 13
-    assert roles["held_out"] == {"lung_dx_a0001"}
-    # The certificate counts patients: most of them are for it, the rest to measure on.
-    assert (len(roles["vm"]), len(roles["vh_test"])) == (8, 4)
+    assert len(listed) == len(set().union(*roles.values())) == 25
+    assert roles["held_out"] == {"lung_dx_a0001", "chest_rider0117"}
+    # The certificate counts patients: most of them are for it (13 are needed at 0.90), the rest to measure on.
+    assert (len(roles["vm"]), len(roles["vh_test"])) == (15, 8)
     assert not roles["vm"] & roles["vh_test"]
+
+
+def test_the_shipped_regions_lie_inside_their_scans(shipped: Callable[[], list[Background]]) -> None:
+    for each in (b for b in shipped() if b.role != "held_out"):
+        header = read_header(each.file, each.id)
+        sides = zip(header.orientation().shape_zyx, header.spacing_zyx_mm(), strict=True)
+        z_mm, y_mm, x_mm = (count * spacing for count, spacing in sides)
+        for z1, z2, y1, y2, x1, x2 in each.avoid_mm:
+            assert 0 <= z1 < z2 <= z_mm + 4, each.id
+            assert 0 <= y1 < y2 <= y_mm + 1, each.id
+            assert 0 <= x1 < x2 <= x_mm + 1, each.id
+        assert all(0 <= low < high <= z_mm for low, high in each.clean_mm), each.id
+        # A sub-volume of 20 slices of 4 mm finds room.
+        assert max((high - low for low, high in each.clean_mm), default=z_mm) >= 80, each.id
 
 
 def test_a_real_background_gets_lesions_in_its_tissues(shipped: Callable[[], list[Background]]) -> None:
     (chosen,) = [b for b in shipped() if b.id == "chest_fcp"]
-    prepared = load_background_volume(chosen, (4.0, 1.6, 1.6))
-    assert len(prepared.starts_for(20)) == 3
+    prepared = load_background_volume(chosen)
+    fewest, most = prepared.depths(InsertionSettings())
+    assert (fewest, most) == (30, len(prepared.volume.hu_zyx))
     kinds = set()
     for number in range(3):
         volume, marks, ignored = make(InsertionSettings(), prepared, case(number), 0)
+        assert volume.spacing_zyx_mm == prepared.volume.spacing_zyx_mm == (2.0, *volume.spacing_zyx_mm[1:])
+        assert 0.7 < volume.spacing_zyx_mm[1] < 0.8, "as scanned"
+        assert fewest <= len(volume.hu_zyx) <= most
         assert volume.patient_id == "bg-1"
         assert len(ignored) >= 1
         kinds |= {mark.kind for mark in marks}
     assert {"nodule", "node"} <= kinds
+
+
+@pytest.mark.parametrize("spacing", [COARSE, FINE, (5.0, 0.7, 0.9)])
+def test_a_lesion_lies_where_it_was_put_and_is_as_large(spacing: tuple[float, float, float]) -> None:
+    """The visible voxels give centre and size in mm, whatever the spacing."""
+    made = prepare(background(), torso(spacing))
+    own = InsertionSettings(lesions_per_volume=12)
+    seen = 0
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        frame = draw_frame(own, made, rng)
+        target = SubVolume(own, made, frame, cut(own, made, frame, rng), [], rng)
+        insert_lesions(target)
+        for lesion in target.inserted:
+            key = int(lesion.voxels.sum(axis=(1, 2)).argmax())
+            area_mm2 = lesion.voxels[key].sum() * spacing[1] * spacing[2]
+            across = 2 * np.sqrt(area_mm2 / np.pi)
+            assert 0.55 * lesion.diameter_mm - spacing[2] < across < 1.3 * lesion.diameter_mm + spacing[2]
+            middle = np.argwhere(lesion.voxels).mean(axis=0) + lesion.place_zyx
+            off = np.abs(middle - lesion.centre_zyx) * spacing
+            # A lesion at a wall shows less of itself than was put there.
+            assert (off <= np.maximum(spacing, 0.25 * lesion.diameter_mm)).all(), lesion.kind
+            seen += 1
+    assert seen > 20
+
+
+def test_a_place_of_the_tissue_maps_is_the_same_place_in_the_volume() -> None:
+    """Nodules lie in lung, organ lesions in the organ: places are turned from one grid into the other."""
+    made = prepare(background(), torso(FINE))
+    rng = np.random.default_rng(0)
+    own = InsertionSettings(lesions_per_volume=12)
+    frame = draw_frame(own, made, rng)
+    before = cut(own, made, frame, rng)
+    target = SubVolume(own, made, frame, before.copy(), [], rng)
+    insert_lesions(target)
+    assert {lesion.kind for lesion in target.inserted} >= {"nodule", "node"}
+    for lesion in target.inserted:
+        z, y, x = (round(at) for at in lesion.centre_zyx)
+        there = np.median(before[z, y - 2 : y + 3, x - 2 : x + 3])
+        assert there == pytest.approx({"nodule": -850, "node": -100}.get(lesion.kind, 60), abs=15)
+
+
+def test_a_sub_volume_keeps_to_lengths_and_clean_ranges() -> None:
+    clean = [[0, 20], [22.5, 95]]
+    made = prepare(background(clean_mm=clean), torso((2.5, 2.0, 2.0)))
+    assert made.clean_slices() == [(0, 8), (9, 38)]
+    assert made.depths(InsertionSettings()) == (29, 29), "30 slices are more than there are"
+    assert made.depths(InsertionSettings(max_mm=30)) == (12, 12), "the limit in mm goes before the fewest"
+    assert made.depths(InsertionSettings(depth=(6, 28))) == (24, 28), "60 mm at least"
+    own = InsertionSettings(depth=(10, 26), max_mm=64)
+    assert made.depths(own) == (24, 25)
+    lengths = set()
+    for seed in range(30):
+        frame = draw_frame(own, made, np.random.default_rng(seed))
+        lengths.add(frame.depth)
+        assert frame.z_start >= 9
+        assert frame.z_start + frame.depth <= 38
+    assert lengths == {24, 25}
+
+
+def test_the_cut_moves_and_scales_the_scan_round_the_middle_of_its_body() -> None:
+    """Against one point at a time, read between the scan's pixels."""
+    made = prepare(background(), torso(FINE))
+    own = InsertionSettings(noise_jitter=0, scale_jitter=0.2)
+    frame = draw_frame(own, made, np.random.default_rng(3))
+    hu = cut(own, made, frame, np.random.default_rng(4))
+    y1, y2, x1, x2 = made.crop_yx
+    rng = np.random.default_rng(5)
+    for _ in range(50):
+        z, y, x = (int(rng.integers(side)) for side in hu.shape)
+        own_y = (y - frame.middle_yx[0]) / frame.scale + frame.centre_yx[0]
+        own_x = (x - frame.middle_yx[1]) / frame.scale + frame.centre_yx[1]
+        if not (y1 <= own_y < y2 - 1 and x1 <= own_x < x2 - 1):
+            assert hu[z, y, x] == -1024
+            continue
+        (low_y, low_x), (part_y, part_x) = (int(own_y), int(own_x)), (own_y % 1, own_x % 1)
+        four = made.volume.hu_zyx[frame.z_start + z, low_y : low_y + 2, low_x : low_x + 2].astype(float)
+        expected = np.array([1 - part_y, part_y]) @ four @ np.array([1 - part_x, part_x])
+        assert hu[z, y, x] == pytest.approx(expected, abs=1.01), "rounded along both axes"
+        assert frame.to_frame(np.array([[frame.z_start + z, own_y, own_x]]))[0] == pytest.approx([z, y, x])
+
+
+def test_named_backgrounds_are_taken_whatever_their_role() -> None:
+    listed = [background(id=name, patient=name, role=role) for name, role in (("a", "vm"), ("b", "vh_test"))]
+    listed += [background(id="c", patient="c", role="vh_test"), background(id="d", patient="d", role="held_out")]
+    own = InsertionSettings(vm_volumes=2, vh_test_volumes=1, vm_backgrounds=("b",))
+    with pytest.raises(VolumeError, match="vm and vh_test"):
+        plan(own, listed)
+    cases = plan(own.model_copy(update={"vh_test_backgrounds": ("c",)}), listed)
+    assert [(each.background_id, each.split) for each in cases] == [("b", "vm"), ("b", "vm"), ("c", "vh_test")]
+    for wrong in ("e", "d"):
+        with pytest.raises(SettingsError, match=rf"data.insertion.vh_test_backgrounds: {wrong}: .* a, b, c$"):
+            plan(InsertionSettings(vh_test_backgrounds=("a", wrong)), listed)

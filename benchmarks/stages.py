@@ -1,0 +1,142 @@
+"""What each stage of finished runs is worth on V_H^test, round by round, with intervals by patient.
+
+    python benchmarks/stages.py RUN [RUN ...] [--json FILE]
+
+Per run and round: sensitivity of the generator (LPG) at 1, 4 and 16 false positives a volume, on unmarked lesions; AP
+of LPG and of the classifier (LPC); recall where the realised precision is 0.90 (the farthest point of the ranking with
+at least that, hindsight) of both; and LPC - LPG, paired. Of several runs (other seeds) also mean and spread. Runs
+are scored against the truth of their stores; nothing here is chosen by it.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from harvester.cli.places import run_folder
+from harvester.evaluation.bootstrap import Patients, draw_patients, interval, resample
+from harvester.evaluation.curves import average_precision, precision_recall, sensitivity_at
+from harvester.evaluation.matching import Hits, hits, overlaps
+from harvester.mining.candidates import candidates, split_of
+from harvester.records import Split
+from harvester.results.truth import FP_RATES, TruthEvaluator
+from harvester.run.folder import settings_of, store_of
+from harvester.storage.location import Location
+
+PRECISION: Final = 0.90
+RESAMPLES: Final = 2000
+STAGES: Final = {"lpg": "lpg_score", "lpc": "lpc_score"}
+NO_RECALLS: Final = np.zeros(0)
+
+
+def main() -> None:
+    """Score and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+")
+    parser.add_argument("--store", help="the runs' store, where it is not their own")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    every: dict[str, list[dict[str, Any]]] = {}
+    for name in options.runs:
+        every[name] = rounds_of(run_folder(name), options.store)
+        for k, row in enumerate(every[name]):
+            print(f"{name} round {k}: {said(row)}")
+    if len(every) > 1:
+        for k in range(min(map(len, every.values()))):
+            print(f"all {len(every)} runs, round {k}: {over_runs([rows[k] for rows in every.values()])}")
+    if options.json:
+        options.json.write_text(json.dumps(every, indent=1))
+
+
+def rounds_of(folder: Location, store: str | None) -> list[dict[str, Any]]:
+    """The figures of each scored round."""
+    settings = settings_of(folder)
+    truth = TruthEvaluator(store_of(folder, settings, store), settings)
+    return [
+        of_round(truth, table.read_table())
+        for k in range(settings.rounds)
+        if (table := newest(folder / f"round-{k}")) is not None
+    ]
+
+
+def newest(folder: Location) -> Location | None:
+    """A round's scored table."""
+    names = [name for name in folder.files() if name.startswith("scored-") and name.endswith(".parquet")]
+    return folder / names[0] if names else None
+
+
+def of_round(truth: TruthEvaluator, scored: Any) -> dict[str, Any]:
+    """Figures by name, each with its interval, and the differences between the stages, resampled alike."""
+    test = split_of(scored, truth.manifest, Split.VH_TEST)
+    mine = candidates(test, truth.known_places, truth.settings.mining)
+    patients = patients_of(truth, mine)
+    draws = draw_patients(patients.count, RESAMPLES, 0)
+    pairs = overlaps(mine, truth.lesions)
+    row: dict[str, Any] = {}
+    drawn: dict[str, Any] = {}
+    row["lesions"], row["volumes"], row["patients"] = len(truth.lesions), truth.volumes, patients.count
+    for stage, column in STAGES.items():
+        found = hits(pairs, mine[column].to_numpy(), len(truth.lesions), truth.settings.operating_point.match_iou)
+        figures = resample(found, patients, draws, np.array(FP_RATES), False, NO_RECALLS)
+        drawn[stage] = figures["ap"]
+        row[f"{stage}_ap"] = with_interval(average_precision(found), figures["ap"])
+        row[f"{stage}_recall_at_precision_{PRECISION:g}"] = recall_at(found)
+        for rate, value, sampled in zip(
+            FP_RATES, sensitivity_at(found, FP_RATES, truth.volumes), figures["sensitivity"].T, strict=True
+        ):
+            row[f"{stage}_at_{rate:g}"] = with_interval(float(value), sampled)
+    gained = row["lpc_ap"]["value"] - row["lpg_ap"]["value"]
+    row["lpc_ap_less_lpg_ap"] = with_interval(gained, drawn["lpc"] - drawn["lpg"])
+    return row
+
+
+def patients_of(truth: TruthEvaluator, mine: Any) -> Patients:
+    """Numbers of the patients of V_H^test."""
+    rows = [row for row in truth.manifest.to_pylist() if row["split"] == Split.VH_TEST]
+    of = {row["volume_id"]: row["patient_id"] for row in rows}
+    number = {patient: at for at, patient in enumerate(sorted(set(of.values())))}
+    numbers = [
+        np.array([number[of[volume]] for volume in volumes], np.int64)
+        for volumes in (mine["volume_id"].to_pylist(), truth.lesions["volume_id"].to_pylist(), list(of))
+    ]
+    return Patients(numbers[0], numbers[1], numbers[2], len(number))
+
+
+def recall_at(found: Hits) -> float:
+    """The highest recall at which the precision is PRECISION or more; 0 where it nowhere is."""
+    curve = precision_recall(found)
+    enough = curve.recall[curve.precision >= PRECISION]
+    return float(enough.max(initial=0.0))
+
+
+def with_interval(value: float, sampled: Any) -> dict[str, float]:
+    """A figure and its 95 % interval."""
+    low, high = interval(sampled)
+    return {"value": round(value, 4), "low": round(float(low), 4), "high": round(float(high), 4)}
+
+
+def said(row: Mapping[str, Any]) -> str:
+    """A round in one line."""
+    parts = []
+    for name, value in row.items():
+        if isinstance(value, dict):
+            parts.append(f"{name} {value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]")
+        else:
+            parts.append(f"{name} {value:.3f}" if isinstance(value, float) else f"{name} {value}")
+    return "; ".join(parts)
+
+
+def over_runs(rows: list[dict[str, Any]]) -> str:
+    """Mean and standard deviation over runs of each figure."""
+    parts = []
+    for name, first in rows[0].items():
+        values = [row[name]["value"] if isinstance(first, dict) else float(row[name]) for row in rows]
+        parts.append(f"{name} {np.mean(values):.3f} +- {np.std(values, ddof=1):.3f}")
+    return "; ".join(parts)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""Make starting weights of both stages from scans, marked or not: lesions are inserted into them, phantoms beside.
+
+    HARVESTER_DATA=... harvester pretrain --config pretrain --run runs/weights         # the scans of backgrounds.yaml
+    harvester pretrain --config pretrain --scans STORE --run runs/weights              # your own, made a store before
+    harvester harvest --store STORE --set starting_weights=runs/weights/weights
+
+--scans is a store that harvester prepare made: every volume becomes a background, what is marked in it is left alone.
+RUN/weights holds the weights and their card: what they were made from, whom they have seen, and how good they are on
+patients that they have not. A V_M patient that they have seen proves nothing: so there are weights for each fold of
+patients (settings folds and seed), and a harvest with as many folds starts each from those that have not seen its own.
+Starting the same command again goes on where it stopped.
+Exit codes: 0 done, 1 it failed (one line says why), 2 a setting is wrong, 130 stopped by Ctrl-C, 143 SIGTERM.
+"""
+
+from argparse import Namespace
+from pathlib import Path
+
+from harvester.cli.console import command, command_parser
+from harvester.cli.places import lasting, store_folder
+from harvester.config.loading import resolve
+
+
+def run(options: Namespace) -> None:
+    """Volumes, then both stages, then the card."""
+    given = [f"data.insertion.store={store_folder(options.scans)}"] if options.scans else []
+    settings = resolve(options.config, [*given, *options.set])
+    # Torch and Ray take seconds: help and a wrong setting are answered before.
+    from harvester.cli.run_pretrain import run_pretrain
+
+    run_pretrain(settings, lasting(options.run or Path("runs") / settings.name))
+
+
+parser = command_parser("pretrain", __doc__, "config", "set")
+parser.add_argument("--scans", metavar="PATH|URI", help="a store whose volumes are the backgrounds")
+parser.add_argument("--run", metavar="PATH|URI", help="run folder (default: runs/<config name>/)")
+main = command(parser, run)

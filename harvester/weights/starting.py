@@ -1,0 +1,159 @@
+"""Starting weights: a folder that `harvester pretrain` makes, or the one that ships.
+
+weights/
+  card.json                 what they are, what they were made from, whom they have seen (Card)
+  generator.safetensors     fitted on all patients; classifier.safetensors likewise
+  generator-<k>.safetensors fitted without the patients of fold k, which it may therefore be judged on; may be absent
+
+A harvest finetunes them in round 0. No certificate may rest on a patient that they have seen: a fold starts from
+weights that never saw the patients it is to score; where there are none, those patients take no part in calibration.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from harvester.config.data import Section
+from harvester.config.fingerprint import settings_hash
+from harvester.config.settings import Settings
+from harvester.errors import SettingsError, StoreError, one_line
+from harvester.labels.folds import patient_folds
+from harvester.storage.location import Location
+
+logger = logging.getLogger(__name__)
+
+SHIPPED: Final = "shipped"
+SHIPPED_FOLDER: Final = Path(__file__).parent / "small"
+CARD: Final = "card.json"
+STAGES: Final = ("generator", "classifier")
+
+
+class Card(Section):
+    """What starting weights are. `networks` as networks_of has it; figures are out of fold, on the patients named.
+
+    patients   id of a patient seen: the fold whose weights have not seen it
+    scans      voxel_hash of a scan seen (records.MANIFEST, or of a background): its patient's id
+    files      sha256 of every file of weights
+    figures    name: value
+    """
+
+    harvester: str
+    networks: dict[str, Any]
+    folds: int
+    patients: dict[str, int]
+    scans: dict[str, str]
+    files: dict[str, str]
+    seed: int
+    steps: dict[str, int]
+    volumes: int
+    seconds: float
+    figures: dict[str, float]
+
+
+def networks_of(settings: Settings) -> dict[str, Any]:
+    """What weights must have in common with a run that starts from them: both networks, grid and windows."""
+    generator, classifier = settings.generator, settings.classifier
+    return {
+        "generator": generator.model_dump(include={"backbone", "width", "channels", "head_channels"}),
+        "classifier": classifier.model_dump(include={"backbone", "channels"}),
+        "grid": settings.grid.model_dump(mode="json", include={"spacing_zyx_mm", "windows_hu"}),
+    }
+
+
+@dataclass(frozen=True)
+class StartingWeights:
+    """A folder of weights and its card. `open` reads one."""
+
+    folder: Location
+    card: Card
+
+    @classmethod
+    def open(cls, folder: Location) -> "StartingWeights":
+        """Raises SettingsError for a folder without a card or with a broken one."""
+        try:
+            return cls(folder, Card.model_validate_json((folder / CARD).read_text()))
+        except (OSError, StoreError, ValidationError, UnicodeDecodeError) as error:
+            raise SettingsError(
+                f"setting starting_weights: {folder}: no {CARD} that can be read ({one_line(error)[:160]}); want a "
+                "folder that harvester pretrain made, shipped, or '' for none"
+            ) from None
+
+    @cached_property
+    def digest(self) -> str:
+        """Names the weights, wherever they lie."""
+        return settings_hash(self.card.files)
+
+    def fold_of(self, row: Mapping[str, Any]) -> int | None:
+        """The fold of the patient of a manifest row that the weights have seen; None for one that they have not."""
+        patient = self.card.scans.get(row["voxel_hash"], row["patient_id"])
+        return self.card.patients.get(patient)
+
+    def seen(self, rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+        """The patients of a store that the weights have seen: patient_id to the fold whose weights have not."""
+        found = {row["patient_id"]: self.fold_of(row) for row in rows}
+        return {patient: fold for patient, fold in found.items() if fold is not None}
+
+    def in_folds(self, folds: int) -> bool:
+        """Whether there are weights for each of so many folds, that have not seen its patients."""
+        return folds == self.card.folds and all(f"{stage}-0.safetensors" in self.card.files for stage in STAGES)
+
+    def publish(self, out: Location, folds: int) -> None:
+        """Each fold's weights as out/<stage>/fold-<k>.safetensors, where the fits of all nodes find them.
+
+        Raises SettingsError for a file that is not the card's.
+        """
+        for stage in STAGES:
+            for fold in range(folds):
+                target = out / stage / f"fold-{fold}.safetensors"
+                if not target.is_file():
+                    target.write_bytes(self._read(f"{stage}-{fold}" if self.in_folds(folds) else stage))
+
+    def _read(self, name: str) -> bytes:
+        file = self.folder / f"{name}.safetensors"
+        data = file.read_bytes() if file.is_file() else b""
+        if hashlib.sha256(data).hexdigest() != self.card.files.get(file.name):
+            raise SettingsError(f"setting starting_weights: {file}: not the file that {CARD} names; make it again")
+        return data
+
+
+def starting_weights(settings: Settings) -> StartingWeights | None:
+    """What the settings start from; None for nothing.
+
+    The shipped ones are for the small networks on their grid: others, and stages with weights of their own, do without.
+    Raises SettingsError for a named folder that is none, or whose networks are not those of the settings.
+    """
+    named = settings.starting_weights
+    own = settings.generator.weights or settings.classifier.weights
+    if not named or (named == SHIPPED and (own or not (SHIPPED_FOLDER / CARD).is_file())):
+        return None
+    found = StartingWeights.open(Location.of(SHIPPED_FOLDER if named == SHIPPED else named))
+    wanted, has = networks_of(settings), found.card.networks
+    if json.loads(json.dumps(wanted)) == has:
+        return found
+    if named == SHIPPED:
+        return None
+    unlike = ", ".join(
+        f"{part}: {has.get(part)}, not {wanted[part]}" for part in wanted if wanted[part] != has.get(part)
+    )
+    raise SettingsError(f"setting starting_weights: made for other networks ({unlike})")
+
+
+def folds_by_patient(rows: Iterable[Mapping[str, Any]], settings: Settings) -> dict[str, int]:
+    """patient_id -> fold of a run: labels.folds.patient_folds, but patients that the starting weights have seen are in
+    the folds whose weights have not seen them."""
+    listed, start = list(rows), starting_weights(settings)
+    given = start.seen(listed) if start and start.in_folds(settings.folds) else {}
+    return patient_folds(listed, settings.folds, settings.seed, given)
+
+
+def in_sample(rows: Iterable[Mapping[str, Any]], settings: Settings) -> frozenset[str]:
+    """The patients that every model of a run has seen through its starting weights."""
+    start = starting_weights(settings)
+    return frozenset(start.seen(rows)) if start and not start.in_folds(settings.folds) else frozenset()

@@ -1,0 +1,148 @@
+"""Starting weights: the folder and its card, and that no patient is judged by weights that have seen it."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harvester.config.settings import Settings
+from harvester.errors import SettingsError
+from harvester.storage.location import Location
+from harvester.weights import starting
+from harvester.weights.starting import (
+    CARD,
+    STAGES,
+    Card,
+    StartingWeights,
+    folds_by_patient,
+    in_sample,
+    networks_of,
+    starting_weights,
+)
+
+PATIENTS = {"a": 0, "b": 1, "c": 2, "d": 2}
+
+
+def row(patient: str, split: str = "vm", voxels: str = "") -> dict[str, Any]:
+    return {
+        "volume_id": f"v-{patient}",
+        "patient_id": patient,
+        "split": split,
+        "voxel_hash": voxels or f"hash-{patient}",
+    }
+
+
+def weights(folder: Path, folds: int = 3, **changed: Any) -> Path:
+    """A folder with a file for each fold (none for 0 folds) and one of all patients, and its card."""
+    folder.mkdir()
+    files = {}
+    for stage in STAGES:
+        for name in (stage, *(f"{stage}-{fold}" for fold in range(folds))):
+            (folder / f"{name}.safetensors").write_bytes(name.encode())
+            files[f"{name}.safetensors"] = hashlib.sha256(name.encode()).hexdigest()
+    card = {
+        "harvester": "0", "networks": json.loads(json.dumps(networks_of(Settings()))), "folds": folds,
+        "patients": PATIENTS, "scans": {"hash-lidc": "b"}, "files": files, "seed": 0, "steps": {"generator": 1},
+        "volumes": 4, "seconds": 1.0, "figures": {"lpg_ap": 0.5},
+    }  # fmt: skip
+    (folder / CARD).write_text(json.dumps(card | changed))
+    return folder
+
+
+def starting_from(folder: Path | str, **more: Any) -> Settings:
+    return Settings(starting_weights=str(folder), **more)
+
+
+def test_each_fold_starts_from_weights_that_have_not_seen_its_patients(tmp_path: Path) -> None:
+    settings = starting_from(weights(tmp_path / "w"), folds=3)
+    rows = [*map(row, "abcd"), *(row(f"new-{i}") for i in range(5)), row("x", "vh")]
+    folds = folds_by_patient(rows, settings)
+    assert {patient: folds[patient] for patient in "abcd"} == PATIENTS
+    assert set(folds) == {each["patient_id"] for each in rows}
+    assert in_sample(rows, settings) == frozenset()
+    start = starting_weights(settings)
+    assert start is not None
+    start.publish(Location.of(tmp_path / "out"), 3)
+    for stage in STAGES:
+        for fold in range(3):
+            assert (tmp_path / "out" / stage / f"fold-{fold}.safetensors").read_text() == f"{stage}-{fold}"
+
+
+@pytest.mark.parametrize("folds", [2, 5])
+def test_with_other_folds_all_start_from_the_whole_and_who_was_seen_is_in_sample(tmp_path: Path, folds: int) -> None:
+    settings = starting_from(weights(tmp_path / "w"), folds=folds)
+    rows = [*map(row, "abe"), row("x", "vh")]
+    assert in_sample(rows, settings) == {"a", "b"}
+    start = starting_weights(settings)
+    assert start is not None
+    start.publish(Location.of(tmp_path / "out"), folds)
+    published = [(tmp_path / "out" / "classifier" / f"fold-{fold}.safetensors").read_text() for fold in range(folds)]
+    assert published == ["classifier"] * folds
+
+
+def test_a_scan_is_known_by_its_voxels_whatever_its_patient_is_called(tmp_path: Path) -> None:
+    rows = [row("salted-1", voxels="hash-lidc"), row("salted-2")]
+    apart = starting_from(weights(tmp_path / "w"), folds=3)
+    assert folds_by_patient(rows, apart)["salted-1"] == PATIENTS["b"]
+    assert in_sample(rows, starting_from(tmp_path / "w", folds=2)) == {"salted-1"}
+
+
+def test_nothing_is_in_sample_where_nothing_is_started_from() -> None:
+    rows = list(map(row, "abcd"))
+    settings = starting_from("")
+    assert starting_weights(settings) is None
+    assert in_sample(rows, settings) == frozenset()
+
+
+def test_what_ships_is_for_the_small_networks_without_weights_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(starting, "SHIPPED_FOLDER", weights(tmp_path / "small", folds=0))
+    assert starting_weights(Settings()) is not None
+    assert starting_weights(Settings(generator={"width": 16})) is None
+    assert starting_weights(Settings(generator={"weights": "imagenet"})) is None
+    assert starting_weights(Settings(grid={"spacing_zyx_mm": (2.0, 0.8, 0.8)})) is None
+    monkeypatch.setattr(starting, "SHIPPED_FOLDER", tmp_path / "nowhere")
+    assert starting_weights(Settings()) is None
+
+
+def test_a_named_folder_of_other_networks_is_refused_with_the_difference(tmp_path: Path) -> None:
+    folder = weights(tmp_path / "w")
+    with pytest.raises(SettingsError, match=r"made for other networks.*width"):
+        starting_weights(starting_from(folder, generator={"width": 16}))
+
+
+@pytest.mark.parametrize("text", [None, "", "{}", '{"harvester": 1'])
+def test_a_folder_without_a_whole_card_is_refused(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / CARD).write_text(text)
+    with pytest.raises(SettingsError, match=r"starting_weights: .*no card\.json that can be read"):
+        starting_weights(starting_from(tmp_path))
+
+
+def test_a_file_that_the_card_does_not_name_is_refused(tmp_path: Path) -> None:
+    folder = weights(tmp_path / "w")
+    (folder / "generator-1.safetensors").write_bytes(b"another")
+    start = starting_weights(starting_from(folder, folds=3))
+    assert start is not None
+    with pytest.raises(SettingsError, match=r"generator-1\.safetensors: not the file that card\.json names"):
+        start.publish(Location.of(tmp_path / "out"), 3)
+
+
+def test_weights_are_named_by_their_bytes_not_by_their_place(tmp_path: Path) -> None:
+    first, second = (StartingWeights.open(Location.of(weights(tmp_path / name))) for name in "ab")
+    other = StartingWeights.open(Location.of(weights(tmp_path / "c", folds=2)))
+    assert first.digest == second.digest != other.digest
+
+
+def test_what_ships_is_whole() -> None:
+    """The files in the package are those of their card, and no patient of V_H^test was seen."""
+    folder = starting.SHIPPED_FOLDER
+    if not (folder / CARD).is_file():
+        pytest.skip("no weights ship with this state")
+    card = Card.model_validate_json((folder / CARD).read_text())
+    for name, digest in card.files.items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 12 << 20
