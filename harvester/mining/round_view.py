@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from harvester.config.settings import Settings
 from harvester.evaluation.matching import hits, overlaps
-from harvester.labels.folds import patient_folds
 from harvester.labels.ledger import exclusion_labels, extend, extrude_marks, initial_ledger
 from harvester.mining.bank import pool
 from harvester.mining.candidates import candidates, overlap_with, split_of
@@ -28,6 +27,7 @@ from harvester.mining.limits import Cut, Limits, cut
 from harvester.records import (
     PARTLY_MARKED,
     AcceptedTable,
+    AnyTable,
     LedgerTable,
     ManifestTable,
     MarkTable,
@@ -43,6 +43,7 @@ from harvester.records import (
     values,
 )
 from harvester.store.store import Store
+from harvester.weights.starting import folds_by_patient, in_sample
 
 RIVAL_VOLUMES: Final = 1000
 """Of so many volumes of V_H at most the candidates are compared with: a trial reads them all."""
@@ -116,20 +117,33 @@ class RoundView:
     def calibration(self) -> PooledTable:
         """The tubelets of V_M that touch no clinical mark and nothing that a reviewed run accepted.
 
+        Not those of patients whom the models' starting weights have seen: such scores say nothing of others'.
         What is false in V_M stays false and counts, whether or not somebody looked: else V_M would look better than
         V_H.
         """
         clinical = rows_where(self.known, "source", Source.CLINICAL)
         reviewed = rows_where(self.known, "source", Source.REVIEWED)
         reviewed = rows_where(reviewed, "role", Role.LESION, Role.IGNORED, Role.CALIBRATION)
-        return candidates(self.completely_marked, extend(clinical, reviewed), self.settings.mining)
+        unseen = self._unseen(self.completely_marked)
+        return candidates(unseen, extend(clinical, reviewed), self.settings.mining)
 
     @cached_property
     def targets(self) -> MarkTable:
         """The lesions of V_M that no clinical mark shows: what the calibration set should find."""
         marks = self.store.marks
         hidden = marks.filter(pc.invert(marks["clinical"]))
-        return split_of(hidden, self.store.manifest, Split.VM).combine_chunks()
+        return self._unseen(split_of(hidden, self.store.manifest, Split.VM)).combine_chunks()
+
+    @cached_property
+    def in_sample(self) -> frozenset[str]:
+        """Volumes of V_M whose patients the models' starting weights have seen: no certificate rests on them."""
+        rows = rows_where(self.store.manifest, "split", Split.VM).to_pylist()
+        patients = in_sample(rows, self.settings)
+        return frozenset(row["volume_id"] for row in rows if row["patient_id"] in patients)
+
+    def _unseen(self, table: AnyTable) -> AnyTable:
+        seen = pa.array(sorted(self.in_sample), pa.string())
+        return table.filter(pc.invert(pc.is_in(table["volume_id"], seen)))
 
     @cached_property
     def clinical_finds(self) -> PooledTable:
@@ -156,8 +170,8 @@ class RoundView:
 
     @cached_property
     def folds(self) -> dict[str, int]:
-        """Every patient's fold."""
-        return patient_folds(self.store.manifest.to_pylist(), self.settings.folds, self.settings.seed)
+        """Every patient's fold: the models'."""
+        return folds_by_patient(self.store.manifest.to_pylist(), self.settings)
 
     def reaching(self, fusion: ScoreFusion, threshold: float) -> SelectedTable:
         """What of V_H reaches a threshold, best first: what the point estimate, which proves nothing, would take."""
