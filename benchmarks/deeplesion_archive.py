@@ -40,7 +40,14 @@ ORDER = ("File_name", "Patient_index", "Study_index", "Series_ID", "Key_slice_in
          "Bounding_boxes", "Lesion_diameters_Pixel_", "Normalized_lesion_location", "Coarse_lesion_type",
          "Possibly_noisy", "Slice_range", "Spacing_mm_px_", "Image_size", "DICOM_windows", "Patient_gender",
          "Patient_age", "Train_Val_Test")  # fmt: skip
-KINDS = {"nodule": 5, "hypodense": 4, "hyperdense": 4, "node": 3}
+KINDS = {
+    **dict.fromkeys(("bone_lytic", "bone_sclerotic"), 1),
+    **dict.fromkeys(("node", "node_chain"), 3),
+    **dict.fromkeys(("hypodense", "hyperdense", "cystic", "rim_enhancing"), 4),
+    **dict.fromkeys(("nodule", "part_solid", "ground_glass", "cavitary", "calcified"), 5),
+    "mass": 7,
+}
+"""DeepLesion's coarse types: 1 bone, 3 mediastinum, 4 liver, 5 lung, 7 soft tissue."""
 VOLUMES = {"vm": 60, "vh": 60, "vh_test": 30, "vd_test": 10}
 OFFICIAL = {"vm": 1, "vh": 1, "vh_test": 1, "vd_test": 3, "val": 2}
 PICKLES = {"vm": "Revised-Mining.pkl", "vh_test": "Revised-Harvest.pkl", "vd_test": "Revised-Detector.pkl"}

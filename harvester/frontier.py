@@ -13,8 +13,8 @@ from harvester.errors import StoreError
 from harvester.mining.round_view import RoundView, StoreTables
 from harvester.records import ScoredTable, checked
 from harvester.results.truth import TruthEvaluator, with_round
-from harvester.run.folder import NOTE, ended, read_note
 from harvester.run.journal import round_folder, rounds
+from harvester.run.step_notes import NOTE, ended, read_note
 from harvester.storage.location import Location
 from harvester.store.store import Store
 
@@ -52,7 +52,7 @@ def trace(
 ) -> Frontier:
     """Sweep the ways to fuse the rounds' scores with Ray Tune, then solve every target with the best one."""
     folder = Location.of(work)
-    view = RoundView(scored, StoreTables.of(store), settings)
+    view = RoundView(scored, StoreTables.of(store, settings), settings)
     calibration = Calibration.of(view)
     trials = sweep(_files(calibration, folder), settings, folder / "tune")
     truth = TruthEvaluator(store, settings)

@@ -28,7 +28,8 @@ from harvester.models.pretrained import named_by_content
 from harvester.records import AcceptedTable, LedgerTable, Role, ScoredTable, Source, checked, empty
 from harvester.results.completeness import expected_missing
 from harvester.results.history import History
-from harvester.run.folder import Artifact, Run, table_hash, weights_hash
+from harvester.run.folder import Artifact, Run, table_hash
+from harvester.run.step_notes import weights_hash
 from harvester.run.tracking import Tracker
 from harvester.storage.location import Location
 
@@ -45,7 +46,7 @@ def harvest(run: Run, tracker: Tracker) -> History:
     round whose models have nothing to learn from is the last, and leaves the list as it was; the summary says why.
     """
     settings, history = run.settings, History(run)
-    view = RoundView((), StoreTables.of(run.store), settings)
+    view = RoundView((), StoreTables.of(run.store, settings), settings)
     ledger, hits = view.store.ledger, empty(AcceptedTable)
     start, lpc = run.starting("generator"), run.starting("classifier")
     point = nothing_scored(settings.operating_point, "no round was scored")

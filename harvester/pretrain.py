@@ -8,15 +8,15 @@ import hashlib
 import json
 import logging
 import time
-from typing import Any, Final
+from typing import Any
 
 import harvester
-from harvester.evaluation.curves import average_precision, sensitivity_at
 from harvester.evaluation.matching import hits, overlaps
 from harvester.harvest import classify, propose, train_classifier, train_generator
 from harvester.mining.candidates import outside_ignored, split_of
 from harvester.mining.round_view import StoreTables
 from harvester.records import ScoredTable, Split
+from harvester.results.truth import ProposalScores
 from harvester.run.folder import Artifact, Run
 from harvester.run.tracking import Tracker
 from harvester.storage.location import writing
@@ -24,18 +24,19 @@ from harvester.weights.starting import CARD, STAGES, Card, StartingWeights, netw
 
 logger = logging.getLogger(__name__)
 
-FP_RATES: Final = (1.0, 4.0, 16.0)
 
+def pretrain(run: Run, tracker: Tracker, scans: dict[str, str]) -> StartingWeights:
+    """Fit, score out of fold, write the weights and their card into the run's folder (`weights/`).
 
-def pretrain(run: Run, tracker: Tracker) -> StartingWeights:
-    """Fit, score out of fold, write the weights and their card into the run's folder (`weights/`)."""
-    ledger = StoreTables.of(run.store).ledger
+    scans   voxel_hash: patient_id of the scans that the volumes are cut from
+    """
+    ledger = StoreTables.of(run.store, run.settings).ledger
     lpg = train_generator(run, 0, ledger, run.starting("generator"))
     tubelets = propose(run, 0, lpg)
     lpc = train_classifier(run, 0, tubelets, ledger, lpg, run.starting("classifier"))
     figures = measure(run, classify(run, 0, tubelets, lpc))
     tracker.log_round(0, {}, figures)
-    return publish(run, {"generator": lpg, "classifier": lpc}, figures)
+    return publish(run, {"generator": lpg, "classifier": lpc}, scans, figures)
 
 
 def measure(run: Run, scored: ScoredTable) -> dict[str, float]:
@@ -47,13 +48,13 @@ def measure(run: Run, scored: ScoredTable) -> dict[str, float]:
     figures = {"lesions": float(len(lesions)), "volumes": float(volumes)}
     for stage, score in (("lpg", "lpg_score"), ("lpc", "lpc_score")):
         found = hits(overlaps(mine, lesions), mine[score].to_numpy(), len(lesions), iou)
-        figures[f"{stage}_ap"] = round(average_precision(found), 4)
-        for rate, value in zip(FP_RATES, sensitivity_at(found, FP_RATES, volumes), strict=True):
-            figures[f"{stage}_sensitivity_at_{rate:g}"] = round(float(value), 4)
-    return figures
+        scores = ProposalScores.of(found, volumes)
+        figures[f"{stage}_ap"] = scores.ap or 0.0
+        figures |= {f"{stage}_sensitivity_at_{rate}": value for rate, value in (scores.sensitivity or {}).items()}
+    return {name: round(value, 4) for name, value in figures.items()}
 
 
-def publish(run: Run, models: dict[str, Artifact], figures: dict[str, float]) -> StartingWeights:
+def publish(run: Run, models: dict[str, Artifact], scans: dict[str, str], figures: dict[str, float]) -> StartingWeights:
     """The folder `weights` of the run: every model's file, the card last."""
     out, settings = run.folder / "weights", run.settings
     files: dict[str, str] = {}
@@ -64,12 +65,12 @@ def publish(run: Run, models: dict[str, Artifact], figures: dict[str, float]) ->
                 data = (models[stage].path / f"fold-{fold}.safetensors").read_bytes()
                 (out / f"{name}.safetensors").write_bytes(data)
                 files[f"{name}.safetensors"] = hashlib.sha256(data).hexdigest()
-        card = card_of(run, files, figures)
+        card = card_of(run, files, scans, figures)
         (out / CARD).write_text(json.dumps(card.model_dump(mode="json"), indent=1, sort_keys=True) + "\n")
     return StartingWeights.open(out)
 
 
-def card_of(run: Run, files: dict[str, str], figures: dict[str, float]) -> Card:
+def card_of(run: Run, files: dict[str, str], scans: dict[str, str], figures: dict[str, float]) -> Card:
     """Everything that somebody who starts from the weights must know."""
     settings, seen = run.settings, [row for row in run.rows if is_a_scan(row)]
     return Card(
@@ -77,7 +78,7 @@ def card_of(run: Run, files: dict[str, str], figures: dict[str, float]) -> Card:
         networks=json.loads(json.dumps(networks_of(settings))),
         folds=settings.folds,
         patients={row["patient_id"]: run.folds[row["patient_id"]] for row in seen},
-        scans={row["voxel_hash"]: row["patient_id"] for row in seen},
+        scans=scans,
         files=files,
         seed=settings.seed,
         steps={stage: _steps(settings, stage) for stage in STAGES},

@@ -3,6 +3,8 @@
 A volume's patient is p-<volume_id>. Boxes are (x1, y1, x2, y2), both ends inclusive.
 """
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from harvester.config.fingerprint import settings_hash
+from harvester.config.settings import Settings
 from harvester.evaluation.matching import Overlaps
 from harvester.labels.ledger import from_marks
 from harvester.mining.bank import pool
@@ -40,6 +43,7 @@ from harvester.records import (
 from harvester.storage.location import Location
 from harvester.store.container import open_shard
 from harvester.store.store import Store, finish_store
+from harvester.weights.starting import CARD, STAGES, networks_of
 
 Hu = NDArray[np.int16]
 SPACING = (4.0, 1.0, 1.0)
@@ -172,3 +176,19 @@ def overlapping(*pairs: tuple[int, int, float]) -> Overlaps:
     """Pairs of a detection's row, a mark's row and their overlap; in the order of Overlaps."""
     rows, of_mark, iou = zip(*pairs, strict=True) if pairs else ((), (), ())
     return Overlaps(np.array(rows, np.int64), np.array(of_mark, np.int64), np.array(iou, np.float64))
+
+
+def starting_weights_in(folder: Path, folds: int, **changed: Any) -> Path:
+    """Starting weights that hold no weights: a file for each fold and one of all patients, and their card."""
+    folder.mkdir()
+    files = {}
+    for stage in STAGES:
+        for name in (stage, *(f"{stage}-{fold}" for fold in range(folds))):
+            (folder / f"{name}.safetensors").write_bytes(name.encode())
+            files[f"{name}.safetensors"] = hashlib.sha256(name.encode()).hexdigest()
+    card = {
+        "harvester": "0", "networks": json.loads(json.dumps(networks_of(Settings()))), "folds": folds, "patients": {},
+        "scans": {}, "files": files, "seed": 0, "steps": {"generator": 1}, "volumes": 4, "seconds": 1.0, "figures": {},
+    }  # fmt: skip
+    (folder / CARD).write_text(json.dumps(card | changed))
+    return folder

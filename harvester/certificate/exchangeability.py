@@ -56,7 +56,7 @@ class Sides:
     @classmethod
     def of(cls, view: RoundView, selected: SelectedPoint, left_out: Collection[str]) -> "Sides":
         """What a round accepts before it is harvested; left_out: ids of the volumes that were not scored."""
-        volumes = looked_at(view.store.manifest, {*left_out, *view.in_sample})
+        volumes = looked_at(view.store.fit_to_prove(view.store.manifest), left_out)
         tubelets = pa.concat_tables([view.calibration, view.harvestable])
         mine = np.isin(_column(tubelets, "volume_id"), _column(volumes, "volume_id"))
         candidates = select(PooledTable(tubelets.filter(pa.array(mine))), selected.choice, 0.0)

@@ -13,10 +13,10 @@ from harvester.certificate.likeness import Array, marking, permutation_p
 from harvester.config.settings import Settings
 from harvester.errors import SettingsError
 from harvester.labels.clinical import longer_side_mm
-from harvester.labels.folds import patient_folds
 from harvester.records import PARTLY_MARKED, ManifestTable, MarkTable, Split
 from harvester.store.commit import volumes_with_drawn_marks
 from harvester.store.store import Store
+from harvester.weights.starting import folds_by_patient, in_sample
 
 logger = logging.getLogger(__name__)
 
@@ -83,10 +83,10 @@ def of_patients(archive: Archive, settings: Settings) -> Iterator[Obstacle]:
             "completely marked"
         )
     if mining:
-        yield from _too_few(len(_patients(mining)), settings)
+        yield from _too_few(len(_patients(mining)), len(in_sample(mining, settings)), settings)
 
 
-def _too_few(patients: int, settings: Settings) -> Iterator[Obstacle]:
+def _too_few(patients: int, seen: int, settings: Settings) -> Iterator[Obstacle]:
     if patients < settings.folds:
         smaller = f"set folds = {patients}, or mark" if patients >= 2 else "mark"
         yield Obstacle(
@@ -94,6 +94,12 @@ def _too_few(patients: int, settings: Settings) -> Iterator[Obstacle]:
             f"without one would harvest unproven; {smaller} more patients completely"
         )
     least = settings.operating_point.min_patients
+    if patients >= least > patients - seen:
+        yield Obstacle(
+            f"V_M has {patients} patients, of whom the starting weights have seen {seen}, which prove nothing; "
+            f"operating_point.min_patients = {least} are asked: set starting_weights = '', or folds to those of the "
+            "weights, or mark more patients completely"
+        )
     if patients < least:
         yield Obstacle(
             f"V_M has {patients} patient{'s' * (patients > 1)}, operating_point.min_patients = {least} are asked: "
@@ -133,7 +139,7 @@ def of_lesions(archive: Archive, settings: Settings) -> Iterator[Obstacle]:
             "data.unlike_marks = accept harvests all the same",
             refuses=settings.data.unlike_marks != "accept" and bool(archive.of_splits(*PARTLY_MARKED)),
         )
-    folds = patient_folds(archive.volumes, settings.folds, settings.seed)
+    folds = folds_by_patient(archive.volumes, settings)
     if len({folds[archive.by_id[mark["volume_id"]]["patient_id"]] for mark in archive.marks}) < 2:
         yield Obstacle(
             "all lesions are of patients of one fold, which then has none to learn from: mark lesions of more "

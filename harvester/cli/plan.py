@@ -8,18 +8,9 @@ from typing import Final
 
 from harvester.config.settings import Settings
 from harvester.harvest import harvest
-from harvester.run.folder import (
-    STEP_VERSION,
-    VERSION,
-    Inputs,
-    Run,
-    StepMissingError,
-    StepNote,
-    ended,
-    said_broken,
-    step_notes,
-)
+from harvester.run.folder import STEP_VERSION, VERSION, Inputs, Run, StepMissingError
 from harvester.run.journal import read_run
+from harvester.run.step_notes import StepNote, ended, said_broken, step_notes
 from harvester.run.tracking import Tracker
 from harvester.storage.location import Location
 from harvester.store.store import Store

@@ -1,10 +1,10 @@
-"""Make starting weights of both stages from scans, marked or not: lesions are inserted into them, phantoms beside.
+"""Make starting weights of both stages from scans: lesions are inserted into them, phantoms beside.
 
-    HARVESTER_DATA=... harvester pretrain --config pretrain --run runs/weights         # the scans of backgrounds.yaml
-    harvester pretrain --config pretrain --scans STORE --run runs/weights              # your own, made a store before
+    harvester pretrain --config pretrain --run runs/weights      # $HARVESTER_DATA names the folder of the scans
     harvester harvest --store STORE --set starting_weights=runs/weights/weights
 
---scans is a store that harvester prepare made: every volume becomes a background, what is marked in it is left alone.
+Which scans: those of role vm in configs/backgrounds.yaml, or in a list of your own in its form, with what must be left
+alone in each (--set data.insertion.backgrounds=FILE, data.insertion.source=FOLDER).
 RUN/weights holds the weights and their card: what they were made from, whom they have seen, and how good they are on
 patients that they have not. A V_M patient that they have seen proves nothing: so there are weights for each fold of
 patients (settings folds and seed), and a harvest with as many folds starts each from those that have not seen its own.
@@ -16,14 +16,13 @@ from argparse import Namespace
 from pathlib import Path
 
 from harvester.cli.console import command, command_parser
-from harvester.cli.places import lasting, store_folder
+from harvester.cli.places import lasting
 from harvester.config.loading import resolve
 
 
 def run(options: Namespace) -> None:
     """Volumes, then both stages, then the card."""
-    given = [f"data.insertion.store={store_folder(options.scans)}"] if options.scans else []
-    settings = resolve(options.config, [*given, *options.set])
+    settings = resolve(options.config, options.set)
     # Torch and Ray take seconds: help and a wrong setting are answered before.
     from harvester.cli.run_pretrain import run_pretrain
 
@@ -31,6 +30,5 @@ def run(options: Namespace) -> None:
 
 
 parser = command_parser("pretrain", __doc__, "config", "set")
-parser.add_argument("--scans", metavar="PATH|URI", help="a store whose volumes are the backgrounds")
 parser.add_argument("--run", metavar="PATH|URI", help="run folder (default: runs/<config name>/)")
 main = command(parser, run)

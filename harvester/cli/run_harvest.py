@@ -3,6 +3,8 @@
 import logging
 import os
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from harvester.certificate.preconditions import require_harvestable
@@ -28,6 +30,7 @@ from harvester.storage.location import Location
 from harvester.storage.owner import owned
 from harvester.store.store import Store
 from harvester.text import duration
+from harvester.weights.starting import starting_weights
 
 logger = logging.getLogger(__name__)
 
@@ -39,13 +42,8 @@ def run_harvest(settings: Settings, store: str | None, run: Location | Path | st
     the Ray of RAY_ADDRESS or starts one. The closing table goes to stdout. Raises HarvesterError; StoreError at once
     where another driver works in the folder.
     """
-    began, folder = time.monotonic(), run if isinstance(run, Location) else lasting(run)
-    tracked_at = os.environ.get("MLFLOW_TRACKING_URI")
-    require_plain(tracked_at)
-    with owned(folder), logged_to(folder):
-        began -= seconds_of_starts(read_log(folder))
-        if in_ray_job():
-            logger.info("the run's folder is %s", folder)
+    folder = run if isinstance(run, Location) else lasting(run)
+    with driving(folder) as (began, tracked_at):
         settings, volumes = ready(settings, store, folder)
         opened = Run.open(folder, settings, volumes, began)
         with Tracker.open(opened, tracked_at) as tracker:
@@ -57,6 +55,29 @@ def run_harvest(settings: Settings, store: str | None, run: Location | Path | st
     return folder
 
 
+@contextmanager
+def driving(folder: Location) -> Iterator[tuple[float, str | None]]:
+    """The one driver of a run's folder, logged there: when its work began, earlier starts counted, on the clock of
+    time.monotonic, and where MLflow is. Raises StoreError where another works there."""
+    began, tracked_at = time.monotonic(), os.environ.get("MLFLOW_TRACKING_URI")
+    require_plain(tracked_at)
+    with owned(folder), logged_to(folder):
+        began -= seconds_of_starts(read_log(folder))
+        if in_ray_job():
+            logger.info("the run's folder is %s", folder)
+        yield began, tracked_at
+
+
+def on_ray(settings: Settings, folder: Location, stores: Sequence[Location]) -> Settings:
+    """A Ray with room for the settings, whose nodes all see the folders; the settings with what `auto` means there."""
+    start_ray()
+    require_capacity(settings.compute)
+    settings = with_precision(settings, folder, fastest_everywhere)
+    logger.info("precision %s", settings.compute.precision)
+    require_shared([folder], stores)
+    return settings
+
+
 def ready(settings: Settings, store: str | None, folder: Location) -> tuple[Settings, Store]:
     """Ray, the store, and the settings with what `auto` means here. What cannot end well is said as early as can be."""
     require_weights(settings)
@@ -64,11 +85,7 @@ def ready(settings: Settings, store: str | None, folder: Location) -> tuple[Sett
     volumes = Store.open(named) if named else None
     if volumes:  # Ray takes seconds: what its tables show is said before
         require_harvestable(volumes, settings)
-    start_ray()
-    require_capacity(settings.compute)
-    settings = with_precision(settings, folder, fastest_everywhere)
-    logger.info("precision %s", settings.compute.precision)
-    require_shared([folder], [named] if named else [])
+    settings = on_ray(settings, folder, [named] if named else [])
     if volumes is None:
         volumes = prepare(settings, data_root(), folder / "store")
         require_harvestable(volumes, settings)
@@ -80,6 +97,8 @@ def require_weights(settings: Settings) -> None:
 
     Raises SettingsError for weights that are not there, cannot be downloaded, are broken or do not fit.
     """
+    if start := starting_weights(settings):
+        start.require_whole(settings)
     if settings.generator.weights:
         Generator(settings.generator, settings.grid)
     if settings.classifier.weights:

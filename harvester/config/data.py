@@ -72,6 +72,13 @@ class PhantomSettings(Section):
     noise_hu: float = Field(14.0, ge=0, description="mean standard deviation of the noise")
 
 
+LesionKind = Literal[
+    "nodule", "part_solid", "ground_glass", "cavitary", "calcified",
+    "hypodense", "hyperdense", "cystic", "rim_enhancing", "node", "node_chain", "bone_lytic", "bone_sclerotic", "mass",
+]  # fmt: skip
+"""What is inserted: in lung, organs, fat and bone, and masses; see datasets/insertion/kinds.py."""
+
+
 class InsertionSettings(Section):
     """Lesions of known truth inserted into real CT (datasets/insertion)."""
 
@@ -85,12 +92,33 @@ class InsertionSettings(Section):
     max_mm: float = Field(160.0, gt=0, description="no volume is longer; goes before the fewest slices")
     lesions_per_volume: float = Field(5.0, gt=0)
     marked_share: float = Field(0.37, gt=0, le=1)
-    nodule_mm: PositiveRange = (6.0, 30.0)
-    organ_mm: PositiveRange = (12.0, 40.0)
-    node_mm: PositiveRange = (10.0, 25.0)
-    contrast_hu: PositiveRange = Field((35.0, 80.0), description="of organ lesions, both ways")
-    kind_weights: dict[Literal["nodule", "hypodense", "hyperdense", "node"], Positive] = Field(
-        {"nodule": 0.4, "hypodense": 0.2, "hyperdense": 0.15, "node": 0.25}, min_length=1
+    nodule_mm: PositiveRange = Field((5.0, 30.0), description="least and largest diameter of all kinds in lung")
+    organ_mm: PositiveRange = (10.0, 60.0)
+    node_mm: PositiveRange = (10.0, 28.0)
+    bone_mm: PositiveRange = (8.0, 40.0)
+    mass_mm: PositiveRange = (40.0, 80.0)
+    contrast_hu: PositiveRange = Field(
+        (25.0, 80.0), description="of organ lesions, both ways; the smallest take theirs from the upper half"
+    )
+    kind_weights: dict[LesionKind, Positive] = Field(
+        {
+            "nodule": 0.2,
+            "part_solid": 0.05,
+            "ground_glass": 0.05,
+            "cavitary": 0.04,
+            "calcified": 0.06,
+            "hypodense": 0.1,
+            "hyperdense": 0.07,
+            "cystic": 0.05,
+            "rim_enhancing": 0.05,
+            "node": 0.14,
+            "node_chain": 0.06,
+            "bone_lytic": 0.04,
+            "bone_sclerotic": 0.04,
+            "mass": 0.05,
+        },
+        min_length=1,
+        description="shares of what is tried; what finds no place makes way for others",
     )
     scale_jitter: float = Field(0.05, ge=0, lt=0.5, description="in-plane, so that no two volumes are equal")
     shift_mm: float = Field(6.0, ge=0)

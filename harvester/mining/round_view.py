@@ -8,6 +8,7 @@ harvested has no say: it may be found again, or not.
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from harvester.config.settings import Settings
 from harvester.evaluation.matching import hits, overlaps
+from harvester.labels.folds import patient_folds
 from harvester.labels.ledger import exclusion_labels, extend, extrude_marks, initial_ledger
 from harvester.mining.bank import pool
 from harvester.mining.candidates import candidates, overlap_with, split_of
@@ -51,16 +53,31 @@ RIVAL_VOLUMES: Final = 1000
 
 @dataclass(frozen=True, eq=False)
 class StoreTables:
-    """What a store knows before anything is harvested; the hidden truth is not part of it."""
+    """What a store knows before anything is harvested; the hidden truth is not part of it.
+
+    in_sample   patients of V_M that every model has seen (weights/starting.py): their lesions teach, and prove nothing
+    given_folds every patient's fold; None: dealt by the settings
+    """
 
     manifest: ManifestTable
     marks: MarkTable
     reviewed: ReviewedTable
+    in_sample: frozenset[str] = frozenset()
+    given_folds: Mapping[str, int] | None = None
 
     @classmethod
-    def of(cls, store: Store) -> "StoreTables":
-        """The store's tables."""
-        return cls(store.manifest, store.marks(), store.reviewed())
+    def of(cls, store: Store, settings: Settings) -> "StoreTables":
+        """The store's tables, and what a run's starting weights have seen of them."""
+        rows = store.manifest.to_pylist()
+        return cls(
+            store.manifest, store.marks(), store.reviewed(), in_sample(rows, settings), folds_by_patient(rows, settings)
+        )
+
+    def fit_to_prove(self, tubelets_or_marks: AnyTable) -> AnyTable:
+        """Those of V_M's rows whose patient no model has seen before it was scored."""
+        patients = pa.array(sorted(self.in_sample), pa.string())
+        seen = self.manifest.filter(pc.is_in(self.manifest["patient_id"], patients))["volume_id"].combine_chunks()
+        return tubelets_or_marks.filter(pc.invert(pc.is_in(tubelets_or_marks["volume_id"], seen)))
 
     @cached_property
     def ledger(self) -> LedgerTable:
@@ -117,14 +134,13 @@ class RoundView:
     def calibration(self) -> PooledTable:
         """The tubelets of V_M that touch no clinical mark and nothing that a reviewed run accepted.
 
-        Not those of patients whom the models' starting weights have seen: such scores say nothing of others'.
         What is false in V_M stays false and counts, whether or not somebody looked: else V_M would look better than
         V_H.
         """
         clinical = rows_where(self.known, "source", Source.CLINICAL)
         reviewed = rows_where(self.known, "source", Source.REVIEWED)
         reviewed = rows_where(reviewed, "role", Role.LESION, Role.IGNORED, Role.CALIBRATION)
-        unseen = self._unseen(self.completely_marked)
+        unseen = self.store.fit_to_prove(self.completely_marked)
         return candidates(unseen, extend(clinical, reviewed), self.settings.mining)
 
     @cached_property
@@ -132,18 +148,7 @@ class RoundView:
         """The lesions of V_M that no clinical mark shows: what the calibration set should find."""
         marks = self.store.marks
         hidden = marks.filter(pc.invert(marks["clinical"]))
-        return self._unseen(split_of(hidden, self.store.manifest, Split.VM)).combine_chunks()
-
-    @cached_property
-    def in_sample(self) -> frozenset[str]:
-        """Volumes of V_M whose patients the models' starting weights have seen: no certificate rests on them."""
-        rows = rows_where(self.store.manifest, "split", Split.VM).to_pylist()
-        patients = in_sample(rows, self.settings)
-        return frozenset(row["volume_id"] for row in rows if row["patient_id"] in patients)
-
-    def _unseen(self, table: AnyTable) -> AnyTable:
-        seen = pa.array(sorted(self.in_sample), pa.string())
-        return table.filter(pc.invert(pc.is_in(table["volume_id"], seen)))
+        return self.store.fit_to_prove(split_of(hidden, self.store.manifest, Split.VM)).combine_chunks()
 
     @cached_property
     def clinical_finds(self) -> PooledTable:
@@ -169,9 +174,11 @@ class RoundView:
         return SelectedTable(select(self.harvestable, EVEN, 0.0).slice(0, -(-lesions // 2)))
 
     @cached_property
-    def folds(self) -> dict[str, int]:
-        """Every patient's fold: the models'."""
-        return folds_by_patient(self.store.manifest.to_pylist(), self.settings)
+    def folds(self) -> Mapping[str, int]:
+        """Every patient's fold."""
+        if self.store.given_folds is not None:
+            return self.store.given_folds
+        return patient_folds(self.store.manifest.to_pylist(), self.settings.folds, self.settings.seed)
 
     def reaching(self, fusion: ScoreFusion, threshold: float) -> SelectedTable:
         """What of V_H reaches a threshold, best first: what the point estimate, which proves nothing, would take."""

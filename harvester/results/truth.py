@@ -35,6 +35,18 @@ class ProposalScores:
     froc: Curve | None = None
     precision_recall: Curve | None = None
 
+    @classmethod
+    def of(cls, found: Hits, volumes: int) -> "ProposalScores":
+        """From what the tubelets of so many volumes hit."""
+        values = sensitivity_at(found, FP_RATES, volumes).clip(0, 1)
+        curve, pr = froc(found, volumes), precision_recall(found)
+        return cls(
+            {f"{rate:g}": float(value) for rate, value in zip(FP_RATES, values, strict=True)},
+            average_precision(found),
+            (curve.fp_per_volume, curve.sensitivity),
+            (pr.recall, pr.precision),
+        )
+
 
 def hidden_lesions(store: Store) -> MarkTable:
     """The lesions of V_H^test that the archive does not show; empty where no truth is known."""
@@ -97,15 +109,7 @@ class TruthEvaluator:
         if not self.known:
             return ProposalScores()
         mine = candidates(self._test(scored), self.known_places, self.settings.mining)
-        found = self._hits(mine, mine[score].to_numpy())
-        values = sensitivity_at(found, FP_RATES, self.volumes).clip(0, 1)
-        curve, pr = froc(found, self.volumes), precision_recall(found)
-        return ProposalScores(
-            {f"{rate:g}": float(value) for rate, value in zip(FP_RATES, values, strict=True)},
-            average_precision(found),
-            (curve.fp_per_volume, curve.sensitivity),
-            (pr.recall, pr.precision),
-        )
+        return ProposalScores.of(self._hits(mine, mine[score].to_numpy()), self.volumes)
 
     def on_lesions(self, tubelets: SelectedTable) -> float | None:
         """Share of tubelets that overlap a hidden lesion by P3D IoU >= clear_iou: how unclean negatives are."""

@@ -17,15 +17,12 @@ run/
   calibration.parquet              what the last scored round accepts in V_M (records.ACCEPTED)
 """
 
-import hashlib
 import json
 import logging
 import os
 import time
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Real
 from typing import Any, Final
 
 import pyarrow as pa
@@ -35,19 +32,27 @@ from harvester.config.loading import dump, restore
 from harvester.config.settings import Settings
 from harvester.errors import SettingsError, StepError, StoreError
 from harvester.records import Split
-from harvester.run.journal import RoundRecord, RunRecord, Status, read_run, round_folder, rounds, write_round, write_run
+from harvester.run.journal import RoundRecord, RunRecord, Status, read_run, round_folder, write_round, write_run
 from harvester.run.partials import Partials
+from harvester.run.step_notes import (
+    NOTE,
+    StepNote,
+    broken_files,
+    checksum,
+    contents,
+    most_measured,
+    read_note,
+    said_broken,
+)
 from harvester.storage.location import Location
 from harvester.store.store import Store
-from harvester.weights.starting import folds_by_patient, starting_weights
+from harvester.weights.starting import folds_by_patient, in_sample, starting_weights
 
 logger = logging.getLogger(__name__)
 
-NOTE: Final = ".step.json"
 PARTIALS: Final = ".partials"
 STARTING: Final = "starting-weights-"
 Inputs = dict[str, Any]
-StepNote = dict[str, Any]
 
 STEP_VERSION: Final = {"generator": 2, "tubelets": 2, "classifier": 2, "scored": 3, "operating-point": 3}
 """Those steps that take time, in their order. One is raised where a release makes the step, or a small table made
@@ -57,10 +62,6 @@ VERSION: Final = "step_version"
 
 ROW_GROUP = 4096
 """Rows per row group of a step's table: sorted by volume, so that reading one volume reads little else."""
-
-
-LARGEST_CHECKED: Final = 64 << 20
-"""Bytes of a table that is read at each start, to see that it is as it was written; larger ones go by their size."""
 
 
 class StepMissingError(StepError):
@@ -135,7 +136,12 @@ class Run:
         (run.folder / "settings.hash").write_text(settings_hash(settings) + "\n")
         write_run(run.folder, RunRecord(id=before.id, began=before.began))
         if run.start:
-            run.start.publish(run.folder / f"{STARTING}{run.start.digest}", settings.models)
+            run.start.publish(run.folder / f"{STARTING}{run.start.digest}", settings)
+            vm = [row for row in run.rows if row["split"] == Split.VM]
+            if seen := in_sample(vm, settings):
+                logger.warning(
+                    "%d patients of V_M were seen by the starting weights: the certificate does without them", len(seen)
+                )
         return run
 
     def starting(self, stage: str) -> Artifact | None:
@@ -221,7 +227,7 @@ class Run:
         looking, broken = self.steps_in.read_only, []
         if note := read_note(step.note):
             files, content = contents(step.path)
-            broken = _broken(step.path, note, files)
+            broken = broken_files(step.path, note, files)
             if not broken:
                 if not looking:
                     logger.info("round %d %s: done before", step.round, step.name)
@@ -259,23 +265,6 @@ class Run:
         return Artifact(step.path, step.key, note["seconds"], note["counts"], content)
 
 
-def step_notes(folder: Location) -> list[StepNote]:
-    """The notes of all finished steps, round by round in the order in which they ended."""
-    own = [round_folder(folder, k) for k in rounds(folder)]
-    notes = [read_note(each / name) for each in own for name in each.files() if name.endswith(NOTE)]
-    return sorted(filter(None, notes), key=lambda note: (note["round"], ended(note)))
-
-
-def read_note(file: Location) -> StepNote | None:
-    """A step's note; None where there is none and where it is damaged: then the step is not made."""
-    return file.read_json(round=int, step=str, seconds=Real, counts=dict)
-
-
-def ended(note: StepNote) -> float:
-    """When a step ended, as time.time() has it; 0 where its note does not say."""
-    return float(note.get("ended", 0.0))
-
-
 def settings_of(folder: Location, overrides: Sequence[str] = ()) -> Settings:
     """The settings of a run's folder. Raises StoreError for a folder without, and for one of a newer release."""
     file = Location.of(folder) / "settings.yaml"
@@ -302,53 +291,3 @@ def store_in(settings: Settings) -> str:
 def table_hash(table: pa.Table) -> str:
     """Names a table's content, however its rows are chunked."""
     return settings_hash(table.to_pylist())
-
-
-def most_measured(folder: Location) -> dict[str, float]:
-    """What the fits of a folder's weights measured (fold-<k>.measured.json): of each figure the highest."""
-    files = [folder / name for name in folder.files() if name.endswith(".measured.json")]
-    measured = [file.read_json() or {} for file in files]
-    names = {name for one in measured for name in one}
-    return {name: max(one.get(name, 0.0) for one in measured) for name in sorted(names)}
-
-
-def weights_hash(models: Location) -> str:
-    """Names the weights in a folder. Raises StoreError where there are none."""
-    _, content = contents(Location.of(models))
-    if not content:
-        raise StoreError(f"{models}: no weights (fold-*.safetensors); was the run finished?")
-    return content
-
-
-def contents(path: Location) -> tuple[dict[str, int], str]:
-    """What a step's files are known by, and the hash that names weights: of weights the CRC, of all else the size.
-
-    ({}, "") where there are none.
-    """
-    sizes = path.sizes()
-    weights = [name for name in sorted(sizes) if name.endswith(".safetensors")]
-    digest, known = hashlib.sha256(), {}
-    for name in weights:
-        data = (path / name).read_bytes()
-        digest.update(data)
-        known[name] = zlib.crc32(data)
-    return (known, digest.hexdigest()[:12]) if weights else (sizes, "")
-
-
-def checksum(path: Location) -> int | None:
-    """The CRC of a step's table or small values; None for a large table and for weights (`contents`)."""
-    size = path.sizes().get(path.name)
-    return None if size is None or size > LARGEST_CHECKED else zlib.crc32(path.read_bytes())
-
-
-def _broken(path: Location, note: StepNote, files: Mapping[str, int]) -> list[str]:
-    """Those of a step's files that are not as its note says. Older releases' notes name no files, or no CRC."""
-    wanted = note.get("files", files) or {path.name: None}
-    broken = [name for name, known in wanted.items() if files.get(name) != known or known is None]
-    crc = None if broken else note.get("crc32")
-    return broken if crc is None or crc == checksum(path) else [path.name]
-
-
-def said_broken(files: Sequence[str]) -> str:
-    """For people."""
-    return f"{', '.join(files)} {'is' if len(files) == 1 else 'are'} gone or not as written"

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from harvester.errors import STOPPED, StoreError
-from harvester.run.folder import NOTE, PARTIALS, StepNote, step_notes
+from harvester.run.folder import PARTIALS
 from harvester.run.journal import RunRecord, read_run, round_folder, rounds
 from harvester.run.log import read_log
 from harvester.run.partials import Partials
+from harvester.run.step_notes import NOTE, StepNote, step_notes
 from harvester.run.summary import Summary, read_summary
 from harvester.storage.location import Location
 from harvester.storage.owner import Writer, writers

@@ -121,6 +121,11 @@ def _header_json(volume: Volume, frames: list[bytes]) -> bytes:
     ).encode()
 
 
+def voxel_hash(volume: Volume) -> str:
+    """Names a volume's HU: the manifest's column."""
+    return hashlib.sha256(np.ascontiguousarray(volume.hu_zyx, HU).data).hexdigest()[:16]
+
+
 def _manifest_row(volume: Volume, split: Split, source_hash: str, span: Span) -> dict[str, Any]:
     names = ("spacing_z_mm", "spacing_y_mm", "spacing_x_mm", "depth", "height", "width")
     return {
@@ -129,7 +134,7 @@ def _manifest_row(volume: Volume, split: Split, source_hash: str, span: Span) ->
         "split": split,
         **dict(zip(names, (*map(float, volume.spacing_zyx_mm), *volume.hu_zyx.shape), strict=True)),
         "source_hash": source_hash,
-        "voxel_hash": hashlib.sha256(np.ascontiguousarray(volume.hu_zyx, HU).data).hexdigest()[:16],
+        "voxel_hash": voxel_hash(volume),
         **asdict(span),
     }
 

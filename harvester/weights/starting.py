@@ -104,16 +104,26 @@ class StartingWeights:
         """Whether there are weights for each of so many folds, that have not seen its patients."""
         return folds == self.card.folds and all(f"{stage}-0.safetensors" in self.card.files for stage in STAGES)
 
-    def publish(self, out: Location, folds: int) -> None:
-        """Each fold's weights as out/<stage>/fold-<k>.safetensors, where the fits of all nodes find them.
+    def publish(self, out: Location, settings: Settings) -> None:
+        """Each model's weights as out/<stage>/fold-<k>.safetensors, where the fits of all nodes find them.
 
         Raises SettingsError for a file that is not the card's.
         """
         for stage in STAGES:
-            for fold in range(folds):
-                target = out / stage / f"fold-{fold}.safetensors"
+            for model, name in enumerate(self._names(stage, settings)):
+                target = out / stage / f"fold-{model}.safetensors"
                 if not target.is_file():
-                    target.write_bytes(self._read(f"{stage}-{fold}" if self.in_folds(folds) else stage))
+                    target.write_bytes(self._read(name))
+
+    def require_whole(self, settings: Settings) -> None:
+        """Raises SettingsError for a file that a model of the settings starts from and that is not the card's."""
+        for name in sorted({name for stage in STAGES for name in self._names(stage, settings)}):
+            self._read(name)
+
+    def _names(self, stage: str, settings: Settings) -> list[str]:
+        """The file that each of settings.models starts from: the one of all patients too may see them all."""
+        apart = [f"{stage}-{fold}" if self.in_folds(settings.folds) else stage for fold in range(settings.folds)]
+        return [*apart, stage][: settings.models]
 
     def _read(self, name: str) -> bytes:
         file = self.folder / f"{name}.safetensors"

@@ -65,7 +65,7 @@ def kill_a_worker(job: FitJob, killed: list[int]) -> None:
     os.kill(workers[-1].pid, signal.SIGKILL)
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 def test_a_killed_worker_is_replaced_and_the_losses_are_those_of_one_process(
     local_ray: None, store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -36,7 +36,7 @@ def test_a_harvest_goes_on_from_pretrained_weights(local_ray: None, tmp_path: Pa
     settings = resolve(tmp_path / "weights.yaml")
     run = Run.open(tmp_path / "run", settings, prepare(settings, None, tmp_path / "store"))
     with Tracker.open(run, None) as tracker:
-        made = pretrain(run, tracker)
+        made = pretrain(run, tracker, {})
     assert sorted(made.card.files) == sorted(
         f"{stage}{end}.safetensors" for stage in STAGES for end in ("", "-0", "-1")
     )

@@ -48,7 +48,7 @@ def test_a_round_neither_finds_nor_forgets_what_was_reviewed(store: Store, tmp_p
     places = [("h", place) for place in PLACES] + [("m", "new")]
     table = scored(*(tubelet(name, box(place), (2, 3, 4), lpg_score=0.9, lpc_score=0.9) for name, place in places))
     run: Any = SimpleNamespace(store=store, settings=Settings(), id="now")
-    tables = StoreTables.of(store)
+    tables = StoreTables.of(store, run.settings)
     ledger = tables.ledger
     view = RoundView((table,), tables, run.settings)
     found = mine(view, selected())

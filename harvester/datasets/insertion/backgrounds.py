@@ -39,6 +39,8 @@ TISSUE_MM: Final = (4.0, 1.6, 1.6)
 """Spacing of the tissue maps: where a lesion may lie need not be known finer, and their search costs by voxel."""
 
 NOISE_TILE_MM: Final = (24.0, 38.0, 38.0)
+NOISE_FROM_MM: Final = 5.0
+"""Slower variation than this (standard deviation of a Gaussian) is no noise; with less, its grain looks dotted."""
 
 SHORTEST_MM: Final = 60.0
 """Sub-volumes are at least so long where the clean range is, however thin the slices."""
@@ -154,10 +156,15 @@ def _located(entry: Background, source: Path) -> Background:
     return entry.model_copy(update=found)
 
 
+def read_background(background: Background) -> Volume:
+    """The scan as it is. Raises VolumeError on a bad one."""
+    read: Callable[[Path, str, str], Volume] = read_dicom_series if background.file.is_dir() else read_nifti
+    return read(background.file, background.id, background.patient_id)
+
+
 def load_background_volume(background: Background) -> Prepared:
     """Read and search one background; takes a few seconds. Raises VolumeError on a bad scan."""
-    read: Callable[[Path, str, str], Volume] = read_dicom_series if background.file.is_dir() else read_nifti
-    native = read(background.file, background.id, background.patient_id)
+    native = read_background(background)
     boxes = _mask_boxes(background) if background.mask else ()
     return prepare(background, native, boxes)
 
@@ -192,7 +199,8 @@ def _mask_boxes(background: Background) -> tuple[Region, ...]:
 def _noise_tile(volume: Volume, tissues: Tissues) -> NDArray[np.float32]:
     """The scan's noise in the middle of its largest even tissue; white noise of 12 HU where it has none."""
     room, spacing = tissues.organ_room_mm, volume.spacing_zyx_mm
-    sides = np.maximum(2, np.rint(np.divide(NOISE_TILE_MM, spacing))).astype(int)
+    within = (NOISE_TILE_MM[0], *np.clip(1.6 * room.max(), 10, NOISE_TILE_MM[1:]))
+    sides = np.maximum(2, np.rint(np.divide(within, spacing))).astype(int)
     middle = np.unravel_index(int(room.argmax()), room.shape)
     if room[middle] <= 0:
         return np.random.default_rng(0).normal(0, 12, sides).astype(np.float32)
@@ -201,7 +209,7 @@ def _noise_tile(volume: Volume, tissues: Tissues) -> NDArray[np.float32]:
         slice(max(0, at - side // 2), max(0, at - side // 2) + side) for at, side in zip(middle_px, sides, strict=True)
     )
     wide = volume.hu_zyx[z]
-    residual = (wide - smooth(wide, spacing))[:, y, x]
+    residual = (wide - smooth(wide, spacing, NOISE_FROM_MM))[:, y, x]
     limit = 3 * max(float(np.median(np.abs(residual))) * 1.48, 1.0)
     return np.asarray(np.clip(residual - residual.mean(), -limit, limit), dtype=np.float32)
 

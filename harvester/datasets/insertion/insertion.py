@@ -18,12 +18,19 @@ from harvester.config.data import InsertionSettings
 from harvester.config.fingerprint import settings_hash
 from harvester.config.settings import Settings
 from harvester.datasets.discovery import Dataset, Discovery, LoadedVolume, clipped, root_of
-from harvester.datasets.insertion.backgrounds import Background, Prepared, load_background_volume, load_backgrounds
+from harvester.datasets.insertion.backgrounds import (
+    Background,
+    Prepared,
+    load_background_volume,
+    load_backgrounds,
+    read_background,
+)
 from harvester.datasets.insertion.placement import Inserted, SubVolume, insert_lesions
 from harvester.datasets.insertion.subvolume import IgnoredRegion, cut, draw_frame, ignored_regions
 from harvester.errors import SettingsError, VolumeError
 from harvester.imaging.hounsfield import to_hu
 from harvester.records import Mark, Volume
+from harvester.store.container import voxel_hash
 
 BOX_PAD_MM: Final = 4.0
 """Boxes are larger than the lesion by this on each side, as DeepLesion's are (5 px of about 0.8 mm)."""
@@ -66,6 +73,14 @@ def dataset(settings: Settings, source: Path | None) -> Dataset:
     return Dataset(discover, load)
 
 
+def scans_of_vm(settings: InsertionSettings, source: Path | None) -> dict[str, str]:
+    """voxel_hash: patient_id of the scans that V_M's sub-volumes are cut from; each is read, which takes seconds."""
+    listed = load_backgrounds(settings, root_of(source))
+    return {
+        voxel_hash(read_background(each)): each.patient_id for each in _chosen("vm", settings.vm_backgrounds, listed)
+    }
+
+
 def plan(settings: InsertionSettings, backgrounds: Sequence[Background]) -> list[InsertionCase]:
     """The sub-volumes of both splits, spread evenly over the backgrounds of each; held_out ones are left out.
 
@@ -96,7 +111,7 @@ def _chosen(split: str, ids: Sequence[str], backgrounds: Sequence[Background]) -
 
 
 def _plan_split(split: str, count: int, backgrounds: Sequence[Background]) -> Iterator[InsertionCase]:
-    if not backgrounds:
+    if count and not backgrounds:
         raise VolumeError("no_background", f"no background has role {split}; list at least one")
     for index in range(count):
         background = backgrounds[index % len(backgrounds)]

@@ -7,12 +7,12 @@ into lung, a node into fat); `shade` makes tissue darker or brighter and keeps i
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import fft, ndimage
 
 from harvester.config.data import Spacing
 
@@ -90,6 +90,14 @@ def draw_blob(
     return Blob(radii, float(rng.uniform(0, np.pi)), margin_mm, waves, np.hstack([rays, lengths]))
 
 
+def shrunk(blob: Blob, share: float, rng: np.random.Generator) -> Blob:
+    """An inner part of a blob whose radii are a share of its own: no spicules, bumps of its own phases."""
+    z, y, x = (share * radius for radius in blob.radii_zyx_mm)
+    waves = blob.waves.copy()
+    waves[:, 3] = rng.uniform(0, 2 * np.pi, len(waves))
+    return replace(blob, radii_zyx_mm=(z, y, x), margin_mm=share * blob.margin_mm, waves=waves, rays=blob.rays[:0])
+
+
 def coverage(blob: Blob, offset_zyx: Floats, spacing_zyx_mm: Spacing) -> NDArray[np.float32]:
     """Share of every voxel that the blob covers, in a block of odd sides whose middle voxel holds the centre.
 
@@ -97,7 +105,7 @@ def coverage(blob: Blob, offset_zyx: Floats, spacing_zyx_mm: Spacing) -> NDArray
     """
     spacing = np.asarray(spacing_zyx_mm)
     sigma_mm = np.hypot([SLICE_BLUR * spacing_zyx_mm[0], IN_PLANE_BLUR_MM, IN_PLANE_BLUR_MM], blob.margin_mm)
-    half = np.ceil((blob.reach_mm + 2.5 * sigma_mm) / spacing + 0.5).astype(int)
+    half = np.ceil((blob.reach_mm + 2.5 * sigma_mm) / spacing + np.maximum(np.abs(offset_zyx), 0.5)).astype(int)
     steps = np.maximum(1, np.rint(spacing / FINE_MM)).astype(int)
     axes = [
         ((np.arange((2 * n + 1) * k) + 0.5) / k - n - 0.5 - shift) * size
@@ -134,32 +142,33 @@ def _surface(blob: Blob, x: Floats, y: Floats, z: Floats, distance: Floats) -> F
     return radius
 
 
-def smooth(hu_zyx: NDArray[Any], spacing_zyx_mm: Spacing) -> NDArray[np.float32]:
-    """The image without its noise: a Gaussian of SMOOTH_MM in each slice."""
-    sigma = (0.0, SMOOTH_MM / spacing_zyx_mm[1], SMOOTH_MM / spacing_zyx_mm[2])
+def smooth(hu_zyx: NDArray[Any], spacing_zyx_mm: Spacing, width_mm: float = SMOOTH_MM) -> NDArray[np.float32]:
+    """The image without its noise: a Gaussian of this standard deviation in each slice."""
+    sigma = (0.0, width_mm / spacing_zyx_mm[1], width_mm / spacing_zyx_mm[2])
     return np.asarray(ndimage.gaussian_filter(hu_zyx.astype(np.float32), sigma), dtype=np.float32)
 
 
 def paint(
-    hu_zyx: Floats, base_zyx: Floats, cover: Floats, target_hu: float, noise_hu: Floats, least_hu: float
+    hu_zyx: Floats, base_zyx: Floats, cover: Floats, level_hu: float, target_zyx: Floats, least_hu: float
 ) -> tuple[Floats, Mask]:
-    """A lesion of `target_hu` laid into darker surroundings; what is as bright already (a wall) stays.
+    """A lesion of about `level_hu` laid into darker surroundings; what is as bright already (a wall) stays.
 
-    `base_zyx` is the block smoothed; `noise_hu` (the block's shape) is the scan's own noise, which the lesion
-    shows instead of what it covers. Returns the changed block and the voxels of the lesion that were darker by
-    `least_hu` or more.
+    `base_zyx` is the block smoothed, `target_zyx` what the lesion's own voxels look like, noise included. Returns
+    the changed block and the voxels of the lesion that were darker than its level by `least_hu` or more.
     """
-    darker = target_hu - base_zyx
-    changed = hu_zyx + cover * np.clip(darker / FADE_HU, 0, 1) * (target_hu + noise_hu - hu_zyx)
+    darker = level_hu - base_zyx
+    changed = hu_zyx + cover * np.clip(darker / FADE_HU, 0, 1) * (target_zyx - hu_zyx)
     return changed, half_covered(cover) & (darker >= least_hu)
 
 
-def shade(hu_zyx: Floats, base_zyx: Floats, cover: Floats, contrast_hu: float, texture: Floats) -> tuple[Floats, Mask]:
-    """Tissue made `contrast_hu` brighter (darker where negative) inside a lesion, its noise kept.
+def shade(
+    hu_zyx: Floats, base_zyx: Floats, cover: Floats, contrast_hu: Floats | float, texture: Floats
+) -> tuple[Floats, Mask]:
+    """Tissue made brighter inside a lesion (darker where `contrast_hu` is negative), its noise kept.
 
-    Where the lesion fills no voxel, its best covered one still gets the whole contrast. Vessels inside are
-    faded; `base_zyx` is the block smoothed, and `texture` (the block's shape, mean about 0) varies the contrast
-    by its share. Returns the changed block and the voxels of the lesion.
+    contrast_hu may differ from voxel to voxel. Where the lesion fills no voxel, its best covered one still gets
+    all of it. Vessels inside are faded; `base_zyx` is the block smoothed, and `texture` (the block's shape, mean
+    about 0) varies the contrast by its share. Returns the changed block and the voxels of the lesion.
     """
     inside, cover = half_covered(cover), cover / cover.max()
     structure = base_zyx - np.median(base_zyx[inside])
@@ -170,6 +179,18 @@ def shade(hu_zyx: Floats, base_zyx: Floats, cover: Floats, contrast_hu: float, t
 def half_covered(cover: Floats) -> Mask:
     """The voxels of a lesion: covered by half of what its best covered voxel is."""
     return np.asarray(cover >= 0.5 * cover.max())
+
+
+def draw_grain(
+    rng: np.random.Generator, tile_zyx: NDArray[np.float32], shape_zyx: tuple[int, ...]
+) -> NDArray[np.float32]:
+    """Noise with the tile's standard deviation and spectrum, of another shape, without repeats."""
+    faded = tile_zyx * np.hanning(tile_zyx.shape[1] + 2)[1:-1, None] * np.hanning(tile_zyx.shape[2] + 2)[1:-1]
+    size = [fft.next_fast_len(side, real=True) for side in shape_zyx]
+    white = rng.standard_normal(size, dtype=np.float32)
+    spectrum = np.abs(fft.rfftn(faded.astype(np.float32), size))
+    noise = fft.irfftn(fft.rfftn(white) * spectrum, size)[tuple(map(slice, shape_zyx))]
+    return np.asarray(noise * (tile_zyx.std() / max(float(noise.std()), 1e-6)), dtype=np.float32)
 
 
 def draw_texture(

@@ -1,35 +1,28 @@
-"""Putting lesions into a sub-volume: which kinds and sizes, where they fit, and how they change the image."""
+"""Putting lesions into a sub-volume: which kinds and sizes, and where they fit."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil, floor
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
-from harvester.config.data import InsertionSettings, Spacing
+from harvester.config.data import InsertionSettings, LesionKind, Spacing
 from harvester.datasets.insertion.backgrounds import Prepared
-from harvester.datasets.insertion.lesion_models import (
-    Blob,
-    Mask,
-    coverage,
-    draw_blob,
-    draw_texture,
-    half_covered,
-    paint,
-    shade,
-    smooth,
-)
+from harvester.datasets.insertion.kinds import KINDS, Home
+from harvester.datasets.insertion.lesion_models import Blob, Mask, coverage, half_covered, smooth
+from harvester.datasets.insertion.looks import Site
 from harvester.datasets.insertion.subvolume import Frame, IgnoredRegion
-
-Kind = Literal["nodule", "hypodense", "hyperdense", "node"]
+from harvester.geometry import scale_slices
+from harvester.imaging.interpolation import Taps, between
 
 TRIES: Final = 12
 """Places that are looked at before a lesion is given up."""
 
 REDRAWS: Final = 4
-"""Lesions drawn for each that is wanted: one that is given up makes way for another kind and size."""
+"""Lesions drawn for each that is wanted: one that is given up makes way for another size, then another kind."""
 
 END_MM: Final = 4.0
 """No lesion's centre is nearer to the sub-volume's first or last slice."""
@@ -37,32 +30,14 @@ END_MM: Final = 4.0
 GAP_MM: Final = 8.0
 """Between two lesions, and between a lesion and an ignored region."""
 
-WHOLE: Final = 0.75
-"""Share of a lesion that must change the image; what is hidden in a wall or an organ is no lesion to find."""
+CHAIN_GAP_MM: Final = (0.5, 9.0)
+"""Between a node of a chain and the one before."""
 
-SIZES: Final[dict[str, tuple[float, float]]] = {"nodule": (12.0, 0.42), "organ": (20.0, 0.38), "node": (14.0, 0.25)}
-"""Median diameter in mm and spread of its logarithm, before the limits of the settings: DeepLesion's
-lesions have about 4 / 11 / 40 mm at the 5th / 50th / 95th percentile."""
+SEEN_MM: Final = 1.0
+"""A lesion's change is judged after a Gaussian of this standard deviation, which takes most of the noise away."""
 
-STYLES: Final = {"pleural": 0.25, "vascular": 0.2, "free": 0.55}
-"""Shares of nodules at the pleura, at a vessel, and elsewhere in the lung."""
-
-SPICULATED: Final = 0.35
-ILL_DEFINED: Final = 0.5
-MARGIN_SHARE: Final = (0.04, 0.1)
-"""Shares of nodules with spicules and of organ lesions with an ill-defined margin, and its width
-(standard deviation) as a share of the diameter."""
-
-DARKER_HU: Final = {"nodule": 400.0, "node": 90.0}
-"""A voxel shows a lesion if it was darker than the lesion by this: lung and fat do, a wall does not."""
-
-EVEN_HU: Final = 15.0
-"""Organ lesions go where the tissue they cover varies by no more (standard deviation, noise smoothed)."""
-
-HYPERDENSE_BELOW_HU: Final = 140.0
-"""Brighter tissue would carry a hyperdense lesion out of the soft-tissue window."""
-
-HYPODENSE_ABOVE_HU: Final = 40.0
+BONE_EDGE_MM: Final = 1.2
+"""Standard deviation of the Gaussian that rounds the steps of the tissue maps' bones."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +47,7 @@ class Inserted:
     place_zyx is the first voxel of `voxels`, a mask of the lesion's block clipped to the sub-volume.
     """
 
-    kind: Kind
+    kind: LesionKind
     diameter_mm: float
     contrast_hu: float
     centre_zyx: tuple[float, float, float]
@@ -82,10 +57,13 @@ class Inserted:
 
 @dataclass(frozen=True, eq=False)
 class _Wanted:
-    kind: Kind
+    """A lesion that looks for a place; `after` are the ones of its chain that have theirs."""
+
+    kind: LesionKind
     diameter_mm: float
-    style: str
+    home: Home
     blob: Blob
+    after: Sequence[Inserted] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,62 +83,55 @@ class SubVolume:
         """The scan's own."""
         return self.prepared.volume.spacing_zyx_mm
 
+    @property
+    def inner(self) -> slice:
+        """The slices of the tissue maps at least a slice and END_MM from the ends of the sub-volume."""
+        own, coarse = self.spacing_zyx_mm[0], self.prepared.tissues.spacing_zyx_mm[0]
+        margin, frame = max(own, END_MM), self.frame
+        low, high = frame.z_start * own + margin, (frame.z_start + frame.depth) * own - margin
+        return slice(max(0, ceil(low / coarse - 0.5)), max(0, floor(high / coarse - 0.5) + 1))
+
 
 def insert_lesions(target: SubVolume) -> None:
     """Insert those that find a place, of a Poisson number of wanted ones."""
     settings, rng = target.settings, target.rng
-    rooms = {kind: _room(kind, target.prepared, target.frame) for kind in settings.kind_weights}
-    possible: list[Kind] = [kind for kind, room in rooms.items() if room.max() >= 5]
+    possible = [kind for kind in settings.kind_weights if any(_has_room(target, home) for home in KINDS[kind].homes)]
     weights = np.array([settings.kind_weights[kind] for kind in possible])
     count = int(rng.poisson(settings.lesions_per_volume))
-    for _ in range(REDRAWS * count):
-        if len(target.inserted) == count or weights.sum() <= 0:
+    found = True
+    for attempt in range(REDRAWS * count if possible else 0):
+        if len(target.inserted) >= count:
             break
-        kind = possible[int(rng.choice(len(possible), p=weights / weights.sum()))]
-        _place(target, rooms[kind], _draw_wanted(settings, kind, rng))
+        if found or attempt % 2 == 0:
+            kind = possible[int(rng.choice(len(possible), p=weights / weights.sum()))]
+        found = _insert(target, kind)
 
 
-def _room(kind: Kind, prepared: Prepared, frame: Frame) -> NDArray[np.float32]:
-    """Room in the slices of the sub-volume where a lesion's centre may lie (not at its ends)."""
-    tissues = prepared.tissues
-    room = {"nodule": tissues.lung_room_mm, "node": tissues.fat_room_mm}.get(kind, tissues.organ_room_mm)
-    return room[_inner(prepared, frame)]
+def _has_room(target: SubVolume, home: Home) -> bool:
+    room = getattr(target.prepared.tissues, home.room)[target.inner]
+    return room.size > 0 and float(room.max()) >= max(home.floor, 2.0)
 
 
-def _inner(prepared: Prepared, frame: Frame) -> slice:
-    """The slices of the tissue maps at least a slice and END_MM from the ends of the sub-volume."""
-    own, coarse = prepared.volume.spacing_zyx_mm[0], prepared.tissues.spacing_zyx_mm[0]
-    margin = max(own, END_MM)
-    low, high = frame.z_start * own + margin, (frame.z_start + frame.depth) * own - margin
-    return slice(ceil(low / coarse - 0.5), floor(high / coarse - 0.5) + 1)
+def _insert(target: SubVolume, kind: LesionKind) -> bool:
+    """Insert a lesion of a kind, or a chain of them; whether there was a place."""
+    rng, model = target.rng, KINDS[kind]
+    members = int(rng.integers(model.members[0], model.members[1] + 1))
+    before = len(target.inserted)
+    for _ in range(members):
+        chain = target.inserted[before:]
+        diameter = model.draw_size(target.settings, rng)
+        wanted = _Wanted(kind, diameter, model.draw_home(rng), model.shape(rng, diameter), chain)
+        if not _place(target, wanted):
+            break
+    if model.alone and len(target.inserted) == before + 1:
+        target.inserted[before] = replace(target.inserted[before], kind=model.alone)
+    return len(target.inserted) > before
 
 
-def _draw_wanted(settings: InsertionSettings, kind: Kind, rng: np.random.Generator) -> _Wanted:
-    if kind == "nodule":
-        diameter = _draw_size(rng, *SIZES["nodule"], settings.nodule_mm)
-        spicules = int(rng.integers(8, 20)) if rng.random() < SPICULATED else 0
-        blob = draw_blob(rng, diameter, flatness=0.65, bumps=0.22, spicules=spicules)
-        return _Wanted(kind, diameter, str(rng.choice(list(STYLES), p=list(STYLES.values()))), blob)
-    if kind == "node":
-        diameter = _draw_size(rng, *SIZES["node"], settings.node_mm)
-        return _Wanted(kind, diameter, "", draw_blob(rng, diameter, flatness=0.65, bumps=0.1))
-    diameter = _draw_size(rng, *SIZES["organ"], settings.organ_mm)
-    margin = diameter * float(rng.uniform(*MARGIN_SHARE)) if rng.random() < ILL_DEFINED else 0.0
-    return _Wanted(kind, diameter, "", draw_blob(rng, diameter, flatness=0.6, bumps=0.26, margin_mm=margin))
-
-
-def _draw_size(rng: np.random.Generator, median: float, spread: float, limits: tuple[float, float]) -> float:
-    return float(np.clip(median * np.exp(rng.normal(0, spread)), *limits))
-
-
-def _place(target: SubVolume, room: NDArray[np.float32], wanted: _Wanted) -> None:
+def _place(target: SubVolume, wanted: _Wanted) -> bool:
     """Insert the lesion at the first of some places with room for it that will do, or nowhere."""
-    fits = np.flatnonzero(_fits(target, room, wanted))
-    if len(fits) == 0:
-        return
+    spots = _spots(target, wanted)
     offset = target.rng.uniform(-0.5, 0.5, 3)
-    chosen = target.rng.choice(fits, TRIES, p=_preference(wanted, room.ravel()[fits]))
-    spots = _to_frame(target, np.stack(np.unravel_index(chosen, room.shape), axis=1))
     cover: NDArray[np.float32] | None = None
     for middle in np.rint(spots).astype(int):
         if not _clear(target, middle + offset, wanted):
@@ -168,38 +139,43 @@ def _place(target: SubVolume, room: NDArray[np.float32], wanted: _Wanted) -> Non
         if cover is None:  # the same at every place: a lesion keeps its offset from a voxel's middle
             cover = coverage(wanted.blob, offset, target.spacing_zyx_mm)
         if _insert_at(target, middle, offset, cover, wanted):
-            return
+            return True
+    return False
 
 
-def _to_frame(target: SubVolume, places: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(n, 3) voxels of a room to the sub-volume's, each somewhere in its voxel."""
-    prepared, coarse = target.prepared, np.array(target.prepared.tissues.spacing_zyx_mm)
-    inside = places + target.rng.uniform(0, 1, places.shape)
-    inside[:, 0] += _inner(prepared, target.frame).start
-    return target.frame.to_frame(inside * coarse / prepared.volume.spacing_zyx_mm - 0.5)
+def _spots(target: SubVolume, wanted: _Wanted) -> NDArray[np.float64]:
+    """(n, 3) voxels of the sub-volume where the lesion's centre might lie, TRIES at most."""
+    room = getattr(target.prepared.tissues, wanted.home.room)[target.inner]
+    places = np.flatnonzero(_fits(target, room, wanted))
+    if wanted.after:
+        spots = _to_frame(target, np.stack(np.unravel_index(places, room.shape), axis=1))
+        near = _beside(spots, wanted, target.spacing_zyx_mm)
+        return target.rng.permutation(spots[near])[:TRIES]
+    if len(places) == 0:
+        return np.empty((0, 3))
+    weights = room.ravel()[places].astype(np.float64) ** wanted.home.power
+    chosen = target.rng.choice(places, TRIES, p=weights / weights.sum())
+    return _to_frame(target, np.stack(np.unravel_index(chosen, room.shape), axis=1))
 
 
 def _fits(target: SubVolume, room: NDArray[np.float32], wanted: _Wanted) -> Mask:
     """Voxels (of the room's slices) where the lesion's centre may lie."""
-    radius = wanted.diameter_mm / 2
-    if wanted.kind == "node":
-        # A node may press on its neighbours; `WHOLE` sees to it that most of it lies in fat.
-        return room >= max(4.5, 0.65 * radius)
-    if wanted.kind != "nodule":
-        return room >= radius + 1
-    if wanted.style == "pleural":
-        return (room >= 0.3 * radius) & (room <= 0.8 * radius)
-    free = room >= radius + 2
-    if wanted.style == "vascular":
-        return np.asarray(free & target.prepared.tissues.vessel[_inner(target.prepared, target.frame)])
-    return free
+    home, radius = wanted.home, wanted.diameter_mm / 2
+    fits = (room >= max(home.floor, home.least[0] * radius + home.least[1], 0.1)) & (room <= home.most * radius)
+    return np.asarray(fits & getattr(target.prepared.tissues, home.mask)[target.inner] if home.mask else fits)
 
 
-def _preference(wanted: _Wanted, room_mm: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Chances of the places that fit: organ lesions in large organs rather than muscles, others anywhere."""
-    organ = wanted.kind in ("hypodense", "hyperdense")
-    weights = room_mm.astype(np.float64) ** (2 if organ else 0)
-    return np.asarray(weights / weights.sum())
+def _beside(spots: NDArray[np.float64], wanted: _Wanted, spacing: Spacing) -> Mask:
+    last = wanted.after[-1]
+    apart = np.linalg.norm((spots - last.centre_zyx) * spacing, axis=1) - (last.diameter_mm + wanted.diameter_mm) / 2
+    return np.asarray((apart >= CHAIN_GAP_MM[0]) & (apart <= CHAIN_GAP_MM[1]))
+
+
+def _to_frame(target: SubVolume, places: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(n, 3) voxels of a room to the sub-volume's, each somewhere in its voxel."""
+    inside = places + target.rng.uniform(0, 1, places.shape)
+    inside[:, 0] += target.inner.start
+    return target.frame.to_frame(inside * target.prepared.tissues.spacing_zyx_mm / target.spacing_zyx_mm - 0.5)
 
 
 def _clear(target: SubVolume, spot: NDArray[np.float64], wanted: _Wanted) -> bool:
@@ -207,7 +183,8 @@ def _clear(target: SubVolume, spot: NDArray[np.float64], wanted: _Wanted) -> boo
     spacing = np.array(target.spacing_zyx_mm)
     for other in target.inserted:
         apart = float(np.linalg.norm((spot - other.centre_zyx) * spacing))
-        if apart < (wanted.diameter_mm + other.diameter_mm) / 2 * 1.15 + GAP_MM:
+        touching = (wanted.diameter_mm + other.diameter_mm) / 2
+        if apart < (touching if other in wanted.after else touching * 1.15 + GAP_MM):
             return False
     for region in target.ignored:
         low = np.array([region.z1, region.y1, region.x1]) - 0.5
@@ -227,48 +204,53 @@ def _insert_at(
     first = middle - np.array(cover.shape) // 2
     low, high = np.maximum(first, 0), np.minimum(first + cover.shape, target.hu_zyx.shape)
     kept, place = (tuple(map(slice, low - corner, high - corner)) for corner in (first, 0))
-    changed = _changed(target, target.hu_zyx[place], cover[kept], wanted)
-    if changed is None:
+    site, model = _site(target, place, kept, offset, cover, wanted), KINDS[wanted.kind]
+    look = (wanted.home.change or model.change)(site)
+    if look is None or look.voxels.sum() < model.whole * half_covered(site.cover).sum():
         return False
-    target.hu_zyx[place], voxels, contrast = changed
+    change = smooth(look.hu - site.hu, site.spacing_zyx_mm, SEEN_MM)
+    if np.median(np.abs(change[look.voxels])) < model.seen_hu:
+        return False
+    target.hu_zyx[place] = look.hu
     (z, y, x), (z0, y0, x0) = (middle + offset).tolist(), low.tolist()
-    target.inserted.append(Inserted(wanted.kind, wanted.diameter_mm, contrast, (z, y, x), (z0, y0, x0), voxels))
+    found = Inserted(wanted.kind, wanted.diameter_mm, look.contrast_hu, (z, y, x), (z0, y0, x0), look.voxels)
+    target.inserted.append(found)
     return True
 
 
-def _changed(
-    target: SubVolume, block: NDArray[np.float32], cover: NDArray[np.float32], wanted: _Wanted
-) -> tuple[NDArray[Any], Mask, float] | None:
-    rng, inside = target.rng, half_covered(cover)
-    smoothed = smooth(block, target.spacing_zyx_mm)
-    base = smoothed[inside]
-    around = float(np.median(base))
-    if wanted.kind in ("nodule", "node"):
-        nodule, muscle = wanted.kind == "nodule", target.prepared.muscle_hu
-        level = float(rng.uniform(10, 60) if nodule else muscle + rng.uniform(-20, 25))
-        texture = draw_texture(rng, block.shape, target.spacing_zyx_mm, 8.0) + _noise(target.prepared, block.shape, rng)
-        painted, voxels = paint(block, smoothed, cover, level, texture, DARKER_HU[wanted.kind])
-        return (painted, voxels, level - around) if voxels.sum() >= WHOLE * inside.sum() else None
-    contrast = _draw_contrast(target.settings, wanted, rng)
-    allowed = around > HYPODENSE_ABOVE_HU if contrast < 0 else around < HYPERDENSE_BELOW_HU
-    if not allowed or base.std() > EVEN_HU:
-        return None
-    texture = draw_texture(rng, block.shape, target.spacing_zyx_mm, 0.15)
-    shaded, voxels = shade(block, smoothed, cover, contrast, texture)
-    return shaded, voxels, contrast
+def _site(
+    target: SubVolume,
+    place: tuple[slice, ...],
+    kept: tuple[slice, ...],
+    offset: NDArray[Any],
+    cover: NDArray[np.float32],
+    wanted: _Wanted,
+) -> Site:
+    block = target.hu_zyx[place]
+    return Site(
+        rng=target.rng,
+        spacing_zyx_mm=target.spacing_zyx_mm,
+        diameter_mm=wanted.diameter_mm,
+        blob=wanted.blob,
+        offset_zyx=offset,
+        whole=cover.shape,
+        kept=kept,
+        hu=block,
+        base=smooth(block, target.spacing_zyx_mm),
+        cover=cover[kept],
+        tile=target.prepared.noise,
+        bone=_bone(target, place) if wanted.home.room == "bone_room_mm" else np.zeros_like(block),
+        contrast_hu=target.settings.contrast_hu,
+        muscle_hu=target.prepared.muscle_hu,
+    )
 
 
-def _draw_contrast(settings: InsertionSettings, wanted: _Wanted, rng: np.random.Generator) -> float:
-    """HU against the organ; the smallest lesions take it from the upper half, or nobody would see them."""
-    low, high = settings.contrast_hu
-    small = float(np.clip((20 - wanted.diameter_mm) / 10, 0, 1))
-    contrast = float(rng.uniform(low + small * (high - low) / 2, high))
-    return -contrast if wanted.kind == "hypodense" else contrast
-
-
-def _noise(prepared: Prepared, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float32]:
-    """The scan's noise tile, mirrored as often as the shape needs, from a random place of it."""
-    tile = prepared.noise
-    starts = [int(rng.integers(0, side)) for side in tile.shape]
-    padded = np.pad(tile, [(0, start + side) for start, side in zip(starts, shape, strict=True)], "symmetric")
-    return padded[tuple(slice(start, start + side) for start, side in zip(starts, shape, strict=True))]
+def _bone(target: SubVolume, place: tuple[slice, ...]) -> NDArray[np.float32]:
+    """Share of bone in the voxels of a block, from the tissue maps."""
+    tissues, fine = target.prepared.tissues, target.spacing_zyx_mm
+    values: NDArray[Any] = tissues.bone_room_mm > 0
+    for axis, at in enumerate(target.frame.to_background(place)):
+        ratio = fine[axis] / tissues.spacing_zyx_mm[axis]
+        values = between(values, axis, Taps.at(scale_slices(at, ratio), values.shape[axis]))
+    sigma = np.divide(BONE_EDGE_MM, fine)
+    return np.asarray(ndimage.gaussian_filter(values.astype(np.float32), (0, sigma[1], sigma[2])))

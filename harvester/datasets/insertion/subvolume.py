@@ -43,6 +43,12 @@ class Frame:
     middle_yx: tuple[float, float]
     shape_yx: tuple[int, int]
 
+    def to_background(self, place: tuple[slice, ...]) -> list[NDArray[np.float64]]:
+        """The background's slices, rows and columns at those of a block of the sub-volume."""
+        z, y, x = (np.arange(side.start, side.stop, dtype=np.float64) for side in place)
+        (my, mx), (cy, cx) = self.middle_yx, self.centre_yx
+        return [z + self.z_start, (y - my) / self.scale + cy, (x - mx) / self.scale + cx]
+
     def to_frame(self, points_zyx: NDArray[np.floating]) -> NDArray[np.float64]:
         """(n, 3) background voxels as voxels of the sub-volume."""
         moved = np.array(points_zyx, dtype=np.float64)
@@ -71,12 +77,8 @@ def cut(settings: InsertionSettings, prepared: Prepared, frame: Frame, rng: np.r
     """The sub-volume's HU with a little more noise; outside the background's crop it is AIR_HU."""
     y1, y2, x1, x2 = prepared.crop_yx
     own = prepared.volume.hu_zyx[frame.z_start : frame.z_start + frame.depth, y1:y2, x1:x2].astype(np.float32)
-    rows, columns = (
-        (np.arange(count) - middle) / frame.scale + centre - corner
-        for count, middle, centre, corner in zip(
-            frame.shape_yx, frame.middle_yx, frame.centre_yx, (y1, x1), strict=True
-        )
-    )
+    _, rows, columns = frame.to_background((slice(0, 1), *(slice(0, side) for side in frame.shape_yx)))
+    rows, columns = rows - y1, columns - x1
     hu: NDArray[np.float32] = interpolate_in_plane(own, Taps.at(rows, y2 - y1), Taps.at(columns, x2 - x1))
     hu[:, (rows < 0) | (rows > y2 - y1 - 1)] = AIR_HU
     hu[:, :, (columns < 0) | (columns > x2 - x1 - 1)] = AIR_HU

@@ -40,6 +40,20 @@ EDGE_MM: Final = 4.0
 """Even tissue ends about this far before the organ's edge, because the spread rises there."""
 
 FAT_HU: Final = (-150.0, -40.0)
+SOFT_HU: Final = (-160.0, 190.0)
+
+CORTEX_HU: Final = 380.0
+"""Bone has some of this near by; vessels with contrast medium mostly have not."""
+SPONGY_HU: Final = 170.0
+CORTEX_NEAR_MM: Final = 9.0
+BONE_HOLE_CM2: Final = 12.0
+MARROW_HU: Final = 100.0
+"""Of what bone encloses, this and more is marrow; the spinal canal is less."""
+FRONT: Final = 0.55
+"""Share of the body's depth, from the front."""
+BONE_DEEP_MM: Final = 40.0
+BRIGHT_BLOOD_ML: Final = 40.0
+BONE_MIN_ML: Final = 3.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +66,8 @@ class Tissues:
     vessel          vessels in the lung
     organ_room_mm   even soft tissue of large organs and muscles, without heart and great vessels
     fat_room_mm     fat inside the body's wall
+    bone_room_mm    bones with their marrow
+    soft_room_mm    fat, muscles and organs together, without what lies between the lungs
     """
 
     spacing_zyx_mm: Spacing
@@ -60,6 +76,8 @@ class Tissues:
     vessel: Mask
     organ_room_mm: Room
     fat_room_mm: Room
+    bone_room_mm: Room
+    soft_room_mm: Room
 
 
 def find_tissues(hu_zyx: NDArray[np.int16], spacing_zyx_mm: Spacing) -> Tissues:
@@ -70,7 +88,10 @@ def find_tissues(hu_zyx: NDArray[np.int16], spacing_zyx_mm: Spacing) -> Tissues:
     bone = _filled(base > 210, 14, MARROW_CM2, spacing_zyx_mm)
     lung = _lungs(hu_zyx, body, spacing_zyx_mm)
     lung_room = _room(lung, spacing_zyx_mm)
-    organ = _organs(base, spacing_zyx_mm) & body & ~bone & ~_chest(lung, spacing_zyx_mm)
+    between = _between(lung)
+    area_cm2 = lung.sum(axis=(1, 2)) * spacing_zyx_mm[1] * spacing_zyx_mm[2] / 100
+    chest = between | (area_cm2 > CHEST_CM2)[:, None, None]
+    organ = _organs(base, spacing_zyx_mm) & body & ~bone & ~chest
     organ_room = _room(_opened(organ, ORGAN_RADIUS_MM, spacing_zyx_mm), spacing_zyx_mm)
     fat = _inner_fat(base, body, spacing_zyx_mm) & ~bone
     return Tissues(
@@ -80,6 +101,10 @@ def find_tissues(hu_zyx: NDArray[np.int16], spacing_zyx_mm: Spacing) -> Tissues:
         vessel=lung & (base > -550) & (lung_room > 5),
         organ_room_mm=np.where(organ_room > 0, organ_room + EDGE_MM, 0).astype(np.float32),
         fat_room_mm=_room(fat, spacing_zyx_mm),
+        bone_room_mm=_room(
+            _bones(hu_zyx, base, _bone_place(base, body, between, spacing_zyx_mm), spacing_zyx_mm), spacing_zyx_mm
+        ),
+        soft_room_mm=_room(body & (base > SOFT_HU[0]) & (base < SOFT_HU[1]) & ~chest, spacing_zyx_mm),
     )
 
 
@@ -119,15 +144,19 @@ def _small_holes_filled(plane: Mask, limit_px: float) -> Mask:
     return np.asarray(plane | (np.bincount(holes.ravel()) <= limit_px)[holes])
 
 
-def _chest(lung: Mask, spacing: Spacing) -> Mask:
-    """Heart, great vessels and spine: voxels with lung to both sides in their row, and slices with much lung.
-
-    The top of the liver goes with them.
-    """
+def _between(lung: Mask) -> Mask:
+    """Heart, great vessels, spine and top of the liver: voxels with lung to both sides in their row."""
     left = np.logical_or.accumulate(lung, axis=2)
     right = np.logical_or.accumulate(lung[:, :, ::-1], axis=2)[:, :, ::-1]
-    area_cm2 = lung.sum(axis=(1, 2)) * spacing[1] * spacing[2] / 100
-    return np.asarray((left & right) | (area_cm2 > CHEST_CM2)[:, None, None])
+    return np.asarray(left & right)
+
+
+def _front(body: Mask) -> NDArray[np.bool_]:
+    """The rows of each slice in the front of the body: the heart is there, the spine is not."""
+    rows: NDArray[np.bool_] = np.asarray(body.any(axis=2))
+    first, last = rows.argmax(axis=1), rows.shape[1] - 1 - rows[:, ::-1].argmax(axis=1)
+    before: NDArray[np.bool_] = np.less(np.arange(rows.shape[1]), (first + FRONT * (last - first))[:, None])
+    return before[:, :, None]
 
 
 def _organs(base: NDArray[np.float32], spacing: Spacing) -> Mask:
@@ -145,6 +174,34 @@ def _inner_fat(base: NDArray[np.float32], body: Mask, spacing: Spacing) -> Mask:
     core = _shrunk(fat, wide)
     outer = ndimage.binary_propagation(core & ~_shrunk(body, 8 / spacing[2]), structure=np.ones((1, 3, 3)), mask=core)
     return np.asarray(fat & _shrunk(body, 12 / spacing[2]) & ~_grown(outer, wide + 2))
+
+
+def _bone_place(base: NDArray[np.float32], body: Mask, between: Mask, spacing: Spacing) -> Mask:
+    """Where bright things are bones: in the back, and in front near the skin.
+
+    Not between the lungs where the blood there is as bright as spongy bone.
+    """
+    front = _front(body)
+    place: Mask = body & ~(front & _shrunk(body, BONE_DEEP_MM / spacing[2]))
+    heart = between & front & (base > SPONGY_HU)
+    if heart.sum() * float(np.prod(spacing)) / 1000 > BRIGHT_BLOOD_ML:
+        reach = 2 * round(BONE_DEEP_MM / 2 / spacing[0]) + 1
+        place &= ~ndimage.maximum_filter1d(between.view(np.uint8), reach, axis=0).view(np.bool_)
+    return np.asarray(place)
+
+
+def _bones(hu: NDArray[np.int16], base: NDArray[np.float32], body: Mask, spacing: Spacing) -> Mask:
+    """What is bright near the brightest, small gaps and holes filled; calcium and small stents are too small."""
+    cortex = (hu > CORTEX_HU) & body
+    near = _grown(ndimage.binary_dilation(cortex, np.ones((3, 1, 1))), CORTEX_NEAR_MM / spacing[2])
+    bright = (base > SPONGY_HU) & body & near
+    filled = _filled(bright, 2.4, BONE_HOLE_CM2, spacing) & body & (base > MARROW_HU)
+    labels, count = ndimage.label(filled)
+    sizes = np.bincount(labels.ravel()) * float(np.prod(spacing)) / 1000
+    strong = np.bincount(labels.ravel(), cortex.ravel()) * float(np.prod(spacing)) / 1000
+    keep = (sizes >= BONE_MIN_ML) & (strong >= 0.06 * sizes)
+    keep[0] = False
+    return np.asarray(keep[labels]) if count else np.zeros_like(filled)
 
 
 def _in_squares(extreme: Callable[..., NDArray[np.uint8]], mask: Mask, radius_px: float) -> Mask:

@@ -11,7 +11,7 @@ from harvester.config.settings import Settings
 from harvester.errors import SettingsError
 from harvester.labels.folds import patient_folds
 from harvester.records import Mark, Split
-from tests.builders import made_store, manifest, mark, marks
+from tests.builders import made_store, manifest, mark, marks, starting_weights_in
 
 SETTINGS = resolve(None, ["folds=3"])
 SMALL, LARGE = (5, 5, 15, 15), (5, 5, 35, 35)
@@ -64,6 +64,16 @@ def test_every_fold_and_min_patients_need_their_patients_of_the_mining_set() -> 
     assert text.startswith("folds = 3 but V_M has 2 patients") and "set folds = 2" in text
     (text,) = told(splits(vm=3), settings=resolve(None, ["folds=3", "operating_point.min_patients=4"]))
     assert text.startswith("V_M has 3 patients, operating_point.min_patients = 4")
+
+
+def test_patients_that_the_starting_weights_have_seen_do_not_count(tmp_path: Path) -> None:
+    seen = starting_weights_in(tmp_path / "weights", 3, patients={"p-m0": 0, "p-m1": 1})
+    asked = ["folds=2", "operating_point.min_patients=3", f"starting_weights={seen}"]
+    (text,) = told(splits(vm=4), settings=resolve(None, asked))
+    assert text.startswith("V_M has 4 patients, of whom the starting weights have seen 2") and "set starting_" in text
+    assert told(splits(vm=5), settings=resolve(None, asked)) == []
+    # Weights in as many folds have for each patient some that have not seen it.
+    assert told(splits(vm=4), settings=resolve(None, [*asked, "folds=3"])) == []
 
 
 def test_the_mining_set_needs_clinical_marks_and_lesions_beside_them() -> None:

@@ -69,22 +69,6 @@ def test_the_calibration_set_hides_annotations_but_not_marks() -> None:
     assert not any(targets["clinical"].to_pylist())
 
 
-def test_whom_the_starting_weights_have_seen_takes_no_part_in_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    def seen(rows: list[dict[str, str]], settings: Settings) -> frozenset[str]:
-        asked.append({row["split"] for row in rows})
-        return frozenset({"p-m1", "p-h1"})
-
-    monkeypatch.setattr("harvester.mining.round_view.in_sample", seen)
-    table = scored(tubelet("m1", HERE), tubelet("m2", HERE), tubelet("h1", HERE))
-    one = view(table, marks(*(mark(name, AWAY, clinical=False) for name in ("m1", "m2"))))
-    assert (ids(one.calibration), one.targets["volume_id"].to_pylist()) == ([1], ["m2"])
-    assert ids(one.completely_marked) == [0, 1], "they teach what is no lesion"
-    assert ids(one.harvestable) == [2]
-    assert (one.in_sample, asked) == ({"m1"}, [{"vm"}])
-
-
 def test_a_round_harvests_what_touches_no_label_and_finds_marks_on_any_volume() -> None:
     table = scored(
         tubelet("h1", HERE), tubelet("h1", AWAY), tubelet("t1", HERE), tubelet("m1", HERE), tubelet("m1", AWAY)

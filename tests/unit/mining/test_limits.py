@@ -1,5 +1,6 @@
 """What V_M has shown no like of is left for review: neither harvested nor taught as no lesion."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,7 @@ from harvester.proposals.labels import volume_labels
 from harvester.records import REVIEWED, rows_where
 from harvester.run.folder import Artifact
 from harvester.store.slab import GridFrame
-from tests.builders import manifest, marks, scored, selected, tubelet
+from tests.builders import manifest, mark, marks, scored, selected, tubelet
 
 PLAIN = EVEN
 VOLUMES = {f"m{i}": "vm" for i in range(4)} | {f"h{i}": "vh" for i in range(6)}
@@ -121,3 +122,21 @@ def test_nothing_reaches_and_v_m_shows_nothing() -> None:
         )
         == 1
     )
+
+
+def test_patients_that_all_models_have_seen_prove_nothing() -> None:
+    lesions = marks(*(mark(name, (0, 0, 7, 7), clinical=False, mark_id=f"l-{name}") for name in ("m0", "m1")))
+    rows = everywhere(1)
+    known = StoreTables(manifest(VOLUMES), lesions, REVIEWED.empty_table())
+    seen = replace(known, in_sample=frozenset({"p-m1", "p-m3"}))
+    one, other = (RoundView((scored(*rows),), each, Settings()) for each in (known, seen))
+    assert set(one.calibration["volume_id"].to_pylist()) == {"m0", "m1", "m2", "m3"}
+    assert set(other.calibration["volume_id"].to_pylist()) == {"m0", "m2"}
+    assert other.targets["mark_id"].to_pylist() == ["l-m0"]
+    assert len(other.completely_marked) == len(rows), "they teach all the same"
+
+
+def test_folds_that_are_given_are_kept() -> None:
+    given = {f"p-{name}": 1 for name in VOLUMES}
+    tables = replace(StoreTables(manifest(VOLUMES), marks(), REVIEWED.empty_table()), given_folds=given)
+    assert RoundView((scored(found("m0", 0)),), tables, Settings()).folds == given

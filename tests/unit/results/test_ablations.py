@@ -42,7 +42,7 @@ def truth(store: Store) -> TruthEvaluator:
 
 
 def view(store: Store, *rounds: pa.Table) -> RoundView:
-    return RoundView(rounds, StoreTables.of(store), SETTINGS)
+    return RoundView(rounds, StoreTables.of(store, SETTINGS), SETTINGS)
 
 
 def by_lpc(rows: pa.Table, k: int) -> pa.Table:

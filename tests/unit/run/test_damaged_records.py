@@ -6,10 +6,10 @@ import pyarrow as pa
 import pytest
 
 from harvester.errors import StoreError
-from harvester.run.folder import step_notes
 from harvester.run.partials import Partials
 from harvester.run.quarantine import Quarantine, Worker, mark_name
 from harvester.run.status import read_status
+from harvester.run.step_notes import step_notes
 from harvester.storage.location import Location
 from harvester.store.commit import DRAWN, STAMP, inputs_before, volumes_with_drawn_marks
 

@@ -1,7 +1,7 @@
 """Starting weights: the folder and its card, and that no patient is judged by weights that have seen it."""
 
 import hashlib
-import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ from harvester.weights.starting import (
     StartingWeights,
     folds_by_patient,
     in_sample,
-    networks_of,
     starting_weights,
 )
+from tests.builders import starting_weights_in
 
 PATIENTS = {"a": 0, "b": 1, "c": 2, "d": 2}
 
@@ -35,20 +35,7 @@ def row(patient: str, split: str = "vm", voxels: str = "") -> dict[str, Any]:
 
 
 def weights(folder: Path, folds: int = 3, **changed: Any) -> Path:
-    """A folder with a file for each fold (none for 0 folds) and one of all patients, and its card."""
-    folder.mkdir()
-    files = {}
-    for stage in STAGES:
-        for name in (stage, *(f"{stage}-{fold}" for fold in range(folds))):
-            (folder / f"{name}.safetensors").write_bytes(name.encode())
-            files[f"{name}.safetensors"] = hashlib.sha256(name.encode()).hexdigest()
-    card = {
-        "harvester": "0", "networks": json.loads(json.dumps(networks_of(Settings()))), "folds": folds,
-        "patients": PATIENTS, "scans": {"hash-lidc": "b"}, "files": files, "seed": 0, "steps": {"generator": 1},
-        "volumes": 4, "seconds": 1.0, "figures": {"lpg_ap": 0.5},
-    }  # fmt: skip
-    (folder / CARD).write_text(json.dumps(card | changed))
-    return folder
+    return starting_weights_in(folder, folds, **{"patients": PATIENTS, "scans": {"hash-lidc": "b"}} | changed)
 
 
 def starting_from(folder: Path | str, **more: Any) -> Settings:
@@ -64,7 +51,7 @@ def test_each_fold_starts_from_weights_that_have_not_seen_its_patients(tmp_path:
     assert in_sample(rows, settings) == frozenset()
     start = starting_weights(settings)
     assert start is not None
-    start.publish(Location.of(tmp_path / "out"), 3)
+    start.publish(Location.of(tmp_path / "out"), settings)
     for stage in STAGES:
         for fold in range(3):
             assert (tmp_path / "out" / stage / f"fold-{fold}.safetensors").read_text() == f"{stage}-{fold}"
@@ -77,7 +64,7 @@ def test_with_other_folds_all_start_from_the_whole_and_who_was_seen_is_in_sample
     assert in_sample(rows, settings) == {"a", "b"}
     start = starting_weights(settings)
     assert start is not None
-    start.publish(Location.of(tmp_path / "out"), folds)
+    start.publish(Location.of(tmp_path / "out"), settings)
     published = [(tmp_path / "out" / "classifier" / f"fold-{fold}.safetensors").read_text() for fold in range(folds)]
     assert published == ["classifier"] * folds
 
@@ -127,8 +114,19 @@ def test_a_file_that_the_card_does_not_name_is_refused(tmp_path: Path) -> None:
     (folder / "generator-1.safetensors").write_bytes(b"another")
     start = starting_weights(starting_from(folder, folds=3))
     assert start is not None
-    with pytest.raises(SettingsError, match=r"generator-1\.safetensors: not the file that card\.json names"):
-        start.publish(Location.of(tmp_path / "out"), 3)
+    for work in (start.require_whole, partial(start.publish, Location.of(tmp_path / "out"))):
+        with pytest.raises(SettingsError, match=r"generator-1\.safetensors: not the file that card\.json names"):
+            work(starting_from(folder, folds=3))
+    start.require_whole(starting_from(folder, folds=2))  # all start from the one of all patients
+
+
+def test_pretraining_goes_on_fold_by_fold_and_the_whole_from_the_whole(tmp_path: Path) -> None:
+    settings = starting_from(weights(tmp_path / "w"), folds=3, whole_model=True)
+    start = starting_weights(settings)
+    assert start is not None
+    start.publish(Location.of(tmp_path / "out"), settings)
+    names = [(tmp_path / "out" / "generator" / f"fold-{model}.safetensors").read_text() for model in range(4)]
+    assert names == ["generator-0", "generator-1", "generator-2", "generator"]
 
 
 def test_weights_are_named_by_their_bytes_not_by_their_place(tmp_path: Path) -> None:

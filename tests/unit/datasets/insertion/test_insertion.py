@@ -1,10 +1,11 @@
 """Inserted lesions: seeded, where and what they claim to be, away from the scan's own disease."""
 
+import json
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -17,27 +18,20 @@ from harvester.datasets.insertion.backgrounds import (
     load_backgrounds,
     prepare,
 )
-from harvester.datasets.insertion.insertion import make, plan
-from harvester.datasets.insertion.lesion_models import (
-    coverage,
-    draw_blob,
-    draw_texture,
-    half_covered,
-    paint,
-    shade,
-    smooth,
-)
-from harvester.datasets.insertion.placement import Inserted, SubVolume, insert_lesions
+from harvester.datasets.insertion.insertion import make, plan, scans_of_vm
+from harvester.datasets.insertion.kinds import KINDS
+from harvester.datasets.insertion.placement import SubVolume, insert_lesions
 from harvester.datasets.insertion.subvolume import cut, draw_frame, ignored_regions
 from harvester.errors import SettingsError, VolumeError
 from harvester.imaging.nifti.file import read_header
+from harvester.imaging.nifti.reader import read_nifti
 from harvester.records import Volume
+from harvester.store.container import voxel_hash
 from tests.made_torso import COARSE, FINE, background, case, torso
 
 REPO = Path(__file__).parents[4]
 DATA = Path(os.environ.get("HARVESTER_DATA", REPO.parent / "shared" / "data"))
 DEPTH = 8
-GRID = (4.0, 1.6, 1.6)
 SETTINGS = InsertionSettings(depth=(DEPTH, DEPTH))
 
 
@@ -90,83 +84,6 @@ def test_marks_are_in_range_and_their_share_is_the_asked_one(prepared: Prepared)
     assert len(known) > 50
     assert np.mean(known) == pytest.approx(SETTINGS.marked_share, abs=0.12)
     assert np.mean(np.array(sizes)[known]) > np.mean(np.array(sizes)[~np.array(known)])
-
-
-def inserted_into(prepared: Prepared, seed: int) -> list[tuple[Inserted, np.ndarray]]:
-    """Lesions with the change of HU in their voxels."""
-    rng = np.random.default_rng(seed)
-    frame = draw_frame(SETTINGS, prepared, rng)
-    before = cut(SETTINGS, prepared, frame, rng)
-    after = before.copy()
-    target = SubVolume(SETTINGS, prepared, frame, after, [], rng)
-    insert_lesions(target)
-    lesions = target.inserted
-    change = after - before
-    blocks = [tuple(slice(a, a + n) for a, n in zip(i.place_zyx, i.voxels.shape, strict=True)) for i in lesions]
-    return [(lesion, change[block][lesion.voxels]) for lesion, block in zip(lesions, blocks, strict=True)]
-
-
-def test_lesions_change_their_voxels_as_their_kind_says(prepared: Prepared) -> None:
-    found = [pair for seed in range(12) for pair in inserted_into(prepared, seed)]
-    assert {lesion.kind for lesion, _ in found} == {"nodule", "hypodense", "hyperdense", "node"}
-    for lesion, change in found:
-        share = change.mean() / lesion.contrast_hu
-        assert 0.25 < share < 1.1, (lesion.kind, lesion.diameter_mm)  # thick slices: partial volume
-        assert (lesion.contrast_hu < 0) == (lesion.kind == "hypodense")
-
-
-@pytest.mark.parametrize("contrast", [-60.0, 45.0])
-def test_shade_moves_the_mean_by_the_asked_contrast_and_keeps_the_noise(contrast: float) -> None:
-    rng = np.random.default_rng(0)
-    blob = draw_blob(rng, 24, flatness=0.7, bumps=0.2)
-    cover = coverage(blob, np.zeros(3), GRID)
-    tissue = rng.normal(60, 10, cover.shape).astype(np.float32)
-    changed, voxels = shade(tissue, smooth(tissue, GRID), cover, contrast, draw_texture(rng, cover.shape, GRID, 0.0))
-    core = cover > 0.95
-    assert (changed - tissue)[core].mean() == pytest.approx(contrast, abs=2)
-    assert changed[core].std() == pytest.approx(tissue[core].std(), rel=0.15)
-    assert np.array_equal(changed[cover == 0], tissue[cover == 0])
-    assert voxels[core].all()
-
-
-def test_paint_fills_lung_and_leaves_the_wall() -> None:
-    blob = draw_blob(np.random.default_rng(1), 20, flatness=0.9, bumps=0.0)
-    cover = coverage(blob, np.zeros(3), GRID)
-    lung = np.full(cover.shape, -850, np.float32)
-    lung[:, :, cover.shape[2] // 2 + 3 :] = 50
-    changed, voxels = paint(lung, smooth(lung, GRID), cover, 40.0, np.zeros_like(cover), 400.0)
-    core = cover[:, :, :-8] > 0.99
-    assert changed[:, :, :-8][core & (lung[:, :, :-8] < 0)].max() <= 40
-    middle = tuple(n // 2 for n in cover.shape)
-    assert changed[middle] == pytest.approx(40, abs=1)
-    assert voxels[middle]
-    assert np.abs((changed - lung)[:, :, cover.shape[2] // 2 + 6 :]).max() < 5
-    assert not voxels[:, :, cover.shape[2] // 2 + 5 :].any()
-
-
-def test_coverage_holds_the_volume_of_the_lesion_whatever_the_grid() -> None:
-    blob = draw_blob(np.random.default_rng(2), 16, flatness=1.0, bumps=0.0)
-    expected = 4 / 3 * np.pi * np.prod(blob.radii_zyx_mm)
-    for spacing in (GRID, (1.0, 0.8, 0.8)):
-        cover = coverage(blob, np.array([0.3, -0.2, 0.4]), spacing)
-        assert cover.sum() * np.prod(spacing) == pytest.approx(expected, rel=0.03)
-        assert cover.max() <= 1.001
-        assert half_covered(cover).any()
-
-
-@pytest.mark.parametrize("spacing", [COARSE, FINE, (5.0, 0.7, 0.9), (1.5, 1.5, 1.5)])
-def test_coverage_has_centre_and_size_within_a_voxel(spacing: tuple[float, float, float]) -> None:
-    blob = draw_blob(np.random.default_rng(3), 22, flatness=0.8, bumps=0.0)
-    blob = replace(blob, turn=0.0)
-    offset = np.array([0.4, -0.3, 0.2])
-    inside = half_covered(coverage(blob, offset, spacing))
-    places = np.argwhere(inside)
-    off = places.mean(axis=0) - np.array(inside.shape) // 2 - offset
-    assert np.abs(off).max() < 0.5
-    extent = (places.max(axis=0) - places.min(axis=0) + 1) * spacing
-    assert (np.abs(extent - 2 * np.array(blob.radii_zyx_mm)) <= 1.5 * np.array(spacing)).all(), (
-        "its poles fill no voxel"
-    )
 
 
 def test_nothing_is_inserted_into_avoided_regions() -> None:
@@ -228,6 +145,7 @@ def test_plan_spreads_splits_over_their_own_patients() -> None:
         plan(InsertionSettings(), [listed[0], background(id="x", patient="a", role="vh_test")])
     with pytest.raises(VolumeError, match="vh_test"):
         plan(InsertionSettings(), listed[:2])
+    assert len(plan(InsertionSettings(vm_volumes=2, vh_test_volumes=0), listed[:2])) == 2, "nobody to be tested on"
 
 
 @pytest.mark.parametrize(
@@ -301,7 +219,7 @@ def test_a_real_background_gets_lesions_in_its_tissues(shipped: Callable[[], lis
 def test_a_lesion_lies_where_it_was_put_and_is_as_large(spacing: tuple[float, float, float]) -> None:
     """The visible voxels give centre and size in mm, whatever the spacing."""
     made = prepare(background(), torso(spacing))
-    own = InsertionSettings(lesions_per_volume=12)
+    own = InsertionSettings(lesions_per_volume=12, kind_weights={"calcified": 1, "node": 1, "hypodense": 1})
     seen = 0
     for seed in range(6):
         rng = np.random.default_rng(seed)
@@ -325,16 +243,17 @@ def test_a_place_of_the_tissue_maps_is_the_same_place_in_the_volume() -> None:
     """Nodules lie in lung, organ lesions in the organ: places are turned from one grid into the other."""
     made = prepare(background(), torso(FINE))
     rng = np.random.default_rng(0)
-    own = InsertionSettings(lesions_per_volume=12)
+    own = InsertionSettings(lesions_per_volume=16, kind_weights={"ground_glass": 1, "node": 1, "hypodense": 1})
     frame = draw_frame(own, made, rng)
     before = cut(own, made, frame, rng)
     target = SubVolume(own, made, frame, before.copy(), [], rng)
     insert_lesions(target)
-    assert {lesion.kind for lesion in target.inserted} >= {"nodule", "node"}
+    expected = {"nodule_mm": -850, "node_mm": -100, "organ_mm": 60}
+    assert {KINDS[lesion.kind].limits for lesion in target.inserted} == {*expected}
     for lesion in target.inserted:
         z, y, x = (round(at) for at in lesion.centre_zyx)
         there = np.median(before[z, y - 2 : y + 3, x - 2 : x + 3])
-        assert there == pytest.approx({"nodule": -850, "node": -100}.get(lesion.kind, 60), abs=15)
+        assert there == pytest.approx(expected[KINDS[lesion.kind].limits], abs=15)
 
 
 def test_a_sub_volume_keeps_to_lengths_and_clean_ranges() -> None:
@@ -388,3 +307,14 @@ def test_named_backgrounds_are_taken_whatever_their_role() -> None:
     for wrong in ("e", "d"):
         with pytest.raises(SettingsError, match=rf"data.insertion.vh_test_backgrounds: {wrong}: .* a, b, c$"):
             plan(InsertionSettings(vh_test_backgrounds=("a", wrong)), listed)
+
+
+def test_the_scans_of_vm_are_known_by_the_voxels_that_a_store_would_name_them_by(tmp_path: Path) -> None:
+    for number, name in enumerate(("seen", "test")):
+        voxels = np.full((4, 5, 6), number, np.int16)
+        nibabel.save(nibabel.Nifti1Image(voxels, np.diag([1.0, 1.0, 3.0, 1.0])), tmp_path / f"{name}.nii")
+    entries = [{"id": n, "file": f"{n}.nii", "patient": n, "role": r} for n, r in (("seen", "vm"), ("test", "vh_test"))]
+    (tmp_path / "list.yaml").write_text(json.dumps(entries))
+    settings = InsertionSettings(source=str(tmp_path), backgrounds=str(tmp_path / "list.yaml"))
+    stored = read_nifti(tmp_path / "seen.nii", "any", "other")
+    assert scans_of_vm(settings, tmp_path) == {voxel_hash(stored): Background.model_validate(entries[0]).patient_id}
