@@ -1,9 +1,11 @@
-"""Logistic regression with a ridge, by Newton's method, fitted out of fold."""
+"""Logistic regression with a ridge, fitted out of fold."""
 
 from collections.abc import Collection
 from typing import Final
 
 import numpy as np
+from scipy.optimize import minimize
+from scipy.special import expit
 
 from harvester.geometry import Array
 
@@ -15,7 +17,7 @@ FEWEST: Final = 10
 """Of right and of wrong ones each: fewer say too little of seven weights."""
 CONSTANT: Final = 1e-6
 """A deviation below it is rounding."""
-MOST_STEPS: Final = 50
+PRECISELY: Final = {"ftol": 1e-14, "gtol": 1e-7, "maxiter": 1000}
 LOGIT_CLIP: Final = 1e-6
 
 
@@ -33,44 +35,23 @@ def cross_fitted(
 
 
 def fitted(features: Array, correct: Array, rising: Collection[int] = ()) -> Array:
-    """(1 + f,) intercept and weights. A rising feature that would get a negative weight gets none."""
+    """(1 + f,) intercept and weights, those of rising features not negative."""
     mean, scale = features.mean(axis=0), features.std(axis=0)
     scale = np.where(scale > CONSTANT, scale, 1.0)
-    scaled = (features - mean) / scale
-    kept = list(range(features.shape[1]))
-    while True:
-        own = newton(scaled[:, kept], correct)
-        against = [each for at, each in enumerate(kept) if each in rising and own[1 + at] < 0]
-        if not against:
-            break
-        kept = [each for each in kept if each not in against]
-    weights = np.zeros(features.shape[1])
-    weights[kept] = own[1:] / scale[kept]
-    return np.append(own[0] - weights @ mean, weights)
+    design = np.column_stack([np.ones(len(features)), (features - mean) / scale])
+    bounds = [(None, None), *((0.0 if each in rising else None, None) for each in range(features.shape[1]))]
+    found = minimize(
+        loss, np.zeros(len(bounds)), (design, correct), "L-BFGS-B", jac=True, bounds=bounds, options=PRECISELY
+    )
+    weights = found.x[1:] / scale
+    return np.append(found.x[0] - weights @ mean, weights)
 
 
-def newton(features: Array, correct: Array) -> Array:
-    """(1 + f,) where loss(...) is smallest: it is convex, and steps are halved until each makes it smaller."""
-    design = np.column_stack([np.ones(len(features)), features])
-    ridge = np.append(0.0, np.full(features.shape[1], RIDGE))
-    weights = np.zeros(design.shape[1])
-    for _ in range(MOST_STEPS):
-        p = 1 / (1 + np.exp(-design @ weights))
-        slope = design.T @ (p - correct) + ridge * weights
-        bend = (design * (p * (1 - p))[:, None]).T @ design + np.diag(ridge + 1e-9)
-        step = np.linalg.solve(bend, slope)
-        while loss(weights - step, design, correct, ridge) > loss(weights, design, correct, ridge) + 1e-9:
-            step /= 2
-        weights = weights - step
-        if np.abs(step).max() < 1e-8:
-            break
-    return weights
-
-
-def loss(weights: Array, design: Array, correct: Array, ridge: Array) -> float:
-    """Summed negative log likelihood and the ridge."""
-    logit = design @ weights
-    return float((np.logaddexp(0, logit) - correct * logit).sum() + (ridge * weights**2).sum() / 2)
+def loss(weights: Array, design: Array, correct: Array) -> tuple[float, Array]:
+    """Summed negative log likelihood and the ridge, on all weights but the intercept; and its slope."""
+    logit, ridge = design @ weights, np.append(0.0, np.full(len(weights) - 1, RIDGE))
+    value = (np.logaddexp(0, logit) - correct * logit).sum() + (ridge * weights**2).sum() / 2
+    return float(value), design.T @ (expit(logit) - correct) + ridge * weights
 
 
 def log_odds(p: Array) -> Array:

@@ -8,7 +8,7 @@ from scipy.optimize import minimize
 
 from harvester.geometry import Array
 from harvester.mining.fusion import EVEN_WEIGHTS, FEATURES, ScoreFusion, features, fitted_weights, fuse
-from harvester.mining.regression import RIDGE, cross_fitted, fitted, log_odds, newton
+from harvester.mining.regression import RIDGE, cross_fitted, fitted, log_odds
 from tests.builders import mixed, pooled, tubelet
 
 
@@ -20,8 +20,9 @@ def drawn(seed: int, size: int = 400) -> tuple[Array, Array]:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_newton_finds_what_a_general_optimiser_finds(seed: int) -> None:
+def test_it_finds_what_a_slow_reference_finds(seed: int) -> None:
     x, y = drawn(seed)
+    x = (x - x.mean(axis=0)) / x.std(axis=0)  # the ridge is on features of a deviation of 1
 
     def slow(weights: Array) -> float:
         logit = weights[0] + x @ weights[1:]
@@ -29,12 +30,12 @@ def test_newton_finds_what_a_general_optimiser_finds(seed: int) -> None:
         return float(-np.log(likelihood).sum() + RIDGE / 2 * (weights[1:] ** 2).sum())
 
     expected = minimize(slow, np.zeros(4), method="BFGS", options={"gtol": 1e-7}).x
-    np.testing.assert_allclose(newton(x, y), expected, atol=1e-4)
+    np.testing.assert_allclose(fitted(x, y), expected, atol=1e-4)
 
 
 def test_it_converges_where_the_classes_are_apart() -> None:
     x = np.linspace(-1, 1, 40)[:, None]
-    own = newton(1000 * x, x[:, 0] > 0)
+    own = fitted(1000 * x, x[:, 0] > 0)
     assert np.isfinite(own).all()
     assert ((own[0] + 1000 * x[:, 0] * own[1] > 0) == (x[:, 0] > 0)).all()
 
@@ -48,7 +49,7 @@ def test_its_probabilities_are_calibrated_and_scale_does_not_matter() -> None:
         assert y[bin_].mean() == pytest.approx(p[bin_].mean(), abs=0.04)
     scale = np.array([1000.0, 0.01, 1.0])
     other = fitted(x * scale + 7, y)
-    np.testing.assert_allclose(other[1:] * scale, own[1:], rtol=1e-6)
+    np.testing.assert_allclose(other[1:] * scale, own[1:], rtol=1e-5)
     np.testing.assert_allclose(own[1:3], [1.5, 0.2], atol=0.1)
 
 
@@ -58,14 +59,14 @@ def test_a_rising_feature_gets_no_negative_weight_and_the_rest_is_fitted_without
     assert fitted(turned, y)[2] < 0
     own = fitted(turned, y, rising=(0, 1))
     assert own[2] == 0.0
-    np.testing.assert_allclose(np.delete(own, 2), fitted(turned[:, [0, 2]], y))
+    np.testing.assert_allclose(np.delete(own, 2), fitted(turned[:, [0, 2]], y), rtol=1e-5, atol=1e-6)
 
 
 def test_a_constant_feature_gets_no_weight() -> None:
     x, y = drawn(2)
     own = fitted(np.column_stack([x, np.zeros(len(x))]), y)
     assert own[4] == 0.0
-    np.testing.assert_allclose(own[:4], fitted(x, y), atol=1e-8)
+    np.testing.assert_allclose(own[:4], fitted(x, y), atol=1e-5)
 
 
 def test_what_a_fold_holds_has_no_say_in_its_own_weights() -> None:
