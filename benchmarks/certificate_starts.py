@@ -10,7 +10,7 @@ the recall; harvested as the engine does (decision 0006 says which start was tak
 import argparse
 
 import numpy as np
-from certificate import LOW, Harvested, outcome, rounds
+from certificate import LOW, Harvested, certified, outcome
 from certificate_archives import Archive
 
 from harvester.certificate import operating_point
@@ -48,7 +48,7 @@ def main() -> None:
             for drawn in (kind.draw(rng).first_round().above(LOW) for _ in range(options.archives)):
                 for start, places in STARTS.items():
                     operating_point.FIRST_SHARE, operating_point.SECOND_START = places  # type: ignore[misc]
-                    found[start].append(vh.realised(rounds(drawn, ())))
+                    found[start].append(vh.realised(certified(drawn)))
             for start, row in ((start, outcome(each)) for start, each in found.items()):
                 said = f"{1 - row['harvests_nothing']:10.1%}{row['violations']:8.1%}{row['recall']:8.3f}"
                 print(f"{name + engine:46s}{start:32s}{said}", flush=True)

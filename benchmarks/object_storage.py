@@ -35,7 +35,7 @@ data:
             distractors_per_volume: 0}
 generator: {crop_px: 96, slab_depth: 2, batch_slabs: 4, steps: 60, finetune_steps: 20}
 classifier: {steps: 20, batch_size: 8, max_tubelets: 10, match_iou: 0.3}
-operating_point: {target_precision: 0.01, confidence: 0.6, match_iou: 0.2, lpg_weights: [0.5, 1.0], min_slices: [1],
+operating_point: {target_precision: 0.01, confidence: 0.6, match_iou: 0.2, lpg_floors: [0.1, 0.2], min_slices: [1],
                   min_patients: 6}
 compute: {train_workers: 2, cpus_per_train_worker: 0.9}
 """

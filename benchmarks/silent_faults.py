@@ -41,7 +41,7 @@ data:
             distractors_per_volume: 0}
 generator: {width: 16, crop_px: 64, slab_depth: 2, batch_slabs: 2, steps: STEPS}
 classifier: {steps: 6, batch_size: 8, max_tubelets: 10, match_iou: 0.3}
-operating_point: {target_precision: 0.01, confidence: 0.6, match_iou: 0.2, lpg_weights: [0.5], min_slices: [1],
+operating_point: {target_precision: 0.01, confidence: 0.6, match_iou: 0.2, min_slices: [1],
                   min_patients: 6}
 compute: {replicas: 1, train_workers: 1, cpus_per_train_worker: 1.8}
 """

@@ -1,7 +1,7 @@
 """Operating points for other precision targets, from a finished run's tables: recall against precision.
 
-The models and their scores stay; only the cut is chosen anew, as if no round had harvested before. So the frontier
-shows what one round with the run's last models gives at each target, certified and by the point estimate alone.
+The models and their scores stay; only the cut is chosen anew. So the frontier shows what the run would have harvested
+at each target, certified and by the point estimate alone.
 """
 
 from harvester.certificate.frontier import Frontier, FrontierRow
@@ -11,7 +11,7 @@ from harvester.config.settings import OperatingPointSettings, Settings
 from harvester.distributed.tuning import sweep
 from harvester.errors import StoreError
 from harvester.mining.round_view import RoundView, StoreTables
-from harvester.records import AcceptedTable, ScoredTable, checked, empty
+from harvester.records import ScoredTable, checked
 from harvester.results.truth import TruthEvaluator, with_round
 from harvester.run.journal import round_folder, rounds
 from harvester.run.step_notes import NOTE, ended, read_note
@@ -42,12 +42,17 @@ def _scored(run: Location, round_index: int) -> list[Location]:
     return [note for note in named if read_note(note)]
 
 
+def scored_tables(run: Location, last: int) -> tuple[ScoredTable, ...]:
+    """The scored tubelets of all rounds up to the last one asked for."""
+    return tuple(scored_table(run, k) for k in range(last + 1))
+
+
 def trace(
-    scored: ScoredTable, store: Store, settings: Settings, targets: list[float], work: Location, round_index: int
+    scored: tuple[ScoredTable, ...], store: Store, settings: Settings, targets: list[float], work: Location
 ) -> Frontier:
-    """Sweep the ways to fuse the scores with Ray Tune, then solve every target with the best one."""
-    folder, tables = Location.of(work), StoreTables.of(store, settings)
-    view = RoundView(scored, tables.ledger, empty(AcceptedTable), tables, settings)
+    """Sweep the ways to fuse the rounds' scores with Ray Tune, then solve every target with the best one."""
+    folder = Location.of(work)
+    view = RoundView(scored, StoreTables.of(store, settings), settings)
     calibration = Calibration.of(view)
     trials = sweep(_files(calibration, folder), settings, folder / "tune")
     truth = TruthEvaluator(store, settings)
@@ -57,27 +62,20 @@ def trace(
         selected = select_point(calibration, trials[0].choice, own, len(trials))
         for way, point in (("certified", selected.point), ("point estimate", selected.naive)):
             rows.append(_row(target, way, point, selected, view, truth))
-    return Frontier(round_index, trials, rows)
+    return Frontier(len(scored) - 1, trials, rows)
 
 
 def narrowed(settings: Settings, frontier: Frontier, target: float) -> Settings:
-    """The run's settings with the target and the one choice that the sweep found best."""
+    """The run's settings with the target, and the floor and length that the sweep found best."""
     choice = frontier.trials[0].choice
     own: OperatingPointSettings = settings.operating_point.model_copy(
-        update={
-            "target_precision": target,
-            "early_target_precisions": None,
-            "lpg_weights": (choice.lpg_weight,),
-            "lpg_floors": (choice.lpg_floor,),
-            "min_slices": (choice.min_slices,),
-            "small_bonuses": (choice.small_bonus,),
-        }
+        update={"target_precision": target, "lpg_floors": (choice.lpg_floor,), "min_slices": (choice.min_slices,)}
     )
     return settings.model_copy(update={"operating_point": own})
 
 
 def _files(calibration: Calibration, folder: Location) -> CalibrationFiles:
-    files = [folder / f"{name}.parquet" for name in ("candidates", "targets", "hits", "clinical_finds", "rivals")]
+    files = [folder / f"{name}.parquet" for name in ("candidates", "targets", "clinical_finds", "rivals")]
     for file, table in zip(files, calibration.tables, strict=True):
         file.write_table(table)
     return CalibrationFiles(tuple(files))

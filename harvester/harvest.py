@@ -35,20 +35,21 @@ from harvester.storage.location import Location
 
 logger = logging.getLogger(__name__)
 
-CALIBRATION_STEPS: Final = ("candidates", "lesions", "rehearsed", "known", "rivals")
+CALIBRATION_STEPS: Final = ("candidates", "lesions", "known", "rivals")
 """The tables of a Calibration as steps. Runs and their summaries have always called them so."""
 
 
 def harvest(run: Run, tracker: Tracker) -> History:
-    """Mine until a round finds next to nothing. Tables, models and the summary lie in the run's folder.
+    """Mine until a round changes next to nothing. Tables, models and the summary lie in the run's folder.
 
-    A round whose models have nothing to learn from harvests nothing and is the last; the summary says why.
+    Every round selects anew; the harvest is the list of the last one that was scored, and so is the certificate. A
+    round whose models have nothing to learn from is the last, and leaves the list as it was; the summary says why.
     """
-    store, settings = StoreTables.of(run.store, run.settings), run.settings
-    ledger, hits = store.ledger, empty(AcceptedTable)
-    history = History(run)
+    settings, history = run.settings, History(run)
+    view = RoundView((), StoreTables.of(run.store, settings), settings)
+    ledger, hits = view.store.ledger, empty(AcceptedTable)
     start, lpc = run.starting("generator"), run.starting("classifier")
-    scored, point = empty(ScoredTable), nothing_scored(settings.operating_point, "no round was scored")
+    point = nothing_scored(settings.operating_point, "no round was scored")
     for k in range(settings.rounds):
         try:
             lpg = train_generator(run, k, ledger, start)
@@ -56,29 +57,27 @@ def harvest(run: Run, tracker: Tracker) -> History:
             tubelets = propose(run, k, lpg)
             lpc = train_classifier(run, k, tubelets, ledger, lpg, lpc)
         except NoExamplesError as error:
-            give_up(k, store, history, tracker, str(error))
+            give_up(k, view.store, history, tracker, str(error))
             break
-        scored = classify(run, k, tubelets, lpc)
-        view = RoundView(scored, ledger, hits, store, settings)
+        view = view.then(classify(run, k, tubelets, lpc))
         point = choose_operating_point(run, k, view)
         history.look(k, view, point)
         found = mine(view, point)
-        ledger = record(run, k, ledger, found, (lpg, lpc))
-        hits = AcceptedTable(pa.concat_tables([hits, found.calibration_hits]))
+        ledger, hits = record(run, k, ledger, found, (lpg, lpc)), found.calibration_hits
         history.append(k, view, point, found, model_hash(lpg, lpc))
         tracker.log_round(k, history.params(), history.metrics())
         if history.is_enough():
             break
     (run.folder / "calibration.parquet").write_table(hits)
-    history.finish(ledger, expected_missing(RoundView(scored, ledger, hits, store, settings), point, history.left_out))
+    history.finish(ledger, expected_missing(view, point, history.left_out))
     return history
 
 
 def give_up(k: int, store: StoreTables, history: History, tracker: Tracker, reason: str) -> None:
-    """Record a round that could not learn: nothing harvested, and why. Labels and hits stay as they were."""
+    """Record a round that could not learn: nothing scored, and why. Labels, hits and harvest stay as they were."""
     logger.warning("round %d harvests nothing: %s", k, reason)
     settings = history.run.settings
-    view = RoundView(empty(ScoredTable), empty(LedgerTable), empty(AcceptedTable), store, settings)
+    view = RoundView((), store, settings)
     point = nothing_scored(settings.operating_point, reason)
     history.append(k, view, point, mine(view, point), "")
     tracker.log_round(k, history.params(), history.metrics())
@@ -156,15 +155,15 @@ def classify(run: Run, k: int, tubelets: Artifact, lpc: Artifact) -> ScoredTable
 def choose_operating_point(run: Run, k: int, view: RoundView) -> SelectedPoint:
     """The lowest threshold whose precision is proven on V_M, with the settings that find the most known lesions."""
     settings, storage = run.settings.operating_point, run.of_round(k) / "tune"
-    calibration = Calibration.of(view, last=k + 1 == run.settings.rounds)
+    calibration = Calibration.of(view)
     tables = dict(zip(CALIBRATION_STEPS, calibration.tables, strict=True))
     hashes = {name: table_hash(table) for name, table in tables.items()}
-    key = run.key("operating-point", operating_point=settings, last=calibration.last, **hashes)
+    key = run.key("operating-point", operating_point=settings, **hashes)
 
     def published(name: str) -> Location:
         return run.table(name, k, key, lambda: tables[name]).path
 
-    files = CalibrationFiles(tuple(map(published, tables)), calibration.last)
+    files = CalibrationFiles(tuple(map(published, tables)))
     chosen = run.values("operating-point", k, key, lambda: asdict(search(files, run.settings, storage)))
     return from_json(json.loads(chosen.path.read_text()))
 
@@ -180,19 +179,20 @@ def mine(view: RoundView, selected: SelectedPoint) -> Found:
         view.accepted(fusion, threshold),
         negatives.sure_hard_negatives(view.completely_marked, view.known, settings),
         negatives.possible_hard_negatives(view.partly_marked, ledgers.extend(view.known, taken), settings),
+        fusion.is_fitted,
     )
 
 
 def record(run: Run, k: int, ledger: LedgerTable, found: Found, models: tuple[Artifact, Artifact]) -> LedgerTable:
-    """The ledger with this round's lesions, and with what else it says in place of what the last round said.
+    """What archive and reviewers say, with what this round says in place of what the last one said.
 
-    That is: hard negatives, and what was left for review, where nothing is to be learned.
+    That is: lesions, hard negatives, and what was left for review, where nothing is to be learned.
     """
     origin = (k, model_hash(*models), run.id)
     negative = Role.HARD_NEGATIVE
     return ledgers.extend(
         ledgers.persistent(ledger),
-        ledgers.from_tubelets(found.lesions, Role.LESION, Source.HARVESTED, *origin),
+        ledgers.from_tubelets(found.lesions, Role.LESION, Source.HARVESTED, *origin, found.calibrated),
         ledgers.from_tubelets(found.cut.left, Role.IGNORED, Source.LEFT_FOR_REVIEW, *origin),
         ledgers.from_tubelets(found.sure_negatives, negative, Source.HARD_NEGATIVE_VM, *origin),
         ledgers.from_tubelets(found.possible_negatives, negative, Source.HARD_NEGATIVE_VH, *origin),

@@ -170,6 +170,14 @@ in each volume. lpg_score is the highest slice score, width_mm the shorter side 
 SCORED: Final = TUBELETS.append(pa.field("lpc_score", NUMBER))
 """Tubelets with the classifier's probability."""
 
+POOLED: Final = schema_of(
+    *((field.name, field.type) for field in SCORED),
+    *_of(NUMBER, "lpg_logit", "lpc_logit", "spread", "length_mm"),
+    ("fold", pa.int32()),
+)
+"""Scored tubelets with what all rounds say of them (mining/bank.py): the mean logit of each score less its spread, the
+mean of both spreads (standard deviations over rounds), the length along z, and the patient's fold."""
+
 SELECTED: Final = SCORED.append(pa.field("score", NUMBER))
 """Scored tubelets with the fused score that they were selected by."""
 
@@ -198,19 +206,21 @@ probabilities), both together, the probability of the best tubelet left (null if
 (null if it was not). What is expected is null where nobody knows: of a volume that was left out, and of all where
 nothing right was found in V_M to learn from."""
 
-LEDGER: Final = schema_of(
+LABELS: Final = schema_of(
     *_of(TEXT, "volume_id", "label_id", "role", "source"),
     ("round", pa.int32()),
     ("score", NUMBER),
     *_of(TEXT, "model_hash", "run_id"),
     *BOXES,
 )
+LEDGER: Final = LABELS.append(pa.field("probability", NUMBER))
 """One row per label of any origin. role: lesion or hard_negative; ignored for what the last round left for review; of
 what was reviewed also ignored, calibration (see REVIEWED). source: see Source.
-Archive marks and reviewed labels have round -1; marks have no score or model, reviewed ones those that found them."""
+Archive marks and reviewed labels have round -1; marks have no score or model, reviewed ones those that found them.
+probability: that a harvested one is a lesion, by V_M; null where that is not known, and of what people say."""
 
-REVIEWED: Final = LEDGER.append(pa.field("verdict", TEXT))
-"""What people said of exported labels: ledger rows of source reviewed, and their verdict (accepted, rejected, moved).
+REVIEWED: Final = LABELS.append(pa.field("verdict", TEXT))
+"""What people said of exported labels: labels of source reviewed, and their verdict (accepted, rejected, moved).
 
 role        lesion: accepted, or moved to these boxes. hard_negative: rejected. (Of an exported hard negative: lesion if
             rejected.) ignored: the place that a moved one was moved from. calibration: what the reviewed run accepted
@@ -227,6 +237,7 @@ MarkTable = NewType("MarkTable", pa.Table)
 IgnoreTable = NewType("IgnoreTable", pa.Table)
 TubeletTable = NewType("TubeletTable", pa.Table)
 ScoredTable = NewType("ScoredTable", pa.Table)
+PooledTable = NewType("PooledTable", pa.Table)
 SelectedTable = NewType("SelectedTable", pa.Table)
 AcceptedTable = NewType("AcceptedTable", pa.Table)
 HarvestTable = NewType("HarvestTable", pa.Table)
@@ -241,6 +252,7 @@ SCHEMAS: Final[dict[Callable[[pa.Table], Any], pa.Schema]] = {
     IgnoreTable: IGNORE,
     TubeletTable: TUBELETS,
     ScoredTable: SCORED,
+    PooledTable: POOLED,
     SelectedTable: SELECTED,
     AcceptedTable: ACCEPTED,
     HarvestTable: HARVEST,

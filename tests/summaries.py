@@ -12,13 +12,14 @@ def summary_tree(run_id: str = "cafe", harvested: int = 2) -> dict[str, Any]:
     row |= {"lpg_sensitivity": {"1": 0.1, "4": 0.2, "16": 0.3}}
     controls = {"lpg_alone": {**cut, **TRUTH, "harvested": 0, "precision_bound": None, "reason": "not reached"}}
     measured = {
+        "gain": 1.0,
         "lpg_ap": 0.3,
         "lpc_ap": None,
         "left_for_review": {"tubelets": 1, "patients": 1, "most_per_patient": 2, "untried_folds": []},
         "refused": "",
         "accepted_vm": 8,
         "recall_vm": 0.25,
-        "choice": {"lpg_weight": 0.5, "lpg_floor": 0.1, "min_slices": 1, "small_bonus": 0.0, "small_mm": 20.0},
+        "choice": {"lpg_floor": 0.1, "min_slices": 1, "intercept": 0.0, "lpg_logit": 0.5, "lpc_logit": 0.5},
         "possible_negatives_on_lesions": None,
         "left_out": {"vm": 1, "vh": 2},
         "comparison": {

@@ -1,7 +1,7 @@
 """What a certificate rests on (Evidence), what it is asked for (Target), and what is accepted at each score (Steps)."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -13,34 +13,18 @@ from harvester.evaluation.matching import ranking
 Array = NDArray[Any]
 
 
-@dataclass(frozen=True)
-class Earlier:
-    """What earlier rounds accepted, by patient: all tubelets, and the correct ones among them."""
-
-    correct: Mapping[Any, int] = field(default_factory=dict)
-    accepted: Mapping[Any, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if any(self.accepted.get(patient, 0) < count for patient, count in self.correct.items()):
-            raise LabelError(
-                "earlier rounds: a patient has more correct than accepted tubelets; want correct <= accepted"
-            )
-
-
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """Tubelets of the calibration set that a threshold may accept. Raises LabelError for what cannot be ranked.
 
     scores, correct, patients  (n,) one per tubelet, n may be 0; a score of -inf is never accepted
     num_lesions                lesions that could be found
-    earlier                    the promise is on the union with what earlier rounds accepted
     """
 
     scores: Array
     correct: Array
     patients: Array
     num_lesions: int
-    earlier: Earlier = field(default_factory=Earlier)
 
     def __post_init__(self) -> None:
         if not len(self.scores) == len(self.correct) == len(self.patients):
@@ -67,7 +51,7 @@ class Target:
 
 @dataclass(frozen=True, eq=False)
 class Steps:
-    """What is accepted at each of t distinct scores, descending, earlier rounds included; (t,) each.
+    """What is accepted at each of t distinct scores, descending; (t,) each.
 
     patients counts those with an accepted tubelet; the last three are sums over patients of products of their
     correct (c) and accepted (n) counts.
@@ -97,39 +81,24 @@ class Steps:
 
 
 def steps_of(evidence: Evidence) -> Steps:
-    """The steps of n tubelets; a score of -inf is never accepted. Earlier counts are added to every step."""
+    """The steps of n tubelets; a score of -inf is never accepted."""
     order, _ = ranking(evidence.scores)
     order = order[np.asarray(evidence.scores)[order] > -np.inf]
     ranked = np.asarray(evidence.scores, dtype=np.float64)[order]
-    patient, before_c, before_n = _patients(np.asarray(evidence.patients)[order], evidence.earlier)
+    _, patient = np.unique(np.asarray(evidence.patients)[order], return_inverse=True)
     right = np.asarray(evidence.correct, dtype=bool)[order].astype(np.float64)
-    c, n = _running(patient, right, before_c), _running(patient, np.ones(len(order)), before_n)
+    c, n = _running(patient, right), _running(patient, np.ones(len(order)))
     # What the sums over patients gain when one patient's (c, n) becomes (c + right, n + 1).
     gains = (np.ones(len(order)), right, n == 0, right * (2 * c + 1), c + right * (n + 1), 2 * n + 1)
-    starts = (before_n, before_c, before_n > 0, before_c**2, before_c * before_n, before_n**2)
     last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True)[: len(ranked)])
-    sums = [start.sum() + np.cumsum(gain)[last] for start, gain in zip(starts, gains, strict=True)]
-    return Steps(ranked[last], *sums)
+    return Steps(ranked[last], *(np.cumsum(gain)[last] for gain in gains))
 
 
-def _patients(patients: Array, earlier: Earlier) -> tuple[Array, Array, Array]:
-    """(n,) code of each tubelet's patient; (p,) correct and accepted counts of earlier rounds."""
-    everyone = np.concatenate([patients, np.array(list(earlier.accepted))]) if earlier.accepted else patients
-    known, codes = np.unique(everyone, return_inverse=True)
-    counts = [
-        np.array([prior.get(patient, 0) for patient in known.tolist()], dtype=np.float64)
-        for prior in (earlier.correct, earlier.accepted)
-    ]
-    return codes[: len(patients)], counts[0], counts[1]
-
-
-def _running(group: Array, values: Array, start: Array) -> Array:
-    """(n,) sum of the values before each one in its own group, from `start` (groups,)."""
+def _running(group: Array, values: Array) -> Array:
+    """(n,) sum of the values before each one in its own group."""
     by_group = np.argsort(group, kind="stable")
     before = np.cumsum(values[by_group]) - values[by_group]
-    size = np.bincount(group, minlength=len(start))
-    first = np.cumsum(size) - size
+    size = np.bincount(group)
     running = np.empty(len(group))
-    filled = size > 0
-    running[by_group] = before - np.repeat(before[first[filled]], size[filled])
-    return running + start[group]
+    running[by_group] = before - np.repeat(before[np.cumsum(size) - size], size)
+    return running

@@ -2,8 +2,8 @@
 
 The certificate says of V_H what was seen in V_M, which is right where a patient of V_H could as well have been one of
 V_M. Then nothing that is known of every patient can tell the two apart but by chance: how much of a patient the rule
-accepts, how its candidates score, how large and how long they are, how the scans were made. Clinical marks, and what
-earlier rounds accepted, are left out on both sides, and no model has scored a patient that it saw.
+accepts, how its candidates score, how large and how long they are, how the scans were made. Clinical marks
+are left out on both sides, and no model has scored a patient that it saw.
 
 Patients are the units of a permutation test (permutation.py), their volumes stay together. How many volumes V_M has of
 a patient is a matter of how it was chosen, so what goes by patient is shown and not tested. Two-sided, for either
@@ -30,7 +30,7 @@ from harvester.certificate.selection import SelectedPoint
 from harvester.geometry import Array
 from harvester.mining.fusion import select
 from harvester.mining.round_view import RoundView
-from harvester.records import PARTLY_MARKED, ManifestTable, ScoredTable, SelectedTable, Split, rows_where
+from harvester.records import PARTLY_MARKED, ManifestTable, PooledTable, SelectedTable, Split, rows_where
 from harvester.run.summary import ComparedAspect, Comparison
 
 MIN_PATIENTS: Final = 5
@@ -56,10 +56,10 @@ class Sides:
     @classmethod
     def of(cls, view: RoundView, selected: SelectedPoint, left_out: Collection[str]) -> "Sides":
         """What a round accepts before it is harvested; left_out: ids of the volumes that were not scored."""
-        volumes = looked_at(view.store.manifest, left_out)
+        volumes = looked_at(view.store.fit_to_prove(view.store.manifest), left_out)
         tubelets = pa.concat_tables([view.calibration, view.harvestable])
         mine = np.isin(_column(tubelets, "volume_id"), _column(volumes, "volume_id"))
-        candidates = select(ScoredTable(tubelets.filter(pa.array(mine))), selected.choice, 0.0)
+        candidates = select(PooledTable(tubelets.filter(pa.array(mine))), selected.choice, 0.0)
         reached = _column(candidates, "score") >= selected.point.threshold
         return cls(volumes, candidates, SelectedTable(candidates.filter(pa.array(reached))))
 

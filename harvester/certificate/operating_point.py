@@ -36,7 +36,7 @@ STEP: Final = 1.05
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """Where to cut. What is certified is the target, no more. The counts are of the union with earlier rounds.
+    """Where to cut. What is certified is the target, no more.
 
     threshold           accept score >= threshold; inf if nothing qualifies
     precision_bound     lower bound at this threshold, not corrected for the search that ended there: it exceeds the

@@ -1,19 +1,17 @@
 """Threshold selection: one way to fuse the scores, solved exactly on the calibration set. What a trial does."""
 
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from harvester.certificate.evidence import Earlier, Evidence, Target
-from harvester.certificate.operating_point import STEP, OperatingPoint, naive, refused, solve
-from harvester.config.settings import OperatingPointSettings
-from harvester.mining.fusion import ScoreFusion, fuse, fusions, known_recall
+from harvester.certificate.evidence import Array, Evidence, Target
+from harvester.certificate.operating_point import OperatingPoint, naive, refused, solve
+from harvester.config.settings import OperatingPointSettings, Settings
+from harvester.mining.fusion import EVEN, ScoreFusion, fitted_weights, fuse, fusions, known_recall
 from harvester.mining.round_view import RoundView, match_to_lesions
-from harvester.records import AcceptedTable, MarkTable, ScoredTable, SelectedTable, checked, values
+from harvester.records import MarkTable, PooledTable, SelectedTable, checked
 from harvester.storage.location import Location
 
 
@@ -23,28 +21,39 @@ class Calibration:
 
     candidates      the tubelets of the calibration set (RoundView.calibration)
     targets         the lesions that they should find
-    hits            what earlier rounds accepted of it: the promise is on the union
     clinical_finds  the tubelets of V_H that find a clinical mark
     rivals          candidates of V_H that those should outscore
-    last            whether no round follows: the early targets are not asked for
     """
 
-    candidates: ScoredTable
+    candidates: PooledTable
     targets: MarkTable
-    hits: AcceptedTable
-    clinical_finds: ScoredTable
-    rivals: ScoredTable
-    last: bool = True
+    clinical_finds: PooledTable
+    rivals: PooledTable
 
     @classmethod
-    def of(cls, view: RoundView, last: bool = True) -> "Calibration":
+    def of(cls, view: RoundView) -> "Calibration":
         """What a round's view has of it."""
-        return cls(view.calibration, view.targets, view.hits, view.clinical_finds, view.rivals, last)
+        return cls(view.calibration, view.targets, view.clinical_finds, view.rivals)
 
     @property
     def tables(self) -> tuple[pa.Table, ...]:
-        """Its five tables, in their order."""
-        return self.candidates, self.targets, self.hits, self.clinical_finds, self.rivals
+        """Its tables, in their order."""
+        return self.candidates, self.targets, self.clinical_finds, self.rivals
+
+    def fusions(self, settings: Settings) -> list[ScoreFusion]:
+        """Every way to fuse the scores that the settings name, its weights fitted on the candidates where they ask."""
+        own = settings.operating_point
+        if own.fusion == "even":
+            return fusions(own)
+        # Of two tubelets on one lesion the better one finds it: any one score will do to say which that is.
+        correct = self.correct(self.candidates, fuse(self.candidates, EVEN), own.match_iou)
+        return fusions(own, fitted_weights(self.candidates, correct, settings.folds))
+
+    def correct(self, tubelets: PooledTable, score: Array, match_iou: float) -> Array:
+        """(n,) bool: whether each tubelet of V_M finds a target that no better-scored one found."""
+        return match_to_lesions(
+            SelectedTable(tubelets.append_column("score", pa.array(score))), self.targets, match_iou
+        )
 
     def known_recall(self, fusion: ScoreFusion) -> float:
         """How high a way to fuse the scores ranks what is known (fusion.known_recall), 0 to 1.
@@ -61,18 +70,15 @@ class CalibrationFiles:
     """The tables of a Calibration as parquet files, in their order, so that trials on any node read them."""
 
     files: tuple[Location, ...]
-    last: bool = True
 
     def read(self) -> Calibration:
         """The tables."""
-        candidates, targets, hits, finds, rivals = (file.read_table() for file in self.files)
+        candidates, targets, finds, rivals = (file.read_table() for file in self.files)
         return Calibration(
-            checked(ScoredTable, candidates),
+            checked(PooledTable, candidates),
             checked(MarkTable, targets),
-            checked(AcceptedTable, hits),
-            checked(ScoredTable, finds),
-            checked(ScoredTable, rivals),
-            self.last,
+            checked(PooledTable, finds),
+            checked(PooledTable, rivals),
         )
 
 
@@ -103,41 +109,20 @@ class Trial:
 def select_point(
     calibration: Calibration, fusion: ScoreFusion, settings: OperatingPointSettings, trials: int = 1
 ) -> SelectedPoint:
-    """The exact threshold of one way to fuse, certified and naive.
-
-    A round that is not the last is asked for the early targets in turn, so that it leaves the doubtful ones to better
-    models; where none adds as much as one step of the sequence, for the target itself.
-    """
+    """The exact threshold of one way to fuse, certified and naive."""
     evidence = evidence_of(calibration, fusion, settings.match_iou)
     target = Target(settings.target_precision, settings.confidence, settings.min_patients)
-    early = () if calibration.last else settings.early_targets
-    asked = [replace(target, precision=higher) for higher in early if higher > target.precision]
-    points = (solve(evidence, each) for each in (*asked, target))
-    point = _first_worth_it(points, max(STEP * len(calibration.hits), 1))
-    return SelectedPoint(fusion, point, naive(evidence, target), trials)
+    return SelectedPoint(fusion, solve(evidence, target), naive(evidence, target), trials)
 
 
 def evidence_of(calibration: Calibration, fusion: ScoreFusion, match_iou: float) -> Evidence:
     """The candidates that the fusion keeps, by their fused score, and which of them are right."""
     score = fuse(calibration.candidates, fusion)
     kept = np.flatnonzero(np.isfinite(score))
-    table = calibration.candidates.take(kept).append_column("score", pa.array(score[kept]))
-    correct = match_to_lesions(SelectedTable(table), calibration.targets, match_iou)
+    table = PooledTable(calibration.candidates.take(kept))
     patients = table["patient_id"].to_numpy(zero_copy_only=False).astype(str)
-    hits = calibration.hits
-    right = hits.filter(hits["correct"])
-    earlier = Earlier(Counter(values(right["patient_id"])), Counter(values(hits["patient_id"])))
-    return Evidence(score[kept], correct, patients, len(calibration.targets), earlier)
-
-
-def _first_worth_it(points: Iterable[OperatingPoint], wanted: float) -> OperatingPoint:
-    """The first that accepts as many as wanted; else the one that accepts the most, the last of those that tie."""
-    tried = []
-    for point in points:
-        if point.accepted >= wanted:
-            return point
-        tried.append(point)
-    return max(reversed(tried), key=lambda each: each.accepted)
+    correct = calibration.correct(table, score[kept], match_iou)
+    return Evidence(score[kept], correct, patients, len(calibration.targets))
 
 
 def nothing_scored(settings: OperatingPointSettings, reason: str) -> SelectedPoint:
@@ -149,4 +134,5 @@ def nothing_scored(settings: OperatingPointSettings, reason: str) -> SelectedPoi
 def from_json(tree: dict[str, Any]) -> SelectedPoint:
     """What dataclasses.asdict made of a SelectedPoint."""
     point, plain = OperatingPoint(**tree["point"]), OperatingPoint(**tree["naive"])
-    return SelectedPoint(ScoreFusion(**tree["choice"]), point, plain, tree["trials"])
+    choice = tree["choice"] | {"weights": tuple(map(tuple, tree["choice"]["weights"]))}
+    return SelectedPoint(ScoreFusion(**choice), point, plain, tree["trials"])

@@ -1,10 +1,10 @@
 """Operating-point selection: what a finished run would harvest at other precision targets, and with which settings.
 
     harvester tune --run runs/quickstart
-    harvester tune --run runs/night1 --targets 0.8 0.9 0.95 --set "operating_point.lpg_weights=[0,0.25,0.5,0.75]"
+    harvester tune --run runs/night1 --targets 0.8 0.9 0.95 --set "operating_point.lpg_floors=[0.1,0.2,0.3]"
     harvester harvest --config runs/quickstart/tune/target-0.95.yaml --run runs/quickstart-095
 
-Ray Tune sweeps the fusion of LPG and LPC scores, score floors, lengths and size strata; each target's threshold is
+The scores are fused as in a harvest, Ray Tune sweeps score floors and lengths; each target's threshold is
 then solved exactly, certified and by the point estimate alone. Nothing is trained. Written to --out:
 frontier.csv, frontier.json, frontier.png and a target-<precision>.yaml for each target, which harvester harvest takes
 (given the same run folder it redoes only what the threshold changes). A note in the store counts it as a look at V_M.
@@ -44,14 +44,14 @@ def tune(options: argparse.Namespace) -> None:
         raise SettingsError(f"--targets {wrong[0]:g}: want precisions between 0 and 1")
     # Ray takes seconds: help and a wrong option are answered before.
     from harvester.distributed.cluster import start_ray
-    from harvester.frontier import last_round, scored_table, trace
+    from harvester.frontier import last_round, scored_tables, trace
 
     store = store_of(run, settings, store_folder(options.store))
     number = last_round(run) if options.round is None else options.round
-    scored = scored_table(run, number)
+    scored = scored_tables(run, number)
     start_ray()
     earlier = looks.look(store, "tune", run.uri, number, settings.operating_point, options.targets)
-    frontier = trace(scored, store, settings, options.targets, out / "work", number)
+    frontier = trace(scored, store, settings, options.targets, out / "work")
     write(frontier, settings, out)
     print(text(frontier))
     print(looks.said(earlier))
@@ -77,8 +77,8 @@ def text(frontier: Frontier) -> str:
     """The frontier for the terminal, the choice first."""
     best = frontier.trials[0].choice
     lines = [
-        f"round {frontier.round}, best of {len(frontier.trials)} choices: LPG weight {best.lpg_weight:g}, "
-        f"LPG floor {best.lpg_floor:g}, at least {best.min_slices} slices, bonus of small ones {best.small_bonus:g}",
+        f"round {frontier.round}, best of {len(frontier.trials)} choices: LPG floor {best.lpg_floor:g}, "
+        f"at least {best.min_slices} slices",
         *table([HEAD, *(_cells(row) for row in frontier.rows)], "rlr"),
     ]
     refused = [row for row in frontier.rows if row.way == "certified" and row.reason]

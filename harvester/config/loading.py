@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -11,9 +11,6 @@ from harvester.config import shipped
 from harvester.config.settings import Settings
 from harvester.config.strict_yaml import parse
 from harvester.errors import SettingsError, one_line
-
-OLD_DEFAULT: Final = [0.95, 0.93]
-"""What runs up to 0.2.0 wrote for early targets that nobody had chosen, whatever the target."""
 
 
 def resolve(file: Path | str | None = None, overrides: Sequence[str] = ()) -> Settings:
@@ -26,11 +23,7 @@ def resolve(file: Path | str | None = None, overrides: Sequence[str] = ()) -> Se
 
 def restore(text: str, overrides: Sequence[str] = ()) -> Settings:
     """The settings that `dump` wrote, with `overrides`. Raises SettingsError, one line."""
-    tree = _tree(text, "settings.yaml")
-    own = tree.get("operating_point")
-    if isinstance(own, dict) and own.get("early_target_precisions") == OLD_DEFAULT:
-        own["early_target_precisions"] = None
-    return _resolved(tree, overrides)
+    return _resolved(_tree(text, "settings.yaml"), overrides)
 
 
 def dump(settings: Settings) -> str:

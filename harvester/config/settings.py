@@ -10,9 +10,6 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from harvester.config.data import DataSettings, Section, Window
 
-EARLY_ERRORS: Final = (0.5, 0.7)
-"""Of the errors that the target allows, the shares that early rounds' targets allow."""
-
 SHOWN_HU: Final = (-1024, 3071)
 """What a stored volume holds."""
 
@@ -28,7 +25,6 @@ def _shows_something(window: tuple[float, float]) -> tuple[float, float]:
 
 GridSpacing = Annotated[float, Field(ge=0.05, le=50)]
 ShownWindow = Annotated[Window, AfterValidator(_shows_something)]
-Share = Annotated[float, Field(gt=0, lt=1)]
 Weights = Annotated[
     str,
     Field(
@@ -167,12 +163,6 @@ class OperatingPointSettings(Section):
     """The precision target and what Ray Tune searches for the most recall under it."""
 
     target_precision: float = Field(0.90, gt=0, lt=1)
-    early_target_precisions: tuple[Share, ...] | None = Field(
-        None,
-        description="asked of every round but the last, in turn until one can be met: what an early round harvests "
-        "wrongly burdens all later ones, whose models are better; null: those that allow half and seven tenths of the "
-        "target's errors, 0.95 and 0.93 for a target of 0.90",
-    )
     confidence: float = Field(0.95, gt=0.5, lt=1)
     match_iou: float = Field(0.5, gt=0, le=1)
     min_patients: int = Field(
@@ -180,27 +170,13 @@ class OperatingPointSettings(Section):
         ge=1,
         description="refuse to certify on accepted tubelets of fewer patients; at 0.90 fewer than 13 prove nothing",
     )
+    fusion: Literal["fitted", "even"] = Field(
+        "fitted",
+        description="how LPG's and LPC's scores and a tubelet's shape become one: by a logistic regression, fitted "
+        "out of fold on V_M, or half and half, as it is anyway where V_M has too few lesions",
+    )
     lpg_floors: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field((0.1,), min_length=1)
-    lpg_weights: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field((0.0, 0.25, 0.5), min_length=1)
     min_slices: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 2), min_length=1)
-    small_bonuses: tuple[float, ...] = Field((0.0,), min_length=1, description="added to the logit of small tubelets")
-    small_mm: float = Field(20.0, gt=0, description="tubelets narrower than this are small")
-
-    @property
-    def early_targets(self) -> tuple[float, ...]:
-        """early_target_precisions, or those that follow from the target."""
-        if self.early_target_precisions is None:
-            return tuple(1 - share * (1 - self.target_precision) for share in EARLY_ERRORS)
-        return self.early_target_precisions
-
-    @model_validator(mode="after")
-    def _early_targets_ask_for_more(self) -> "OperatingPointSettings":
-        if min(self.early_targets, default=1.0) <= self.target_precision:
-            raise ValueError(
-                f"early_target_precisions = {list(self.early_targets)}: want each above target_precision = "
-                f"{self.target_precision:g}, or null, which follows it"
-            )
-        return self
 
 
 class MiningSettings(Section):
@@ -291,7 +267,8 @@ class Settings(Section):
         0.02,
         ge=0,
         lt=1,
-        description="stop when a round adds less than this share; where nothing is harvested, after two rounds",
+        description="stop when no more than this share of V_H's best candidates is new; after two rounds in a row that "
+        "harvest nothing, too",
     )
     folds: int = Field(2, ge=2, description="models never score a patient they saw: folds by patient")
     starting_weights: str = Field(

@@ -1,12 +1,11 @@
 """Ray Tune: what is not exactly solvable is searched, the exact threshold is solved inside each trial.
 
-A trial is one ScoreFusion (weights of the scores, floors, a bonus for small tubelets). The best one is that which ranks
-V_H's clinical marks highest among V_H's candidates (`known_recall`): the archive shows those to everybody. What the
-certificate rests on, V_M, has no say in the choice, so nothing is to be paid for it and the chosen threshold keeps its
-full confidence. (Ranked among V_M's candidates, settings win whose errors score low in this V_M by chance.)
+A trial is one ScoreFusion: a floor and a least length; its weights are fitted before, out of fold. The best one is that
+which ranks V_H's clinical marks highest among V_H's candidates (`known_recall`): the archive shows those to everybody.
+What the certificate rests on, V_M, has no say in the choice, so nothing is to be paid for it and the chosen threshold
+keeps its full confidence. (Ranked among V_M's candidates, settings win whose errors score low in this V_M by chance.)
 """
 
-from dataclasses import asdict
 from typing import Any, Final
 
 from ray import tune
@@ -17,7 +16,7 @@ from harvester.distributed.capacity import ResourceRequest
 from harvester.distributed.cluster import for_ray
 from harvester.distributed.watchdog import BackgroundWork
 from harvester.errors import StepError, one_line
-from harvester.mining.fusion import ScoreFusion, fusions
+from harvester.mining.fusion import ScoreFusion
 from harvester.storage.location import Location
 
 TRIES: Final = 5
@@ -35,11 +34,11 @@ def search(files: CalibrationFiles, settings: Settings, storage: Location) -> Se
 
 def sweep(files: CalibrationFiles, settings: Settings, storage: Location) -> list[Trial]:
     """Every way to fuse that the settings name, the best first; ties fall to the order of the settings."""
-    own, tried = settings.operating_point, fusions(settings.operating_point)
+    own, tried = settings.operating_point, files.read().fusions(settings)
 
     def trial(config: dict[str, Any]) -> None:
         try:
-            figures = _figures(files.read(), ScoreFusion(**config["choice"]), own)
+            figures = _figures(files.read(), tried[config["choice"]], own)
         except OSError:
             raise  # it may pass: Tune tries again
         except Exception as error:  # noqa: BLE001  it would be raised again, in every one of Tune's tries
@@ -49,7 +48,7 @@ def sweep(files: CalibrationFiles, settings: Settings, storage: Location) -> lis
     progress = TrialProgress(settings.compute.no_progress_minutes)
     tuner = tune.Tuner(
         tune.with_resources(trial, {"cpu": TRIAL.each["CPU"]}),
-        param_space={"choice": tune.grid_search([asdict(fusion) for fusion in tried])},
+        param_space={"choice": tune.grid_search(list(range(len(tried))))},
         tune_config=tune.TuneConfig(metric="known_recall", mode="max", reuse_actors=True),
         run_config=tune.RunConfig(
             **for_ray(storage),
@@ -68,7 +67,7 @@ def sweep(files: CalibrationFiles, settings: Settings, storage: Location) -> lis
     failed = [*results.errors, *(each["failed"] for each in told if "failed" in each)]
     if failed:
         raise StepError(f"{len(failed)} of {len(tried)} operating-point trials failed: {failed[0]}")
-    return sorted(map(_trial, ended), key=lambda one: (-one.known_recall, tried.index(one.choice)))
+    return sorted((_trial(each, tried) for each in ended), key=lambda one: (-one.known_recall, tried.index(one.choice)))
 
 
 def _figures(calibration: Calibration, fusion: ScoreFusion, settings: OperatingPointSettings) -> dict[str, Any]:
@@ -105,6 +104,6 @@ class TrialProgress(tune.Callback):
         )
 
 
-def _trial(result: Any) -> Trial:
+def _trial(result: Any, tried: list[ScoreFusion]) -> Trial:
     figures = {name: result.metrics[name] for name in FIGURES}
-    return Trial(ScoreFusion(**result.config["choice"]), **figures)
+    return Trial(tried[result.config["choice"]], **figures)

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from harvester.errors import LabelError, SettingsError
-from harvester.geometry import Array, paired_iou
+from harvester.geometry import Array, box_areas, intersections, paired_iou
 from harvester.records import SIDES, Column
 
 Integers = NDArray[np.int64]
@@ -28,7 +28,7 @@ class Overlaps:
 
     tubelet  (k,) int64 rows of the tubelets table
     mark     (k,) int64 rows of the marks table
-    iou      (k,) float64 in (0, 1]: P3D IoU here, the chosen metric for 3D boxes (boxes3d.py)
+    iou      (k,) float64 in (0, 1]: P3D IoU, of two tubelets their 3D IoU, the chosen metric for 3D boxes (boxes3d.py)
     """
 
     tubelet: NDArray[np.int64]
@@ -69,6 +69,23 @@ def overlaps(tubelets: pa.Table, marks: pa.Table) -> Overlaps:
     mark = by_slice[place]
     iou = paired_iou(_corners(tubelets, box[pair]), _corners(marks, mark))
     return in_order(tubelet[pair], mark, iou)
+
+
+def tubelet_overlaps(tubelets: pa.Table, others: pa.Table) -> Overlaps:
+    """Pairs of two tubelets (records.TUBELETS) of one volume with 3D IoU > 0; `mark` is the row of the other one.
+
+    3D IoU: intersection areas summed over shared slices / (all areas of both - intersections), as in linking.suppress.
+    """
+    volume_ids = pc.unique(others["volume_id"])
+    (mine, my_slice, my_box), (other, slices, box) = (_boxes(table, volume_ids) for table in (tubelets, others))
+    by_slice = np.argsort(slices, kind="stable")
+    pair, place = join(my_slice, slices[by_slice])
+    at = by_slice[place]
+    shared = intersections(_corners(tubelets, my_box[pair]), _corners(others, box[at]))
+    pairs, inverse = np.unique(mine[pair] * len(others) + other[at], return_inverse=True)
+    common = np.bincount(inverse, shared, len(pairs))
+    rows, columns = np.divmod(pairs, max(len(others), 1))
+    return in_order(rows, columns, common / (_areas(tubelets)[rows] + _areas(others)[columns] - common))
 
 
 def hits(found: Overlaps, scores: Floats, num_marks: int, threshold: float = 0.5) -> Hits:
@@ -140,6 +157,14 @@ def _slice_key(volume: Integers, z: Array) -> Integers:
 def codes(column: Column, volume_ids: Column) -> Integers:
     """(n,) place of each id in `volume_ids`, -1 where it is not there."""
     return numbers(pc.index_in(column, value_set=volume_ids).fill_null(-1)).astype(np.int64)
+
+
+def _areas(tubelets: pa.Table) -> Floats:
+    """(n,) area of all boxes of each tubelet."""
+    lengths = list_lengths(tubelets["z"])
+    row = np.repeat(np.arange(len(lengths)), lengths)
+    areas: Floats = box_areas(_corners(tubelets, np.arange(len(row))))
+    return np.bincount(row, areas, len(lengths)).astype(np.float64)
 
 
 def _corners(table: pa.Table, rows: Integers) -> Floats:

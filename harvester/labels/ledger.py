@@ -60,21 +60,27 @@ def initial_ledger(marks: MarkTable, reviewed: ReviewedTable) -> LedgerTable:
 
 
 def persistent(ledger: LedgerTable) -> LedgerTable:
-    """What stays from round to round: lesions, and everything that people reviewed. Mined negatives do not."""
-    rows = zip(ledger["role"].to_pylist(), ledger["source"].to_pylist(), strict=True)
-    kept = [role == Role.LESION or source == Source.REVIEWED for role, source in rows]
-    return ledger.filter(pa.array(kept, pa.bool_()))
+    """What stays from round to round: what archive and reviewers say. What a round mined is mined anew."""
+    return rows_where(ledger, "source", Source.CLINICAL, Source.ANNOTATED, Source.REVIEWED)
 
 
 def exclusion_labels(ledger: LedgerTable) -> LedgerTable:
-    """Where nothing is mined any more: lesions, and what people reviewed, whatever they said of it."""
-    return rows_where(persistent(ledger), "role", Role.LESION, Role.HARD_NEGATIVE, Role.IGNORED)
+    """Where nothing is mined: lesions, and what people reviewed, whatever they said of it."""
+    rows = zip(ledger["role"].to_pylist(), ledger["source"].to_pylist(), strict=True)
+    kept = [role == Role.LESION or (source == Source.REVIEWED and role != Role.CALIBRATION) for role, source in rows]
+    return ledger.filter(pa.array(kept, pa.bool_()))
 
 
 def from_tubelets(
-    tubelets: SelectedTable | AcceptedTable, role: Role, source: Source, round_index: int, model_hash: str, run_id: str
+    tubelets: SelectedTable | AcceptedTable,
+    role: Role,
+    source: Source,
+    round_index: int,
+    model_hash: str,
+    run_id: str,
+    calibrated: bool = False,
 ) -> LedgerTable:
-    """Mined tubelets as ledger rows, one per tubelet, with their origin."""
+    """Mined tubelets as ledger rows, one per tubelet, with their origin. calibrated: their score is a probability."""
     return _table(
         {
             "volume_id": row["volume_id"],
@@ -83,6 +89,7 @@ def from_tubelets(
             "source": source,
             "round": round_index,
             "score": row["score"],
+            "probability": row["score"] if calibrated else None,
             "model_hash": model_hash,
             "run_id": run_id,
             **{name: row[name] for name in ("z", *SIDES)},

@@ -28,12 +28,17 @@ from harvester.records import (
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What a round mined. calibration_hits: what the same rule accepts on V_M, and whether each is right."""
+    """What a round mined, in place of what earlier ones did.
+
+    calibration_hits  what the same rule accepts on V_M, and whether each is right
+    calibrated        whether the lesions' score is a probability
+    """
 
     cut: Cut
     calibration_hits: AcceptedTable
     sure_negatives: SelectedTable
     possible_negatives: SelectedTable
+    calibrated: bool = False
 
     @property
     def lesions(self) -> SelectedTable:

@@ -2,9 +2,10 @@
 
 Of one patient no more than V_M's fullest patient gave, and nothing from models that no accepted tubelet of V_M tried:
 a rare patient with many errors, or a fold whose fit went wrong, is else certified unseen. What is cut off is left for
-review. It gets no label: a later round may find it, and nothing learns that it is no lesion.
+review. It gets no label that teaches: nothing learns that it is no lesion.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -18,8 +19,8 @@ from harvester.records import SelectedTable, values
 class Limits:
     """What V_M has shown at a threshold.
 
-    most   tubelets accepted of its fullest patient, right or wrong, earlier rounds included; 0 where none is
-    folds  those in which it has accepted some, in this round
+    most   tubelets accepted of its fullest patient, right or wrong; 0 where none is
+    folds  those in which it has accepted some
     """
 
     most: int
@@ -58,25 +59,22 @@ class Cut:
         )
 
 
-def cut(reaching: SelectedTable, limits: Limits, before: Mapping[str, int], folds: Mapping[str, int]) -> Cut:
+def cut(reaching: SelectedTable, limits: Limits, folds: Mapping[str, int]) -> Cut:
     """Harvest within the limits, best first.
 
     reaching  tubelets of V_H that reach the threshold, best first
-    before    tubelets harvested of each patient in earlier rounds
     folds     every patient's
     """
     patients = values(reaching["patient_id"])
-    fits = np.array(list(_fit(patients, limits, before, folds)), bool)
+    fits = np.array(list(_fit(patients, limits, folds)), bool)
     untried = {folds[patient] for patient in patients} - limits.folds
     lesions, left = (SelectedTable(reaching.filter(pa.array(kept))) for kept in (fits, ~fits))
     return Cut(lesions, left, limits, tuple(sorted(untried)))
 
 
-def _fit(
-    patients: Iterable[str], limits: Limits, before: Mapping[str, int], folds: Mapping[str, int]
-) -> Iterable[bool]:
-    taken = dict(before)
+def _fit(patients: Iterable[str], limits: Limits, folds: Mapping[str, int]) -> Iterable[bool]:
+    taken: Counter[str] = Counter()
     for patient in patients:
-        fits = folds[patient] in limits.folds and taken.get(patient, 0) < limits.most
-        taken[patient] = taken.get(patient, 0) + fits
+        fits = folds[patient] in limits.folds and taken[patient] < limits.most
+        taken[patient] += fits
         yield fits

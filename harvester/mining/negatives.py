@@ -11,9 +11,11 @@ from harvester.geometry import Array
 from harvester.labels.ledger import exclusion_labels, extrude_marks
 from harvester.mining.candidates import candidates, overlap_with
 from harvester.records import (
+    SELECTED,
     AnyTable,
     LedgerTable,
     ManifestTable,
+    PooledTable,
     Role,
     ScoredTable,
     SelectedTable,
@@ -23,6 +25,7 @@ from harvester.records import (
 )
 
 Order = Literal["ascending", "descending"]
+Scored = ScoredTable | PooledTable
 
 
 def classifier_examples(
@@ -43,13 +46,13 @@ def classifier_examples(
     return overlap_with(scored, lesions) >= match_iou, (is_complete | is_rejected) & (near < match_iou / 2)
 
 
-def sure_hard_negatives(scored: ScoredTable, ledger: LedgerTable, settings: MiningSettings) -> SelectedTable:
+def sure_hard_negatives(scored: Scored, ledger: LedgerTable, settings: MiningSettings) -> SelectedTable:
     """N_M: the best-scored tubelets of each completely marked volume that touch no lesion and nothing reviewed."""
     free = candidates(scored, exclusion_labels(ledger), settings)
     return best_of_each_volume(free, settings.hard_negatives_per_volume)
 
 
-def possible_hard_negatives(scored: ScoredTable, ledger: LedgerTable, settings: MiningSettings) -> SelectedTable:
+def possible_hard_negatives(scored: Scored, ledger: LedgerTable, settings: MiningSettings) -> SelectedTable:
     """N_H: tubelets of partly marked volumes that the generator likes, the classifier refuses, and nothing touches."""
     free = candidates(scored, exclusion_labels(ledger), settings)
     liked = free["lpg_score"].to_numpy() >= settings.possible_lpg_above
@@ -58,10 +61,10 @@ def possible_hard_negatives(scored: ScoredTable, ledger: LedgerTable, settings: 
     return best_of_each_volume(kept, settings.possible_max_per_volume)
 
 
-def best_of_each_volume(tubelets: ScoredTable, count: int) -> SelectedTable:
+def best_of_each_volume(tubelets: Scored, count: int) -> SelectedTable:
     """The `count` tubelets of each volume with the highest generator score, with it as their `score`."""
     best = _head_of_each_volume(tubelets, ("lpg_score", "descending"), count)
-    return SelectedTable(best.append_column("score", best["lpg_score"]))
+    return SelectedTable(best.append_column("score", best["lpg_score"]).select(SELECTED.names))
 
 
 def to_classify(tubelets: AnyTable, count: int) -> AnyTable:

@@ -1,9 +1,10 @@
 """What a round may harvest, and V_M as if it were to be harvested: worked out once, for all who ask.
 
-The archive's partly marked volumes (V_H) are harvested. The completely marked ones (V_M) are the calibration set: they
-go through the very same rule with their annotations hidden. The certificate is computed on what the rule accepts there:
-tubelets of patients that no model saw, that touch no clinical mark and nothing accepted in an earlier round or reviewed
-since.
+Every round selects anew, from its own tubelets and what all rounds say of them (bank.py). The archive's partly marked
+volumes (V_H) are harvested. The completely marked ones (V_M) are the calibration set: they go through the very same
+rule with their annotations hidden. The certificate is computed on what the rule accepts there: tubelets of patients
+that no model saw, that touch no clinical mark and nothing accepted in a run that was reviewed. What earlier rounds
+harvested has no say: it may be found again, or not.
 """
 
 from collections import Counter
@@ -20,9 +21,10 @@ from numpy.typing import NDArray
 from harvester.config.settings import Settings
 from harvester.evaluation.matching import hits, overlaps
 from harvester.labels.folds import patient_folds
-from harvester.labels.ledger import exclusion_labels, extend, extrude_marks, from_tubelets, initial_ledger
+from harvester.labels.ledger import exclusion_labels, extend, extrude_marks, initial_ledger
+from harvester.mining.bank import pool
 from harvester.mining.candidates import candidates, overlap_with, split_of
-from harvester.mining.fusion import ScoreFusion, select
+from harvester.mining.fusion import EVEN, ScoreFusion, select
 from harvester.mining.limits import Cut, Limits, cut
 from harvester.records import (
     PARTLY_MARKED,
@@ -31,6 +33,7 @@ from harvester.records import (
     LedgerTable,
     ManifestTable,
     MarkTable,
+    PooledTable,
     ReviewedTable,
     Role,
     ScoredTable,
@@ -86,54 +89,59 @@ class StoreTables:
 class RoundView:
     """One round. Everything is computed when it is first asked for, and once.
 
-    scored   the round's tubelets, of every volume that is not V_D^test
-    ledger   all labels before the round
-    hits     the calibration hits of earlier rounds: what they accepted on V_M, and whether each is right
+    rounds   the tubelets of each round so far, of every volume that is not V_D^test; the last one is looked at
     """
 
-    scored: ScoredTable
-    ledger: LedgerTable
-    hits: AcceptedTable
+    rounds: tuple[ScoredTable, ...]
     store: StoreTables
     settings: Settings
 
-    def as_first(self) -> "RoundView":
-        """The same scores as if no round had harvested before."""
-        return replace(self, ledger=self.store.ledger, hits=empty(AcceptedTable))
+    def then(self, scored: ScoredTable) -> "RoundView":
+        """The next round's."""
+        return replace(self, rounds=(*self.rounds, scored))
+
+    @property
+    def scored(self) -> ScoredTable:
+        """The round's tubelets, as its own models score them; none before the first."""
+        return self.rounds[-1] if self.rounds else empty(ScoredTable)
+
+    @cached_property
+    def tubelets(self) -> PooledTable:
+        """The same with what all rounds say of them."""
+        return pool(self.rounds or (empty(ScoredTable),), self.store.manifest, self.folds)
 
     @cached_property
     def known(self) -> LedgerTable:
-        """The labels, one-slice marks extruded."""
-        return extrude_marks(self.ledger, self.store.manifest)
+        """What archive and reviewers say, one-slice marks extruded."""
+        return extrude_marks(self.store.ledger, self.store.manifest)
 
     @cached_property
-    def partly_marked(self) -> ScoredTable:
+    def partly_marked(self) -> PooledTable:
         """The tubelets of V_H."""
-        return split_of(self.scored, self.store.manifest, *PARTLY_MARKED)
+        return split_of(self.tubelets, self.store.manifest, *PARTLY_MARKED)
 
     @cached_property
-    def completely_marked(self) -> ScoredTable:
+    def completely_marked(self) -> PooledTable:
         """The tubelets of V_M."""
-        return split_of(self.scored, self.store.manifest, Split.VM)
+        return split_of(self.tubelets, self.store.manifest, Split.VM)
 
     @cached_property
-    def harvestable(self) -> ScoredTable:
-        """The tubelets of V_H that touch no lesion that is known and nothing that was reviewed."""
+    def harvestable(self) -> PooledTable:
+        """The tubelets of V_H that touch no lesion that the archive knows and nothing that was reviewed."""
         return candidates(self.partly_marked, exclusion_labels(self.known), self.settings.mining)
 
     @cached_property
-    def calibration(self) -> ScoredTable:
-        """The tubelets of V_M that touch no clinical mark and nothing accepted before.
+    def calibration(self) -> PooledTable:
+        """The tubelets of V_M that touch no clinical mark and nothing that a reviewed run accepted.
 
-        Accepted before: in this run (`hits`), or in one that was reviewed (the ledger's rows of source reviewed). What
-        is false in V_M stays false and counts, whether or not somebody looked: else V_M would look better than V_H.
+        What is false in V_M stays false and counts, whether or not somebody looked: else V_M would look better than
+        V_H.
         """
         clinical = rows_where(self.known, "source", Source.CLINICAL)
         reviewed = rows_where(self.known, "source", Source.REVIEWED)
         reviewed = rows_where(reviewed, "role", Role.LESION, Role.IGNORED, Role.CALIBRATION)
-        before = from_tubelets(self.hits, Role.LESION, Source.CALIBRATION, 0, "", "")
-        taken = extend(clinical, reviewed, extrude_marks(before, self.store.manifest))
-        return candidates(self.store.fit_to_prove(self.completely_marked), taken, self.settings.mining)
+        unseen = self.store.fit_to_prove(self.completely_marked)
+        return candidates(unseen, extend(clinical, reviewed), self.settings.mining)
 
     @cached_property
     def targets(self) -> MarkTable:
@@ -143,18 +151,27 @@ class RoundView:
         return self.store.fit_to_prove(split_of(hidden, self.store.manifest, Split.VM)).combine_chunks()
 
     @cached_property
-    def clinical_finds(self) -> ScoredTable:
+    def clinical_finds(self) -> PooledTable:
         """The tubelets of V_H that find a clinical mark: what everybody knows to be right."""
-        found = overlap_with(self.partly_marked, rows_where(self.ledger, "source", Source.CLINICAL))
+        found = overlap_with(self.partly_marked, rows_where(self.store.ledger, "source", Source.CLINICAL))
         return self.partly_marked.filter(pa.array(found >= self.settings.operating_point.match_iou))
 
     @cached_property
-    def rivals(self) -> ScoredTable:
+    def rivals(self) -> PooledTable:
         """What the clinical finds should outscore: harvestable tubelets of RIVAL_VOLUMES volumes, drawn by the seed."""
         volumes = sorted(values(split_of(self.store.manifest, self.store.manifest, *PARTLY_MARKED)["volume_id"]))
         order = np.random.default_rng(self.settings.seed).permutation(len(volumes))
         drawn = pa.array([volumes[at] for at in order[:RIVAL_VOLUMES]], pa.string())
         return self.harvestable.filter(pc.is_in(self.harvestable["volume_id"], drawn))
+
+    @cached_property
+    def leaders(self) -> SelectedTable:
+        """V_H's best candidates by an even mix of the scores, half as many as lesions are expected among them.
+
+        What a round changes is read from them. Of V_M's labels only the number of its lesions has a say.
+        """
+        lesions = len(self.targets) * len(self.harvestable) // max(len(self.calibration), 1)
+        return SelectedTable(select(self.harvestable, EVEN, 0.0).slice(0, -(-lesions // 2)))
 
     @cached_property
     def folds(self) -> Mapping[str, int]:
@@ -163,14 +180,6 @@ class RoundView:
             return self.store.given_folds
         return patient_folds(self.store.manifest.to_pylist(), self.settings.folds, self.settings.seed)
 
-    @cached_property
-    def harvested_before(self) -> Counter[str]:
-        """Tubelets harvested in earlier rounds, by patient."""
-        patients = {row["volume_id"]: row["patient_id"] for row in self.store.manifest.to_pylist()}
-        return Counter(
-            patients[row] for row in values(rows_where(self.ledger, "source", Source.HARVESTED)["volume_id"])
-        )
-
     def reaching(self, fusion: ScoreFusion, threshold: float) -> SelectedTable:
         """What of V_H reaches a threshold, best first: what the point estimate, which proves nothing, would take."""
         return select(self.harvestable, fusion, threshold)
@@ -178,9 +187,9 @@ class RoundView:
     def cut(self, fusion: ScoreFusion, threshold: float) -> Cut:
         """What of it is harvested, and what is left for review: within what V_M shows at the threshold."""
         accepted = values(select(self.calibration, fusion, threshold)["patient_id"])
-        most = max(Counter(accepted + values(self.hits["patient_id"])).values(), default=0)
+        most = max(Counter(accepted).values(), default=0)
         limits = Limits(most, frozenset(self.folds[patient] for patient in accepted))
-        return cut(self.reaching(fusion, threshold), limits, self.harvested_before, self.folds)
+        return cut(self.reaching(fusion, threshold), limits, self.folds)
 
     def harvested(self, fusion: ScoreFusion, threshold: float) -> SelectedTable:
         """What is harvested at a threshold, best first."""

@@ -1,6 +1,6 @@
 """From the ledger to what a slab of the grid teaches: lesions, hard negatives, and where nothing is known."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -42,16 +42,20 @@ class VolumeLabels:
 def volume_labels(rows: list[dict[str, Any]], frame: GridFrame, complete: bool) -> VolumeLabels:
     """Ledger rows of one volume on its grid. No rows: a volume that teaches background or nothing."""
     kinds: dict[str, list[tuple[int, Array]]] = {Role.LESION: [], Role.HARD_NEGATIVE: [], Role.IGNORED: []}
+    likely: list[float] = []
     for row in rows:
         boxes = frame.boxes_to_grid(np.array([row[side] for side in SIDES], np.float64).T)
         placed = list(zip(frame.slices_to_grid(np.array(row["z"])).tolist(), boxes, strict=True))
         if row["role"] == Role.LESION and len(placed) == 1:
             placed, unsure = _spread(*placed[0], frame)
             kinds[Role.IGNORED] += unsure
+        if row["role"] == Role.LESION:
+            probability = row.get("probability")  # of harvested ones alone
+            likely += [1.0 if probability is None else probability] * len(placed)
         if row["role"] != Role.CALIBRATION:  # says which tubelets not to count, not what is there
             kinds[row["role"]] += placed
     lesions, negatives, ignored = map(SliceBoxes.of, kinds.values())
-    return VolumeLabels(lesions, negatives, ignored, complete)
+    return VolumeLabels(replace(lesions, weight=np.array(likely)), negatives, ignored, complete)
 
 
 def _spread(z: int, box_xyxy: Array, frame: GridFrame) -> tuple[list[tuple[int, Array]], list[tuple[int, Array]]]:

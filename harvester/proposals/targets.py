@@ -13,7 +13,7 @@ from harvester.proposals.network import STRIDE
 class SlabLabels:
     """Boxes on a slab of `depth` slices, in slab pixels.
 
-    lesions, negatives  what is one, what is surely none (hard negatives)
+    lesions, negatives  what is one, as far as their weight says, what is surely none (hard negatives)
     ignored             regions where nothing is known
     slice_weight        (depth,): 1 where what is not a lesion is background, less where that is not sure
     """
@@ -30,7 +30,7 @@ def build_targets(labels: SlabLabels, height: int, width: int) -> dict[str, Arra
     heat      Y+: a Gaussian per lesion, 1 at its centre's cell, the maximum where they overlap
     negative  Y-: the same for hard negatives, 0 wherever Y+ > 0
     size, offset  in cells; centre is 1 where a lesion has its centre, else 0
-    weight    weight of each cell in the heat loss
+    weight    weight of each cell in the heat loss: a lesion's own cells have the lesion's
     """
     depth, rows, columns = len(labels.slice_weight), height // STRIDE, width // STRIDE
     channels = {"heat": 1, "negative": 1, "size": 2, "offset": 2, "centre": 1}
@@ -38,16 +38,17 @@ def build_targets(labels: SlabLabels, height: int, width: int) -> dict[str, Arra
     known = np.ones((depth, 1, rows, columns), np.float32)
     for z, box in labels.ignored:
         _clear(known[z, 0], box)
-    for z, box in labels.lesions:
-        _place(maps, z, box)
+    certainty = np.zeros_like(known)
+    for (z, box), weight in zip(labels.lesions, labels.lesions.weights, strict=True):
+        own = _place(maps, z, box)
+        np.maximum(certainty[z, 0], weight * own, out=certainty[z, 0])
     for z, box in labels.negatives:
         splat(maps["negative"][z, 0], box)
     maps["negative"][maps["heat"] > 0] = 0
     # A label is knowledge: its own cells count even on a slice that is otherwise unknown. But a hard negative
     # where a lesion may still show is none.
-    weight = known * labels.slice_weight[:, None, None, None]
-    own = np.maximum(maps["heat"] > 0, (maps["negative"] > 0) * known)
-    maps["weight"] = np.maximum(weight, own)
+    around = np.maximum(known * labels.slice_weight[:, None, None, None], (maps["negative"] > 0) * known)
+    maps["weight"] = np.where(maps["heat"] > 0, certainty, around)
     return maps
 
 
@@ -85,14 +86,18 @@ def splat(heat_yx: Array, box_xyxy: Array) -> bool:
     return True
 
 
-def _place(maps: dict[str, Array], z: int, box_xyxy: Array) -> None:
+def _place(maps: dict[str, Array], z: int, box_xyxy: Array) -> Array:
+    """Write a lesion into the maps; gives (rows, columns) bool, its own cells."""
     column, row, offset_x, offset_y = centre_cell(box_xyxy)
-    if not splat(maps["heat"][z, 0], box_xyxy):
-        return
+    own = np.zeros_like(maps["heat"][z, 0])
+    if not splat(own, box_xyxy):
+        return np.asarray(own > 0)
+    np.maximum(maps["heat"][z, 0], own, out=maps["heat"][z, 0])
     sides = (np.array([box_xyxy[2] - box_xyxy[0], box_xyxy[3] - box_xyxy[1]]) + 1) / STRIDE
     maps["size"][z, :, row, column] = sides
     maps["offset"][z, :, row, column] = offset_x, offset_y
     maps["centre"][z, 0, row, column] = 1
+    return np.asarray(own > 0)
 
 
 def _clear(weight_yx: Array, box_xyxy: Array) -> None:

@@ -89,15 +89,15 @@ def rounds(summary: Summary) -> Html:
     """One row per round."""
     head = (
         "round", "LPG sensitivity at 1 FP", "at 4 FP", "at 16 FP", "LPC AP", "threshold", BOUND,
-        "harvested", "hard negatives", "precision so far", "recall so far",
+        "harvested", "hard negatives", "precision", "recall",
     )  # fmt: skip
     words = (
         "Sensitivity, precision and recall are measured on the unmarked lesions of V_H test (match: P3D "
-        "IoU of at least 0.5); precision and recall are those of all lesions harvested up to that round. "
+        "IoU of at least 0.5). Every round selects anew: its list takes the place of the one before. "
         "FP: false positives per volume. An en dash stands for what cannot be known."
     )
     rows = [_round(str(row.round), row, row.lpc_ap) for row in summary.rounds]
-    rows.append(_round("all", summary.final))
+    rows.append(_round("final", summary.final))
     return section("Round by round", tag("p", words, class_="soft"), table(head, rows), wide=True)
 
 
@@ -128,9 +128,8 @@ def certificate(summary: Summary, settings: OperatingPointSettings) -> Html:
             f"by a one-sided lower confidence bound at {sure}, taken over patients rather than lesions, because the "
             "errors of one patient repeat. Thresholds are tried from the highest down and the first that fails ends "
             "the search, so that trying many costs no confidence; how the scores are combined is chosen by "
-            "V_H's clinical marks among V_H's candidates. Later rounds are held to it together with the earlier ones; "
-            "so every round but the last is asked for more, where that can be met: what it harvests wrongly "
-            "would burden them."
+            "V_H's clinical marks among V_H's candidates. Every round selects anew, so one promise is made, of the "
+            "last round's list; what earlier rounds took was for training alone."
         ),
         tag("p",
             f"What is promised is “at least {target}” and no more. At the threshold where the search ended the bound "
@@ -184,16 +183,16 @@ def ablations(summary: Summary) -> Html:
     for key, name in named.items():
         by_round = [row.controls[key] for row in summary.rounds if key in row.controls]
         rows += [_ablation(f"{name}, round {k}", row) for k, row in enumerate(by_round[:-1])]
-        rows += [_ablation(f"{name}, all rounds", known[key])] if key in known else []
+        rows += [_ablation(f"{name}, last round", known[key])] if key in known else []
     return section(
         "Ablations",
         tag(
             "p",
             "The same target and the same certificate, with less: the proposals of the generator alone, "
             "and the full loop with the classifier’s scores dealt out at random, of which next to "
-            "nothing should be left. Both harvest round by round and certify what they have so far, as the "
-            "loop does. From round 1 on the generator is the one that learnt from the full loop’s harvest: "
-            "only its first round owes the classifier nothing.",
+            "nothing should be left. Both select anew in every round, as the loop does. From "
+            "round 1 on the generator is the one that learnt from the full loop’s harvest: only its first round owes "
+            "the classifier nothing.",
         ),
         table(("", "harvested", "precision", "recall of unmarked lesions"), rows),
     )
@@ -264,7 +263,7 @@ def resolved(settings: Settings, summary: Summary) -> Html:
 def closing_table(summary: Summary) -> str:
     """The rounds for the terminal, and the sentence that matters."""
     head = ["round", "LPG @1", "@4", "@16", "threshold", "bound", "harvested", "negatives", "precision", "recall"]
-    rows = [_short(str(row.round), row) for row in summary.rounds] + [_short("all", summary.final)]
+    rows = [_short(str(row.round), row) for row in summary.rounds] + [_short("final", summary.final)]
     lines = text_table([head, *rows], "r")
     rule = "-" * len(lines[0])
     end = f"stopped: {summary.stopped_because}; {duration(summary.seconds)}"

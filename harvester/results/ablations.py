@@ -1,22 +1,20 @@
 """Ablations: harvests beside the loop's own, with less: what each part is worth, measured in the same run.
 
-An ablation takes the scores of the same rounds, the same certificate and the same target; it keeps its own harvest and
-its own calibration hits, and certifies their union round by round, as the loop does.
+An ablation takes the scores of the same rounds, the same certificate and the same target, and selects anew in every
+round, as the loop does.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pyarrow as pa
 
 from harvester.certificate.operating_point import OperatingPoint
 from harvester.certificate.selection import Calibration, nothing_scored, select_point
 from harvester.config.settings import OperatingPointSettings
-from harvester.labels.ledger import extend, from_tubelets
-from harvester.mining.fusion import ScoreFusion, fusions
+from harvester.mining.fusion import ScoreFusion
 from harvester.mining.round_view import RoundView
-from harvester.records import AcceptedTable, Role, ScoredTable, SelectedTable, Source, empty
+from harvester.records import ScoredTable, SelectedTable
 from harvester.results.truth import TruthEvaluator, finite, harvested_table, with_round
 from harvester.run.summary import AblationResult
 
@@ -25,32 +23,24 @@ Change = Callable[[ScoredTable, int], ScoredTable]
 
 @dataclass(frozen=True, eq=False)
 class Ablation:
-    """Which ways to fuse the scores it has, what it does to a round's scores, what it found so far, its last point."""
+    """What it does to a round's scores, whether it fuses them in its own way, its last round's list and point."""
 
-    fusions: list[ScoreFusion]
     change: Change
+    own_way: bool
     lesions: SelectedTable
-    hits: AcceptedTable
     point: OperatingPoint
 
-    def after(self, k: int, view: RoundView) -> "Ablation":
-        """With its own harvest of a round."""
-        own = from_tubelets(self.lesions, Role.LESION, Source.HARVESTED, 0, "", "")
-        scored, ledger = self.change(view.scored, k), extend(view.store.ledger, own)
-        view = replace(view, scored=scored, ledger=ledger, hits=self.hits)
-        calibration = Calibration.of(view, last=k + 1 == view.settings.rounds)
-        fusion = max(self.fusions, key=calibration.known_recall)
+    def after(self, k: int, view: RoundView, loops: ScoreFusion) -> "Ablation":
+        """With its own list of a round in place of the one before. loops: how the loop fuses the scores."""
+        view = replace(view, rounds=tuple(self.change(table, j) for j, table in enumerate(view.rounds)))
+        calibration = Calibration.of(view)
+        own = calibration.fusions(view.settings) if self.own_way else [loops]
+        fusion = max(own, key=calibration.known_recall)
         point = select_point(calibration, fusion, view.settings.operating_point).point
-        found = with_round(view.harvested(fusion, point.threshold), k)
-        return replace(
-            self,
-            lesions=SelectedTable(pa.concat_tables([self.lesions, found])),
-            hits=AcceptedTable(pa.concat_tables([self.hits, view.accepted(fusion, point.threshold)])),
-            point=point,
-        )
+        return replace(self, lesions=with_round(view.harvested(fusion, point.threshold), k), point=point)
 
     def result(self, truth: TruthEvaluator) -> AblationResult:
-        """Precision and recall of all so far, and the last round's own threshold."""
+        """Precision and recall of its list, and the threshold."""
         return AblationResult(
             harvested=len(self.lesions),
             threshold=finite(self.point.threshold),
@@ -60,26 +50,30 @@ class Ablation:
         )
 
 
-def ablation(settings: OperatingPointSettings, tried: list[ScoreFusion], change: Change) -> Ablation:
+def ablation(settings: OperatingPointSettings, change: Change, own_way: bool = True) -> Ablation:
     """One that has harvested nothing yet."""
     none = nothing_scored(settings, "no round was scored").point
-    return Ablation(tried, change, harvested_table(), empty(AcceptedTable), none)
+    return Ablation(change, own_way, harvested_table(), none)
 
 
 def ablations(settings: OperatingPointSettings, seed: int) -> dict[str, Ablation]:
     """By name.
 
-    lpg_alone     the generator's score alone. From round 1 on it is the generator that learnt from the full loop's
-                  harvest; only round 0's owes the classifier nothing.
-    lpc_shuffled  the loop with the classifier's scores dealt out at random, a permutation control: the certificate
-                  should leave nothing.
+    lpg_alone     the generator's score in place of the classifier's, fused anew. From round 1 on it is the generator
+                  that learnt from the full loop's harvest; only round 0's owes the classifier nothing.
+    lpc_shuffled  the loop, its scores fused as they are there, with the classifier's dealt out at random, a
+                  permutation control: the certificate should leave nothing, as far as the classifier has a say.
     """
-    alone = [ScoreFusion(1.0, settings.lpg_floors[0], slices, 0.0, settings.small_mm) for slices in settings.min_slices]
-    mixed = [fusion for fusion in fusions(settings) if fusion.lpg_weight < 1]
-    made = {"lpg_alone": ablation(settings, alone, lambda scored, k: scored)}
-    if mixed:
-        made["lpc_shuffled"] = ablation(settings, mixed, lambda scored, k: shuffled(scored, seed + k))
-    return made
+    return {
+        "lpg_alone": ablation(settings, lambda scored, k: generators(scored)),
+        "lpc_shuffled": ablation(settings, lambda scored, k: shuffled(scored, seed + k), own_way=False),
+    }
+
+
+def generators(scored: ScoredTable) -> ScoredTable:
+    """The table with the generator's scores for both."""
+    at = scored.column_names.index("lpc_score")
+    return ScoredTable(scored.set_column(at, "lpc_score", scored["lpg_score"]))
 
 
 def shuffled(scored: ScoredTable, seed: int) -> ScoredTable:

@@ -15,19 +15,19 @@ from scipy.optimize import isotonic_regression
 
 from harvester.certificate.selection import SelectedPoint
 from harvester.geometry import Array
-from harvester.mining.candidates import split_of
+from harvester.labels.ledger import from_tubelets
+from harvester.mining.candidates import candidates, split_of
 from harvester.mining.round_view import RoundView
 from harvester.records import (
     MISSING,
     PARTLY_MARKED,
     AcceptedTable,
-    LedgerTable,
     ManifestTable,
     MarkTable,
     MissingTable,
+    Role,
     SelectedTable,
     Source,
-    rows_where,
     values,
 )
 
@@ -35,36 +35,35 @@ NOTHING: Final[Mapping[str, str]] = {}
 
 
 def expected_missing(view: RoundView, selected: SelectedPoint, left_out: Mapping[str, str]) -> MissingTable:
-    """V_H's volumes by how many lesions they miss: those in the ledger, and those that a round leaves unproven.
+    """V_H's volumes by how many lesions they miss: those harvested, and those that the last round leaves unproven.
 
     left_out: why the round left out volumes, by id.
     """
-    fusion, harvested = selected.choice, rows_where(view.ledger, "source", Source.HARVESTED)
-    left, calibration = view.reaching(fusion, 0.0), view.accepted(fusion, 0.0)
-    found = any(values(view.hits["correct"]))
-    return rank_volumes(view.store.manifest, view.store.marks, harvested, left, calibration, left_out, found)
+    fusion = selected.choice
+    harvested = view.harvested(fusion, selected.point.threshold)
+    labels = from_tubelets(harvested, Role.LESION, Source.HARVESTED, 0, "", "")
+    left = candidates(view.reaching(fusion, 0.0), labels, view.settings.mining)
+    calibration = view.accepted(fusion, 0.0)
+    return rank_volumes(view.store.manifest, view.store.marks, harvested, left, calibration, left_out)
 
 
 def rank_volumes(
     manifest: ManifestTable,
     marks: MarkTable,
-    harvest: LedgerTable,
+    harvest: SelectedTable,
     left: SelectedTable,
     calibration: AcceptedTable,
     left_out: Mapping[str, str] = NOTHING,
-    found: bool = False,
 ) -> MissingTable:
     """One row per volume of V_H, the most missing first, what is unknown last; ties by id.
 
     marks        the clinical ones are counted
     harvest      harvested lesions, counted
     left         the volumes' tubelets that touch neither a mark nor a harvested lesion, with `score` in 0..1
-    calibration  V_M's, the same, and whether each is right
+    calibration  V_M's candidates with `score`, and whether each is right: if none is, it teaches nothing
     left_out     why volumes were left out, by id
-    found        whether earlier rounds found anything right in V_M: if not, and if there is nothing right in
-                 `calibration`, it teaches nothing
     """
-    taught = len(calibration) > 0 and (found or any(values(calibration["correct"])))
+    taught = any(values(calibration["correct"]))
     likely = left.append_column("probability", pa.array(probabilities(calibration, left)))
     grouped = likely.group_by("volume_id").aggregate([("probability", "sum"), ("probability", "max")])
     expected = {row["volume_id"]: row for row in grouped.to_pylist()}

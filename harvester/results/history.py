@@ -7,7 +7,6 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any, Final
 
 import pyarrow as pa
@@ -16,6 +15,7 @@ import pyarrow.compute as pc
 from harvester.certificate.exchangeability import UNLIKE, compare, said
 from harvester.certificate.selection import SelectedPoint
 from harvester.config.fingerprint import settings_hash
+from harvester.mining.bank import share_new
 from harvester.mining.candidates import Found
 from harvester.mining.fusion import fuse
 from harvester.mining.round_view import RoundView
@@ -41,14 +41,17 @@ logger = logging.getLogger(__name__)
 
 LOOKED_AT: Final = ["volume_id", "tubelet_id", "lpg_score", "lpc_score"]
 """What names a look at V_M, with the run's settings."""
+REFUSALS: Final = 2
+"""Rounds in a row that certify nothing: the first one's hard negatives may help the second."""
 MEASURED: Final = ("memory_mib", "steps_per_second")
 
 
 class History:
     """Rounds of a run so far.
 
-    lesions   all harvested ones (with their round)
-    unproven  what the point estimate alone would have taken in the last round
+    lesions   the list of the last round that was scored (with their round); unproven what the point estimate alone
+              would have taken in its place
+    leaders   V_H's best candidates of that round; gain the share of them that were not among those before
     looks     how many other runs looked at this V_M before; None where unknown
     left_out  why volumes were left out of the last round that scored any, by id
     summary   None before `finish`
@@ -61,7 +64,8 @@ class History:
         self.curves: list[dict[str, Any]] = []
         self.origins: list[tuple[SelectedPoint, str]] = []
         self.ablations = ablations(run.settings.operating_point, run.settings.seed)
-        self.lesions, self.unproven = harvested_table(), harvested_table()
+        self.lesions, self.unproven, self.leaders = harvested_table(), harvested_table(), empty(SelectedTable)
+        self.gain = 0.0
         self.harvest, self.ledger, self.missing = empty(HarvestTable), empty(LedgerTable), empty(MissingTable)
         self.left_out = {row["volume_id"]: "nothing was scored" for row in run.mined}
         self.looks: int | None = None
@@ -88,16 +92,21 @@ class History:
         if left := found.cut.told():
             logger.info("round %d: %s", k, left)
         self.origins.append((selected, models))
-        self.lesions = SelectedTable(pa.concat_tables([self.lesions, with_round(found.lesions, k)]))
-        unproven = view.as_first().reaching(selected.choice, selected.naive.threshold)
-        self.unproven = with_round(unproven, k)
-        self.ablations = {name: each.after(k, view) for name, each in self.ablations.items()}
-        fused = view.scored.append_column("score", pa.array(fuse(view.scored, selected.choice)))
+        if view.rounds:
+            self._replace(k, view, selected, found)
+        fused = view.tubelets.append_column("score", pa.array(fuse(view.tubelets, selected.choice)))
         kept = ScoredTable(fused.filter(pc.is_finite(fused["score"])))
         proposed = self._proposals(view.scored, "lpg_score")
         self.rounds.append(self.measure(k, view, selected, found, proposed))
         self._draw(f"round {k}: LPG", proposed)
         self._draw(f"round {k}: LPG + LPC", self._proposals(kept, "score"))
+
+    def _replace(self, k: int, view: RoundView, selected: SelectedPoint, found: Found) -> None:
+        """A scored round's lists in place of those before."""
+        self.lesions = with_round(found.lesions, k)
+        self.unproven = with_round(view.reaching(selected.choice, selected.naive.threshold), k)
+        self.ablations = {name: each.after(k, view, selected.choice) for name, each in self.ablations.items()}
+        self.gain, self.leaders = share_new(view.leaders, self.leaders), view.leaders
 
     def measure(
         self, k: int, view: RoundView, selected: SelectedPoint, found: Found, proposed: ProposalScores
@@ -116,14 +125,15 @@ class History:
                 most_per_patient=found.cut.limits.most,
                 untried_folds=found.cut.untried,
             ),
-            **self.truth.harvest(self.lesions).model_dump(),
+            gain=self.gain if view.rounds else None,
+            **self.truth.harvest(with_round(found.lesions, k)).model_dump(),
             lpg_sensitivity=proposed.sensitivity,
             lpg_ap=proposed.ap,
             lpc_ap=self._proposals(view.scored, "lpc_score").ap,
             refused=point.reason,
             accepted_vm=point.accepted,
             recall_vm=point.recall_estimate if len(view.targets) else None,
-            choice=asdict(selected.choice),
+            choice=selected.choice.told(),
             possible_negatives_on_lesions=self.truth.on_lesions(found.possible_negatives),
             point_estimate=PointEstimate(
                 threshold=finite(plain.threshold),
@@ -136,22 +146,22 @@ class History:
             controls={name: each.result(self.truth) for name, each in self.ablations.items()},
         )
 
-    def gain(self) -> float:
-        """Share of all harvested lesions that the last round added; 0 where there are none."""
-        return self.rounds[-1].harvested / len(self.lesions) if len(self.lesions) else 0.0
-
     def is_enough(self) -> bool:
-        """Whether no further round is worth it: the last one added next to nothing.
+        """Whether no further round is worth it: the last one changed next to nothing, or REFUSALS proved nothing.
 
-        A first one that harvests nothing is followed by a second: its hard negatives may help.
+        What V_M shows of a round has no say in whether it is the last one, unless nothing is claimed then: else rounds
+        would go on until one is certified, which some would be by chance (docs/decisions/0006).
         """
-        hopeful = len(self.rounds) == 1 and not len(self.lesions)
-        return not hopeful and self.gain() <= self.run.settings.min_gain
+        refused = [bool(row.refused) for row in self.rounds[-REFUSALS:]]
+        return self._is_settled() or refused == [True] * REFUSALS
+
+    def _is_settled(self) -> bool:
+        return len(self.rounds) > 1 and self.gain <= self.run.settings.min_gain
 
     def params(self) -> dict[str, Any]:
         """What the last round chose, for tracking."""
         selected, models = self.origins[-1]
-        return {"model_hash": models, "refused": self.rounds[-1].refused, **asdict(selected.choice)}
+        return {"model_hash": models, "refused": self.rounds[-1].refused, **selected.choice.told()}
 
     def metrics(self) -> dict[str, float]:
         """The last round's numbers, flat, for tracking; unknown ones left out."""
@@ -213,12 +223,11 @@ class History:
         )
 
     def _final(self) -> FinalResult:
-        last = self.rounds[-1]
-        certified = next((row for row in reversed(self.rounds) if row.harvested), last)
+        last = next((row for row in reversed(self.rounds) if row.gain is not None), self.rounds[-1])
         return FinalResult(
             round=last.round,
-            threshold=certified.threshold,
-            precision_bound=certified.precision_bound,
+            threshold=last.threshold,
+            precision_bound=last.precision_bound,
             harvested=len(self.lesions),
             hard_negatives=last.hard_negatives,
             **self.truth.harvest(self.lesions).model_dump(),
@@ -231,8 +240,8 @@ class History:
         limit, last = self.run.settings.rounds, self.rounds[-1]
         if last.refused:
             return f"round {last.round} harvested nothing: {last.refused}"
-        if self.gain() <= self.run.settings.min_gain:
-            return f"round {last.round} added {self.gain():.1%}, not more than min_gain"
+        if self._is_settled():
+            return f"{self.gain:.1%} of the best candidates of round {last.round} were new, not more than min_gain"
         return f"the limit of {limit} rounds was reached"
 
     def _harvest_table(self, lesions: SelectedTable) -> HarvestTable:

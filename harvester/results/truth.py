@@ -78,7 +78,7 @@ class TruthEvaluator:
         return len(self.lesions) > 0
 
     def harvest(self, lesions: SelectedTable) -> TruthScores:
-        """Counts, precision and recall of unmarked lesions of harvested tubelets (with round) on V_H^test."""
+        """Counts, precision and recall of unmarked lesions of harvested tubelets on V_H^test."""
         mine = self._test(lesions)
         if not self.known:
             return TruthScores(test_harvested=len(mine), test_correct=None, precision=None, recall_unmarked=None)
@@ -124,8 +124,7 @@ class TruthEvaluator:
         return split_of(tubelets, self.manifest, Split.VH_TEST)
 
     def _found(self, lesions: SelectedTable) -> Hits:
-        """Every lesion of an earlier round comes before every one of a later round."""
-        return self._hits(lesions, lesions["score"].to_numpy() - 10.0 * lesions["round"].to_numpy())
+        return self._hits(lesions, lesions["score"].to_numpy())
 
     def _hits(self, tubelets: pa.Table, score: Array) -> Hits:
         iou = self.settings.operating_point.match_iou

@@ -14,7 +14,7 @@ run/
   log.jsonl                        what was logged, one JSON object per line, over all starts; in an object store one
                                    log-<time>.jsonl per start
   harvest.parquet, harvest.csv, ledger.parquet, summary.json, report.html
-  calibration.parquet              what all rounds accepted in V_M (records.ACCEPTED)
+  calibration.parquet              what the last scored round accepts in V_M (records.ACCEPTED)
 """
 
 import json
@@ -54,7 +54,7 @@ PARTIALS: Final = ".partials"
 STARTING: Final = "starting-weights-"
 Inputs = dict[str, Any]
 
-STEP_VERSION: Final = {"generator": 2, "tubelets": 2, "classifier": 2, "scored": 3, "operating-point": 2}
+STEP_VERSION: Final = {"generator": 2, "tubelets": 2, "classifier": 2, "scored": 3, "operating-point": 3}
 """Those steps that take time, in their order. One is raised where a release makes the step, or a small table made
 for it under the same key, otherwise from the same inputs: then nothing made by an older release is taken for it."""
 VERSION: Final = "step_version"

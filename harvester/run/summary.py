@@ -62,13 +62,13 @@ class TruthScores(_Frozen):
 
 
 class PointEstimate(TruthScores, _Cut):
-    """What the plain precision on V_M, which proves nothing, would have harvested in this round alone."""
+    """What the plain precision on V_M, which proves nothing, would have harvested."""
 
     precision_vm: float | None
 
 
 class AblationResult(TruthScores, _Cut):
-    """A harvest with less, up to this round: see results/ablations.py."""
+    """A harvest with less: see results/ablations.py."""
 
     precision_bound: float | None = Field(description=BOUND)
     reason: str = Field(description="why nothing is certified; empty when certified")
@@ -88,7 +88,7 @@ class LeftForReview(_Frozen):
     tubelets: int = 0
     patients: int = 0
     most_per_patient: int = Field(
-        0, description="tubelets that V_M's fullest patient gave, earlier rounds included: no more is harvested of one"
+        0, description="tubelets that V_M's fullest patient gave: no more is harvested of one"
     )
     untried_folds: tuple[int, ...] = Field(
         (), description="folds in which V_M accepted nothing: none is harvested there"
@@ -96,7 +96,12 @@ class LeftForReview(_Frozen):
 
 
 class RoundResult(_Row):
-    """One round. harvested is its own; test_harvested, precision and recall are of all lesions up to it."""
+    """One round: its own list, which takes the place of the one before."""
+
+    gain: float | None = Field(
+        None,
+        description="share of V_H's best candidates that were not among those before; null where nothing was scored",
+    )
 
     lpg_ap: float | None
     lpc_ap: float | None
@@ -113,7 +118,7 @@ class RoundResult(_Row):
 
 
 class FinalResult(_Row):
-    """The whole harvest, certified by the last round that harvested anything."""
+    """The harvest: the list of the last round that was scored."""
 
     volumes: int
     certified_precision: float | None = Field(

@@ -14,7 +14,7 @@ from harvester.config.settings import Settings
 from harvester.distributed.preparation import prepare
 from harvester.distributed.training import FitJob, train_folds
 from harvester.errors import NoExamplesError
-from harvester.frontier import last_round, narrowed, scored_table, trace
+from harvester.frontier import last_round, narrowed, scored_tables, trace
 from harvester.harvest import harvest
 from harvester.labels.folds import patient_folds
 from harvester.mining.fusion import fusions
@@ -39,7 +39,7 @@ data:
             noise_hu: 3, distractors_per_volume: 0}
 generator: {crop_px: 96, slab_depth: 2, batch_slabs: 4, steps: 40, finetune_steps: 3}
 classifier: {steps: 6, finetune_steps: 3, batch_size: 8, max_tubelets: 10, match_iou: 0.3}
-operating_point: {target_precision: 0.01, confidence: 0.6, match_iou: 0.2, lpg_weights: [0.5, 1.0], min_slices: [1],
+operating_point: {target_precision: 0.01, confidence: 0.6, match_iou: 0.2, lpg_floors: [0.1, 0.2], min_slices: [1],
                   min_patients: 6}
 compute: {replicas: 1, train_workers: 1, cpus_per_train_worker: 1.8}
 """
@@ -139,7 +139,7 @@ def test_other_targets_of_a_finished_run(night: Path, settings: Settings, store:
     assert last_round(night) == 1
     own = settings.operating_point.model_copy(update={"min_slices": (1, 2)})
     both = settings.model_copy(update={"operating_point": own})
-    frontier = trace(scored_table(night, 1), store, both, [0.9, 0.03], tmp_path / "work", 1)
+    frontier = trace(scored_tables(night, 1), store, both, [0.9, 0.03], tmp_path / "work")
     assert len(frontier.trials) == 4
     recalls = [trial.known_recall for trial in frontier.trials]
     assert recalls == sorted(recalls, reverse=True)
@@ -151,7 +151,8 @@ def test_other_targets_of_a_finished_run(night: Path, settings: Settings, store:
     file = tmp_path / "target.yaml"
     file.write_text(dump(narrowed(both, frontier, 0.9)))
     assert resolve(file).operating_point.target_precision == 0.9
-    assert fusions(resolve(file).operating_point) == [frontier.trials[0].choice]
+    (gates,), best = fusions(resolve(file).operating_point), frontier.trials[0].choice
+    assert (gates.lpg_floor, gates.min_slices) == (best.lpg_floor, best.min_slices)
 
 
 def test_an_error_of_ours_in_a_training_worker_stays_one(store: Store, settings: Settings, tmp_path: Path) -> None:

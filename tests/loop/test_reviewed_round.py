@@ -10,9 +10,9 @@ import pytest
 from harvester.certificate.selection import SelectedPoint
 from harvester.config.settings import Settings
 from harvester.harvest import mine, record
-from harvester.mining.fusion import ScoreFusion
+from harvester.mining.fusion import EVEN
 from harvester.mining.round_view import RoundView, StoreTables
-from harvester.records import ACCEPTED, Box
+from harvester.records import Box
 from harvester.run.folder import Artifact
 from harvester.store.store import Store, write_reviewed
 from tests.builders import label, made_store, reviewed, scored, tubelet
@@ -40,7 +40,7 @@ def store(tmp_path: Path) -> Store:
 
 def selected() -> SelectedPoint:
     point = SimpleNamespace(threshold=0.5, precision_bound=0.9)
-    return SimpleNamespace(point=point, choice=ScoreFusion(0.5, 0.1, 1, 0.0, 20.0))  # type: ignore[return-value]  # mine takes no more of it
+    return SimpleNamespace(point=point, choice=EVEN)  # type: ignore[return-value]  # mine takes no more of it
 
 
 def test_a_round_neither_finds_nor_forgets_what_was_reviewed(store: Store, tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_a_round_neither_finds_nor_forgets_what_was_reviewed(store: Store, tmp_p
     run: Any = SimpleNamespace(store=store, settings=Settings(), id="now")
     tables = StoreTables.of(store, run.settings)
     ledger = tables.ledger
-    view = RoundView(table, ledger, ACCEPTED.empty_table(), tables, run.settings)
+    view = RoundView((table,), tables, run.settings)
     found = mine(view, selected())
     assert found.lesions["tubelet_id"].to_pylist() == [list(PLACES).index("new")]
     (tmp_path / "fold-0.safetensors").write_bytes(b"w")

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from harvester import harvest as loop
+from harvester.certificate import selection
 from harvester.certificate.selection import CalibrationFiles, SelectedPoint, select_point
 from harvester.config.settings import Settings
 from harvester.distributed.training import FitJob
@@ -31,7 +32,7 @@ BROKEN: tuple[str, ...] = ()
 """Volumes that cannot be scored."""
 REASON = "the classifier has no example of class 1: no tubelet matches a known lesion"
 SETTINGS = Settings.model_validate(
-    {"rounds": 3, "operating_point": {"lpg_weights": [0.0], "min_slices": [1], "target_precision": 0.5}}
+    {"rounds": 3, "operating_point": {"fusion": "even", "min_slices": [1], "target_precision": 0.5}}
 )
 
 
@@ -216,3 +217,62 @@ def test_what_v_m_never_showed_of_one_patient_is_left_for_review_and_told(
     (file,) = (tmp_path / "run" / "round-1").glob("labels-*.parquet")
     labels = pq.read_table(file)
     assert [row["role"] for row in labels.to_pylist() if row["source"] == "left_for_review"] == ["ignored"] * 2
+
+
+def other_look(rows: list[dict[str, Any]]) -> pa.Table:
+    """A classifier that takes nothing for lesions."""
+    found = [
+        tubelet(volume["volume_id"], box, lpg_score=0.6, lpc_score=0.9 if box == FALSE else 0.01, tubelet_id=i)
+        for volume in rows
+        for i, box in enumerate((HIDDEN, CLINICAL, FALSE))
+    ]
+    return pa.Table.from_pylist(found, SCORED)
+
+
+def in_turn(*looks: Callable[[list[dict[str, Any]]], pa.Table]) -> Callable[[list[dict[str, Any]]], pa.Table]:
+    """One look a round: each is asked for twice, proposing and scoring."""
+    calls = iter([look for look in looks for _ in range(2)])
+    return lambda rows: next(calls)(rows)
+
+
+def test_what_the_last_scored_round_cannot_prove_is_not_harvested(
+    harvested: Callable[..., History], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(globals(), "proposed", in_turn(proposed, other_look))
+    history = harvested("none", 9, SETTINGS.model_copy(update={"rounds": 2}))
+    assert [row.harvested for row in history.rounds] == [6, 0]
+    assert history.summary is not None
+    final = history.summary.final
+    assert (final.round, final.harvested, final.threshold, final.certified_precision) == (1, 0, None, None)
+    assert history.summary.stopped_because.startswith("round 1 harvested nothing: ")
+    # A wrong early find would leave with the rest.
+    for name in ("harvest", "calibration"):
+        assert len(pq.read_table(tmp_path / "run" / f"{name}.parquet")) == 0
+    assert "harvested" not in pq.read_table(tmp_path / "run" / "ledger.parquet")["source"].to_pylist()
+
+
+def test_a_refused_round_is_followed_by_one_that_takes_the_last_word(
+    harvested: Callable[..., History], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "proposed", in_turn(*[proposed] * 2, other_look, other_look, proposed))
+    history = harvested("none", 9, SETTINGS.model_copy(update={"rounds": 5, "min_gain": 0.0}))
+    # Constant candidates: what they are was settled in round 1, whatever is certified of them.
+    assert [row.gain for row in history.rounds] == [1.0, 0.0]
+    assert history.summary is not None
+    told = "0.0% of the best candidates of round 1 were new, not more than min_gain"
+    assert (history.summary.stopped_because, history.summary.final.harvested) == (told, 6)
+    assert {row["round"] for row in history.lesions.to_pylist()} == {1}
+
+
+def test_what_v_m_shows_has_no_say_in_which_round_is_the_last(
+    harvested: Callable[..., History], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """V_M's labels turned round: nothing is certified, and the rounds' gains are the same."""
+    first = harvested("none", 9)
+    turned = lambda selected, lesions, iou: ~match(selected, lesions, iou)  # noqa: E731
+    match = selection.match_to_lesions
+    monkeypatch.setattr(selection, "match_to_lesions", turned)
+    strict = SETTINGS.operating_point.model_copy(update={"target_precision": 0.8})
+    other = harvested("none", 9, SETTINGS.model_copy(update={"operating_point": strict}))
+    assert [bool(row.refused) for row in first.rounds] != [bool(row.refused) for row in other.rounds]
+    assert [row.gain for row in first.rounds] == [row.gain for row in other.rounds]

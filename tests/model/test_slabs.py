@@ -168,6 +168,21 @@ def test_a_mark_at_the_end_of_a_volume_stays_inside() -> None:
     assert (sorted(labels.lesions.z), sorted(labels.ignored.z)) == ([0, 1], [2])
 
 
+def test_a_lesions_probability_goes_with_its_boxes() -> None:
+    rows = [
+        label("v", BOX_A, "lesion", [2, 3]) | {"probability": 0.7},
+        label("v", BOX_B, "lesion", [5]) | {"probability": None},
+        label("v", BOX_B, "hard_negative", [7]),
+    ]
+    known = volume_labels(rows, frame(), complete=True)
+    assert known.lesions.z.tolist()[:2] == [2, 3]
+    assert known.lesions.weights.tolist() == [0.7] * 2 + [1.0] * (len(known.lesions) - 2)
+    cut = known.slab(3, 4, 0.0).lesions.moved(lambda boxes: boxes + 1)
+    assert cut.weights.tolist() == [0.7] + [1.0] * (len(cut) - 1)
+    both = cut.joined(SliceBoxes.of([(0, cut.boxes_xyxy[0])]))
+    assert both.weights.tolist() == [*cut.weights.tolist(), 1.0]
+
+
 def test_a_partly_marked_volume_is_silent_where_no_lesion_is_labelled() -> None:
     labels = volume_labels(
         [label("v", BOX_B, "lesion", [5]), label("v", BOX_A, "hard_negative", [9])], frame(), complete=False

@@ -139,6 +139,18 @@ def test_a_box_of_one_pixel_is_a_single_cell() -> None:
     np.testing.assert_allclose(maps["offset"][0, :, 5, 10], [1.5 / 4, 2.5 / 4])
 
 
+def test_a_lesion_that_is_not_sure_weighs_less_in_its_own_cells() -> None:
+    boxes = np.array([(10.0, 10.0, 49.0, 49.0), (18.0, 14.0, 61.0, 57.0)])
+    unsure = labels([], [], 1, lesions=SliceBoxes(np.array([0, 0]), boxes, np.array([0.6, 0.9])))
+    one, other = (build_targets(labels([0], box, 1), SIDE, SIDE)["heat"][0, 0] > 0 for box in boxes)
+    maps = build_targets(unsure, SIDE, SIDE)
+    expected = np.where(other, 0.9, np.where(one, 0.6, 1.0))
+    np.testing.assert_allclose(maps["weight"][0, 0], expected, rtol=1e-6)
+    sure = build_targets(labels([0, 0], boxes, 1), SIDE, SIDE)
+    for name in ("heat", "negative", "size", "offset", "centre"):
+        np.testing.assert_array_equal(maps[name], sure[name])
+
+
 def test_ignored_regions_weigh_nothing_except_where_a_label_is() -> None:
     known = labels(
         [0], (40.0, 40.0, 70.0, 70.0), 2, ignored=SliceBoxes(np.array([0, 1]), np.array([[36.0, 36, 99, 83]] * 2))

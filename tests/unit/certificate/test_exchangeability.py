@@ -13,13 +13,12 @@ from harvester.certificate.exchangeability import compare, said
 from harvester.certificate.permutation import permuted
 from harvester.config.settings import Settings
 from harvester.geometry import Array
-from harvester.mining.fusion import ScoreFusion
 from harvester.mining.round_view import RoundView, StoreTables
-from harvester.records import MANIFEST, AcceptedTable, ManifestTable, ReviewedTable, empty
+from harvester.records import MANIFEST, ManifestTable, ReviewedTable, empty
 from harvester.run.summary import Comparison
-from tests.builders import manifest, marks, scored, tubelet
+from tests.builders import manifest, marks, mixed, scored, tubelet
 
-PLAIN = ScoreFusion(lpg_weight=0.0, lpg_floor=0.0, min_slices=1, small_bonus=0.0, small_mm=0.0)
+PLAIN = mixed(0.0)
 BOX = (10.0, 10.0, 19.0, 19.0)
 
 
@@ -85,7 +84,7 @@ def view(accepted: Mapping[str, int], volumes: ManifestTable, **columns: Any) ->
         for i in range(5 + count)
     ]
     tables = StoreTables(volumes, marks(), empty(ReviewedTable))
-    return RoundView(scored(*rows), tables.ledger, empty(AcceptedTable), tables, Settings())
+    return RoundView((scored(*rows),), tables, Settings())
 
 
 def compared(
@@ -153,7 +152,7 @@ def test_what_v_h_shows_and_v_m_never_did_is_counted() -> None:
         tubelet("h", BOX, lpc_score=0.95, width_mm=9.0, z=(4,)),
     )
     tables = StoreTables(volumes, marks(), empty(ReviewedTable))
-    one = RoundView(table, tables.ledger, empty(AcceptedTable), tables, Settings())
+    one = RoundView((table,), tables, Settings())
     selected: Any = SimpleNamespace(choice=PLAIN, point=SimpleNamespace(threshold=0.5))
     beyond = {"width in mm": 2, "length in slices": 1, "score": 1}
     beyond |= {"slice distance in mm": 3, "pixel in mm": 0, "slices": 0}

@@ -1,4 +1,4 @@
-"""The operating point against brute force; ties, one class, few patients and earlier rounds."""
+"""The operating point against brute force; ties, one class, few patients."""
 
 from collections import Counter
 from dataclasses import astuple
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import beta, t
 
-from harvester.certificate.evidence import Earlier, Evidence, Steps, Target
+from harvester.certificate.evidence import Evidence, Steps, Target
 from harvester.certificate.operating_point import naive, solve
 from harvester.certificate.precision_bound import MIN_CORRELATION, fewest_patients, lower_bounds
 from harvester.errors import LabelError, SettingsError
@@ -61,10 +61,8 @@ def slow_bound(correct_by: Counter[str], accepted_by: Counter[str], correlation:
     return float(beta.ppf(level, c / n * worth, (1 - c / n) * worth + 1)) if c else 0.0
 
 
-def slow_counts(
-    case: tuple[Any, Any, Any], threshold: float, prior: tuple[dict[str, int], dict[str, int]]
-) -> tuple[Counter[str], Counter[str]]:
-    correct_by, accepted_by = Counter(prior[0]), Counter(prior[1])
+def slow_counts(case: tuple[Any, Any, Any], threshold: float) -> tuple[Counter[str], Counter[str]]:
+    correct_by, accepted_by = Counter[str](), Counter[str]()
     for score, correct, patient in zip(*case, strict=True):
         if score >= threshold:
             accepted_by[str(patient)] += 1
@@ -82,14 +80,12 @@ def slow_correlation(counts: list[tuple[Counter[str], Counter[str]]], target: fl
     return min(max(sum(excess) / len(excess), 0.05), 1.0) if excess else 0.05
 
 
-def slow_tested(
-    case: tuple[Any, Any, Any], prior: tuple[dict[str, int], dict[str, int]]
-) -> list[tuple[float, Counter[str], Counter[str]]]:
+def slow_tested(case: tuple[Any, Any, Any]) -> list[tuple[float, Counter[str], Counter[str]]]:
     """Threshold, correct and accepted by patient: wherever 5 % more are accepted, and at the last; of 3 patients."""
     tested, folds = [], set()
     thresholds = sorted(set(case[0].tolist()), reverse=True)
     for threshold in thresholds:
-        correct_by, accepted_by = slow_counts(case, threshold, prior)
+        correct_by, accepted_by = slow_counts(case, threshold)
         fold = floor(log(sum(accepted_by.values())) / log(1.05) + 1e-9)
         if fold not in folds or threshold == thresholds[-1]:
             folds.add(fold)
@@ -115,17 +111,11 @@ def slow_begins(tested: list[Any], lesions: int, target: float, level: float, co
     return {early: 0.25, late: 0.75} if early < late else {late: 1.0}
 
 
-def slow_solve(
-    case: tuple[Any, Any, Any],
-    lesions: int,
-    target: float,
-    confidence: float,
-    prior: tuple[dict[str, int], dict[str, int]],
-) -> tuple[float, float]:
+def slow_solve(case: tuple[Any, Any, Any], lesions: int, target: float, confidence: float) -> tuple[float, float]:
     """Threshold and bound, step by step as the docstring tells it; (inf, 0) if nothing is proven."""
-    everywhere = [slow_counts(case, threshold, prior) for threshold in set(case[0].tolist())]
+    everywhere = [slow_counts(case, threshold) for threshold in set(case[0].tolist())]
     correlation = slow_correlation(everywhere, target)
-    tested = slow_tested(case, prior)
+    tested = slow_tested(case)
     begins = slow_begins(tested, lesions, target, 1 - confidence, correlation)
     share, best = 0.0, (np.inf, 0.0)
     for place, (threshold, correct_by, accepted_by) in enumerate(tested):
@@ -138,23 +128,18 @@ def slow_solve(
     return best
 
 
-NO_PRIOR: tuple[dict[str, int], dict[str, int]] = ({}, {})
-SOME_PRIOR = ({"p1": 9, "p2": 7, "elsewhere-with-a-long-name": 8}, {"p1": 10, "p2": 7, "elsewhere-with-a-long-name": 8})
-
-
-@pytest.mark.parametrize("prior", [NO_PRIOR, SOME_PRIOR])
 @pytest.mark.parametrize("seed", range(4))
-def test_solve_equals_brute_force(seed: int, prior: tuple[dict[str, int], dict[str, int]]) -> None:
+def test_solve_equals_brute_force(seed: int) -> None:
     case = made_case(seed)
     certified = 0
     for target in (0.5, 0.7, 0.8, 0.9):
-        threshold, bound = slow_solve(case, 240, target, 0.9, prior)
-        point = solve(Evidence(*case, 240, Earlier(*prior)), Target(target, 0.9))
+        threshold, bound = slow_solve(case, 240, target, 0.9)
+        point = solve(Evidence(*case, 240), Target(target, 0.9))
         assert point.threshold == threshold
         assert (point.reason == "") == np.isfinite(threshold)
         if np.isfinite(threshold):
             certified += 1
-            correct_by, accepted_by = slow_counts(case, threshold, prior)
+            correct_by, accepted_by = slow_counts(case, threshold)
             n, c = sum(accepted_by.values()), sum(correct_by.values())
             assert point.precision_bound == pytest.approx(bound, abs=1e-9)
             assert (point.accepted, point.patients) == (n, len(accepted_by))
@@ -197,7 +182,7 @@ def test_naive_equals_brute_force_and_is_never_stricter(seed: int) -> None:
     for target in (0.7, 0.9):
         qualified = []
         for threshold in set(case[0].tolist()):
-            correct_by, accepted_by = slow_counts(case, threshold, NO_PRIOR)
+            correct_by, accepted_by = slow_counts(case, threshold)
             if sum(correct_by.values()) / sum(accepted_by.values()) >= target:
                 qualified.append(threshold)
         plain = naive(Evidence(*case, 240), Target(target))
@@ -272,11 +257,10 @@ def test_rows_in_any_order_give_the_same_point() -> None:
 
 
 def test_empty_input_certifies_nothing() -> None:
-    for prior in (NO_PRIOR, SOME_PRIOR):
-        empty: tuple[Any, Any, Any] = (np.zeros(0), np.zeros(0, bool), np.zeros(0, str))
-        point = solve(Evidence(*empty, 10, Earlier(*prior)), Target(0.9, 0.95))
-        assert astuple(point) == (np.inf, 0.0, 0.0, 0.0, 0, 0, "no tubelets to choose from")
-        assert naive(Evidence(*empty, 10, Earlier(*prior)), Target(0.9)).threshold == np.inf
+    empty: tuple[Any, Any, Any] = (np.zeros(0), np.zeros(0, bool), np.zeros(0, str))
+    point = solve(Evidence(*empty, 10), Target(0.9, 0.95))
+    assert astuple(point) == (np.inf, 0.0, 0.0, 0.0, 0, 0, "no tubelets to choose from")
+    assert naive(Evidence(*empty, 10), Target(0.9)).threshold == np.inf
 
 
 def test_all_correct_is_certified_once_there_are_enough() -> None:
@@ -322,15 +306,6 @@ def test_a_refusal_tells_the_best_bound_and_the_point_estimate() -> None:
     assert point.threshold == np.inf
     assert "best bound 0.802 at 19 accepted of 12 patients, worth 14 independent ones" in point.reason
     assert "the point estimate alone would accept 22 at 0.909" in point.reason
-
-
-def test_earlier_rounds_count_in_both_directions() -> None:
-    scores, correct, patients = (np.arange(20.0), np.ones(20, bool), np.array([f"p{i}" for i in range(20)]))
-    good, bad = {f"p{i}": 1 for i in range(20)}, {f"p{i}": 1 - i % 2 for i in range(20)}
-    assert solve(Evidence(scores, correct, patients, 60), Target(0.9, 0.95)).threshold == np.inf
-    with_good = solve(Evidence(scores, correct, patients, 60, Earlier(good, good)), Target(0.9, 0.95))
-    assert (with_good.threshold, with_good.accepted, with_good.recall_estimate) == (0.0, 40, pytest.approx(40 / 60))
-    assert solve(Evidence(scores, correct, patients, 60, Earlier(bad, good)), Target(0.9, 0.95)).threshold == np.inf
 
 
 def test_minus_infinity_is_never_accepted() -> None:
@@ -382,8 +357,6 @@ def test_malformed_input_is_refused() -> None:
         Evidence(np.zeros(2), np.zeros(3, bool), np.zeros(2), 1)
     with pytest.raises(LabelError, match="scores"):
         Evidence(np.array([np.nan]), np.zeros(1, bool), np.zeros(1), 1)
-    with pytest.raises(LabelError, match="earlier rounds"):
-        Earlier({"p": 2}, {"p": 1})
     with pytest.raises(SettingsError, match="confidence"):
         Target(0.9, 1.0)
 

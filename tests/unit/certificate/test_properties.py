@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harvester.certificate.evidence import Earlier, Evidence, Target
+from harvester.certificate.evidence import Evidence, Target
 from harvester.certificate.operating_point import OperatingPoint, solve
-from tests.unit.certificate.test_operating_point import NO_PRIOR, SOME_PRIOR, slow_counts, slow_solve
+from tests.unit.certificate.test_operating_point import slow_counts, slow_solve
 
 CONFIDENCE = 0.9
 Case = tuple[Any, Any, Any]
 
 
-def solved(case: Case, lesions: int, target: float, prior: Any = NO_PRIOR) -> OperatingPoint:
-    return solve(Evidence(*case, lesions, Earlier(*prior)), Target(target, CONFIDENCE))
+def solved(case: Case, lesions: int, target: float) -> OperatingPoint:
+    return solve(Evidence(*case, lesions), Target(target, CONFIDENCE))
 
 
 @st.composite
@@ -29,13 +29,13 @@ def cases(draw: st.DrawFn) -> Case:
     return scores, correct, np.array([f"p{number}" for number in rng.integers(0, patients, size)])
 
 
-@given(cases(), st.integers(1, 80), st.sampled_from([0.5, 0.6, 0.8]), st.sampled_from([NO_PRIOR, SOME_PRIOR]))
-def test_the_point_is_that_of_brute_force(case: Case, lesions: int, target: float, prior: Any) -> None:
-    point = solved(case, lesions, target, prior)
-    threshold, bound = slow_solve(case, lesions, target, CONFIDENCE, prior)
+@given(cases(), st.integers(1, 80), st.sampled_from([0.5, 0.6, 0.8]))
+def test_the_point_is_that_of_brute_force(case: Case, lesions: int, target: float) -> None:
+    point = solved(case, lesions, target)
+    threshold, bound = slow_solve(case, lesions, target, CONFIDENCE)
     assert point.threshold == threshold
     if np.isfinite(threshold):
-        correct_by, accepted_by = slow_counts(case, threshold, prior)
+        correct_by, accepted_by = slow_counts(case, threshold)
         assert point.precision_bound == pytest.approx(bound, abs=1e-9)
         assert (point.accepted, point.patients) == (sum(accepted_by.values()), len(accepted_by))
         assert point.precision_bound <= point.precision_estimate == sum(correct_by.values()) / point.accepted

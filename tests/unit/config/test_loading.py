@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from harvester.config.fingerprint import settings_hash
-from harvester.config.loading import dump, resolve, restore
+from harvester.config.loading import dump, resolve
 from harvester.config.settings import GridSettings, Settings
 from harvester.errors import SettingsError
 
@@ -132,13 +132,6 @@ def test_dump_reads_back_equal(file: Path, tmp_path: Path) -> None:
     again.write_text(dump(settings))
     assert resolve(again) == settings
     assert settings_hash(resolve(again)) == settings_hash(settings)
-
-
-def test_an_older_runs_default_of_early_targets_follows_the_target() -> None:
-    older = dump(Settings()).replace("early_target_precisions: null", "early_target_precisions: [0.95, 0.93]")
-    assert restore(older) == Settings()
-    own = restore(older, ["operating_point.target_precision=0.95"]).operating_point
-    assert own.early_targets == pytest.approx((0.975, 0.965))
 
 
 def test_hash_follows_values_and_nothing_else(file: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from harvester.config.loading import resolve
-from harvester.config.settings import SHOWN_HU, OperatingPointSettings, Settings
+from harvester.config.settings import SHOWN_HU, Settings
 from harvester.errors import SettingsError
 from harvester.imaging.hounsfield import HU_RANGE
 
@@ -46,13 +46,13 @@ def default(path: Path) -> Any:
     value: Any = Settings()
     for name in path:
         value = getattr(value, name)
-    return (0.95, 0.93) if path[-1] == "early_target_precisions" else value
+    return value
 
 
 FLOATS = [path for path, kind in fields() if holds(kind, (float,))]
 NUMBERS = [path for path, kind in fields() if holds(kind, (int, float))]
 LISTS_MAY_BE_EMPTY = {  # nothing is refused, read or asked then
-    ("operating_point", "early_target_precisions"), ("data", "archive", "mask_labels"), ("data", "deeplesion", "marks"),
+    ("data", "archive", "mask_labels"), ("data", "deeplesion", "marks"),
     ("data", "archive", "dicom", "refused_image_types"), ("data", "archive", "dicom", "marks"),
     ("data", "insertion", "vm_backgrounds"), ("data", "insertion", "vh_test_backgrounds"),
 }  # fmt: skip
@@ -81,7 +81,7 @@ def test_no_number_takes_yes(path: Path) -> None:
 
 @pytest.mark.parametrize("path", NUMBERS, ids=".".join)
 def test_a_number_is_negative_only_where_that_means_something(path: Path) -> None:
-    if path in {("grid", "windows_hu"), ("operating_point", "small_bonuses")}:
+    if path == ("grid", "windows_hu"):
         Settings.model_validate(put(path, with_first(default(path), -5)))
     else:
         refused(path, with_first(default(path), -5))
@@ -120,17 +120,13 @@ def test_there_is_something_to_try() -> None:
         ("generator.loss.heat=0", "generator.loss.heat = 0: Input should be greater than 0"),
         ("generator.steps=12:30", "generator.steps = '12:30': Input should be a valid integer"),
         ("min_gain=0:0.5", "min_gain = '0:0.5': Input should be a valid number"),
-        (
-            "operating_point.lpg_weights=[3.0]",
-            "operating_point.lpg_weights.0 = 3.0: Input should be less than or equal",
-        ),
+        ("operating_point.fusion=best", "operating_point.fusion = 'best': Input should be 'fitted' or 'even'"),
         ("operating_point.lpg_floors=[1]", "operating_point.lpg_floors.0 = 1: Input should be less than 1"),
         (
             "operating_point.min_slices=[0]",
             "operating_point.min_slices.0 = 0: Input should be greater than or equal to 1",
         ),
         ("operating_point.target_precision=90", "Input should be less than 1"),
-        ("operating_point.early_target_precisions=[0.95,0.8]", "want each above target_precision = 0.9, or null"),
         ("mining.clear_iou=0", "mining.clear_iou = 0: Input should be greater than 0"),
         ("min_gain=1", "min_gain = 1: Input should be less than 1"),
         ("seed=-1", "seed = -1: Input should be greater than or equal to 0"),
@@ -177,12 +173,3 @@ def test_windows_show_what_a_volume_holds() -> None:
 def test_a_whole_section_is_not_repeated() -> None:
     with pytest.raises(SettingsError, match=r"^setting compute: min_replicas = 3 is more than replicas = 2$"):
         resolve(None, ["compute.min_replicas=3"])
-
-
-@pytest.mark.parametrize("target", [0.03, 0.3, 0.9, 0.95, 0.999])
-def test_early_targets_follow_the_target(target: float) -> None:
-    early = OperatingPointSettings(target_precision=target).early_targets
-    assert early == pytest.approx([1 - 0.5 * (1 - target), 1 - 0.7 * (1 - target)])
-    assert all(target < each < 1 for each in early)
-    assert OperatingPointSettings().early_targets == (0.95, 0.93)
-    assert OperatingPointSettings(early_target_precisions=()).early_targets == ()

@@ -1,7 +1,5 @@
 """Mining on hand-made tables: what a round may find, what teaches, and rounds in which there is nothing."""
 
-from dataclasses import asdict
-
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -9,10 +7,9 @@ import pytest
 from harvester.config.settings import MiningSettings, OperatingPointSettings, Settings
 from harvester.labels import ledger as ledgers
 from harvester.mining import candidates, fusion, negatives
-from harvester.mining.fusion import ScoreFusion
 from harvester.mining.round_view import RoundView, StoreTables, match_to_lesions
 from harvester.records import ACCEPTED, LEDGER, MARKS, REVIEWED, SCORED, Box
-from tests.builders import ledger, manifest, mark, marks, scored, selected, tubelet
+from tests.builders import ledger, manifest, mark, marks, mixed, pooled, scored, selected, tubelet
 
 HERE: Box = (10, 10, 29, 29)
 SHIFTED: Box = (15, 10, 34, 29)  # IoU with HERE: 300 / 500
@@ -21,13 +18,12 @@ TOUCHING: Box = (28, 10, 47, 29)  # 40 / 760, below clear_iou
 AWAY: Box = (100, 100, 119, 119)
 SETTINGS = MiningSettings()
 VOLUMES = {"m1": "vm", "m2": "vm", "h1": "vh", "t1": "vh_test"}
-NONE_ACCEPTED = ACCEPTED.empty_table()
-PLAIN = ScoreFusion(lpg_weight=0.5, lpg_floor=0.1, min_slices=1, small_bonus=0.0, small_mm=20.0)
+PLAIN = mixed(0.5, 0.1)
 
 
-def view(table: pa.Table, known: pa.Table, hits: pa.Table = NONE_ACCEPTED) -> RoundView:
+def view(table: pa.Table, known: pa.Table) -> RoundView:
     store = StoreTables(manifest(VOLUMES), known, REVIEWED.empty_table())
-    return RoundView(table, store.ledger, hits, store, Settings(mining=SETTINGS))
+    return RoundView((table,), store, Settings(mining=SETTINGS))
 
 
 def ids(table: pa.Table) -> list[int]:
@@ -62,14 +58,12 @@ def test_candidates_touch_no_label() -> None:
     assert ids(candidates.candidates(table, LEDGER.empty_table(), SETTINGS)) == [0, 1, 2, 3, 4, 5]
 
 
-def test_the_calibration_set_hides_annotations_but_not_marks_nor_what_it_found() -> None:
+def test_the_calibration_set_hides_annotations_but_not_marks() -> None:
     table = scored(
         tubelet("m1", HERE), tubelet("m1", AWAY), tubelet("m2", HERE), tubelet("h1", AWAY), tubelet("m2", AWAY)
     )
     known = marks(mark("m1", HERE), mark("m1", AWAY, clinical=False), mark("m2", AWAY, clinical=False))
     assert ids(view(table, known).calibration) == [1, 2, 4]
-    accepted = selected(tubelet("m2", SHIFTED)).append_column("correct", pa.array([False]))
-    assert ids(view(table, known, accepted).calibration) == [1, 4]
     targets = view(table, known).targets
     assert targets["volume_id"].to_pylist() == ["m1", "m2"]
     assert not any(targets["clinical"].to_pylist())
@@ -89,13 +83,11 @@ def test_a_round_harvests_what_touches_no_label_and_finds_marks_on_any_volume() 
     found = first.harvested(PLAIN, 0.0)
     assert ids(found) == [1, 2]
     assert ids(first.harvested(PLAIN, np.inf)) == []
-    # What a round found is not found again; as if it were the first round, it is.
-    ledger = ledgers.extend(first.ledger, ledgers.from_tubelets(found, "lesion", "harvested", 0, "", ""))
-    second = RoundView(table, ledger, accepted, first.store, first.settings)
-    assert (ids(second.harvestable), ids(second.calibration)) == ([], [])
-    again = second.as_first()
-    assert (ids(again.harvestable), ids(again.calibration)) == ([1, 2], [4])
+    # Every round selects anew: what was found before is found again, or not.
+    second = first.then(table)
+    assert (ids(second.harvestable), ids(second.calibration)) == ([1, 2], [4])
     assert ids(second.clinical_finds) == ids(first.clinical_finds)
+    assert ids(second.then(table.slice(0, 2)).harvested(PLAIN, 0.0)) == []
 
 
 def test_a_view_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,8 +103,7 @@ def test_a_view_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == []
     for _ in range(2):
         assert (len(one.harvestable), len(one.calibration), len(one.targets)) == (1, 1, 1)
-    # The ledger once, and what was accepted before.
-    assert [len(labels) for labels, _ in asked] == [3, 0]
+    assert [len(labels) for labels, _ in asked] == [3]
 
 
 def test_split_of_takes_rows_by_their_volume() -> None:
@@ -176,32 +167,30 @@ def test_possible_hard_negatives_are_liked_refused_and_free() -> None:
 def test_fusing_weighs_the_logits() -> None:
     rng = np.random.default_rng(1)
     lpg, lpc = rng.uniform(0.15, 1, 50), rng.uniform(0, 1, 50)
-    table = scored(*(tubelet("h1", HERE, lpg_score=a, lpc_score=b) for a, b in zip(lpg, lpc, strict=True)))
+    table = pooled(*(tubelet("h1", HERE, lpg_score=a, lpc_score=b) for a, b in zip(lpg, lpc, strict=True)))
     for weight in (0.0, 0.3, 1.0):
         clipped = np.clip([lpg, lpc], 1e-4, 1 - 1e-4)
         odds = clipped / (1 - clipped)
         slow = odds[0] ** weight * odds[1] ** (1 - weight)
-        fused = fusion.fuse(table, ScoreFusion(weight, 0.1, 1, 0.0, 20.0))
+        fused = fusion.fuse(table, mixed(weight, 0.1))
         np.testing.assert_allclose(fused, slow / (1 + slow), rtol=1e-9)
 
 
-def test_the_choice_drops_by_floor_and_length_and_helps_the_small() -> None:
-    table = scored(
+def test_the_choice_drops_by_floor_and_length() -> None:
+    table = pooled(
         tubelet("h1", HERE, lpg_score=0.19),
         tubelet("h1", HERE, lpg_score=0.2),
         tubelet("h1", HERE, z=(5,), lpg_score=0.9),
-        tubelet("h1", HERE, lpg_score=0.5, width_mm=19.9),
-        tubelet("h1", HERE, lpg_score=0.5, width_mm=20.0),
+        tubelet("h1", HERE, lpg_score=0.5),
     )
-    fused = fusion.fuse(table, ScoreFusion(1.0, 0.2, 2, 1.0, 20.0))
-    assert np.isneginf(fused).tolist() == [True, False, True, False, False]
-    assert fused[3] == pytest.approx(1 / (1 + np.exp(-1)))
-    assert fused[4] == pytest.approx(0.5)
+    fused = fusion.fuse(table, mixed(1.0, 0.2, 2))
+    assert np.isneginf(fused).tolist() == [True, False, True, False]
+    assert fused[3] == pytest.approx(0.5)
 
 
 def test_select_never_takes_what_was_dropped_and_sorts_by_score() -> None:
-    table = scored(*(tubelet("h1", HERE, lpg_score=lpg) for lpg in (0.05, 0.3, 0.9, 0.3, 0.6)))
-    choice = ScoreFusion(1.0, 0.1, 1, 0.0, 20.0)
+    table = pooled(*(tubelet("h1", HERE, lpg_score=lpg) for lpg in (0.05, 0.3, 0.9, 0.3, 0.6)))
+    choice = mixed(1.0, 0.1)
     fused = fusion.fuse(table, choice)
     assert ids(fusion.select(table, choice, fused[1])) == [2, 4, 1, 3]
     assert ids(fusion.select(table, choice, -1e9)) == [2, 4, 1, 3]
@@ -221,13 +210,9 @@ def test_matching_gives_each_lesion_to_one_tubelet() -> None:
 
 
 def test_every_choice_of_the_settings_is_tried_once() -> None:
-    settings = OperatingPointSettings(
-        lpg_weights=(0.0, 1.0), lpg_floors=(0.1, 0.2), min_slices=(1, 2), small_bonuses=(0.0, 0.5), small_mm=12.0
-    )
-    tried = fusion.fusions(settings)
-    assert len(tried) == len(set(tried)) == 16
-    assert {choice.small_mm for choice in tried} == {12.0}
-    assert ScoreFusion(**asdict(tried[3])) == tried[3]
+    tried = fusion.fusions(OperatingPointSettings(lpg_floors=(0.1, 0.2), min_slices=(1, 2)))
+    assert len(tried) == len(set(tried)) == 4
+    assert {choice.weights for choice in tried} == {fusion.EVEN_WEIGHTS}
 
 
 # Nothing anywhere
@@ -264,7 +249,7 @@ def test_a_round_that_proposes_nothing_goes_through_every_step(case: int, known:
 
 
 def test_a_round_that_harvests_nothing_leaves_proposals_as_they_were() -> None:
-    table = scored(tubelet("h1", HERE), tubelet("t1", AWAY), tubelet("m1", AWAY))
+    table = pooled(tubelet("h1", HERE), tubelet("t1", AWAY), tubelet("m1", AWAY))
     found = fusion.select(candidates.candidates(table, LEDGER.empty_table(), SETTINGS), PLAIN, np.inf)
     assert len(found) == 0
     empty = ledgers.from_tubelets(found, "lesion", "harvested", 0, "", "")
@@ -273,7 +258,7 @@ def test_a_round_that_harvests_nothing_leaves_proposals_as_they_were() -> None:
 
 def test_a_volume_without_lesions_gives_negatives_and_nothing_else() -> None:
     # m2 is completely marked and holds no lesion; m1 holds one.
-    table = scored(tubelet("m2", HERE), tubelet("m2", AWAY, lpg_score=0.8), tubelet("m1", HERE))
+    table = pooled(tubelet("m2", HERE), tubelet("m2", AWAY, lpg_score=0.8), tubelet("m1", HERE))
     known = marks(mark("m1", HERE, clinical=False))
     labels = ledgers.from_marks(known)
     lesion, other = negatives.classifier_examples(table, labels, manifest(VOLUMES), 0.5)

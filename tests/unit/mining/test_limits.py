@@ -13,19 +13,18 @@ from harvester.config.settings import Settings
 from harvester.harvest import mine, record
 from harvester.labels.ledger import exclusion_labels, extend, from_tubelets
 from harvester.mining.candidates import candidates
-from harvester.mining.fusion import ScoreFusion
+from harvester.mining.fusion import EVEN
 from harvester.mining.limits import Limits, cut
 from harvester.mining.round_view import RoundView, StoreTables
 from harvester.proposals.labels import volume_labels
-from harvester.records import ACCEPTED, REVIEWED, rows_where
+from harvester.records import REVIEWED, rows_where
 from harvester.run.folder import Artifact
 from harvester.store.slab import GridFrame
 from tests.builders import manifest, mark, marks, scored, selected, tubelet
 
-PLAIN = ScoreFusion(lpg_weight=0.5, lpg_floor=0.0, min_slices=1, small_bonus=0.0, small_mm=20.0)
+PLAIN = EVEN
 VOLUMES = {f"m{i}": "vm" for i in range(4)} | {f"h{i}": "vh" for i in range(6)}
 THRESHOLD = 0.5
-NO_HITS = ACCEPTED.empty_table()
 
 
 def found(volume: str, place: int, lpc: float = 0.9, lpg: float = 0.9) -> dict[str, Any]:
@@ -34,9 +33,9 @@ def found(volume: str, place: int, lpc: float = 0.9, lpg: float = 0.9) -> dict[s
     return tubelet(volume, (x, y, x + 7, y + 7), lpg_score=lpg, lpc_score=lpc)
 
 
-def view(rows: list[dict[str, Any]], hits: pa.Table = NO_HITS, ledger: pa.Table | None = None) -> RoundView:
+def view(rows: list[dict[str, Any]]) -> RoundView:
     tables = StoreTables(manifest(VOLUMES), marks(), REVIEWED.empty_table())
-    return RoundView(scored(*rows), tables.ledger if ledger is None else ledger, hits, tables, Settings())
+    return RoundView((scored(*rows),), tables, Settings())
 
 
 def by_volume(table: pa.Table) -> dict[str, list[int]]:
@@ -67,15 +66,6 @@ def test_of_one_patient_no_more_is_harvested_than_the_fullest_of_v_m_gave(most: 
     ) * (errors > most)
 
 
-def test_earlier_rounds_count_on_both_sides() -> None:
-    hits = selected(found("m0", 30), found("m0", 31)).append_column("correct", pa.array([True, False]))
-    before = from_tubelets(selected(found("h0", 30), found("h1", 30)), "lesion", "harvested", 0, "", "")
-    rows = everywhere(1) + [found("h0", place) for place in range(5)] + [found("h1", 0), found("h2", 0)]
-    one = view(rows, hits, before).cut(PLAIN, THRESHOLD)
-    assert one.limits.most == 3
-    assert {name: len(each) for name, each in by_volume(one.lesions).items()} == {"h0": 2, "h1": 1, "h2": 1}
-
-
 def test_a_fold_in_which_v_m_accepts_nothing_is_not_harvested() -> None:
     rows = everywhere(2) + [found(f"h{i}", 0) for i in range(6)]
     tried = view(rows)
@@ -103,25 +93,25 @@ def test_what_is_left_is_no_hard_negative_and_can_be_found_later(tmp_path: Path)
     (tmp_path / "fold-0.safetensors").write_bytes(b"w")
     model: Any = Artifact(tmp_path, "k", 0.0)  # type: ignore[arg-type]
     run: Any = SimpleNamespace(id="now")
-    ledger = record(run, 0, one.ledger, mined, (model, model))
+    ledger = record(run, 0, one.store.ledger, mined, (model, model))
+    assert set(ledger["probability"].to_pylist()) == {None}, "an even mix is no probability"
     left = rows_where(ledger, "source", "left_for_review")
     assert (set(left["role"].to_pylist()), len(left)) == ({"ignored"}, 3)
     teaches = volume_labels(rows_where(ledger, "volume_id", "h0").to_pylist(), GRID, complete=False)
     assert (len(teaches.lesions.z), len(teaches.negatives.z), len(teaches.ignored.z)) == (6, 0, 9)
-    again = view([*everywhere(2), *odd], ledger=ledger).harvestable
-    assert len(again) == 3
-    # The next round's ledger says what that round left, and no more.
-    assert not len(rows_where(record(run, 1, ledger, mine(view([]), point), (model, model)), "role", "ignored"))
+    assert len(one.then(one.scored).harvestable) == 5, "what was harvested is selected anew"
+    # The next round's ledger says what that round took and left, and no more.
+    assert len(record(run, 1, ledger, mine(view([]), point), (model, model))) == 0
 
 
 GRID = GridFrame("h0", (12, 128, 128), (4.0, 1.0, 1.0), (4.0, 1.0, 1.0))
 
 
 def test_nothing_reaches_and_v_m_shows_nothing() -> None:
-    none = cut(selected(), Limits(0, frozenset()), {}, {})
+    none = cut(selected(), Limits(0, frozenset()), {})
     assert (len(none.lesions), len(none.left), none.untried) == (0, 0, ())
     table = selected(found("h0", 0))
-    assert len(cut(table, Limits(0, frozenset()), {}, {"p-h0": 0}).lesions) == 0
+    assert len(cut(table, Limits(0, frozenset()), {"p-h0": 0}).lesions) == 0
     assert (
         len(
             candidates(
@@ -139,7 +129,7 @@ def test_patients_that_all_models_have_seen_prove_nothing() -> None:
     rows = everywhere(1)
     known = StoreTables(manifest(VOLUMES), lesions, REVIEWED.empty_table())
     seen = replace(known, in_sample=frozenset({"p-m1", "p-m3"}))
-    one, other = (RoundView(scored(*rows), each.ledger, NO_HITS, each, Settings()) for each in (known, seen))
+    one, other = (RoundView((scored(*rows),), each, Settings()) for each in (known, seen))
     assert set(one.calibration["volume_id"].to_pylist()) == {"m0", "m1", "m2", "m3"}
     assert set(other.calibration["volume_id"].to_pylist()) == {"m0", "m2"}
     assert other.targets["mark_id"].to_pylist() == ["l-m0"]
@@ -149,4 +139,4 @@ def test_patients_that_all_models_have_seen_prove_nothing() -> None:
 def test_folds_that_are_given_are_kept() -> None:
     given = {f"p-{name}": 1 for name in VOLUMES}
     tables = replace(StoreTables(manifest(VOLUMES), marks(), REVIEWED.empty_table()), given_folds=given)
-    assert RoundView(scored(found("m0", 0)), tables.ledger, NO_HITS, tables, Settings()).folds == given
+    assert RoundView((scored(found("m0", 0)),), tables, Settings()).folds == given

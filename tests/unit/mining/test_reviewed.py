@@ -10,7 +10,7 @@ from harvester.config.settings import MiningSettings, Settings
 from harvester.labels import ledger as ledgers
 from harvester.mining import candidates, negatives
 from harvester.mining.round_view import RoundView, StoreTables
-from harvester.records import ACCEPTED, LEDGER, Box, rows_where
+from harvester.records import LEDGER, Box, rows_where
 from harvester.results.truth import without_reviewed
 from tests.builders import label, manifest, mark, marks, reviewed, scored, tubelet
 
@@ -48,13 +48,15 @@ def test_reviewed_labels_are_known_before_round_0_with_their_origin() -> None:
     assert (row["score"], row["run_id"]) == (0.8, "r")
 
 
-def test_they_last_while_mined_negatives_do_not() -> None:
-    mined = verdict("h", AWAY, "hard_negative", source="hard_negative_vh")
+def test_they_last_while_what_was_mined_does_not() -> None:
+    mined = (verdict("h", AWAY, "hard_negative"), verdict("h", THERE, "lesion", (7,)))
     roles = ("lesion", "hard_negative", "ignored", "calibration")
-    ledger = known(*(verdict("h", (10 * at, 1, 10 * at + 5, 9), role) for at, role in enumerate(roles)), mined)
-    ledger = ledger.set_column(3, "source", pa.array(["reviewed"] * 4 + ["hard_negative_vh"]))
+    ledger = known(*(verdict("h", (10 * at, 1, 10 * at + 5, 9), role) for at, role in enumerate(roles)), *mined)
+    ledger = ledger.set_column(3, "source", pa.array(["reviewed"] * 4 + ["hard_negative_vh", "harvested"]))
     assert sorted(ledgers.persistent(ledger)["role"].to_pylist()) == sorted(roles)
-    assert sorted(ledgers.exclusion_labels(ledger)["role"].to_pylist()) == ["hard_negative", "ignored", "lesion"]
+    # While they are labels, nothing is mined on what was harvested either.
+    excluded = ["hard_negative", "ignored", "lesion", "lesion"]
+    assert sorted(ledgers.exclusion_labels(ledger)["role"].to_pylist()) == excluded
 
 
 @pytest.mark.parametrize("role", ["lesion", "hard_negative", "ignored"])
@@ -82,7 +84,7 @@ def test_the_calibration_set_leaves_out_what_a_reviewed_run_accepted_but_not_its
     table = scored(found("m", HERE), found("m", THERE), found("m", AWAY), found("h", AWAY))
     said = reviewed(verdict("m", HERE, role, (4, 5)), verdict("m", AWAY, "hard_negative", (4, 5)))
     store = StoreTables(manifest(VOLUMES), marks(), said)
-    view = RoundView(table, store.ledger, ACCEPTED.empty_table(), store, Settings(mining=SETTINGS))
+    view = RoundView((table,), store, Settings(mining=SETTINGS))
     assert ids(view.calibration) == [1, 2]
     # They say what not to count, not what is there: V_M's best false finds stay its best hard negatives.
     ledger = rows_where(view.known, "role", "calibration")

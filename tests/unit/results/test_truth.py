@@ -59,11 +59,6 @@ def test_a_harvest_is_right_where_it_finds_a_lesion_first(truth: TruthEvaluator)
     assert truth.missed(with_round(found, 0))["mark_id"].to_pylist() == ["t1-5-40"]
 
 
-def test_an_earlier_round_comes_first_whatever_its_score(truth: TruthEvaluator) -> None:
-    early, late = (with_round(selected(tubelet("t1", A, 0.1)), 0), with_round(selected(tubelet("t1", NEAR_A, 0.9)), 1))
-    assert truth.correct(pa.concat_tables([late, early])) == [False, True]
-
-
 def test_a_harvest_of_nothing_has_no_precision_and_no_recall(truth: TruthEvaluator) -> None:
     nothing = with_round(selected(), 0)
     assert truth.harvest(nothing) == scores(0, 0, None, 0.0)
