@@ -4,8 +4,9 @@
 
 Per run and round: sensitivity of the generator (LPG) at 1, 4 and 16 false positives a volume, on unmarked lesions; AP
 of LPG and of the classifier (LPC); recall where the realised precision is 0.90 (the farthest point of the ranking with
-at least that, hindsight) of both; and LPC - LPG, paired. Of several runs (other seeds) also mean and spread. Runs
-are scored against the truth of their stores; nothing here is chosen by it.
+at least that, hindsight) of both, and of the score that the loop selects by ("fused": both, over all rounds so far, and
+the tubelet's shape); and LPC - LPG, paired. Of several runs (other seeds) also mean and spread. Runs are scored against
+the truth of their stores; nothing here is chosen by it.
 """
 
 import argparse
@@ -15,20 +16,24 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
 
+from harvester.certificate.selection import Calibration
 from harvester.cli.places import run_folder
 from harvester.evaluation.bootstrap import Patients, draw_patients, interval, resample
 from harvester.evaluation.curves import average_precision, precision_recall, sensitivity_at
 from harvester.evaluation.matching import Hits, hits, overlaps
 from harvester.mining.candidates import candidates, split_of
-from harvester.records import Split
+from harvester.mining.fusion import fuse
+from harvester.mining.round_view import RoundView, StoreTables
+from harvester.records import ScoredTable, Split, checked
 from harvester.results.truth import FP_RATES, TruthEvaluator
 from harvester.run.folder import settings_of, store_of
 from harvester.storage.location import Location
 
 PRECISION: Final = 0.90
 RESAMPLES: Final = 2000
-STAGES: Final = {"lpg": "lpg_score", "lpc": "lpc_score"}
+STAGES: Final = {"lpg": "lpg_score", "lpc": "lpc_score", "fused": "fused"}
 NO_RECALLS: Final = np.zeros(0)
 
 
@@ -51,15 +56,24 @@ def main() -> None:
         options.json.write_text(json.dumps(every, indent=1))
 
 
-def rounds_of(folder: Location, store: str | None) -> list[dict[str, Any]]:
+def rounds_of(folder: Location, at: str | None) -> list[dict[str, Any]]:
     """The figures of each scored round."""
     settings = settings_of(folder)
-    truth = TruthEvaluator(store_of(folder, settings, store), settings)
-    return [
-        of_round(truth, table.read_table())
-        for k in range(settings.rounds)
-        if (table := newest(folder / f"round-{k}")) is not None
-    ]
+    store = store_of(folder, settings, at)
+    truth, view = TruthEvaluator(store, settings), RoundView((), StoreTables.of(store, settings), settings)
+    rows = []
+    for k in range(settings.rounds):
+        if (table := newest(folder / f"round-{k}")) is not None:
+            view = view.then(checked(ScoredTable, table.read_table()))
+            rows.append(of_round(truth, fused(view)))
+    return rows
+
+
+def fused(view: RoundView) -> pa.Table:
+    """The last round's tubelets with the score that the loop selects by."""
+    calibration = Calibration.of(view)
+    fusion = max(calibration.fusions(view.settings), key=calibration.known_recall)
+    return view.tubelets.append_column("fused", pa.array(fuse(view.tubelets, fusion)))
 
 
 def newest(folder: Location) -> Location | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -11,6 +11,11 @@ from harvester.config import shipped
 from harvester.config.settings import Settings
 from harvester.config.strict_yaml import parse
 from harvester.errors import SettingsError, one_line
+
+GONE: Final = tuple(
+    ("operating_point", name) for name in ("early_target_precisions", "lpg_weights", "small_bonuses", "small_mm")
+)
+"""Settings of earlier releases, section and name: the harvests of then are exported and reviewed all the same."""
 
 
 def resolve(file: Path | str | None = None, overrides: Sequence[str] = ()) -> Settings:
@@ -22,8 +27,12 @@ def resolve(file: Path | str | None = None, overrides: Sequence[str] = ()) -> Se
 
 
 def restore(text: str, overrides: Sequence[str] = ()) -> Settings:
-    """The settings that `dump` wrote, with `overrides`. Raises SettingsError, one line."""
-    return _resolved(_tree(text, "settings.yaml"), overrides)
+    """The settings that `dump` wrote, with `overrides`, less what is GONE. Raises SettingsError, one line."""
+    tree = _tree(text, "settings.yaml")
+    for section, name in GONE:
+        if isinstance(own := tree.get(section), dict):
+            own.pop(name, None)
+    return _resolved(tree, overrides)
 
 
 def dump(settings: Settings) -> str:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from harvester.errors import StoreError
 from harvester.export.file_grid import FileGrid
-from harvester.records import HARVEST, LEDGER, SIDES, Box, HarvestTable, LedgerTable, Placed, Role, Source, checked
+from harvester.records import HARVEST, LABELS, SIDES, Box, HarvestTable, Placed, Role, Source, checked
 from harvester.storage.location import Location
 from harvester.store.store import Store
 
@@ -45,7 +45,7 @@ def labels_of_run(run: Location, merge: bool, hard_negatives: bool) -> list[Row]
     Sorted by volume, best score first, labels without a score (marks of the archive) before those with one. Empty
     where nothing was harvested. Raises StoreError for a folder that is no finished run.
     """
-    ledger = checked(LedgerTable, _table(Location.of(run), "ledger", LEDGER))
+    ledger = _table(Location.of(run), "ledger", LABELS)  # runs of earlier releases have no more
     harvest = checked(HarvestTable, _table(Location.of(run), "harvest", HARVEST))
     proven = {
         (row["volume_id"], row["lesion_id"]): {name: row[name] for name in PROVEN}

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from harvester.config.fingerprint import settings_hash
-from harvester.config.loading import dump, resolve
+from harvester.config.loading import GONE, dump, resolve, restore
 from harvester.config.settings import GridSettings, Settings
 from harvester.errors import SettingsError
 
@@ -152,3 +152,10 @@ def test_settings_are_frozen() -> None:
 def test_a_crop_that_the_network_cannot_halve_four_times_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"generator.crop_px = 100: .*multiple of 16"):
         resolve(None, ["generator.crop_px=100"])
+
+
+def test_what_earlier_releases_wrote_is_read_without_the_settings_that_are_gone() -> None:
+    gone = "".join(f"  {name}: [0.95, 0.93]\n" for section, name in GONE if section == "operating_point")
+    written = dump(Settings(seed=3)).replace("operating_point:\n", "operating_point:\n" + gone)
+    assert "early_target_precisions" in written
+    assert restore(written) == Settings(seed=3)

@@ -10,6 +10,7 @@ from typing import Any
 
 import nibabel
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 ROOT = Path(__file__).parents[3]
@@ -40,6 +41,16 @@ def turned(box: tuple[float, ...]) -> tuple[float, ...]:
 def table(file: Path) -> list[dict[str, str]]:
     with file.open(newline="") as lines:
         return list(csv.DictReader(lines))
+
+
+def test_a_run_of_an_earlier_release_is_exported_alike(finished: Any) -> None:
+    new = (exported(finished, "csv") / "DL_info.csv").read_text()
+    settings, ledger = finished.run / "settings.yaml", finished.run / "ledger.parquet"
+    earlier = settings.read_text().replace("operating_point:", "operating_point:\n  early_target_precisions: [0.95]")
+    settings.write_text(earlier)
+    assert "early" in earlier
+    pq.write_table(pq.read_table(ledger).drop_columns(["probability"]), ledger)
+    assert (exported(finished, "csv", "--force") / "DL_info.csv").read_text() == new
 
 
 # COCO
