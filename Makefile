@@ -1,6 +1,6 @@
 # One word per chore. Each sets up .venv when pyproject.toml or setup.py is newer than it, and only then.
 .DEFAULT_GOAL := help
-.PHONY: help harvest test coverage check format schema clean
+.PHONY: help harvest test coverage check format schema weights clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -81,6 +81,11 @@ format: $(READY)  ## Format and fix what can be fixed
 
 schema: $(READY)  ## Write docs/summary.schema.json from the models in harvester/run/summary.py
 	$(BIN)/python -c "from harvester.run.summary import schema; print(schema(), end='')" > docs/summary.schema.json
+
+weights: $(READY)  ## The starting weights that ship, made anew from the scans in HARVESTER_DATA: an hour or two
+	$(BIN)/harvester pretrain --config pretrain --run runs/pretrain
+	$(BIN)/python -c "from harvester.storage.location import Location as At; from harvester.weights import starting as s; \
+	  s.StartingWeights.open(At.of('runs/pretrain/weights')).write_whole(At.of(s.SHIPPED_FOLDER))"
 
 clean:  ## Remove caches; runs/ and .venv stay
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build *.egg-info .coverage*

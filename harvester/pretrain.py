@@ -20,7 +20,7 @@ from harvester.results.truth import ProposalScores
 from harvester.run.folder import Artifact, Run
 from harvester.run.tracking import Tracker
 from harvester.storage.location import writing
-from harvester.weights.starting import CARD, STAGES, Card, StartingWeights, networks_of
+from harvester.weights.starting import STAGES, Card, StartingWeights, networks_of
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +65,7 @@ def publish(run: Run, models: dict[str, Artifact], scans: dict[str, str], figure
                 data = (models[stage].path / f"fold-{fold}.safetensors").read_bytes()
                 (out / f"{name}.safetensors").write_bytes(data)
                 files[f"{name}.safetensors"] = hashlib.sha256(data).hexdigest()
-        card = card_of(run, files, scans, figures)
-        (out / CARD).write_text(json.dumps(card.model_dump(mode="json"), indent=1, sort_keys=True) + "\n")
+        card_of(run, files, scans, figures).write(out)
     return StartingWeights.open(out)
 
 

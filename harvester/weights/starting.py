@@ -25,7 +25,7 @@ from harvester.config.fingerprint import settings_hash
 from harvester.config.settings import Settings
 from harvester.errors import SettingsError, StoreError, one_line
 from harvester.labels.folds import patient_folds
-from harvester.storage.location import Location
+from harvester.storage.location import Location, writing
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,10 @@ class Card(Section):
     volumes: int
     seconds: float
     figures: dict[str, float]
+
+    def write(self, folder: Location) -> None:
+        """As folder/card.json."""
+        (folder / CARD).write_text(json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True) + "\n")
 
 
 def networks_of(settings: Settings) -> dict[str, Any]:
@@ -114,6 +118,14 @@ class StartingWeights:
                 target = out / stage / f"fold-{model}.safetensors"
                 if not target.is_file():
                     target.write_bytes(self._read(name))
+
+    def write_whole(self, out: Location) -> None:
+        """The models of all patients and their card, without those of the folds: what ships."""
+        files = {f"{stage}.safetensors": self._read(stage) for stage in STAGES}
+        with writing(out):
+            for name, data in files.items():
+                (out / name).write_bytes(data)
+            self.card.model_copy(update={"files": {name: self.card.files[name] for name in files}}).write(out)
 
     def require_whole(self, settings: Settings) -> None:
         """Raises SettingsError for a file that a model of the settings starts from and that is not the card's."""

@@ -73,7 +73,7 @@ print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))
 def test_python_m_harvester_is_the_same_command(tmp_path: Path) -> None:
     done = called("-m", "harvester", "harvest", "--config", "nonesuch")
     assert done.returncode == 2
-    assert done.stderr.count("\n") == 1 and "deeplesion, pretrain, quickstart, real_ct" in done.stderr
+    assert done.stderr.count("\n") == 1 and "deeplesion, few_labels, pretrain, quickstart, real_ct" in done.stderr
 
 
 @pytest.mark.parametrize("job", sorted(file.name for file in (REPO / "jobs").glob("*.py")))

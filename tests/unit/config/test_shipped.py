@@ -17,7 +17,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["deeplesion", "pretrain", "quickstart", "real_ct"])
+@pytest.mark.parametrize("name", ["deeplesion", "few_labels", "pretrain", "quickstart", "real_ct"])
 def test_each_is_found_by_its_name_from_anywhere(name: str) -> None:
     settings = resolve(name)
     assert settings.name == name and settings != Settings(name=name)
@@ -25,7 +25,7 @@ def test_each_is_found_by_its_name_from_anywhere(name: str) -> None:
 
 
 def test_these_are_all_of_them() -> None:
-    assert shipped.names() == ["deeplesion", "pretrain", "quickstart", "real_ct"]
+    assert shipped.names() == ["deeplesion", "few_labels", "pretrain", "quickstart", "real_ct"]
 
 
 def test_a_file_goes_before_a_name_and_a_folder_does_not(elsewhere: Path) -> None:
@@ -39,7 +39,8 @@ def test_a_file_goes_before_a_name_and_a_folder_does_not(elsewhere: Path) -> Non
 @pytest.mark.parametrize("given", ["nonesuch", "configs/quickstart.yaml", "quickstart.json"])
 def test_what_is_not_there_is_told_with_the_names_there_are(given: str) -> None:
     with pytest.raises(
-        SettingsError, match=rf"--config {given}: cannot be read .*: deeplesion, pretrain, quickstart, real_ct$"
+        SettingsError,
+        match=rf"--config {given}: cannot be read .*: deeplesion, few_labels, pretrain, quickstart, real_ct$",
     ):
         resolve(given)
 

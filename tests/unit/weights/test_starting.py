@@ -135,6 +135,21 @@ def test_weights_are_named_by_their_bytes_not_by_their_place(tmp_path: Path) -> 
     assert first.digest == second.digest != other.digest
 
 
+def test_what_ships_of_a_pretraining_is_the_models_of_all_patients(tmp_path: Path) -> None:
+    made = StartingWeights.open(Location.of(weights(tmp_path / "made")))
+    made.write_whole(Location.of(tmp_path / "small"))
+    assert {file.name for file in (tmp_path / "small").iterdir()} == {
+        CARD,
+        *(f"{stage}.safetensors" for stage in STAGES),
+    }
+    small = StartingWeights.open(Location.of(tmp_path / "small"))
+    assert (small.card.patients, small.card.scans) == (made.card.patients, made.card.scans)
+    assert not small.in_folds(3)
+    settings = starting_from(tmp_path / "small", folds=3)
+    small.require_whole(settings)
+    assert in_sample([row("a"), row("new")], settings) == {"a"}
+
+
 def test_what_ships_is_whole() -> None:
     """The files in the package are those of their card, and no patient of V_H^test was seen."""
     folder = starting.SHIPPED_FOLDER
