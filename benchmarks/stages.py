@@ -1,12 +1,13 @@
 """What each stage of finished runs is worth on V_H^test, round by round, with intervals by patient.
 
-    python benchmarks/stages.py RUN [RUN ...] [--json FILE]
+    python benchmarks/stages.py RUN [RUN ...] [--vm] [--json FILE]
 
 Per run and round: sensitivity of the generator (LPG) at 1, 4 and 16 false positives a volume, on unmarked lesions; AP
 of LPG and of the classifier (LPC); recall where the realised precision is 0.90 (the farthest point of the ranking with
 at least that, hindsight) of both, and of the score that the loop selects by ("fused": both, over all rounds so far, and
 the tubelet's shape); and LPC - LPG, paired. Of several runs (other seeds) also mean and spread. Runs are scored against
-the truth of their stores; nothing here is chosen by it.
+the truth of their stores; nothing here is chosen by it. --vm: the same of V_M, out of fold, to choose settings by
+("fused" is then flattered: its gates were found there).
 """
 
 import argparse
@@ -26,7 +27,7 @@ from harvester.evaluation.matching import Hits, hits, overlaps
 from harvester.mining.candidates import candidates, split_of
 from harvester.mining.fusion import fuse
 from harvester.mining.round_view import RoundView, StoreTables
-from harvester.records import ScoredTable, Split, checked
+from harvester.records import PooledTable, ScoredTable, Split, checked
 from harvester.results.truth import FP_RATES, TruthEvaluator
 from harvester.run.folder import settings_of, store_of
 from harvester.storage.location import Location
@@ -42,11 +43,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+")
     parser.add_argument("--store", help="the runs' store, where it is not their own")
+    parser.add_argument("--vm", action="store_true", help="V_M's lesions, out of fold, in place of V_H^test's")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     every: dict[str, list[dict[str, Any]]] = {}
     for name in options.runs:
-        every[name] = rounds_of(run_folder(name), options.store)
+        every[name] = rounds_of(run_folder(name), options.store, options.vm)
         for k, row in enumerate(every[name]):
             print(f"{name} round {k}: {said(row)}")
     if len(every) > 1:
@@ -56,24 +58,32 @@ def main() -> None:
         options.json.write_text(json.dumps(every, indent=1))
 
 
-def rounds_of(folder: Location, at: str | None) -> list[dict[str, Any]]:
+def rounds_of(folder: Location, at: str | None, on_vm: bool) -> list[dict[str, Any]]:
     """The figures of each scored round."""
     settings = settings_of(folder)
     store = store_of(folder, settings, at)
-    truth, view = TruthEvaluator(store, settings), RoundView((), StoreTables.of(store, settings), settings)
+    view = RoundView((), StoreTables.of(store, settings), settings)
+    split = Split.VM if on_vm else Split.VH_TEST
     rows = []
     for k in range(settings.rounds):
         if (table := newest(folder / f"round-{k}")) is not None:
             view = view.then(checked(ScoredTable, table.read_table()))
-            rows.append(of_round(truth, fused(view)))
+            rows.append(of_round(view, *asked(view, TruthEvaluator(store, settings), split), split))
     return rows
 
 
-def fused(view: RoundView) -> pa.Table:
-    """The last round's tubelets with the score that the loop selects by."""
+def asked(view: RoundView, truth: TruthEvaluator, split: Split) -> tuple[pa.Table, pa.Table]:
+    """The split's tubelets with the score that the loop selects by, and the lesions that they should find."""
     calibration = Calibration.of(view)
     fusion = max(calibration.fusions(view.settings), key=calibration.known_recall)
-    return view.tubelets.append_column("fused", pa.array(fuse(view.tubelets, fusion)))
+
+    def fused(tubelets: PooledTable) -> pa.Table:
+        return tubelets.append_column("fused", pa.array(fuse(tubelets, fusion)))
+
+    if split == Split.VM:
+        return fused(view.calibration), view.targets
+    mine = split_of(view.tubelets, truth.manifest, split)
+    return fused(candidates(mine, truth.known_places, view.settings.mining)), truth.lesions
 
 
 def newest(folder: Location) -> Location | None:
@@ -82,24 +92,23 @@ def newest(folder: Location) -> Location | None:
     return folder / names[0] if names else None
 
 
-def of_round(truth: TruthEvaluator, scored: Any) -> dict[str, Any]:
+def of_round(view: RoundView, mine: pa.Table, lesions: pa.Table, split: Split) -> dict[str, Any]:
     """Figures by name, each with its interval, and the differences between the stages, resampled alike."""
-    test = split_of(scored, truth.manifest, Split.VH_TEST)
-    mine = candidates(test, truth.known_places, truth.settings.mining)
-    patients = patients_of(truth, mine)
+    manifest = [row for row in view.store.manifest.to_pylist() if row["split"] == split]
+    patients = patients_of(manifest, mine, lesions)
     draws = draw_patients(patients.count, RESAMPLES, 0)
-    pairs = overlaps(mine, truth.lesions)
+    pairs = overlaps(mine, lesions)
     row: dict[str, Any] = {}
     drawn: dict[str, Any] = {}
-    row["lesions"], row["volumes"], row["patients"] = len(truth.lesions), truth.volumes, patients.count
+    row["lesions"], row["volumes"], row["patients"] = len(lesions), len(manifest), patients.count
     for stage, column in STAGES.items():
-        found = hits(pairs, mine[column].to_numpy(), len(truth.lesions), truth.settings.operating_point.match_iou)
+        found = hits(pairs, mine[column].to_numpy(), len(lesions), view.settings.operating_point.match_iou)
         figures = resample(found, patients, draws, np.array(FP_RATES), False, NO_RECALLS)
         drawn[stage] = figures["ap"]
         row[f"{stage}_ap"] = with_interval(average_precision(found), figures["ap"])
         row[f"{stage}_recall_at_precision_{PRECISION:g}"] = recall_at(found)
         for rate, value, sampled in zip(
-            FP_RATES, sensitivity_at(found, FP_RATES, truth.volumes), figures["sensitivity"].T, strict=True
+            FP_RATES, sensitivity_at(found, FP_RATES, len(manifest)), figures["sensitivity"].T, strict=True
         ):
             row[f"{stage}_at_{rate:g}"] = with_interval(float(value), sampled)
     gained = row["lpc_ap"]["value"] - row["lpg_ap"]["value"]
@@ -107,14 +116,13 @@ def of_round(truth: TruthEvaluator, scored: Any) -> dict[str, Any]:
     return row
 
 
-def patients_of(truth: TruthEvaluator, mine: Any) -> Patients:
-    """Numbers of the patients of V_H^test."""
-    rows = [row for row in truth.manifest.to_pylist() if row["split"] == Split.VH_TEST]
-    of = {row["volume_id"]: row["patient_id"] for row in rows}
+def patients_of(manifest: list[dict[str, Any]], mine: pa.Table, lesions: pa.Table) -> Patients:
+    """Numbers of the split's patients."""
+    of = {row["volume_id"]: row["patient_id"] for row in manifest}
     number = {patient: at for at, patient in enumerate(sorted(set(of.values())))}
     numbers = [
         np.array([number[of[volume]] for volume in volumes], np.int64)
-        for volumes in (mine["volume_id"].to_pylist(), truth.lesions["volume_id"].to_pylist(), list(of))
+        for volumes in (mine["volume_id"].to_pylist(), lesions["volume_id"].to_pylist(), list(of))
     ]
     return Patients(numbers[0], numbers[1], numbers[2], len(number))
 
