@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harvester.mining.fusion import known_recall
-from harvester.mining.regression import cross_fitted, fitted
 
 Array = NDArray[Any]
 WIDE = 20_000
@@ -205,44 +204,6 @@ class Choice:
         return level + own + rng.normal(0, 0.8, (self.settings, patients))[:, of] * ~correct, correct, of
 
 
-@dataclass(frozen=True)
-class Fused:
-    """Two scores and five features that tell of the patient alone, fused by a regression (mining/regression.py).
-
-    out_of_fold  as the engine does, in two folds by patient, V_H's patients too; else fitted and used on all of V_M
-    """
-
-    patients: int
-    out_of_fold: bool
-
-    def draw(self, rng: np.random.Generator, harvested: bool = False, times: int = 0) -> Drawn:
-        """One round, and a V_H that is scored by the same weights."""
-        vm = self._features(rng, times * self.patients if harvested and times else self.patients)
-        features, correct, of = vm
-        weights = cross_fitted(features, correct, of % 2, 2) if self.out_of_fold else None
-        if not self.out_of_fold:
-            weights = (tuple(fitted(features, correct).tolist()),) * 2
-        by = np.array(weights or [[0.0, 0.5, 0.5, *[0.0] * 5]] * 2)
-        vh = None if harvested else _scored(self._features(rng, WIDE // 4), by)
-        return replace(_scored(vm, by), own_vh=vh)
-
-    def _features(self, rng: np.random.Generator, patients: int) -> tuple[Array, Array, Array]:
-        """(n, 7), whether right, patient."""
-        right, false = each(1 + rng.poisson(1.5, patients)), each(rng.poisson(12, patients))
-        of = np.concatenate([right, false])
-        correct = np.arange(len(of)) < len(right)
-        level = np.where(correct, 1.0, -1.2)[:, None] + rng.normal(0, 0.4, (patients, 2))[of]
-        shape = rng.normal(0, 1, (patients, 5))[of] + rng.normal(0, 0.5, (len(of), 5))
-        return np.hstack([level + rng.normal(0, 1.1, (len(of), 2)), shape]), correct, of
-
-
-def _scored(drawn: tuple[Array, Array, Array], weights: Array) -> Drawn:
-    """By a row of weights for the even patients and one for the odd."""
-    features, correct, of = drawn
-    logit = weights[of % 2, 0] + (weights[of % 2, 1:] * features).sum(axis=1)
-    return Drawn((logit,), correct, of, int(correct.sum()))
-
-
 KINDS: dict[str, Kind] = {
     "50 volumes": Archive(50),
     "200 volumes": Archive(200),
@@ -263,18 +224,12 @@ KINDS: dict[str, Kind] = {
     "20 patients, errors alike (0.3)": Alike(20, 0.3),
     "150 patients, clinical marks told": Marked(150, flagged=True),
     "100 patients, best of 24 settings": Choice(100, 24, by_vm=False),
-    "25 patients, fused out of fold": Fused(25, True),
-    "60 patients, fused out of fold": Fused(60, True),
-    "200 patients, fused out of fold": Fused(200, True),
     "200 volumes, V_H a little harder": Archive(200, shift=0.3),
     "744 volumes, V_H a little harder": Archive(744, shift=0.3),
     "60 patients, clinical marks not told": Marked(60, flagged=False),
     "150 patients, clinical marks not told": Marked(150, flagged=False),
     "400 patients, clinical marks not told": Marked(400, flagged=False),
     "100 patients, best of 24 on V_M (was)": Choice(100, 24, by_vm=True),
-    "25 patients, fused in sample (no)": Fused(25, False),
-    "60 patients, fused in sample (no)": Fused(60, False),
-    "200 patients, fused in sample (no)": Fused(200, False),
 }
 """From "V_H a little harder" on the conditions do not hold: such archives must be told before they are harvested (the
-last four are ways to choose by V_M's own labels that the engine does not go)."""
+last is a way to choose by V_M's own labels that the engine does not go)."""

@@ -4,8 +4,8 @@
 
 Per run and round: sensitivity of the generator (LPG) at 1, 4 and 16 false positives a volume, on unmarked lesions; AP
 of LPG and of the classifier (LPC); recall where the realised precision is 0.90 (the farthest point of the ranking with
-at least that, hindsight) of both, and of the score that the loop selects by ("fused": both, over all rounds so far, and
-the tubelet's shape); and LPC - LPG, paired. Of several runs (other seeds) also mean and spread. Runs are scored against
+at least that, hindsight) of both, and of the score that the loop selects by ("fused": both, over all rounds so
+far); and LPC - LPG, paired. Of several runs (other seeds) also mean and spread. Runs are scored against
 the truth of their stores; nothing here is chosen by it. --vm: the same of V_M, out of fold, to choose settings by
 ("fused" is then flattered: its gates were found there).
 """
@@ -25,7 +25,7 @@ from harvester.evaluation.bootstrap import Patients, draw_patients, interval, re
 from harvester.evaluation.curves import average_precision, precision_recall, sensitivity_at
 from harvester.evaluation.matching import Hits, hits, overlaps
 from harvester.mining.candidates import candidates, split_of
-from harvester.mining.fusion import fuse
+from harvester.mining.fusion import fuse, fusions
 from harvester.mining.round_view import RoundView, StoreTables
 from harvester.records import PooledTable, ScoredTable, Split, checked
 from harvester.results.truth import FP_RATES, TruthEvaluator
@@ -75,7 +75,7 @@ def rounds_of(folder: Location, at: str | None, on_vm: bool) -> list[dict[str, A
 def asked(view: RoundView, truth: TruthEvaluator, split: Split) -> tuple[pa.Table, pa.Table]:
     """The split's tubelets with the score that the loop selects by, and the lesions that they should find."""
     calibration = Calibration.of(view)
-    fusion = max(calibration.fusions(view.settings), key=calibration.known_recall)
+    fusion = max(fusions(view.settings.operating_point), key=calibration.known_recall)
 
     def fused(tubelets: PooledTable) -> pa.Table:
         return tubelets.append_column("fused", pa.array(fuse(tubelets, fusion)))

@@ -23,6 +23,7 @@ from harvester.errors import NoExamplesError
 from harvester.labels import ledger as ledgers
 from harvester.mining import negatives
 from harvester.mining.candidates import Found
+from harvester.mining.probability import probabilities
 from harvester.mining.round_view import RoundView, StoreTables
 from harvester.models.pretrained import named_by_content
 from harvester.records import AcceptedTable, LedgerTable, Role, ScoredTable, Source, checked, empty
@@ -179,7 +180,7 @@ def mine(view: RoundView, selected: SelectedPoint) -> Found:
         view.accepted(fusion, threshold),
         negatives.sure_hard_negatives(view.completely_marked, view.known, settings),
         negatives.possible_hard_negatives(view.partly_marked, ledgers.extend(view.known, taken), settings),
-        fusion.is_fitted,
+        probabilities(view.accepted(fusion, 0.0), cut.lesions),
     )
 
 
@@ -192,7 +193,7 @@ def record(run: Run, k: int, ledger: LedgerTable, found: Found, models: tuple[Ar
     negative = Role.HARD_NEGATIVE
     return ledgers.extend(
         ledgers.persistent(ledger),
-        ledgers.from_tubelets(found.lesions, Role.LESION, Source.HARVESTED, *origin, found.calibrated),
+        ledgers.from_tubelets(found.lesions, Role.LESION, Source.HARVESTED, *origin, found.probabilities),
         ledgers.from_tubelets(found.cut.left, Role.IGNORED, Source.LEFT_FOR_REVIEW, *origin),
         ledgers.from_tubelets(found.sure_negatives, negative, Source.HARD_NEGATIVE_VM, *origin),
         ledgers.from_tubelets(found.possible_negatives, negative, Source.HARD_NEGATIVE_VH, *origin),

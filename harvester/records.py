@@ -170,13 +170,8 @@ in each volume. lpg_score is the highest slice score, width_mm the shorter side 
 SCORED: Final = TUBELETS.append(pa.field("lpc_score", NUMBER))
 """Tubelets with the classifier's probability."""
 
-POOLED: Final = schema_of(
-    *((field.name, field.type) for field in SCORED),
-    *_of(NUMBER, "lpg_logit", "lpc_logit", "spread", "length_mm"),
-    ("fold", pa.int32()),
-)
-"""Scored tubelets with what all rounds say of them (mining/bank.py): the mean logit of each score less its spread, the
-mean of both spreads (standard deviations over rounds), the length along z, and the patient's fold."""
+POOLED: Final = schema_of(*((field.name, field.type) for field in SCORED), *_of(NUMBER, "lpg_logit", "lpc_logit"))
+"""Scored tubelets with what all rounds say of them (mining/bank.py): the mean logit of each score less its spread."""
 
 SELECTED: Final = SCORED.append(pa.field("score", NUMBER))
 """Scored tubelets with the fused score that they were selected by."""

@@ -19,7 +19,6 @@ from harvester.config.settings import Settings
 from harvester.evaluation.matching import Overlaps
 from harvester.labels.ledger import from_marks
 from harvester.mining.bank import pool
-from harvester.mining.fusion import FEATURES, ScoreFusion
 from harvester.records import (
     LEDGER,
     MANIFEST,
@@ -81,15 +80,8 @@ def scored(*rows: Mapping[str, Any]) -> ScoredTable:
 
 
 def pooled(*rows: Mapping[str, Any]) -> PooledTable:
-    """The same as the tubelets of a first round, in volumes of V_M."""
-    folds = {f"p-{row['volume_id']}": 0 for row in rows}
-    return pool([scored(*rows)], manifest({row["volume_id"]: "vm" for row in rows}), folds)
-
-
-def mixed(lpg_weight: float, lpg_floor: float = 0.0, min_slices: int = 1) -> ScoreFusion:
-    """Both scores' logits weighed, and nothing else."""
-    rest = (0.0,) * (len(FEATURES) - 2)
-    return ScoreFusion(((0.0, lpg_weight, 1 - lpg_weight, *rest),), lpg_floor, min_slices)
+    """The same as the tubelets of a first round."""
+    return pool([scored(*rows)])
 
 
 def selected(*rows: Mapping[str, Any]) -> SelectedTable:

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from harvester.certificate.evidence import Array, Evidence, Target
+from harvester.certificate.evidence import Evidence, Target
 from harvester.certificate.operating_point import OperatingPoint, naive, refused, solve
-from harvester.config.settings import OperatingPointSettings, Settings
-from harvester.mining.fusion import EVEN, ScoreFusion, fitted_weights, fuse, fusions, known_recall
+from harvester.config.settings import OperatingPointSettings
+from harvester.mining.fusion import ScoreFusion, fuse, fusions, known_recall
 from harvester.mining.round_view import RoundView, match_to_lesions
 from harvester.records import MarkTable, PooledTable, SelectedTable, checked
 from harvester.storage.location import Location
@@ -39,21 +39,6 @@ class Calibration:
     def tables(self) -> tuple[pa.Table, ...]:
         """Its tables, in their order."""
         return self.candidates, self.targets, self.clinical_finds, self.rivals
-
-    def fusions(self, settings: Settings) -> list[ScoreFusion]:
-        """Every way to fuse the scores that the settings name, its weights fitted on the candidates where they ask."""
-        own = settings.operating_point
-        if own.fusion == "even":
-            return fusions(own)
-        # Of two tubelets on one lesion the better one finds it: any one score will do to say which that is.
-        correct = self.correct(self.candidates, fuse(self.candidates, EVEN), own.match_iou)
-        return fusions(own, fitted_weights(self.candidates, correct, settings.folds))
-
-    def correct(self, tubelets: PooledTable, score: Array, match_iou: float) -> Array:
-        """(n,) bool: whether each tubelet of V_M finds a target that no better-scored one found."""
-        return match_to_lesions(
-            SelectedTable(tubelets.append_column("score", pa.array(score))), self.targets, match_iou
-        )
 
     def known_recall(self, fusion: ScoreFusion) -> float:
         """How high a way to fuse the scores ranks what is known (fusion.known_recall), 0 to 1.
@@ -119,9 +104,9 @@ def evidence_of(calibration: Calibration, fusion: ScoreFusion, match_iou: float)
     """The candidates that the fusion keeps, by their fused score, and which of them are right."""
     score = fuse(calibration.candidates, fusion)
     kept = np.flatnonzero(np.isfinite(score))
-    table = PooledTable(calibration.candidates.take(kept))
+    table = calibration.candidates.take(kept).append_column("score", pa.array(score[kept]))
+    correct = match_to_lesions(SelectedTable(table), calibration.targets, match_iou)
     patients = table["patient_id"].to_numpy(zero_copy_only=False).astype(str)
-    correct = calibration.correct(table, score[kept], match_iou)
     return Evidence(score[kept], correct, patients, len(calibration.targets))
 
 
@@ -134,5 +119,4 @@ def nothing_scored(settings: OperatingPointSettings, reason: str) -> SelectedPoi
 def from_json(tree: dict[str, Any]) -> SelectedPoint:
     """What dataclasses.asdict made of a SelectedPoint."""
     point, plain = OperatingPoint(**tree["point"]), OperatingPoint(**tree["naive"])
-    choice = tree["choice"] | {"weights": tuple(map(tuple, tree["choice"]["weights"]))}
-    return SelectedPoint(ScoreFusion(**choice), point, plain, tree["trials"])
+    return SelectedPoint(ScoreFusion(**tree["choice"]), point, plain, tree["trials"])

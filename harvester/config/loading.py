@@ -12,9 +12,7 @@ from harvester.config.settings import Settings
 from harvester.config.strict_yaml import parse
 from harvester.errors import SettingsError, one_line
 
-GONE: Final = tuple(
-    ("operating_point", name) for name in ("early_target_precisions", "lpg_weights", "small_bonuses", "small_mm")
-)
+GONE: Final = tuple(("operating_point", name) for name in ("early_target_precisions", "small_bonuses", "small_mm"))
 """Settings of earlier releases, section and name: the harvests of then are exported and reviewed all the same."""
 
 

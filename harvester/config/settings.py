@@ -170,12 +170,10 @@ class OperatingPointSettings(Section):
         ge=1,
         description="refuse to certify on accepted tubelets of fewer patients; at 0.90 fewer than 13 prove nothing",
     )
-    fusion: Literal["fitted", "even"] = Field(
-        "fitted",
-        description="how LPG's and LPC's scores and a tubelet's shape become one: by a logistic regression, fitted "
-        "out of fold on V_M, or half and half, as it is anyway where V_M has too few lesions",
-    )
     lpg_floors: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field((0.1,), min_length=1)
+    lpg_weights: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
+        (0.5,), min_length=1, description="shares of the generator's logit in the score that is selected by"
+    )
     min_slices: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 2), min_length=1)
 
 

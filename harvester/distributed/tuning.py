@@ -1,7 +1,7 @@
 """Ray Tune: what is not exactly solvable is searched, the exact threshold is solved inside each trial.
 
-A trial is one ScoreFusion: a floor and a least length; its weights are fitted before, out of fold. The best one is that
-which ranks V_H's clinical marks highest among V_H's candidates (`known_recall`): the archive shows those to everybody.
+A trial is one ScoreFusion: a weight, a floor and a least length. The best one is that which ranks V_H's clinical marks
+highest among V_H's candidates (`known_recall`): the archive shows those to everybody.
 What the certificate rests on, V_M, has no say in the choice, so nothing is to be paid for it and the chosen threshold
 keeps its full confidence. (Ranked among V_M's candidates, settings win whose errors score low in this V_M by chance.)
 """
@@ -16,7 +16,7 @@ from harvester.distributed.capacity import ResourceRequest
 from harvester.distributed.cluster import for_ray
 from harvester.distributed.watchdog import BackgroundWork
 from harvester.errors import StepError, one_line
-from harvester.mining.fusion import ScoreFusion
+from harvester.mining.fusion import ScoreFusion, fusions
 from harvester.storage.location import Location
 
 TRIES: Final = 5
@@ -34,7 +34,7 @@ def search(files: CalibrationFiles, settings: Settings, storage: Location) -> Se
 
 def sweep(files: CalibrationFiles, settings: Settings, storage: Location) -> list[Trial]:
     """Every way to fuse that the settings name, the best first; ties fall to the order of the settings."""
-    own, tried = settings.operating_point, files.read().fusions(settings)
+    own, tried = settings.operating_point, fusions(settings.operating_point)
 
     def trial(config: dict[str, Any]) -> None:
         try:

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from harvester.errors import LabelError
+from harvester.geometry import Array
 from harvester.records import (
     LEDGER,
     SIDES,
@@ -78,9 +79,10 @@ def from_tubelets(
     round_index: int,
     model_hash: str,
     run_id: str,
-    calibrated: bool = False,
+    probabilities: Array | None = None,
 ) -> LedgerTable:
-    """Mined tubelets as ledger rows, one per tubelet, with their origin. calibrated: their score is a probability."""
+    """Mined tubelets as ledger rows, one per tubelet, with their origin, and that each is a lesion, where known."""
+    likely = [None] * len(tubelets) if probabilities is None else probabilities.tolist()
     return _table(
         {
             "volume_id": row["volume_id"],
@@ -89,12 +91,12 @@ def from_tubelets(
             "source": source,
             "round": round_index,
             "score": row["score"],
-            "probability": row["score"] if calibrated else None,
+            "probability": probability,
             "model_hash": model_hash,
             "run_id": run_id,
             **{name: row[name] for name in ("z", *SIDES)},
         }
-        for row in tubelets.to_pylist()
+        for row, probability in zip(tubelets.to_pylist(), likely, strict=True)
     )
 
 

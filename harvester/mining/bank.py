@@ -5,43 +5,43 @@ round if they overlap enough, and its score is the mean over the rounds in which
 V_M's tubelets go through it as V_H's do: no label has a say.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from harvester.evaluation.matching import Integers, tubelet_overlaps
 from harvester.geometry import Array
-from harvester.mining.regression import log_odds
-from harvester.records import POOLED, ManifestTable, PooledTable, ScoredTable, SelectedTable, values
+from harvester.records import POOLED, PooledTable, ScoredTable, SelectedTable
 
 SAME_IOU: Final = 0.5
 """Two tubelets whose 3D IoU reaches it are the same."""
 CHUNK: Final = 1 << 16
 """Tubelets that are matched at a time: pairs take memory."""
+LOGIT_CLIP: Final = 1e-6
 
 
-def pool(rounds: Sequence[ScoredTable], manifest: ManifestTable, folds: Mapping[str, int]) -> PooledTable:
-    """The last round's tubelets with what all rounds say of them (records.POOLED). folds: every patient's."""
+def pool(rounds: Sequence[ScoredTable]) -> PooledTable:
+    """The last round's tubelets with what all rounds say of them (records.POOLED)."""
     newest = rounds[-1]
     looks = [(table, same_tubelet(newest, table)) for table in rounds[:-1]]
     columns: dict[str, Array] = {}
-    spreads = []
     for score in ("lpg", "lpc"):
         own = log_odds(_numbers(newest, f"{score}_score"))
         before = [np.append(log_odds(_numbers(table, f"{score}_score")), np.nan)[same] for table, same in looks]
-        mean, spread = _pooled([own, *before])
-        columns[f"{score}_logit"] = mean - spread
-        spreads.append(spread)
-    columns["spread"] = np.mean(spreads, axis=0)
-    thick_mm = np.array(_of_volume(newest, manifest, "spacing_z_mm"), np.float64)
-    columns["length_mm"] = thick_mm * pc.list_value_length(newest["z"]).to_numpy()
+        every = np.stack([own, *before])
+        columns[f"{score}_logit"] = np.nanmean(every, axis=0) - np.nanstd(every, axis=0)
+    table = newest
     for name, column in columns.items():
-        newest = ScoredTable(newest.append_column(name, pa.array(column, pa.float64())))
-    fold = [folds[patient] for patient in _of_volume(newest, manifest, "patient_id")]
-    return PooledTable(newest.append_column("fold", pa.array(fold, pa.int32())).select(POOLED.names))
+        table = ScoredTable(table.append_column(name, pa.array(column, pa.float64())))
+    return PooledTable(table.select(POOLED.names))
+
+
+def log_odds(p: Array) -> Array:
+    """Those of 0 and 1 finite."""
+    p = np.clip(p, LOGIT_CLIP, 1 - LOGIT_CLIP)
+    return np.asarray(np.log(p / (1 - p)))
 
 
 def same_tubelet(tubelets: pa.Table, others: pa.Table) -> Integers:
@@ -59,18 +59,6 @@ def same_tubelet(tubelets: pa.Table, others: pa.Table) -> Integers:
 def share_new(tubelets: SelectedTable, before: SelectedTable) -> float:
     """Share of the tubelets that are not among those of before; 0 where there are none."""
     return float(np.mean(same_tubelet(tubelets, before) < 0)) if len(tubelets) else 0.0
-
-
-def _pooled(looks: Iterable[Array]) -> tuple[Array, Array]:
-    """(n,) mean and standard deviation over the rounds in which a tubelet was found; NaN where it was not."""
-    every = np.stack(list(looks))
-    return np.nanmean(every, axis=0), np.nanstd(every, axis=0)
-
-
-def _of_volume(tubelets: pa.Table, manifest: ManifestTable, column: str) -> list[Any]:
-    """What the manifest says of each tubelet's volume."""
-    by_volume = dict(zip(values(manifest["volume_id"]), values(manifest[column]), strict=True))
-    return [by_volume[name] for name in values(tubelets["volume_id"])]
 
 
 def _numbers(table: pa.Table, name: str) -> Array:

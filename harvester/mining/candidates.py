@@ -31,14 +31,14 @@ class Found:
     """What a round mined, in place of what earlier ones did.
 
     calibration_hits  what the same rule accepts on V_M, and whether each is right
-    calibrated        whether the lesions' score is a probability
+    probabilities     (n,) of the lesions, by V_M
     """
 
     cut: Cut
     calibration_hits: AcceptedTable
     sure_negatives: SelectedTable
     possible_negatives: SelectedTable
-    calibrated: bool = False
+    probabilities: Array
 
     @property
     def lesions(self) -> SelectedTable:

@@ -108,7 +108,7 @@ class RoundView:
     @cached_property
     def tubelets(self) -> PooledTable:
         """The same with what all rounds say of them."""
-        return pool(self.rounds or (empty(ScoredTable),), self.store.manifest, self.folds)
+        return pool(self.rounds or (empty(ScoredTable),))
 
     @cached_property
     def known(self) -> LedgerTable:

@@ -12,7 +12,7 @@ import numpy as np
 from harvester.certificate.operating_point import OperatingPoint
 from harvester.certificate.selection import Calibration, nothing_scored, select_point
 from harvester.config.settings import OperatingPointSettings
-from harvester.mining.fusion import ScoreFusion
+from harvester.mining.fusion import ScoreFusion, fusions
 from harvester.mining.round_view import RoundView
 from harvester.records import ScoredTable, SelectedTable
 from harvester.results.truth import TruthEvaluator, finite, harvested_table, with_round
@@ -34,7 +34,7 @@ class Ablation:
         """With its own list of a round in place of the one before. loops: how the loop fuses the scores."""
         view = replace(view, rounds=tuple(self.change(table, j) for j, table in enumerate(view.rounds)))
         calibration = Calibration.of(view)
-        own = calibration.fusions(view.settings) if self.own_way else [loops]
+        own = fusions(view.settings.operating_point) if self.own_way else [loops]
         fusion = max(own, key=calibration.known_recall)
         point = select_point(calibration, fusion, view.settings.operating_point).point
         return replace(self, lesions=with_round(view.harvested(fusion, point.threshold), k), point=point)

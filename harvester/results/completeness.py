@@ -1,22 +1,20 @@
 """Which volumes miss the most annotations: what the engine believes, from the harvest and from what it left.
 
-A score is turned into a probability on V_M, where every lesion is known, by isotonic regression over tubelets that
-no model saw the patient of. A volume then misses its harvested lesions, plus what its other tubelets add up to. That is
-unknown, not 0, of a volume that was left out, and of all where V_M taught nothing.
+A score is turned into a probability on V_M (mining/probability.py). A volume then misses its harvested lesions, plus
+what its other tubelets add up to. That is unknown, not 0, of a volume that was left out, and of all where V_M taught
+nothing.
 """
 
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final
 
-import numpy as np
 import pyarrow as pa
-from scipy.optimize import isotonic_regression
 
 from harvester.certificate.selection import SelectedPoint
-from harvester.geometry import Array
 from harvester.labels.ledger import from_tubelets
 from harvester.mining.candidates import candidates, split_of
+from harvester.mining.probability import probabilities
 from harvester.mining.round_view import RoundView
 from harvester.records import (
     MISSING,
@@ -80,15 +78,3 @@ def rank_volumes(
         rows.append(row)
     order: list[tuple[str, Any]] = [("expected_missing", "descending"), ("volume_id", "ascending")]
     return MissingTable(pa.Table.from_pylist(rows, MISSING).sort_by(order))
-
-
-def probabilities(calibration: AcceptedTable, tubelets: SelectedTable) -> Array:
-    """(n,) probability that each tubelet is a lesion, from V_M's scores; zeros if V_M has none to learn from."""
-    if not len(calibration):
-        return np.zeros(len(tubelets))
-    correct = calibration["correct"].to_numpy(zero_copy_only=False)
-    known, place, counts = np.unique(calibration["score"].to_numpy(), return_inverse=True, return_counts=True)
-    share = np.bincount(place, correct) / counts
-    fitted = isotonic_regression(share, weights=counts).x
-    at = np.searchsorted(known, tubelets["score"].to_numpy(), side="right") - 1
-    return np.where(at >= 0, fitted[np.maximum(at, 0)], 0.0)

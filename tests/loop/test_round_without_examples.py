@@ -31,9 +31,7 @@ HIDDEN, CLINICAL, FALSE = (8.0, 8.0, 23.0, 23.0), (32.0, 8.0, 47.0, 23.0), (8.0,
 BROKEN: tuple[str, ...] = ()
 """Volumes that cannot be scored."""
 REASON = "the classifier has no example of class 1: no tubelet matches a known lesion"
-SETTINGS = Settings.model_validate(
-    {"rounds": 3, "operating_point": {"fusion": "even", "min_slices": [1], "target_precision": 0.5}}
-)
+SETTINGS = Settings.model_validate({"rounds": 3, "operating_point": {"min_slices": [1], "target_precision": 0.5}})
 
 
 @pytest.fixture

@@ -13,12 +13,13 @@ from harvester.certificate.exchangeability import compare, said
 from harvester.certificate.permutation import permuted
 from harvester.config.settings import Settings
 from harvester.geometry import Array
+from harvester.mining.fusion import ScoreFusion
 from harvester.mining.round_view import RoundView, StoreTables
 from harvester.records import MANIFEST, ManifestTable, ReviewedTable, empty
 from harvester.run.summary import Comparison
-from tests.builders import manifest, marks, mixed, scored, tubelet
+from tests.builders import manifest, marks, scored, tubelet
 
-PLAIN = mixed(0.0)
+PLAIN = ScoreFusion(0.0)
 BOX = (10.0, 10.0, 19.0, 19.0)
 
 

@@ -7,10 +7,11 @@ import pytest
 
 from harvester.certificate.selection import Calibration
 from harvester.config.settings import Settings
+from harvester.mining.fusion import ScoreFusion
 from harvester.mining.round_view import RoundView, StoreTables
-from tests.builders import manifest, mark, marks, mixed, reviewed, scored, tubelet
+from tests.builders import manifest, mark, marks, reviewed, scored, tubelet
 
-FUSION = mixed(0.0)
+FUSION = ScoreFusion(0.0)
 
 
 def test_what_v_m_shows_has_no_say_in_the_choice_of_settings() -> None:
@@ -29,7 +30,7 @@ def test_what_v_m_shows_has_no_say_in_the_choice_of_settings() -> None:
     view = RoundView((scored(*rows),), tables, Settings())
     calibration = Calibration.of(view)
     assert {name[:2] for name in calibration.clinical_finds["volume_id"].to_pylist()} == {"vh"}
-    by = {weight: calibration.known_recall(mixed(weight)) for weight in (0.0, 1.0)}
+    by = {weight: calibration.known_recall(ScoreFusion(weight)) for weight in (0.0, 1.0)}
     assert by[0.0] > by[1.0] + 0.3
     assert replace(calibration, candidates=calibration.candidates.slice(0, 60)).known_recall(FUSION) > 0, "any V_M"
 

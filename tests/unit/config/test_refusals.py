@@ -120,7 +120,6 @@ def test_there_is_something_to_try() -> None:
         ("generator.loss.heat=0", "generator.loss.heat = 0: Input should be greater than 0"),
         ("generator.steps=12:30", "generator.steps = '12:30': Input should be a valid integer"),
         ("min_gain=0:0.5", "min_gain = '0:0.5': Input should be a valid number"),
-        ("operating_point.fusion=best", "operating_point.fusion = 'best': Input should be 'fitted' or 'even'"),
         ("operating_point.lpg_floors=[1]", "operating_point.lpg_floors.0 = 1: Input should be less than 1"),
         (
             "operating_point.min_slices=[0]",

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from harvester.labels import ledger as ledgers
@@ -31,9 +32,9 @@ def test_a_harvested_row_has_its_origin() -> None:
     assert (row["volume_id"], row["label_id"]) == ("a", "harvested-2-0")
     assert (row["source"], row["round"], row["score"]) == ("harvested", 2, 0.7)
     assert (row["model_hash"], row["run_id"], row["z"]) == ("cafe", "run9", [3, 4])
-    assert row["probability"] is None, "a score is a probability only where it is calibrated"
-    sure = ledgers.from_tubelets(FOUND, "lesion", "harvested", 2, "cafe", "run9", calibrated=True)
-    assert sure["probability"].to_pylist() == sure["score"].to_pylist() == [0.7] * 2
+    assert row["probability"] is None, "nobody knows"
+    sure = ledgers.from_tubelets(FOUND, "lesion", "harvested", 2, "cafe", "run9", np.full(len(FOUND), 0.875))
+    assert sure["probability"].to_pylist() == [0.875] * 2
 
 
 def test_empty_tables_have_the_schema() -> None:

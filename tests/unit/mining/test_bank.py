@@ -7,16 +7,13 @@ import pyarrow as pa
 import pytest
 
 from harvester.evaluation.matching import tubelet_overlaps
-from harvester.mining.bank import pool, same_tubelet, share_new
-from harvester.mining.regression import log_odds
+from harvester.mining.bank import log_odds, pool, same_tubelet, share_new
 from harvester.records import POOLED, SIDES, Box
-from tests.builders import manifest, pooled, scored, selected, tubelet
+from tests.builders import pooled, scored, selected, tubelet
 
 HERE: Box = (10, 10, 29, 29)
 SHIFTED: Box = (15, 10, 34, 29)  # 2D IoU with HERE: 300 / 500
 AWAY: Box = (100, 100, 119, 119)
-VOLUMES = manifest({"v": "vm", "w": "vh"})
-FOLDS = {"p-v": 0, "p-w": 1}
 
 
 def slow_iou(one: dict[str, Any], other: dict[str, Any]) -> float:
@@ -72,26 +69,21 @@ def test_a_score_is_the_mean_logit_less_its_spread_over_the_rounds_that_found_it
     first = scored(tubelet("v", HERE, lpg_score=0.2, lpc_score=0.6), tubelet("v", AWAY, lpg_score=0.9, lpc_score=0.9))
     second = scored(tubelet("v", SHIFTED, lpg_score=0.4, lpc_score=0.6))
     third = scored(tubelet("v", HERE, lpg_score=0.7, lpc_score=0.8), tubelet("w", HERE, lpg_score=0.7, lpc_score=0.8))
-    table = pool([first, second, third], VOLUMES, FOLDS)
+    table = pool([first, second, third])
     assert table.schema == POOLED
     lpg, lpc = (np.array([log_odds(np.array(each)) for each in given]) for given in ((0.2, 0.4, 0.7), (0.6, 0.6, 0.8)))
     known, new = table.to_pylist()
     assert known["lpg_logit"] == pytest.approx(lpg.mean() - lpg.std())
     assert known["lpc_logit"] == pytest.approx(lpc.mean() - lpc.std())
-    assert known["spread"] == pytest.approx((lpg.std() + lpc.std()) / 2)
-    assert (new["lpg_logit"], new["spread"]) == (pytest.approx(lpg[2]), 0.0)
+    assert new["lpg_logit"] == pytest.approx(lpg[2])
     # What the models of the round say themselves stays.
     assert (known["lpg_score"], known["lpc_score"]) == (0.7, 0.8)
-    # HERE is on slices 4 to 6, 4 mm apart.
-    assert known["length_mm"] == 12.0
-    assert (known["fold"], new["fold"]) == (0, 1)
 
 
 def test_the_first_round_says_it_all_and_sure_scores_stay_finite() -> None:
     table = pooled(tubelet("v", HERE, lpg_score=1.0, lpc_score=0.0))
     assert np.isfinite([table["lpg_logit"][0].as_py(), table["lpc_logit"][0].as_py()]).all()
-    assert table["spread"].to_pylist() == [0.0]
-    assert pool([scored()], VOLUMES, FOLDS).schema == POOLED
+    assert pool([scored()]).schema == POOLED
 
 
 def test_what_is_new_is_counted() -> None:

@@ -9,7 +9,7 @@ from harvester.labels import ledger as ledgers
 from harvester.mining import candidates, fusion, negatives
 from harvester.mining.round_view import RoundView, StoreTables, match_to_lesions
 from harvester.records import ACCEPTED, LEDGER, MARKS, REVIEWED, SCORED, Box
-from tests.builders import ledger, manifest, mark, marks, mixed, pooled, scored, selected, tubelet
+from tests.builders import ledger, manifest, mark, marks, pooled, scored, selected, tubelet
 
 HERE: Box = (10, 10, 29, 29)
 SHIFTED: Box = (15, 10, 34, 29)  # IoU with HERE: 300 / 500
@@ -18,7 +18,7 @@ TOUCHING: Box = (28, 10, 47, 29)  # 40 / 760, below clear_iou
 AWAY: Box = (100, 100, 119, 119)
 SETTINGS = MiningSettings()
 VOLUMES = {"m1": "vm", "m2": "vm", "h1": "vh", "t1": "vh_test"}
-PLAIN = mixed(0.5, 0.1)
+PLAIN = fusion.ScoreFusion(0.5, 0.1)
 
 
 def view(table: pa.Table, known: pa.Table) -> RoundView:
@@ -172,7 +172,7 @@ def test_fusing_weighs_the_logits() -> None:
         clipped = np.clip([lpg, lpc], 1e-4, 1 - 1e-4)
         odds = clipped / (1 - clipped)
         slow = odds[0] ** weight * odds[1] ** (1 - weight)
-        fused = fusion.fuse(table, mixed(weight, 0.1))
+        fused = fusion.fuse(table, fusion.ScoreFusion(weight, 0.1))
         np.testing.assert_allclose(fused, slow / (1 + slow), rtol=1e-9)
 
 
@@ -183,14 +183,14 @@ def test_the_choice_drops_by_floor_and_length() -> None:
         tubelet("h1", HERE, z=(5,), lpg_score=0.9),
         tubelet("h1", HERE, lpg_score=0.5),
     )
-    fused = fusion.fuse(table, mixed(1.0, 0.2, 2))
+    fused = fusion.fuse(table, fusion.ScoreFusion(1.0, 0.2, 2))
     assert np.isneginf(fused).tolist() == [True, False, True, False]
     assert fused[3] == pytest.approx(0.5)
 
 
 def test_select_never_takes_what_was_dropped_and_sorts_by_score() -> None:
     table = pooled(*(tubelet("h1", HERE, lpg_score=lpg) for lpg in (0.05, 0.3, 0.9, 0.3, 0.6)))
-    choice = mixed(1.0, 0.1)
+    choice = fusion.ScoreFusion(1.0, 0.1)
     fused = fusion.fuse(table, choice)
     assert ids(fusion.select(table, choice, fused[1])) == [2, 4, 1, 3]
     assert ids(fusion.select(table, choice, -1e9)) == [2, 4, 1, 3]
@@ -210,9 +210,10 @@ def test_matching_gives_each_lesion_to_one_tubelet() -> None:
 
 
 def test_every_choice_of_the_settings_is_tried_once() -> None:
-    tried = fusion.fusions(OperatingPointSettings(lpg_floors=(0.1, 0.2), min_slices=(1, 2)))
-    assert len(tried) == len(set(tried)) == 4
-    assert {choice.weights for choice in tried} == {fusion.EVEN_WEIGHTS}
+    settings = OperatingPointSettings(lpg_weights=(0.25, 0.5), lpg_floors=(0.1, 0.2), min_slices=(1, 2))
+    tried = fusion.fusions(settings)
+    assert len(tried) == len(set(tried)) == 8
+    assert fusion.fusions(OperatingPointSettings())[0] == fusion.ScoreFusion(0.5, 0.1, 1)
 
 
 # Nothing anywhere

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from harvester.mining.fusion import ScoreFusion, fuse, known_recall
 from harvester.records import PooledTable
-from tests.builders import mixed, pooled, tubelet
+from tests.builders import pooled, tubelet
 
 
 def recalled(candidates: PooledTable, known: PooledTable, lesions: int, choice: ScoreFusion) -> float:
@@ -23,7 +23,7 @@ def test_known_recall_is_the_mean_share_above_the_candidates() -> None:
     given = (proposals(candidates, candidates), proposals(known, known), 12)
     ranked = np.sort(candidates)[::-1]
     slow = np.mean([np.mean(known >= ranked[count]) for count in range(2, 8)])
-    assert recalled(*given, mixed(1.0, 0.1)) == pytest.approx(slow)
+    assert recalled(*given, ScoreFusion(1.0, 0.1)) == pytest.approx(slow)
     assert 0.25 < slow < 0.75
 
 
@@ -32,7 +32,7 @@ def test_known_recall_prefers_the_score_that_ranks_known_lesions_higher() -> Non
     noise = proposals(rng.random(60), rng.uniform(0.0, 0.5, 60))
     lesions = proposals(rng.random(40), rng.uniform(0.4, 0.9, 40))
     given = (noise, lesions, 45)
-    by_lpg, by_lpc = (recalled(*given, mixed(weight)) for weight in (1.0, 0.0))
+    by_lpg, by_lpc = (recalled(*given, ScoreFusion(weight)) for weight in (1.0, 0.0))
     assert by_lpc > by_lpg + 0.3
 
 
@@ -40,6 +40,6 @@ def test_known_recall_where_the_choice_keeps_little() -> None:
     low = np.full(20, 0.2)
     given = (proposals(low, low), proposals(np.array([0.2, 0.8]), np.array([0.5, 0.5])), 12)
     # The floor drops every candidate and one of the two known: nothing is above the other.
-    assert recalled(*given, mixed(1.0, 0.5)) == 0.5
+    assert recalled(*given, ScoreFusion(1.0, 0.5)) == 0.5
     nothing = (proposals(low, low), PooledTable(proposals(low, low).slice(0, 0)), 12)
-    assert recalled(*nothing, mixed(1.0, 0.5)) == 0.0
+    assert recalled(*nothing, ScoreFusion(1.0, 0.5)) == 0.0

@@ -94,7 +94,9 @@ def test_what_is_left_is_no_hard_negative_and_can_be_found_later(tmp_path: Path)
     model: Any = Artifact(tmp_path, "k", 0.0)  # type: ignore[arg-type]
     run: Any = SimpleNamespace(id="now")
     ledger = record(run, 0, one.store.ledger, mined, (model, model))
-    assert set(ledger["probability"].to_pylist()) == {None}, "an even mix is no probability"
+    likely = {row["source"]: row["probability"] for row in ledger.to_pylist()}
+    assert likely["harvested"] == 0.0, "none of V_M's is right"
+    assert likely["left_for_review"] is None
     left = rows_where(ledger, "source", "left_for_review")
     assert (set(left["role"].to_pylist()), len(left)) == ({"ignored"}, 3)
     teaches = volume_labels(rows_where(ledger, "volume_id", "h0").to_pylist(), GRID, complete=False)
