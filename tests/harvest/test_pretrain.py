@@ -1,14 +1,11 @@
-"""Weights from phantoms, and a harvest that starts from them."""
+"""Weights from phantoms, and what a harvest starts from."""
 
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
 
 from harvester.config.loading import resolve
 from harvester.distributed.preparation import prepare
-from harvester.harvest import train_generator
-from harvester.labels.ledger import initial_ledger
 from harvester.pretrain import pretrain
 from harvester.run.folder import Run
 from harvester.run.tracking import Tracker
@@ -25,13 +22,13 @@ data:
   kind: phantom
   phantom: {vm_volumes: 4, vh_test_volumes: 0, volumes_per_patient: 1, depth: 8, lesion_contrast: 3, noise_hu: 3,
             lesions_per_volume: 8, distractors_per_volume: 0}
-generator: {crop_px: 96, slab_depth: 2, batch_slabs: 4, steps: 40, finetune_steps: 1}
+generator: {crop_px: 96, slab_depth: 2, batch_slabs: 4, steps: 40}
 classifier: {steps: 2, batch_size: 8, max_tubelets: 10, match_iou: 0.2}
 compute: {replicas: 1, train_workers: 1, cpus_per_train_worker: 1.8}
 """
 
 
-def test_a_harvest_goes_on_from_pretrained_weights(local_ray: None, tmp_path: Path) -> None:
+def test_a_pretraining_leaves_weights_that_each_fold_starts_from(local_ray: None, tmp_path: Path) -> None:
     (tmp_path / "weights.yaml").write_text(SETTINGS)
     settings = resolve(tmp_path / "weights.yaml")
     run = Run.open(tmp_path / "run", settings, prepare(settings, None, tmp_path / "store"))
@@ -47,10 +44,6 @@ def test_a_harvest_goes_on_from_pretrained_weights(local_ray: None, tmp_path: Pa
     started = Run.open(tmp_path / "started", again, run.store)
     start = started.starting("generator")
     assert start is not None
-    fitted = train_generator(started, 0, initial_ledger(run.store.marks(), run.store.reviewed()), start)
-    before, after = (load_file(Path(str(each.path)) / "fold-0.safetensors") for each in (start, fitted))
-    scratch = load_file(next((tmp_path / "run").glob("round-0/generator-*/fold-0.safetensors")))
-    name = "heads.size.0.weight"
-    moved, apart = (after[name] - before[name]).abs().mean(), (scratch[name] - before[name]).abs().mean()
-    assert apart == 0  # fold 0 starts from fold 0's
-    assert 0 < moved < 0.02
+    for fold in range(2):  # each starts from those that have not seen its patients
+        scratch = next((tmp_path / "run").glob(f"round-0/generator-*/fold-{fold}.safetensors"))
+        assert (start.path / f"fold-{fold}.safetensors").read_bytes() == scratch.read_bytes()
