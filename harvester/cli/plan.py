@@ -17,6 +17,8 @@ from harvester.store.store import Store
 from harvester.text import duration
 
 HASH: Final = re.compile("[0-9a-f]{12}")
+WORDS: Final = {"start": "the weights that it starts from"}
+"""Inputs of a step whose names say too little."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def _changes(before: Inputs, now: Inputs, prefix: str = "") -> Iterator[str]:
             yield f"made by {'a newer' if (old or 0) > (new or 0) else 'an older'} release"
         elif old != new:
             hashed = any(isinstance(each, str) and HASH.fullmatch(each) for each in (old, new))
-            yield f"{prefix}{name} changed" if hashed else f"{prefix}{name} {old} -> {new}"
+            yield f"{WORDS.get(name, prefix + name)} changed" if hashed else f"{prefix}{name} {old} -> {new}"
 
 
 def _begun(run: Run, missing: StepMissingError, step: str) -> str:

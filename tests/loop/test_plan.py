@@ -51,10 +51,12 @@ def test_of_a_finished_run_nothing_is_left_and_nothing_is_written(finished: Path
 def test_a_changed_setting_redoes_what_depends_on_it_and_is_named(finished: Path, store: Store) -> None:
     planned = plan(finished, changed("generator", steps=210, width=40), store)
     assert (planned.done, planned.next) == ([], (0, "generator"))
-    assert planned.reasons == ["generator.steps 200 -> 210", "generator.width 32 -> 40"]
+    # The weights that ship are for the default network.
+    weights = "the weights that it starts from changed"
+    assert planned.reasons == ["generator.steps 200 -> 210", "generator.width 32 -> 40", weights]
     assert planned.after == [(k, step) for k in range(3) for step in STEP_VERSION][1:]
     (line,) = [line for line in format_plan(planned) if "round 0 generator" in line]
-    assert "generator.steps 200 -> 210; generator.width 32 -> 40 (took 0.0 s last time)" in line
+    assert f"generator.steps 200 -> 210; generator.width 32 -> 40; {weights} (took 0.0 s last time)" in line
     planned = plan(finished, changed("linking", max_gap=2), store)
     assert [step["step"] for step in planned.done] == ["generator"]
     assert (planned.next, planned.reasons) == ((0, "tubelets"), ["linking.max_gap 1 -> 2"])
