@@ -19,7 +19,7 @@ def summary_tree(run_id: str = "cafe", harvested: int = 2) -> dict[str, Any]:
         "refused": "",
         "accepted_vm": 8,
         "recall_vm": 0.25,
-        "choice": {"lpg_floor": 0.1, "min_slices": 1, "intercept": 0.0, "lpg_logit": 0.5, "lpc_logit": 0.5},
+        "choice": {"lpg_weight": 0.5, "lpg_floor": 0.1, "min_slices": 1},
         "possible_negatives_on_lesions": None,
         "left_out": {"vm": 1, "vh": 2},
         "comparison": {

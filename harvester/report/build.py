@@ -1,6 +1,5 @@
 """The report: one self-contained page from a run's saved results. It decides nothing and measures nothing."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -84,20 +83,23 @@ def build(inputs: ReportInputs) -> str:
 
 
 def _plots(inputs: ReportInputs) -> Html:
-    figures = [yield_plot(_yields(inputs))]
+    figures = [yield_plot(yields(inputs.summary))]
     if inputs.curves:
         target = inputs.settings.operating_point.target_precision
         figures += [froc_plot(inputs.curves), precision_recall_plot(inputs.curves, target)]
     return section("Yield and curves", tag("div", *figures, class_="plots"), wide=True)
 
 
-def _yields(inputs: ReportInputs) -> dict[int, Counter[str]]:
-    names = {True: "right", False: "wrong", None: "unknown"}
-    by_round: dict[int, Counter[str]] = {row.round: Counter() for row in inputs.summary.rounds}
-    columns = (values(inputs.harvest[name]) for name in ("round", "volume_id", "lesion_id"))
-    for k, volume_id, lesion_id in zip(*columns, strict=True):
-        by_round.setdefault(k, Counter())[names[inputs.correct.get((volume_id, lesion_id))]] += 1
-    return by_round
+def yields(summary: Summary) -> dict[int, dict[str, int]]:
+    """Lesions of each round's list."""
+    return {
+        row.round: {
+            "right": row.test_correct or 0,
+            "wrong": row.test_harvested - (row.test_correct or 0) if row.test_correct is not None else 0,
+            "unknown": row.harvested - (row.test_harvested if row.test_correct is not None else 0),
+        }
+        for row in summary.rounds
+    }
 
 
 def _galleries(inputs: ReportInputs) -> list[Html]:

@@ -89,7 +89,7 @@ def yield_plot(by_round: Mapping[int, Mapping[str, int]]) -> Html:
         if bottom.any():
             legend_below(axes)
 
-    return _figure(draw, "Yield per round", "Lesions that each round added.")
+    return _figure(draw, "Yield per round", "Lesions on each round's list; the last one is the harvest.")
 
 
 def legend_below(axes: "Axes") -> None:

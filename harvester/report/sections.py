@@ -56,7 +56,7 @@ def sentence(summary: Summary, settings: OperatingPointSettings, volumes: int) -
     """What was done, for a reader who reads nothing else."""
     final = summary.final
     if not final.harvested:
-        why = next((row.refused for row in summary.rounds if row.refused), "")
+        why = next((row.refused for row in reversed(summary.rounds) if row.refused), "")
         return "Nothing was harvested" + (f": {why}." if why else ".")
     said = (
         f"{count(final.harvested, 'unmarked lesion')} harvested in {count(volumes, 'volume')} at a precision "

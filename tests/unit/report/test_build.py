@@ -15,12 +15,12 @@ from PIL import Image
 from harvester.certificate.frontier import Frontier, FrontierRow
 from harvester.config.settings import ReportSettings, Settings
 from harvester.records import HARVEST, MARKS, MISSING, HarvestTable, Mark, MarkTable, MissingTable, Volume
-from harvester.report.build import ReportInputs, build, write_report
+from harvester.report.build import ReportInputs, build, write_report, yields
 from harvester.report.gallery import outline, sample_evenly
 from harvester.report.html import Html, tag
 from harvester.report.pictures import Outline, slices_to_show, strip, window_for
 from harvester.report.plots import FRONTIER_COLOURS, frontier_picture, legend_below
-from harvester.report.sections import BOUND, closing_table, likeness, missing, warnings
+from harvester.report.sections import BOUND, closing_table, likeness, missing, sentence, warnings
 from harvester.run.summary import Summary
 from harvester.storage.location import Location
 from harvester.store.store import Store
@@ -153,6 +153,16 @@ def test_one_hard_negative_per_volume(whole: str) -> None:
 
 def test_same_inputs_same_bytes(store: Store, tmp_path: Path, whole: str) -> None:
     assert build(inputs(store, tmp_path, 2, known=True)) == whole
+
+
+def test_every_rounds_list_is_drawn_and_the_last_ones_reason_is_told() -> None:
+    tree = summary_tree(harvested=0)
+    first = tree["rounds"][0] | {"harvested": 5, "test_harvested": 3, "test_correct": 2, "refused": "of round 0"}
+    unknown = first | {"round": 1, "test_correct": None, "refused": "of round 1"}
+    tree["rounds"] = [first, unknown]
+    told = Summary.model_validate(tree)
+    assert yields(told) == {0: {"right": 2, "wrong": 1, "unknown": 2}, 1: {"right": 0, "wrong": 0, "unknown": 5}}
+    assert sentence(told, Settings().operating_point, 2) == "Nothing was harvested: of round 1."
 
 
 def test_nothing_harvested_and_no_truth(store: Store, tmp_path: Path) -> None:
