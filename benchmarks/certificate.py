@@ -12,7 +12,7 @@ Rules: `naive`, the lowest threshold whose plain precision on V_M is 0.90 (what 
 `binomial`, the lowest whose Clopper-Pearson bound holds, tubelets taken as independent and the search as free;
 `no cap`, the engine's first round if it harvested all that reaches its threshold; `certified`, the engine's: of no
 patient more than V_M's fullest gave. `two rounds` selects anew after a second look with better scores, by the mean of
-both less their spread (mining/bank.py), and claims that list alone, as the engine does. `first certified` stops at the
+both (mining/bank.py), and claims that list alone, as the engine does. `first certified` stops at the
 first round that certifies anything, which lets V_M's labels say which round is the last: what the engine must not do.
 """
 

@@ -36,7 +36,7 @@ class Drawn:
 
     def pooled(self) -> "Drawn":
         """By what all rounds say together, as mining/bank.py has it."""
-        return replace(self, scores=(np.mean(self.scores, axis=0) - np.std(self.scores, axis=0),))
+        return replace(self, scores=(np.mean(self.scores, axis=0),))
 
     def first_round(self) -> "Drawn":
         """Without the second."""

@@ -171,7 +171,7 @@ SCORED: Final = TUBELETS.append(pa.field("lpc_score", NUMBER))
 """Tubelets with the classifier's probability."""
 
 POOLED: Final = schema_of(*((field.name, field.type) for field in SCORED), *_of(NUMBER, "lpg_logit", "lpc_logit"))
-"""Scored tubelets with what all rounds say of them (mining/bank.py): the mean logit of each score less its spread."""
+"""Scored tubelets with what all rounds say of them (mining/bank.py): the mean logit of each score."""
 
 SELECTED: Final = SCORED.append(pa.field("score", NUMBER))
 """Scored tubelets with the fused score that they were selected by."""

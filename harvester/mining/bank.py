@@ -1,7 +1,7 @@
 """What all rounds say of a tubelet: the bank of their scores.
 
 Every round has new models, which see the same things a little otherwise. A tubelet is the same as one of an earlier
-round if they overlap enough, and its score is the mean over the rounds in which it was found, less their spread.
+round if they overlap enough, and its score is the mean logit over the rounds in which it was found.
 V_M's tubelets go through it as V_H's do: no label has a say.
 """
 
@@ -31,7 +31,7 @@ def pool(rounds: Sequence[ScoredTable]) -> PooledTable:
         own = log_odds(_numbers(newest, f"{score}_score"))
         before = [np.append(log_odds(_numbers(table, f"{score}_score")), np.nan)[same] for table, same in looks]
         every = np.stack([own, *before])
-        columns[f"{score}_logit"] = np.nanmean(every, axis=0) - np.nanstd(every, axis=0)
+        columns[f"{score}_logit"] = np.nanmean(every, axis=0)
     table = newest
     for name, column in columns.items():
         table = ScoredTable(table.append_column(name, pa.array(column, pa.float64())))
