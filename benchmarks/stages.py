@@ -5,9 +5,9 @@
 Per run and round: sensitivity of the generator (LPG) at 1, 4 and 16 false positives a volume, on unmarked lesions; AP
 of LPG and of the classifier (LPC); recall where the realised precision is 0.90 (the farthest point of the ranking with
 at least that, hindsight) of both, and of the score that the loop selects by ("fused": both, over all rounds so
-far); and LPC - LPG, paired. Of several runs (other seeds) also mean and spread. Runs are scored against
-the truth of their stores; nothing here is chosen by it. --vm: the same of V_M, out of fold, to choose settings by
-("fused" is then flattered: its gates were found there).
+far); and LPC - LPG and what each AP gained over the round before, paired. Of several runs (other seeds) also mean and
+spread. Runs are scored against the truth of their stores; nothing here is chosen by it. --vm: the same of V_M, out of
+fold, to choose settings by ("fused" is then flattered: its gates were found there).
 """
 
 import argparse
@@ -64,11 +64,14 @@ def rounds_of(folder: Location, at: str | None, on_vm: bool) -> list[dict[str, A
     store = store_of(folder, settings, at)
     view = RoundView((), StoreTables.of(store, settings), settings)
     split = Split.VM if on_vm else Split.VH_TEST
-    rows = []
+    rows: list[dict[str, Any]] = []
+    before: dict[str, tuple[float, Any]] = {}
     for k in range(settings.rounds):
         if (table := newest(folder / f"round-{k}")) is not None:
             view = view.then(checked(ScoredTable, table.read_table()))
-            rows.append(of_round(view, *asked(view, TruthEvaluator(store, settings), split), split))
+            row, aps = of_round(view, *asked(view, TruthEvaluator(store, settings), split), split)
+            rows.append(row | {f"{name}_ap_gained": less(aps[name], before[name]) for name in before})
+            before = aps
     return rows
 
 
@@ -92,28 +95,34 @@ def newest(folder: Location) -> Location | None:
     return folder / names[0] if names else None
 
 
-def of_round(view: RoundView, mine: pa.Table, lesions: pa.Table, split: Split) -> dict[str, Any]:
-    """Figures by name, each with its interval, and the differences between the stages, resampled alike."""
+def of_round(
+    view: RoundView, mine: pa.Table, lesions: pa.Table, split: Split
+) -> tuple[dict[str, Any], dict[str, tuple[float, Any]]]:
+    """Figures by name, with intervals, and LPC less LPG, resampled alike; AP of each stage and its resamples."""
     manifest = [row for row in view.store.manifest.to_pylist() if row["split"] == split]
     patients = patients_of(manifest, mine, lesions)
     draws = draw_patients(patients.count, RESAMPLES, 0)
     pairs = overlaps(mine, lesions)
     row: dict[str, Any] = {}
-    drawn: dict[str, Any] = {}
+    aps: dict[str, tuple[float, Any]] = {}
     row["lesions"], row["volumes"], row["patients"] = len(lesions), len(manifest), patients.count
     for stage, column in STAGES.items():
         found = hits(pairs, mine[column].to_numpy(), len(lesions), view.settings.operating_point.match_iou)
         figures = resample(found, patients, draws, np.array(FP_RATES), False, NO_RECALLS)
-        drawn[stage] = figures["ap"]
-        row[f"{stage}_ap"] = with_interval(average_precision(found), figures["ap"])
+        aps[stage] = average_precision(found), figures["ap"]
+        row[f"{stage}_ap"] = with_interval(*aps[stage])
         row[f"{stage}_recall_at_precision_{PRECISION:g}"] = recall_at(found)
         for rate, value, sampled in zip(
             FP_RATES, sensitivity_at(found, FP_RATES, len(manifest)), figures["sensitivity"].T, strict=True
         ):
             row[f"{stage}_at_{rate:g}"] = with_interval(float(value), sampled)
-    gained = row["lpc_ap"]["value"] - row["lpg_ap"]["value"]
-    row["lpc_ap_less_lpg_ap"] = with_interval(gained, drawn["lpc"] - drawn["lpg"])
-    return row
+    row["lpc_ap_less_lpg_ap"] = less(aps["lpc"], aps["lpg"])
+    return row, aps
+
+
+def less(one: tuple[float, Any], other: tuple[float, Any]) -> dict[str, float]:
+    """The difference of two figures that were resampled alike."""
+    return with_interval(one[0] - other[0], one[1] - other[1])
 
 
 def patients_of(manifest: list[dict[str, Any]], mine: pa.Table, lesions: pa.Table) -> Patients:
