@@ -66,10 +66,15 @@ def trace(
 
 
 def narrowed(settings: Settings, frontier: Frontier, target: float) -> Settings:
-    """The run's settings with the target, and the floor and length that the sweep found best."""
+    """The run's settings with the target, and the one choice that the sweep found best."""
     choice = frontier.trials[0].choice
     own: OperatingPointSettings = settings.operating_point.model_copy(
-        update={"target_precision": target, "lpg_floors": (choice.lpg_floor,), "min_slices": (choice.min_slices,)}
+        update={
+            "target_precision": target,
+            "lpg_weights": (choice.lpg_weight,),
+            "lpg_floors": (choice.lpg_floor,),
+            "min_slices": (choice.min_slices,),
+        }
     )
     return settings.model_copy(update={"operating_point": own})
 

@@ -77,8 +77,8 @@ def text(frontier: Frontier) -> str:
     """The frontier for the terminal, the choice first."""
     best = frontier.trials[0].choice
     lines = [
-        f"round {frontier.round}, best of {len(frontier.trials)} choices: LPG floor {best.lpg_floor:g}, "
-        f"at least {best.min_slices} slices",
+        f"round {frontier.round}, the best way to fuse the scores of {len(frontier.trials)} tried: "
+        f"LPG weight {best.lpg_weight:g}, LPG floor {best.lpg_floor:g}, min slices {best.min_slices}",
         *table([HEAD, *(_cells(row) for row in frontier.rows)], "rlr"),
     ]
     refused = [row for row in frontier.rows if row.way == "certified" and row.reason]

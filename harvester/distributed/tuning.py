@@ -1,11 +1,12 @@
 """Ray Tune: what is not exactly solvable is searched, the exact threshold is solved inside each trial.
 
 A trial is one ScoreFusion: a weight, a floor and a least length. The best one is that which ranks V_H's clinical marks
-highest among V_H's candidates (`known_recall`): the archive shows those to everybody.
-What the certificate rests on, V_M, has no say in the choice, so nothing is to be paid for it and the chosen threshold
-keeps its full confidence. (Ranked among V_M's candidates, settings win whose errors score low in this V_M by chance.)
+highest among V_H's candidates (`known_recall`): the archive shows those to everybody. What the certificate rests on,
+V_M, has no say in the choice, so nothing is to be paid for it and the chosen threshold keeps its full confidence.
+(Ranked among V_M's candidates, settings win whose errors score low in this V_M by chance.)
 """
 
+from dataclasses import asdict
 from typing import Any, Final
 
 from ray import tune
@@ -38,7 +39,7 @@ def sweep(files: CalibrationFiles, settings: Settings, storage: Location) -> lis
 
     def trial(config: dict[str, Any]) -> None:
         try:
-            figures = _figures(files.read(), tried[config["choice"]], own)
+            figures = _figures(files.read(), ScoreFusion(**config["choice"]), own)
         except OSError:
             raise  # it may pass: Tune tries again
         except Exception as error:  # noqa: BLE001  it would be raised again, in every one of Tune's tries
@@ -48,7 +49,7 @@ def sweep(files: CalibrationFiles, settings: Settings, storage: Location) -> lis
     progress = TrialProgress(settings.compute.no_progress_minutes)
     tuner = tune.Tuner(
         tune.with_resources(trial, {"cpu": TRIAL.each["CPU"]}),
-        param_space={"choice": tune.grid_search(list(range(len(tried))))},
+        param_space={"choice": tune.grid_search([asdict(fusion) for fusion in tried])},
         tune_config=tune.TuneConfig(metric="known_recall", mode="max", reuse_actors=True),
         run_config=tune.RunConfig(
             **for_ray(storage),
@@ -67,7 +68,7 @@ def sweep(files: CalibrationFiles, settings: Settings, storage: Location) -> lis
     failed = [*results.errors, *(each["failed"] for each in told if "failed" in each)]
     if failed:
         raise StepError(f"{len(failed)} of {len(tried)} operating-point trials failed: {failed[0]}")
-    return sorted((_trial(each, tried) for each in ended), key=lambda one: (-one.known_recall, tried.index(one.choice)))
+    return sorted(map(_trial, ended), key=lambda one: (-one.known_recall, tried.index(one.choice)))
 
 
 def _figures(calibration: Calibration, fusion: ScoreFusion, settings: OperatingPointSettings) -> dict[str, Any]:
@@ -104,6 +105,6 @@ class TrialProgress(tune.Callback):
         )
 
 
-def _trial(result: Any, tried: list[ScoreFusion]) -> Trial:
+def _trial(result: Any) -> Trial:
     figures = {name: result.metrics[name] for name in FIGURES}
-    return Trial(tried[result.config["choice"]], **figures)
+    return Trial(ScoreFusion(**result.config["choice"]), **figures)

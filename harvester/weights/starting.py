@@ -141,7 +141,11 @@ class StartingWeights:
         file = self.folder / f"{name}.safetensors"
         data = file.read_bytes() if file.is_file() else b""
         if hashlib.sha256(data).hexdigest() != self.card.files.get(file.name):
-            raise SettingsError(f"setting starting_weights: {file}: not the file that {CARD} names; make it again")
+            mend = "install harvester" if self.folder == Location.of(SHIPPED_FOLDER) else "make it"
+            raise SettingsError(
+                f"setting starting_weights: {file}: not the file that {CARD} names; {mend} again, or start from "
+                "nothing with starting_weights=''"
+            )
         return data
 
 

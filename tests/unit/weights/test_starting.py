@@ -103,6 +103,17 @@ def test_a_folder_without_a_whole_card_is_refused(tmp_path: Path, text: str | No
         starting_weights(starting_from(tmp_path))
 
 
+def test_weights_that_ship_are_mended_by_another_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    StartingWeights.open(Location.of(weights(tmp_path / "w"))).write_whole(Location.of(tmp_path / "small"))
+    (tmp_path / "small" / "classifier.safetensors").unlink()
+    start = StartingWeights.open(Location.of(tmp_path / "small"))
+    for said in ("make it again, or start from nothing with starting_weights=''", "install harvester again, or"):
+        with pytest.raises(SettingsError) as caught:
+            start.require_whole(starting_from(tmp_path / "small"))
+        assert said in str(caught.value)
+        monkeypatch.setattr(starting, "SHIPPED_FOLDER", tmp_path / "small")
+
+
 def test_a_file_that_the_card_does_not_name_is_refused(tmp_path: Path) -> None:
     folder = weights(tmp_path / "w")
     (folder / "generator-1.safetensors").write_bytes(b"another")
