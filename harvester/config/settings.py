@@ -43,7 +43,9 @@ class GridSettings(Section):
     spacing_zyx_mm: tuple[GridSpacing, GridSpacing, GridSpacing] = (4.0, 1.6, 1.6)
     max_side_px: int = Field(512, ge=32)
     windows_hu: tuple[ShownWindow, ...] = Field(
-        ((-1024.0, 3071.0), (-1350.0, 150.0), (-160.0, 240.0)), min_length=1, description="each from black to white"
+        ((-450.0, 1050.0), (-1350.0, 150.0), (-160.0, 240.0)),
+        min_length=1,
+        description="each from black to white; bone, lung, soft tissue",
     )
 
 
@@ -76,6 +78,9 @@ class GeneratorSettings(Section):
     width: int = Field(32, ge=8, description="of the small backbone: its channels at stride 4")
     channels: int = Field(32, ge=8, description="after fusing the slice groups")
     head_channels: int = Field(16, ge=8)
+    stride: Literal[2, 4] = Field(
+        2, description="pixels of the grid per cell of the heat map: touching lesions need cells smaller than they are"
+    )
     slab_depth: int = Field(8, ge=1)
     batch_slabs: int = Field(4, ge=1)
     crop_px: int = Field(

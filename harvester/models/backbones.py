@@ -1,4 +1,4 @@
-"""Feature extractors by name. Each turns images into feature maps at strides 4, 8 and 16.
+"""Feature extractors by name. Each turns images into feature maps at strides 2, 4, 8 and 16.
 
 `small` is for CPUs and made to be trained from nothing; the others are torchvision's, cut after stride 16, whose
 published weights (pretrained.py) are loaded before the cut and before the first convolution is widened to any
@@ -14,16 +14,20 @@ from harvester.errors import SettingsError
 from harvester.models.pretrained import CLASSIFIER, IMAGENET, Pretrained, read_pretrained
 
 
-class Backbone(nn.Module):
-    """Stages run in order; `out_channels` lists the channels of the maps at strides 4, 8, 16."""
+STRIDES: Final = (2, 4, 8, 16)
+"""Pixels of the image per cell of each map."""
 
-    def __init__(self, stages: list[nn.Module], out_channels: tuple[int, int, int]) -> None:
+
+class Backbone(nn.Module):
+    """Stages run in order; `out_channels` lists the channels of the maps at STRIDES."""
+
+    def __init__(self, stages: list[nn.Module], out_channels: tuple[int, int, int, int]) -> None:
         super().__init__()
         self.stages = nn.ModuleList(stages)
         self.out_channels = out_channels
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(n, channels, y, x) to three maps, finest first."""
+        """(n, channels, y, x) to four maps, finest first."""
         maps = []
         for stage in self.stages:
             images = stage(images)
@@ -86,15 +90,12 @@ def build_backbone(name: str, channels_in: int, width: int, weights: str = "", w
 
 def _small(channels_in: int, width: int) -> Backbone:
     stem = nn.Sequential(
-        nn.Conv2d(channels_in, width // 2, 3, 2, 1, bias=False),
-        nn.BatchNorm2d(width // 2),
-        nn.ReLU(inplace=True),
-        Residual(width // 2, width, 2),
-        Residual(width, width, 1),
+        nn.Conv2d(channels_in, width // 2, 3, 2, 1, bias=False), nn.BatchNorm2d(width // 2), nn.ReLU(inplace=True)
     )
+    fine = nn.Sequential(Residual(width // 2, width, 2), Residual(width, width, 1))
     middle = nn.Sequential(Residual(width, 3 * width // 2, 2), Residual(3 * width // 2, 3 * width // 2, 1))
     deep = nn.Sequential(Residual(3 * width // 2, 2 * width, 2), Residual(2 * width, 2 * width, 1))
-    return Backbone([stem, middle, deep], (width, 3 * width // 2, 2 * width))
+    return Backbone([stem, fine, middle, deep], (width // 2, width, 3 * width // 2, 2 * width))
 
 
 def _torchvision(name: str, pretrained: Pretrained | None) -> Any:
@@ -110,22 +111,22 @@ def _torchvision(name: str, pretrained: Pretrained | None) -> Any:
 
 
 def _resnet18(network: Any, channels_in: int) -> Backbone:
-    stem = nn.Sequential(
-        _widened(network.conv1, channels_in), network.bn1, network.relu, network.maxpool, network.layer1
-    )
+    stem = nn.Sequential(_widened(network.conv1, channels_in), network.bn1, network.relu)
+    fine = nn.Sequential(network.maxpool, network.layer1)
     for first in (network.layer2[0], network.layer3[0]):
         convolution, norm = first.downsample
         convolution.stride = (1, 1)
         first.downsample = Shortcut(2, convolution, norm)
-    return Backbone([stem, network.layer2, network.layer3], (64, 128, 256))
+    return Backbone([stem, fine, network.layer2, network.layer3], (64, 64, 128, 256))
 
 
 def _densenet121(network: Any, channels_in: int) -> Backbone:
     part = network.features
-    stem = nn.Sequential(_widened(part.conv0, channels_in), part.norm0, part.relu0, part.pool0, part.denseblock1)
+    stem = nn.Sequential(_widened(part.conv0, channels_in), part.norm0, part.relu0)
+    fine = nn.Sequential(part.pool0, part.denseblock1)
     middle = nn.Sequential(part.transition1, part.denseblock2)
     deep = nn.Sequential(part.transition2, part.denseblock3)
-    return Backbone([stem, middle, deep], (256, 512, 1024))
+    return Backbone([stem, fine, middle, deep], (64, 256, 512, 1024))
 
 
 CUTS: Final = {"resnet18": _resnet18, "densenet121": _densenet121}

@@ -5,14 +5,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from harvester.proposals.losses import CLAMP
-from harvester.proposals.network import STRIDE
 
 
-def best_peaks(outputs: dict[str, Tensor], top_k: int) -> tuple[Tensor, Tensor]:
+def best_peaks(outputs: dict[str, Tensor], top_k: int, stride: int) -> tuple[Tensor, Tensor]:
     """Scores (n, k), falling, and boxes_xyxy (n, k, 4) in grid pixels with inclusive ends, of every slice's maps.
 
     A peak is a cell that is the largest of its 3x3 neighbourhood; cells that are none come with score 0. k is
-    `top_k`, or all cells of a small map. Runs on the maps' device and never waits for it.
+    `top_k`, or all cells of a small map; `stride` is pixels per cell. Runs on the maps' device and never waits for it.
     """
     heat = torch.sigmoid(outputs["heat"].float()).clamp(CLAMP, 1 - CLAMP)
     keep = functional.max_pool2d(heat, 3, stride=1, padding=1) == heat
@@ -21,8 +20,8 @@ def best_peaks(outputs: dict[str, Tensor], top_k: int) -> tuple[Tensor, Tensor]:
     columns = heat.shape[-1]
     corner = torch.stack([cells % columns, cells // columns], dim=2)
     size, offset = (_at(outputs[name], cells) for name in ("size", "offset"))
-    centre = (corner + offset) * STRIDE
-    half = size.clamp(min=1 / STRIDE) * STRIDE / 2
+    centre = (corner + offset) * stride
+    half = size.clamp(min=1 / stride) * stride / 2
     return scores, torch.cat([centre - half, centre + half - 1], dim=2)
 
 

@@ -95,7 +95,7 @@ def span_peaks(
 ) -> tuple[tuple[Tensor, Tensor], Carries]:
     """The best peaks of a span's slices in place of its maps; else as slice_maps."""
     maps, carried = slice_maps(models, slab_zyx, span, carries, settings, spec)
-    return best_peaks(maps, settings.generator.top_k), carried
+    return best_peaks(maps, settings.generator.top_k, settings.generator.stride), carried
 
 
 def slice_maps(

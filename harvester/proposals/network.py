@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harvester.config.settings import GeneratorSettings, GridSettings
-from harvester.models.backbones import build_backbone
+from harvester.models.backbones import STRIDES, build_backbone
 
-STRIDE: Final = 4
 GROUP_STEP: Final = 3
 """Slices between the centres of the fused groups."""
 GROUPS: Final = (0, GROUP_STEP, 2 * GROUP_STEP)
@@ -28,18 +27,19 @@ HEADS: Final = {"heat": 1, "size": 2, "offset": 2}
 class Generator(nn.Module):
     """Windowed slabs in; per slice a centre heat map (logits), box sizes and sub-pixel offsets out.
 
-    Sizes (width, height) and offsets (x, y) are in cells of the stride-4 map.
+    The maps are at settings.stride pixels a cell; sizes (width, height) and offsets (x, y) are in cells.
     """
 
     def __init__(self, settings: GeneratorSettings, grid: GridSettings) -> None:
         super().__init__()
+        self.finest = STRIDES.index(settings.stride)
         channels_in = 3 * len(grid.windows_hu)
         backbone = build_backbone(
             settings.backbone, channels_in, settings.width, settings.weights, settings.weights_sha256
         )
         self.backbone: nn.Module = backbone
         self.laterals = nn.ModuleList(
-            [nn.Conv2d(3 * channels, settings.channels, 1) for channels in backbone.out_channels]
+            [nn.Conv2d(3 * channels, settings.channels, 1) for channels in backbone.out_channels[self.finest :]]
         )
         self.fused = nn.Sequential(nn.BatchNorm2d(settings.channels), nn.ReLU(inplace=True))
         heads = {name: _head(settings.channels, settings.head_channels, out) for name, out in HEADS.items()}
@@ -48,7 +48,7 @@ class Generator(nn.Module):
         self.heads = nn.ModuleDict(heads)
 
     def forward(self, slab: Tensor) -> dict[str, Tensor]:
-        """(batch, windows, depth + 2 CONTEXT, y, x) to maps of (batch, depth, channels, y / 4, x / 4)."""
+        """(batch, windows, depth + 2 CONTEXT, y, x) to maps of (batch, depth, channels, y / stride, x / stride)."""
         depth = slab.shape[2] - 2 * CONTEXT
         needed = sorted({z + step for z in range(depth) for step in GROUPS})
         groups = slice_groups(slab, needed)
@@ -58,9 +58,9 @@ class Generator(nn.Module):
         return {name: torch.unflatten(out, 0, (len(slab), depth)) for name, out in outputs.items()}
 
     def features(self, groups: Tensor) -> list[Tensor]:
-        """2D features of (n, 3 windows, y, x) slice groups at strides 4, 8, 16: the part done once per slice."""
+        """2D features of (n, 3 windows, y, x) slice groups from settings.stride on: the part done once per slice."""
         maps: list[Tensor] = self.backbone(groups)
-        return maps
+        return maps[self.finest :]
 
     def fuse(self, stacked: list[Tensor]) -> dict[str, Tensor]:
         """Features of three groups side by side, (n, 3 channels, ...) per stride, to the heads' maps of n slices."""
@@ -86,7 +86,7 @@ class Generator(nn.Module):
         return outputs, [level[done:] for level in sums]
 
     def heads_forward(self, top: Tensor) -> dict[str, Tensor]:
-        """Fused features (n, channels, y / 4, x / 4) to the heads' maps."""
+        """Fused features (n, channels, y / stride, x / stride) to the heads' maps."""
         shared = self.fused(top)
         return {name: head(shared) for name, head in self.heads.items()}
 

@@ -17,7 +17,7 @@ from harvester.imaging.interpolation import Taps
 from harvester.models.device_slab import as_tensors, writable
 from harvester.proposals.augment import Raw
 from harvester.proposals.labels import VolumeLabels
-from harvester.proposals.network import CONTEXT, STRIDE
+from harvester.proposals.network import CONTEXT
 from harvester.proposals.pasting import Bank, paste
 from harvester.proposals.targets import SlabLabels, build_targets
 from harvester.storage.location import Location
@@ -146,7 +146,7 @@ class SlabDataset(Dataset[tuple[Raw, dict[str, Tensor]]]):
         known.slice_weight[frame.shape_zyx[0] - z_start :] = 0
         if rng.random() < self.settings.paste_lesions:
             slab, known = paste(slab, known, self.bank, crop.centre_xy, rng)
-        targets = build_targets(_cropped(known, crop), *crop.side_yx)
+        targets = build_targets(_cropped(known, crop), *crop.side_yx, self.settings.stride)
         rows, columns = map(as_tensors, crop.taps(slab))
         raw = {"hu": torch.from_numpy(writable(slab)), "rows": rows, "columns": columns}
         if self.settings.augment:
@@ -189,4 +189,4 @@ def _cropped(known: SlabLabels, crop: Crop) -> SlabLabels:
 
 def _common_side(shapes_zyx: Sequence[tuple[int, int, int]]) -> int:
     longest = max(max(shape[1:]) for shape in shapes_zyx)
-    return -(-longest // SIDE_MULTIPLE) * SIDE_MULTIPLE if longest >= STRIDE else SIDE_MULTIPLE
+    return -(-longest // SIDE_MULTIPLE) * SIDE_MULTIPLE

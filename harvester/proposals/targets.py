@@ -6,7 +6,6 @@ import numpy as np
 
 from harvester.geometry import Array
 from harvester.proposals.boxes import SliceBoxes
-from harvester.proposals.network import STRIDE
 
 
 @dataclass(frozen=True)
@@ -24,26 +23,26 @@ class SlabLabels:
     slice_weight: Array
 
 
-def build_targets(labels: SlabLabels, height: int, width: int) -> dict[str, Array]:
-    """Maps of (depth, channels, height / 4, width / 4), float32.
+def build_targets(labels: SlabLabels, height: int, width: int, stride: int) -> dict[str, Array]:
+    """Maps of (depth, channels, height / stride, width / stride), float32.
 
     heat      Y+: a Gaussian per lesion, 1 at its centre's cell, the maximum where they overlap
     negative  Y-: the same for hard negatives, 0 wherever Y+ > 0
     size, offset  in cells; centre is 1 where a lesion has its centre, else 0
     weight    weight of each cell in the heat loss: a lesion's own cells have the lesion's
     """
-    depth, rows, columns = len(labels.slice_weight), height // STRIDE, width // STRIDE
+    depth, rows, columns = len(labels.slice_weight), height // stride, width // stride
     channels = {"heat": 1, "negative": 1, "size": 2, "offset": 2, "centre": 1}
     maps = {name: np.zeros((depth, n, rows, columns), np.float32) for name, n in channels.items()}
     known = np.ones((depth, 1, rows, columns), np.float32)
     for z, box in labels.ignored:
-        _clear(known[z, 0], box)
+        _clear(known[z, 0], box, stride)
     certainty = np.zeros_like(known)
     for (z, box), weight in zip(labels.lesions, labels.lesions.weights, strict=True):
-        own = _place(maps, z, box)
+        own = _place(maps, z, box, stride)
         np.maximum(certainty[z, 0], weight * own, out=certainty[z, 0])
     for z, box in labels.negatives:
-        splat(maps["negative"][z, 0], box)
+        splat(maps["negative"][z, 0], box, stride)
     maps["negative"][maps["heat"] > 0] = 0
     # A label is knowledge: its own cells count even on a slice that is otherwise unknown. But a hard negative
     # where a lesion may still show is none.
@@ -52,10 +51,10 @@ def build_targets(labels: SlabLabels, height: int, width: int) -> dict[str, Arra
     return maps
 
 
-def centre_cell(box_xyxy: Array) -> tuple[int, int, float, float]:
-    """Column, row, and sub-cell offsets (x, y) of a box's centre on the stride-4 map."""
-    x = (box_xyxy[0] + box_xyxy[2] + 1) / 2 / STRIDE
-    y = (box_xyxy[1] + box_xyxy[3] + 1) / 2 / STRIDE
+def centre_cell(box_xyxy: Array, stride: int) -> tuple[int, int, float, float]:
+    """Column, row, and sub-cell offsets (x, y) of a box's centre on a map of `stride` pixels a cell."""
+    x = (box_xyxy[0] + box_xyxy[2] + 1) / 2 / stride
+    y = (box_xyxy[1] + box_xyxy[3] + 1) / 2 / stride
     return int(np.floor(x)), int(np.floor(y)), float(x % 1), float(y % 1)
 
 
@@ -69,13 +68,13 @@ def gaussian_radius(width: float, height: float, min_iou: float = 0.7) -> float:
     return float((total - np.sqrt(total**2 - 4 * (1 - share) * width * height)) / 2)
 
 
-def splat(heat_yx: Array, box_xyxy: Array) -> bool:
+def splat(heat_yx: Array, box_xyxy: Array, stride: int) -> bool:
     """Write the box's Gaussian into (rows, columns), keeping the maximum; False for a centre outside: nothing."""
-    column, row, _, _ = centre_cell(box_xyxy)
+    column, row, _, _ = centre_cell(box_xyxy, stride)
     rows, columns = heat_yx.shape
     if not (0 <= column < columns and 0 <= row < rows):
         return False
-    sides = (np.array([box_xyxy[2] - box_xyxy[0], box_xyxy[3] - box_xyxy[1]]) + 1) / STRIDE
+    sides = (np.array([box_xyxy[2] - box_xyxy[0], box_xyxy[3] - box_xyxy[1]]) + 1) / stride
     reach = int(max(0, gaussian_radius(*sides)))
     sigma = (2 * reach + 1) / 6
     top, bottom = max(0, row - reach), min(rows, row + reach + 1)
@@ -86,21 +85,21 @@ def splat(heat_yx: Array, box_xyxy: Array) -> bool:
     return True
 
 
-def _place(maps: dict[str, Array], z: int, box_xyxy: Array) -> Array:
+def _place(maps: dict[str, Array], z: int, box_xyxy: Array, stride: int) -> Array:
     """Write a lesion into the maps; gives (rows, columns) bool, its own cells."""
-    column, row, offset_x, offset_y = centre_cell(box_xyxy)
+    column, row, offset_x, offset_y = centre_cell(box_xyxy, stride)
     own = np.zeros_like(maps["heat"][z, 0])
-    if not splat(own, box_xyxy):
+    if not splat(own, box_xyxy, stride):
         return np.asarray(own > 0)
     np.maximum(maps["heat"][z, 0], own, out=maps["heat"][z, 0])
-    sides = (np.array([box_xyxy[2] - box_xyxy[0], box_xyxy[3] - box_xyxy[1]]) + 1) / STRIDE
+    sides = (np.array([box_xyxy[2] - box_xyxy[0], box_xyxy[3] - box_xyxy[1]]) + 1) / stride
     maps["size"][z, :, row, column] = sides
     maps["offset"][z, :, row, column] = offset_x, offset_y
     maps["centre"][z, 0, row, column] = 1
     return np.asarray(own > 0)
 
 
-def _clear(weight_yx: Array, box_xyxy: Array) -> None:
-    left, top = np.floor(box_xyxy[:2] / STRIDE).astype(int).clip(0)
-    right, bottom = np.ceil((box_xyxy[2:] + 1) / STRIDE).astype(int).clip(0)
+def _clear(weight_yx: Array, box_xyxy: Array, stride: int) -> None:
+    left, top = np.floor(box_xyxy[:2] / stride).astype(int).clip(0)
+    right, bottom = np.ceil((box_xyxy[2:] + 1) / stride).astype(int).clip(0)
     weight_yx[top:bottom, left:right] = 0

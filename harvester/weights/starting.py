@@ -65,7 +65,7 @@ def networks_of(settings: Settings) -> dict[str, Any]:
     """What weights must have in common with a run that starts from them: both networks, grid and windows."""
     generator, classifier = settings.generator, settings.classifier
     return {
-        "generator": generator.model_dump(include={"backbone", "width", "channels", "head_channels"}),
+        "generator": generator.model_dump(include={"backbone", "width", "channels", "head_channels", "stride"}),
         "classifier": classifier.model_dump(include={"backbone", "channels"}),
         "grid": settings.grid.model_dump(mode="json", include={"spacing_zyx_mm", "windows_hu"}),
     }
