@@ -122,11 +122,12 @@ def rate(bench: Bench, backbone: str, dtype: torch.dtype, most: dict[str, float]
 
     def run(slab: Tensor = slab) -> None:
         for maps in volume_maps(model, slab, settings, spec, batch):
-            best_peaks(maps, PEAKS_PER_SLICE)
+            best_peaks(maps, PEAKS_PER_SLICE, settings.generator.stride)
 
     some = slab[: 4 + 2 * CONTEXT]
     took = bench.seconds(run, lambda: run(some), 2)
-    top = torch.zeros(1, settings.generator.channels, bench.side // 4, bench.side // 4, device=spec.device)
+    cells = bench.side // settings.generator.stride
+    top = torch.zeros(1, settings.generator.channels, cells, cells, device=spec.device)
     whole, heads = counted(lambda: run(some)), counted(lambda: heads_alone(model, top, spec))
     # Of ten groups for four slices; a long volume has one group per slice.
     groups, slices = len(some) - 2, len(some) - 2 * CONTEXT

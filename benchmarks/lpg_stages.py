@@ -41,7 +41,7 @@ def stages(bench: Bench, backbone: str, folder: Path) -> dict[str, float]:
     depth, batch = frame.shape_zyx[0], slices_at_once(spec)
     images = group_images(slab[: batch.size + 2], settings.grid.windows_hu, spec.dtype)
     maps = joined(volume_maps(model, slab, settings, spec, batch))
-    scores, boxes = best_peaks(maps, own.top_k)
+    scores, boxes = best_peaks(maps, own.top_k, own.stride)
     z, boxes, scores = above(scores, boxes, own.score_floor)
     step = coarse_step(frame.spacing_zyx_mm[2])
     dense = slab[CONTEXT:-CONTEXT, ::step, ::step] > BODY_HU
@@ -54,7 +54,7 @@ def stages(bench: Bench, backbone: str, folder: Path) -> dict[str, float]:
         "resample, copy": bench.seconds(lambda: read_with_context(store.path, frame, spec)) - decode,
         "windows": windows * depth / len(images),
         "LPG forward": whole - windows * depth / len(images),
-        "peaks": bench.seconds(lambda: above(*best_peaks(maps, own.top_k), own.score_floor)),
+        "peaks": bench.seconds(lambda: above(*best_peaks(maps, own.top_k, own.stride), own.score_floor)),
         "body": bench.seconds(lambda: body_mask(dense.cpu().numpy())),
         "link": bench.seconds(lambda: tubelet_rows(found, frame, settings)),
     }

@@ -1,4 +1,4 @@
-"""Losses of a seed, kept in losses/expected.json: three steps of a small generator, one of the paper's.
+"""Losses of a seed, kept in losses/expected.json: three steps of small generators, one of the paper's.
 
 They go through what trains in a harvest: the store, slabs, targets with hard negatives, the loss, the optimizer.
 `python tests/golden/test_golden_losses.py` writes the file anew, for a change that is meant to move them.
@@ -37,6 +37,8 @@ SMALL = (
     "generator.finetune_learning_rate=0.0001",
     "generator.marked_slab_share=1", "compute.precision=float32",
 )  # fmt: skip
+COARSE = ("generator.stride=4", "grid.windows_hu=[[-1024,3071],[-1350,150],[-160,240]]")
+"""What the default was up to 0.2: its losses stay what they were."""
 FROM_SCRATCH = (
     "generator.weights=''", "generator.finetune_steps=1", "generator.marked_slab_share=1", "compute.precision=float32",
 )  # fmt: skip
@@ -108,6 +110,10 @@ def test_three_steps_of_a_small_generator(tmp_path: Path, expected: dict[str, Hi
     assert_close(small(tmp_path), expected["small"])
 
 
+def test_three_steps_of_one_with_coarser_cells(tmp_path: Path, expected: dict[str, History]) -> None:
+    assert_close(small(tmp_path, *COARSE), expected["coarse"])
+
+
 def test_a_step_of_the_papers_generator(tmp_path: Path, expected: dict[str, History]) -> None:
     assert_close(paper(tmp_path), expected["paper"])
 
@@ -126,10 +132,14 @@ def test_they_would_notice_another_learning_rate(tmp_path: Path, expected: dict[
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        parts = {name: Path(folder) / name for name in ("small", "paper")}
+        parts = {name: Path(folder) / name for name in ("small", "coarse", "paper")}
         for part in parts.values():
             part.mkdir()
-        kept = {"small": small(parts["small"]), "paper": paper(parts["paper"])}
+        kept = {
+            "small": small(parts["small"]),
+            "coarse": small(parts["coarse"], *COARSE),
+            "paper": paper(parts["paper"]),
+        }
     EXPECTED.write_text(json.dumps(kept, indent=1) + "\n")
 
 

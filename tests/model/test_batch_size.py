@@ -102,12 +102,12 @@ def test_a_volume_that_runs_out_of_memory_has_the_same_boxes(monkeypatch: pytest
     assert len(expected.z) > 20
     real, calls = detect.best_peaks, []
 
-    def little_room(outputs: dict[str, torch.Tensor], top_k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def little_room(outputs: dict[str, torch.Tensor], *given: int) -> tuple[torch.Tensor, torch.Tensor]:
         calls.append(len(outputs["heat"]))
         # Once the features are there, at the last moment: nothing of the failed batch may be left behind.
         if len(outputs["heat"]) > 2:
             raise torch.OutOfMemoryError("no room")
-        return real(outputs, top_k)
+        return real(outputs, *given)
 
     monkeypatch.setattr(detect, "best_peaks", little_room)
     got = find_boxes([model], slab, FRAME, SETTINGS, FLOAT, AutoBatchSize("slices", 9))

@@ -24,7 +24,7 @@ def labels(lesions: Any = (), negatives: Any = (), ignored: Any = (), weight: An
 
 
 def targets_of(known: SlabLabels) -> dict[str, Tensor]:
-    maps = build_targets(known, 64, 96)
+    maps = build_targets(known, 64, 96, 4)
     return {name: torch.from_numpy(values)[None] for name, values in maps.items()}
 
 

@@ -14,7 +14,7 @@ from harvester.classifier.network import Classifier
 from harvester.config.settings import ClassifierSettings, GeneratorSettings, GridSettings, Settings, SuppressionSettings
 from harvester.errors import SettingsError
 from harvester.imaging.hounsfield import windowed
-from harvester.models.backbones import build_backbone
+from harvester.models.backbones import STRIDES, build_backbone
 from harvester.models.batch_size import AutoBatchSize
 from harvester.models.device import DeviceSpec
 from harvester.proposals.boxes import SliceBoxes
@@ -83,14 +83,17 @@ def test_features_once_equal_the_recomputed_window(backbone: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("backbone", "depth", "chunk"), [("small", 1, 16), ("small", 9, 3), ("resnet18", 4, 3), ("densenet121", 3, 2)]
+    ("backbone", "depth", "chunk", "stride"),
+    [("small", 1, 16, 2), ("small", 9, 3, 2), ("small", 9, 3, 4), ("resnet18", 4, 3, 4), ("densenet121", 3, 2, 2)],
 )
-def test_a_volumes_maps_equal_the_recomputed_window_to_its_ends(backbone: str, depth: int, chunk: int) -> None:
-    model, hu = generator(backbone), volume(depth)
+def test_a_volumes_maps_equal_the_recomputed_window_to_its_ends(
+    backbone: str, depth: int, chunk: int, stride: int
+) -> None:
+    model, hu, side = generator(backbone, stride=stride), volume(depth), 32 // stride
     beyond = np.concatenate([np.repeat(hu[:1], CONTEXT, 0), hu, np.repeat(hu[-1:], CONTEXT, 0)])
     maps = volume_maps(prepare_for_inference(deepcopy(model), FLOAT), beyond, chunk)
     assert {name: tuple(out.shape) for name, out in maps.items()} == {
-        "heat": (depth, 1, 8, 8), "size": (depth, 2, 8, 8), "offset": (depth, 2, 8, 8)
+        "heat": (depth, 1, side, side), "size": (depth, 2, side, side), "offset": (depth, 2, side, side)
     }  # fmt: skip
     slab = torch.from_numpy(windowed(beyond, GRID.windows_hu))
     for z in range(depth):
@@ -128,7 +131,7 @@ def losses(seed: int) -> dict[str, float]:
     boxes = np.array([[10.0, 12.0, 25.0, 30.0], [33.0, 20.0, 50.0, 41.0]])
     lesions, negatives = SliceBoxes.of(zip((1, 2), boxes, strict=True)), SliceBoxes.of([(1, boxes[1])])
     known = SlabLabels(lesions, negatives, SliceBoxes.of(), np.ones(3, np.float32))
-    maps = build_targets(known, 64, 64)
+    maps = build_targets(known, 64, 64, GeneratorSettings().stride)
     targets = {name: torch.from_numpy(np.stack([values, values])) for name, values in maps.items()}
     terms = generator_losses(model(images), targets, SuppressionSettings())
     torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
@@ -151,14 +154,14 @@ def test_a_new_generator_believes_in_few_lesions() -> None:
 
 
 @pytest.mark.parametrize("backbone", ["small", "resnet18", "densenet121"])
-def test_backbones_give_strides_4_8_16_for_any_channels(backbone: str) -> None:
+def test_backbones_give_maps_at_their_strides_for_any_channels(backbone: str) -> None:
     for channels_in in (3, 6):
         net = build_backbone(backbone, channels_in, 16, "").eval()
         with torch.inference_mode():
             maps = net(torch.rand(1, channels_in, 64, 96))
         assert [tuple(m.shape[1:]) for m in maps] == [
             (channels, 64 // stride, 96 // stride)
-            for channels, stride in zip(net.out_channels, (4, 8, 16), strict=True)
+            for channels, stride in zip(net.out_channels, STRIDES, strict=True)
         ]
 
 

@@ -28,16 +28,16 @@ from harvester.models.pretrained import checked_digest, named_by_content
 
 State = dict[str, Tensor]
 PARTS = {
-    "resnet18": ("conv1", [("bn1", "0.1"), ("layer1", "0.4"), ("layer2", "1"), ("layer3", "2")]),
+    "resnet18": ("conv1", [("bn1", "0.1"), ("layer1", "1.1"), ("layer2", "2"), ("layer3", "3")]),
     "densenet121": (
         "features.conv0",
         [
             ("features.norm0", "0.1"),
-            ("features.denseblock1", "0.4"),
-            ("features.transition1", "1.0"),
-            ("features.denseblock2", "1.1"),
-            ("features.transition2", "2.0"),
-            ("features.denseblock3", "2.1"),
+            ("features.denseblock1", "1.1"),
+            ("features.transition1", "2.0"),
+            ("features.denseblock2", "2.1"),
+            ("features.transition2", "3.0"),
+            ("features.denseblock3", "3.1"),
         ],
     ),
 }
@@ -138,7 +138,7 @@ def test_the_layer_that_tells_classes_is_nobodys_business(state: State, classes:
         other |= {"fc.weight": torch.rand(classes, 512), "fc.bias": torch.rand(classes)}
     torch.save(other, tmp_path / "w.pth")
     got = build_backbone("resnet18", 3, 0, str(tmp_path / "w.pth")).state_dict()
-    assert torch.equal(got["stages.2.1.bn2.bias"], state["layer3.1.bn2.bias"])
+    assert torch.equal(got["stages.3.1.bn2.bias"], state["layer3.1.bn2.bias"])
 
 
 @pytest.mark.parametrize(("network", "width"), [("small", 16), ("resnet18", 0)])

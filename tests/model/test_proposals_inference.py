@@ -18,7 +18,7 @@ from harvester.models.batch_size import AutoBatchSize
 from harvester.models.device import DeviceSpec
 from harvester.proposals import inference
 from harvester.proposals.boxes import SliceBoxes
-from harvester.proposals.network import GROUPS, STRIDE
+from harvester.proposals.network import GROUPS
 from harvester.proposals.targets import SlabLabels, build_targets
 from harvester.records import TUBELETS
 from harvester.store.slab import GridFrame
@@ -27,7 +27,7 @@ from tests.builders import tubelet
 
 FLOAT = DeviceSpec(torch.device("cpu"), torch.float32)
 GRID = GridSettings(windows_hu=((-1024.0, 1024.0),))
-SETTINGS = Settings(grid=GRID, generator=GeneratorSettings(body_mask=False))
+SETTINGS = Settings(grid=GRID, generator=GeneratorSettings(body_mask=False, stride=4))
 Boxes = dict[int, list[tuple[float, ...]]]
 
 
@@ -52,7 +52,7 @@ class Answering(nn.Module):
         pairs = [(z - first, box) for z, boxes in self.boxes.items() for box in boxes if first <= z < first + depth]
         none = SliceBoxes.of()
         known = SlabLabels(SliceBoxes.of(pairs), none, none, np.ones(depth, np.float32))
-        made = build_targets(known, rows * STRIDE, columns * STRIDE)
+        made = build_targets(known, 4 * rows, 4 * columns, 4)
         targets = {name: torch.from_numpy(values) for name, values in made.items()}
         for z, heat in self.heat_of_slice.items():
             if first <= z < first + depth:
@@ -150,7 +150,7 @@ def test_what_lies_outside_the_body_is_dropped(make_store: Any, frames_of: Any) 
     inside, lung, wire = (60.0, 40.0, 71.0, 51.0), (36.0, 56.0, 43.0, 63.0), (98.0, 108.0, 105.0, 115.0)
     frame = frames_of(store, GRID)["v"]
     for mask, count in ((False, 3), (True, 2)):
-        settings = Settings(grid=GRID, generator=GeneratorSettings(body_mask=mask))
+        settings = Settings(grid=GRID, generator=GeneratorSettings(body_mask=mask, stride=4))
         rows = propose([Answering({2: [inside, lung, wire]})], store, frame, settings)
         assert len(rows) == count
         assert (98.0 in [round(row["x1"][0]) for row in rows]) == (not mask)

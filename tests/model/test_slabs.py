@@ -16,7 +16,7 @@ from harvester.models.device_slab import as_tensors, mixed
 from harvester.proposals.augment import collate, to_network_input
 from harvester.proposals.boxes import SliceBoxes
 from harvester.proposals.labels import VolumeLabels, volume_labels
-from harvester.proposals.network import CONTEXT, STRIDE
+from harvester.proposals.network import CONTEXT
 from harvester.proposals.pasting import REACH, Bank, paste
 from harvester.proposals.slabs import Crop, SlabDataset
 from harvester.proposals.targets import SlabLabels
@@ -213,7 +213,7 @@ def painted(hu: Any, box: tuple[float, ...], z: Any, value: float = 800.0) -> An
 
 
 def settings(**more: Any) -> GeneratorSettings:
-    plain: dict[str, Any] = {"slab_depth": 3, "crop_px": 48, "augment": False}
+    plain: dict[str, Any] = {"slab_depth": 3, "crop_px": 48, "augment": False, "stride": 4}
     return GeneratorSettings(**(plain | more))
 
 
@@ -283,7 +283,7 @@ def test_a_lesions_centre_is_bright_in_the_image(pair: Any, augment: bool, crop_
         images, targets = items[i]
         side = crop_px or 64
         assert images.shape == (1, 3 + 2 * CONTEXT, side, side)
-        assert {tuple(t.shape[-2:]) for t in targets.values()} == {(side // STRIDE, side // STRIDE)}
+        assert {tuple(t.shape[-2:]) for t in targets.values()} == {(side // 4, side // 4)}
         for z, _, y, x in torch.nonzero(targets["centre"]).tolist():
             seen += 1
             assert float(images[0, z + CONTEXT, 4 * y : 4 * y + 4, 4 * x : 4 * x + 4].mean()) > 0.75

@@ -11,15 +11,17 @@ from harvester.geometry import paired_iou
 from harvester.proposals.boxes import SliceBoxes
 from harvester.proposals.decoding import above, best_peaks
 from harvester.proposals.losses import CLAMP
-from harvester.proposals.network import STRIDE
 from harvester.proposals.targets import SlabLabels, build_targets, centre_cell, gaussian_radius, splat
 
 SIDE = 128
+STRIDE = 4
 
 
-def decode(outputs: dict[str, Tensor], top_k: int, score_floor: float) -> tuple[Tensor, Tensor, Tensor]:
+def decode(
+    outputs: dict[str, Tensor], top_k: int, score_floor: float, stride: int = STRIDE
+) -> tuple[Tensor, Tensor, Tensor]:
     """Slices, boxes and scores of what survives."""
-    return above(*best_peaks(outputs, top_k), score_floor)
+    return above(*best_peaks(outputs, top_k, stride), score_floor)
 
 
 def labels(z: Any, boxes: Any, depth: int, **more: Any) -> SlabLabels:
@@ -45,11 +47,12 @@ def perfect(maps: dict[str, Any]) -> dict[str, Tensor]:
     return {"heat": torch.logit(tensors["heat"], eps=CLAMP), "size": tensors["size"], "offset": tensors["offset"]}
 
 
+@pytest.mark.parametrize("stride", [2, 4])
 @pytest.mark.parametrize("seed", range(5))
-def test_perfect_answers_decode_to_the_boxes(seed: int) -> None:
+def test_perfect_answers_decode_to_the_boxes(seed: int, stride: int) -> None:
     rng = np.random.default_rng(seed)
     z, boxes = scattered(rng, 3)
-    got_z, got, scores = decode(perfect(build_targets(labels(z, boxes, 3), SIDE, SIDE)), 100, 0.9)
+    got_z, got, scores = decode(perfect(build_targets(labels(z, boxes, 3), SIDE, SIDE, stride)), 100, 0.9, stride)
     assert len(got) == len(boxes)
     assert float(scores.min()) == pytest.approx(1 - CLAMP)
     order = np.lexsort((boxes[:, 0], z))
@@ -58,8 +61,21 @@ def test_perfect_answers_decode_to_the_boxes(seed: int) -> None:
     np.testing.assert_allclose(got.numpy()[found], boxes[order], atol=1e-3)
 
 
+def test_two_lesions_that_touch_are_two_peaks_at_a_stride_of_2_wherever_they_lie() -> None:
+    found = {2: 0, 4: 0}
+    for x in np.arange(20, 28, 0.5):
+        boxes = [(x, 30.0, x + 5, 35.0), (x + 6, 30.0, x + 11, 35.0)]
+        for stride in found:
+            out = perfect(build_targets(labels([0, 0], boxes, 1), SIDE, SIDE, stride))
+            # Scores that are equal would both be the largest of their neighbourhood.
+            out["heat"] = out["heat"] / 2 + torch.linspace(0, 1, out["heat"].shape[-1])
+            found[stride] += len(decode(out, 100, 0.9, stride)[0])
+    assert found[2] == 32
+    assert found[4] < 32
+
+
 def test_slices_without_boxes_decode_to_nothing() -> None:
-    out = perfect(build_targets(labels([], [], 2), SIDE, SIDE))
+    out = perfect(build_targets(labels([], [], 2), SIDE, SIDE, STRIDE))
     z, boxes, scores = decode(out, 100, 0.1)
     assert (z.shape, boxes.shape, scores.shape) == ((0,), (0, 4), (0,))
 
@@ -103,8 +119,8 @@ def test_a_box_shifted_by_the_radius_keeps_the_iou(width: float, height: float, 
 def test_the_gaussian_is_the_formula() -> None:
     box = np.array([20.0, 24.0, 67.0, 79.0])
     heat = np.zeros((32, 32), np.float32)
-    splat(heat, box)
-    column, row, _, _ = centre_cell(box)
+    splat(heat, box, STRIDE)
+    column, row, _, _ = centre_cell(box, STRIDE)
     assert (column, row) == (11, 13)
     reach = int(gaussian_radius(12, 14))
     sigma = (2 * reach + 1) / 6
@@ -118,22 +134,22 @@ def test_the_gaussian_is_the_formula() -> None:
 
 def test_overlapping_lesions_keep_the_maximum_and_both_centres() -> None:
     boxes = [(10.0, 10.0, 49.0, 49.0), (18.0, 14.0, 61.0, 57.0)]
-    both = build_targets(labels([0, 0], boxes, 1), SIDE, SIDE)
-    single = [build_targets(labels([0], box, 1), SIDE, SIDE)["heat"] for box in boxes]
+    both = build_targets(labels([0, 0], boxes, 1), SIDE, SIDE, STRIDE)
+    single = [build_targets(labels([0], box, 1), SIDE, SIDE, STRIDE)["heat"] for box in boxes]
     np.testing.assert_array_equal(both["heat"], np.maximum(*single))
     assert both["centre"].sum() == (both["heat"] == 1).sum() == 2
 
 
 def test_centres_outside_the_crop_teach_nothing() -> None:
     outside = [(-40.0, 10.0, -2.0, 20.0), (10.0, SIDE - 3.0, 20.0, SIDE + 30.0), (1e5, 0.0, 1e5 + 5, 9.0)]
-    maps = build_targets(labels([0] * 3, outside, 1), SIDE, SIDE)
+    maps = build_targets(labels([0] * 3, outside, 1), SIDE, SIDE, STRIDE)
     for name in ("heat", "size", "offset", "centre", "negative"):
         assert maps[name].sum() == 0
     assert (maps["weight"] == 1).all()
 
 
 def test_a_box_of_one_pixel_is_a_single_cell() -> None:
-    maps = build_targets(labels([0], (41.0, 22.0, 41.0, 22.0), 1), SIDE, SIDE)
+    maps = build_targets(labels([0], (41.0, 22.0, 41.0, 22.0), 1), SIDE, SIDE, STRIDE)
     assert maps["heat"][0, 0, 5, 10] == maps["heat"].sum() == 1
     np.testing.assert_allclose(maps["size"][0, :, 5, 10], 1 / STRIDE)
     np.testing.assert_allclose(maps["offset"][0, :, 5, 10], [1.5 / 4, 2.5 / 4])
@@ -142,11 +158,11 @@ def test_a_box_of_one_pixel_is_a_single_cell() -> None:
 def test_a_lesion_that_is_not_sure_weighs_less_in_its_own_cells() -> None:
     boxes = np.array([(10.0, 10.0, 49.0, 49.0), (18.0, 14.0, 61.0, 57.0)])
     unsure = labels([], [], 1, lesions=SliceBoxes(np.array([0, 0]), boxes, np.array([0.6, 0.9])))
-    one, other = (build_targets(labels([0], box, 1), SIDE, SIDE)["heat"][0, 0] > 0 for box in boxes)
-    maps = build_targets(unsure, SIDE, SIDE)
+    one, other = (build_targets(labels([0], box, 1), SIDE, SIDE, STRIDE)["heat"][0, 0] > 0 for box in boxes)
+    maps = build_targets(unsure, SIDE, SIDE, STRIDE)
     expected = np.where(other, 0.9, np.where(one, 0.6, 1.0))
     np.testing.assert_allclose(maps["weight"][0, 0], expected, rtol=1e-6)
-    sure = build_targets(labels([0, 0], boxes, 1), SIDE, SIDE)
+    sure = build_targets(labels([0, 0], boxes, 1), SIDE, SIDE, STRIDE)
     for name in ("heat", "negative", "size", "offset", "centre"):
         np.testing.assert_array_equal(maps[name], sure[name])
 
@@ -155,20 +171,20 @@ def test_ignored_regions_weigh_nothing_except_where_a_label_is() -> None:
     known = labels(
         [0], (40.0, 40.0, 70.0, 70.0), 2, ignored=SliceBoxes(np.array([0, 1]), np.array([[36.0, 36, 99, 83]] * 2))
     )
-    maps = build_targets(known, SIDE, SIDE)
+    maps = build_targets(known, SIDE, SIDE, STRIDE)
     inside = np.zeros((32, 32), bool)
     inside[9:21, 9:25] = True
     np.testing.assert_array_equal(maps["weight"][1, 0], ~inside)
     np.testing.assert_array_equal(maps["weight"][0, 0], ~inside | (maps["heat"][0, 0] > 0))
     beyond = labels([], [], 1, ignored=SliceBoxes.of([(0, np.array([-90.0, -90, -5, -5]))]))
-    assert (build_targets(beyond, SIDE, SIDE)["weight"] == 1).all()
+    assert (build_targets(beyond, SIDE, SIDE, STRIDE)["weight"] == 1).all()
 
 
 def test_a_hard_negative_does_not_make_an_unknown_region_known() -> None:
     # The region: where a marked lesion of a neighbouring slice may still show (labels.UNSURE).
     there = SliceBoxes.of([(0, np.array([40.0, 40, 70, 70]))])
     known = labels([], [], 1, ignored=there, negatives=there)
-    weight = build_targets(known, SIDE, SIDE)["weight"][0, 0]
+    weight = build_targets(known, SIDE, SIDE, STRIDE)["weight"][0, 0]
     assert weight[10:17, 10:17].max() == 0
 
 
