@@ -21,7 +21,7 @@ from harvester.storage.location import Location
 from harvester.store.store import Store, finish_store
 from tests.builders import write_volume
 
-# Two workers a fold, so that batches, batch norms and checkpoints are shared when one of them dies.
+# Two workers of a fold, so that batches, batch norms and checkpoints are shared when one of them dies.
 SETTINGS = Settings.model_validate(
     {
         "folds": 2,
@@ -29,7 +29,7 @@ SETTINGS = Settings.model_validate(
             "width": 8, "channels": 16, "head_channels": 8, "slab_depth": 1, "crop_px": 48, "batch_slabs": 3,
             "steps": 60, "learning_rate": 2e-5,
         },
-        "compute": {"train_workers": 4, "cpus_per_train_worker": 0.4, "precision": "float32"},
+        "compute": {"train_workers": 3, "cpus_per_train_worker": 0.5, "precision": "float32"},
     }
 )  # fmt: skip
 

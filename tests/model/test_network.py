@@ -160,8 +160,7 @@ def test_backbones_give_maps_at_their_strides_for_any_channels(backbone: str) ->
         with torch.inference_mode():
             maps = net(torch.rand(1, channels_in, 64, 96))
         assert [tuple(m.shape[1:]) for m in maps] == [
-            (channels, 64 // stride, 96 // stride)
-            for channels, stride in zip(net.out_channels, STRIDES, strict=True)
+            (channels, 64 // stride, 96 // stride) for channels, stride in zip(net.out_channels, STRIDES, strict=True)
         ]
 
 

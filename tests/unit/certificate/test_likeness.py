@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
+from harvester.certificate import likeness
 from harvester.certificate.likeness import Array, marking, permutation_p
+
+
+FEWER = 1999
+"""Permutations where hundreds of pairs of groups are compared: enough for a p below 0.001."""
 
 
 def clinic(rng: np.random.Generator, patients: int, flagged: str = "largest") -> Array:
@@ -24,14 +29,16 @@ def test_a_mining_set_marked_otherwise_is_told_from_chance(flagged: str) -> None
     assert permutation_p(clinic(rng, 150, flagged), clinic(rng, 300)) < 0.001
 
 
-def test_of_alike_groups_no_more_are_told_apart_than_the_level_says() -> None:
+def test_of_alike_groups_no_more_are_told_apart_than_the_level_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(likeness, "PERMUTATIONS", FEWER)
     rng = np.random.default_rng(1)
     found = np.array([permutation_p(clinic(rng, 20), clinic(rng, 60)) for _ in range(150)])
     assert 0 < (found < 0.05).mean() < 0.1
     assert (found < 0.001).sum() <= 1
 
 
-def test_it_holds_nearly_where_one_group_has_fewer_volumes_of_a_patient() -> None:
+def test_it_holds_nearly_where_one_group_has_fewer_volumes_of_a_patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(likeness, "PERMUTATIONS", FEWER)
     rng = np.random.default_rng(2)
 
     def group(patients: int, more: float) -> Array:
