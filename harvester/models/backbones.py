@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from harvester.errors import SettingsError
 from harvester.models.pretrained import CLASSIFIER, IMAGENET, Pretrained, read_pretrained
 
-
 STRIDES: Final = (2, 4, 8, 16)
 """Pixels of the image per cell of each map."""
 

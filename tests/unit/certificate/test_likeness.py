@@ -6,7 +6,6 @@ import pytest
 from harvester.certificate import likeness
 from harvester.certificate.likeness import Array, marking, permutation_p
 
-
 FEWER = 1999
 """Permutations where hundreds of pairs of groups are compared: enough for a p below 0.001."""
 
