@@ -15,7 +15,7 @@ from harvester.cli.plan import format_plan, plan
 from harvester.config.settings import Settings
 from harvester.distributed.capacity import require_capacity
 from harvester.distributed.cluster import start_ray
-from harvester.distributed.precision import fastest_everywhere, fastest_here, with_precision
+from harvester.distributed.precision import fastest_everywhere, fastest_here
 from harvester.distributed.preparation import prepare, prepared
 from harvester.distributed.shared_folders import require_shared
 from harvester.errors import SettingsError
@@ -23,6 +23,7 @@ from harvester.harvest import harvest
 from harvester.proposals.network import Generator
 from harvester.report.build import write_report
 from harvester.report.sections import closing_table
+from harvester.run.first_start import decided
 from harvester.run.folder import Run, store_in
 from harvester.run.log import logged_to, read_log, seconds_of_starts
 from harvester.run.tracking import Tracker, require_plain
@@ -69,18 +70,18 @@ def driving(folder: Location) -> Iterator[tuple[float, str | None]]:
 
 
 def on_ray(settings: Settings, folder: Location, stores: Sequence[Location]) -> Settings:
-    """A Ray with room for the settings, whose nodes all see the folders; the settings with what `auto` means there."""
+    """A Ray with room for the settings, whose nodes all see the folders; and the settings, decided."""
     start_ray()
     require_capacity(settings.compute)
-    settings = with_precision(settings, folder, fastest_everywhere)
+    settings = decided(settings, folder, fastest_everywhere)
     logger.info("precision %s", settings.compute.precision)
     require_shared([folder], stores)
     return settings
 
 
 def ready(settings: Settings, store: str | None, folder: Location) -> tuple[Settings, Store]:
-    """Ray, the store, and the settings with what `auto` means here. What cannot end well is said as early as can be."""
-    require_weights(settings)
+    """Ray, the store, and the settings, decided. What cannot end well is said as early as can be."""
+    require_weights(decided(settings, folder, fastest_here))
     named = named_store(settings, store)
     volumes = Store.open(named) if named else None
     if volumes:  # Ray takes seconds: what its tables show is said before
@@ -107,7 +108,7 @@ def require_weights(settings: Settings) -> None:
 
 def show_plan(settings: Settings, store: str | None, folder: Location) -> None:
     """Print what `run_harvest` would do with the same arguments."""
-    settings, named = with_precision(settings, folder, fastest_here), named_store(settings, store)
+    settings, named = decided(settings, folder, fastest_here), named_store(settings, store)
     opened = Store.open(named) if named else prepared(settings, data_root(), folder / "store")
     if opened is None:
         print(f"to make  the volumes ({settings.data.kind}), into {folder / 'store'}; then every step")

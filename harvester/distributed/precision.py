@@ -1,44 +1,17 @@
-"""compute.precision "auto" becomes one precision for the whole run: every node computes in the same one.
-
-It is what a step is named by: a restart elsewhere keeps what the run began with.
-"""
+"""What compute.precision `auto` means: every node computes in the same precision, which steps are named by."""
 
 import logging
-from collections.abc import Callable
 from typing import Any, Final
 
 import ray
-import yaml
 
-from harvester.config.settings import ComputeSettings, Settings
-from harvester.config.strict_yaml import parse
+from harvester.config.settings import ComputeSettings
 from harvester.distributed.cluster import living_nodes, on_each
 from harvester.models.device import fast_precision
-from harvester.storage.location import Location
 
 logger = logging.getLogger(__name__)
 
 SECONDS_TO_ANSWER: Final = 120.0
-AUTO: Final = "auto"
-
-
-def with_precision(settings: Settings, folder: Location, choose: Callable[[ComputeSettings], str]) -> Settings:
-    """The settings with `auto` replaced by what the run in this folder began with, or else by what is chosen."""
-    compute = settings.compute
-    if compute.precision != AUTO:
-        return settings
-    precision = _begun_with(folder) or choose(compute)
-    return settings.model_copy(update={"compute": compute.model_copy(update={"precision": precision})})
-
-
-def _begun_with(folder: Location) -> str:
-    """The precision in the run's settings; "" where there are none, or none that names one."""
-    file = folder / "settings.yaml"
-    try:
-        precision = parse(file.read_text())["compute"]["precision"] if file.is_file() else ""
-    except (yaml.YAMLError, LookupError, TypeError):
-        return ""
-    return precision if precision in ("float32", "bfloat16") else ""
 
 
 def fastest_here(compute: ComputeSettings) -> str:

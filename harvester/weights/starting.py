@@ -12,6 +12,7 @@ weights that never saw the patients it is to score; where there are none, those 
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +31,8 @@ from harvester.storage.location import Location, writing
 logger = logging.getLogger(__name__)
 
 SHIPPED: Final = "shipped"
+OF_A_RELEASE: Final = re.compile(rf"{SHIPPED}(?::(\w+))?")
+"""Those that ship, or those of a certain digest: a run keeps to the ones that it began with."""
 SHIPPED_FOLDER: Final = Path(__file__).parent / "small"
 CARD: Final = "card.json"
 STAGES: Final = ("generator", "classifier")
@@ -153,22 +156,38 @@ def starting_weights(settings: Settings) -> StartingWeights | None:
     """What the settings start from; None for nothing.
 
     The shipped ones are for the small networks on their grid: others, and stages with weights of their own, do without.
-    Raises SettingsError for a named folder that is none, or whose networks are not those of the settings.
+    Raises SettingsError for a named folder that is none, or whose networks are not those of the settings, and for
+    shipped ones of another release.
     """
-    named = settings.starting_weights
-    own = settings.generator.weights or settings.classifier.weights
-    if not named or (named == SHIPPED and (own or not (SHIPPED_FOLDER / CARD).is_file())):
+    named, own = settings.starting_weights, settings.generator.weights or settings.classifier.weights
+    ships = OF_A_RELEASE.fullmatch(named)
+    if not named or (ships and (own or not (SHIPPED_FOLDER / CARD).is_file())):
         return None
-    found = StartingWeights.open(Location.of(SHIPPED_FOLDER if named == SHIPPED else named))
+    found = StartingWeights.open(Location.of(SHIPPED_FOLDER if ships else named))
+    if ships and ships[1] not in (None, found.digest):
+        raise SettingsError(
+            f"setting starting_weights: {named} came with another release of harvester (run.json of the run says "
+            f"which), with this one {SHIPPED}:{found.digest}; install that release to go on, or start a new run"
+        )
     wanted, has = networks_of(settings), found.card.networks
     if json.loads(json.dumps(wanted)) == has:
         return found
-    if named == SHIPPED:
+    if ships:
         return None
     unlike = ", ".join(
         f"{part}: {has.get(part)}, not {wanted[part]}" for part in wanted if wanted[part] != has.get(part)
     )
     raise SettingsError(f"setting starting_weights: made for other networks ({unlike})")
+
+
+def named_by_digest(settings: Settings, before: str) -> Settings:
+    """The settings with `shipped` as shipped:DIGEST: as `before`, where that is one, or as those that ship now."""
+    if settings.starting_weights != SHIPPED:
+        return settings
+    if OF_A_RELEASE.fullmatch(before) and before != SHIPPED:
+        return settings.model_copy(update={"starting_weights": before})
+    found = starting_weights(settings)
+    return settings.model_copy(update={"starting_weights": f"{SHIPPED}:{found.digest}"}) if found else settings
 
 
 def folds_by_patient(rows: Iterable[Mapping[str, Any]], settings: Settings) -> dict[str, int]:

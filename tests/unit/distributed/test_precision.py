@@ -8,10 +8,11 @@ import pytest
 from harvester.config.loading import dump
 from harvester.config.settings import ComputeSettings, Settings
 from harvester.distributed import precision
-from harvester.distributed.precision import fastest_everywhere, with_precision
+from harvester.distributed.precision import fastest_everywhere
 from harvester.harvest import train_generator
 from harvester.labels.ledger import from_marks
 from harvester.models import device
+from harvester.run.first_start import decided
 from harvester.run.folder import Run
 from harvester.storage.location import Location
 from harvester.store.store import Store
@@ -27,7 +28,7 @@ def with_compute(**changed: Any) -> Settings:
 def chosen(folder: Path, found: str, settings: Settings = AUTO) -> str:
     """The precision of a start in this folder on machines that are fast in `found`; written down as a run does."""
     place = Location.of(folder)
-    resolved = with_precision(settings, place, lambda compute: found)
+    resolved = decided(settings, place, lambda compute: found)
     (place / "settings.yaml").write_text(dump(resolved))
     return resolved.compute.precision
 
@@ -52,7 +53,7 @@ def test_a_step_is_named_by_the_precision_that_was_found(tmp_path: Path) -> None
 
 
 def step_key(store: Store, folder: Path, found: str) -> str:
-    settings = with_precision(AUTO, Location.of(folder / "new"), lambda _: found)
+    settings = decided(AUTO, Location.of(folder / "new"), lambda _: found)
     run, keys = Run(Location.of(folder / "run"), settings, store), []
     run.weights = lambda step, k, key, make: keys.append(key)  # type: ignore[assignment, method-assign, func-returns-value]
     train_generator(run, 0, from_marks(marks()), None)

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from harvester.config import shipped
+from harvester.config.loading import dump
 from harvester.config.settings import Settings
 from harvester.config.strict_yaml import parse
 from harvester.datasets.insertion.backgrounds import Background
 from harvester.errors import SettingsError
+from harvester.run.first_start import decided
 from harvester.storage.location import Location
 from harvester.weights import starting
 from harvester.weights.starting import CARD, STAGES, StartingWeights, folds_by_patient, in_sample, starting_weights
@@ -87,6 +89,22 @@ def test_what_ships_is_for_the_small_networks_without_weights_of_their_own(
     assert starting_weights(Settings(grid={"spacing_zyx_mm": (2.0, 0.8, 0.8)})) is None
     monkeypatch.setattr(starting, "SHIPPED_FOLDER", tmp_path / "nowhere")
     assert starting_weights(Settings()) is None
+
+
+def test_a_run_keeps_to_the_weights_that_shipped_when_it_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(starting, "SHIPPED_FOLDER", weights(tmp_path / "small", folds=0))
+    folder = Location.of(tmp_path / "run")
+    began = decided(Settings(), folder, lambda _: "float32")
+    start = starting_weights(began)
+    assert start is not None and began.starting_weights == f"shipped:{start.digest}"
+    (folder / "settings.yaml").write_text(dump(began))
+    monkeypatch.setattr(starting, "SHIPPED_FOLDER", weights(tmp_path / "later", folds=1))
+    later = decided(Settings(), folder, lambda _: "float32")
+    assert later == began
+    with pytest.raises(SettingsError, match=r"came with another release.*install that release to go on"):
+        starting_weights(later)
+    assert starting_weights(decided(Settings(), Location.of(tmp_path / "new"), lambda _: "float32")) is not None
+    assert decided(starting_from(""), folder, lambda _: "float32").starting_weights == ""
 
 
 def test_a_named_folder_of_other_networks_is_refused_with_the_difference(tmp_path: Path) -> None:
