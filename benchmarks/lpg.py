@@ -9,6 +9,7 @@ of fitted generators are. On a CPU there is one thread and processor time is rep
   once        features of a slice group computed once, against the nine-slice window computed anew for every slice
   rates       slices per second by backbone and precision; operations and bytes per slice, and their share of the
               device's own measured peaks (matrix product, copy): what bounds it, here and on another device
+  finer       how many times as long the small network takes with cells of 2 pixels as with cells of 4
   compiled    how many times as fast torch.compile makes it, and what the compiling takes
   stages      where a volume's time goes, from the store to scored tubelets
   pipeline    the same as an actor does it, in three threads: wall time, and how busy a GPU was
@@ -146,6 +147,26 @@ def rate(bench: Bench, backbone: str, dtype: torch.dtype, most: dict[str, float]
 
 
 @torch.inference_mode()
+def finer(bench: Bench) -> dict[str, float]:
+    """How many times as long a slice takes the small network at 2 pixels a cell as at 4, in float32, by turns."""
+    spec, slab = DeviceSpec(bench.spec.device, torch.float32), bench.slab(bench.slices)
+    took = {2: float("inf"), 4: float("inf")}
+    for _ in range(3):
+        for stride in took:
+            settings = settings_of("small", (f"generator.stride={stride}",))
+            model, batch = model_of(settings, spec), slices_at_once(spec)
+
+            def run(model: Generator = model, settings: Settings = settings, batch: AutoBatchSize = batch) -> None:
+                for maps in volume_maps(model, slab, settings, spec, batch):
+                    best_peaks(maps, PEAKS_PER_SLICE, settings.generator.stride)
+
+            took[stride] = min(took[stride], bench.seconds(run, run, 1))
+    return {"times_as_long": took[2] / took[4]} | {
+        f"ms_per_slice_stride_{stride}": 1000 * seconds / bench.slices for stride, seconds in took.items()
+    }
+
+
+@torch.inference_mode()
 def compiled(bench: Bench, backbone: str) -> dict[str, float]:
     """A compiled backbone against one that is not, by turns, on as many slices as five batches have."""
     spec, settings, batch = bench.spec, settings_of(backbone), slices_at_once(bench.spec)
@@ -227,6 +248,8 @@ def measured(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
             key = f"{name} {str(dtype).removeprefix('torch.')}"
             results["rates"][key] = rate(bench, name, dtype, results["peak"])
             print(f"rate, {key}: {row(results['rates'][key])}", flush=True)
+    results["finer"] = finer(bench)
+    print(f"finer cells, small: {row(results['finer'])}", flush=True)
     results["compiled"] = {name: compiled(bench, name) for name in ("small", "densenet121")}
     for name, figures in results["compiled"].items():
         print(f"compiled, {name} ({bench.spec.dtype}): {row(figures)}", flush=True)
