@@ -23,9 +23,9 @@ BACKGROUND: Final = 0.25
 def best_peaks(outputs: dict[str, Tensor], top_k: int, stride: int) -> tuple[Tensor, Tensor]:
     """Scores (n, k), falling, and boxes_xyxy (n, k, 4) in grid pixels with inclusive ends, of every slice's maps.
 
-    A peak is a cell that is the largest of its 3x3 neighbourhood; cells that are none come with score 0. Its score is the
-    chance that the centre is there or in a cell near by (`shared_heat`; ours). k is `top_k`, or all cells of a small
-    map; `stride` is pixels per cell. Runs on the maps' device and never waits for it.
+    A peak is a cell that is the largest of its 3x3 neighbourhood; cells that are none come with score 0. Its score is
+    the chance that the centre is there or in a cell near by (`shared_heat`; ours). k is `top_k`, or all cells of a
+    small map; `stride` is pixels per cell. Runs on the maps' device and never waits for it.
     """
     heat = torch.sigmoid(outputs["heat"].float()).clamp(CLAMP, 1 - CLAMP)
     keep = functional.max_pool2d(heat, 3, stride=1, padding=1) == heat
