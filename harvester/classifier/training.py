@@ -13,7 +13,7 @@ from harvester.config.settings import Settings
 from harvester.errors import NoExamplesError
 from harvester.models.device import DeviceSpec
 from harvester.models.finite import read_weights
-from harvester.models.fit import Fit, FoldTask, TrainSchedule
+from harvester.models.fit import Fit, FoldTask, TrainSchedule, mix_in
 
 PROFILE_LR_MULTIPLIER: Final = 8.0
 
@@ -59,7 +59,9 @@ def fit_classifier(
         return {"classify": summed / own.batch_size}
 
     spec = DeviceSpec.choose(task.gpu, settings.compute.precision)
-    return model, Fit(model, schedule, spec, task).run(items, losses_of, collate=list)
+    history = Fit(model, schedule, spec, task).run(items, losses_of, collate=list)
+    mix_in(model, before if again else {}, own.finetune_keeps)
+    return model, history
 
 
 def start_from_generator(model: Classifier, weights: Mapping[str, Tensor]) -> bool:

@@ -69,6 +69,17 @@ class LossWeights(Section):
     offset: float = Field(1.0, ge=0)
 
 
+FinetuneKeeps = Annotated[
+    float,
+    Field(
+        ge=0,
+        lt=1,
+        description="share of the weights that a finetuning starts from in those that it ends with: few labels teach, "
+        "and what was known of other patients stays",
+    ),
+]
+
+
 class GeneratorSettings(Section):
     """LPG: network, training, decoding."""
 
@@ -93,6 +104,7 @@ class GeneratorSettings(Section):
     )
     learning_rate: float = Field(2e-3, gt=0)
     finetune_learning_rate: float = Field(5e-4, gt=0)
+    finetune_keeps: FinetuneKeeps = 0.5
     weight_decay: float = Field(1e-4, ge=0)
     marked_slab_share: float = Field(0.75, ge=0, le=1)
     unmarked_slice_weight: float = Field(
@@ -147,6 +159,7 @@ class ClassifierSettings(Section):
     )
     learning_rate: float = Field(2e-3, gt=0)
     finetune_learning_rate: float = Field(1e-3, gt=0)
+    finetune_keeps: FinetuneKeeps = 0.5
     weight_decay: float = Field(1e-3, ge=0)
     augment: bool = True
 

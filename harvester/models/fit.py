@@ -6,7 +6,7 @@ import math
 import os
 import pickle
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -192,6 +192,18 @@ class Fit:
         torch.set_rng_state(state["random"])
         if state["random_gpu"] is not None and torch.cuda.is_available():
             torch.cuda.set_rng_state(state["random_gpu"])
+
+
+@torch.no_grad()
+def mix_in(model: nn.Module, before: Mapping[str, Tensor], share: float) -> None:
+    """Move a finetuned model's weights back by this share of the way to those that it started from; {}: nowhere.
+
+    Batch norms' means and variances too. Between both ends a model is often better elsewhere than at either, and what
+    few labels do not show is not forgotten (Wortsman et al., CVPR 2022).
+    """
+    for name, value in model.state_dict().items() if before else ():
+        if value.is_floating_point():
+            value.lerp_(before[name].to(value), share)
 
 
 def _parameter_groups(model: nn.Module, schedule: TrainSchedule) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from harvester.errors import NoExamplesError
 from harvester.labels.ledger import by_volume
 from harvester.models.device import DeviceSpec
 from harvester.models.finite import read_weights
-from harvester.models.fit import Fit, FoldTask, TrainSchedule
+from harvester.models.fit import Fit, FoldTask, TrainSchedule, mix_in
 from harvester.proposals.augment import Raw, collate, to_network_input
 from harvester.proposals.labels import volume_labels
 from harvester.proposals.losses import generator_losses
@@ -34,8 +34,9 @@ def fit_generator(
     torch.manual_seed(task.seed)
     bare = task.start is not None
     model = Generator(generator.model_copy(update={"weights": ""}) if bare else generator, settings.grid)
-    if task.start is not None:
-        model.load_state_dict(read_weights(task.start))
+    before = read_weights(task.start) if task.start is not None else {}
+    if before:
+        model.load_state_dict(before)
     steps = generator.finetune_steps if bare else generator.steps
     rate = generator.finetune_learning_rate if bare else generator.learning_rate
     setting = f"generator.{'finetune_' * bare}learning_rate"
@@ -51,7 +52,9 @@ def fit_generator(
         weights = generator.loss.model_dump()
         return {name: weights[name] * term for name, term in terms.items()}
 
-    return model, Fit(model, schedule, spec, task).run(items, losses_of, collate)
+    history = Fit(model, schedule, spec, task).run(items, losses_of, collate)
+    mix_in(model, before, generator.finetune_keeps)
+    return model, history
 
 
 def slab_dataset(task: FoldTask, settings: Settings, rows: Rows, ledger: LedgerTable, items: int) -> SlabDataset:

@@ -360,6 +360,29 @@ def test_both_streams_start_from_a_generator_of_their_width(width: int) -> None:
     assert all(same(stream, generator.backbone) == fits for stream in classifier.streams.values())
 
 
+@pytest.mark.parametrize("model", ["generator", "classifier"])
+def test_a_finetuned_model_lies_between_its_start_and_where_it_was_led(
+    model: str, store: Store, tmp_path: Path
+) -> None:
+    def weights(keeps: float, start: Path | None) -> dict[str, torch.Tensor]:
+        own = {"finetune_steps": 2, "steps": 2, "finetune_keeps": keeps}
+        settings = SETTINGS.model_copy(update={model: getattr(SETTINGS, model).model_copy(update=own)})
+        task = replace(task_in(store, tmp_path), start=start, checkpoint=tmp_path / f"{keeps}-{start is None}.pt")
+        if model == "classifier":
+            return dict(fit_classifier(task, settings, examples(store))[0].state_dict())
+        ledger = from_marks(store.marks())
+        return dict(fit_generator(task, settings, store.manifest.to_pylist(), ledger)[0].state_dict())
+
+    first = weights(0.0, None)
+    assert all(torch.equal(one, other) for one, other in zip(first.values(), weights(0.9, None).values(), strict=True))
+    save_file({name: value.contiguous() for name, value in first.items()}, tmp_path / "w.safetensors")
+    led, kept = (weights(keeps, tmp_path / "w.safetensors") for keeps in (0.0, 0.75))
+    for name, value in led.items():
+        wanted = torch.lerp(value, first[name], 0.75) if value.is_floating_point() else value
+        torch.testing.assert_close(kept[name], wanted, atol=1e-6, rtol=1e-5)
+    assert any(not torch.equal(value, first[name]) for name, value in led.items())
+
+
 def test_a_later_round_finetunes_the_classifier_before(store: Store, tmp_path: Path) -> None:
     own = SETTINGS.model_copy(update={"classifier": SETTINGS.classifier.model_copy(update={"finetune_steps": 2})})
     first, _ = fit_classifier(task_in(store, tmp_path), own, examples(store))
