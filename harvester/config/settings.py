@@ -202,7 +202,10 @@ class MiningSettings(Section):
     possible_lpg_above: float = Field(0.3, ge=0, le=1)
     possible_lpc_below: float = Field(0.05, ge=0, le=1)
     possible_max_per_volume: int = Field(10, ge=0)
-    clear_iou: float = Field(0.1, gt=0, le=1, description="overlap from which a tubelet touches a label")
+    clear_iou: float = Field(0.1, gt=0, le=1, description="overlap from which a tubelet is no hard negative")
+    known_iou: float = Field(
+        0.3, gt=0, le=1, description="overlap from which a tubelet is the lesion that is known there, not one beside it"
+    )
 
 
 class ComputeSettings(Section):

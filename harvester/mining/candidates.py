@@ -73,7 +73,12 @@ def slice_marks(labels: LedgerTable) -> MarkTable:
 
 
 def candidates(scored: AnyTable, labels: LedgerTable, settings: MiningSettings) -> AnyTable:
-    """The tubelets that touch no label: what a round may still find. Marks in `labels` are extruded."""
+    """The tubelets that are none of the labels: what a round may still find. Marks in `labels` are extruded."""
+    return scored.filter(pa.array(overlap_with(scored, labels) < settings.known_iou))
+
+
+def clear_of(scored: AnyTable, labels: LedgerTable, settings: MiningSettings) -> AnyTable:
+    """The tubelets that touch no label: what may be a hard negative. Marks in `labels` are extruded."""
     return scored.filter(pa.array(overlap_with(scored, labels) < settings.clear_iou))
 
 

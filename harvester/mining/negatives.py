@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from harvester.config.settings import MiningSettings
 from harvester.geometry import Array
 from harvester.labels.ledger import exclusion_labels, extrude_marks
-from harvester.mining.candidates import candidates, overlap_with
+from harvester.mining.candidates import clear_of, overlap_with
 from harvester.records import (
     SELECTED,
     AnyTable,
@@ -48,13 +48,13 @@ def classifier_examples(
 
 def sure_hard_negatives(scored: Scored, ledger: LedgerTable, settings: MiningSettings) -> SelectedTable:
     """N_M: the best-scored tubelets of each completely marked volume that touch no lesion and nothing reviewed."""
-    free = candidates(scored, exclusion_labels(ledger), settings)
+    free = clear_of(scored, exclusion_labels(ledger), settings)
     return best_of_each_volume(free, settings.hard_negatives_per_volume)
 
 
 def possible_hard_negatives(scored: Scored, ledger: LedgerTable, settings: MiningSettings) -> SelectedTable:
     """N_H: tubelets of partly marked volumes that the generator likes, the classifier refuses, and nothing touches."""
-    free = candidates(scored, exclusion_labels(ledger), settings)
+    free = clear_of(scored, exclusion_labels(ledger), settings)
     liked = free["lpg_score"].to_numpy() >= settings.possible_lpg_above
     refused = free["lpc_score"].to_numpy() <= settings.possible_lpc_below
     kept = free.filter(pa.array(liked & refused))

@@ -3,7 +3,7 @@
 Every round selects anew, from its own tubelets and what all rounds say of them (bank.py). The archive's partly marked
 volumes (V_H) are harvested. The completely marked ones (V_M) are the calibration set: they go through the very same
 rule with their annotations hidden. The certificate is computed on what the rule accepts there: tubelets of patients
-that no model saw, that touch no clinical mark and nothing accepted in a run that was reviewed. What earlier rounds
+that no model saw, that are none of the clinical marks and nothing accepted in a run that was reviewed. What earlier rounds
 harvested has no say: it may be found again, or not.
 """
 
@@ -127,12 +127,12 @@ class RoundView:
 
     @cached_property
     def harvestable(self) -> PooledTable:
-        """The tubelets of V_H that touch no lesion that the archive knows and nothing that was reviewed."""
+        """The tubelets of V_H that are no lesion that the archive knows and nothing that was reviewed."""
         return candidates(self.partly_marked, exclusion_labels(self.known), self.settings.mining)
 
     @cached_property
     def calibration(self) -> PooledTable:
-        """The tubelets of V_M that touch no clinical mark and nothing that a reviewed run accepted.
+        """The tubelets of V_M that are none of the clinical marks and nothing that a reviewed run accepted.
 
         What is false in V_M stays false and counts, whether or not somebody looked: else V_M would look better than
         V_H.

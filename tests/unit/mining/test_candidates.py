@@ -52,7 +52,14 @@ def test_a_harvested_label_counts_on_each_of_its_slices() -> None:
     assert candidates.slice_marks(harvested)["z"].to_pylist() == [7, 8]
 
 
-def test_candidates_touch_no_label() -> None:
+def test_what_lies_beside_a_known_lesion_may_be_found_and_is_no_hard_negative() -> None:
+    beside = (22, 10, 41, 29)  # IoU with HERE: 160 / 640
+    table, known = scored(tubelet("h1", beside), tubelet("h1", AWAY)), ledger(mark("h1", HERE))
+    assert ids(candidates.candidates(table, known, SETTINGS)) == [0, 1]
+    assert ids(candidates.clear_of(table, known, SETTINGS)) == [1]
+
+
+def test_candidates_are_none_of_the_labels() -> None:
     table = scored(*(tubelet("h1", box) for box in (HERE, SHIFTED, HALF, TOUCHING, AWAY)), tubelet("t1", HERE))
     assert ids(candidates.candidates(table, ledger(mark("h1", HERE)), SETTINGS)) == [3, 4, 5]
     assert ids(candidates.candidates(table, LEDGER.empty_table(), SETTINGS)) == [0, 1, 2, 3, 4, 5]
