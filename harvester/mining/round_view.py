@@ -3,8 +3,8 @@
 Every round selects anew, from its own tubelets and what all rounds say of them (bank.py). The archive's partly marked
 volumes (V_H) are harvested. The completely marked ones (V_M) are the calibration set: they go through the very same
 rule with their annotations hidden. The certificate is computed on what the rule accepts there: tubelets of patients
-that no model saw, that are none of the clinical marks and nothing accepted in a run that was reviewed. What earlier rounds
-harvested has no say: it may be found again, or not.
+that no model saw, that are none of the clinical marks and nothing accepted in a run that was reviewed. What earlier
+rounds harvested has no say: it may be found again, or not.
 """
 
 from collections import Counter
