@@ -20,7 +20,7 @@ from harvester.proposals.network import CONTEXT, Generator
 from harvester.store.slab import GridFrame
 
 GRID = GridSettings(windows_hu=((-1024.0, 1024.0),))
-SETTINGS = Settings(grid=GRID, generator=GeneratorSettings(body_mask=False, score_floor=0.02, top_k=5))
+SETTINGS = Settings(grid=GRID, generator=GeneratorSettings(body_mask=False, score_floor=0.02, top_k=5, stride=4))
 SPEC = DeviceSpec(torch.device("cpu"), torch.float32)
 DEPTH = 64
 
