@@ -1,4 +1,4 @@
-"""Which tubelets a round may still find, by what they touch: labels, regions that are left out."""
+"""Which tubelets a round may still find, by what they overlap: labels, regions that are left out."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -201,9 +201,10 @@ def mix_in(model: nn.Module, before: Mapping[str, Tensor], share: float) -> None
     Batch norms' means and variances too. Between both ends a model is often better elsewhere than at either, and what
     few labels do not show is not forgotten (Wortsman et al., CVPR 2022).
     """
-    for name, value in model.state_dict().items() if before else ():
-        if value.is_floating_point():
-            value.lerp_(before[name].to(value), share)
+    after = model.state_dict()
+    for name, start in before.items():
+        if after[name].is_floating_point():  # files keep counters as floats, too
+            after[name].lerp_(start.to(after[name]), share)
 
 
 def _parameter_groups(model: nn.Module, schedule: TrainSchedule) -> list[dict[str, Any]]:

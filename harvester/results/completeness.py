@@ -57,7 +57,7 @@ def rank_volumes(
 
     marks        the clinical ones are counted
     harvest      harvested lesions, counted
-    left         the volumes' tubelets that touch neither a mark nor a harvested lesion, with `score` in 0..1
+    left         the volumes' tubelets that are neither a marked nor a harvested lesion, with `score` in 0..1
     calibration  V_M's candidates with `score`, and whether each is right: if none is, it teaches nothing
     left_out     why volumes were left out, by id
     """
