@@ -92,6 +92,13 @@ class GeneratorSettings(Section):
     stride: Literal[2, 4] = Field(
         2, description="pixels of the grid per cell of the heat map: touching lesions need cells smaller than they are"
     )
+    target_iou: float = Field(
+        0.5,
+        gt=0,
+        lt=1,
+        description="how far around a lesion's centre a peak is no error: as far as its box, moved there, has this IoU "
+        "with itself; 0.7 is published",
+    )
     slab_depth: int = Field(8, ge=1)
     batch_slabs: int = Field(4, ge=1)
     crop_px: int = Field(

@@ -146,7 +146,7 @@ class SlabDataset(Dataset[tuple[Raw, dict[str, Tensor]]]):
         known.slice_weight[frame.shape_zyx[0] - z_start :] = 0
         if rng.random() < self.settings.paste_lesions:
             slab, known = paste(slab, known, self.bank, crop.centre_xy, rng)
-        targets = build_targets(_cropped(known, crop), *crop.side_yx, self.settings.stride)
+        targets = build_targets(_cropped(known, crop), *crop.side_yx, self.settings.stride, self.settings.target_iou)
         rows, columns = map(as_tensors, crop.taps(slab))
         raw = {"hu": torch.from_numpy(writable(slab)), "rows": rows, "columns": columns}
         if self.settings.augment:

@@ -1,11 +1,15 @@
 """What the generator should answer on one slab: heat maps, sizes, offsets, and where the answer counts."""
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from harvester.geometry import Array
 from harvester.proposals.boxes import SliceBoxes
+
+PUBLISHED_IOU: Final = 0.7
+"""CenterNet's, and so the paper's."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +27,13 @@ class SlabLabels:
     slice_weight: Array
 
 
-def build_targets(labels: SlabLabels, height: int, width: int, stride: int) -> dict[str, Array]:
+def build_targets(
+    labels: SlabLabels, height: int, width: int, stride: int, min_iou: float = PUBLISHED_IOU
+) -> dict[str, Array]:
     """Maps of (depth, channels, height / stride, width / stride), float32.
 
-    heat      Y+: a Gaussian per lesion, 1 at its centre's cell, the maximum where they overlap
+    heat      Y+: a Gaussian per lesion, 1 at its centre's cell, the maximum where they overlap; it ends where a box
+              moved so far has `min_iou` with itself (gaussian_radius)
     negative  Y-: the same for hard negatives, 0 wherever Y+ > 0
     size, offset  in cells; centre is 1 where a lesion has its centre, else 0
     weight    weight of each cell in the heat loss: a lesion's own cells have the lesion's
@@ -39,10 +46,10 @@ def build_targets(labels: SlabLabels, height: int, width: int, stride: int) -> d
         _clear(known[z, 0], box, stride)
     certainty = np.zeros_like(known)
     for (z, box), weight in zip(labels.lesions, labels.lesions.weights, strict=True):
-        own = _place(maps, z, box, stride)
+        own = _place(maps, z, box, stride, min_iou)
         np.maximum(certainty[z, 0], weight * own, out=certainty[z, 0])
     for z, box in labels.negatives:
-        splat(maps["negative"][z, 0], box, stride)
+        splat(maps["negative"][z, 0], box, stride, min_iou)
     maps["negative"][maps["heat"] > 0] = 0
     # A label is knowledge: its own cells count even on a slice that is otherwise unknown. But a hard negative
     # where a lesion may still show is none.
@@ -58,7 +65,7 @@ def centre_cell(box_xyxy: Array, stride: int) -> tuple[int, int, float, float]:
     return int(np.floor(x)), int(np.floor(y)), float(x % 1), float(y % 1)
 
 
-def gaussian_radius(width: float, height: float, min_iou: float = 0.7) -> float:
+def gaussian_radius(width: float, height: float, min_iou: float = PUBLISHED_IOU) -> float:
     """Largest r such that a box shifted by (r, r) keeps `min_iou` with itself, in the unit of the sides.
 
     (w - r)(h - r) = 2 iou / (1 + iou) w h, solved for the smaller root.
@@ -68,14 +75,14 @@ def gaussian_radius(width: float, height: float, min_iou: float = 0.7) -> float:
     return float((total - np.sqrt(total**2 - 4 * (1 - share) * width * height)) / 2)
 
 
-def splat(heat_yx: Array, box_xyxy: Array, stride: int) -> bool:
+def splat(heat_yx: Array, box_xyxy: Array, stride: int, min_iou: float = PUBLISHED_IOU) -> bool:
     """Write the box's Gaussian into (rows, columns), keeping the maximum; False for a centre outside: nothing."""
     column, row, _, _ = centre_cell(box_xyxy, stride)
     rows, columns = heat_yx.shape
     if not (0 <= column < columns and 0 <= row < rows):
         return False
     sides = (np.array([box_xyxy[2] - box_xyxy[0], box_xyxy[3] - box_xyxy[1]]) + 1) / stride
-    reach = int(max(0, gaussian_radius(*sides)))
+    reach = int(max(0, gaussian_radius(*sides, min_iou)))
     sigma = (2 * reach + 1) / 6
     top, bottom = max(0, row - reach), min(rows, row + reach + 1)
     left, right = max(0, column - reach), min(columns, column + reach + 1)
@@ -85,11 +92,11 @@ def splat(heat_yx: Array, box_xyxy: Array, stride: int) -> bool:
     return True
 
 
-def _place(maps: dict[str, Array], z: int, box_xyxy: Array, stride: int) -> Array:
+def _place(maps: dict[str, Array], z: int, box_xyxy: Array, stride: int, min_iou: float) -> Array:
     """Write a lesion into the maps; gives (rows, columns) bool, its own cells."""
     column, row, offset_x, offset_y = centre_cell(box_xyxy, stride)
     own = np.zeros_like(maps["heat"][z, 0])
-    if not splat(own, box_xyxy, stride):
+    if not splat(own, box_xyxy, stride, min_iou):
         return np.asarray(own > 0)
     np.maximum(maps["heat"][z, 0], own, out=maps["heat"][z, 0])
     sides = (np.array([box_xyxy[2] - box_xyxy[0], box_xyxy[3] - box_xyxy[1]]) + 1) / stride
