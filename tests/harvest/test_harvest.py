@@ -18,6 +18,7 @@ from harvester.frontier import last_round, narrowed, scored_tables, trace
 from harvester.harvest import harvest
 from harvester.labels.folds import patient_folds
 from harvester.mining.fusion import fusions
+from harvester.pretrain import pretrain
 from harvester.report.build import write_report
 from harvester.results.history import History
 from harvester.run.folder import Run
@@ -25,6 +26,7 @@ from harvester.run.summary import read_summary
 from harvester.run.tracking import Tracker
 from harvester.storage.location import Location
 from harvester.store.store import Store
+from harvester.weights.starting import STAGES
 
 # Two rounds are four fits of Ray Train, 14 to 20 seconds each before their first step.
 pytestmark = pytest.mark.timeout(500)
@@ -32,6 +34,7 @@ pytestmark = pytest.mark.timeout(500)
 SETTINGS = """
 name: tiny
 rounds: 2
+whole_model: true
 min_gain: 0.0
 data:
   kind: phantom
@@ -91,7 +94,7 @@ def test_a_run_leaves_its_harvest_ledger_summary_report_and_models(night: Path, 
     assert set(ranked["volume_id"].to_pylist()) == {v for v, split in splits.items() if split == "vh_test"}
     assert sum(ranked["harvested"].to_pylist()) == len(found)
     assert set(summary["controls"]) == {"lpg_alone", "lpc_shuffled"}
-    assert len(list(night.glob("round-*/generator-*/fold-*.safetensors"))) == 4
+    assert len(list(night.glob("round-*/generator-*/fold-*.safetensors"))) == 6
 
 
 def test_the_truth_of_vh_test_is_in_no_label(night: Path, store: Store) -> None:
@@ -118,6 +121,28 @@ def test_a_run_broken_off_in_round_1_ends_with_the_same_harvest(
     assert pq.read_table(again / "harvest.parquet").equals(pq.read_table(night / "harvest.parquet"))
     assert pq.read_table(again / "ledger.parquet").equals(pq.read_table(night / "ledger.parquet"))
     assert all(path.stat().st_mtime_ns == then for path, then in kept.items() if path.exists())
+
+
+def test_a_pretraining_leaves_weights_that_each_fold_starts_from(
+    night: Path, settings: Settings, store: Store, tmp_path: Path
+) -> None:
+    # Its steps are those of round 0, which the run has taken: what is left is to measure and to publish.
+    shutil.copytree(night, tmp_path / "run")
+    run = Run.open(tmp_path / "run", settings, store)
+    with Tracker.open(run, None) as tracker:
+        made = pretrain(run, tracker, {})
+    assert sorted(made.card.files) == sorted(
+        f"{stage}{end}.safetensors" for stage in STAGES for end in ("", "-0", "-1")
+    )
+    assert made.card.patients == {}  # phantoms are drawn anew by every seed
+    assert made.card.figures["volumes"] == 6
+    assert 0 <= made.card.figures["lpg_sensitivity_at_16"] <= 1
+    again = settings.model_copy(update={"starting_weights": str(made.folder), "whole_model": False})
+    start = Run.open(tmp_path / "started", again, store).starting("generator")
+    assert start is not None
+    for fold in range(2):  # each starts from those that have not seen its patients
+        without = next(night.glob(f"round-0/generator-*/fold-{fold}.safetensors"))
+        assert (start.path / f"fold-{fold}.safetensors").read_bytes() == without.read_bytes()
 
 
 def test_a_round_that_harvests_nothing_ends_the_run_with_its_reason(
