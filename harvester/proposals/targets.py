@@ -81,8 +81,8 @@ def splat(heat_yx: Array, box_xyxy: Array, stride: int, min_iou: float = PUBLISH
     rows, columns = heat_yx.shape
     if not (0 <= column < columns and 0 <= row < rows):
         return False
-    sides = (np.array([box_xyxy[2] - box_xyxy[0], box_xyxy[3] - box_xyxy[1]]) + 1) / stride
-    reach = int(max(0, gaussian_radius(*sides, min_iou=min_iou)))
+    width, height = (box_xyxy[2] - box_xyxy[0] + 1) / stride, (box_xyxy[3] - box_xyxy[1] + 1) / stride
+    reach = int(max(0, gaussian_radius(width, height, min_iou)))
     sigma = (2 * reach + 1) / 6
     top, bottom = max(0, row - reach), min(rows, row + reach + 1)
     left, right = max(0, column - reach), min(columns, column + reach + 1)
