@@ -171,29 +171,35 @@ def choose_operating_point(run: Run, k: int, view: RoundView) -> SelectedPoint:
 
 def mine(view: RoundView, selected: SelectedPoint) -> Found:
     """Harvested lesions of V_H, the same rule's answer on V_M, hard negatives of both."""
-    fusion, threshold, settings = selected.choice, selected.point.threshold, view.settings.mining
-    cut = view.cut(fusion, threshold)
-    # What is left for review may be lesions too.
-    taken = ledgers.from_tubelets(view.reaching(fusion, threshold), Role.LESION, Source.HARVESTED, 0, "", "")
+    fusion, settings = selected.choice, view.settings.mining
+    threshold, estimated = selected.point.threshold, selected.naive.threshold
+    cut, likely = view.cut(fusion, threshold), view.likely(fusion, estimated, threshold)
+    # What is left for review may be lesions too, and so may what is likely.
+    maybe = view.reaching(fusion, min(threshold, estimated))
+    taken = ledgers.from_tubelets(maybe, Role.LESION, Source.HARVESTED, 0, "", "")
+    calibration = view.accepted(fusion, 0.0)
     return Found(
         cut,
+        likely,
         view.accepted(fusion, threshold),
         negatives.sure_hard_negatives(view.completely_marked, view.known, settings),
         negatives.possible_hard_negatives(view.partly_marked, ledgers.extend(view.known, taken), settings),
-        probabilities(view.accepted(fusion, 0.0), cut.lesions),
+        probabilities(calibration, cut.lesions),
+        probabilities(calibration, likely),
     )
 
 
 def record(run: Run, k: int, ledger: LedgerTable, found: Found, models: tuple[Artifact, Artifact]) -> LedgerTable:
     """What archive and reviewers say, with what this round says in place of what the last one said.
 
-    That is: lesions, hard negatives, and what was left for review, where nothing is to be learned.
+    That is: lesions, what is likely one, hard negatives, and what was left for review, where nothing is to be learned.
     """
     origin = (k, model_hash(*models), run.id)
     negative = Role.HARD_NEGATIVE
     return ledgers.extend(
         ledgers.persistent(ledger),
         ledgers.from_tubelets(found.lesions, Role.LESION, Source.HARVESTED, *origin, found.probabilities),
+        ledgers.from_tubelets(found.likely, Role.LESION, Source.LIKELY, *origin, found.likely_probabilities),
         ledgers.from_tubelets(found.cut.left, Role.IGNORED, Source.LEFT_FOR_REVIEW, *origin),
         ledgers.from_tubelets(found.sure_negatives, negative, Source.HARD_NEGATIVE_VM, *origin),
         ledgers.from_tubelets(found.possible_negatives, negative, Source.HARD_NEGATIVE_VH, *origin),

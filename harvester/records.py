@@ -46,12 +46,14 @@ class Source(StrEnum):
     """Where a label comes from. See LEDGER.
 
     clinical and annotated are the archive's own; hard_negative_vm are the sure ones, hard_negative_vh the possible;
-    left_for_review reached the threshold and was not harvested (mining/limits.py).
+    likely ones were not harvested and teach with their probability (RoundView.likely); left_for_review reached the
+    threshold and was not harvested (mining/limits.py).
     """
 
     CLINICAL = "clinical"
     ANNOTATED = "annotated"
     HARVESTED = "harvested"
+    LIKELY = "likely"
     REVIEWED = "reviewed"
     HARD_NEGATIVE_VM = "hard_negative_vm"
     HARD_NEGATIVE_VH = "hard_negative_vh"
@@ -212,7 +214,7 @@ LEDGER: Final = LABELS.append(pa.field("probability", NUMBER))
 """One row per label of any origin. role: lesion or hard_negative; ignored for what the last round left for review; of
 what was reviewed also ignored, calibration (see REVIEWED). source: see Source.
 Archive marks and reviewed labels have round -1; marks have no score or model, reviewed ones those that found them.
-probability: that a harvested one is a lesion, by V_M; null where that is not known, and of what people say."""
+probability: that a harvested or likely one is a lesion, by V_M; null where not known, and of what people say."""
 
 REVIEWED: Final = LABELS.append(pa.field("verdict", TEXT))
 """What people said of exported labels: labels of source reviewed, and their verdict (accepted, rejected, moved).

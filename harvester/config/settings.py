@@ -209,6 +209,11 @@ class MiningSettings(Section):
     possible_lpg_above: float = Field(0.3, ge=0, le=1)
     possible_lpc_below: float = Field(0.05, ge=0, le=1)
     possible_max_per_volume: int = Field(10, ge=0)
+    learn_likely: bool = Field(
+        True,
+        description="whether a round learns, weighed by its probability, from what of V_H the point estimate alone "
+        "would have harvested in the round before, as the paper's loop does; no part of the harvest",
+    )
     clear_iou: float = Field(0.1, gt=0, le=1, description="overlap from which a tubelet is no hard negative")
     known_iou: float = Field(
         0.3, gt=0, le=1, description="overlap from which a tubelet is the lesion that is known there, not one beside it"

@@ -52,8 +52,7 @@ def labels_of_run(run: Location, merge: bool, hard_negatives: bool) -> list[Row]
         for row in harvest.select(["volume_id", "lesion_id", *PROVEN]).to_pylist()
     }
     wanted = pc.field("role") == Role.LESION.value
-    if not merge:
-        wanted &= pc.field("source") == Source.HARVESTED.value
+    wanted &= pc.field("source") != Source.LIKELY.value if merge else pc.field("source") == Source.HARVESTED.value
     if hard_negatives:
         wanted |= pc.field("role") == Role.HARD_NEGATIVE.value
     found = ledger.filter(wanted).to_pylist()

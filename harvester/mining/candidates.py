@@ -30,15 +30,18 @@ from harvester.records import (
 class Found:
     """What a round mined, in place of what earlier ones did.
 
-    calibration_hits  what the same rule accepts on V_M, and whether each is right
-    probabilities     (n,) of the lesions, by V_M
+    likely                what of V_H is no part of the harvest, and is learned from as lesions (RoundView.likely)
+    calibration_hits      what the same rule accepts on V_M, and whether each is right
+    probabilities         (n,) of the lesions, by V_M; likely_probabilities of what is likely
     """
 
     cut: Cut
+    likely: SelectedTable
     calibration_hits: AcceptedTable
     sure_negatives: SelectedTable
     possible_negatives: SelectedTable
     probabilities: Array
+    likely_probabilities: Array
 
     @property
     def lesions(self) -> SelectedTable:

@@ -184,6 +184,15 @@ class RoundView:
         """What of V_H reaches a threshold, best first: what the point estimate, which proves nothing, would take."""
         return select(self.harvestable, fusion, threshold)
 
+    def likely(self, fusion: ScoreFusion, estimated: float, threshold: float) -> SelectedTable:
+        """What reaches the point estimate's threshold and not the certified one, best first.
+
+        Nothing is claimed of it. The next round learns from it, weighed by its probability: the paper's loop learns
+        from what its point estimate takes.
+        """
+        reaching = self.reaching(fusion, estimated if self.settings.mining.learn_likely else np.inf)
+        return SelectedTable(reaching.filter(pa.array(reaching["score"].to_numpy() < threshold)))
+
     def cut(self, fusion: ScoreFusion, threshold: float) -> Cut:
         """What of it is harvested, and what is left for review: within what V_M shows at the threshold."""
         accepted = values(select(self.calibration, fusion, threshold)["patient_id"])

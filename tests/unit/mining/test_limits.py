@@ -17,7 +17,7 @@ from harvester.mining.fusion import EVEN
 from harvester.mining.limits import Limits, cut
 from harvester.mining.round_view import RoundView, StoreTables
 from harvester.proposals.labels import volume_labels
-from harvester.records import REVIEWED, rows_where
+from harvester.records import REVIEWED, Mark, rows_where
 from harvester.run.folder import Artifact
 from harvester.store.slab import GridFrame
 from tests.builders import manifest, mark, marks, scored, selected, tubelet
@@ -33,8 +33,8 @@ def found(volume: str, place: int, lpc: float = 0.9, lpg: float = 0.9) -> dict[s
     return tubelet(volume, (x, y, x + 7, y + 7), lpg_score=lpg, lpc_score=lpc)
 
 
-def view(rows: list[dict[str, Any]]) -> RoundView:
-    tables = StoreTables(manifest(VOLUMES), marks(), REVIEWED.empty_table())
+def view(rows: list[dict[str, Any]], *lesions: Mark) -> RoundView:
+    tables = StoreTables(manifest(VOLUMES), marks(*lesions), REVIEWED.empty_table())
     return RoundView((scored(*rows),), tables, Settings())
 
 
@@ -87,7 +87,7 @@ def test_what_is_left_is_no_hard_negative_and_can_be_found_later(tmp_path: Path)
     # The generator is sure, the classifier refuses: what possible hard negatives look like.
     odd = [found("h0", place, lpc=0.04, lpg=0.99) for place in range(5)]
     one = view([*everywhere(2), *odd])
-    point: Any = SimpleNamespace(point=SimpleNamespace(threshold=THRESHOLD), choice=PLAIN)
+    point = at(THRESHOLD, np.inf)
     mined = mine(one, point)
     assert (len(mined.lesions), len(mined.cut.left), len(mined.possible_negatives)) == (2, 3, 0)
     (tmp_path / "fold-0.safetensors").write_bytes(b"w")
@@ -104,6 +104,36 @@ def test_what_is_left_is_no_hard_negative_and_can_be_found_later(tmp_path: Path)
     assert len(one.then(one.scored).harvestable) == 5, "what was harvested is selected anew"
     # The next round's ledger says what that round took and left, and no more.
     assert len(record(run, 1, ledger, mine(view([]), point), (model, model))) == 0
+
+
+def at(threshold: float, estimated: float) -> Any:
+    """A selected point: where the certificate cuts, and where the point estimate would."""
+    cuts = {"point": SimpleNamespace(threshold=threshold), "naive": SimpleNamespace(threshold=estimated)}
+    return SimpleNamespace(choice=PLAIN, **cuts)
+
+
+@pytest.mark.parametrize(("threshold", "harvested", "likely"), [(np.inf, 0, 3), (0.8, 2, 1), (THRESHOLD, 3, 0)])
+def test_what_the_point_estimate_takes_is_learned_from_and_not_harvested(
+    tmp_path: Path, threshold: float, harvested: int, likely: int
+) -> None:
+    right = [found(f"m{i}", 0, lpc=0.9) for i in range(4)]
+    lesions = [mark(f"m{i}", (0, 0, 7, 7), z=5, clinical=False) for i in range(4)]
+    rows = [found("h0", 0), found("h1", 0), found("h2", 0, lpc=0.5, lpg=0.7), found("h3", 0, lpc=0.04, lpg=0.5)]
+    one = view([*right, *rows], *lesions)
+    mined = mine(one, at(threshold, THRESHOLD))
+    assert (len(mined.lesions), len(mined.likely), len(mined.likely_probabilities)) == (harvested, likely, likely)
+    assert len(mined.possible_negatives) == 1, "what may be a lesion is no hard negative"
+    run: Any = SimpleNamespace(id="now")
+    (tmp_path / "fold-0.safetensors").write_bytes(b"w")
+    model: Any = Artifact(tmp_path, "k", 0.0)  # type: ignore[arg-type]
+    ledger = record(run, 0, one.store.ledger, mined, (model, model))
+    taught = rows_where(ledger, "source", "likely")
+    assert (len(taught), set(taught["role"].to_pylist()) - {"lesion"}) == (likely, set())
+    chances = sorted(taught["probability"].to_pylist(), reverse=True)
+    assert chances == [1.0, 1.0, 0.0][harvested:][:likely], "V_M shows nothing of the last one's score"
+    off = one.settings.mining.model_copy(update={"learn_likely": False})
+    without = replace(one, settings=one.settings.model_copy(update={"mining": off}))
+    assert len(mine(without, at(threshold, THRESHOLD)).likely) == 0
 
 
 GRID = GridFrame("h0", (12, 128, 128), (4.0, 1.0, 1.0), (4.0, 1.0, 1.0))
