@@ -181,6 +181,9 @@ SELECTED: Final = SCORED.append(pa.field("score", NUMBER))
 ACCEPTED: Final = SELECTED.append(pa.field("correct", pa.bool_()))
 """A calibration hit: a tubelet of V_M that the rule accepted, its fused score, and whether it found a lesion."""
 
+FINDS: Final = SELECTED.append(pa.field("round", pa.int32())).append(pa.field("find", TEXT))
+"""What an audit shows: selected tubelets, their round, and an id that says nothing of them."""
+
 HARVEST: Final = schema_of(
     *_of(TEXT, "volume_id", "patient_id", "lesion_id"),
     ("round", pa.int32()),
@@ -237,6 +240,7 @@ ScoredTable = NewType("ScoredTable", pa.Table)
 PooledTable = NewType("PooledTable", pa.Table)
 SelectedTable = NewType("SelectedTable", pa.Table)
 AcceptedTable = NewType("AcceptedTable", pa.Table)
+FindTable = NewType("FindTable", pa.Table)
 HarvestTable = NewType("HarvestTable", pa.Table)
 MissingTable = NewType("MissingTable", pa.Table)
 LedgerTable = NewType("LedgerTable", pa.Table)
@@ -252,6 +256,7 @@ SCHEMAS: Final[dict[Callable[[pa.Table], Any], pa.Schema]] = {
     PooledTable: POOLED,
     SelectedTable: SELECTED,
     AcceptedTable: ACCEPTED,
+    FindTable: FINDS,
     HarvestTable: HARVEST,
     MissingTable: MISSING,
     LedgerTable: LEDGER,

@@ -16,6 +16,7 @@ among the others: from what share of them is accepted follows how much higher th
 
 import hashlib
 import math
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -121,12 +122,17 @@ def lower_bound(right: Array, total: int, claim: Claim) -> float:
 
     The smallest count whose own M never reached 1 / level, among those that can still be.
     """
-    right = np.asarray(right, bool)
+    right, others = np.asarray(right, bool), claim.alternatives(total)
     least, most = int(np.sum(right)), total - int(np.sum(~right))
-    counts = np.arange(least, most)
-    if len(right) and len(counts):
-        passed = evidence(right, total, counts, claim.alternatives(total)).max(0) >= 1 / claim.level
-        least += int(np.argmin(np.append(passed, False)))
+
+    def passed(counts: Array) -> Array:
+        return np.asarray(evidence(right, total, counts, others).max(0, initial=0) >= 1 / claim.level)
+
+    # Below the smallest alternative a count passes if a larger one does; above it each has alternatives of its own.
+    level = range(least, min(most, int(others.min())))
+    least += bisect_left(level, True, key=lambda count: not passed(np.array([count]))[0])
+    if level.stop <= least < most:
+        least += int(np.argmin(np.append(passed(np.arange(least, most)), False)))
     return claim.right(least / total) if total else 0.0
 
 
@@ -231,13 +237,18 @@ class Standing:
     exact: float
 
 
-def claim_of(deck: Deck, verdicts: Mapping[str, Verdict], target: float, level: float) -> Claim:
-    """With what the planted finds say of the reader. Those that are unread yet count as accepted: the bound holds at
-    any time, for it only falls when they are read."""
+def claim_of(
+    deck: Deck, verdicts: Mapping[str, Verdict], target: float, level: float, unread: Verdict = Verdict.ACCEPTED
+) -> Claim:
+    """With what the planted finds say of the reader.
+
+    Those that are unread yet count as accepted, so the bound holds at any time: it only falls when they are read. As
+    rejected (`unread`) they show where the audit is heading.
+    """
     known = [name for name, lesion in deck.planted.items() if not lesion]
     if not known:
         return Claim(target, level)
-    accepted = sum(verdicts.get(name, Verdict.ACCEPTED) in RIGHT for name in known)
+    accepted = sum(verdicts.get(name, unread) in RIGHT for name in known)
     bound = false_accepts(accepted, len(known), READER_SHARE * level)
     return Claim(target, (1 - READER_SHARE) * level, min(bound, 1 - 1e-9))
 

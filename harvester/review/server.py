@@ -1,0 +1,176 @@
+"""The review page's server: loopback, one reader, one deck. The only place that imports starlette.
+
+Nobody else's page can use it: a request needs the address's own Host, the cookie that the token in the printed address
+was changed for, and, to change anything, the address as its Origin. Finds go by their place in the deck; no id, name
+or path of the archive is part of an address or an answer.
+"""
+
+import hmac
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from secrets import token_urlsafe
+from typing import Any, Final
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from harvester.certificate.audit import Verdict
+from harvester.errors import HarvesterError, LabelError, one_line
+from harvester.review.session import Judgement, Session
+
+COOKIE: Final = "harvester_review"
+PAGE: Final = Path(__file__).parent / "page"
+FILES: Final = {"review.js": "text/javascript", "review.css": "text/css"}
+MOST_BYTES: Final = 1 << 16
+"""Of a request's body."""
+HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
+    "Cache-Control": "no-store",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the page is: scheme, and host:port as browsers write it."""
+
+    scheme: str
+    host: str
+
+    @property
+    def origin(self) -> str:
+        """As browsers send it."""
+        return f"{self.scheme}://{self.host}"
+
+
+class Guard:
+    """Answers 403 to whatever does not come from the page itself."""
+
+    def __init__(self, app: ASGIApp, address: Address, token: str, cookie: str) -> None:
+        self.app, self.address, self.token, self.cookie = app, address, token, cookie
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self.app(scope, receive, send)
+            return  # a websocket is none of ours
+        request = Request(scope)
+        await (self._refusal(request) or self.app)(scope, receive, _with_headers(send))
+
+    def _refusal(self, request: Request) -> Response | None:
+        """The answer to what is not let in; None for the page's own. A right token is changed for the cookie."""
+        if request.headers.get("host") != self.address.host:
+            return PlainTextResponse("this address is not mine", 403)
+        if request.url.path == "/" and "token" in request.query_params:
+            return self._let_in(request.query_params["token"])
+        if not _same(request.cookies.get(COOKIE, ""), self.cookie):
+            return PlainTextResponse("open the address that harvester review printed", 403)
+        origin = request.headers.get("origin")
+        if (request.method not in ("GET", "HEAD") or origin) and origin != self.address.origin:
+            return PlainTextResponse("a page of another address asked", 403)
+        return None
+
+    def _let_in(self, token: str) -> Response:
+        if not _same(token, self.token):
+            return PlainTextResponse("the token is not of this start; open the address that was printed", 403)
+        response = RedirectResponse("/", 303)
+        response.set_cookie(
+            COOKIE, self.cookie, httponly=True, samesite="strict", secure=self.address.scheme == "https", path="/"
+        )
+        return response
+
+
+def application(session: Session, address: Address, token: str, certify: Callable[[], str] | None = None) -> Starlette:
+    """The page and what it asks. `certify` makes the certified list and says what it made, where there is one."""
+
+    async def page(request: Request) -> Response:
+        return FileResponse(PAGE / "review.html", media_type="text/html")
+
+    async def file(request: Request) -> Response:
+        name = request.path_params["name"]
+        return FileResponse(PAGE / name, media_type=FILES[name]) if name in FILES else PlainTextResponse("none", 404)
+
+    async def state(request: Request) -> Response:
+        return JSONResponse(await run_in_threadpool(session.state) | {"can_certify": certify is not None})
+
+    async def picture(request: Request) -> Response:
+        screen = request.path_params["screen"]
+        return Response(await run_in_threadpool(session.picture, screen), media_type="application/octet-stream")
+
+    async def verdict(request: Request) -> Response:
+        return JSONResponse(await run_in_threadpool(session.judge, judgement(await _body(request))))
+
+    async def undo(request: Request) -> Response:
+        return JSONResponse(await run_in_threadpool(session.undo))
+
+    async def certified(request: Request) -> Response:
+        said = await run_in_threadpool(certify) if certify else "nothing is certified here"
+        return JSONResponse({"words": said})
+
+    return Starlette(
+        routes=[
+            Route("/", page),
+            Route("/page/{name}", file),
+            Route("/state", state),
+            Route("/picture/{screen:int}", picture),
+            Route("/verdict", verdict, methods=["POST"]),
+            Route("/undo", undo, methods=["POST"]),
+            Route("/certify", certified, methods=["POST"]),
+        ],
+        middleware=[Middleware(Guard, address=address, token=token, cookie=token_urlsafe(32))],
+        exception_handlers={HarvesterError: _said},
+    )
+
+
+def judgement(tree: Any) -> Judgement:
+    """What the page sent. Raises LabelError for anything else."""
+    try:
+        boxes = tuple((int(z), float(a), float(b), float(c), float(d)) for z, a, b, c, d in tree.get("boxes", []))
+        note = tree.get("note", "")
+        if not isinstance(tree["screen"], int) or not isinstance(note, str):
+            raise TypeError
+        return Judgement(tree["screen"], Verdict(tree["verdict"]), boxes, note)
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
+        raise LabelError("want screen, verdict, and with a moved lesion its boxes") from None
+
+
+async def _body(request: Request) -> Any:
+    data = b""
+    async for chunk in request.stream():
+        data += chunk
+        if len(data) > MOST_BYTES:
+            raise LabelError("too long")
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        raise LabelError("no JSON") from None
+
+
+async def _said(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": one_line(error)}, 400)
+
+
+def _same(given: str, wanted: str) -> bool:
+    return hmac.compare_digest(given.encode(), wanted.encode())
+
+
+def _with_headers(send: Send) -> Send:
+    headers = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+
+    async def sent(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", []), *headers]
+        await send(message)
+
+    return sent
