@@ -9,42 +9,11 @@ from harvester.certificate.operating_point import OperatingPoint
 from harvester.certificate.selection import Calibration, CalibrationFiles, SelectedPoint, select_point
 from harvester.config.settings import OperatingPointSettings, Settings
 from harvester.distributed.tuning import sweep
-from harvester.errors import StoreError
 from harvester.mining.round_view import RoundView, StoreTables
-from harvester.records import ScoredTable, checked
+from harvester.records import ScoredTable
 from harvester.results.truth import TruthEvaluator, with_round
-from harvester.run.journal import round_folder, rounds
-from harvester.run.step_notes import NOTE, ended, read_note
 from harvester.storage.location import Location
 from harvester.store.store import Store
-
-
-def last_round(run: Location) -> int:
-    """The last round whose tubelets are scored. Raises StoreError where there is none."""
-    scored = [k for k in rounds(Location.of(run)) if _scored(run, k)]
-    if not scored:
-        raise StoreError(f"{run}: no scored tubelets (round-*/scored-*.parquet); give the folder of a finished run")
-    return scored[-1]
-
-
-def scored_table(run: Location, round_index: int) -> ScoredTable:
-    """The scored tubelets of a round; of several (settings were changed) those made last."""
-    notes = _scored(run, round_index)
-    if not notes:
-        raise StoreError(f"{run}: round {round_index} has no scored tubelets; the last is {last_round(run)}")
-    latest = max(notes, key=lambda note: ended(read_note(note) or {}))
-    return checked(ScoredTable, (latest.parent / f"{latest.name.removesuffix(NOTE)}.parquet").read_table())
-
-
-def _scored(run: Location, round_index: int) -> list[Location]:
-    folder = round_folder(Location.of(run), round_index)
-    named = [folder / name for name in folder.files() if name.startswith("scored-") and name.endswith(NOTE)]
-    return [note for note in named if read_note(note)]
-
-
-def scored_tables(run: Location, last: int) -> tuple[ScoredTable, ...]:
-    """The scored tubelets of all rounds up to the last one asked for."""
-    return tuple(scored_table(run, k) for k in range(last + 1))
 
 
 def trace(

@@ -27,6 +27,7 @@ from harvester.mining.probability import probabilities
 from harvester.mining.round_view import RoundView, StoreTables
 from harvester.models.pretrained import named_by_content
 from harvester.records import AcceptedTable, LedgerTable, Role, ScoredTable, Source, checked, empty
+from harvester.results.audit import certified
 from harvester.results.completeness import expected_missing
 from harvester.results.history import History
 from harvester.run.folder import Artifact, Run, table_hash
@@ -70,7 +71,7 @@ def harvest(run: Run, tracker: Tracker) -> History:
         if history.is_enough():
             break
     (run.folder / "calibration.parquet").write_table(hits)
-    history.finish(ledger, expected_missing(view, point, history.left_out))
+    history.finish(ledger, expected_missing(view, point, history.left_out), certified(run.folder))
     return history
 
 

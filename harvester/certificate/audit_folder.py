@@ -12,7 +12,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from harvester.certificate.audit import RIGHT, Deck, Verdict, list_hash
 from harvester.errors import LabelError, SettingsError, StoreError
-from harvester.records import FINDS, FindTable, Placed, checked
+from harvester.records import FINDS, SIDES, FindTable, Placed, checked
 from harvester.storage.location import Location, writing
 from harvester.storage.owner import owned
 
@@ -41,7 +41,11 @@ class _Frozen(BaseModel):
 
 
 class Plan(_Frozen):
-    """What was drawn, before anybody looked. `level` is this attempt's; the rest is Deck's and the list's origin."""
+    """What was drawn, before anybody looked.
+
+    level      this attempt's
+    list_hash  of the ids in `ranked`; content: of what they name, whatever the ids
+    """
 
     format: Literal[1] = FORMAT
     run_id: str
@@ -50,6 +54,7 @@ class Plan(_Frozen):
     level: float
     seed: int
     list_hash: str
+    content: str
     ranked: tuple[str, ...]
     sizes: tuple[int, ...]
     order: tuple[str, ...]
@@ -160,6 +165,12 @@ class AuditFolder:
                 decided[find] = final[find]
         return decided
 
+    def moved(self) -> dict[str, dict[str, list[float]]]:
+        """Where finds whose box is off belong, as columns of a tubelet: by the last one who said so."""
+        decided = self.decided()
+        lines = {line.find: line.placed for reader in self.readers() for line in self.said(reader) if line.placed}
+        return {find: _columns(placed) for find, placed in lines.items() if decided.get(find) == Verdict.MOVED}
+
     def disputed(self) -> list[str]:
         """The finds on which readers differ, in the order of the deck."""
         decided = self.decided()
@@ -206,6 +217,12 @@ def attempts(run: Location) -> list[Location]:
 def find_id(row: Mapping[str, object], salt: str) -> str:
     """Names a find and says nothing of it."""
     return list_hash([json.dumps([salt, row["volume_id"], row["tubelet_id"]])])[:12]
+
+
+def _columns(placed: Sequence[Placed]) -> dict[str, list[float]]:
+    """z, the sides, and slice scores of 1: a person's box."""
+    sides = {side: [box[at] for _, box in placed] for at, side in enumerate(SIDES)}
+    return {"z": [z for z, _ in placed], **sides, "slice_score": [1.0] * len(placed)}
 
 
 def _on_disk(folder: Location) -> Path:

@@ -25,7 +25,8 @@ COMMANDS: Final = {
     "tune": ("tune:main", "what a finished run would harvest at other precision targets"),
     "evaluate": ("evaluate:main", "score detections against marks"),
     "export": ("export:main", "write a harvest as COCO, CSV, 3D Slicer markups, NIfTI, DICOM SR or SEG"),
-    "review": ("review:main", "take a reviewed export back into the store"),
+    "audit": ("audit:main", "prove a harvest by looking at a random part of it"),
+    "review": ("review:main", "look at finds in the browser; or take a reviewed export back into the store"),
     "track": ("track:main", "send a run to MLflow"),
     "doctor": ("doctor:main", "what this machine has, what is missing, and what to do"),
 }

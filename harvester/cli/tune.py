@@ -44,7 +44,8 @@ def tune(options: argparse.Namespace) -> None:
         raise SettingsError(f"--targets {wrong[0]:g}: want precisions between 0 and 1")
     # Ray takes seconds: help and a wrong option are answered before.
     from harvester.distributed.cluster import start_ray
-    from harvester.frontier import last_round, scored_tables, trace
+    from harvester.frontier import trace
+    from harvester.results.scored import last_round, scored_tables
 
     store = store_of(run, settings, store_folder(options.store))
     number = last_round(run) if options.round is None else options.round

@@ -12,6 +12,7 @@ from harvester.report.plots import froc_plot, precision_recall_plot, yield_plot
 from harvester.report.sections import (
     ablations,
     archive,
+    audit,
     certificate,
     likeness,
     missing,
@@ -72,6 +73,7 @@ def build(inputs: ReportInputs) -> str:
         rounds(summary),
         _plots(inputs),
         *_galleries(inputs),
+        *audit(summary),
         certificate(summary, settings.operating_point),
         likeness(summary),
         ablations(summary),

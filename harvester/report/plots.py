@@ -92,6 +92,17 @@ def yield_plot(by_round: Mapping[int, Mapping[str, int]]) -> Html:
     return _figure(draw, "Yield per round", "Lesions on each round's list; the last one is the harvest.")
 
 
+def audit_plot(curve: Sequence[float], target: float) -> Html:
+    """What was proven after each review."""
+
+    def draw(axes: "Axes") -> None:
+        axes.plot(range(1, len(curve) + 1), curve, color=ROUND_COLOURS[0], linewidth=1.8)
+        axes.axhline(target, color="#888", linewidth=1, linestyle=(0, (4, 2)))
+        axes.set(ylim=(0, 1), xlabel="finds looked at", ylabel="right at least")
+
+    return _figure(draw, "Proven by looking", "The share of the list that is right at least; dashed: the target.")
+
+
 def legend_below(axes: "Axes") -> None:
     """Below the axes, where no curve is."""
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2)

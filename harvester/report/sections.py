@@ -10,6 +10,7 @@ from harvester.config.loading import dump
 from harvester.config.settings import OperatingPointSettings, Settings
 from harvester.records import Split, rows_where, values
 from harvester.report.html import Html, bar, count, number, percent, section, table, tag
+from harvester.report.plots import audit_plot
 from harvester.run.summary import AblationResult, Comparison, FinalResult, RoundResult, StepResult, Summary
 from harvester.store import looks
 from harvester.store.commit import volumes_with_drawn_marks
@@ -147,6 +148,30 @@ def certificate(summary: Summary, settings: OperatingPointSettings) -> Html:
             f"given to the first look at V_M alone. {looks.said(summary.earlier_looks)}."
         ),
     )  # fmt: skip
+
+
+def audit(summary: Summary) -> list[Html]:
+    """What the promise rests on where people proved it; nothing where nobody did."""
+    proven = summary.audit
+    if proven is None:
+        return []
+    lures = (
+        f"Among them were {count(proven.planted, 'find')} known to be none, of which the readers accepted "
+        f"{proven.planted_accepted}: of what is none they accept at most {percent(proven.false_accepts)}, and so many "
+        "more had to be right."
+        if proven.planted
+        else "No known finds were planted: that what the readers accepted is right is taken on their word."
+    )
+    words = (
+        f"A list of {count(proven.size, 'find')} was frozen ({proven.list_hash}) and its order drawn at random. "
+        f"{count(proven.readers, 'reader')} looked at the first {proven.reviewed} of them, without their scores: "
+        f"{proven.right} are lesions. That at least {proven.target:g} of the list are was proven after "
+        f"{proven.proven_at}; by now at least {proven.bound:.3f} are. The chance that this is wrong is at most "
+        f"{proven.level:.2g}, whatever the patients, scanners and models: the draw alone makes it. What was rejected "
+        "is out of the harvest. It says nothing of the lesions that were not found."
+    )
+    plots = tag("div", audit_plot(proven.curve, proven.target), class_="plots")
+    return [section("Proven by people who looked at it", tag("p", words), tag("p", lures), plots)]
 
 
 def likeness(summary: Summary) -> Html:

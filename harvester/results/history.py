@@ -4,9 +4,11 @@ Decides nothing. What the hidden truth says comes from truth.TruthEvaluator.
 """
 
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import pyarrow as pa
@@ -15,17 +17,30 @@ import pyarrow.compute as pc
 from harvester.certificate.exchangeability import UNLIKE, compare, said
 from harvester.certificate.selection import SelectedPoint
 from harvester.config.fingerprint import settings_hash
+from harvester.labels.ledger import extend, from_tubelets
 from harvester.mining.bank import share_new
 from harvester.mining.candidates import Found
 from harvester.mining.fusion import fuse
 from harvester.mining.round_view import RoundView
-from harvester.records import HarvestTable, LedgerTable, MissingTable, ScoredTable, SelectedTable, empty
+from harvester.records import (
+    HarvestTable,
+    LedgerTable,
+    MissingTable,
+    Role,
+    ScoredTable,
+    SelectedTable,
+    Source,
+    empty,
+    values,
+)
 from harvester.report.build import ReportInputs
 from harvester.results.ablations import ablations
+from harvester.results.audit import Audited
 from harvester.results.harvest_table import harvest_table, lesion_id, write
 from harvester.results.truth import ProposalScores, TruthEvaluator, finite, harvested_table, with_round
 from harvester.run.folder import Run, table_hash
 from harvester.run.summary import (
+    AuditResult,
     Comparison,
     FinalResult,
     LeftForReview,
@@ -43,6 +58,8 @@ LOOKED_AT: Final = ["volume_id", "tubelet_id", "lpg_score", "lpc_score"]
 """What names a look at V_M, with the run's settings."""
 REFUSALS: Final = 2
 """Rounds in a row that certify nothing: the first one's hard negatives may help the second."""
+NOT_AUDITED: Final = [Source.HARVESTED.value, Source.LIKELY.value, Source.LEFT_FOR_REVIEW.value]
+"""What a run says of V_H's lesions by itself: an audit's list takes its place."""
 MEASURED: Final = ("memory_mib", "steps_per_second")
 
 
@@ -55,6 +72,7 @@ class History:
     looks     how many other runs looked at this V_M before; None where unknown
     left_out  why volumes were left out of the last round that scored any, by id
     summary   None before `finish`
+    audit     what people proved by looking, where the harvest rests on that
     """
 
     def __init__(self, run: Run) -> None:
@@ -71,6 +89,7 @@ class History:
         self.looks: int | None = None
         self.comparisons: dict[int, Comparison] = {}
         self.summary: Summary | None = None
+        self.audit: AuditResult | None = None
 
     def look(self, k: int, view: RoundView, selected: SelectedPoint) -> None:
         """Before a round is harvested: which volumes it leaves out, whether V_H is like V_M, who looked before.
@@ -173,9 +192,14 @@ class History:
                 flat |= _measured(step)
         return {name: float(value) for name, value in flat.items()}
 
-    def finish(self, ledger: LedgerTable, missing: MissingTable) -> Summary:
-        """Write the harvest and the volumes ranked by what they miss (parquet and csv), ledger and summary."""
+    def finish(self, ledger: LedgerTable, missing: MissingTable, audited: Audited | None = None) -> Summary:
+        """Write the harvest and the volumes ranked by what they miss (parquet and csv), ledger and summary.
+
+        What an audit certified takes the place of what V_M did.
+        """
         folder = self.run.folder
+        if audited:
+            ledger = self._take(audited, ledger)
         self.harvest = self._harvest_table(self.lesions)
         self.ledger, self.missing, self.summary = ledger, missing, self.summarize()
         write(self.harvest, folder, "harvest")
@@ -183,6 +207,22 @@ class History:
         (folder / "ledger.parquet").write_table(ledger)
         self.summary.write(folder)
         return self.summary
+
+    def _take(self, audited: Audited, ledger: LedgerTable) -> LedgerTable:
+        """The audit's list as the harvest, and the ledger with it; what readers rejected is a hard negative."""
+        self.audit, k = audited.result, audited.round
+        self.lesions = self.unproven = audited.lesions
+        selected, models = self.origins[k]
+        lowest = min(values(audited.lesions["score"]), default=math.inf)
+        point = replace(selected.point, threshold=lowest, precision_bound=audited.result.bound, reason="")
+        self.origins[k] = replace(selected, point=point), models
+        others = ledger.filter(pc.invert(pc.is_in(ledger["source"], pa.array(NOT_AUDITED))))
+        origin = (k, models, self.run.id)
+        return extend(
+            LedgerTable(others),
+            from_tubelets(audited.lesions, Role.LESION, Source.HARVESTED, *origin),
+            from_tubelets(audited.rejected, Role.HARD_NEGATIVE, Source.REVIEWED, *origin),
+        )
 
     def report_inputs(self) -> ReportInputs:
         """What the report shows, after `finish`."""
@@ -218,22 +258,24 @@ class History:
             controls=self.rounds[-1].controls,
             earlier_looks=self.looks,
             stopped_because=self._reason(),
+            audit=self.audit,
             truth=Truth(unmarked_lesions=len(self.truth.lesions), volumes=self.truth.volumes),
             steps=tuple(map(StepResult.model_validate, self.run.steps)),
         )
 
     def _final(self) -> FinalResult:
         last = next((row for row in reversed(self.rounds) if row.gain is not None), self.rounds[-1])
+        promised = self.audit.target if self.audit else self.run.settings.operating_point.target_precision
         return FinalResult(
             round=last.round,
-            threshold=last.threshold,
-            precision_bound=last.precision_bound,
+            threshold=finite(self.origins[last.round][0].point.threshold) if self.audit else last.threshold,
+            precision_bound=self.audit.bound if self.audit else last.precision_bound,
             harvested=len(self.lesions),
             hard_negatives=last.hard_negatives,
             **self.truth.harvest(self.lesions).model_dump(),
             lpg_sensitivity=last.lpg_sensitivity,
             volumes=len(set(self.lesions["volume_id"].to_pylist())),
-            certified_precision=self.run.settings.operating_point.target_precision if len(self.lesions) else None,
+            certified_precision=promised if len(self.lesions) else None,
         )
 
     def _reason(self) -> str:

@@ -8,11 +8,13 @@ or path of the archive is part of an address or an answer.
 import hmac
 import json
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_urlsafe
 from typing import Any, Final
 
+import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
@@ -22,9 +24,10 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from harvester.certificate.audit import Verdict
-from harvester.errors import HarvesterError, LabelError, one_line
+from harvester.errors import HarvesterError, LabelError, SettingsError, one_line
 from harvester.review.session import Judgement, Session
 
+LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 COOKIE: Final = "harvester_review"
 PAGE: Final = Path(__file__).parent / "page"
 FILES: Final = {"review.js": "text/javascript", "review.css": "text/css"}
@@ -159,6 +162,40 @@ async def _body(request: Request) -> Any:
 
 async def _said(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": one_line(error)}, 400)
+
+
+def serve(
+    session: Session,
+    host: str,
+    port: int,
+    tls: tuple[Path, Path] | None,
+    opened: Callable[[str], None],
+    certify: Callable[[], str] | None = None,
+) -> None:
+    """Serve the page until Ctrl-C. tls: certificate and key. `opened` is given the address as soon as it answers.
+
+    Raises SettingsError for another host than this machine's own without a certificate: what goes over a network in
+    the clear can be read there, voxels and verdicts alike.
+    """
+    if host not in LOOPBACK and tls is None:
+        raise SettingsError(f"--host {host}: others could read along; give --tls-cert and --tls-key, or leave it out")
+    cert, key = tls or (None, None)
+    config = uvicorn.Config(
+        _not_yet, host, port, log_level="warning", server_header=False, ssl_certfile=cert, ssl_keyfile=key
+    )
+    listening = config.bind_socket()
+    shown = f"[{host}]" if ":" in host else host
+    address = Address("https" if tls else "http", f"{shown}:{listening.getsockname()[1]}")
+    token = token_urlsafe(24)
+    config.app = application(session, address, token, certify)
+    listening.listen()  # who opens the address before the server is there waits
+    opened(f"{address.origin}/?token={token}")
+    with closing(listening):
+        uvicorn.Server(config).run([listening])
+
+
+async def _not_yet(scope: Scope, receive: Receive, send: Send) -> None:
+    """In place of the application, whose address is known only once its port is."""
 
 
 def _same(given: str, wanted: str) -> bool:

@@ -16,7 +16,7 @@ from harvester.geometry import Array
 from harvester.records import SIDES, MarkTable, Placed
 from harvester.store.store import Store, read_volume
 
-AROUND_MM: Final = 90.0
+AROUND_MM: Final = 75.0
 """From a find's middle to the edge of its picture, more for large ones."""
 BEYOND_MM: Final = 30.0
 """Slices above and below a find."""
@@ -170,7 +170,7 @@ def progress(folder: AuditFolder, said: Mapping[str, Verdict]) -> dict[str, Any]
 def words(rung: Standing, claim: Claim, proven: Sequence[Standing], planted_left: int) -> str:
     """'31 of 31 right: proven >= 0.87; at this rate about 9 more for 0.90'."""
     right, read = sum(rung.right), len(rung.right)
-    told = [f"{right} of {read} right: at least {rung.bound:.2f} of {rung.size}"]
+    told = [f"{right} of {read} right: at least {rung.bound:.2f} of {rung.size}"] if read else []
     if rung.proven_at is None:
         told.append(
             f"at this rate about {rung.left} more for {claim.target:.2f}"

@@ -126,6 +126,27 @@ class FinalResult(_Row):
     )
 
 
+class AuditResult(_Frozen):
+    """What people who looked at a random part of a frozen list proved of it: certificate/audit.py."""
+
+    attempt: int
+    list_hash: str
+    size: int = Field(description="finds of the certified rung, the rejected ones among them")
+    reviewed: int = Field(description="finds that were read, in the order of the draw, without those planted")
+    right: int
+    proven_at: int = Field(description="after how many reviews the target was proven")
+    target: float
+    level: float = Field(description="chance that the promise is broken, this attempt's share")
+    bound: float = Field(description="the share that is right at least")
+    planted: int = Field(description="finds known to be none that were shown among the others")
+    planted_accepted: int
+    false_accepts: float = Field(
+        description="upper bound of the chance that what is none is accepted; 0: taken on trust"
+    )
+    readers: int
+    curve: tuple[float, ...] = Field(description="the bound after each review")
+
+
 class Truth(_Frozen):
     """What V_H^test hides."""
 
@@ -158,6 +179,9 @@ class Summary(_Frozen):
         None, description="other runs that proved something on this V_M before; null where that is not known"
     )
     stopped_because: str
+    audit: AuditResult | None = Field(
+        None, description="what the harvest's promise rests on where it does not rest on V_M"
+    )
     truth: Truth
     steps: tuple[StepResult, ...]
 

@@ -14,13 +14,14 @@ from harvester.config.settings import Settings
 from harvester.distributed.preparation import prepare
 from harvester.distributed.training import FitJob, train_folds
 from harvester.errors import NoExamplesError
-from harvester.frontier import last_round, narrowed, scored_tables, trace
+from harvester.frontier import narrowed, trace
 from harvester.harvest import harvest
 from harvester.labels.folds import patient_folds
 from harvester.mining.fusion import fusions
 from harvester.pretrain import pretrain
 from harvester.report.build import write_report
 from harvester.results.history import History
+from harvester.results.scored import last_round, scored_tables
 from harvester.run.folder import Run
 from harvester.run.summary import read_summary
 from harvester.run.tracking import Tracker

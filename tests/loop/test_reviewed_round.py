@@ -40,7 +40,7 @@ def store(tmp_path: Path) -> Store:
 
 def selected() -> SelectedPoint:
     point = SimpleNamespace(threshold=0.5, precision_bound=0.9)
-    return SimpleNamespace(point=point, choice=EVEN)  # type: ignore[return-value]  # mine takes no more of it
+    return SimpleNamespace(point=point, naive=point, choice=EVEN)  # type: ignore[return-value]  # mine takes no more of it
 
 
 def test_a_round_neither_finds_nor_forgets_what_was_reviewed(store: Store, tmp_path: Path) -> None:

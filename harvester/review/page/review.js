@@ -60,6 +60,7 @@ async function show(screen) {
     if (view.screen !== screen) return; // another one was asked for meanwhile
     view.picture = picture;
     view.z = picture.first;
+    [view.low, view.high] = WINDOWS[inAir(picture) ? 1 : 2];
     draw();
     if (timing.keyed) timing.shown.push(performance.now() - timing.keyed);
     timing.keyed = 0;
@@ -120,6 +121,20 @@ async function certify() {
     by("error").textContent = error.message;
   }
   by("certify").disabled = false;
+}
+
+function inAir(picture) {
+  // Whether most of the box and a rim half as wide is lung or air.
+  const [x1, y1, x2, y2] = picture.boxes.get(picture.first);
+  const rimX = (x2 - x1 + 1) / 2, rimY = (y2 - y1 + 1) / 2;
+  let air = 0, all = 0;
+  for (let y = Math.max(0, Math.round(y1 - rimY)); y <= Math.min(picture.rows - 1, y2 + rimY); y += 1) {
+    for (let x = Math.max(0, Math.round(x1 - rimX)); x <= Math.min(picture.columns - 1, x2 + rimX); x += 1) {
+      air += picture.hu[(picture.first * picture.rows + y) * picture.columns + x] < -500;
+      all += 1;
+    }
+  }
+  return air > all / 2;
 }
 
 // Drawing

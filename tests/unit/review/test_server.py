@@ -42,8 +42,8 @@ def folder(tmp_path: Path) -> AuditFolder:
     names = [row["find"] for row in rows]
     deck = Deck.drawn(names[:FINDS_OF_A_LIST], [FINDS_OF_A_LIST], dict.fromkeys(names[FINDS_OF_A_LIST:], False), 1)
     plan = Plan(
-        run_id="r", attempt=0, target=0.9, level=0.05, seed=1, list_hash=list_hash(deck.ranked), ranked=deck.ranked,
-        sizes=deck.sizes, order=deck.order, planted=dict(deck.planted), places=deck.places,
+        run_id="r", attempt=0, target=0.9, level=0.05, seed=1, list_hash=list_hash(deck.ranked), content="c",
+        ranked=deck.ranked, sizes=deck.sizes, order=deck.order, planted=dict(deck.planted), places=deck.places,
     )  # fmt: skip
     return AuditFolder.create(Location.of(tmp_path / "audit-0"), plan, pa.Table.from_pylist(rows, FINDS))
 

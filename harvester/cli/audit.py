@@ -1,0 +1,120 @@
+"""Prove a harvest by looking at a random part of it: no completely marked patient is needed, no likeness of archives.
+
+    harvester audit --run runs/night1 draw      freeze the list, draw its order: RUN/audit-0
+    harvester review --run runs/night1          look at the finds in that order, in the browser
+    harvester audit --run runs/night1 status    what is proven so far, and how many more reviews it is likely to take
+    harvester audit --run runs/night1 certify   make the proven list the run's harvest
+
+`certify` writes harvest, ledger, summary and report anew: the list of the largest proven rung, without what was
+rejected or could not be told, moved boxes where they belong; exports follow. Nothing is trained or scored.
+
+`draw` takes what the last round found down to where V_M's precision, as counted, is 0.90, in nested lists (rungs), the
+strictest first; without V_M's figures, down to a score of 0.5. Finds of V_M that are known are planted among them: from
+what a reader says of those follows how far the reader is to be believed. Nothing that a run certified by itself is
+touched. A list is drawn once: to look until it suits is what the order, fixed beforehand, forbids. Later attempts at an
+archive have smaller shares of the level (docs/decisions/0016-audit.md).
+Exit codes: 0 done, 1 the run has nothing to audit (one line says why), 2 an argument is wrong.
+"""
+
+import argparse
+from dataclasses import replace
+
+from harvester.certificate.audit import agreement, claim_of, standings
+from harvester.certificate.audit_folder import ADJUDICATED, AuditFolder, attempts
+from harvester.cli.console import command, command_parser
+from harvester.cli.places import run_folder, store_folder
+from harvester.config.settings import Settings
+from harvester.errors import StoreError
+from harvester.results.audit import PLANTED, certify, draw
+from harvester.review.session import progress
+from harvester.run.folder import Run, StepMissingError, settings_of, store_of
+from harvester.run.summary import read_summary
+from harvester.run.tracking import Tracker
+from harvester.storage.location import Location
+from harvester.storage.owner import owned
+from harvester.store.store import Store
+from harvester.text import table
+
+
+def audit(options: argparse.Namespace) -> None:
+    """Draw, say how it stands, or certify."""
+    run = run_folder(options.run)
+    settings = settings_of(run)
+    if options.what == "draw":
+        seed = settings.seed if options.seed is None else options.seed
+        folder = draw(run, store_of(run, settings, store_folder(options.store)), settings, seed, options.planted)
+        print("\n".join([*drawn_lines(folder), f"next: harvester review --run {options.run}"]))
+        return
+    if options.what == "certify":
+        print(certify_run(run, store_of(run, settings, store_folder(options.store)), settings))
+        return
+    made = attempts(run)
+    if not made:
+        raise StoreError(f"{run}: no audit was drawn; harvester audit --run {options.run} draw")
+    print("\n".join(status_lines(AuditFolder.open(made[-1]))))
+
+
+def certify_run(run: Location, store: Store, settings: Settings) -> str:
+    """Make what the newest audit proved the run's harvest; what was made, in a line."""
+    before, found = read_summary(run), certify(run)
+    # torch and Ray take seconds: what cannot be certified is said before.
+    from harvester.harvest import harvest
+    from harvester.report.build import write_report
+
+    with owned(run):
+        as_it_is = Run(run, settings, store, steps_in=replace(run, read_only=True))
+        try:
+            history = harvest(as_it_is, Tracker(as_it_is))
+        except StepMissingError as missing:
+            raise StoreError(
+                f"{run}: is not what was audited: round {missing.round} {missing.step} would be made anew (other "
+                "settings, or another store); harvest it again, then draw another audit"
+            ) from missing
+        kept = {"earlier_looks": before.earlier_looks, "seconds": before.seconds}
+        history.summary = history.summarize().model_copy(update=kept)
+        history.summary.write(run)
+        report = write_report(history.report_inputs())
+    audit = found.result
+    return (
+        f"{len(found.lesions)} lesions certified at {audit.target:g} (of {audit.size} finds {audit.reviewed} were "
+        f"read, {audit.right} right; at least {audit.bound:.3f} of them are); report: {report}"
+    )
+
+
+def drawn_lines(folder: AuditFolder) -> list[str]:
+    """What was drawn."""
+    plan = folder.plan
+    lures = sum(not lesion for lesion in plan.planted.values())
+    return [
+        f"{folder.path}: {len(plan.order)} finds, frozen as {plan.list_hash}",
+        f"rungs of {', '.join(map(str, plan.sizes))}; {lures} finds that are none and {len(plan.planted) - lures} "
+        f"lesions planted; precision {plan.target:g} is to be proven at a level of {plan.level:.3g}",
+    ]
+
+
+def status_lines(folder: AuditFolder) -> list[str]:
+    """Where the audit is, by what counts and by each reader."""
+    plan, decided = folder.plan, folder.decided()
+    claim = claim_of(plan.deck, decided, plan.target, plan.level)
+    rows = [["rung", "read", "right", "proven at", "at least", "more"]]
+    for each in standings(plan.deck, decided, claim):
+        proven, left = (str(value) if value is not None else "-" for value in (each.proven_at, each.left))
+        read = f"{len(each.right)} of {each.size}"
+        rows.append([str(each.size), read, str(sum(each.right)), proven, f"{each.bound:.3f}", left])
+    told = [*drawn_lines(folder), *table(rows, "lrrrrr"), progress(folder, decided)["words"]]
+    readers = [name for name in folder.readers() if name != ADJUDICATED]
+    told += [f"{name}: {progress(folder, folder.verdicts(name))['words']}" for name in readers if len(readers) > 1]
+    for at, one in enumerate(readers):
+        for other in readers[at + 1 :]:
+            same, kappa = agreement(folder.verdicts(one), folder.verdicts(other), plan.order)
+            told.append(f"{one} and {other} agree on {same:.0%} (kappa {kappa:.2f})")
+    if disputed := folder.disputed():
+        told.append(f"{len(disputed)} finds are disputed: harvester review --run RUN --reader {ADJUDICATED}")
+    return told
+
+
+parser = command_parser("audit", __doc__, "run", "store")
+parser.add_argument("what", choices=("draw", "status", "certify"), help="what to do; see above")
+parser.add_argument("--seed", type=int, help="of the order (default: the run's)")
+parser.add_argument("--planted", type=int, default=PLANTED, help="known finds among the others (default: %(default)s)")
+main = command(parser, audit)

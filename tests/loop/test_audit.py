@@ -1,0 +1,150 @@
+"""From a run that certified nothing to a harvest that people proved; stand-ins for what runs on Ray."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from harvester.certificate.audit import Verdict
+from harvester.certificate.audit_folder import AuditFolder, attempts
+from harvester.cli.audit import main
+from harvester.cli.review import main as review_main
+from harvester.config.settings import Settings
+from harvester.export.selection import labels_of_run
+from harvester.results.history import History
+from harvester.run.summary import read_summary
+from harvester.storage.location import Location
+from harvester.store.store import Store
+from tests.builders import made_store, mark
+from tests.loop.test_round_without_examples import CLINICAL, HIDDEN, SETTINGS, harvested
+
+__all__ = ["harvested"]
+VOLUMES = 70
+STRICT = Settings.model_validate(
+    SETTINGS.model_dump(mode="json")
+    | {"rounds": 1, "operating_point": {"min_slices": [1], "target_precision": 0.9, "min_patients": 3}}
+)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Ten patients of V_M, too few to prove 0.9, and seventy of V_H^test, each with a lesion that nobody marked."""
+    splits = {f"{split}-{i}": split for split, count in (("vm", 10), ("vh_test", VOLUMES)) for i in range(count)}
+    known, truth = [], []
+    for name, split in splits.items():
+        clinical, hidden = mark(name, CLINICAL), mark(name, HIDDEN, clinical=False)
+        known += [clinical, hidden] if split == "vm" else [clinical]
+        truth += [clinical, hidden] if split == "vh_test" else []
+    return made_store(tmp_path / "store", splits, known, truth, np.zeros((9, 64, 64), np.int16))
+
+
+@pytest.fixture
+def refused(harvested: Callable[..., History], tmp_path: Path, store: Store) -> list[str]:
+    """A run whose V_M proves nothing, as the commands' arguments."""
+    assert harvested("generator", 99, STRICT).summary.final.harvested == 0  # type: ignore[union-attr]
+    return ["--run", str(tmp_path / "run"), "--store", str(tmp_path / "store")]
+
+
+def folder(tmp_path: Path) -> AuditFolder:
+    return AuditFolder.open(attempts(Location.of(tmp_path / "run"))[-1])
+
+
+def read(tmp_path: Path, wrong: int = 0) -> list[str]:
+    """Everything, by a reader who rejects some, cannot tell one, moves one; the finds of the list as they were read."""
+    audit = folder(tmp_path)
+    members = audit.plan.deck.members(0)
+    said = dict.fromkeys(members, Verdict.ACCEPTED) | dict.fromkeys(audit.plan.planted, Verdict.REJECTED)
+    said |= {find: Verdict.ACCEPTED for find, lesion in audit.plan.planted.items() if lesion}
+    said |= dict.fromkeys(members[2 : 2 + wrong], Verdict.REJECTED) | {members[0]: Verdict.MOVED}
+    said |= {members[1]: Verdict.UNSURE}
+    with audit.reading("reader") as reader:
+        for find in audit.plan.deck.screens(0):
+            reader.say(find, said[find], [(5, (9.0, 9.0, 22.0, 22.0))] if said[find] == Verdict.MOVED else None)
+    return members
+
+
+def test_what_v_m_could_not_prove_a_reader_proves(
+    refused: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], harvested: Callable[..., History]
+) -> None:
+    assert main([*refused, "status"]) == 1
+    assert "no audit was drawn" in capsys.readouterr().err
+    assert main([*refused, "draw"]) == 0
+    assert f"{VOLUMES} finds, frozen as" in capsys.readouterr().out
+    assert main([*refused, "draw"]) == 1
+    assert "was drawn already" in capsys.readouterr().err
+    assert main([*refused, "certify"]) == 1
+    assert "0.9 is not proven yet" in capsys.readouterr().err
+    members = read(tmp_path, wrong=1)
+    assert main([*refused, "status"]) == 0
+    assert "Proven: at least 0.90 of 70 are right" in capsys.readouterr().out
+    before = read_summary(tmp_path / "run")  # type: ignore[arg-type]
+    assert main([*refused, "certify"]) == 0
+    assert capsys.readouterr().out.startswith(f"{VOLUMES - 2} lesions certified at 0.9")
+    summary = read_summary(tmp_path / "run")  # type: ignore[arg-type]
+    audit = summary.audit
+    assert audit is not None
+    assert (audit.size, audit.reviewed, audit.right, audit.readers) == (VOLUMES, VOLUMES, VOLUMES - 2, 1)
+    assert (audit.planted, audit.planted_accepted, len(audit.curve)) == (10, 0, VOLUMES)
+    assert audit.bound >= 0.9 and list(audit.curve)[-1] == pytest.approx(audit.bound, abs=1e-4)
+    assert (summary.final.harvested, summary.final.certified_precision) == (VOLUMES - 2, 0.9)
+    assert (summary.earlier_looks, summary.seconds) == (before.earlier_looks, before.seconds)
+    found = pq.read_table(tmp_path / "run" / "harvest.parquet")
+    assert len(found) == VOLUMES - 2
+    assert set(found["precision_bound"].to_pylist()) == {audit.bound}
+    moved = next(row for row in found.to_pylist() if row["z"] == [5])
+    assert moved["x1_px"] == [9.0]
+    ledger = pq.read_table(tmp_path / "run" / "ledger.parquet").to_pylist()
+    assert sum(row["source"] == "harvested" for row in ledger) == VOLUMES - 2
+    assert [row["role"] for row in ledger if row["source"] == "reviewed"] == ["hard_negative"]
+    assert not any(row["source"] == "likely" for row in ledger)
+    exported = labels_of_run(Location.of(tmp_path / "run"), merge=False, hard_negatives=False)
+    assert len(exported) == VOLUMES - 2 and all(row["precision_bound"] == audit.bound for row in exported)
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "looked at" in page and "certified to be at least 0.9" in page
+    # A start that finds nothing to do leaves it as it is.
+    again = harvested("generator", 99, STRICT).summary
+    assert again is not None and again.audit == audit
+    assert pq.read_table(tmp_path / "run" / "harvest.parquet").equals(found)
+    assert members
+
+
+def test_a_list_with_too_many_wrong_ones_is_not_certified(
+    refused: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*refused, "draw", "--planted", "0"]) == 0
+    read(tmp_path, wrong=8)
+    capsys.readouterr()
+    assert main([*refused, "certify"]) == 1
+    assert "is not proven yet" in capsys.readouterr().err
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["audit"] is None
+    assert main([*refused, "status"]) == 0
+    assert "0.90 is not reached" in capsys.readouterr().out
+
+
+def test_a_run_that_is_not_what_was_audited_is_refused(
+    refused: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*refused, "draw", "--planted", "0"]) == 0
+    read(tmp_path)
+    next((tmp_path / "run").glob("round-0/scored-*.step.json")).unlink()
+    capsys.readouterr()
+    assert main([*refused, "certify"]) == 1
+    assert "is not what was audited" in capsys.readouterr().err
+
+
+def test_what_review_cannot_show_is_one_line(
+    refused: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert review_main([*refused]) == 1
+    assert "no audit was drawn" in capsys.readouterr().err
+    assert review_main(["--store", str(tmp_path / "store")]) == 2
+    assert "want --run, or --store" in capsys.readouterr().err
+    assert main([*refused, "draw"]) == 0
+    capsys.readouterr()
+    assert review_main([*refused, "--host", "0.0.0.0", "--no-browser"]) == 2  # noqa: S104  it is refused
+    assert "give --tls-cert and --tls-key" in capsys.readouterr().err
+    assert review_main([*refused, "--reader", "../x", "--no-browser"]) == 2
+    assert "want letters" in capsys.readouterr().err
