@@ -104,6 +104,9 @@ def application(session: Session, address: Address, token: str, certify: Callabl
         name = request.path_params["name"]
         return FileResponse(PAGE / name, media_type=FILES[name]) if name in FILES else PlainTextResponse("none", 404)
 
+    async def nothing(request: Request) -> Response:
+        return Response(status_code=204)
+
     async def state(request: Request) -> Response:
         return JSONResponse(await run_in_threadpool(session.state) | {"can_certify": certify is not None})
 
@@ -125,6 +128,7 @@ def application(session: Session, address: Address, token: str, certify: Callabl
         routes=[
             Route("/", page),
             Route("/page/{name}", file),
+            Route("/favicon.ico", nothing),
             Route("/state", state),
             Route("/picture/{screen:int}", picture),
             Route("/verdict", verdict, methods=["POST"]),
