@@ -72,7 +72,7 @@ def of_patients(archive: Archive, settings: Settings) -> Iterator[Obstacle]:
             "taken out? Name the patients in volumes.csv (column patient)"
         )
         return
-    if not mining:
+    if not mining and _by_vm(settings):
         yield Obstacle(
             "V_M is empty, nothing can be learnt or proven: say in volumes.csv whose lesions are all marked "
             "(complete = 1), of DeepLesion by --mining-marks"
@@ -82,8 +82,13 @@ def of_patients(archive: Archive, settings: Settings) -> Iterator[Obstacle]:
             "V_H is empty (no volume of vh or vh_test), there is nothing to harvest: add scans that are not "
             "completely marked"
         )
-    if mining:
+    if mining and _by_vm(settings):
         yield from _too_few(len(_patients(mining)), len(in_sample(mining, settings)), settings)
+
+
+def _by_vm(settings: Settings) -> bool:
+    """Whether V_M is to prove the precision; an audit needs none."""
+    return settings.operating_point.certificate != "audit"
 
 
 def _too_few(patients: int, seen: int, settings: Settings) -> Iterator[Obstacle]:
@@ -109,7 +114,7 @@ def _too_few(patients: int, seen: int, settings: Settings) -> Iterator[Obstacle]
 
 def of_lesions(archive: Archive, settings: Settings) -> Iterator[Obstacle]:
     """V_M has clinical marks and lesions beside them, and every fold has lesions of others to learn from."""
-    if archive.marks is None or not archive.of_splits(Split.VM):
+    if archive.marks is None or not archive.of_splits(Split.VM) or not _by_vm(settings):
         return
     mining = Counter(bool(mark["clinical"]) for mark in archive.marks_of(Split.VM))
     if not archive.marks:
@@ -149,6 +154,8 @@ def of_lesions(archive: Archive, settings: Settings) -> Iterator[Obstacle]:
 
 def of_marking(archive: Archive, settings: Settings) -> Iterator[Obstacle]:
     """V_M's clinical marks are as V_H's: as many per volume, as large (permutation test over patients)."""
+    if not _by_vm(settings):
+        return
     mining, partly = (_Marking.of(archive, *splits) for splits in ((Split.VM,), PARTLY_MARKED))
     if not partly.marks or not 0 < mining.marks < len(archive.marks_of(Split.VM)):
         return  # of_lesions says it

@@ -1,7 +1,7 @@
 """Threshold selection: one way to fuse the scores, solved exactly on the calibration set. What a trial does."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,8 @@ from harvester.mining.fusion import ScoreFusion, fuse, fusions, known_recall
 from harvester.mining.round_view import RoundView, match_to_lesions
 from harvester.records import MarkTable, PooledTable, SelectedTable, checked
 from harvester.storage.location import Location
+
+LEFT_TO_AUDIT: Final = "the proof is left to an audit (operating_point.certificate): harvester audit --run RUN draw"
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,8 +98,9 @@ def select_point(
 ) -> SelectedPoint:
     """The exact threshold of one way to fuse, certified and naive."""
     evidence = evidence_of(calibration, fusion, settings.match_iou)
-    target = Target(settings.target_precision, settings.confidence, settings.min_patients)
-    return SelectedPoint(fusion, solve(evidence, target), naive(evidence, target), trials)
+    target = Target(settings.target_precision, 1 - settings.level, settings.min_patients)
+    proven = refused(0.0, LEFT_TO_AUDIT) if settings.certificate == "audit" else solve(evidence, target)
+    return SelectedPoint(fusion, proven, naive(evidence, target), trials)
 
 
 def evidence_of(calibration: Calibration, fusion: ScoreFusion, match_iou: float) -> Evidence:

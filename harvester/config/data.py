@@ -51,7 +51,7 @@ SliceRange = Annotated[tuple[_Slices, _Slices], AfterValidator(_in_order)]
 class PhantomSettings(Section):
     """Made torsos with lesions of known truth (datasets/phantom)."""
 
-    vm_volumes: int = Field(90, ge=1)
+    vm_volumes: int = Field(90, ge=0)
     vh_test_volumes: int = Field(90, ge=0)
     volumes_per_patient: int = Field(2, ge=1)
     depth: int = Field(20, ge=6)
@@ -84,7 +84,7 @@ class InsertionSettings(Section):
 
     source: str = "$HARVESTER_DATA/ct"
     backgrounds: str = Field("backgrounds", description="list of scans: a file, or one that ships")
-    vm_volumes: int = Field(150, ge=1)
+    vm_volumes: int = Field(150, ge=0)
     vh_test_volumes: int = Field(90, ge=0)
     vm_backgrounds: tuple[str, ...] = Field((), description="ids of the list, whatever their role; none: role vm")
     vh_test_backgrounds: tuple[str, ...] = Field((), description="the same for vh_test")

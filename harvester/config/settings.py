@@ -187,6 +187,12 @@ class ClassifierSettings(Section):
 class OperatingPointSettings(Section):
     """The precision target and what Ray Tune searches for the most recall under it."""
 
+    certificate: Literal["calibration", "audit", "both"] = Field(
+        "calibration",
+        description="what proves the precision. calibration: completely marked patients (V_M). audit: people who look "
+        "at a random part of what was found (harvester audit); needs no V_M, and the run itself harvests nothing. "
+        "both: either, each at half of the chance to be wrong",
+    )
     target_precision: float = Field(0.90, gt=0, lt=1)
     confidence: float = Field(0.95, gt=0.5, lt=1)
     match_iou: float = Field(0.5, gt=0, le=1)
@@ -200,6 +206,11 @@ class OperatingPointSettings(Section):
         (0.5,), min_length=1, description="shares of the generator's logit in the score that is selected by"
     )
     min_slices: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 2), min_length=1)
+
+    @property
+    def level(self) -> float:
+        """The chance that a certificate is wrong: of each of two, half."""
+        return (1 - self.confidence) * (0.5 if self.certificate == "both" else 1.0)
 
 
 class MiningSettings(Section):

@@ -68,7 +68,7 @@ def draw(run: Location, store: Store, settings: Settings, seed: int, planted: in
     rng = np.random.default_rng((seed, len(attempts(run))))
     known = controls(view, choice, planted, rng)
     point = settings.operating_point
-    return drawn(run, summary.run_id, found, k, known, sizes, (point.target_precision, 1 - point.confidence), seed)
+    return drawn(run, summary.run_id, found, k, known, sizes, (point.target_precision, point.level), seed)
 
 
 def drawn(

@@ -94,46 +94,62 @@ class Guard:
         return response
 
 
-def application(session: Session, address: Address, token: str, certify: Callable[[], str] | None = None) -> Starlette:
+class Pages:
     """The page and what it asks. `certify` makes the certified list and says what it made, where there is one."""
 
-    async def page(request: Request) -> Response:
+    def __init__(self, session: Session, certify: Callable[[], str] | None) -> None:
+        self.session, self.certify = session, certify
+
+    async def page(self, request: Request) -> Response:
+        """The page itself."""
         return FileResponse(PAGE / "review.html", media_type="text/html")
 
-    async def file(request: Request) -> Response:
+    async def file(self, request: Request) -> Response:
+        """Its script and style, and nothing else."""
         name = request.path_params["name"]
-        return FileResponse(PAGE / name, media_type=FILES[name]) if name in FILES else PlainTextResponse("none", 404)
+        return FileResponse(PAGE / name, media_type=FILES[name]) if name in FILES else Response(status_code=404)
 
-    async def nothing(request: Request) -> Response:
+    async def nothing(self, request: Request) -> Response:
+        """A browser asks for an icon."""
         return Response(status_code=204)
 
-    async def state(request: Request) -> Response:
-        return JSONResponse(await run_in_threadpool(session.state) | {"can_certify": certify is not None})
+    async def state(self, request: Request) -> Response:
+        """How far the reader is."""
+        told = await run_in_threadpool(self.session.state)
+        return JSONResponse(told | {"can_certify": self.certify is not None})
 
-    async def picture(request: Request) -> Response:
-        screen = request.path_params["screen"]
-        return Response(await run_in_threadpool(session.picture, screen), media_type="application/octet-stream")
+    async def picture(self, request: Request) -> Response:
+        """A find's surroundings."""
+        packed = await run_in_threadpool(self.session.picture, request.path_params["screen"])
+        return Response(packed, media_type="application/octet-stream")
 
-    async def verdict(request: Request) -> Response:
-        return JSONResponse(await run_in_threadpool(session.judge, judgement(await _body(request))))
+    async def verdict(self, request: Request) -> Response:
+        """Takes an answer."""
+        return JSONResponse(await run_in_threadpool(self.session.judge, judgement(await _body(request))))
 
-    async def undo(request: Request) -> Response:
-        return JSONResponse(await run_in_threadpool(session.undo))
+    async def undo(self, request: Request) -> Response:
+        """Takes the last one back."""
+        return JSONResponse(await run_in_threadpool(self.session.undo))
 
-    async def certified(request: Request) -> Response:
-        said = await run_in_threadpool(certify) if certify else "nothing is certified here"
+    async def certified(self, request: Request) -> Response:
+        """Certifies, on a click."""
+        said = await run_in_threadpool(self.certify) if self.certify else "nothing is certified here"
         return JSONResponse({"words": said})
 
+
+def application(session: Session, address: Address, token: str, certify: Callable[[], str] | None = None) -> Starlette:
+    """The server of a session at an address; who knows the token is let in."""
+    pages = Pages(session, certify)
     return Starlette(
         routes=[
-            Route("/", page),
-            Route("/page/{name}", file),
-            Route("/favicon.ico", nothing),
-            Route("/state", state),
-            Route("/picture/{screen:int}", picture),
-            Route("/verdict", verdict, methods=["POST"]),
-            Route("/undo", undo, methods=["POST"]),
-            Route("/certify", certified, methods=["POST"]),
+            Route("/", pages.page),
+            Route("/page/{name}", pages.file),
+            Route("/favicon.ico", pages.nothing),
+            Route("/state", pages.state),
+            Route("/picture/{screen:int}", pages.picture),
+            Route("/verdict", pages.verdict, methods=["POST"]),
+            Route("/undo", pages.undo, methods=["POST"]),
+            Route("/certify", pages.certified, methods=["POST"]),
         ],
         middleware=[Middleware(Guard, address=address, token=token, cookie=token_urlsafe(32))],
         exception_handlers={HarvesterError: _said},
