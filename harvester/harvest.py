@@ -7,7 +7,6 @@ that saw its patient: what is measured on V_M then holds for V_H.
 
 import json
 import logging
-from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from typing import Final
@@ -55,10 +54,10 @@ def harvest(run: Run, tracker: Tracker) -> History:
     point = nothing_scored(settings.operating_point, "no round was scored")
     for k in range(settings.rounds):
         try:
-            lpg = trained(run, start, partial(train_generator, run, k, ledger, start))
+            lpg = train_generator(run, k, ledger, start)
             start = next_start(run, k, start, lpg)
             tubelets = propose(run, k, lpg)
-            lpc = trained(run, lpc, partial(train_classifier, run, k, tubelets, ledger, lpg, lpc))
+            lpc = train_classifier(run, k, tubelets, ledger, lpg, lpc)
         except NoExamplesError as error:
             give_up(k, view.store, history, tracker, str(error))
             break
@@ -74,17 +73,6 @@ def harvest(run: Run, tracker: Tracker) -> History:
     (run.folder / "calibration.parquet").write_table(hits)
     history.finish(ledger, expected_missing(view, point, history.left_out), certified(run.folder))
     return history
-
-
-def trained(run: Run, start: Artifact | None, fit: Callable[[], Artifact]) -> Artifact:
-    """The fitted models; where there is nothing to learn from and people will prove what is found, those of before."""
-    try:
-        return fit()
-    except NoExamplesError as error:
-        if start is None or run.settings.operating_point.certificate != "audit":
-            raise
-        logger.warning("%s; the models stay as they were", error)
-        return start
 
 
 def give_up(k: int, store: StoreTables, history: History, tracker: Tracker, reason: str) -> None:
@@ -113,7 +101,7 @@ def train_generator(run: Run, k: int, ledger: LedgerTable, start: Artifact | Non
     )
     table = run.table("labels", k, key, lambda: ledgers.extend(ledger, ledgers.from_ignored(run.store.ignore())))
     weights = start.path if start else None
-    return run.weights("generator", k, key, lambda out: train_folds(_job(run, "generator", k, out, table, weights)))
+    return run.weights("generator", k, key, lambda out: fit(_job(run, "generator", k, out, table, weights), start))
 
 
 def next_start(run: Run, k: int, start: Artifact | None, lpg: Artifact) -> Artifact:
@@ -152,9 +140,20 @@ def train_classifier(
         return table.take(kept).append_column("label", pa.array(lesion[kept].astype(np.int32)))
 
     table = run.table("examples", k, key, label)
-    return run.weights(
-        "classifier", k, key, lambda out: train_folds(_job(run, "classifier", k, out, table, (before or lpg).path))
-    )
+    weights = (before or lpg).path
+    return run.weights("classifier", k, key, lambda out: fit(_job(run, "classifier", k, out, table, weights), before))
+
+
+def fit(job: FitJob, before: Artifact | None) -> None:
+    """Fit the folds; they stay as `before` where there is nothing to learn and people will prove what is found."""
+    try:
+        train_folds(job)
+    except NoExamplesError as error:
+        if before is None or job.settings.operating_point.certificate != "audit":
+            raise
+        logger.warning("%s; the models stay as they were", error)
+        for name in before.path.files():
+            (job.out / name).write_bytes((before.path / name).read_bytes())
 
 
 def classify(run: Run, k: int, tubelets: Artifact, lpc: Artifact) -> ScoredTable:

@@ -10,10 +10,13 @@ import pytest
 
 from harvester.certificate.audit import Verdict
 from harvester.certificate.audit_folder import AuditFolder, attempts
+from harvester.certificate.preconditions import require_harvestable
 from harvester.cli.audit import main
 from harvester.cli.review import main as review_main
 from harvester.config.settings import Settings
+from harvester.errors import SettingsError
 from harvester.export.selection import labels_of_run
+from harvester.results.audit import draw
 from harvester.results.history import History
 from harvester.run.summary import read_summary
 from harvester.storage.location import Location
@@ -30,9 +33,10 @@ STRICT = Settings.model_validate(
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path: Path, request: pytest.FixtureRequest) -> Store:
     """Ten patients of V_M, too few to prove 0.9, and seventy of V_H^test, each with a lesion that nobody marked."""
-    splits = {f"{split}-{i}": split for split, count in (("vm", 10), ("vh_test", VOLUMES)) for i in range(count)}
+    patients = (("vm", getattr(request, "param", 10)), ("vh_test", VOLUMES))
+    splits = {f"{split}-{i}": split for split, count in patients for i in range(count)}
     known, truth = [], []
     for name, split in splits.items():
         clinical, hidden = mark(name, CLINICAL), mark(name, HIDDEN, clinical=False)
@@ -133,6 +137,39 @@ def test_a_run_that_is_not_what_was_audited_is_refused(
     capsys.readouterr()
     assert main([*refused, "certify"]) == 1
     assert "is not what was audited" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("store", [0], indirect=True)
+@pytest.mark.parametrize("model", ["generator", "classifier"])
+def test_an_archive_without_any_v_m_is_proven_by_people_alone(
+    store: Store, model: str, tmp_path: Path, harvested: Callable[..., History], caplog: pytest.LogCaptureFixture
+) -> None:
+    tree = STRICT.model_dump(mode="json")
+    with pytest.raises(SettingsError, match="V_M is empty"):
+        require_harvestable(store, STRICT)
+    settings = Settings.model_validate(
+        tree | {"operating_point": tree["operating_point"] | {"certificate": "audit", "lpg_floors": [0.0]}}
+    )
+    require_harvestable(store, settings)
+    with caplog.at_level("WARNING"):
+        summary = harvested(model, 0, settings).summary
+    assert summary is not None
+    assert "the models stay as they were" in caplog.text
+    assert "left to an audit" in summary.stopped_because
+    arguments = ["--run", str(tmp_path / "run"), "--store", str(tmp_path / "store")]
+    assert main([*arguments, "draw"]) == 0
+    assert (len(folder(tmp_path).plan.order), folder(tmp_path).plan.planted) == (VOLUMES, {})
+    read(tmp_path)
+    assert main([*arguments, "certify"]) == 0
+    assert read_summary(tmp_path / "run").final.harvested == VOLUMES - 1  # type: ignore[arg-type]
+
+
+def test_each_of_two_certificates_may_be_wrong_half_as_often(refused: list[str], tmp_path: Path, store: Store) -> None:
+    tree = STRICT.model_dump(mode="json")
+    both = Settings.model_validate(tree | {"operating_point": tree["operating_point"] | {"certificate": "both"}})
+    assert (STRICT.operating_point.level, both.operating_point.level) == (pytest.approx(0.05), pytest.approx(0.025))
+    drawn = draw(Location.of(tmp_path / "run"), store, both, 0)
+    assert drawn.plan.level == pytest.approx(0.8 * 0.025)
 
 
 def test_what_review_cannot_show_is_one_line(
