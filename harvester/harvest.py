@@ -27,7 +27,7 @@ from harvester.mining.probability import probabilities
 from harvester.mining.round_view import RoundView, StoreTables
 from harvester.models.pretrained import named_by_content
 from harvester.records import AcceptedTable, LedgerTable, Role, ScoredTable, Source, checked, empty
-from harvester.results.audit import certified
+from harvester.results.audit_outcome import certified
 from harvester.results.completeness import expected_missing
 from harvester.results.history import History
 from harvester.run.folder import Artifact, Run, table_hash

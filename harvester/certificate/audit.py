@@ -210,8 +210,8 @@ class Deck:
         return [find for find in self.order if find in own]
 
     def screens(self, rung: int) -> list[str]:
-        """What is shown until all of a rung is read, what is planted included."""
-        shown = self.members(rung)
+        """What is shown until all of a rung is read, what is planted included; without rungs all there is."""
+        shown = self.members(rung) if self.sizes else list(self.order)
         for name, place in sorted(zip(self.planted, self.places, strict=True), key=lambda each: each[1], reverse=True):
             shown.insert(min(place, len(shown)), name)
         return shown

@@ -30,6 +30,9 @@ from harvester.storage.owner import owned
 FORMAT: Final = 1
 READER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 ADJUDICATED: Final = "adjudicated"
+AUDIT: Final = "audit"
+TEACHING: Final = "teaching"
+"""A deck without rungs: what is said of it proves nothing, and teaches."""
 PLAN: Final = "audit.json"
 VERDICTS: Final = "verdicts.jsonl"
 MOST_NOTE: Final = 1000
@@ -208,9 +211,9 @@ class Reader:
         return line
 
 
-def attempts(run: Location) -> list[Location]:
-    """The audits of a run, the first one first."""
-    names = [name for name in run.folders() if re.fullmatch(r"audit-\d+", name)]
+def attempts(run: Location, kind: str = AUDIT) -> list[Location]:
+    """The audits of a run, or its decks of another kind, the first one first."""
+    names = [name for name in run.folders() if re.fullmatch(rf"{kind}-\d+", name)]
     return [run / name for name in sorted(names, key=lambda name: int(name.partition("-")[2]))]
 
 

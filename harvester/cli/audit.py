@@ -4,9 +4,14 @@
     harvester review --run runs/night1          look at the finds in that order, in the browser
     harvester audit --run runs/night1 status    what is proven so far, and how many more reviews it is likely to take
     harvester audit --run runs/night1 certify   make the proven list the run's harvest
+    harvester audit --run runs/night1 teach     what was said as labels of later runs (into the store)
 
 `certify` writes harvest, ledger, summary and report anew: the list of the largest proven rung, without what was
 rejected or could not be told, moved boxes where they belong; exports follow. Nothing is trained or scored.
+
+`teach` is for the next run, in a new folder: what was rejected is a hard negative, what was accepted is settled.
+`draw --teaching 40` draws forty finds just below the list on which both stages differ most, for
+`harvester review --teaching`: they prove nothing, and teach the most.
 
 `draw` takes what the last round found down to where V_M's precision, as counted, is 0.90, in nested lists (rungs), the
 strictest first; without V_M's figures, down to a score of 0.5. Finds of V_M that are known are planted among them: from
@@ -20,12 +25,13 @@ import argparse
 from dataclasses import replace
 
 from harvester.certificate.audit import agreement, claim_of, standings
-from harvester.certificate.audit_folder import ADJUDICATED, AuditFolder, attempts
+from harvester.certificate.audit_folder import ADJUDICATED, AUDIT, TEACHING, AuditFolder, attempts
 from harvester.cli.console import command, command_parser
 from harvester.cli.places import run_folder, store_folder
 from harvester.config.settings import Settings
 from harvester.errors import StoreError
-from harvester.results.audit import PLANTED, certify, draw
+from harvester.results.audit import PLANTED, draw, draw_teaching
+from harvester.results.audit_outcome import certify, teach
 from harvester.review.session import progress
 from harvester.run.folder import Run, StepMissingError, settings_of, store_of
 from harvester.run.summary import read_summary
@@ -40,18 +46,32 @@ def audit(options: argparse.Namespace) -> None:
     """Draw, say how it stands, or certify."""
     run = run_folder(options.run)
     settings = settings_of(run)
-    if options.what == "draw":
-        seed = settings.seed if options.seed is None else options.seed
-        folder = draw(run, store_of(run, settings, store_folder(options.store)), settings, seed, options.planted)
-        print("\n".join([*drawn_lines(folder), f"next: harvester review --run {options.run}"]))
+    if options.what == "status":
+        print("\n".join(status_lines(newest(run))))
         return
+    store, seed = store_of(run, settings, store_folder(options.store)), options.seed
+    seed = settings.seed if seed is None else seed
     if options.what == "certify":
-        print(certify_run(run, store_of(run, settings, store_folder(options.store)), settings))
-        return
-    made = attempts(run)
+        print(certify_run(run, store, settings))
+    elif options.what == "teach":
+        counts = teach(run, store)
+        print(", ".join(f"{count} {word}" for word, count in sorted(counts.items())))
+        print(f"store: {store.path}; harvest it again into a new run folder")
+    elif options.teaching:
+        folder = draw_teaching(run, store, settings, options.teaching, seed)
+        print(f"{folder.path}: {len(folder.plan.order)} finds; next: harvester review --run {options.run} --teaching")
+    else:
+        drawn = draw(run, store, settings, seed, options.planted)
+        print("\n".join([*drawn_lines(drawn), f"next: harvester review --run {options.run}"]))
+
+
+def newest(run: Location, kind: str = AUDIT) -> AuditFolder:
+    """The run's newest audit, or deck of another kind. Raises StoreError where none was drawn."""
+    made = attempts(run, kind)
     if not made:
-        raise StoreError(f"{run}: no audit was drawn; harvester audit --run {options.run} draw")
-    print("\n".join(status_lines(AuditFolder.open(made[-1]))))
+        more = " --teaching 40" if kind == TEACHING else ""
+        raise StoreError(f"{run}: no {kind} was drawn; harvester audit --run {run} draw{more}")
+    return AuditFolder.open(made[-1])
 
 
 def certify_run(run: Location, store: Store, settings: Settings) -> str:
@@ -114,7 +134,10 @@ def status_lines(folder: AuditFolder) -> list[str]:
 
 
 parser = command_parser("audit", __doc__, "run", "store")
-parser.add_argument("what", choices=("draw", "status", "certify"), help="what to do; see above")
+parser.add_argument("what", choices=("draw", "status", "certify", "teach"), help="what to do; see above")
 parser.add_argument("--seed", type=int, help="of the order (default: the run's)")
 parser.add_argument("--planted", type=int, default=PLANTED, help="known finds among the others (default: %(default)s)")
+parser.add_argument(
+    "--teaching", type=int, default=0, metavar="N", help="draw so many finds that teach, and prove nothing"
+)
 main = command(parser, audit)

@@ -32,8 +32,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from harvester.certificate.audit_folder import ADJUDICATED, AuditFolder, attempts
-from harvester.cli.audit import certify_run
+from harvester.certificate.audit_folder import ADJUDICATED, AUDIT, TEACHING, AuditFolder, attempts
+from harvester.cli.audit import certify_run, newest
 from harvester.cli.console import command, command_parser
 from harvester.cli.places import lasting, run_folder, store_folder
 from harvester.errors import LabelError, SettingsError, StoreError
@@ -73,7 +73,7 @@ def look(options: argparse.Namespace) -> None:
 
 def _certifying(options: argparse.Namespace, store: Store) -> Callable[[], str] | None:
     """What the page's button does; None where there is no run whose harvest it would be."""
-    if not options.run:
+    if not options.run or options.teaching:
         return None
     run = run_folder(options.run)
     return partial(certify_run, run, store, settings_of(run))
@@ -89,10 +89,8 @@ def audit_of(options: argparse.Namespace) -> tuple[AuditFolder, Store]:
     """The run's newest audit, or that of a table of detections, which is drawn the first time."""
     if options.run:
         run = run_folder(options.run)
-        drawn_before = attempts(run)
-        if not drawn_before:
-            raise StoreError(f"{run}: no audit was drawn; harvester audit --run {options.run} draw")
-        return AuditFolder.open(drawn_before[-1]), store_of(run, settings_of(run), store_folder(options.store))
+        audit = newest(run, TEACHING if options.teaching else AUDIT)
+        return audit, store_of(run, settings_of(run), store_folder(options.store))
     if not (options.store and options.tubelets and options.out):
         raise SettingsError("want --run, or --store with --tubelets and --out")
     store, out = Store.open(store_folder(options.store) or Location.of(options.store)), lasting(options.out)
@@ -147,6 +145,7 @@ parser = command_parser("review", __doc__, "store")
 add = parser.add_argument
 add("--run", metavar="PATH|URI", help="the run's folder")
 add("--reviewed", type=Path, metavar="FILE", help="the export as it came back")
+add("--teaching", action="store_true", help="the finds that were drawn to teach (harvester audit draw --teaching)")
 add("--tubelets", type=Path, metavar="FILE", help="detections to look at, of the volumes of --store")
 add("--out", metavar="PATH", help="folder of their audit")
 add("--target", type=float, default=0.9, help="the precision to be proven of them (default: %(default)s)")

@@ -3,8 +3,9 @@
 An accepted or moved lesion is a lesion of every later run from round 0 on, a rejected one a sure hard negative; where
 one was moved from, nothing is learnt. Nothing that touches them is harvested or mined again.
 
-The best finds of V_H are then known, so those of V_M must not vouch for what is left: as large a share of what the
-reviewed run accepted in V_M, best score first, is left out of later calibration sets (role `calibration`).
+What of V_H is known then is not found again, so its like in V_M must not vouch for what is left: as large a share of
+what the reviewed run accepted in V_M is left out of later calibration sets (role `calibration`). Best score first where
+people reviewed so, as of an export; at random where the order was drawn, as in an audit.
 """
 
 import math
@@ -12,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 
 from harvester.errors import LabelError
@@ -68,11 +70,14 @@ def merged(before: ReviewedTable, new: ReviewedTable) -> ReviewedTable:
     return ReviewedTable(pa.concat_tables([pa.Table.from_pylist(kept, REVIEWED), new]))
 
 
-def with_calibration(reviewed: ReviewedTable, hits: AcceptedTable, harvested: int, run_id: str) -> ReviewedTable:
+def with_calibration(
+    reviewed: ReviewedTable, hits: AcceptedTable, harvested: int, run_id: str, drawn: int | None = None
+) -> ReviewedTable:
     """With the share of a run's calibration hits that later ones leave out, in place of what the table had of that run.
 
     hits        what the run accepted in V_M
     harvested   how many lesions it harvested; the share is that of them which have a verdict
+    drawn       seed of the order in which they were reviewed, where it was drawn; None: best first
     """
     prefix = f"{Role.CALIBRATION}-{run_id}-"
     ids = reviewed["label_id"].to_pylist()
@@ -80,6 +85,8 @@ def with_calibration(reviewed: ReviewedTable, hits: AcceptedTable, harvested: in
     others = reviewed.filter(pa.array([not str(each).startswith(old) for each in ids], pa.bool_()))
     count = math.ceil(len(hits) * share_reviewed(others, harvested, run_id))
     best = hits.sort_by([("score", "descending"), ("volume_id", "ascending"), ("tubelet_id", "ascending")])
+    if drawn is not None:
+        best = AcceptedTable(best.take(np.random.default_rng(drawn).permutation(len(best))))
     rows = [
         {
             **{name: row[name] for name in ("volume_id", "score", "z", *SIDES)},

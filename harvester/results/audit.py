@@ -4,6 +4,7 @@ V_M, where there is one, proposes where the rungs are cut, and lends finds that 
 a reader tells them apart. It proves nothing here.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -11,35 +12,25 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from harvester.certificate.audit import (
-    RIGHT,
-    Deck,
-    Verdict,
-    claim_of,
-    level_of_attempt,
-    list_hash,
-    lower_bound,
-    rungs,
-    standings,
-)
-from harvester.certificate.audit_folder import AuditFolder, Plan, attempts, find_id
+from harvester.certificate.audit import Deck, level_of_attempt, list_hash, rungs
+from harvester.certificate.audit_folder import AUDIT, TEACHING, AuditFolder, Plan, attempts, find_id
 from harvester.certificate.evidence import Evidence, steps_of
 from harvester.config.settings import Settings
 from harvester.errors import StoreError
 from harvester.geometry import Array
 from harvester.labels.ledger import exclusion_labels
+from harvester.mining.bank import log_odds
 from harvester.mining.candidates import clear_of
 from harvester.mining.fusion import ScoreFusion, select
 from harvester.mining.round_view import RoundView, StoreTables
-from harvester.records import FINDS, SELECTED, SIDES, AcceptedTable, SelectedTable, values
+from harvester.records import FINDS, SIDES, AcceptedTable, SelectedTable, values
 from harvester.results.scored import last_round, scored_tables
-from harvester.run.summary import AuditResult, read_summary
+from harvester.run.summary import read_summary
 from harvester.storage.location import Location
 from harvester.store.store import Store
 
-CERTIFIED: Final = "certified.json"
-"""In an audit's folder, once its list is the run's harvest."""
-WITH_ROUND: Final = SELECTED.append(FINDS.field("round"))
+HITS: Final = "calibration.parquet"
+"""In an audit's folder: what the same rule takes of V_M (records.ACCEPTED), as it was when the audit was drawn."""
 CUTS: Final = (0.97, 0.95, 0.93, 0.90)
 """Precisions on V_M, as counted, at which the list is cut into rungs; the last one ends it."""
 SCORE_CUTS: Final = (0.9, 0.8, 0.7, 0.5)
@@ -50,25 +41,66 @@ LESIONS_PLANTED: Final = 5
 """Known lesions beside them: who refuses everything is seen, too."""
 
 
+@dataclass(frozen=True, eq=False)
+class Looked:
+    """What the last scored round of a finished run shows, as its operating point fuses the scores.
+
+    cuts   falling scores at which the list is cut into rungs (score_cuts)
+    """
+
+    run_id: str
+    round: int
+    choice: ScoreFusion
+    view: RoundView
+    cuts: Array
+
+    @classmethod
+    def at(cls, run: Location, store: Store, settings: Settings) -> "Looked":
+        """Raises StoreError for a folder that is no finished run."""
+        summary, k = read_summary(run), last_round(run)
+        choice = ScoreFusion(**summary.rounds[k].choice)  # type: ignore[arg-type]  # figures, whole ones among them
+        view = RoundView(scored_tables(run, k), StoreTables.of(store, settings), settings)
+        return cls(summary.run_id, k, choice, view, score_cuts(view.accepted(choice, 0.0)))
+
+
 def draw(run: Location, store: Store, settings: Settings, seed: int, planted: int = PLANTED) -> AuditFolder:
     """The next audit of a finished run: RUN/audit-<attempt>.
 
     Raises StoreError where nothing is there to be audited, and where the same list was drawn before.
     """
-    summary = read_summary(run)
-    k = last_round(run)
-    choice = ScoreFusion(**summary.rounds[k].choice)  # type: ignore[arg-type]  # figures, whole ones among them
-    view = RoundView(scored_tables(run, k), StoreTables.of(store, settings), settings)
-    cuts = score_cuts(view.accepted(choice, 0.0))
-    found = view.reaching(choice, cuts[-1])
+    looked = Looked.at(run, store, settings)
+    found = looked.view.reaching(looked.choice, looked.cuts[-1])
     if not len(found):
-        raise StoreError(f"{run}: nothing of V_H scores {cuts[-1]:.3f} or more: there is nothing to be audited")
+        raise StoreError(f"{run}: nothing of V_H scores {looked.cuts[-1]:.3f} or more: there is nothing to be audited")
     score = found["score"].to_numpy()
-    sizes = rungs([int((score >= cut).sum()) for cut in cuts], len(found))
+    sizes = rungs([int((score >= cut).sum()) for cut in looked.cuts], len(found))
     rng = np.random.default_rng((seed, len(attempts(run))))
-    known = controls(view, choice, planted, rng)
+    known = controls(looked.view, looked.choice, planted, rng)
     point = settings.operating_point
-    return drawn(run, summary.run_id, found, k, known, sizes, (point.target_precision, point.level), seed)
+    promise = (point.target_precision, point.level)
+    made = drawn(run, looked.run_id, found, looked.round, known, sizes, promise, seed)
+    (Location.of(made.path) / HITS).write_table(looked.view.accepted(looked.choice, looked.cuts[-1]))
+    return made
+
+
+def draw_teaching(run: Location, store: Store, settings: Settings, count: int, seed: int) -> AuditFolder:
+    """So many finds just below the list on which both stages differ most, of as many patients as can be.
+
+    RUN/teaching-<n>. What is said of them teaches and proves nothing. Raises StoreError where nothing is below.
+    """
+    looked = Looked.at(run, store, settings)
+    every = looked.view.reaching(looked.choice, 0.0)
+    near = every.filter(pa.array(every["score"].to_numpy() < looked.cuts[-1])).slice(0, 4 * count)
+    apart = np.abs(np.subtract(*(log_odds(near[name].to_numpy()) for name in ("lpg_score", "lpc_score"))))
+    rows, seen = near.to_pylist(), Counter[str]()
+    order = []
+    for at in np.argsort(-apart, kind="stable").tolist():
+        order.append((seen[rows[at]["patient_id"]], -apart[at], at))  # the second of a patient after all first ones
+        seen[rows[at]["patient_id"]] += 1
+    chosen = SelectedTable(near.take([at for _, _, at in sorted(order)[:count]]))
+    if not len(chosen):
+        raise StoreError(f"{run}: nothing is below the list: there is nothing to be taught")
+    return drawn(run, looked.run_id, chosen, looked.round, [], (), (0.5, 0.5), seed, TEACHING)
 
 
 def drawn(
@@ -80,14 +112,15 @@ def drawn(
     sizes: tuple[int, ...],
     promise: tuple[float, float],
     seed: int,
+    kind: str = AUDIT,
 ) -> AuditFolder:
-    """The next audit in a folder.
+    """The next audit in a folder, or teaching deck.
 
     found    the list, best first; sizes: its rungs
     known    finds to be planted, and whether each is a lesion
     promise  the precision, and the chance that it is broken
     """
-    before = [AuditFolder.open(each) for each in attempts(folder)]
+    before = [AuditFolder.open(each) for each in attempts(folder, kind)]
     salt = f"{run_id}-{seed}-{len(before)}"
 
     def named(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,72 +148,7 @@ def drawn(
         places=deck.places,
     )
     table = pa.Table.from_pylist([*rows, *(row for row, _ in lures)], FINDS)
-    return AuditFolder.create(folder / f"audit-{len(before)}", plan, table)
-
-
-@dataclass(frozen=True, eq=False)
-class Audited:
-    """What an audit certified.
-
-    lesions   the list, best first, without what readers rejected or could not tell; moved ones where they belong
-    rejected  what they rejected
-    """
-
-    lesions: SelectedTable
-    rejected: SelectedTable
-    round: int
-    result: AuditResult
-
-
-def certify(run: Location) -> Audited:
-    """Write down that the newest audit's largest proven rung is the run's harvest. Raises StoreError where none is."""
-    made = attempts(run)
-    if not made:
-        raise StoreError(f"{run}: no audit was drawn; harvester audit --run {run} draw")
-    folder = AuditFolder.open(made[-1])
-    found = _audited(folder)
-    if found is None:
-        raise StoreError(f"{folder.path}: {folder.plan.target:g} is not proven yet; harvester audit --run {run} status")
-    (made[-1] / CERTIFIED).write_text(found.result.model_dump_json(indent=1) + "\n")
-    return found
-
-
-def certified(run: Location) -> Audited | None:
-    """What the newest audit certified, once `certify` was called and as its verdicts are now; None where nothing."""
-    made = attempts(run)
-    return _audited(AuditFolder.open(made[-1])) if made and (made[-1] / CERTIFIED).is_file() else None
-
-
-def _audited(folder: AuditFolder) -> Audited | None:
-    plan, decided = folder.plan, folder.decided()
-    claim = claim_of(plan.deck, decided, plan.target, plan.level)
-    proven = [each for each in standings(plan.deck, decided, claim) if each.proven_at]
-    if not proven:
-        return None
-    rung, lures = proven[-1], [find for find, lesion in plan.planted.items() if not lesion]
-    reviewed = np.array(rung.right, bool)
-    result = AuditResult(
-        attempt=plan.attempt,
-        list_hash=plan.list_hash,
-        size=rung.size,
-        reviewed=len(reviewed),
-        right=int(reviewed.sum()),
-        proven_at=rung.proven_at or 0,
-        target=plan.target,
-        level=plan.level,
-        bound=rung.bound,
-        planted=len(lures),
-        planted_accepted=sum(decided.get(find) in RIGHT for find in lures),
-        false_accepts=claim.false_accepts,
-        readers=len(folder.readers()),
-        curve=tuple(round(lower_bound(reviewed[:at], rung.size, claim), 4) for at in range(1, len(reviewed) + 1)),
-    )
-    named = {row.pop("find"): row for row in folder.finds.to_pylist()}
-    members, moved = plan.ranked[: rung.size], folder.moved()
-    kept = [named[find] | moved.get(find, {}) for find in members if decided.get(find, Verdict.ACCEPTED) in RIGHT]
-    out = [named[find] for find in members if decided.get(find) == Verdict.REJECTED]
-    lesions, rejected = (SelectedTable(pa.Table.from_pylist(rows, WITH_ROUND)) for rows in (kept, out))
-    return Audited(lesions, rejected, named[members[0]]["round"], result)
+    return AuditFolder.create(folder / f"{kind}-{len(before)}", plan, table)
 
 
 def score_cuts(calibration: AcceptedTable) -> Array:

@@ -35,7 +35,7 @@ from harvester.records import (
 )
 from harvester.report.build import ReportInputs
 from harvester.results.ablations import ablations
-from harvester.results.audit import Audited
+from harvester.results.audit_outcome import Audited
 from harvester.results.harvest_table import harvest_table, lesion_id, write
 from harvester.results.truth import ProposalScores, TruthEvaluator, finite, harvested_table, with_round
 from harvester.run.folder import Run, table_hash

@@ -156,6 +156,8 @@ class Session:
 def progress(folder: AuditFolder, said: Mapping[str, Verdict]) -> dict[str, Any]:
     """What is proven and what it will take, in numbers and in words."""
     plan, deck = folder.plan, folder.plan.deck
+    if not plan.sizes:
+        return {"proven": 0, "bound": 0.0, "words": "what you say teaches the next run"}
     claim = claim_of(deck, said, plan.target, plan.level)
     heading = claim_of(deck, said, plan.target, plan.level, Verdict.REJECTED)
     now, ahead = standings(deck, said, claim), standings(deck, said, heading)

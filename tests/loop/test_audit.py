@@ -1,6 +1,7 @@
 """From a run that certified nothing to a harvest that people proved; stand-ins for what runs on Ray."""
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -162,6 +163,33 @@ def test_an_archive_without_any_v_m_is_proven_by_people_alone(
     read(tmp_path)
     assert main([*arguments, "certify"]) == 0
     assert read_summary(tmp_path / "run").final.harvested == VOLUMES - 1  # type: ignore[arg-type]
+
+
+def test_what_was_said_teaches_later_runs(
+    refused: list[str], tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*refused, "teach"]) == 1
+    assert "nobody has said anything" in capsys.readouterr().err
+    assert review_main([*refused, "--teaching"]) == 1
+    assert "no teaching was drawn" in capsys.readouterr().err
+    assert main([*refused, "draw"]) == 0
+    assert main([*refused, "draw", "--teaching", "12"]) == 0
+    read(tmp_path, wrong=3)
+    below = AuditFolder.open(Location.of(tmp_path / "run" / "teaching-0"))
+    assert (len(below.plan.order), len({row["patient_id"] for row in below.finds.to_pylist()})) == (12, 12)
+    with below.reading("reader") as reader:
+        for find in below.plan.deck.screens(0):
+            reader.say(find, Verdict.REJECTED)
+    assert main([*refused, "teach"]) == 0
+    # 70 finds: 1 moved, 1 unsure, 3 rejected; and 12 more that teach. What was planted says nothing.
+    assert "65 accepted, 1 moved, 15 rejected" in capsys.readouterr().out
+    rows = Store.open(store.path).reviewed().to_pylist()
+    roles = Counter(row["role"] for row in rows)
+    assert roles == {"lesion": 66, "hard_negative": 15, "ignored": 1, "calibration": 10}
+    splits = {row["volume_id"]: row["split"] for row in store.manifest.to_pylist()}
+    assert {splits[row["volume_id"]] for row in rows if row["role"] != "calibration"} == {"vh_test"}
+    assert main([*refused, "teach"]) == 0  # once more is no other thing
+    assert Store.open(store.path).reviewed().to_pylist() == rows
 
 
 def test_each_of_two_certificates_may_be_wrong_half_as_often(refused: list[str], tmp_path: Path, store: Store) -> None:

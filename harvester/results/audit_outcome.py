@@ -1,0 +1,133 @@
+"""What an audit's verdicts make: the run's harvest, where they prove it, and labels of later runs."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from harvester.certificate.audit import RIGHT, Verdict, claim_of, lower_bound, standings
+from harvester.certificate.audit_folder import TEACHING, AuditFolder, attempts
+from harvester.errors import StoreError
+from harvester.labels import reviewed as labels
+from harvester.labels.reviewed import merged, reviewed_table, with_calibration
+from harvester.records import FINDS, SELECTED, SIDES, AcceptedTable, Placed, Role, SelectedTable, Source, checked
+from harvester.results.audit import HITS
+from harvester.results.harvest_table import lesion_id
+from harvester.run.summary import AuditResult
+from harvester.storage.location import Location
+from harvester.storage.owner import owned
+from harvester.store.store import Store, write_reviewed
+
+CERTIFIED: Final = "certified.json"
+"""In an audit's folder, once its list is the run's harvest."""
+WITH_ROUND: Final = SELECTED.append(FINDS.field("round"))
+
+
+@dataclass(frozen=True, eq=False)
+class Audited:
+    """What an audit certified.
+
+    lesions   the list, best first, without what readers rejected or could not tell; moved ones where they belong
+    rejected  what they rejected
+    """
+
+    lesions: SelectedTable
+    rejected: SelectedTable
+    round: int
+    result: AuditResult
+
+
+def certify(run: Location) -> Audited:
+    """Write down that the newest audit's largest proven rung is the run's harvest. Raises StoreError where none is."""
+    made = attempts(run)
+    if not made:
+        raise StoreError(f"{run}: no audit was drawn; harvester audit --run {run} draw")
+    folder = AuditFolder.open(made[-1])
+    found = _audited(folder)
+    if found is None:
+        raise StoreError(f"{folder.path}: {folder.plan.target:g} is not proven yet; harvester audit --run {run} status")
+    (made[-1] / CERTIFIED).write_text(found.result.model_dump_json(indent=1) + "\n")
+    return found
+
+
+def certified(run: Location) -> Audited | None:
+    """What the newest audit certified, once `certify` was called and as its verdicts are now; None where nothing."""
+    made = attempts(run)
+    return _audited(AuditFolder.open(made[-1])) if made and (made[-1] / CERTIFIED).is_file() else None
+
+
+def _audited(folder: AuditFolder) -> Audited | None:
+    plan, decided = folder.plan, folder.decided()
+    claim = claim_of(plan.deck, decided, plan.target, plan.level)
+    proven = [each for each in standings(plan.deck, decided, claim) if each.proven_at]
+    if not proven:
+        return None
+    rung, lures = proven[-1], [find for find, lesion in plan.planted.items() if not lesion]
+    reviewed = np.array(rung.right, bool)
+    result = AuditResult(
+        attempt=plan.attempt,
+        list_hash=plan.list_hash,
+        size=rung.size,
+        reviewed=len(reviewed),
+        right=int(reviewed.sum()),
+        proven_at=rung.proven_at or 0,
+        target=plan.target,
+        level=plan.level,
+        bound=rung.bound,
+        planted=len(lures),
+        planted_accepted=sum(decided.get(find) in RIGHT for find in lures),
+        false_accepts=claim.false_accepts,
+        readers=len(folder.readers()),
+        curve=tuple(round(lower_bound(reviewed[:at], rung.size, claim), 4) for at in range(1, len(reviewed) + 1)),
+    )
+    named = {row.pop("find"): row for row in folder.finds.to_pylist()}
+    members, moved = plan.ranked[: rung.size], folder.moved()
+    kept = [named[find] | moved.get(find, {}) for find in members if decided.get(find, Verdict.ACCEPTED) in RIGHT]
+    out = [named[find] for find in members if decided.get(find) == Verdict.REJECTED]
+    lesions, rejected = (SelectedTable(pa.Table.from_pylist(rows, WITH_ROUND)) for rows in (kept, out))
+    return Audited(lesions, rejected, named[members[0]]["round"], result)
+
+
+def teach(run: Location, store: Store) -> Counter[str]:
+    """Put what people said of a run's finds into the store (reviewed.parquet), for later runs; how often which word.
+
+    Planted finds and those that nobody could tell are passed over. Raises StoreError where nobody said anything.
+    """
+    audits = [AuditFolder.open(each) for each in attempts(run)]
+    folders = [*audits, *(AuditFolder.open(each) for each in attempts(run, TEACHING))]
+    verdicts = [verdict for folder in folders for verdict in _labels(folder)]
+    if not verdicts:
+        raise StoreError(f"{run}: nobody has said anything of its finds; harvester review --run {run}")
+    with owned(store.path):
+        table = merged(store.reviewed(), reviewed_table(verdicts, store.manifest))
+        if audits:
+            last = audits[-1].plan
+            hits = checked(AcceptedTable, (attempts(run)[-1] / HITS).read_table())
+            table = with_calibration(table, hits, len(last.order), last.run_id, last.seed)
+        write_reviewed(store.path, table)
+    return Counter(verdict.verdict for verdict in verdicts)
+
+
+def _labels(folder: AuditFolder) -> Iterator[labels.Verdict]:
+    moved, rows = folder.moved(), {row["find"]: row for row in folder.finds.to_pylist()}
+    for find, word in sorted(folder.decided().items()):
+        row = rows[find]
+        if find in folder.plan.planted or word == Verdict.UNSURE:
+            continue
+        label = {
+            **{name: row[name] for name in ("volume_id", "round", "score")},
+            "label_id": lesion_id(row),
+            "role": Role.LESION,
+            "source": Source.HARVESTED,
+            "model_hash": "",
+            "run_id": folder.plan.run_id,
+        }
+        now = _placed(row | moved.get(find, {}))
+        yield labels.Verdict(f"{folder.path.name} {find}", word.value, label, _placed(row), now)
+
+
+def _placed(row: Mapping[str, Any]) -> list[Placed]:
+    return [(z, (x1, y1, x2, y2)) for z, x1, y1, x2, y2 in zip(row["z"], *(row[side] for side in SIDES), strict=True)]
