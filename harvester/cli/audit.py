@@ -22,6 +22,8 @@ Exit codes: 0 done, 1 the run has nothing to audit (one line says why), 2 an arg
 """
 
 import argparse
+import logging
+import os
 from dataclasses import replace
 
 from harvester.certificate.audit import agreement, claim_of, standings
@@ -29,17 +31,19 @@ from harvester.certificate.audit_folder import ADJUDICATED, AUDIT, TEACHING, Aud
 from harvester.cli.console import command, command_parser
 from harvester.cli.places import run_folder, store_folder
 from harvester.config.settings import Settings
-from harvester.errors import StoreError
+from harvester.errors import HarvesterError, StoreError, one_line
 from harvester.results.audit import PLANTED, draw, draw_teaching
 from harvester.results.audit_outcome import certify, teach
 from harvester.review.session import progress
 from harvester.run.folder import Run, StepMissingError, settings_of, store_of
 from harvester.run.summary import read_summary
-from harvester.run.tracking import Tracker
+from harvester.run.tracking import Tracker, sync
 from harvester.storage.location import Location
 from harvester.storage.owner import owned
 from harvester.store.store import Store
 from harvester.text import table
+
+logger = logging.getLogger(__name__)
 
 
 def audit(options: argparse.Namespace) -> None:
@@ -94,6 +98,10 @@ def certify_run(run: Location, store: Store, settings: Settings) -> str:
         history.summary = history.summarize().model_copy(update=kept)
         history.summary.write(run)
         report = write_report(history.report_inputs())
+    try:
+        sync(run, os.environ.get("MLFLOW_TRACKING_URI"))
+    except HarvesterError as error:
+        logger.warning("%s; harvester track --run %s sends it later", one_line(error), run)
     audit = found.result
     return (
         f"{len(found.lesions)} lesions certified at {audit.target:g} (of {audit.size} finds {audit.reviewed} were "

@@ -23,6 +23,7 @@ from harvester.config.settings import Settings
 from harvester.errors import HarvesterError, SettingsError, StoreError, TrackingError, one_line, without_secrets
 from harvester.run.folder import Run, settings_of
 from harvester.run.journal import ROUND, RUN, RoundRecord, RunRecord, Status, read_rounds, read_run
+from harvester.run.summary import AuditResult, read_summary
 from harvester.storage.location import Location
 
 if TYPE_CHECKING:  # mlflow takes seconds to import: only sending does
@@ -235,6 +236,8 @@ class _Sending:
                 self.refused[f"round-{k}"] = f"{ROUND} is not as harvester writes it"
             else:
                 self._once(f"round-{k}", record.model_dump_json(), partial(self._round, record))
+        if audit := self._audited():
+            self._once("audit", audit.model_dump_json(), partial(self._audit, audit))
         for name in ARTIFACTS:
             self._artifact(self.folder / name)
         self._once("status", f"{self.record.status} {self.record.ended}", self._status)
@@ -264,6 +267,29 @@ class _Sending:
         metrics = [Metric(key, value, ended, record.round) for key, value in record.metrics.items()]
         self._log(child, flatten(record.params), metrics)
         self.client.set_terminated(child.info.run_id, "FINISHED", ended)
+
+    def _audited(self) -> AuditResult | None:
+        if not (self.folder / "summary.json").is_file():
+            return None
+        try:
+            return read_summary(self.folder).audit
+        except StoreError as error:
+            self.refused["audit"] = one_line(error)
+            return None
+
+    def _audit(self, audit: AuditResult) -> None:
+        """The bound after each review, a step each; and what it came to."""
+        from mlflow.entities import Metric
+
+        at = _ms(time.time())
+        figures = audit.model_dump(
+            include={"reviewed", "right", "size", "planted", "planted_accepted", "false_accepts"}
+        )
+        metrics = [Metric(f"audit_{name}", float(value), at, 0) for name, value in figures.items()]
+        bound = [Metric("audit_bound", value, at, step) for step, value in enumerate(audit.curve, 1)]
+        for start in range(0, len(bound), MAX_BATCH):
+            self.client.log_batch(self.parent.info.run_id, metrics=bound[start : start + MAX_BATCH])
+        self._log(self.parent, {}, metrics)
 
     def _artifact(self, file: Location) -> None:
         """A file of the folder itself, whatever its name leads to."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from mlflow import MlflowClient
 
 from harvester.certificate.audit import Verdict
 from harvester.certificate.audit_folder import AuditFolder, attempts
@@ -20,6 +21,7 @@ from harvester.export.selection import labels_of_run
 from harvester.results.audit import draw
 from harvester.results.history import History
 from harvester.run.summary import read_summary
+from harvester.run.tracking import EXPERIMENT
 from harvester.storage.location import Location
 from harvester.store.store import Store
 from tests.builders import made_store, mark
@@ -27,6 +29,7 @@ from tests.loop.test_round_without_examples import CLINICAL, HIDDEN, SETTINGS, h
 
 __all__ = ["harvested"]
 VOLUMES = 70
+pytestmark = pytest.mark.filterwarnings("ignore:.*noload:DeprecationWarning")
 STRICT = Settings.model_validate(
     SETTINGS.model_dump(mode="json")
     | {"rounds": 1, "operating_point": {"min_slices": [1], "target_precision": 0.9, "min_patients": 3}}
@@ -109,6 +112,11 @@ def test_what_v_m_could_not_prove_a_reader_proves(
     assert len(exported) == VOLUMES - 2 and all(row["precision_bound"] == audit.bound for row in exported)
     page = (tmp_path / "run" / "report.html").read_text()
     assert "looked at" in page and "certified to be at least 0.9" in page
+    client = MlflowClient(f"sqlite:///{tmp_path}/run/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])  # type: ignore[union-attr]
+    (parent,) = [run for run in runs if "audit_right" in run.data.metrics]
+    assert len(client.get_metric_history(parent.info.run_id, "audit_bound")) == VOLUMES
+    assert parent.data.metrics["audit_right"] == VOLUMES - 2
     # A start that finds nothing to do leaves it as it is.
     again = harvested("generator", 99, STRICT).summary
     assert again is not None and again.audit == audit
