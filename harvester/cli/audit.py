@@ -1,10 +1,10 @@
 """Prove a harvest by looking at a random part of it: no completely marked patient is needed, no likeness of archives.
 
-    harvester audit --run runs/night1 draw      freeze the list, draw its order
-    harvester review --run runs/night1          look at the finds in that order, in the browser
-    harvester audit --run runs/night1 status    what is proven so far, and how many more reviews it is likely to take
-    harvester audit --run runs/night1 certify   the proven list becomes the harvest
-    harvester audit --run runs/night1 teach     what was said as labels of later runs (into the store)
+    harvester audit --run runs/night1 draw      # freeze the list, draw its order
+    harvester review --run runs/night1          # look at the finds in that order, in the browser
+    harvester audit --run runs/night1 status    # what is proven so far, and how many more reviews it is likely to take
+    harvester audit --run runs/night1 certify   # the proven list becomes the harvest
+    harvester audit --run runs/night1 teach     # what was said as labels of later runs (into the store)
 
 `certify` writes harvest, ledger, summary and report anew: the list of the largest proven rung, without what was
 rejected or could not be told, moved boxes where they belong; exports follow. Nothing is trained or scored.
