@@ -1,12 +1,13 @@
 """Look at finds, one question a screen; or take a reviewed export back into the store.
 
     harvester review --run runs/night1                                    # the newest audit (harvester audit draw)
-    harvester review --store STORE --tubelets boxes.csv --out runs/audit  # detections of anybody, of the volumes of a store
+    harvester review --store STORE --tubelets boxes.csv --out runs/audit  # anything that was detected in a store
     harvester review --run runs/night1 --reviewed to-review/DL_info.csv   # an export that came back
 
 Without --reviewed a page opens in the browser, at an address of this machine alone: is it a lesion? Every answer is a
 line on the disk at once; to stop is Ctrl-C, the same command goes on. Below the picture stands what is proven so far
-(docs/decisions/0016-audit.md). Of --tubelets, a table as harvester evaluate takes it, all finds make one list, drawn into --out.
+(docs/decisions/0016-audit.md). Of --tubelets, a table as harvester evaluate takes it, all finds make one list, drawn
+into --out.
 
     harvester export --run runs/night1 --to csv --out to-review
     harvester review --run runs/night1 --reviewed to-review/DL_info.csv
