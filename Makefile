@@ -82,8 +82,9 @@ format: $(READY)  ## Format and fix what can be fixed
 schema: $(READY)  ## Write docs/summary.schema.json from the models in harvester/run/summary.py
 	$(BIN)/python -c "from harvester.run.summary import schema; print(schema(), end='')" > docs/summary.schema.json
 
-weights: $(READY)  ## The starting weights that ship, made anew from the scans in HARVESTER_DATA: an hour or two
-	$(BIN)/harvester pretrain --config pretrain --run runs/pretrain
+weights: $(READY)  ## The starting weights that ship, made anew from the scans in HARVESTER_DATA: two to three hours
+	$(BIN)/harvester pretrain --config pretrain --run runs/pretrain-first
+	$(BIN)/harvester pretrain --config pretrain --run runs/pretrain --set seed=8 --set starting_weights=runs/pretrain-first/weights
 	$(BIN)/python -c "from harvester.storage.location import Location as At; from harvester.weights import starting as s; \
 	  s.StartingWeights.open(At.of('runs/pretrain/weights')).write_whole(At.of(s.SHIPPED_FOLDER))"
 

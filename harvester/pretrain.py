@@ -72,17 +72,20 @@ def publish(run: Run, models: dict[str, Artifact], scans: dict[str, str], figure
 def card_of(run: Run, files: dict[str, str], scans: dict[str, str], figures: dict[str, float]) -> Card:
     """Everything that somebody who starts from the weights must know."""
     settings, seen = run.settings, [row for row in run.rows if is_a_scan(row)]
+    before = run.start.card if run.start else None
     return Card(
         harvester=harvester.__version__,
         networks=json.loads(json.dumps(networks_of(settings))),
         folds=settings.folds,
-        patients={row["patient_id"]: run.folds[row["patient_id"]] for row in seen},
-        scans=scans,
+        patients=(before.patients if before else {})
+        | {row["patient_id"]: run.folds[row["patient_id"]] for row in seen},
+        scans=(before.scans if before else {}) | scans,
         files=files,
         seed=settings.seed,
         steps={stage: _steps(settings, stage) for stage in STAGES},
         volumes=len(run.rows),
         seconds=round(time.monotonic() - run.began, 1),
+        start=run.start.digest if run.start else "",
         figures=figures,
     )
 

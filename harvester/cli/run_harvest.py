@@ -53,6 +53,8 @@ def run_harvest(settings: Settings, store: str | None, run: Location | Path | st
         logger.info("done in %s", duration(inputs.summary.seconds))
         print(closing_table(inputs.summary))
         print(f"report: {report}")
+        if not inputs.summary.final.harvested:
+            print(f"people can prove what was found by looking at a part of it: harvester audit --run {folder} draw")
     return folder
 
 

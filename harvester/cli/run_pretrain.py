@@ -12,7 +12,7 @@ from harvester.run.folder import Run
 from harvester.run.tracking import Tracker
 from harvester.storage.location import Location
 from harvester.text import duration
-from harvester.weights.starting import StartingWeights
+from harvester.weights.starting import StartingWeights, require_in_folds
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +22,7 @@ def run_pretrain(settings: Settings, folder: Location) -> StartingWeights:
     settings = settings.model_copy(update={"whole_model": True})
     with driving(folder) as (began, tracked_at):
         require_weights(settings)
+        require_in_folds(settings)
         settings = on_ray(settings, folder, [])
         store = prepare(settings, data_root(), folder / "store")
         opened = Run.open(folder, settings, store, began)

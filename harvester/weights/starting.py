@@ -44,6 +44,8 @@ class Card(Section):
     patients   id of a patient seen: the fold whose weights have not seen it
     scans      voxel_hash of a scan seen (records.MANIFEST, or of a background): its patient's id
     files      sha256 of every file of weights
+    start      digest of the weights that these were started from, whose patients and scans are among the seen; '' for
+               none
     figures    name: value
     """
 
@@ -57,6 +59,7 @@ class Card(Section):
     steps: dict[str, int]
     volumes: int
     seconds: float
+    start: str = ""
     figures: dict[str, float]
 
     def write(self, folder: Location) -> None:
@@ -188,6 +191,17 @@ def named_by_digest(settings: Settings, before: str) -> Settings:
         return settings.model_copy(update={"starting_weights": before})
     found = starting_weights(settings)
     return settings.model_copy(update={"starting_weights": f"{SHIPPED}:{found.digest}"}) if found else settings
+
+
+def require_in_folds(settings: Settings) -> None:
+    """Raises SettingsError where the folds of a pretraining would start from weights that have seen their patients."""
+    start = starting_weights(settings)
+    if start and not start.in_folds(settings.folds):
+        raise SettingsError(
+            f"setting starting_weights: {settings.starting_weights} has no weights for each of {settings.folds} folds, "
+            "so no figure of the new card would be of patients that were not seen; name a folder that harvester "
+            "pretrain made with as many folds, or '' for none"
+        )
 
 
 def folds_by_patient(rows: Iterable[Mapping[str, Any]], settings: Settings) -> dict[str, int]:

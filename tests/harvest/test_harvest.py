@@ -27,7 +27,7 @@ from harvester.run.summary import read_summary
 from harvester.run.tracking import Tracker
 from harvester.storage.location import Location
 from harvester.store.store import Store
-from harvester.weights.starting import STAGES
+from harvester.weights.starting import STAGES, starting_weights
 
 # Two rounds are four fits of Ray Train, 14 to 20 seconds each before their first step.
 pytestmark = pytest.mark.timeout(500)
@@ -135,7 +135,9 @@ def test_a_pretraining_leaves_weights_that_each_fold_starts_from(
     assert sorted(made.card.files) == sorted(
         f"{stage}{end}.safetensors" for stage in STAGES for end in ("", "-0", "-1")
     )
-    assert made.card.patients == {}  # phantoms are drawn anew by every seed
+    # Whom the weights that it started from have seen, it has seen; phantoms are drawn anew by every seed.
+    shipped = starting_weights(settings)
+    assert shipped and (made.card.patients, made.card.start) == (shipped.card.patients, shipped.digest)
     assert made.card.figures["volumes"] == 6
     assert 0 <= made.card.figures["lpg_sensitivity_at_16"] <= 1
     again = settings.model_copy(update={"starting_weights": str(made.folder), "whole_model": False})

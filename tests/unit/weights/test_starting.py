@@ -15,7 +15,15 @@ from harvester.errors import SettingsError
 from harvester.run.first_start import decided
 from harvester.storage.location import Location
 from harvester.weights import starting
-from harvester.weights.starting import CARD, STAGES, StartingWeights, folds_by_patient, in_sample, starting_weights
+from harvester.weights.starting import (
+    CARD,
+    STAGES,
+    StartingWeights,
+    folds_by_patient,
+    in_sample,
+    require_in_folds,
+    starting_weights,
+)
 from tests.builders import starting_weights_in
 
 PATIENTS = {"a": 0, "b": 1, "c": 2, "d": 2}
@@ -171,6 +179,16 @@ def test_what_ships_of_a_pretraining_is_the_models_of_all_patients(tmp_path: Pat
     settings = starting_from(tmp_path / "small", folds=3)
     small.require_whole(settings)
     assert in_sample([row("a"), row("new")], settings) == {"a"}
+
+
+def test_a_pretraining_goes_on_only_from_weights_whose_folds_are_apart(tmp_path: Path) -> None:
+    made = StartingWeights.open(Location.of(weights(tmp_path / "made")))
+    made.write_whole(Location.of(tmp_path / "small"))
+    require_in_folds(starting_from(tmp_path / "made", folds=3))
+    require_in_folds(Settings(starting_weights=""))
+    for folder, folds in (("small", 3), ("made", 2)):
+        with pytest.raises(SettingsError, match=f"no weights for each of {folds} folds"):
+            require_in_folds(starting_from(tmp_path / folder, folds=folds))
 
 
 def test_what_ships_is_whole() -> None:
