@@ -16,7 +16,7 @@ SHIFT: Final = 1 - (2 / 3) ** 0.5
 """By this share of its side a square can move both ways and keep an IoU of 0.5 with itself."""
 FARTHEST: Final = 4
 """In cells."""
-BACKGROUND: Final = 0.25
+BACKGROUND: Final = 0.35
 """Heat up to here is everywhere, and a window of many cells would be full of it: only what is above counts."""
 
 

@@ -54,7 +54,7 @@ PARTIALS: Final = ".partials"
 STARTING: Final = "starting-weights-"
 Inputs = dict[str, Any]
 
-STEP_VERSION: Final = {"generator": 2, "tubelets": 3, "classifier": 2, "scored": 3, "operating-point": 3}
+STEP_VERSION: Final = {"generator": 2, "tubelets": 4, "classifier": 2, "scored": 3, "operating-point": 3}
 """Those steps that take time, in their order. One is raised where a release makes the step, or a small table made
 for it under the same key, otherwise from the same inputs: then nothing made by an older release is taken for it."""
 VERSION: Final = "step_version"
