@@ -26,6 +26,7 @@ WHAT: Final = {
     "results": "what a run says: summary, truth, ablations",
     "distributed": "the only Ray",
     "report": "one self-contained page",
+    "review": "the review page",
     "proposals": "LPG, and linking",
     "classifier": "LPC",
     "export": "COCO, CSV, NIfTI, DICOM",

@@ -46,6 +46,7 @@ def summary_tree(run_id: str = "cafe", harvested: int = 2) -> dict[str, Any]:
         "controls": controls,
         "earlier_looks": 2,
         "stopped_because": "the limit of 1 rounds was reached",
+        "audit": None,
         "truth": {"unmarked_lesions": 4, "volumes": 2},
         "steps": [{"round": 0, "step": "tubelets", "seconds": 2.0, "counts": {"slices": 27, "memory_mib": 1.5}}],
     }

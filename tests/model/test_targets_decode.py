@@ -197,13 +197,13 @@ def test_without_a_floor_only_peaks_come_out() -> None:
 
 def test_the_cells_round_a_large_lesions_peak_count_and_those_round_a_small_one_do_not() -> None:
     heat = torch.full((1, 1, 24, 24), 0.05)
-    heat[0, 0, 12, 11:14] = torch.tensor([0.4, 0.5, 0.3])
+    heat[0, 0, 12, 11:14] = torch.tensor([0.5, 0.6, 0.4])
     for side, others in ((5.0, 1.0), (6.0, 0.85 * 0.95), (60.0, 0.85 * 0.95)):
         got = shared_heat(heat, torch.full((1, 2, 24, 24), side))
         assert got.shape == heat.shape
-        assert float(got[0, 0, 12, 12]) == pytest.approx(1 - 0.5 * others)
+        assert float(got[0, 0, 12, 12]) == pytest.approx(1 - 0.4 * others)
         assert (got >= heat - 1e-6).all() and float(got[0, 0, 2, 2]) == pytest.approx(0.05)
     heat[0, 0, 12, 17] = 0.6  # five cells away: too far for any box
     far = shared_heat(heat, torch.full((1, 2, 24, 24), 60.0))
-    assert float(far[0, 0, 12, 12]) == pytest.approx(1 - 0.5 * 0.85 * 0.95)
+    assert float(far[0, 0, 12, 12]) == pytest.approx(1 - 0.4 * 0.85 * 0.95)
     assert float(shared_heat(torch.full_like(heat, 1 - CLAMP), torch.full((1, 2, 24, 24), 60.0)).max()) <= 1 - CLAMP

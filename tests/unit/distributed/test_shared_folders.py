@@ -1,6 +1,6 @@
 """Folders of which a node has one of its own by the same name. What the nodes answer has a stand-in: no Ray is started.
 
-That real nodes answer so is part of tests/cluster/test_chaos.py.
+That real nodes answer so is part of tests/harvest/test_chaos.py.
 """
 
 import os
