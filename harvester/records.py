@@ -1,6 +1,6 @@
 """What the tables hold: one class for a scan, one schema and type per table. Frames and box ends: see geometry.py."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -291,6 +291,12 @@ def _is_finite(column: Column) -> bool:
     if pa.types.is_list(column.type):
         column = pc.list_flatten(column)
     return not pa.types.is_floating(column.type) or pc.all(pc.is_finite(column), min_count=0).as_py()
+
+
+def boxes_of(row: Mapping[str, Any]) -> list[Placed]:
+    """(z, box) for each slice of a row with BOXES, in its order."""
+    sides: Iterable[Box] = zip(*(row[side] for side in SIDES), strict=True)
+    return list(zip(row["z"], sides, strict=True))
 
 
 def empty(kind: Callable[[pa.Table], Kind]) -> Kind:

@@ -118,6 +118,15 @@ class AuditFolder:
             raise StoreError(f"{path}: its list is not the one that was drawn; draw another audit")
         return cls(path, plan, finds)
 
+    @classmethod
+    def newest(cls, run: Location, kind: str = AUDIT) -> "AuditFolder":
+        """The last audit of a run, or deck of another kind. Raises StoreError where none was drawn."""
+        made = attempts(run, kind)
+        if not made:
+            more = " --teaching 40" if kind == TEACHING else ""
+            raise StoreError(f"{run}: no {kind} was drawn; harvester audit --run {run} draw{more}")
+        return cls.open(made[-1])
+
     def readers(self) -> list[str]:
         """Who said something, the adjudicator among them."""
         return sorted(file.parent.name for file in self.path.glob(f"*/{VERDICTS}"))

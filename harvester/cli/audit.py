@@ -27,7 +27,7 @@ import os
 from dataclasses import replace
 
 from harvester.certificate.audit import agreement, claim_of, standings
-from harvester.certificate.audit_folder import ADJUDICATED, AUDIT, TEACHING, AuditFolder, attempts
+from harvester.certificate.audit_folder import ADJUDICATED, AuditFolder
 from harvester.cli.console import command, command_parser
 from harvester.cli.places import run_folder, store_folder
 from harvester.config.settings import Settings
@@ -51,7 +51,7 @@ def audit(options: argparse.Namespace) -> None:
     run = run_folder(options.run)
     settings = settings_of(run)
     if options.what == "status":
-        print("\n".join(status_lines(newest(run))))
+        print("\n".join(status_lines(AuditFolder.newest(run))))
         return
     store, seed = store_of(run, settings, store_folder(options.store)), options.seed
     seed = settings.seed if seed is None else seed
@@ -67,15 +67,6 @@ def audit(options: argparse.Namespace) -> None:
     else:
         drawn = draw(run, store, settings, seed, options.planted)
         print("\n".join([*drawn_lines(drawn), f"next: harvester review --run {options.run}"]))
-
-
-def newest(run: Location, kind: str = AUDIT) -> AuditFolder:
-    """The run's newest audit, or deck of another kind. Raises StoreError where none was drawn."""
-    made = attempts(run, kind)
-    if not made:
-        more = " --teaching 40" if kind == TEACHING else ""
-        raise StoreError(f"{run}: no {kind} was drawn; harvester audit --run {run} draw{more}")
-    return AuditFolder.open(made[-1])
 
 
 def certify_run(run: Location, store: Store, settings: Settings) -> str:

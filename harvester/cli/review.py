@@ -34,7 +34,7 @@ from functools import partial
 from pathlib import Path
 
 from harvester.certificate.audit_folder import ADJUDICATED, AUDIT, TEACHING, AuditFolder, attempts
-from harvester.cli.audit import certify_run, newest
+from harvester.cli.audit import certify_run
 from harvester.cli.console import command, command_parser
 from harvester.cli.places import lasting, run_folder, store_folder
 from harvester.errors import LabelError, SettingsError, StoreError
@@ -90,7 +90,7 @@ def audit_of(options: argparse.Namespace) -> tuple[AuditFolder, Store]:
     """The run's newest audit, or that of a table of detections, which is drawn the first time."""
     if options.run:
         run = run_folder(options.run)
-        audit = newest(run, TEACHING if options.teaching else AUDIT)
+        audit = AuditFolder.newest(run, TEACHING if options.teaching else AUDIT)
         return audit, store_of(run, settings_of(run), store_folder(options.store))
     if not (options.store and options.tubelets and options.out):
         raise SettingsError("want --run, or --store with --tubelets and --out")

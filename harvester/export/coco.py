@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from harvester.export.selection import ORIGIN, LabelledVolume, Row, boxes
+from harvester.export.selection import ORIGIN, LabelledVolume, Row
 from harvester.imaging.slice_map import SliceMap
-from harvester.records import Role
+from harvester.records import Role, boxes_of
 
 FILE: Final = "annotations.json"
 CATEGORIES: Final[dict[str, int]] = {Role.LESION: 1, Role.HARD_NEGATIVE: 2}
@@ -35,7 +35,7 @@ def build(volumes: Iterable[LabelledVolume], made_by: Row) -> dict[str, Any]:
         places: dict[int, int] = {}
         for label in each.labels:
             tracks += 1
-            for k, (i1, j1, i2, j2) in slices.file_boxes(boxes(label)):
+            for k, (i1, j1, i2, j2) in slices.file_boxes(boxes_of(label)):
                 if k not in places:
                     places[k] = len(images) + 1
                     images.append(_image(each.volume, slices, k, places[k]))

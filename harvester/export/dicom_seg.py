@@ -16,7 +16,8 @@ from harvester import __version__
 from harvester.errors import VolumeError
 from harvester.export import dicom_origin
 from harvester.export.nifti import pixels
-from harvester.export.selection import LabelledVolume, Row, boxes, index_rows
+from harvester.export.selection import LabelledVolume, Row, index_rows
+from harvester.records import boxes_of
 
 MOST: Final = 255
 """Segments that highdicom can number in one object: it does so with 8 bits."""
@@ -59,7 +60,7 @@ def segmentation(labelled: LabelledVolume, made_by: Row) -> seg.Segmentation:
 
 def _planes(labelled: LabelledVolume) -> tuple[list[int], NDArray[np.uint8 | np.uint16]]:
     """The file's slices that hold a box, and their pixels: segments' numbers, or one layer each where they overlap."""
-    placed = [labelled.grid.slices.file_boxes(boxes(label)) for label in labelled.labels]
+    placed = [labelled.grid.slices.file_boxes(boxes_of(label)) for label in labelled.labels]
     slices = sorted({k for boxes_of_one in placed for k, _ in boxes_of_one})
     columns, rows, _ = labelled.grid.slices.shape
     numbers = np.zeros((len(slices), rows, columns), np.uint16)

@@ -17,8 +17,8 @@ from pydicom.sr.codedict import codes
 
 from harvester import __version__
 from harvester.export import dicom_origin
-from harvester.export.selection import LabelledVolume, Row, boxes, index_rows, key_box
-from harvester.records import Box
+from harvester.export.selection import LabelledVolume, Row, index_rows, key_box
+from harvester.records import Box, boxes_of
 
 DEVICE: Final = "lesion proposals and their classifier"
 
@@ -34,7 +34,7 @@ def report(labelled: LabelledVolume, made_by: Row) -> sr.ComprehensiveSR:
     """The document of a volume with at least one label, and the headers of its series."""
     labels = list(labelled.labels)
     slices = labelled.grid.slices
-    drawn = [key_box(slices.file_boxes(boxes(label))) for label in labels]
+    drawn = [key_box(slices.file_boxes(boxes_of(label))) for label in labels]
     images = dicom_origin.evidence(labelled, sorted({k for k, _ in drawn}))
     groups = [_group(label, labelled.grid.headers[k], box) for label, (k, box) in zip(labels, drawn, strict=True)]
     device = sr.DeviceObserverIdentifyingAttributes(

@@ -11,10 +11,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from harvester.export.selection import ORIGIN, LabelledVolume, Row, boxes, key_box, write_csv
+from harvester.export.selection import ORIGIN, LabelledVolume, Row, key_box, write_csv
 from harvester.imaging.slice_map import SliceMap
 from harvester.labels.deeplesion.volume_ids import split_id
-from harvester.records import Split
+from harvester.records import Split, boxes_of
 
 FILE: Final = "DL_info.csv"
 PUBLISHED: Final = (
@@ -41,7 +41,7 @@ def first_slice(volume_id: str) -> int:
 
 def _row(volume: Row, slices: SliceMap, label: Row) -> Row:
     first = first_slice(volume["volume_id"])
-    placed = slices.file_boxes(boxes(label))
+    placed = slices.file_boxes(boxes_of(label))
     key, box = key_box(placed)
     stored = [volume[f"spacing_{axis}_mm"] for axis in "xyz"]
     spacing = [stored[slices.orientation.axes.index(axis)] for axis in range(3)]

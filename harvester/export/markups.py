@@ -11,8 +11,8 @@ from typing import Any, Final
 import numpy as np
 
 from harvester.export.file_grid import FileGrid
-from harvester.export.selection import ORIGIN, LabelledVolume, Row, boxes, index_rows
-from harvester.records import Role, Source
+from harvester.export.selection import ORIGIN, LabelledVolume, Row, index_rows
+from harvester.records import Role, Source, boxes_of
 
 SCHEMA: Final = (
     "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"
@@ -30,7 +30,7 @@ def write(labelled: LabelledVolume, folder: Path, _made_by: Row) -> list[Row]:
 
 
 def _roi(label: Row, grid: FileGrid) -> dict[str, Any]:
-    low, high = grid.corners(boxes(label))
+    low, high = grid.corners(boxes_of(label))
     lengths = np.linalg.norm(grid.affine_lps[:3, :3], axis=0)
     center = (grid.affine_lps @ [*((low + high) / 2), 1.0])[:3].tolist()
     axes = grid.affine_lps[:3, :3] / lengths

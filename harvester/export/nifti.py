@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harvester.errors import VolumeError
-from harvester.export.selection import LabelledVolume, Row, boxes, index_rows
+from harvester.export.selection import LabelledVolume, Row, index_rows
 from harvester.imaging.orientation import RAS_TO_LPS
+from harvester.records import boxes_of
 
 MOST: Final = 65_535
 QFORM: Final = ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
@@ -48,7 +49,7 @@ def label_map(labelled: LabelledVolume) -> NDArray[np.uint16]:
         raise VolumeError("too_many", f"volume {labelled.volume['volume_id']}: over {MOST} labels for one map")
     drawn = np.zeros([labelled.volume[name] for name in ("depth", "height", "width")], np.uint16)
     for number in range(len(labelled.labels), 0, -1):  # the best scored come first, and are drawn last
-        for z, (x1, y1, x2, y2) in boxes(labelled.labels[number - 1]):
+        for z, (x1, y1, x2, y2) in boxes_of(labelled.labels[number - 1]):
             drawn[z, pixels(y1, y2), pixels(x1, x2)] = number
     return drawn
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from harvester.errors import StoreError
 from harvester.export.file_grid import FileGrid
-from harvester.records import HARVEST, LABELS, SIDES, Box, HarvestTable, Placed, Role, Source, checked
+from harvester.records import HARVEST, LABELS, HarvestTable, Placed, Role, Source, checked
 from harvester.storage.location import Location
 from harvester.store.store import Store
 
@@ -94,12 +94,6 @@ def write_csv(file: Path, names: Sequence[str], rows: Iterable[Row]) -> None:
 def key_box(placed: Sequence[Placed]) -> Placed:
     """The largest box with its slice, the first of several: what a reader would measure."""
     return max(placed, key=lambda each: (each[1][2] - each[1][0] + 1) * (each[1][3] - each[1][1] + 1))
-
-
-def boxes(label: Row) -> list[Placed]:
-    """(z, box) for each slice, in the stored order."""
-    sides: Iterable[Box] = zip(*(label[side] for side in SIDES), strict=True)
-    return list(zip(label["z"], sides, strict=True))
 
 
 def _table(run: Location, name: str, schema: pa.Schema) -> pa.Table:

@@ -6,7 +6,7 @@ a reader tells them apart. It proves nothing here.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -141,11 +141,7 @@ def drawn(
         seed=seed,
         list_hash=list_hash(ranked),
         content=what,
-        ranked=deck.ranked,
-        sizes=deck.sizes,
-        order=deck.order,
-        planted=dict(deck.planted),
-        places=deck.places,
+        **asdict(deck),
     )
     table = pa.Table.from_pylist([*rows, *(row for row, _ in lures)], FINDS)
     return AuditFolder.create(folder / f"{kind}-{len(before)}", plan, table)

@@ -1,9 +1,9 @@
 """What an audit's verdicts make: the run's harvest, where they prove it, and labels of later runs."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,7 @@ from harvester.certificate.audit_folder import TEACHING, AuditFolder, attempts
 from harvester.errors import StoreError
 from harvester.labels import reviewed as labels
 from harvester.labels.reviewed import merged, reviewed_table, with_calibration
-from harvester.records import FINDS, SELECTED, SIDES, AcceptedTable, Placed, Role, SelectedTable, Source, checked
+from harvester.records import FINDS, SELECTED, AcceptedTable, Role, SelectedTable, Source, boxes_of, checked
 from harvester.results.audit import HITS
 from harvester.results.harvest_table import lesion_id
 from harvester.run.summary import AuditResult
@@ -42,14 +42,11 @@ class Audited:
 
 def certify(run: Location) -> Audited:
     """Write down that the newest audit's largest proven rung is the run's harvest. Raises StoreError where none is."""
-    made = attempts(run)
-    if not made:
-        raise StoreError(f"{run}: no audit was drawn; harvester audit --run {run} draw")
-    folder = AuditFolder.open(made[-1])
+    folder = AuditFolder.newest(run)
     found = _audited(folder)
     if found is None:
         raise StoreError(f"{folder.path}: {folder.plan.target:g} is not proven yet; harvester audit --run {run} status")
-    (made[-1] / CERTIFIED).write_text(found.result.model_dump_json(indent=1) + "\n")
+    (Location.of(folder.path) / CERTIFIED).write_text(found.result.model_dump_json(indent=1) + "\n")
     return found
 
 
@@ -104,9 +101,9 @@ def teach(run: Location, store: Store) -> Counter[str]:
     with owned(store.path):
         table = merged(store.reviewed(), reviewed_table(verdicts, store.manifest))
         if audits:
-            last = audits[-1].plan
-            hits = checked(AcceptedTable, (attempts(run)[-1] / HITS).read_table())
-            table = with_calibration(table, hits, len(last.order), last.run_id, last.seed)
+            last = audits[-1]
+            hits = checked(AcceptedTable, (Location.of(last.path) / HITS).read_table())
+            table = with_calibration(table, hits, len(last.plan.order), last.plan.run_id, last.plan.seed)
         write_reviewed(store.path, table)
     return Counter(verdict.verdict for verdict in verdicts)
 
@@ -125,9 +122,5 @@ def _labels(folder: AuditFolder) -> Iterator[labels.Verdict]:
             "model_hash": "",
             "run_id": folder.plan.run_id,
         }
-        now = _placed(row | moved.get(find, {}))
-        yield labels.Verdict(f"{folder.path.name} {find}", word.value, label, _placed(row), now)
-
-
-def _placed(row: Mapping[str, Any]) -> list[Placed]:
-    return [(z, (x1, y1, x2, y2)) for z, x1, y1, x2, y2 in zip(row["z"], *(row[side] for side in SIDES), strict=True)]
+        now = boxes_of(row | moved.get(find, {}))
+        yield labels.Verdict(f"{folder.path.name} {find}", word.value, label, boxes_of(row), now)

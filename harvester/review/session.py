@@ -13,7 +13,7 @@ from harvester.certificate.audit import Claim, Standing, Verdict, claim_of, stan
 from harvester.certificate.audit_folder import AuditFolder, Reader, Said
 from harvester.errors import LabelError
 from harvester.geometry import Array
-from harvester.records import SIDES, MarkTable, Placed
+from harvester.records import SIDES, MarkTable, Placed, boxes_of
 from harvester.store.store import Store, read_volume
 
 AROUND_MM: Final = 75.0
@@ -98,7 +98,7 @@ class Session:
         """
         find = self._find(screen)
         row, z0, y0, x0, block = self._block(find)
-        inside = [(z - z0, x1 - x0, y1 - y0, x2 - x0, y2 - y0) for z, (x1, y1, x2, y2) in _placed(row)]
+        inside = [(z - z0, x1 - x0, y1 - y0, x2 - x0, y2 - y0) for z, (x1, y1, x2, y2) in boxes_of(row)]
         marks = [
             (mark["z"] - z0, *(mark[side] - (x0, y0, x0, y0)[at] for at, side in enumerate(SIDES)))
             for mark in self.marks.get(row["volume_id"], [])
@@ -197,8 +197,3 @@ def _by_volume(marks: MarkTable) -> dict[str, list[Mapping[str, Any]]]:
         if mark["clinical"]:
             found.setdefault(mark["volume_id"], []).append(mark)
     return found
-
-
-def _placed(row: Mapping[str, Any]) -> list[Placed]:
-    sides = zip(*(row[side] for side in SIDES), strict=True)
-    return [(z, (x1, y1, x2, y2)) for z, (x1, y1, x2, y2) in zip(row["z"], sides, strict=True)]

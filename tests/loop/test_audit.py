@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from mlflow import MlflowClient
@@ -24,8 +23,7 @@ from harvester.run.summary import read_summary
 from harvester.run.tracking import EXPERIMENT
 from harvester.storage.location import Location
 from harvester.store.store import Store
-from tests.builders import made_store, mark
-from tests.loop.test_round_without_examples import CLINICAL, HIDDEN, SETTINGS, harvested
+from tests.loop.test_round_without_examples import SETTINGS, archive, harvested
 
 __all__ = ["harvested"]
 VOLUMES = 70
@@ -39,14 +37,7 @@ STRICT = Settings.model_validate(
 @pytest.fixture
 def store(tmp_path: Path, request: pytest.FixtureRequest) -> Store:
     """Ten patients of V_M, too few to prove 0.9, and seventy of V_H^test, each with a lesion that nobody marked."""
-    patients = (("vm", getattr(request, "param", 10)), ("vh_test", VOLUMES))
-    splits = {f"{split}-{i}": split for split, count in patients for i in range(count)}
-    known, truth = [], []
-    for name, split in splits.items():
-        clinical, hidden = mark(name, CLINICAL), mark(name, HIDDEN, clinical=False)
-        known += [clinical, hidden] if split == "vm" else [clinical]
-        truth += [clinical, hidden] if split == "vh_test" else []
-    return made_store(tmp_path / "store", splits, known, truth, np.zeros((9, 64, 64), np.int16))
+    return archive(tmp_path / "store", vm=getattr(request, "param", 10), vh_test=VOLUMES)
 
 
 @pytest.fixture

@@ -37,13 +37,18 @@ SETTINGS = Settings.model_validate({"rounds": 3, "operating_point": {"min_slices
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     """Ten volumes of V_M and six of V_H^test, a patient each, with a clinical mark and a lesion without one."""
-    splits = {f"{split}-{i}": split for split, count in (("vm", 10), ("vh_test", 6)) for i in range(count)}
+    return archive(tmp_path / "store", vm=10, vh_test=6)
+
+
+def archive(folder: Path, **patients: int) -> Store:
+    """So many volumes of each split, a patient each, with a clinical mark and a lesion without one."""
+    splits = {f"{split}-{i}": split for split, count in patients.items() for i in range(count)}
     known, truth = [], []
     for name, split in splits.items():
         clinical, hidden = mark(name, CLINICAL), mark(name, HIDDEN, clinical=False)
         known += [clinical, hidden] if split == "vm" else [clinical]
         truth += [clinical, hidden] if split == "vh_test" else []
-    return made_store(tmp_path / "store", splits, known, truth, np.zeros((9, 64, 64), np.int16))
+    return made_store(folder, splits, known, truth, np.zeros((9, 64, 64), np.int16))
 
 
 def proposed(rows: list[dict[str, Any]]) -> pa.Table:
