@@ -44,9 +44,9 @@ def main() -> None:
     before = read_summary(run).final
     print(f"by itself: {before.harvested} harvested, precision {before.precision}, recall {before.recall_unmarked}")
     folder = draw(run, store, settings, options.seed)
-    print(f"list: {len(folder.plan.order)} finds, rungs {folder.plan.sizes}")
+    print(f"list: {len(folder.plan.deck.order)} finds, rungs {folder.plan.deck.sizes}")
     truth = truth_of(folder, TruthEvaluator(store, settings))
-    print(f"right of the list, by the truth: {np.mean([truth[find] for find in folder.plan.order]):.3f}")
+    print(f"right of the list, by the truth: {np.mean([truth[find] for find in folder.plan.deck.order]):.3f}")
     screens = read(folder, truth, options.accepts, options.rejects, np.random.default_rng(options.seed))
     print(f"screens looked at, those planted among them: {screens}")
     try:
@@ -60,11 +60,11 @@ def main() -> None:
 
 def truth_of(folder: AuditFolder, evaluator: TruthEvaluator) -> dict[str, bool]:
     """What is right: a find that is the first on a hidden lesion, and what was planted as one."""
-    rank = {find: at for at, find in enumerate(folder.plan.ranked)}
+    rank = {find: at for at, find in enumerate(folder.plan.deck.ranked)}
     rows = sorted((row for row in folder.finds.to_pylist() if row["find"] in rank), key=lambda row: rank[row["find"]])
     finds = [row.pop("find") for row in rows]
     right = evaluator.correct(SelectedTable(pa.Table.from_pylist(rows, WITH_ROUND)))
-    return {find: bool(is_right) for find, is_right in zip(finds, right, strict=True)} | folder.plan.planted
+    return {find: bool(is_right) for find, is_right in zip(finds, right, strict=True)} | folder.plan.deck.planted
 
 
 def read(folder: AuditFolder, truth: dict[str, bool], accepts: float, rejects: float, rng: np.random.Generator) -> int:

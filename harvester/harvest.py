@@ -71,7 +71,7 @@ def harvest(run: Run, tracker: Tracker) -> History:
         if history.is_enough():
             break
     (run.folder / "calibration.parquet").write_table(hits)
-    history.finish(ledger, expected_missing(view, point, history.left_out), certified(run.folder))
+    history.finish(ledger, expected_missing(view, point, history.left_out), certified(run.folder, view.scored))
     return history
 
 

@@ -47,7 +47,8 @@ class Plan(_Frozen):
     """What was drawn, before anybody looked.
 
     level      this attempt's
-    list_hash  of the ids in `ranked`; content: of what they name, whatever the ids
+    list_hash  of the ids in the deck; content: of what they name, whatever the ids
+    scored     hash of the tubelets that the list was drawn from; "" where they are no run's
     """
 
     format: Literal[1] = FORMAT
@@ -58,16 +59,8 @@ class Plan(_Frozen):
     seed: int
     list_hash: str
     content: str
-    ranked: tuple[str, ...]
-    sizes: tuple[int, ...]
-    order: tuple[str, ...]
-    planted: dict[str, bool]
-    places: tuple[int, ...]
-
-    @property
-    def deck(self) -> Deck:
-        """What is asked, in which order."""
-        return Deck(self.ranked, self.sizes, self.order, self.planted, self.places)
+    scored: str = ""
+    deck: Deck
 
 
 class Said(_Frozen):
@@ -114,7 +107,7 @@ class AuditFolder:
             raise StoreError(f"{path}: no {PLAN} that can be read ({type(error).__name__}); draw an audit") from error
         finds = checked(FindTable, (folder / "finds.parquet").read_table(FINDS), folder / "finds.parquet")
         shown = set(finds["find"].to_pylist())
-        if list_hash(plan.ranked) != plan.list_hash or not shown >= {*plan.order, *plan.planted}:
+        if list_hash(plan.deck.ranked) != plan.list_hash or not shown >= {*plan.deck.order, *plan.deck.planted}:
             raise StoreError(f"{path}: its list is not the one that was drawn; draw another audit")
         return cls(path, plan, finds)
 
@@ -151,7 +144,7 @@ class AuditFolder:
         """Of each find the last word; of a planted one the first, which nobody can have guessed."""
         found: dict[str, Verdict] = {}
         for line in lines:
-            if line.find in self.plan.planted:
+            if line.find in self.plan.deck.planted:
                 if line.verdict:
                     found.setdefault(line.find, line.verdict)
             elif line.verdict:
@@ -169,7 +162,7 @@ class AuditFolder:
         final, decided = self.verdicts(ADJUDICATED), {}
         for find in {find for one in every for find in one}:
             words = [one[find] for one in every if find in one]
-            if find in self.plan.planted:
+            if find in self.plan.deck.planted:
                 decided[find] = next((word for word in words if word in RIGHT), words[0])
             elif len({word in RIGHT for word in words}) == 1:
                 decided[find] = words[0]
@@ -187,7 +180,7 @@ class AuditFolder:
         """The finds on which readers differ, in the order of the deck."""
         decided = self.decided()
         read = {find for reader in self.readers() for find in self.verdicts(reader)}
-        return [find for find in self.plan.order if find in read and find not in decided]
+        return [find for find in self.plan.deck.order if find in read and find not in decided]
 
     @contextmanager
     def reading(self, reader: str) -> Iterator["Reader"]:

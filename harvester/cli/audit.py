@@ -63,7 +63,9 @@ def audit(options: argparse.Namespace) -> None:
         print(f"store: {store.path}; harvest it again into a new run folder")
     elif options.teaching:
         folder = draw_teaching(run, store, settings, options.teaching, seed)
-        print(f"{folder.path}: {len(folder.plan.order)} finds; next: harvester review --run {options.run} --teaching")
+        print(
+            f"{folder.path}: {len(folder.plan.deck.order)} finds; next: harvester review --run {options.run} --teaching"
+        )
     else:
         drawn = draw(run, store, settings, seed, options.planted)
         print("\n".join([*drawn_lines(drawn), f"next: harvester review --run {options.run}"]))
@@ -102,11 +104,11 @@ def certify_run(run: Location, store: Store, settings: Settings) -> str:
 
 def drawn_lines(folder: AuditFolder) -> list[str]:
     """What was drawn."""
-    plan = folder.plan
-    lures = sum(not lesion for lesion in plan.planted.values())
+    plan, deck = folder.plan, folder.plan.deck
+    lures = sum(not lesion for lesion in deck.planted.values())
     return [
-        f"{folder.path}: {len(plan.order)} finds, frozen as {plan.list_hash}",
-        f"rungs of {', '.join(map(str, plan.sizes))}; {lures} finds that are none and {len(plan.planted) - lures} "
+        f"{folder.path}: {len(deck.order)} finds, frozen as {plan.list_hash}",
+        f"rungs of {', '.join(map(str, deck.sizes))}; {lures} finds that are none and {len(deck.planted) - lures} "
         f"lesions planted; precision {plan.target:g} is to be proven at a level of {plan.level:.3g}",
     ]
 
@@ -125,7 +127,7 @@ def status_lines(folder: AuditFolder) -> list[str]:
     told += [f"{name}: {progress(folder, folder.verdicts(name))['words']}" for name in readers if len(readers) > 1]
     for at, one in enumerate(readers):
         for other in readers[at + 1 :]:
-            same, kappa = agreement(folder.verdicts(one), folder.verdicts(other), plan.order)
+            same, kappa = agreement(folder.verdicts(one), folder.verdicts(other), plan.deck.order)
             told.append(f"{one} and {other} agree on {same:.0%} (kappa {kappa:.2f})")
     if disputed := folder.disputed():
         told.append(f"{len(disputed)} finds are disputed: harvester review --run RUN --reader {ADJUDICATED}")

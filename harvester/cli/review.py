@@ -63,7 +63,9 @@ def review(options: argparse.Namespace) -> None:
 def look(options: argparse.Namespace) -> None:
     """Serve an audit to a reader."""
     folder, store = audit_of(options)
-    tls = (options.tls_cert, options.tls_key) if options.tls_cert and options.tls_key else None
+    if bool(options.tls_cert) != bool(options.tls_key):
+        raise SettingsError("--tls-cert and --tls-key: want both, or neither")
+    tls = (options.tls_cert, options.tls_key) if options.tls_cert else None
     with folder.reading(options.reader) as reader:
         only = folder.disputed() if options.reader == ADJUDICATED else None
         session = Session(folder, reader, store, only)

@@ -6,7 +6,7 @@ a reader tells them apart. It proves nothing here.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -25,6 +25,7 @@ from harvester.mining.fusion import ScoreFusion, select
 from harvester.mining.round_view import RoundView, StoreTables
 from harvester.records import FINDS, SIDES, AcceptedTable, SelectedTable, values
 from harvester.results.scored import last_round, scored_tables
+from harvester.run.folder import table_hash
 from harvester.run.summary import read_summary
 from harvester.storage.location import Location
 from harvester.store.store import Store
@@ -78,7 +79,8 @@ def draw(run: Location, store: Store, settings: Settings, seed: int, planted: in
     known = controls(looked.view, looked.choice, planted, rng)
     point = settings.operating_point
     promise = (point.target_precision, point.level)
-    made = drawn(run, looked.run_id, found, looked.round, known, sizes, promise, seed)
+    scored = table_hash(looked.view.scored)
+    made = drawn(run, looked.run_id, found, looked.round, known, sizes, promise, seed, scored=scored)
     (Location.of(made.path) / HITS).write_table(looked.view.accepted(looked.choice, looked.cuts[-1]))
     return made
 
@@ -113,12 +115,14 @@ def drawn(
     promise: tuple[float, float],
     seed: int,
     kind: str = AUDIT,
+    scored: str = "",
 ) -> AuditFolder:
     """The next audit in a folder, or teaching deck.
 
     found    the list, best first; sizes: its rungs
     known    finds to be planted, and whether each is a lesion
     promise  the precision, and the chance that it is broken
+    scored   hash of the tubelets that the list is of
     """
     before = [AuditFolder.open(each) for each in attempts(folder, kind)]
     salt = f"{run_id}-{seed}-{len(before)}"
@@ -141,7 +145,8 @@ def drawn(
         seed=seed,
         list_hash=list_hash(ranked),
         content=what,
-        **asdict(deck),
+        scored=scored,
+        deck=deck,
     )
     table = pa.Table.from_pylist([*rows, *(row for row, _ in lures)], FINDS)
     return AuditFolder.create(folder / f"{kind}-{len(before)}", plan, table)

@@ -1,5 +1,6 @@
 """What an audit's verdicts make: the run's harvest, where they prove it, and labels of later runs."""
 
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,13 +14,26 @@ from harvester.certificate.audit_folder import TEACHING, AuditFolder, attempts
 from harvester.errors import StoreError
 from harvester.labels import reviewed as labels
 from harvester.labels.reviewed import merged, reviewed_table, with_calibration
-from harvester.records import FINDS, SELECTED, AcceptedTable, Role, SelectedTable, Source, boxes_of, checked
+from harvester.records import (
+    FINDS,
+    SELECTED,
+    AcceptedTable,
+    Role,
+    ScoredTable,
+    SelectedTable,
+    Source,
+    boxes_of,
+    checked,
+)
 from harvester.results.audit import HITS
 from harvester.results.harvest_table import lesion_id
+from harvester.run.folder import table_hash
 from harvester.run.summary import AuditResult
 from harvester.storage.location import Location
 from harvester.storage.owner import owned
 from harvester.store.store import Store, write_reviewed
+
+logger = logging.getLogger(__name__)
 
 CERTIFIED: Final = "certified.json"
 """In an audit's folder, once its list is the run's harvest."""
@@ -50,10 +64,19 @@ def certify(run: Location) -> Audited:
     return found
 
 
-def certified(run: Location) -> Audited | None:
-    """What the newest audit certified, once `certify` was called and as its verdicts are now; None where nothing."""
+def certified(run: Location, scored: ScoredTable) -> Audited | None:
+    """What the newest audit certified, once `certify` was called and as its verdicts are now; None where nothing.
+
+    Nor where the run's last tubelets are other ones than those that were audited: what was seen says nothing of them.
+    """
     made = attempts(run)
-    return _audited(AuditFolder.open(made[-1])) if made and (made[-1] / CERTIFIED).is_file() else None
+    if not made or not (made[-1] / CERTIFIED).is_file():
+        return None
+    folder = AuditFolder.open(made[-1])
+    if folder.plan.scored != table_hash(scored):
+        logger.warning("%s: was of other tubelets than the run has now, and certifies none of these", folder.path)
+        return None
+    return _audited(folder)
 
 
 def _audited(folder: AuditFolder) -> Audited | None:
@@ -62,7 +85,7 @@ def _audited(folder: AuditFolder) -> Audited | None:
     proven = [each for each in standings(plan.deck, decided, claim) if each.proven_at]
     if not proven:
         return None
-    rung, lures = proven[-1], [find for find, lesion in plan.planted.items() if not lesion]
+    rung, lures = proven[-1], [find for find, lesion in plan.deck.planted.items() if not lesion]
     reviewed = np.array(rung.right, bool)
     result = AuditResult(
         attempt=plan.attempt,
@@ -81,7 +104,7 @@ def _audited(folder: AuditFolder) -> Audited | None:
         curve=tuple(round(lower_bound(reviewed[:at], rung.size, claim), 4) for at in range(1, len(reviewed) + 1)),
     )
     named = {row.pop("find"): row for row in folder.finds.to_pylist()}
-    members, moved = plan.ranked[: rung.size], folder.moved()
+    members, moved = plan.deck.ranked[: rung.size], folder.moved()
     kept = [named[find] | moved.get(find, {}) for find in members if decided.get(find, Verdict.ACCEPTED) in RIGHT]
     out = [named[find] for find in members if decided.get(find) == Verdict.REJECTED]
     lesions, rejected = (SelectedTable(pa.Table.from_pylist(rows, WITH_ROUND)) for rows in (kept, out))
@@ -103,7 +126,7 @@ def teach(run: Location, store: Store) -> Counter[str]:
         if audits:
             last = audits[-1]
             hits = checked(AcceptedTable, (Location.of(last.path) / HITS).read_table())
-            table = with_calibration(table, hits, len(last.plan.order), last.plan.run_id, last.plan.seed)
+            table = with_calibration(table, hits, len(last.plan.deck.order), last.plan.run_id, last.plan.seed)
         write_reviewed(store.path, table)
     return Counter(verdict.verdict for verdict in verdicts)
 
@@ -112,7 +135,7 @@ def _labels(folder: AuditFolder) -> Iterator[labels.Verdict]:
     moved, rows = folder.moved(), {row["find"]: row for row in folder.finds.to_pylist()}
     for find, word in sorted(folder.decided().items()):
         row = rows[find]
-        if find in folder.plan.planted or word == Verdict.UNSURE:
+        if find in folder.plan.deck.planted or word == Verdict.UNSURE:
             continue
         label = {
             **{name: row[name] for name in ("volume_id", "round", "score")},

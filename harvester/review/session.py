@@ -44,7 +44,7 @@ class Session:
         self.deck, plan = folder.plan.deck, folder.plan
         every = [
             *self.deck.screens(0),
-            *(find for rung in range(1, len(plan.sizes)) for find in self.deck.members(rung)),
+            *(find for rung in range(1, len(plan.deck.sizes)) for find in self.deck.members(rung)),
         ]
         self.screens = list(dict.fromkeys(every)) if only is None else list(only)
         self.rows = {row["find"]: row for row in folder.finds.to_pylist()}
@@ -111,7 +111,7 @@ class Session:
             "boxes": inside,
             "marks": marks,
             "first": inside[len(inside) // 2][0],
-            "said": said.get(find) if find not in self.folder.plan.planted else None,
+            "said": said.get(find) if find not in self.folder.plan.deck.planted else None,
         }
         packed = json.dumps(head).encode()
         return struct.pack("<I", len(packed)) + packed + np.ascontiguousarray(block, "<i2").tobytes()
@@ -156,7 +156,7 @@ class Session:
 def progress(folder: AuditFolder, said: Mapping[str, Verdict]) -> dict[str, Any]:
     """What is proven and what it will take, in numbers and in words."""
     plan, deck = folder.plan, folder.plan.deck
-    if not plan.sizes:
+    if not plan.deck.sizes:
         return {"proven": 0, "bound": 0.0, "words": "what you say teaches the next run"}
     claim = claim_of(deck, said, plan.target, plan.level)
     heading = claim_of(deck, said, plan.target, plan.level, Verdict.REJECTED)
@@ -187,7 +187,7 @@ def words(rung: Standing, claim: Claim, proven: Sequence[Standing], planted_left
 
 
 def _unread(folder: AuditFolder, said: Mapping[str, Verdict]) -> int:
-    return sum(find not in said for find, lesion in folder.plan.planted.items() if not lesion)
+    return sum(find not in said for find, lesion in folder.plan.deck.planted.items() if not lesion)
 
 
 def _by_volume(marks: MarkTable) -> dict[str, list[Mapping[str, Any]]]:

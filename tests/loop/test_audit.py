@@ -17,8 +17,11 @@ from harvester.cli.review import main as review_main
 from harvester.config.settings import Settings
 from harvester.errors import SettingsError
 from harvester.export.selection import labels_of_run
+from harvester.records import ScoredTable
 from harvester.results.audit import draw
+from harvester.results.audit_outcome import certified
 from harvester.results.history import History
+from harvester.results.scored import scored_table
 from harvester.run.summary import read_summary
 from harvester.run.tracking import EXPERIMENT
 from harvester.storage.location import Location
@@ -55,8 +58,8 @@ def read(tmp_path: Path, wrong: int = 0) -> list[str]:
     """Everything, by a reader who rejects some, cannot tell one, moves one; the finds of the list as they were read."""
     audit = folder(tmp_path)
     members = audit.plan.deck.members(0)
-    said = dict.fromkeys(members, Verdict.ACCEPTED) | dict.fromkeys(audit.plan.planted, Verdict.REJECTED)
-    said |= {find: Verdict.ACCEPTED for find, lesion in audit.plan.planted.items() if lesion}
+    said = dict.fromkeys(members, Verdict.ACCEPTED) | dict.fromkeys(audit.plan.deck.planted, Verdict.REJECTED)
+    said |= {find: Verdict.ACCEPTED for find, lesion in audit.plan.deck.planted.items() if lesion}
     said |= dict.fromkeys(members[2 : 2 + wrong], Verdict.REJECTED) | {members[0]: Verdict.MOVED}
     said |= {members[1]: Verdict.UNSURE}
     with audit.reading("reader") as reader:
@@ -66,7 +69,11 @@ def read(tmp_path: Path, wrong: int = 0) -> list[str]:
 
 
 def test_what_v_m_could_not_prove_a_reader_proves(
-    refused: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], harvested: Callable[..., History]
+    refused: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    harvested: Callable[..., History],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     assert main([*refused, "status"]) == 1
     assert "no audit was drawn" in capsys.readouterr().err
@@ -108,6 +115,12 @@ def test_what_v_m_could_not_prove_a_reader_proves(
     (parent,) = [run for run in runs if "audit_right" in run.data.metrics]
     assert len(client.get_metric_history(parent.info.run_id, "audit_bound")) == VOLUMES
     assert parent.data.metrics["audit_right"] == VOLUMES - 2
+    # Of other tubelets, as other settings would make, it says nothing.
+    run, scored = Location.of(tmp_path / "run"), scored_table(Location.of(tmp_path / "run"), 0)
+    assert certified(run, scored) is not None
+    with caplog.at_level("WARNING"):
+        assert certified(run, ScoredTable(scored.slice(1))) is None
+    assert "was of other tubelets than the run has now" in caplog.text
     # A start that finds nothing to do leaves it as it is.
     again = harvested("generator", 99, STRICT).summary
     assert again is not None and again.audit == audit
@@ -158,7 +171,7 @@ def test_an_archive_without_any_v_m_is_proven_by_people_alone(
     assert "left to an audit" in summary.stopped_because
     arguments = ["--run", str(tmp_path / "run"), "--store", str(tmp_path / "store")]
     assert main([*arguments, "draw"]) == 0
-    assert (len(folder(tmp_path).plan.order), folder(tmp_path).plan.planted) == (VOLUMES, {})
+    assert (len(folder(tmp_path).plan.deck.order), folder(tmp_path).plan.deck.planted) == (VOLUMES, {})
     read(tmp_path)
     assert main([*arguments, "certify"]) == 0
     assert read_summary(tmp_path / "run").final.harvested == VOLUMES - 1  # type: ignore[arg-type]
@@ -175,7 +188,7 @@ def test_what_was_said_teaches_later_runs(
     assert main([*refused, "draw", "--teaching", "12"]) == 0
     read(tmp_path, wrong=3)
     below = AuditFolder.open(Location.of(tmp_path / "run" / "teaching-0"))
-    assert (len(below.plan.order), len({row["patient_id"] for row in below.finds.to_pylist()})) == (12, 12)
+    assert (len(below.plan.deck.order), len({row["patient_id"] for row in below.finds.to_pylist()})) == (12, 12)
     with below.reading("reader") as reader:
         for find in below.plan.deck.screens(0):
             reader.say(find, Verdict.REJECTED)
@@ -210,5 +223,7 @@ def test_what_review_cannot_show_is_one_line(
     capsys.readouterr()
     assert review_main([*refused, "--host", "0.0.0.0", "--no-browser"]) == 2  # noqa: S104  it is refused
     assert "give --tls-cert and --tls-key" in capsys.readouterr().err
+    assert review_main([*refused, "--tls-cert", "cert.pem", "--no-browser"]) == 2
+    assert "want both, or neither" in capsys.readouterr().err
     assert review_main([*refused, "--reader", "../x", "--no-browser"]) == 2
     assert "want letters" in capsys.readouterr().err

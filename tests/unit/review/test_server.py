@@ -41,10 +41,8 @@ def folder(tmp_path: Path) -> AuditFolder:
     rows = [finding(ODD, at) for at in range(FINDS_OF_A_LIST)] + [finding("m", at) for at in range(PLANTED)]
     names = [row["find"] for row in rows]
     deck = Deck.drawn(names[:FINDS_OF_A_LIST], [FINDS_OF_A_LIST], dict.fromkeys(names[FINDS_OF_A_LIST:], False), 1)
-    plan = Plan(
-        run_id="r", attempt=0, target=0.9, level=0.05, seed=1, list_hash=list_hash(deck.ranked), content="c",
-        ranked=deck.ranked, sizes=deck.sizes, order=deck.order, planted=dict(deck.planted), places=deck.places,
-    )  # fmt: skip
+    hashes = {"list_hash": list_hash(deck.ranked), "content": "c"}
+    plan = Plan(run_id="r", attempt=0, target=0.9, level=0.05, seed=1, deck=deck, **hashes)
     return AuditFolder.create(Location.of(tmp_path / "audit-0"), plan, pa.Table.from_pylist(rows, FINDS))
 
 
@@ -222,7 +220,7 @@ def test_reading_on_after_a_kill_and_the_words_below_the_picture(folder: AuditFo
     with folder.reading("one") as reader:
         session = Session(folder, reader, store)
         for find in session.screens[:60]:
-            planted = find in folder.plan.planted
+            planted = find in folder.plan.deck.planted
             reader.say(find, Verdict.REJECTED if planted else Verdict.ACCEPTED)
     with (folder.path / "one" / VERDICTS).open("ab") as file:
         file.write(b'{"find": "cut off in the mid')
@@ -257,8 +255,8 @@ def test_two_servers_of_one_reader_and_names_that_are_none(
 
 
 def test_two_readers_and_the_one_who_decides(folder: AuditFolder) -> None:
-    first, second, third = folder.plan.order[:3]
-    lure = next(iter(folder.plan.planted))
+    first, second, third = folder.plan.deck.order[:3]
+    lure = next(iter(folder.plan.deck.planted))
     said = {
         "one": {first: Verdict.ACCEPTED, second: Verdict.ACCEPTED, third: Verdict.MOVED, lure: Verdict.REJECTED},
         "two": {first: Verdict.MOVED, second: Verdict.REJECTED, lure: Verdict.ACCEPTED},
@@ -281,7 +279,7 @@ def test_an_audit_is_drawn_once_and_refused_where_it_was_changed(folder: AuditFo
     with pytest.raises(StoreError, match="never drawn again"):
         AuditFolder.create(at, folder.plan, folder.finds)
     tree = json.loads((folder.path / "audit.json").read_text())
-    tree["ranked"] = tree["ranked"][:-1]
+    tree["deck"]["ranked"] = tree["deck"]["ranked"][:-1]
     (folder.path / "audit.json").write_text(json.dumps(tree))
     with pytest.raises(StoreError, match="not the one that was drawn"):
         AuditFolder.open(at)
