@@ -104,11 +104,16 @@ class AuditFolder:
         try:
             plan = Plan.model_validate_json((path / PLAN).read_bytes())
         except (OSError, ValidationError) as error:
-            raise StoreError(f"{path}: no {PLAN} that can be read ({type(error).__name__}); draw an audit") from error
+            raise StoreError(
+                f"{path}: no {PLAN} that can be read ({type(error).__name__}): bring back the one that was drawn, or "
+                "move the folder away and draw another audit"
+            ) from error
         finds = checked(FindTable, (folder / "finds.parquet").read_table(FINDS), folder / "finds.parquet")
         shown = set(finds["find"].to_pylist())
         if list_hash(plan.deck.ranked) != plan.list_hash or not shown >= {*plan.deck.order, *plan.deck.planted}:
-            raise StoreError(f"{path}: its list is not the one that was drawn; draw another audit")
+            raise StoreError(
+                f"{path}: its list is not the one that was drawn: bring that back, or move the folder away"
+            )
         return cls(path, plan, finds)
 
     @classmethod

@@ -92,8 +92,9 @@ def audit_of(options: argparse.Namespace) -> tuple[AuditFolder, Store]:
     """The run's newest audit, or that of a table of detections, which is drawn the first time."""
     if options.run:
         run = run_folder(options.run)
+        settings = settings_of(run)
         audit = AuditFolder.newest(run, TEACHING if options.teaching else AUDIT)
-        return audit, store_of(run, settings_of(run), store_folder(options.store))
+        return audit, store_of(run, settings, store_folder(options.store))
     if not (options.store and options.tubelets and options.out):
         raise SettingsError("want --run, or --store with --tubelets and --out")
     store, out = Store.open(store_folder(options.store) or Location.of(options.store)), lasting(options.out)

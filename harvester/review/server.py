@@ -7,6 +7,7 @@ or path of the archive is part of an address or an answer.
 
 import hmac
 import json
+import socket
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -200,18 +201,26 @@ def serve(
     if host not in LOOPBACK and tls is None:
         raise SettingsError(f"--host {host}: others could read along; give --tls-cert and --tls-key, or leave it out")
     cert, key = tls or (None, None)
-    config = uvicorn.Config(
-        _not_yet, host, port, log_level="warning", server_header=False, ssl_certfile=cert, ssl_keyfile=key
-    )
-    listening = config.bind_socket()
+    config = uvicorn.Config(_not_yet, log_level="warning", server_header=False, ssl_certfile=cert, ssl_keyfile=key)
+    listening = _listening(host, port)  # who opens the address before the server is there waits
     shown = f"[{host}]" if ":" in host else host
     address = Address("https" if tls else "http", f"{shown}:{listening.getsockname()[1]}")
     token = token_urlsafe(24)
     config.app = application(session, address, token, certify)
-    listening.listen()  # who opens the address before the server is there waits
     opened(f"{address.origin}/?token={token}")
     with closing(listening):
         uvicorn.Server(config).run([listening])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise SettingsError(
+            f"--host {host}, --port {port}: cannot be listened at ({error.strerror or one_line(error)}); give another "
+            "port, or none for a free one"
+        ) from None
 
 
 async def _not_yet(scope: Scope, receive: Receive, send: Send) -> None:

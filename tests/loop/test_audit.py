@@ -1,6 +1,7 @@
 """From a run that certified nothing to a harvest that people proved; stand-ins for what runs on Ray."""
 
 import json
+import socket
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -225,5 +226,11 @@ def test_what_review_cannot_show_is_one_line(
     assert "give --tls-cert and --tls-key" in capsys.readouterr().err
     assert review_main([*refused, "--tls-cert", "cert.pem", "--no-browser"]) == 2
     assert "want both, or neither" in capsys.readouterr().err
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        assert review_main([*refused, "--port", port, "--no-browser"]) == 2
+    assert f"--port {port}: cannot be listened at" in capsys.readouterr().err
+    assert review_main(["--run", str(tmp_path / "nothing"), "--no-browser"]) == 1
+    assert "no audit" not in capsys.readouterr().err
     assert review_main([*refused, "--reader", "../x", "--no-browser"]) == 2
     assert "want letters" in capsys.readouterr().err
