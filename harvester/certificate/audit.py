@@ -32,7 +32,9 @@ from harvester.errors import SettingsError
 ALTERNATIVES: Final = (0.2, 0.4, 0.6, 0.8, 0.95)
 """K1 / N as ways from the target to 1 (0.92, 0.94, 0.96, 0.98 and 0.995 for 0.90), fixed before anybody looks."""
 SMALLEST_RUNG: Final = 60
-"""Of fewer finds nearly all must be read: a list between two rungs is no rung of its own."""
+"""Of fewer finds nearly all must be read: they are no rung of their own."""
+GROWTH: Final = 1.25
+"""Few rungs: each is at least so many times as large as the one before."""
 READER_SHARE: Final = 0.2
 """Of the level, for the bound of the reader's false accepts (0.01 of 0.05)."""
 FIRST_ATTEMPT: Final = 0.8
@@ -158,18 +160,18 @@ def level_of_attempt(level: float, attempt: int) -> float:
 
 
 def rungs(cuts: Iterable[int], total: int) -> tuple[int, ...]:
-    """Of nested lists of such sizes those that are worth a test: SMALLEST_RUNG finds or more, and so many more each.
+    """Of nested lists of such sizes those that are worth a test, and all of `total` as the last.
 
-    The strictest is always the first, the largest possible one (`total`) the last. Where fewer than SMALLEST_RUNG
-    finds are left over for a rung, the one before goes on to there.
+    The strictest of SMALLEST_RUNG finds or more stays in any case: it is the surest to be proven. Others are GROWTH
+    times as large as the one before.
     """
-    kept = [0]
-    for size in sorted({*(size for size in cuts if 0 < size < total), total}):
-        if size - kept[-1] >= SMALLEST_RUNG or size == total:
+    kept: list[int] = []
+    for size in sorted({size for size in cuts if SMALLEST_RUNG <= size < total}):
+        if not kept or size >= GROWTH * kept[-1]:
             kept.append(size)
-    if len(kept) > 2 and kept[-1] - kept[-2] < SMALLEST_RUNG:
-        del kept[-2]
-    return tuple(kept[1:])
+    while len(kept) > 1 and total < GROWTH * kept[-1]:
+        kept.pop()
+    return (*kept, total)
 
 
 def list_hash(finds: Iterable[str]) -> str:

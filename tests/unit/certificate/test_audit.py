@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from harvester.certificate.audit import (
     ALTERNATIVES,
+    GROWTH,
     SMALLEST_RUNG,
     Claim,
     Deck,
@@ -175,8 +176,18 @@ def test_attempts_share_the_level_out() -> None:
 def test_rungs_are_few_large_and_nested(cuts: list[int], total: int) -> None:
     found = rungs(cuts, total)
     assert found[-1] == total
-    assert all(after - before >= SMALLEST_RUNG for before, after in pairwise(found))
-    assert len(found) == 1 or found[0] >= SMALLEST_RUNG
+    assert all(after >= GROWTH * before for before, after in pairwise(found[:-1]))
+    assert all(size >= SMALLEST_RUNG for size in found[:-1])
+    strictest = min((size for size in cuts if SMALLEST_RUNG <= size < total), default=total)
+    assert found[0] == strictest
+    assert len(found) < 3 or total >= GROWTH * found[-2]
+
+
+def test_the_strictest_list_is_a_rung_however_near_the_whole_one_is() -> None:
+    assert rungs([85, 105, 113], 123) == (85, 123)
+    assert rungs([78, 95, 120], 140) == (78, 140)
+    assert rungs([100, 200, 210, 400], 1000) == (100, 200, 400, 1000)
+    assert rungs([20, 40], 55) == (55,)
 
 
 def drawn(total: int = 150, planted: int = 10, seed: int = 3) -> Deck:
