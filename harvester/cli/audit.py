@@ -117,12 +117,14 @@ def status_lines(folder: AuditFolder) -> list[str]:
     """Where the audit is, by what counts and by each reader."""
     plan, decided = folder.plan, folder.decided()
     claim = claim_of(plan.deck, decided, plan.target, plan.level)
-    rows = [["rung", "read", "right", "proven at", "at least", "more"]]
+    rows = [["rung", "read", "right", "box fits", "proven at", "at least", "more"]]
     for each in standings(plan.deck, decided, claim):
         proven, left = (str(value) if value is not None else "-" for value in (each.proven_at, each.left))
         read = f"{len(each.right)} of {each.size}"
-        rows.append([str(each.size), read, str(sum(each.right)), proven, f"{each.bound:.3f}", left])
-    told = [*drawn_lines(folder), *table(rows, "lrrrrr"), progress(folder, decided)["words"]]
+        rows.append(
+            [str(each.size), read, str(sum(each.right)), f"{each.exact:.3f}", proven, f"{each.bound:.3f}", left]
+        )
+    told = [*drawn_lines(folder), *table(rows, "lrrrrrr"), progress(folder, decided)["words"]]
     readers = [name for name in folder.readers() if name != ADJUDICATED]
     told += [f"{name}: {progress(folder, folder.verdicts(name))['words']}" for name in readers if len(readers) > 1]
     for at, one in enumerate(readers):

@@ -216,6 +216,27 @@ def test_ten_tabs_at_once_lose_nothing(browser: Browser, folder: AuditFolder) ->
     assert len(folder.verdicts("one")) == 60
 
 
+def test_a_flood_of_verdicts_is_kept_whole_and_the_page_still_answers(browser: Browser, folder: AuditFolder) -> None:
+    body, headers = json.dumps({"screen": 3, "verdict": "accepted"}).encode(), {"Cookie": browser.cookie}
+    headers |= {"Origin": f"http://127.0.0.1:{browser.port}"}
+
+    def flood(_: int) -> set[int]:
+        with closing(http.client.HTTPConnection("127.0.0.1", browser.port, timeout=60)) as connection:
+            answers = set()
+            for _ in range(50):
+                connection.request("POST", "/verdict", body, headers)
+                with connection.getresponse() as answer:
+                    answer.read()
+                    answers.add(answer.status)
+            return answers
+
+    with ThreadPoolExecutor(8) as pool:
+        flooding = [pool.submit(flood, each) for each in range(8)]
+        assert browser.ask("GET", "/state")[0] == 200
+        assert set().union(*(each.result() for each in flooding)) == {200}
+    assert (len(folder.said("one")), len(folder.verdicts("one"))) == (400, 1)
+
+
 def test_reading_on_after_a_kill_and_the_words_below_the_picture(folder: AuditFolder, store: Store) -> None:
     with folder.reading("one") as reader:
         session = Session(folder, reader, store)
