@@ -126,7 +126,7 @@ def train_classifier(
     key = run.key(
         "classifier",
         tubelets=tubelets.key,
-        classifier=named_by_content(own),
+        classifier=named_by_content(own).model_copy(update={"poses": 1}),  # those are of scoring alone
         labels=table_hash(ledger.drop_columns(["run_id"])),
         seed=run.settings.seed,
         start=before.key if before else "",
@@ -158,7 +158,8 @@ def fit(job: FitJob, before: Artifact | None) -> None:
 
 def classify(run: Run, k: int, tubelets: Artifact, lpc: Artifact) -> ScoredTable:
     """Every tubelet through the LPC that never saw its patient."""
-    key = run.key("scored", tubelets=tubelets.key, classifier_weights=lpc.key)
+    poses = run.settings.classifier.poses
+    key = run.key("scored", tubelets=tubelets.key, classifier_weights=lpc.key, poses=poses)
     partials = run.partials("scored", k, key)
     job = InferenceJob(run.settings, run.store.path, lpc.path, run.folds, partials, tubelets.path)
     scored = run.measured_table("scored", k, key, partial(run_over_volumes, Scorer, job, run.mined))

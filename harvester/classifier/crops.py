@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harvester.classifier.views import Squares, Tubelet, shape_profile, slices_needed, view_squares
+from harvester.classifier.views import POSES, Squares, Tubelet, shape_profile, slices_needed, view_squares
 from harvester.config.settings import ClassifierSettings
 from harvester.geometry import Array
 from harvester.imaging.hounsfield import AIR_HU
@@ -23,12 +23,12 @@ from harvester.store.slab import GridFrame
 
 @dataclass(frozen=True)
 class VolumeViews:
-    """What the n tubelets of a volume look at.
+    """What is seen of the n tubelets of a volume, in each of the poses that they are looked at in.
 
     rows        the tubelets, as in records.TUBELETS
     hu_zyx      int16 HU of the slices that are needed, on the device
-    squares     of each stream, (n views,), counted from the first of those slices
-    profile     (n, DESCRIPTORS) shape profiles
+    squares     of each stream, (poses n views,), counted from the first of those slices
+    profile     (poses n, DESCRIPTORS) shape profiles
     """
 
     frame: GridFrame
@@ -45,10 +45,11 @@ def load_views(
 
     No tubelets: an error of the caller.
     """
-    tubelets = [Tubelet.of(row) for row in rows]
-    squares = joined([view_squares(each, frame, settings) for each in tubelets])
+    tubelets, poses = [Tubelet.of(row) for row in rows], POSES[: settings.poses]
+    squares = joined([view_squares(each, frame, settings, pose) for pose in poses for each in tubelets])
     hu, squares = load_squares(store, frame, squares, device)
-    return VolumeViews(frame, rows, hu, squares, shape_profile(tubelets, frame))
+    profile = shape_profile(tubelets, frame)
+    return VolumeViews(frame, rows, hu, squares, np.concatenate([pose.of_profile(profile) for pose in poses]))
 
 
 def joined(parts: Sequence[dict[str, Squares]]) -> dict[str, Squares]:

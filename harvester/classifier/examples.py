@@ -9,17 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from harvester.classifier.crops import cut, in_windows, joined, load_squares
-from harvester.classifier.views import (
-    DESCRIPTORS,
-    PROFILE_MIRRORED,
-    STILL,
-    STREAMS,
-    Pose,
-    Tubelet,
-    pixels,
-    shape_profile,
-    view_squares,
-)
+from harvester.classifier.views import STILL, STREAMS, Pose, Tubelet, pixels, shape_profile, view_squares
 from harvester.config.settings import ClassifierSettings
 from harvester.geometry import Array
 from harvester.storage.location import Location
@@ -103,8 +93,7 @@ class Examples(Dataset[Raw]):
         count = len(poses)
         views = self.settings.views + 2 * self.settings.reformats
         side = pixels("local", self.settings)
-        order = [PROFILE_MIRRORED if pose.turn_zyx[0, 0] < 0 else range(DESCRIPTORS) for pose in poses]
-        turned = np.stack([own[list(each)] for own, each in zip(profile, order, strict=True)])
+        turned = np.stack([pose.of_profile(own) for own, pose in zip(profile, poses, strict=True)])
         strength = rng.uniform(0, NOISE_HU, count).astype(np.float32)
         noise = rng.standard_normal((count, views, 3, side, side), dtype=np.float32)
         return {
@@ -149,7 +138,4 @@ def _pose(rng: np.random.Generator) -> Pose:
     """Shifted, scaled, mirrored along any axis, turned about z."""
     shift = (float(rng.uniform(-0.1, 0.1)), float(rng.uniform(-0.1, 0.1)))
     scale, angle = float(rng.uniform(0.85, 1.2)), float(rng.uniform(-np.pi, np.pi))
-    mirrors = np.where(rng.random(3) < 0.5, -1.0, 1.0)
-    sine, cosine = np.sin(angle), np.cos(angle)
-    turn = np.array([[1.0, 0.0, 0.0], [0.0, cosine, -sine], [0.0, sine, cosine]])
-    return Pose(shift, scale, turn * mirrors)
+    return Pose.turned(angle, np.where(rng.random(3) < 0.5, -1.0, 1.0), shift, scale)

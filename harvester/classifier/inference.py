@@ -88,13 +88,16 @@ def crops_at_once(spec: DeviceSpec) -> AutoBatchSize:
 def classify(
     model: Classifier, views: VolumeViews, settings: Settings, spec: DeviceSpec, batch: AutoBatchSize | None = None
 ) -> list[float]:
-    """The probability of being a lesion of each tubelet. Raises NotFiniteError where one is NaN."""
+    """The probability of being a lesion of each tubelet: its mean logit over the poses that were loaded.
+
+    Raises NotFiniteError where one is NaN.
+    """
     batch = batch or crops_at_once(spec)
     local, wide = (_features(model, name, views, settings, spec, batch) for name in STREAMS)
     profile = torch.from_numpy(views.profile).to(spec.device)
     with spec.autocast():
         logits = model.logits(local, wide, profile)
-    scores = torch.sigmoid(logits.float()).cpu()
+    scores = torch.sigmoid(logits.float().reshape(-1, len(views.rows)).mean(0)).cpu()
     if not_finite({"scores": scores}):
         raise NotFiniteError(f"volume {views.frame.volume_id}: the classifier's scores are not finite; {ADVICE}")
     return scores.tolist()
@@ -113,4 +116,4 @@ def _features(
                     name, in_windows(cut(views.hu_zyx, squares[span.start : span.stop], side), settings.grid.windows_hu)
                 )
             )
-    return torch.unflatten(torch.cat(parts), 0, (len(views.rows), -1))
+    return torch.unflatten(torch.cat(parts), 0, (len(views.profile), -1))

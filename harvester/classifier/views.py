@@ -59,8 +59,29 @@ class Pose:
     scale: float
     turn_zyx: Array
 
+    @classmethod
+    def turned(
+        cls,
+        angle: float,
+        mirrors_zyx: Sequence[float] | Array,
+        shift_xy: tuple[float, float] = (0.0, 0.0),
+        scale: float = 1.0,
+    ) -> "Pose":
+        """Turned about z by an angle (radians), what is mirrored (-1, else 1) along each axis before."""
+        sine, cosine = np.sin(angle), np.cos(angle)
+        turn = np.array([[1.0, 0.0, 0.0], [0.0, cosine, -sine], [0.0, sine, cosine]])
+        return cls(shift_xy, scale, turn * np.asarray(mirrors_zyx))
 
+    def of_profile(self, profile: Array) -> Array:
+        """Shape profiles (..., DESCRIPTORS) so: upside down a first slice's score is the last one's."""
+        return profile[..., PROFILE_UPSIDE_DOWN] if self.turn_zyx[0, 0] < 0 else profile
+
+
+PROFILE_UPSIDE_DOWN: Final = [0, 1, 2, 3, 5, 4]
 STILL: Final = Pose((0.0, 0.0), 1.0, np.eye(3))
+POSES: Final = (STILL, Pose.turned(0.0, (1, 1, -1)), Pose.turned(np.pi, (-1, 1, 1)), Pose.turned(np.pi / 2, (1, 1, 1)))
+"""How a tubelet is looked at, one after another (settings.classifier.poses): as it lies, mirrored left to right, turned
+by 180 degrees and upside down, turned by 90."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +198,3 @@ def shape_profile(tubelets: Sequence[Tubelet], frame: GridFrame) -> Array:
     along = np.array([(own.max(), own.mean(), own[0], own[-1]) for own in logits])
     shape = np.stack([np.log2(width_mm / 16), np.log2(length_mm / width_mm)], axis=1)
     return np.concatenate([shape, along], axis=1).astype(np.float32)
-
-
-PROFILE_MIRRORED: Final = (0, 1, 2, 3, 5, 4)
-"""Order of the descriptors of a tubelet that is turned upside down: its first slice's score is the last one's."""

@@ -151,6 +151,13 @@ class ClassifierSettings(Section):
     channels: int = Field(32, ge=8)
     views: int = Field(5, ge=1, le=9, description="axial ones, spread along the tubelet")
     reformats: bool = Field(True, description="besides, a coronal and a sagittal view through its centre")
+    poses: int = Field(
+        2,
+        ge=1,
+        le=4,
+        description="in how many a tubelet is scored, mean logit: as it lies, mirrored, upside down, turned by 90 "
+        "degrees; each takes the time of the first",
+    )
     local_px: int = Field(48, ge=16)
     local_scale: float = Field(2.0, gt=0, description="side of the local view over the longest side of the box")
     local_mm_min: float = Field(24.0, gt=0, description="the least side of the local view")

@@ -23,7 +23,7 @@ from tests.builders import tubelet
 
 FLOAT = DeviceSpec(torch.device("cpu"), torch.float32)
 GRID = GridSettings(windows_hu=((-1024.0, 1024.0),))
-OWN = ClassifierSettings(channels=8, views=3, local_px=16, global_px=20, global_mm=48.0)
+OWN = ClassifierSettings(channels=8, views=3, poses=1, local_px=16, global_px=20, global_mm=48.0)
 SETTINGS = Settings(grid=GRID, classifier=OWN)
 
 
@@ -72,6 +72,39 @@ def test_scores_are_those_of_training_without_augmentation(opened: Any) -> None:
     assert classify(made, views, SETTINGS, FLOAT) == pytest.approx(expected, abs=1e-5)
     faster = prepare_for_inference(model(), FLOAT)
     assert classify(faster, views, SETTINGS, FLOAT) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_tubelet_in_several_poses_has_the_mean_logit_of_volumes_that_lie_so(
+    make_store: Callable[..., Store], frames_of: Any
+) -> None:
+    hu = np.random.default_rng(0).normal(0, 200, (8, 64, 64))
+    turned = np.rot90(hu[::-1], 2, (1, 2))
+    lying = {"as": hu, "mirrored": hu[:, :, ::-1], "upside_down": turned, "quarter": np.rot90(hu, -1, (1, 2))}
+    boxes = {
+        "as": lambda x1, y1, x2, y2: (x1, y1, x2, y2),
+        "mirrored": lambda x1, y1, x2, y2: (63 - x2, y1, 63 - x1, y2),
+        "upside_down": lambda x1, y1, x2, y2: (63 - x2, 63 - y2, 63 - x1, 63 - y1),
+        "quarter": lambda x1, y1, x2, y2: (63 - y2, x1, 63 - y1, x2),
+    }
+    # The middle of the slices is a slice: none is rounded to another one upside down.
+    box, z, scores = (20.0, 11.0, 32.0, 25.0), np.arange(2, 5), np.array([0.2, 0.9, 0.6])
+    store = make_store({name: ("vh", np.ascontiguousarray(each)) for name, each in lying.items()})
+    frames, made = frames_of(store, GRID), model()
+    with torch.no_grad():
+        made.logit[-1].weight.mul_(2000)  # type: ignore[operator, union-attr]
+
+    def scored(name: str, poses: int) -> float:
+        upside_down = name == "upside_down"
+        row = tubelet(name, boxes[name](*box), list(7 - z[::-1] if upside_down else z))
+        row["slice_score"] = list(scores[::-1] if upside_down else scores)
+        views = load_views(store.path, frames[name], [row], OWN.model_copy(update={"poses": poses}), FLOAT.device)
+        return classify(made, views, SETTINGS, FLOAT)[0]
+
+    alone = [scored(name, 1) for name in lying]
+    assert len({round(each, 3) for each in alone}) == 4
+    logits = np.log(alone) - np.log1p(-np.array(alone))
+    for poses in (1, 2, 3, 4):
+        assert scored("as", poses) == pytest.approx(1 / (1 + np.exp(-logits[:poses].mean())), abs=1e-5)
 
 
 def test_a_volume_that_runs_out_of_memory_has_the_same_scores(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
