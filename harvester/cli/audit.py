@@ -16,8 +16,8 @@ rejected or could not be told, moved boxes where they belong; exports follow. No
 `draw` takes what the last round found down to where V_M's precision, as counted, is 0.90, in nested lists (rungs), the
 strictest first; without V_M's figures, down to a score of 0.5. Finds of V_M that are known are planted among them: from
 what a reader says of those follows how far the reader is to be believed. Nothing that a run certified by itself is
-touched. A list is drawn once: to look until it suits is what the order, fixed beforehand, forbids. Later attempts at an
-archive have smaller shares of the level (docs/decisions/0016-audit.md).
+touched. A list is drawn once: to look until it suits is what the order, fixed beforehand, forbids. Later audits of an
+archive, of whichever run, have smaller shares of the level: the store counts them (docs/decisions/0016-audit.md).
 Exit codes: 0 done, 1 the run has nothing to audit (one line says why), 2 an argument is wrong.
 """
 
@@ -73,7 +73,7 @@ def audit(options: argparse.Namespace) -> None:
 
 def certify_run(run: Location, store: Store, settings: Settings) -> str:
     """Make what the newest audit proved the run's harvest; what was made, in a line."""
-    before, found = read_summary(run), certify(run)
+    before, found = read_summary(run), certify(AuditFolder.newest(run))
     # torch and Ray take seconds: what cannot be certified is said before.
     from harvester.harvest import harvest
     from harvester.report.build import write_report
@@ -95,11 +95,7 @@ def certify_run(run: Location, store: Store, settings: Settings) -> str:
         sync(run, os.environ.get("MLFLOW_TRACKING_URI"))
     except HarvesterError as error:
         logger.warning("%s; harvester track --run %s sends it later", one_line(error), run)
-    audit = found.result
-    return (
-        f"{len(found.lesions)} lesions certified at {audit.target:g} (of {audit.size} finds {audit.reviewed} were "
-        f"read, {audit.right} right; at least {audit.bound:.3f} of them are); report: {report}"
-    )
+    return f"{found.said}; report: {report}"
 
 
 def drawn_lines(folder: AuditFolder) -> list[str]:
@@ -109,7 +105,8 @@ def drawn_lines(folder: AuditFolder) -> list[str]:
     return [
         f"{folder.path}: {len(deck.order)} finds, frozen as {plan.list_hash}",
         f"rungs of {', '.join(map(str, deck.sizes))}; {lures} finds that are none and {len(deck.planted) - lures} "
-        f"lesions planted; precision {plan.target:g} is to be proven at a level of {plan.level:.3g}",
+        f"lesions planted; precision {plan.target:g} is to be proven at a level of {plan.level:.3g}"
+        + (f" (audit {plan.attempt + 1} of this archive)" if plan.attempt else ""),
     ]
 
 

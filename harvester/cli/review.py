@@ -7,7 +7,7 @@
 Without --reviewed a page opens in the browser, at an address of this machine alone: is it a lesion? Every answer is a
 line on the disk at once; to stop is Ctrl-C, the same command goes on. Below the picture stands what is proven so far
 (docs/decisions/0016-audit.md). Of --tubelets, a table as harvester evaluate takes it, all finds make one list, drawn
-into --out.
+into --out; what is proven of it goes to certified.parquet there.
 
     harvester export --run runs/night1 --to csv --out to-review
     harvester review --run runs/night1 --reviewed to-review/DL_info.csv
@@ -42,7 +42,8 @@ from harvester.evaluation.inputs.detections import read_detections
 from harvester.export.review_import import read_review
 from harvester.labels.reviewed import MACHINE_MADE, Verdict, merged, reviewed_table, with_calibration
 from harvester.records import AcceptedTable, checked, values
-from harvester.results.audit import as_finds, drawn
+from harvester.results.audit import as_finds, draw_detections
+from harvester.results.audit_outcome import certify_detections
 from harvester.review.server import serve
 from harvester.review.session import Session, progress
 from harvester.run.folder import settings_of, store_of
@@ -70,14 +71,23 @@ def look(options: argparse.Namespace) -> None:
         only = folder.disputed() if options.reader == ADJUDICATED else None
         session = Session(folder, reader, store, only)
         print(f"{folder.path}: {len(session.screens)} finds, {len(session.verdicts())} read by {options.reader}")
-        serve(session, options.host, options.port, tls, partial(_open, options.browser), _certifying(options, store))
+        serve(
+            session,
+            options.host,
+            options.port,
+            tls,
+            partial(_open, options.browser),
+            _certifying(options, folder, store),
+        )
     print(progress(folder, folder.verdicts(options.reader))["words"])
 
 
-def _certifying(options: argparse.Namespace, store: Store) -> Callable[[], str] | None:
-    """What the page's button does; None where there is no run whose harvest it would be."""
-    if not options.run or options.teaching:
+def _certifying(options: argparse.Namespace, folder: AuditFolder, store: Store) -> Callable[[], str] | None:
+    """What the page's button does; None where nothing is to be proven."""
+    if options.teaching:
         return None
+    if not options.run:
+        return partial(certify_detections, folder)
     run = run_folder(options.run)
     return partial(certify_run, run, store, settings_of(run))
 
@@ -105,8 +115,7 @@ def audit_of(options: argparse.Namespace) -> tuple[AuditFolder, Store]:
     found = as_finds(detections.table, detections.scores, patients)
     if not len(found):
         raise LabelError(f"{options.tubelets.name}: holds no tubelet: there is nothing to look at")
-    promise = (options.target, 1 - options.confidence)
-    return drawn(out, "detections", found, 0, [], (len(found),), promise, options.seed), store
+    return draw_detections(out, store, found, (options.target, 1 - options.confidence), options.seed), store
 
 
 def take_back(options: argparse.Namespace) -> None:

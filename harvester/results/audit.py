@@ -5,7 +5,7 @@ a reader tells them apart. It proves nothing here.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -28,6 +28,7 @@ from harvester.results.scored import last_round, scored_tables
 from harvester.run.folder import table_hash
 from harvester.run.summary import read_summary
 from harvester.storage.location import Location
+from harvester.store import looks
 from harvester.store.store import Store
 
 HITS: Final = "calibration.parquet"
@@ -64,8 +65,30 @@ class Looked:
         return cls(summary.run_id, k, choice, view, score_cuts(view.accepted(choice, 0.0)))
 
 
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """What an audit is drawn of.
+
+    found   the list, best first; sizes: its rungs, none where nothing is to be proven
+    known   finds to be planted, and whether each is a lesion
+    scored  hash of the tubelets that the list is of; "" where they are no run's
+    """
+
+    run_id: str
+    round: int
+    found: SelectedTable
+    sizes: tuple[int, ...] = ()
+    known: Sequence[tuple[Mapping[str, Any], bool]] = ()
+    scored: str = ""
+
+    @property
+    def content(self) -> str:
+        """Names the list by what its finds are, whatever their order or ids."""
+        return list_hash(f"{row['volume_id']}/{row['tubelet_id']}/{row['z']}" for row in self.found.to_pylist())
+
+
 def draw(run: Location, store: Store, settings: Settings, seed: int, planted: int = PLANTED) -> AuditFolder:
-    """The next audit of a finished run: RUN/audit-<attempt>.
+    """The next audit of a finished run: RUN/audit-<n>, at its share of the level that all audits of the store have.
 
     Raises StoreError where nothing is there to be audited, and where the same list was drawn before.
     """
@@ -77,10 +100,11 @@ def draw(run: Location, store: Store, settings: Settings, seed: int, planted: in
     sizes = rungs([int((score >= cut).sum()) for cut in looked.cuts], len(found))
     rng = np.random.default_rng((seed, len(attempts(run))))
     known = controls(looked.view, looked.choice, planted, rng)
-    point = settings.operating_point
-    promise = (point.target_precision, point.level)
     scored = table_hash(looked.view.scored)
-    made = drawn(run, looked.run_id, found, looked.round, known, sizes, promise, seed, scored=scored)
+    candidates = Candidates(looked.run_id, looked.round, found, sizes, known, scored)
+    attempt = max(len(attempts(run)), looks.audit(store, candidates.content, looked.run_id) or 0)
+    point = settings.operating_point
+    made = drawn(run, candidates, (point.target_precision, level_of_attempt(point.level, attempt)), attempt, seed)
     (Location.of(made.path) / HITS).write_table(looked.view.accepted(looked.choice, looked.cuts[-1]))
     return made
 
@@ -102,51 +126,47 @@ def draw_teaching(run: Location, store: Store, settings: Settings, count: int, s
     chosen = SelectedTable(near.take([at for _, _, at in sorted(order)[:count]]))
     if not len(chosen):
         raise StoreError(f"{run}: nothing is below the list: there is nothing to be taught")
-    return drawn(run, looked.run_id, chosen, looked.round, [], (), (0.5, 0.5), seed, TEACHING)
+    candidates = Candidates(looked.run_id, looked.round, chosen)
+    return drawn(run, candidates, (0.5, 0.5), len(attempts(run, TEACHING)), seed, TEACHING)
+
+
+def draw_detections(
+    out: Location, store: Store, found: SelectedTable, promise: tuple[float, float], seed: int
+) -> AuditFolder:
+    """An audit of anybody's finds (as_finds), all of them one list: OUT/audit-0. promise: the precision, and the level.
+
+    Raises StoreError where the same list was drawn before.
+    """
+    candidates = Candidates("detections", 0, found, (len(found),))
+    looks.audit(store, candidates.content, f"detections, into {out}")
+    return drawn(out, candidates, (promise[0], level_of_attempt(promise[1], 0)), 0, seed)
 
 
 def drawn(
-    folder: Location,
-    run_id: str,
-    found: SelectedTable,
-    round_index: int,
-    known: Iterable[tuple[Mapping[str, Any], bool]],
-    sizes: tuple[int, ...],
-    promise: tuple[float, float],
-    seed: int,
-    kind: str = AUDIT,
-    scored: str = "",
+    folder: Location, of: Candidates, promise: tuple[float, float], attempt: int, seed: int, kind: str = AUDIT
 ) -> AuditFolder:
-    """The next audit in a folder, or teaching deck.
-
-    found    the list, best first; sizes: its rungs
-    known    finds to be planted, and whether each is a lesion
-    promise  the precision, and the chance that it is broken
-    scored   hash of the tubelets that the list is of
-    """
+    """The next audit in a folder, or teaching deck. promise: the precision, and the chance that it is broken."""
     before = [AuditFolder.open(each) for each in attempts(folder, kind)]
-    salt = f"{run_id}-{seed}-{len(before)}"
+    salt = f"{of.run_id}-{seed}-{len(before)}"
 
     def named(row: Mapping[str, Any]) -> dict[str, Any]:
-        return {**row, "round": round_index, "find": find_id(row, salt)}
+        return {**row, "round": of.round, "find": find_id(row, salt)}
 
-    rows = [named(row) for row in found.to_pylist()]
-    lures = [(named(row), lesion) for row, lesion in known]
+    rows = [named(row) for row in of.found.to_pylist()]
+    lures = [(named(row), lesion) for row, lesion in of.known]
     ranked = [row["find"] for row in rows]
-    what = list_hash(f"{row['volume_id']}/{row['tubelet_id']}/{row['z']}" for row in rows)
-    if any(what == each.plan.content for each in before):
+    if any(of.content == each.plan.content for each in before):
         raise StoreError(f"{folder}: this very list was drawn already; a list has one audit, go on with that one")
-    deck = Deck.drawn(ranked, sizes, {row["find"]: lesion for row, lesion in lures}, seed + len(before))
     plan = Plan(
-        run_id=run_id,
-        attempt=len(before),
+        run_id=of.run_id,
+        attempt=attempt,
         target=promise[0],
-        level=level_of_attempt(promise[1], len(before)),
+        level=promise[1],
         seed=seed,
         list_hash=list_hash(ranked),
-        content=what,
-        scored=scored,
-        deck=deck,
+        content=of.content,
+        scored=of.scored,
+        deck=Deck.drawn(ranked, of.sizes, {row["find"]: lesion for row, lesion in lures}, seed + len(before)),
     )
     table = pa.Table.from_pylist([*rows, *(row for row, _ in lures)], FINDS)
     return AuditFolder.create(folder / f"{kind}-{len(before)}", plan, table)

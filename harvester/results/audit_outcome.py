@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 CERTIFIED: Final = "certified.json"
 """In an audit's folder, once its list is the run's harvest."""
+CERTIFIED_FINDS: Final = "certified.parquet"
+"""Beside it the finds themselves, where they are no run's."""
 WITH_ROUND: Final = SELECTED.append(FINDS.field("round"))
 
 
@@ -53,15 +55,30 @@ class Audited:
     round: int
     result: AuditResult
 
+    @property
+    def said(self) -> str:
+        """In words."""
+        audit = self.result
+        return (
+            f"{len(self.lesions)} lesions certified at {audit.target:g} (of {audit.size} finds {audit.reviewed} were "
+            f"read, {audit.right} right; at least {audit.bound:.3f} of them are)"
+        )
 
-def certify(run: Location) -> Audited:
-    """Write down that the newest audit's largest proven rung is the run's harvest. Raises StoreError where none is."""
-    folder = AuditFolder.newest(run)
+
+def certify(folder: AuditFolder) -> Audited:
+    """Write down that an audit's largest proven rung is certified. Raises StoreError where none is."""
     found = _audited(folder)
     if found is None:
-        raise StoreError(f"{folder.path}: {folder.plan.target:g} is not proven yet; harvester audit --run {run} status")
+        raise StoreError(f"{folder.path}: {folder.plan.target:g} is not proven yet; more finds must be read")
     (Location.of(folder.path) / CERTIFIED).write_text(found.result.model_dump_json(indent=1) + "\n")
     return found
+
+
+def certify_detections(folder: AuditFolder) -> str:
+    """Write what an audit of anybody's finds proved, a table for harvester evaluate, beside it; a line that says so."""
+    found, file = certify(folder), Location.of(folder.path) / CERTIFIED_FINDS
+    file.write_table(found.lesions.drop_columns(["round", "lpg_score", "lpc_score", "width_mm"]))
+    return f"{found.said}; {file}"
 
 
 def certified(run: Location, scored: ScoredTable) -> Audited | None:

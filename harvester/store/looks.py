@@ -1,10 +1,12 @@
-"""Who has looked at a store's V_M: every run that proved something on it, beside what people reviewed.
+"""Who has looked at a store: every run that proved something on its V_M, every list of which people audited a part.
 
-store/looks/<hash>.json   one look: the patients of V_M, and when it was first taken
+store/looks/<hash>.json    one look at V_M: its patients, and when it was first taken
+store/audits/<hash>.json   a list that was drawn to be audited: the run whose finds they are, and when
 
 A promise at 95 % is for one look. Whoever harvests the same archive with ten settings, and keeps what looks best, has
 looked ten times. A look is named by the hash of what was looked at, so that a run that goes on is not another one, and
-two that write at the same time write two objects.
+two that write at the same time write two objects. Audits of one archive share the level out in the same way; a list is
+drawn once, so that nobody begins anew with a luckier order.
 """
 
 import json
@@ -14,7 +16,7 @@ from numbers import Real
 from typing import Any, Final
 
 from harvester.config.fingerprint import settings_hash
-from harvester.errors import HarvesterError
+from harvester.errors import HarvesterError, StoreError
 from harvester.records import Split, rows_where, values
 from harvester.storage.location import Location
 from harvester.store.store import Store
@@ -22,6 +24,7 @@ from harvester.store.store import Store
 logger = logging.getLogger(__name__)
 
 FOLDER: Final = "looks"
+AUDITS: Final = "audits"
 
 
 def look(store: Store, *what: Any) -> int | None:
@@ -41,6 +44,24 @@ def look(store: Store, *what: Any) -> int | None:
         return None
     others = [seen for name, seen in looks.items() if name != mine and set(patients).intersection(seen["patients"])]
     return len([seen for seen in others if seen["at"] < looks[mine]["at"]])
+
+
+def audit(store: Store, content: str, run_id: str) -> int | None:
+    """Note that a list (named by its content) is drawn to be audited; how many others of this store were before.
+
+    None where the store cannot be written or read. Raises StoreError for a list that was drawn before.
+    """
+    folder, mine = store.path / AUDITS, f"{content}.json"
+    try:
+        before = folder.files()
+        if mine not in before:
+            (folder / mine).write_text(json.dumps({"run": run_id, "at": time.time()}))
+            return len(before)
+        run = (folder / mine).read_json(run=str) or {"run": "an unknown run"}
+    except (OSError, HarvesterError) as error:
+        logger.warning("%s: audits of other runs of this archive could not be counted: %s", store.path, error)
+        return None
+    raise StoreError(f"this very list was drawn already, of {run['run']}; a list has one audit, go on with that one")
 
 
 def said(earlier: int | None) -> str:

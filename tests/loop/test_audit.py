@@ -144,6 +144,23 @@ def test_a_list_with_too_many_wrong_ones_is_not_certified(
     assert "0.90 is not reached" in capsys.readouterr().out
 
 
+def test_audits_of_other_runs_of_the_store_share_the_level_and_draw_no_list_again(
+    refused: list[str], tmp_path: Path, harvested: Callable[..., History], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main([*refused, "draw"]) == 0
+    assert folder(tmp_path).plan.level == pytest.approx(0.8 * 0.05)
+    (tmp_path / "run").rename(tmp_path / "first")
+    harvested("generator", 99, STRICT)
+    assert main([*refused, "draw"]) == 1
+    assert not attempts(Location.of(tmp_path / "run"))
+    (tmp_path / "run").rename(tmp_path / "second")
+    monkeypatch.setattr("tests.loop.test_round_without_examples.BROKEN", ("vh_test-0",))
+    harvested("generator", 99, STRICT)
+    assert main([*refused, "draw"]) == 0
+    drawn = folder(tmp_path).plan
+    assert (len(drawn.deck.order), drawn.attempt, drawn.level) == (VOLUMES - 1, 1, pytest.approx(0.1 * 0.05))
+
+
 def test_a_run_that_is_not_what_was_audited_is_refused(
     refused: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from harvester.errors import StoreError
 from harvester.store import looks
 from harvester.store.looks import look, said
 from harvester.store.store import Store
@@ -63,3 +64,17 @@ def test_it_is_said_in_one_sentence() -> None:
     assert said(1) == "V_M has been looked at by 1 earlier run with other settings; the promise is for one"
     assert said(0) == "No run has looked at this V_M before"
     assert "could not be counted" in said(None)
+
+
+def test_audits_of_all_runs_are_counted_and_a_list_is_drawn_once(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = store.data_hash()
+    assert [looks.audit(store, name, "run1") for name in ("a", "b")] == [0, 1]
+    with pytest.raises(StoreError, match="drawn already, of run1"):
+        looks.audit(store, "a", "run2")
+    assert looks.audit(store, "c", "run2") == 2
+    assert Store.open(store.path).data_hash() == data
+    nowhere = replace(store, path=store.path / "manifest.parquet")
+    assert looks.audit(nowhere, "d", "run2") is None
+    assert "could not be counted" in caplog.text
