@@ -4,7 +4,7 @@ import errno
 import re
 from typing import Final
 
-from harvester.errors import StepError, StoreError
+from harvester.errors import HarvesterError, StepError, StoreError
 
 WORDINGS: Final = re.compile(
     r"out of memory"  # CUDA, HIP, NCCL, NNPACK
@@ -24,10 +24,21 @@ def out_of_memory(error: BaseException, unclear: bool = True) -> bool:
 
     unclear     whether oneDNN's words count. Who halves a batch takes them for memory, and where one item alone fails
                 ends with an error that names this one.
+
+    So does what fails while such an error is handled: torch.fx imports half of torch to tell where one came from.
     """
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, HarvesterError):
+        if _says_so(seen, unclear):
+            return True
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
+    return False
+
+
+def _says_so(error: BaseException, unclear: bool) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    if isinstance(error, RuntimeError):
+    if isinstance(error, RuntimeError | ImportError):  # a shared library takes room as well
         text = str(error)
         said = WORDINGS.search(text) or (unclear and OF_ONEDNN.search(text))
         return type(error).__name__ == "OutOfMemoryError" or bool(said)  # torch's own

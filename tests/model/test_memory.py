@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from harvester.errors import StepError
 from harvester.models.memory import out_of_memory
 
 NO_MEMORY = (
@@ -90,3 +91,25 @@ def test_what_libraries_raise_today_is_known() -> None:
     with pytest.raises(MemoryError) as of_arrow:
         pa.allocate_buffer(too_much)
     assert [out_of_memory(raised.value) for raised in (of_numpy, of_torch, of_mmap, of_arrow)] == [True] * 4
+
+
+def raised_while_handling(first: Exception, second: Exception, hidden: bool = False) -> Exception:
+    """The second error, as Python leaves it when it is raised in an `except` for the first."""
+    second.__context__, second.__suppress_context__ = first, hidden
+    return second
+
+
+def test_what_fails_while_no_memory_is_handled_is_no_memory() -> None:
+    # torch.fx imports torch._dynamo to say where a RuntimeError came from, and that import finds no memory either.
+    none = RuntimeError(NO_MEMORY[3])
+    assert out_of_memory(raised_while_handling(none, SystemError("error return without exception set")))
+    assert out_of_memory(raised_while_handling(MemoryError(), KeyError("x")))
+    assert not out_of_memory(raised_while_handling(none, KeyError("x"), hidden=True))
+    assert not out_of_memory(raised_while_handling(ValueError("x"), KeyError("y")))
+    # An error of ours says all that there is to say.
+    assert not out_of_memory(raised_while_handling(none, StepError("not even one fits")))
+
+
+def test_a_library_that_finds_no_room_when_it_is_loaded_is_no_memory() -> None:
+    assert out_of_memory(ImportError("libx.so: failed to map segment from shared object: Cannot allocate memory"))
+    assert not out_of_memory(ImportError("No module named 'x'"))
