@@ -128,8 +128,6 @@ class InsertionSettings(Section):
 class DicomSettings(Section):
     """Which DICOM series are taken, and which objects' marks (datasets/archive/dicom.py)."""
 
-    min_slices: int = Field(8, ge=1)
-    slice_spacing_mm: PositiveRange = Field((0.3, 10.0), description="least and most, by positions")
     refused_image_types: tuple[str, ...] = Field(
         (
             "3D", "AVERAGE", "COR", "CORONAL", "CPR", "CURVED", "DOSE", "DOSE_INFO", "FUSED", "FUSION", "MINIP",
@@ -151,6 +149,30 @@ class DicomSettings(Section):
     machine_marks: bool = Field(
         False, description="take marks that a program made and nobody verified as the clinic's own"
     )
+    lesion_names: str = Field(
+        "[ipn]?gtv[a-z]*|lesions?|tumou?rs?|nodules?|nodul|mass|masses|metast[a-z]*|mets?|neoplas[a-z]*|cancers?|"
+        "carcinomas?|sarcomas?|lymphomas?|malignan[a-z]*|tumeurs?|nodulos?|lesiones|lesao|herd",
+        description="pattern of words in the name of a region (RTSTRUCT) or segment (SEG) that is a lesion, where no "
+        "code or type says so; digits and signs part words",
+    )
+    other_names: str = Field(
+        "lungs?|liver|hearts?|kidneys?|spleen|pancreas|stomach|bowel|colon|rectum|bladder|prostate|uterus|oesophagus|"
+        "esophagus|trachea|bronch[a-z]*|aorta|vein|veins|artery|arteries|vessels?|cord|spinal|spine|vertebra[a-z]*|"
+        "ribs?|bones?|skeleton|muscles?|fat|skin|body|external|outline|patient|couch|table|brain|brainstem|eyes?|lens|"
+        "parotids?|mandible|larynx|thyroid|femurs?|femoral|hips?|pelvis|sternum|breasts?|chest|abdomen|head|oral|"
+        "cavity|optic|chiasm|pituitary|cochlea|plexus|skull|sacrum|duodenum|gallbladder|adrenals?|iso|isocentre|"
+        "isocenter|marker|markers|poi|bolus|artifacts?|artefacts?|background|air|lumen|thorax|mediastinum|carina",
+        description="the same of what is surely none: other names leave in doubt whether a lesion was marked, and "
+        "their scan does not count as completely marked",
+    )
+    lesion_codes: tuple[str, ...] = Field(
+        (), description="code values (SNOMED CT and others) of segments that are lesions, besides the known ones"
+    )
+
+    @field_validator("lesion_names", "other_names")
+    @classmethod
+    def _are_patterns(cls, text: str) -> str:
+        return cls._is_pattern(text)
 
     @field_validator("soft_kernels")
     @classmethod
@@ -174,6 +196,13 @@ class ArchiveSettings(Section):
         description="which lesions of completely marked scans the clinic had marked: as the tables say (given), or the "
         "largest ones, as many per volume as V_H has (largest); auto draws where marks cannot say it: masks, DICOM "
         "objects, tables without `clinical`",
+    )
+    min_slices: int = Field(8, ge=1)
+    slice_spacing_mm: PositiveRange = Field((0.3, 10.0), description="least and most, by positions or affine")
+    nifti_form: Literal["auto", "sform", "qform"] = Field(
+        "auto",
+        description="which affine of a NIfTI counts; auto takes the sform, else the qform, and refuses a scan whose "
+        "spacings they, or they and pixdim, give otherwise",
     )
     max_voxels: int = Field(
         1000 * 1024 * 1024,

@@ -10,11 +10,14 @@ from harvester.datasets.discovery import Discovery
 from harvester.errors import StoreError
 from harvester.records import Reject
 from harvester.store.commit import DRAWN
+from harvester.store.same_voxels import SAME_VOXELS
 
 Row = dict[str, Any]
 
 TRY_AGAIN: Final = "try_again"
 """The reason of a reject whose reading failed for what may be over at the next start."""
+AT_THE_END: Final = (TRY_AGAIN, SAME_VOXELS)
+"""Reasons that say nothing of the next start."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Inventory:
     def still_refused(self, earlier: Iterable[Reject]) -> list[Reject]:
         """Those of earlier refusals that hold: of files that are as they were, for what they are."""
         now = set(self.source_hashes.values())
-        return [each for each in earlier if each.source_hash in now and each.reason != TRY_AGAIN]
+        return [each for each in earlier if each.source_hash in now and each.reason not in AT_THE_END]
 
 
 def identity_of(settings: Settings) -> str:

@@ -69,9 +69,9 @@ def stored_grid(volume: Mapping[str, Any]) -> FileGrid:
     return FileGrid(slices, np.diag([*spacing, 1.0]))
 
 
-def nifti_grid(file: Path, volume: Mapping[str, Any], max_voxels: int) -> FileGrid:
+def nifti_grid(file: Path, volume: Mapping[str, Any], max_voxels: int, form: str = "auto") -> FileGrid:
     """The grid of a NIfTI file, which must still be that of the stored volume. Raises VolumeError."""
-    header = read_header(file, volume["volume_id"], max_voxels)
+    header = read_header(file, volume["volume_id"], max_voxels, form)
     grid = FileGrid(SliceMap.of(header.orientation()), RAS_TO_LPS @ header.affine_ras, nifti=header)
     return _checked(grid, volume)
 

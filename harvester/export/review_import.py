@@ -6,7 +6,6 @@ Key_slice_index; in COCO it is what its annotations have now. Messages name rows
 own ids.
 """
 
-import csv
 import json
 import math
 import re
@@ -22,6 +21,7 @@ from harvester.export.dl_info import first_slice
 from harvester.imaging.slice_map import SliceMap
 from harvester.labels.columns import refuse_columns
 from harvester.labels.reviewed import VERDICTS, Verdict
+from harvester.labels.sheets import read_sheet, text_of
 from harvester.records import Placed, Source
 
 NEEDED: Final = (
@@ -36,21 +36,22 @@ def read_review(file: Path) -> list[Verdict]:
     """The verdicts in a reviewed DL_info.csv or annotations.json. Raises LabelError with the row at fault."""
     try:
         if file.suffix.lower() == ".json":
-            return _from_coco(json.loads(file.read_text(encoding="utf-8")), file.name)
-        with file.open(newline="", encoding="utf-8-sig") as lines:
-            return _from_csv(csv.DictReader(lines, restval=""), file.name)
-    except OSError as error:
-        raise LabelError(f"{file.name}: cannot be read ({error.strerror})") from None
-    except (UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
-        raise LabelError(f"{file.name}: is neither CSV nor JSON in UTF-8 ({type(error).__name__})") from None
+            return _from_coco(json.loads(text_of(file)), file.name)
+        return _from_csv(file)
+    except json.JSONDecodeError as error:
+        raise LabelError(f"{file.name}: is neither CSV nor JSON ({type(error).__name__})") from None
 
 
-def _from_csv(table: "csv.DictReader[str]", name: str) -> list[Verdict]:
-    lacking = [column for column in NEEDED if column not in (table.fieldnames or ())]
+def _from_csv(file: Path) -> list[Verdict]:
+    names, rows = read_sheet(file, NEEDED)
+    lacking = [column for column in NEEDED if column not in names]
     if lacking:
-        raise LabelError(f"{name}: lacks the columns {', '.join(lacking)}; want the table of harvester export --to csv")
-    refuse_columns(name, table.fieldnames or (), NEEDED, others=True)
-    return [verdict for row in table if (verdict := _row_verdict(row, f"{name} line {table.line_num}"))]
+        raise LabelError(
+            f"{file.name}: lacks the columns {', '.join(lacking)}; want the table of harvester export --to csv"
+        )
+    refuse_columns(file.name, names, NEEDED, others=True)
+    whole = dict.fromkeys(names, "")
+    return [each for line, row in rows if (each := _row_verdict(whole | row, f"{file.name} line {line}"))]
 
 
 def _row_verdict(row: Mapping[str, str], where: str) -> Verdict | None:

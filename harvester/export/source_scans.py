@@ -18,7 +18,7 @@ class SourceScans:
         # The archive may have grown: a better reconstruction must not hide the one that was stored.
         dicom = settings.dicom.model_copy(update={"reconstructions": "all"})
         cases = archive.discover(root, settings.model_copy(update={"dicom": dicom}), seed, salt).cases
-        self._max_voxels = settings.max_voxels
+        self._max_voxels, self._form = settings.max_voxels, settings.nifti_form
         self._files = {case.volume_id: [root / file for file in case.files] for case in cases}
 
     def require(self, volume_ids: Iterable[str]) -> None:
@@ -37,5 +37,5 @@ class SourceScans:
         if not files:
             raise VolumeError("missing", f"volume {volume['volume_id']}: no scan under --source")
         if is_nifti(files[0].name):
-            return nifti_grid(files[0], volume, self._max_voxels)
+            return nifti_grid(files[0], volume, self._max_voxels, self._form)
         return dicom_grid(files, volume)

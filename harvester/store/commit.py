@@ -1,6 +1,7 @@
 """From shards to a finished store: its tables, and what it was made from."""
 
 import json
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from operator import itemgetter
@@ -10,8 +11,11 @@ from harvester.errors import StoreError
 from harvester.labels.clinical import draw_clinical
 from harvester.records import PARTLY_MARKED, Mark, Reject, Split
 from harvester.storage.location import Location, writing
+from harvester.store.same_voxels import without_twins
 from harvester.store.shard_plan import ShardNote
 from harvester.store.store import Store, finish_store
+
+logger = logging.getLogger(__name__)
 
 STAMP: Final = "prepared.json"
 DRAWN: Final = "volumes_with_drawn_marks"
@@ -28,19 +32,25 @@ def commit_store(
 ) -> Store:
     """Write the tables, in the order of ids, whatever shard a volume is in; `inputs`: what it was all made from.
 
+    Of volumes with the same voxels one is in them (same_voxels.py).
+
     unflagged  volumes of whose lesions nobody says which are clinical: they are drawn (labels/clinical.py)
     """
-    manifest = [row for note in notes for row in note.manifest]
+    made = [row for note in notes for row in note.marks]
+    manifest, twins = without_twins([row for note in notes for row in note.manifest], made)
+    for each in twins:
+        logger.warning("%s", each.message)
     splits = {row["volume_id"]: row["split"] for row in manifest}
-    rows = sorted((row for note in notes for row in note.marks), key=itemgetter("volume_id"))
+    rows = sorted((row for row in made if row["volume_id"] in splits), key=itemgetter("volume_id"))
     marks = [Mark(**row) for row in draw_clinical(rows, manifest, unflagged, seed)]
     known = [mark for mark in marks if is_known(mark.clinical, splits[mark.volume_id])]
     hidden = [mark for mark in marks if splits[mark.volume_id] in (Split.VH_TEST, Split.VD_TEST)]
-    ignore = sorted((row for note in notes for row in note.ignore), key=itemgetter("volume_id"))
+    ignored = (row for note in notes for row in note.ignore if row["volume_id"] in splits)
+    ignore = sorted(ignored, key=itemgetter("volume_id"))
     with writing(folder):
         (folder / "manifest.parquet").delete()  # not a store until it has its tables again
         (folder / STAMP).write_bytes(json.dumps(inputs).encode())
-    return finish_store(folder, manifest, known, hidden, [asdict(each) for each in refused], ignore)
+    return finish_store(folder, manifest, known, hidden, [asdict(each) for each in (*refused, *twins)], ignore)
 
 
 def is_known(clinical: bool, split: str) -> bool:

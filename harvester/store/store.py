@@ -15,7 +15,6 @@ store/                        a folder on a disk or in an object store (storage/
 
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -118,12 +117,12 @@ class Store:
         return settings_hash(*[sorted(json.dumps(row, sort_keys=True) for row in table) for table in tables])
 
     def is_whole(self) -> bool:
-        """Whether each shard is there with as many bytes as its volumes take."""
-        wanted: Counter[str] = Counter()
-        for shard, size in zip(values(self.manifest["shard"]), values(self.manifest["bytes"]), strict=True):
-            wanted[shard] += size
+        """Whether each shard is there as far as its volumes reach; one may hold others that are in no table."""
+        wanted: dict[str, int] = {}
+        for shard, *span in zip(*(values(self.manifest[name]) for name in ("shard", "offset", "bytes")), strict=True):
+            wanted[shard] = max(sum(span), wanted.get(shard, 0))
         found = (self.path / "shards").sizes()
-        return all(found.get(shard) == size for shard, size in wanted.items())
+        return all(found.get(shard, -1) >= size for shard, size in wanted.items())
 
     def _table(self, kind: Callable[[pa.Table], Kind], name: str) -> Kind:
         """A table of the store, without rows where it has none."""

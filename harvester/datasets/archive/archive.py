@@ -3,7 +3,8 @@
 Scans       .nii and .nii.gz files (nifti.py) and DICOM CT series, in folders of any depth.
 marks.csv   one row per box, all in the file's own voxels from 0, ends inclusive: `file` (path in the archive of
             the NIfTI file or of the series' folder, or a SeriesInstanceUID), `z`, `x1`, `y1`, `x2`, `y2`; z is
-            the index of the file's third axis, in DICOM of the slices ascending along their normal. Optional:
+            the index of the file's third axis, in DICOM of the series' files ascending along their normal; where
+            `file` is one slice's file or SOPInstanceUID, z is empty. Optional:
             `clinical` (1 for a lesion that the clinic had marked, 0 for one that only who marked everything found;
             default 1), `kind`, `lesion` (rows of a scan with the same word are one lesion on several slices, its mark
             is the largest box).
@@ -25,7 +26,7 @@ every other one to vh. Ids are salted hashes; files are named by no message.
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -35,23 +36,30 @@ from harvester.config.settings import Settings
 from harvester.datasets.archive import dicom as archive_dicom
 from harvester.datasets.archive import nifti as archive_nifti
 from harvester.datasets.archive.coco import read_coco
-from harvester.datasets.archive.marks import WITH_MASKS, is_unflagged, marked_once, stored_marks
+from harvester.datasets.archive.marks import (
+    WITH_MASKS,
+    WITH_OBJECTS,
+    is_unflagged,
+    marked_once,
+    refuse_doubtful,
+    renumbered,
+    stored_marks,
+)
 from harvester.datasets.archive.nifti import check_scans, is_nifti
 from harvester.datasets.archive.splits import Assigned, assign
-from harvester.datasets.archive.tables import MarkRow, ScanFiles, read_tables
+from harvester.datasets.archive.tables import MarkRow, ScanFiles, ScanNames, read_tables
 from harvester.datasets.discovery import LOOKS, Dataset, Discovery, LoadedVolume, contents_of, root_of, salted_hash
 from harvester.datasets.file_walk import list_files
 from harvester.errors import VolumeError, about_volume
 from harvester.imaging.dicom.mark_objects import read_object_marks
 from harvester.imaging.dicom.reader import read_series
 from harvester.imaging.plausible import check_hounsfield
+from harvester.labels.dicom.rules import MarkRules
 from harvester.records import Mark, Split, Volume
 
 logger = logging.getLogger(__name__)
 
 DEFAULTS: Final = ArchiveSettings()
-WITH_OBJECTS: Final = ("auto", "objects")
-"""data.archive.marks with which DICOM objects give marks."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +68,8 @@ class ArchiveCase:
 
     marks         in the files' own voxels
     split_origin  given by the tables, or drawn
-    objects       DICOM files that may mark the scan; machine_marks: those of programs count too
+    objects       DICOM files that may mark the scan
+    skipped       which of the scan's slices, as marks count them, are left out
     contents      of all these files, at the look (contents_of)
     """
 
@@ -73,7 +82,7 @@ class ArchiveCase:
     mask: str = ""
     split_origin: str = "drawn"
     objects: list[str] = field(default_factory=list)
-    machine_marks: bool = False
+    skipped: list[int] = field(default_factory=list)
     contents: str = ""
 
 
@@ -92,7 +101,7 @@ def discover(root: Path, settings: ArchiveSettings, seed: int, salt: str) -> Dis
     """
     files = list_files(root)
     nifti, dicom = (each.index(root, files, settings, salt) for each in (archive_nifti, archive_dicom))
-    names = nifti.names | dicom.names
+    names = ScanNames(nifti.names | dicom.names, dicom.slice_of)
     known = read_tables(root, names, settings.marks)
     if settings.marks in ("auto", "coco"):
         read_coco(root, names, known)
@@ -102,10 +111,12 @@ def discover(root: Path, settings: ArchiveSettings, seed: int, salt: str) -> Dis
     for each in scans:
         each.known = known.get(each.key, each.known)
         each.patient = each.known.patient or each.patient
+        if each.doubtful:
+            each.known = replace(each.known, complete=False)
     # Before scans are refused: one that is mended later moves nobody's split.
     splits = assign(scans, settings.vh_test_share, seed)
     _warn_of_patients(scans)
-    for check in (marked_once, check_scans):
+    for check in (refuse_doubtful, marked_once, check_scans):
         scans, bad = check(scans, settings, salt)
         rejects += bad
     with ThreadPoolExecutor(LOOKS) as pool:
@@ -158,8 +169,9 @@ def _read(case: ArchiveCase, root: Path, settings: ArchiveSettings) -> tuple[Vol
         mask = root / case.mask if case.mask else None
         return archive_nifti.read_marked(files[0], mask, case.marks, case.volume_id, case.patient_id, settings)
     series = read_series(files, case.volume_id, case.patient_id)
-    marks = stored_marks(series.volume, series.assembled.slices, case.marks)
-    found = read_object_marks(series, [root / file for file in case.objects], case.machine_marks)
+    marks = stored_marks(series.volume, series.assembled.slices, renumbered(case.marks, case.skipped, case.volume_id))
+    rules = MarkRules.of(settings.dicom)
+    found = read_object_marks(series, [root / file for file in case.objects], rules)
     if marks and found:
         raise VolumeError(
             "two_sources",
@@ -182,6 +194,6 @@ def _case(root: Path, each: ScanFiles, assigned: Assigned, settings: ArchiveSett
         mask="".join(file.relative_to(root).as_posix() for file in mask),
         split_origin=assigned.origin,
         objects=objects,
-        machine_marks=each.machine_marks,
+        skipped=each.skipped,
         contents=contents_of(each.files, [*mask, *(root / file for file in objects)]),
     )

@@ -3,23 +3,39 @@
 `index` reads every header once; `SeriesIndex.take` picks among reconstructions when the tables are known.
 """
 
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache, cached_property
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from harvester.config.data import ArchiveSettings
+from harvester.datasets.archive.marks import WITH_OBJECTS
 from harvester.datasets.archive.tables import ScanFiles
 from harvester.datasets.discovery import salted_hash
 from harvester.datasets.file_walk import FileList
-from harvester.errors import VolumeError
-from harvester.imaging.dicom.header import Header, read_headers
-from harvester.imaging.dicom.series import Series, checked, chosen, gather
+from harvester.imaging.dicom.file import silence_dicom_loggers
+from harvester.imaging.dicom.header import THREADS, Header, read_headers
+from harvester.imaging.dicom.mark_objects import look_at
+from harvester.imaging.dicom.series import Series, chosen, folder_of, gather, in_order, scans_of
+from harvester.labels.dicom.rules import MarkRules, Passed, doubtful
 from harvester.records import Reject
 
 TABLES: Final = ("marks.csv", "volumes.csv", "marks.json", "annotations.json")
 OTHERS: Final = (".nii", ".nii.gz")
 """What other parts of the archive read."""
+FOREIGN: Final = {
+    "packed": (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar", ".gz", ".bz2", ".xz"),
+    "other_format": (".mhd", ".mha", ".raw", ".zraw", ".nrrd", ".nhdr", ".hdr", ".img", ".mgz", ".npy", ".npz"),
+    "tables_not_read": (".json", ".csv", ".tsv", ".xls", ".xlsx", ".xml"),
+}
+"""By the ending of a file that is no DICOM: it may hold scans or marks."""
+PASSED_OVER: Final = (
+    "parts of a DICOM object that give no mark, and may be lesions; their scan does not count as completely marked. "
+    "See data.archive.dicom.lesion_names, other_names, lesion_codes and machine_marks, or take the object out"
+)
 ADVICE: Final = {
     "derived": "no images of a scanner (ImageType); data.archive.dicom.refused_image_types lists such",
     "dicomdir": "a DICOMDIR; not needed, every file is looked at",
@@ -31,14 +47,19 @@ ADVICE: Final = {
     "no_permission": "files or folders that may not be read; let this user read them",
     "no_pixel_data": "CT objects without pixels; export the series again",
     "no_rescale": "no RescaleSlope and RescaleIntercept, so no Hounsfield units; export the series again",
-    "no_series": "marks that refer to no series that was taken; nothing to do, or add the series",
+    "no_series": "marks that refer to no series that was taken: they are lost; add it, or see why it is refused",
     "not_ct": "images of another modality; nothing to do",
-    "not_dicom": "files that are not DICOM; nothing to do",
+    "not_dicom": "files that are not DICOM, NIfTI or a known table, by their endings neither scans nor marks",
     "not_grey": "images that are not grey with 16 bits; nothing to do",
     "not_hu": "values that are no Hounsfield units (RescaleType); nothing to do",
+    "other_format": "scans of a format that is not read (MetaImage, NRRD, Analyze and others); convert them to NIfTI, "
+    "with SimpleITK for example",
     "odd_slices": "slices of another size, spacing or orientation than most of their series; left out",
     "other_reconstruction": "another reconstruction of an acquisition that was taken; "
     "data.archive.dicom.reconstructions = all takes each",
+    "packed": "packed files; unpack them",
+    "tables_not_read": "tables or texts by their endings; marks are read from marks.csv, volumes.csv and COCO's "
+    "marks.json or annotations.json in the archive's root",
     "secondary_capture": "secondary captures or other classes that are no CT image; nothing to do",
     "unreadable": "a broken file; export it again, or delete it",
 }
@@ -49,10 +70,11 @@ class SeriesIndex:
     """The DICOM series of an archive by their headers.
 
     root     of the archive
-    series   what may be taken, checked, by UID
+    series   what may be taken, checked, by key
     objects  files that may hold marks, as headers
     rejects  what is refused whatever the tables say
-    names    what a table may call a series: its UID, or a folder that it has for itself; refused ones too
+    names    key of what a table may call a series: its key, its UID, or a folder that it has for itself; refused ones
+             too, "" for what several have
     """
 
     root: Path
@@ -61,6 +83,18 @@ class SeriesIndex:
     rejects: Sequence[Reject]
     names: dict[str, str]
 
+    def slice_of(self, name: str) -> tuple[str, int] | None:
+        """Key and slice, as tables count them, by a slice's file or SOPInstanceUID."""
+        return self._slices.get(name)
+
+    @cached_property
+    def _slices(self) -> dict[str, tuple[str, int]]:
+        found: dict[str, tuple[str, int]] = {}
+        for key, each in self.series.items():
+            for z, part in enumerate(in_order(each)):
+                found |= {part.file: (key, z), part.sop: (key, z)}
+        return found
+
     def take(
         self, named: Collection[str], settings: ArchiveSettings, salt: str
     ) -> tuple[list[ScanFiles], list[Reject]]:
@@ -68,37 +102,106 @@ class SeriesIndex:
 
         Of several reconstructions those are taken that are marked, or `named`: keys of what the tables name.
         """
-        marked = {uid for each in self.objects for uid in each.refers}
-        taken = chosen(list(self.series.values()), marked | set(named), settings.dicom)
-        scans = {each.uid: self._scan(each, settings.dicom.machine_marks) for each in taken}
+        named_by_objects = {uid for each in self.objects for uid in each.refers}
+        marked = {key for key, each in self.series.items() if each.uid in named_by_objects}
+        taken = {each.key: each for each in chosen([*self.series.values()], marked | set(named), settings.dicom)}
+        scans = {key: self._scan(each) for key, each in taken.items()}
         left = {
-            (uid, "other_reconstruction"): len(each.slices) for uid, each in self.series.items() if uid not in scans
+            (key, "other_reconstruction"): len(each.slices) for key, each in self.series.items() if key not in scans
         }
-        for each in self.objects:
-            used = sorted(each.refers & scans.keys())
-            for uid in used:
-                scans[uid].objects.append(each.file)
-            if not used:
+        passed: list[Reject] = []
+        for each, seen in zip(self.objects, self._seen(taken, settings), strict=True):
+            for key in seen:
+                scans[key].objects += [each.file] if each.kind == "object" else []
+            if each.kind == "unread" and not any(counts.total() for counts in seen.values()):
+                left[each.file, "no_image"] = 1
+            elif not seen:
                 left[each.file, "no_series"] = 1
-        return list(scans.values()), [*self.rejects, *_rejected_rows(left, salt)]
+            passed += _passed_over(each.file, seen, scans, salt)
+        return list(scans.values()), [*self.rejects, *_rejected_rows(left, salt), *passed]
 
-    def _scan(self, series: Series, machine_marks: bool) -> ScanFiles:
+    def _seen(self, taken: Mapping[str, Series], settings: ArchiveSettings) -> list[dict[str, Counter[Passed]]]:
+        """Of each object the scans that it marks, and what of it gives no lesion there."""
+        owners = _Owners(taken)
+        if settings.marks not in WITH_OBJECTS:
+            return [{key: Counter() for key in owners.named(each)} for each in self.objects]
+        rules = MarkRules.of(settings.dicom)
+        with silence_dicom_loggers(), ThreadPoolExecutor(THREADS) as pool:
+            return [*pool.map(lambda each: self._judged(each, owners, rules), self.objects)]
+
+    def _judged(self, header: Header, owners: "_Owners", rules: MarkRules) -> dict[str, Counter[Passed]]:
+        keys = owners.named(header)
+        if not keys and header.refers:
+            return {}
+        look = look_at(self.root / header.file)
+        if look is None:
+            return {key: Counter() for key in keys}
+        keys = owners.narrowed(look.sops, keys, header.frame)
+        return {key: look.passed_over(owners.sops(key), owners.taken[key].first.frame, rules) for key in keys}
+
+    def _scan(self, series: Series) -> ScanFiles:
         files = [self.root / each.file for each in series.slices]
-        return ScanFiles(series.uid, series.first.patient, files, set(), machine_marks=machine_marks)
+        return ScanFiles(series.key, series.first.patient, files, set(), skipped=list(series.skipped))
+
+
+class _Owners:
+    """Which scans an object marks. A series' slices are looked through when they are first asked for."""
+
+    def __init__(self, taken: Mapping[str, Series]) -> None:
+        self.taken = taken
+        self.of_uid: dict[str, list[str]] = defaultdict(list)
+        for key, each in sorted(taken.items()):
+            self.of_uid[each.uid].append(key)
+        self.sops = cache(lambda key: frozenset(each.sop for each in taken[key].slices))
+
+    def named(self, header: Header) -> list[str]:
+        """The scans of the series that an object names."""
+        return [key for uid in sorted(header.refers) for key in self.of_uid.get(uid, ())]
+
+    def narrowed(self, sops: Collection[str], named: Sequence[str], frame: str) -> list[str]:
+        """Of a series that holds several scans, those whose slices the object names. Of an object that names no series
+        those whose slices it names, else the one in its frame of reference."""
+        if named and len(named) == len({self.taken[key].uid for key in named}):
+            return [*named]
+        ours = [key for key in named or sorted(self.taken) if not self.sops(key).isdisjoint(sops)]
+        if ours or named:
+            return ours or [*named]
+        framed = [key for key, each in self.taken.items() if frame and each.first.frame == frame]
+        return framed if len(framed) == 1 else []
+
+
+def _passed_over(
+    file: str, seen: Mapping[str, Counter[Passed]], scans: Mapping[str, ScanFiles], salt: str
+) -> list[Reject]:
+    """A row for an object that may hold more lesions than are read of it; its scans are not completely marked."""
+    worst: Counter[Passed] = Counter()
+    for key, passed in seen.items():
+        count = doubtful(passed, segmented=len(scans[key].objects) > 1)
+        scans[key].doubtful += count
+        worst = max(worst, passed, key=lambda each: doubtful(each, segmented=False)) if count else worst
+    if not worst:
+        return []
+    causes = ", ".join(f"{count} {why}" for why, count in sorted(worst.items()))
+    return [Reject(salted_hash(file, salt), "marks_passed_over", f"{causes}: {PASSED_OVER}")]
 
 
 def index(root: Path, listed: FileList, settings: ArchiveSettings, salt: str) -> SeriesIndex:
     """Every listed file under `root` by its header. Nothing is raised for a bad one, nothing read of pixels
-    (but of two files with one UID)."""
-    files = [file for file in listed.files if file.lower() not in TABLES and not file.lower().endswith(OTHERS)]
+    (but of two files with one UID). What macOS puts beside files is left out."""
+    wanted = [file for file in listed.files if not _is_of_macos(file)]
+    files = [file for file in wanted if file.lower() not in TABLES and not file.lower().endswith(OTHERS)]
     found = gather(read_headers(root, files, settings.dicom))
     found.rejected.update((file, "link") for file in listed.links if not file.lower().endswith(OTHERS))
     found.rejected.update((file, "no_permission") for file in listed.unreadable)
     good, bad = _sifted(found.series, root, settings, salt)
-    series = {each.uid: each for each in good}
-    return SeriesIndex(
-        root, series, found.objects, [*bad, *_rejected_rows(found.rejected, salt)], _names(found.folders, series.keys())
-    )
+    series = {each.key: each for each in good}
+    rejects = [*bad, *_rejected_rows(found.rejected, salt)]
+    return SeriesIndex(root, series, found.objects, rejects, _names(found.folders, good))
+
+
+def _is_of_macos(file: str) -> bool:
+    parts = PurePosixPath(file).parts
+    return parts[-1].startswith("._") or parts[-1] == ".DS_Store" or "__MACOSX" in parts
 
 
 def _sifted(
@@ -106,19 +209,20 @@ def _sifted(
 ) -> tuple[list[Series], list[Reject]]:
     good, bad = [], []
     for each in found:
-        try:
-            good.append(checked(each, root, settings))
-        except VolumeError as error:
-            message = f"a series of {len(each.slices)} files: {error}"
-            bad.append(Reject(salted_hash(each.uid, salt), error.reason, message))
+        scans, refused = scans_of(each, root, settings)
+        good += scans
+        bad += [
+            Reject(salted_hash(part.key, salt), error.reason, f"a series of {len(part.slices)} files: {error}")
+            for part, error in refused
+        ]
     return good, bad
 
 
 def _rejected_rows(rejected: Mapping[tuple[str, str], int], salt: str) -> list[Reject]:
-    """A row per series and reason; what is no DICOM in one row, whatever its number."""
-    foreign = sum(files for (_, reason), files in rejected.items() if reason == "not_dicom")
-    counts = {key: files for key, files in rejected.items() if key[1] != "not_dicom"}
-    counts["not_dicom", "not_dicom"] = foreign
+    """A row per series and reason; what is no DICOM in a row per ending that says what to do, whatever its number."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for (name, reason), files in rejected.items():
+        counts[(_foreign(name),) * 2 if reason == "not_dicom" else (name, reason)] += files
     return [
         Reject(salted_hash(uid, salt), reason, f"{files} files: {ADVICE[reason]}")
         for (uid, reason), files in counts.items()
@@ -126,11 +230,18 @@ def _rejected_rows(rejected: Mapping[tuple[str, str], int], salt: str) -> list[R
     ]
 
 
-def _names(folders: Mapping[str, Collection[str]], good: Collection[str]) -> dict[str, str]:
-    """UIDs, and folders that hold one series: one that may be taken, or else one that is refused."""
-    names = {uid: uid for uids in folders.values() for uid in uids}
-    for folder, uids in folders.items():
-        inside = [uid for uid in uids if uid in good] or list(uids)
-        if len(inside) == 1:
-            names[folder] = inside[0]
-    return names
+def _foreign(name: str) -> str:
+    """The reason of a file that is no DICOM, by its ending."""
+    lower = name.lower()
+    return next((reason for reason, endings in FOREIGN.items() if lower.endswith(endings)), "not_dicom")
+
+
+def _names(folders: Mapping[str, Collection[str]], good: Sequence[Series]) -> dict[str, str]:
+    """Keys, UIDs, and folders that hold one scan: one that may be taken, or else one that is refused."""
+    keys_of: dict[str, set[str]] = defaultdict(set)
+    for each in good:
+        for name in {each.key, each.uid, *(folder_of(part.file) for part in each.slices)}:
+            keys_of[name].add(each.key)
+    refused: dict[str, set[str]] = {uid: {uid} for uids in folders.values() for uid in uids}
+    refused |= {folder: set(uids) for folder, uids in folders.items() if len(uids) == 1}
+    return {name: min(keys) if len(keys) == 1 else "" for name, keys in (refused | keys_of).items()}

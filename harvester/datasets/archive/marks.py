@@ -15,6 +15,8 @@ DRAWN_IN: Final = (Split.VM, Split.VH_TEST)
 """What is completely marked, and rehearses or hides the lesions that the clinic had not marked."""
 WITH_MASKS: Final = ("auto", "mask")
 """data.archive.marks with which label masks are marks."""
+WITH_OBJECTS: Final = ("auto", "objects")
+"""... with which DICOM objects give marks."""
 ROUNDING_PX: Final = 0.01
 """A box that ends this far outside the image ends at its edge: x + width is rounded."""
 
@@ -31,6 +33,37 @@ def marked_once(
         else:
             kept.append(each)
     return kept, rejects
+
+
+def refuse_doubtful(
+    scans: Iterable[ScanFiles], settings: ArchiveSettings, salt: str
+) -> tuple[list[ScanFiles], list[Reject]]:
+    """Refuse scans that a table gives to V_M or V_H^test although some of their marks may not have been read."""
+    kept, rejects = [], []
+    for each in scans:
+        if each.doubtful and each.known.split in DRAWN_IN:
+            hashed = salted_hash(each.key, salt)
+            message = (
+                f"volume v{hashed}: a table gives it to {each.known.split}, where every lesion is marked, but "
+                f"{each.doubtful} parts of its DICOM objects may be lesions and give no mark (rows marks_passed_over); "
+                "give it to vh, or see to those"
+            )
+            rejects.append(Reject(hashed, "not_complete", message))
+        else:
+            kept.append(each)
+    return kept, rejects
+
+
+def renumbered(rows: Sequence[MarkRow], skipped: Sequence[int], volume_id: str) -> list[MarkRow]:
+    """Marks on the slices that are kept. Raises VolumeError, bad_mark, for one on a slice that is left out."""
+    for row in rows:
+        if row["z"] in skipped:
+            raise VolumeError(
+                "bad_mark",
+                f"volume {volume_id}: the mark of {row['where']} is on a slice that is left out: its size, spacing or "
+                "orientation is not that of the others; correct it, or mark a slice beside it",
+            )
+    return [{**row, "z": row["z"] - sum(each < row["z"] for each in skipped)} for row in rows]
 
 
 def _twice(scan: ScanFiles, settings: ArchiveSettings) -> tuple[str, str] | None:

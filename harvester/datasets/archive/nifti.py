@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 PUBLISHED: Final = {"labelsTr": "imagesTr", "labelsTs": "imagesTs"}
 """Folders of label maps and their scans, as the Medical Decathlon and nnU-Net have them."""
 FIRST: Final = "_0000"
+MOST_OBLONG: Final = 2.0
+"""Longest pixel of an axial slice over its shortest; thick slices along another axis are longer."""
 CHANNEL: Final = re.compile(r"(.+)_00(?!00)\d\d")
 """nnU-Net's ending of a case's first channel, and those of the others."""
 ALL_LESIONS: Final = (
@@ -129,11 +131,11 @@ def read_marked(
 
     Raises VolumeError as read_nifti, stored_marks, mask_header and mask_marks do.
     """
-    most = settings.max_voxels
-    volume, orientation = read_oriented_nifti(path, volume_id, patient_id, most, settings.missing_is_air)
+    header = scan_header(path, volume_id, settings)
+    volume, orientation = read_oriented_nifti(path, header, volume_id, patient_id, settings.missing_is_air)
     if not mask:
         return volume, stored_marks(volume, SliceMap.of(orientation), rows)
-    header = mask_header(mask, read_header(path, volume_id, most), volume_id, most)
+    header = mask_header(mask, header, volume_id, settings)
     with _of_mask():
         labels = read_labels(mask, header, orientation, volume_id)
     marks, strays = mask_marks(labels, volume.spacing_zyx_mm, volume_id, settings)
@@ -195,12 +197,13 @@ def check_scans(
     for each in (scan for scan in listed if is_nifti(scan.key)):
         volume_id = "v" + salted_hash(each.key, salt)
         try:
-            header = read_header(each.files[0], volume_id, settings.max_voxels)
-            if not settings.any_values:
-                with about_volume(volume_id):
+            header = scan_header(each.files[0], volume_id, settings)
+            with about_volume(volume_id):
+                _check_slices(header, settings)
+                if not settings.any_values:
                     check_type(header.dtype, header.slope, header.inter)
             if each.masks and settings.marks in WITH_MASKS:
-                mask_header(each.masks[0], header, volume_id, settings.max_voxels)
+                mask_header(each.masks[0], header, volume_id, settings)
             checked[each.key] = (each, header)
         except VolumeError as error:
             rejects.append(Reject(salted_hash(each.key, salt), error.reason, str(error)))
@@ -214,12 +217,32 @@ def check_scans(
     return [each for each in listed if each.key in checked or not is_nifti(each.key)], rejects
 
 
-def mask_header(path: Path, scan: Header, volume_id: str, max_voxels: int) -> Header:
+def scan_header(path: Path, volume_id: str, settings: ArchiveSettings) -> Header:
+    """The header of a file as the settings say. Raises VolumeError as read_header does."""
+    return read_header(path, volume_id, settings.max_voxels, settings.nifti_form)
+
+
+def mask_header(path: Path, scan: Header, volume_id: str, settings: ArchiveSettings) -> Header:
     """The header of a scan's label mask. Raises VolumeError: bad_mask, mask_differs."""
     with _of_mask():
-        header = read_header(path, volume_id, max_voxels)
+        header = scan_header(path, volume_id, settings)
     check_fits(header, scan, volume_id)
     return header
+
+
+def _check_slices(header: Header, settings: ArchiveSettings) -> None:
+    """What is asked of a DICOM series, too. Raises VolumeError: few_slices, bad_spacing, not_axial."""
+    (depth, _, _), (gap, *in_plane) = header.orientation().shape_zyx, header.spacing_zyx_mm()
+    if depth < settings.min_slices:
+        raise VolumeError(
+            "few_slices", f"{depth} axial slices; setting data.archive.min_slices wants {settings.min_slices}"
+        )
+    if max(in_plane) > MOST_OBLONG * min(in_plane):
+        sides = " x ".join(f"{mm:g}" for mm in in_plane)
+        raise VolumeError("not_axial", f"pixels of {sides} mm in the axial plane: a coronal or sagittal scan")
+    low, high = settings.slice_spacing_mm
+    if not low <= gap <= high:
+        raise VolumeError("bad_spacing", f"slices {gap:.3f} mm apart; data.archive.slice_spacing_mm is {low} to {high}")
 
 
 def _surplus(twins_found: list[ScanFiles]) -> list[str]:

@@ -1,19 +1,25 @@
 """marks.csv and volumes.csv of somebody's archive (archive.py says what is in them)."""
 
-import csv
+import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
-from typing import Any, Final, TypedDict
+from typing import Final, TypedDict
 
 from harvester.errors import LabelError
 from harvester.labels.columns import refuse_columns
+from harvester.labels.sheets import read_sheet
 from harvester.records import SIDES, SPLITS
 
-KIND: Final = re.compile(r"[\w /+.-]{0,40}")
-"""A kind of lesion is a word or two. More may be somebody's report, and kinds go into the store's tables."""
+logger = logging.getLogger(__name__)
+
+MOST_KIND: Final = 40
+"""Letters of a kind of lesion: a word or two. More may be somebody's report, and kinds go into the store's tables."""
+NO_KIND: Final = re.compile(r"\d{4}|@")
+"""A date or a number is no part of one."""
+BEHIND_KIND: Final = re.compile(r"[^\w /+.-]")
 PER_SCAN: Final = ("file", "patient", "split", "complete")
 PER_MARK: Final = ("file", "z", *SIDES, "clinical", "kind", "lesion", *PER_SCAN[1:])
 """The columns that volumes.csv and marks.csv may have."""
@@ -58,7 +64,9 @@ class ScanFiles:
     """A scan as found: its files, the names by which a table may call it, and who it is of.
 
     masks    label masks of its lesions
-    objects  files beside it that may hold its marks, under the root; machine_marks: those of programs count too
+    objects  files beside it that may hold its marks, under the root
+    doubtful how many parts of such objects give no mark, and may be lesions
+    skipped  which of its slices, as tables count them, are left out
     known    what the tables say of it
     """
 
@@ -68,45 +76,68 @@ class ScanFiles:
     names: set[str]
     masks: list[Path] = field(default_factory=list)
     objects: list[str] = field(default_factory=list)
-    machine_marks: bool = False
+    doubtful: int = 0
+    skipped: list[int] = field(default_factory=list)
     known: Known = field(default_factory=Known)
 
 
-def read_tables(root: Path, keys: Mapping[str, str], marks: str = "auto") -> dict[str, Known]:
-    """What is known of each scan, by its key; `keys` has the key of every name that a row may use, "" for several.
+@dataclass(frozen=True)
+class ScanNames:
+    """What tables may call scans.
+
+    keys       key of the scan by each name of it, "" for a name that several have
+    slice_of   key and slice by a name of one of a scan's slices (a DICOM file, or its SOPInstanceUID), None for another
+    """
+
+    keys: Mapping[str, str]
+    slice_of: Callable[[str], tuple[str, int] | None] = lambda name: None
+
+    def find(self, name: str, where: str) -> tuple[str, int | None]:
+        """The key of the scan that a table calls `name`, which opens no file, and the slice where it calls one.
+
+        Raises LabelError for none or several.
+        """
+        plain = name.replace("\\", "/").removeprefix("./").rstrip("/")
+        key = self.keys.get(plain)
+        if not key and (found := self.slice_of(plain)):
+            return found
+        if key == "":
+            raise LabelError(
+                f"{where}: `file` names several scans of the archive; want the path with its ending, a "
+                "SeriesInstanceUID where a folder holds several series, or one of its files where a series holds "
+                "several scans"
+            )
+        if key is None:
+            raise LabelError(
+                f"{where}: `file` names no scan of the archive; want a path in it, or the SeriesInstanceUID or "
+                "SOPInstanceUID of a series"
+            )
+        return key, None
+
+
+def read_tables(root: Path, names: ScanNames, marks: str = "auto") -> dict[str, Known]:
+    """What is known of each scan, by its key.
 
     marks.csv is read if `marks` (data.archive.marks) is auto or csv. Raises LabelError, naming file and line and
     never what stands there, which may be a patient's name.
     """
     known: dict[str, Known] = {}
     for line, row in _rows(root, "volumes.csv", ("file",), PER_SCAN):
-        _note(known, keys, row, f"volumes.csv line {line}")
+        _note(known, names, row, f"volumes.csv line {line}")
     listed = _rows(root, "marks.csv", ("file", "z", *SIDES), PER_MARK) if marks in ("auto", "csv") else []
     for line, row in listed:
-        scan = _note(known, keys, row, f"marks.csv line {line}")
-        scan.marks.append(_mark_row(row, line))
+        scan, named_slice = _note(known, names, row, f"marks.csv line {line}")
+        scan.marks.append(_mark_row(row, line, named_slice))
         scan.tables.add("marks.csv")
     return known
 
 
-def key_of(name: str, keys: Mapping[str, str], where: str) -> str:
-    """The key of the scan that a table calls `name`, which opens no file. Raises LabelError for none or several."""
-    key = keys.get(name.replace("\\", "/").removeprefix("./").rstrip("/"))
-    if key == "":
-        raise LabelError(f"{where}: `file` names several scans of the archive; want the path with its ending")
-    if key is None:
-        raise LabelError(
-            f"{where}: `file` names no scan of the archive; want a path in it, or a SeriesInstanceUID where a "
-            "folder holds several series"
-        )
-    return key
-
-
-def kind_of(text: str, where: str) -> str:
-    """A lesion's kind as it may be stored. Raises LabelError for what is more than a word or two."""
-    if not KIND.fullmatch(text):
-        raise LabelError(f"{where}: a kind has at most 40 letters, digits, spaces and _ / + . -; shorten it")
-    return text
+def kind_of(text: str) -> str:
+    """A lesion's kind as it may be stored: a word or two, up to a sign like a bracket; "" for what may be a report."""
+    if len(text) <= MOST_KIND and not NO_KIND.search(text):
+        return BEHIND_KIND.split(text)[0].strip()
+    logger.warning("a kind of lesion has over %d letters, or numbers: its marks are stored without one", MOST_KIND)
+    return ""
 
 
 def table_file(root: Path, name: str) -> Path | None:
@@ -121,30 +152,22 @@ def _rows(root: Path, name: str, needed: tuple[str, ...], allowed: tuple[str, ..
     file = table_file(root, name)
     if file is None:
         return []
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as lines:
-            reader = csv.DictReader(lines)
-            names = reader.fieldnames or ()
-            lacking = [name for name in needed if name not in names]
-            if lacking:
-                raise LabelError(f"{file.name}: lacks the columns {', '.join(lacking)}; see harvester prepare --help")
-            refuse_columns(file.name, names, allowed)
-            return [(reader.line_num, _fields(row, f"{file.name} line {reader.line_num}")) for row in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise LabelError(f"{file.name}: not a CSV file in UTF-8 ({type(error).__name__})") from None
-    except OSError as error:
-        raise LabelError(f"{file.name}: cannot be read ({type(error).__name__}); check its rights") from None
+    names, rows = read_sheet(file, allowed)
+    lacking = [name for name in needed if name not in names]
+    if lacking:
+        raise LabelError(f"{file.name}: lacks the columns {', '.join(lacking)}; see harvester prepare --help")
+    refuse_columns(file.name, names, allowed)
+    for line, row in rows:
+        if len(row) != len([name for name in names if name]):
+            raise LabelError(
+                f"{file.name} line {line}: not as many fields as columns; write numbers with a point, not a comma"
+            )
+    return rows
 
 
-def _fields(row: Mapping[str, Any], where: str) -> dict[str, str]:
-    """A row's fields. Raises LabelError where they are more, or fewer, than the columns: boxes would be shifted."""
-    if any(extra.strip() for extra in row.get(None, ())) or None in row.values():  # type: ignore[call-overload]  # csv's
-        raise LabelError(f"{where}: not as many fields as columns; write numbers with a point, not a comma")
-    return {name: value.strip() for name, value in row.items() if name}
-
-
-def _note(known: dict[str, Known], keys: Mapping[str, str], row: Mapping[str, str], where: str) -> Known:
-    scan = known.setdefault(key_of(row["file"], keys, where), Known())
+def _note(known: dict[str, Known], names: ScanNames, row: Mapping[str, str], where: str) -> tuple[Known, int | None]:
+    key, named_slice = names.find(row["file"], where)
+    scan = known.setdefault(key, Known())
     scan.rows.append(where)
     split, patient = row.get("split", ""), row.get("patient", "")
     if split and split not in SPLITS:
@@ -156,25 +179,37 @@ def _note(known: dict[str, Known], keys: Mapping[str, str], row: Mapping[str, st
     if scan.complete is not None and complete not in (None, scan.complete):
         raise LabelError(f"{where}: an earlier row says otherwise of `complete`; want one")
     scan.complete = scan.complete if complete is None else complete
-    return scan
+    return scan, named_slice
 
 
-def _mark_row(row: Mapping[str, str], line: int) -> MarkRow:
+def _mark_row(row: Mapping[str, str], line: int, named_slice: int | None) -> MarkRow:
     where = f"marks.csv line {line}"
     try:
-        z, box = int(row["z"]), [float(row[side]) for side in SIDES]
+        z = _whole(row["z"]) if row["z"] or named_slice is None else named_slice
+        box = [float(row[side]) for side in SIDES]
     except ValueError:
         raise LabelError(f"{where}: z must be a whole number, {', '.join(SIDES)} numbers") from None
+    if named_slice not in (None, z):
+        raise LabelError(f"{where}: `file` names slice {named_slice}, but z is another one; leave z empty")
     if not all(map(isfinite, box)):
         raise LabelError(f"{where}: {', '.join(SIDES)} must be finite numbers")
     clinical = _truth(row, "clinical", where) is not False if "clinical" in row else None
-    kind = kind_of(row.get("kind", ""), where)
+    kind = kind_of(row.get("kind", ""))
     return MarkRow(where=where, z=z, box_xyxy=box, clinical=clinical, kind=kind, lesion=row.get("lesion", ""))
+
+
+def _whole(text: str) -> int:
+    """A whole number, which spreadsheets also write as 4.0."""
+    value = float(text)
+    if not value.is_integer():
+        raise ValueError(text)
+    return int(value)
 
 
 def _truth(row: Mapping[str, str], column: str, where: str) -> bool | None:
     """What a column of 1 and 0 says; None where it is empty or absent."""
     text = row.get(column, "").lower()
+    text = text.removesuffix(".0") if text in ("1.0", "0.0") else text
     if text and text not in TRUTH:
         raise LabelError(f"{where}: {column} must be 1 or 0")
     return TRUTH.get(text)

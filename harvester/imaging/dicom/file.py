@@ -18,7 +18,12 @@ from typing import Any, BinaryIO, Final
 import pydicom
 from pydicom import config as pydicom_config
 from pydicom.filereader import read_file_meta_info
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from harvester.errors import VolumeError
 
@@ -33,6 +38,11 @@ MOST_HEADER_BYTES: Final = 16 << 20
 LOUD: Final = ("highdicom", "pydicom")
 """Loggers."""
 PREAMBLE: Final = 132
+FIRST_VRS: Final = ("UL", "CS", "OB", "UI", "SH", "DA", "TM", "DT", "LO")
+MOST_FIRST_ELEMENT: Final = 0x0018
+"""(0008,0018), the SOPInstanceUID, is in every image: what a file begins with comes no later."""
+MOST_FIRST_BYTES: Final = 1024
+"""Of its value: a group's length, character sets, ImageType, UIDs."""
 SMALL_BYTES: Final = 1 << 16
 """Reads of up to this are not measured against the file: a header is thousands of them."""
 BROKEN: Final = (
@@ -77,12 +87,28 @@ class Bounded:
 
 
 def is_dicom_file(file: Path) -> bool:
-    """Whether the file has DICOM's preamble; False for one that may not be read."""
+    """Whether the file begins as DICOM does, or as a data set that lacks its preamble; False for one that may not be
+    read. Some planning systems and old archives leave the preamble out, and the file meta information with it."""
     try:
         with file.open("rb") as source:
-            return source.read(PREAMBLE)[-4:] == b"DICM"
+            head = source.read(PREAMBLE)
     except OSError:
         return False
+    return (head[-4:] == b"DICM" and len(head) == PREAMBLE) or _begins_a_data_set(head)
+
+
+def _begins_a_data_set(head: bytes) -> bool:
+    """Whether bytes begin with an element of the file meta information or of group 8, in any of DICOM's encodings."""
+    for order in ("<", ">"):
+        if len(head) < 16:
+            return False
+        group, element, length = struct.unpack(f"{order}HHI", head[:8])
+        if group not in (0x0002, 0x0008) or element > MOST_FIRST_ELEMENT:
+            continue
+        explicit = head[4:6].decode("ascii", "replace") in FIRST_VRS
+        if explicit or length <= MOST_FIRST_BYTES:
+            return True
+    return False
 
 
 def read_header(file: Path, tags: Sequence[str] | None = None) -> pydicom.Dataset:
@@ -90,9 +116,19 @@ def read_header(file: Path, tags: Sequence[str] | None = None) -> pydicom.Datase
     options: Any = {"stop_before_pixels": True, "specific_tags": None if tags is None else list(tags)}
     with file.open("rb") as source:
         try:
-            return pydicom.dcmread(Bounded(source), **options)
+            return _read(Bounded(source), **options)
         except DeflatedError:
-            return pydicom.dcmread(_inflated(file, source, MOST_HEADER_BYTES, cut=True), **options)
+            return _read(_inflated(file, source, MOST_HEADER_BYTES, cut=True), **options)
+
+
+def _read(source: Bounded, **options: Any) -> pydicom.Dataset:
+    """A data set, also one without preamble; then its transfer syntax is the one that its elements are written in."""
+    item = pydicom.dcmread(source, force=True, **options)
+    if "TransferSyntaxUID" not in item.file_meta:
+        implicit, little = item.original_encoding
+        plain = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        item.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else plain
+    return item
 
 
 def read_whole(file: Path, most_bytes: int) -> pydicom.Dataset:
@@ -105,9 +141,9 @@ def read_whole(file: Path, most_bytes: int) -> pydicom.Dataset:
         if bounded.size > most_bytes:
             raise VolumeError("too_large", f"a file of over {most_bytes} bytes")
         try:
-            return pydicom.dcmread(bounded)
+            return _read(bounded)
         except DeflatedError:
-            return pydicom.dcmread(_inflated(file, source, most_bytes))
+            return _read(_inflated(file, source, most_bytes))
 
 
 @contextmanager

@@ -3,10 +3,12 @@
 Of their values only UIDs (salted into ids) and numbers are kept; words are compared with known ones.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
+from math import nan
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,19 +28,35 @@ REFERENCES: Final = (
 )
 ALLOWED: Final = (
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "PatientID",
-    "Modality", "ImageType", "AcquisitionNumber", "ConvolutionKernel", "Rows", "Columns", "NumberOfFrames",
-    "SamplesPerPixel", "BitsAllocated", "PixelSpacing", "SliceThickness", "ImagePositionPatient",
+    "Modality", "ImageType", "AcquisitionNumber", "AcquisitionTime", "ConvolutionKernel", "Rows", "Columns",
+    "NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "PixelSpacing", "SliceThickness", "ImagePositionPatient",
     "ImageOrientationPatient", "RescaleSlope", "RescaleIntercept", "RescaleType", *REFERENCES,
 )  # fmt: skip
 MARK_OBJECTS: Final = {
     uid.EnhancedSRStorage: "sr",
     uid.ComprehensiveSRStorage: "sr",
     uid.Comprehensive3DSRStorage: "sr",
+    uid.ExtensibleSRStorage: "sr",
     uid.SegmentationStorage: "seg",
     LABEL_MAP: "seg",
     uid.RTStructureSetStorage: "rtstruct",
 }
+UNREAD_OBJECTS: Final = (
+    uid.GrayscaleSoftcopyPresentationStateStorage,
+    uid.ColorSoftcopyPresentationStateStorage,
+    uid.PseudoColorSoftcopyPresentationStateStorage,
+    uid.BlendingSoftcopyPresentationStateStorage,
+    uid.AdvancedBlendingPresentationStateStorage,
+    uid.ChestCADSRStorage,
+    uid.ColonCADSRStorage,
+    uid.SpatialFiducialsStorage,
+    uid.SurfaceSegmentationStorage,
+)
+"""What may mark a series, and is not read."""
+TIME: Final = re.compile(r"(\d\d)(\d\d)(\d\d(?:\.\d+)?)")
 MULTI_FRAME: Final = (uid.EnhancedCTImageStorage, uid.LegacyConvertedEnhancedCTImageStorage)
+NEAR: Final = 1e-3
+"""By which PixelSpacing (mm) and the parts of directions may differ within a stack."""
 THREADS: Final = 8
 BATCH: Final = 4096
 """Files in flight: a list of millions of futures would fill the memory."""
@@ -46,20 +64,41 @@ BATCH: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """One file of a CT series. `alike` is what all slices of a stack share: shape, spacing, orientation."""
+    """One file of a CT series.
+
+    acquisition  its AcquisitionNumber, "" without one; time_s its AcquisitionTime since midnight, NaN without one
+    size_px      rows, columns
+    spacing_mm   of rows, of columns
+    """
 
     file: str
     sop: str
     position_mm: tuple[float, ...]
     acquisition: str
-    alike: tuple[Any, ...]
+    time_s: float
+    size_px: tuple[int, int]
+    spacing_mm: tuple[float, ...]
+    orientation: tuple[float, ...]
+
+    def alike(self, other: "Slice") -> bool:
+        """Whether both can be slices of one stack: of one size, spacing and orientation but for rounding."""
+        return (
+            self.size_px == other.size_px
+            and near(self.spacing_mm, other.spacing_mm)
+            and near(self.orientation, other.orientation)
+        )
+
+
+def near(one: Sequence[float], other: Sequence[float], tolerance: float = NEAR) -> bool:
+    """Whether numbers of a header are the same but for how they were written."""
+    return all(abs(a - b) <= tolerance for a, b in zip(one, other, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
     """One file as far as its header tells. `reason` is why it is no slice to be taken, "" for one that may be.
 
-    kind    slice, object (what may hold marks) or other
+    kind    slice, object (what may hold marks), unread (the same, of a kind that is not read) or other
     refers  of an object, the SeriesInstanceUIDs that it names
     """
 
@@ -102,6 +141,8 @@ def refusal(item: pydicom.Dataset, settings: DicomSettings) -> tuple[str, str]:
     sop_class = uid.UID(str(item.get("SOPClassUID") or item.file_meta.get("MediaStorageSOPClassUID") or ""))
     if MARK_OBJECTS.get(sop_class, "") in settings.marks:
         return "", "object"
+    if sop_class in UNREAD_OBJECTS:
+        return "", "unread"
     if "SeriesInstanceUID" not in item:
         return ("dicomdir" if sop_class == uid.MediaStorageDirectoryStorage else "unreadable"), "other"
     if item.get("Rows") is None:
@@ -154,23 +195,35 @@ def _kept(item: pydicom.Dataset, file: str, kind: str, reason: str) -> Header:
         original="ORIGINAL" in _list(item.get("ImageType")),
         thickness_mm=float(item.get("SliceThickness") or 0) if taken else 0.0,
         slice=_slice(item, file) if taken else None,
-        refers=frozenset(_series_named(item)) if kind == "object" else frozenset(),
+        refers=frozenset(_series_named(item)) if kind in ("object", "unread") else frozenset(),
     )
 
 
 def _slice(item: pydicom.Dataset, file: str) -> Slice:
-    spacing = tuple(round(float(mm), 3) for mm in item.PixelSpacing)
-    orientation = tuple(round(float(part), 2) + 0.0 for part in item.ImageOrientationPatient)
-    position = tuple(float(mm) for mm in item.ImagePositionPatient)
-    if len(spacing) != 2 or len(orientation) != 6 or len(position) != 3 or not np.isfinite(position).all():
+    spacing, orientation, position = (
+        tuple(map(float, item[tag].value))
+        for tag in ("PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient")
+    )
+    if (len(spacing), len(orientation), len(position)) != (2, 6, 3):
+        raise ValueError("no geometry")
+    if not np.isfinite([*spacing, *orientation, *position]).all():
         raise ValueError("no geometry")
     return Slice(
         file=file,
         sop=str(item.SOPInstanceUID),
         position_mm=position,
         acquisition=str(item.get("AcquisitionNumber") or ""),
-        alike=(int(item.Rows), int(item.Columns), spacing, orientation),
+        time_s=_seconds(str(item.get("AcquisitionTime") or "")),
+        size_px=(int(item.Rows), int(item.Columns)),
+        spacing_mm=spacing,
+        orientation=orientation,
     )
+
+
+def _seconds(time: str) -> float:
+    """DICOM's HHMMSS.F as seconds; NaN for anything else."""
+    found = TIME.fullmatch(time.strip())
+    return sum(float(part) * worth for part, worth in zip(found.groups(), (3600, 60, 1), strict=True)) if found else nan
 
 
 def _series_named(item: pydicom.Dataset) -> Iterator[str]:

@@ -1,6 +1,11 @@
-"""The marks of the SR, SEG and RTSTRUCT objects that refer to a DICOM series, in the stored order."""
+"""The marks of the SR, SEG and RTSTRUCT objects that refer to a DICOM series, in the stored order.
 
-from collections.abc import Iterable, Iterator
+`look_at` tells, before anything is stored, which series an object marks and what of it gives no lesion there.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -19,13 +24,43 @@ from harvester.imaging.dicom.file import (
 from harvester.imaging.dicom.pixels import MOST_SEGMENTATION_BYTES, check_size, decoded_frames
 from harvester.imaging.dicom.reader import DicomSeries
 from harvester.labels.dicom.lesions import Lesion, ReferredSeries, merged
-from harvester.labels.dicom.read import WITH_PIXELS, read_lesions
+from harvester.labels.dicom.read import WITH_PIXELS, passed_over, read_lesions
+from harvester.labels.dicom.rules import MarkRules, Passed
 from harvester.records import Mark
 
 ADVICE: Final = "correct it, or take it out of the archive: a lesion that is known must not count as unmarked"
 
 
-def read_object_marks(series: DicomSeries, files: Iterable[Path], machine_marks: bool) -> list[Mark]:
+@dataclass(frozen=True)
+class ObjectLook:
+    """An object without its pixels. sops: of the images that it names."""
+
+    item: pydicom.Dataset
+    sops: frozenset[str]
+
+    def passed_over(self, sops: Collection[str], frame: str, rules: MarkRules) -> Counter[Passed]:
+        """What of it gives no lesion on the series of these slices; nothing for what reading it will tell is broken."""
+        try:
+            return passed_over(self.item, sops, frame, rules)
+        except BROKEN:
+            return Counter()
+
+
+def look_at(file: Path) -> ObjectLook | None:
+    """None for an object that is broken: reading its marks will tell. Call within `silence_dicom_loggers`."""
+    try:
+        item = read_header(file) if _has_pixels(file) else read_whole(file, MOST_REPORT_BYTES)
+        named = (str(each.value) for each in item.iterall() if each.keyword == "ReferencedSOPInstanceUID")
+        return ObjectLook(item, frozenset(named))
+    except (VolumeError, *BROKEN):
+        return None
+
+
+def _has_pixels(file: Path) -> bool:
+    return read_header(file, ["SOPClassUID"]).SOPClassUID in WITH_PIXELS
+
+
+def read_object_marks(series: DicomSeries, files: Iterable[Path], rules: MarkRules) -> list[Mark]:
     """One Mark per lesion, on the slice where it is largest; none where the objects mark none.
 
     Raises VolumeError bad_mark for an object that cannot be read or marks what is outside the series.
@@ -33,22 +68,22 @@ def read_object_marks(series: DicomSeries, files: Iterable[Path], machine_marks:
     name = series.volume.volume_id
     with silence_dicom_loggers(), about_volume(name):
         referred = _referred(series)
-        found = [lesion for file in files for lesion in _lesions(file, referred, machine_marks)]
+        found = [lesion for file in files for lesion in _lesions(file, referred, rules)]
     return [
         Mark(name, f"{name}-d{number}", *series.assembled.slices.box(each.key, each.boxes[each.key]), True, each.kind)
         for number, each in enumerate(merged(found))
     ]
 
 
-def _lesions(file: Path, referred: ReferredSeries, machine_marks: bool) -> list[Lesion]:
+def _lesions(file: Path, referred: ReferredSeries, rules: MarkRules) -> list[Lesion]:
     try:
-        with_pixels = read_header(file, ["SOPClassUID"]).SOPClassUID in WITH_PIXELS
+        with_pixels = _has_pixels(file)
         item = read_whole(file, MOST_FILE_BYTES if with_pixels else MOST_REPORT_BYTES)
         frames: Iterator[Array] = iter(())
         if with_pixels:
             check_size(item, MOST_SEGMENTATION_BYTES, "a segmentation")
             frames = decoded_frames(item)
-        return read_lesions(item, frames, referred, machine_marks)
+        return read_lesions(item, frames, referred, rules)
     except LabelError as error:
         raise VolumeError("bad_mark", f"{error}, in a DICOM object that marks it; {ADVICE}") from None
     except VolumeError as error:

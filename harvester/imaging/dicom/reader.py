@@ -23,6 +23,7 @@ from harvester.imaging.dicom.file import (
     readable,
     silence_dicom_loggers,
 )
+from harvester.imaging.dicom.header import NEAR, near
 from harvester.imaging.dicom.pixels import hu_plane
 from harvester.records import Volume
 
@@ -143,8 +144,9 @@ def _check_alike(item: pydicom.Dataset, first: pydicom.Dataset) -> None:
         if item.get(tag) != first.get(tag):
             raise VolumeError("mixed_slices", f"{pair} differ in {word}; give one series")
     try:
+        # Each was near one of them (Slice.alike): of two on either side of it, within twice as much.
         alike = [
-            np.allclose(np.array(item[tag].value, float), np.array(first[tag].value, float), atol=1e-3)
+            near([float(part) for part in item[tag].value], [float(part) for part in first[tag].value], 2 * NEAR)
             for tag in ("PixelSpacing", "ImageOrientationPatient")
         ]
     except BROKEN:

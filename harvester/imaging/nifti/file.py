@@ -25,6 +25,7 @@ from harvester.geometry import Array
 from harvester.imaging.nifti.affine import checked_affine, same_place
 from harvester.imaging.orientation import Orientation
 
+GZIP: Final = b"\x1f\x8b"
 READ_ON_BYTES: Final = 1 << 20
 BROKEN: Final = (HeaderDataError, OSError, EOFError, zlib.error, ValueError, OverflowError, LookupError)
 MAX_VOXELS: Final = 1000 * 1024 * 1024
@@ -86,8 +87,8 @@ class Header:
         return self.orientation().spacing_zyx_mm(tuple(sides.tolist()))
 
 
-def read_header(path: Path, volume_id: str, max_voxels: int = MAX_VOXELS) -> Header:
-    """The checked header of a 3D NIfTI; no voxel is read.
+def read_header(path: Path, volume_id: str, max_voxels: int = MAX_VOXELS, form: str = "auto") -> Header:
+    """The checked header of a 3D NIfTI; no voxel is read. form: which affine counts (data.archive.nifti_form).
 
     VolumeError's reasons: unreadable, not_3d, not_grey, too_large, and those of affine.checked_affine.
     """
@@ -107,7 +108,7 @@ def read_header(path: Path, volume_id: str, max_voxels: int = MAX_VOXELS) -> Hea
         sides = _checked_shape(shape, dtype.itemsize, max_voxels)
         if dtype.kind not in "iuf":
             raise VolumeError("not_grey", f"want one number per voxel, got type {dtype}; is this a picture?")
-        affine = checked_affine(raw)
+        affine = checked_affine(raw, form)
         header = Header(sides, dtype, offset, 1.0 if slope is None else slope, inter or 0.0, affine, raw)
         if not raw["sizeof_hdr"] <= offset <= MOST_HEADER_BYTES or header.data_bytes > room - offset:
             raise VolumeError(
@@ -133,7 +134,7 @@ def stored_slices(path: Path, header: Header, volume_id: str) -> Iterator[Array]
 
 
 def opened(path: Path) -> BufferedIOBase:
-    """The file's bytes, unpacked where its name ends in .gz."""
+    """The file's bytes, unpacked where they are packed."""
     return gzip.open(path) if _packed(path) else path.open("rb")
 
 
@@ -165,7 +166,9 @@ def _checked_shape(shape: tuple[int, ...], voxel_bytes: int, max_voxels: int) ->
 
 
 def _packed(path: Path) -> bool:
-    return path.name.lower().endswith(".gz")
+    """By its first bytes: names are wrong at times."""
+    with path.open("rb") as file:
+        return file.read(len(GZIP)) == GZIP
 
 
 def _fill(file: BufferedIOBase, content: memoryview) -> None:

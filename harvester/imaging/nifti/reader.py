@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from harvester.errors import VolumeError
 from harvester.imaging.hounsfield import AIR_HU, to_hu
-from harvester.imaging.nifti.file import MAX_VOXELS, Header, read_header, stored_slices
+from harvester.imaging.nifti.file import Header, read_header, stored_slices
 from harvester.imaging.orientation import Orientation
 from harvester.records import Volume
 
@@ -19,14 +19,13 @@ def read_nifti(path: Path, volume_id: str, patient_id: str) -> Volume:
     Masks may be read with it too: they come out in the same order. Raises VolumeError: not_finite, and as
     file.read_header does.
     """
-    return read_oriented_nifti(path, volume_id, patient_id)[0]
+    return read_oriented_nifti(path, read_header(path, volume_id), volume_id, patient_id)[0]
 
 
 def read_oriented_nifti(
-    path: Path, volume_id: str, patient_id: str, max_voxels: int = MAX_VOXELS, missing_is_air: bool = False
+    path: Path, header: Header, volume_id: str, patient_id: str, missing_is_air: bool = False
 ) -> tuple[Volume, Orientation]:
-    """The volume, and how the file's voxel order became (x, y, z)."""
-    header = read_header(path, volume_id, max_voxels)
+    """The volume of a file with this header, and how the file's voxel order became (x, y, z)."""
     orientation = header.orientation()
     hu_zyx = np.empty(orientation.shape_zyx, np.int16)
     # Slice by slice, and into its place: a scan takes its room in the store and no more.

@@ -5,7 +5,6 @@ the ends of the RECIST diameters padded by PAD_PX, inclusive, x first. They are 
 pickles of the same marks are; then both agree to the last digit.
 """
 
-import csv
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Final
 
 from harvester.errors import LabelError
 from harvester.labels.columns import refuse_columns
+from harvester.labels.sheets import read_sheet
 
 COLUMNS: Final = (
     "File_name", "Patient_index", "Study_index", "Series_ID", "Key_slice_index", "Bounding_boxes",
@@ -69,22 +69,16 @@ def read_dl_info(file: Path) -> tuple[list[InfoRow], dict[int, str]]:
 
 
 def _cells(file: Path) -> list[tuple[int, dict[str, str]]]:
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as lines:
-            reader = csv.DictReader(lines)
-            lacking = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-            if lacking:
-                raise LabelError(
-                    f"{file.name}: lacks the columns {', '.join(lacking)}; want DeepLesion's table as published"
-                )
-            refuse_columns(file.name, reader.fieldnames or (), COLUMNS, others=True)
-            return [(reader.line_num, {name: row[name] or "" for name in COLUMNS}) for row in reader]
-    except OSError as error:
+    if not file.is_file():
         raise LabelError(
-            f"{file.name}: cannot be read ({error.strerror}); want DeepLesion's DL_info.csv (data.deeplesion.info)"
-        ) from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise LabelError(f"{file.name}: not a CSV file in UTF-8 ({type(error).__name__})") from None
+            f"{file.name}: cannot be read (no such file); want DeepLesion's DL_info.csv (data.deeplesion.info)"
+        )
+    names, rows = read_sheet(file, COLUMNS, decimal_comma=False)
+    lacking = [name for name in COLUMNS if name not in names]
+    if lacking:
+        raise LabelError(f"{file.name}: lacks the columns {', '.join(lacking)}; want DeepLesion's table as published")
+    refuse_columns(file.name, names, COLUMNS, others=True)
+    return [(line, {name: row.get(name, "") for name in COLUMNS}) for line, row in rows]
 
 
 def _row(cells: dict[str, str]) -> InfoRow:

@@ -1,52 +1,104 @@
 """Lesions of a radiotherapy structure set: gross tumour volumes, by their closed contours.
 
-A structure set holds organs and margins too. What counts is RTROIInterpretedType GTV, or, where that is empty, a name
-that begins as names of tumours do. Names are compared, never kept.
+A structure set holds organs and margins too. What counts is RTROIInterpretedType GTV, or, where that is empty or the
+planning system's own ORGAN, a name that tells (rules.py).
 """
 
-import re
+from collections import Counter
+from collections.abc import Collection
 from typing import Final
 
 import numpy as np
 import pydicom
 
 from harvester.labels.dicom.lesions import Lesion, ReferredSeries, Region, lesion_of, outlined
+from harvester.labels.dicom.rules import MarkRules, Passed
 
-TUMOUR: Final = re.compile(r"\W*(i?gtv|lesion|tumou?r|nodule|mass|metasta)", re.IGNORECASE)
 CLOSED: Final = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+TARGETS: Final = ("CTV", "PTV", "TREATED_VOLUME", "IRRADIATED_VOLUME")
+UNSAID: Final = ("", "ORGAN", "CONTROL")
+"""Types that a name may deny."""
 
 
-def read_rtstruct(item: pydicom.Dataset, series: ReferredSeries, machine_marks: bool) -> list[Lesion]:
-    """The lesions that a structure set outlines on the series; automatic ones only if wanted.
+def read_rtstruct(item: pydicom.Dataset, series: ReferredSeries, rules: MarkRules) -> list[Lesion]:
+    """The lesions that a structure set outlines on the series.
 
     Raises LabelError for a contour outside the series; a broken object raises what pydicom raises.
     """
-    tumours = _tumours(item, machine_marks, series.frame)
-    found = []
+    tumours, found = sorted_regions(item, series.sops, series.frame, rules)[0], []
     for roi in item.get("ROIContourSequence") or ():
         if int(roi.ReferencedROINumber) in tumours:
-            closed = [each for each in roi.get("ContourSequence") or () if each.get("ContourGeometricType") in CLOSED]
-            contours = [_contour(each, series) for each in closed]
+            contours = [_contour(each, series) for each in _closed(roi)]
             found += [lesion_of(sorted(group)) for group in _hanging_together(contours)]
     return found
 
 
-def _tumours(item: pydicom.Dataset, machine_marks: bool, frame: str) -> set[int]:
+def sorted_regions(
+    item: pydicom.Dataset, sops: Collection[str], frame: str, rules: MarkRules
+) -> tuple[set[int], Counter[Passed]]:
+    """The numbers of the regions that are lesions on the series of these slices, and why others are passed over.
+
+    Where a region's frame of reference is another one, its contours' slices count: exports renew frames and keep those.
+    """
     types = {
-        int(each.ReferencedROINumber): str(each.get("RTROIInterpretedType") or "")
+        int(each.ReferencedROINumber): str(each.get("RTROIInterpretedType") or "").upper()
         for each in item.get("RTROIObservationsSequence") or ()
     }
-    return {
-        int(roi.ROINumber)
-        for roi in item.get("StructureSetROISequence") or ()
-        if (machine_marks or roi.get("ROIGenerationAlgorithm") != "AUTOMATIC")
-        and roi.get("ReferencedFrameOfReferenceUID", frame) == frame
-        and _is_tumour(types.get(int(roi.ROINumber), ""), str(roi.get("ROIName", "")))
-    }
+    outlines = {int(each.ReferencedROINumber): each for each in item.get("ROIContourSequence") or ()}
+    tumours: set[int] = set()
+    passed: Counter[Passed] = Counter()
+    for roi in item.get("StructureSetROISequence") or ():
+        number, outline = int(roi.ROINumber), outlines.get(int(roi.ROINumber))
+        why = _why_not(types.get(number, ""), str(roi.get("ROIName", "")), rules)
+        if why is None and roi.get("ROIGenerationAlgorithm") == "AUTOMATIC" and not rules.machine_marks:
+            why = Passed.MACHINE
+        if why is None and (outline is None or not _closed(outline)):
+            why = Passed.NO_COORDINATES
+        if why is None and not _is_here(item, roi, outline, sops, frame):
+            why = Passed.FRAME
+        if why is None:
+            tumours.add(number)
+        else:
+            passed[why] += 1
+    if tumours:
+        passed.pop(Passed.TARGET, None)  # they go round what is a lesion here
+    return tumours, passed
 
 
-def _is_tumour(kind: str, name: str) -> bool:
-    return kind.upper() == "GTV" if kind else TUMOUR.match(name) is not None
+def _why_not(kind: str, name: str, rules: MarkRules) -> Passed | None:
+    """None for a lesion."""
+    if kind == "GTV":
+        return None
+    if kind in TARGETS:
+        return Passed.TARGET
+    told = rules.tell(name)
+    if kind not in UNSAID:
+        return Passed.TYPE if told else Passed.ORGAN
+    if told:
+        return None
+    return Passed.ORGAN if kind or told is False else Passed.NAME
+
+
+def _is_here(
+    item: pydicom.Dataset, roi: pydicom.Dataset, outline: pydicom.Dataset | None, sops: Collection[str], frame: str
+) -> bool:
+    own = roi.get("ReferencedFrameOfReferenceUID", frame)
+    if own == frame:
+        return True
+    of_frame = [
+        each for each in item.get("ReferencedFrameOfReferenceSequence") or () if each.get("FrameOfReferenceUID") == own
+    ]
+    named = [part for part in (outline, *of_frame) if part is not None]
+    return any(
+        str(element.value) in sops
+        for part in named
+        for element in part.iterall()
+        if element.keyword == "ReferencedSOPInstanceUID"
+    )
+
+
+def _closed(outline: pydicom.Dataset) -> list[pydicom.Dataset]:
+    return [each for each in outline.get("ContourSequence") or () if each.get("ContourGeometricType") in CLOSED]
 
 
 def _contour(item: pydicom.Dataset, series: ReferredSeries) -> Region:

@@ -1,6 +1,6 @@
-"""Lesions of a segmentation object: segments that code a lesion, each split into what hangs together in 3D."""
+"""Lesions of a segmentation object: segments that code or name a lesion, each split into what hangs together in 3D."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Final
 
@@ -12,6 +12,7 @@ from scipy import ndimage
 from harvester.errors import LabelError
 from harvester.geometry import Array
 from harvester.labels.dicom.lesions import Lesion, ReferredSeries, Region, box_round, code, kind_of, lesion_of, within
+from harvester.labels.dicom.rules import MarkRules, Passed
 
 Mask = NDArray[np.bool_]
 
@@ -24,6 +25,14 @@ LESION_TYPES: Final = frozenset(
     }
 )  # fmt: skip
 """Neoplasm (any, malignant, primary, secondary), nodule, mass, lesion, abscess."""
+OTHER_CATEGORIES: Final = frozenset(
+    {
+        "123037004", "T-D000A", "91723000", "91772007", "113343008", "260787004", "A-00004", "91720002", "T-D0080",
+        "105590001", "309825002", "R-42018", "246464006",
+    }
+)  # fmt: skip
+"""Anatomical structure, organ, physical object, body substance, spatial concept, function. Tissue is what 3D Slicer
+writes where nobody chose: it says nothing."""
 MOST_PARTS: Final = 100_000
 """A segment of more is noise."""
 MOST_MASK_BYTES: Final = 1 << 31
@@ -31,16 +40,13 @@ MOST_MASK_BYTES: Final = 1 << 31
 EVERYWHERE: Final = np.ones((3, 3, 3))
 
 
-def read_seg(
-    item: pydicom.Dataset, frames: Iterable[Array], series: ReferredSeries, machine_marks: bool
-) -> list[Lesion]:
+def read_seg(item: pydicom.Dataset, frames: Iterable[Array], series: ReferredSeries, rules: MarkRules) -> list[Lesion]:
     """The lesions that a segmentation marks on the series; `frames` are its stored values, (rows, columns) each, one
     of which is held at a time.
 
-    Segments of organs are passed over, and automatic ones unless wanted. Raises LabelError for frames that do not
-    lie on the series; a broken object raises what pydicom raises.
+    Raises LabelError for frames that do not lie on the series; a broken object raises what pydicom raises.
     """
-    wanted = {int(each.SegmentNumber): each for each in item.SegmentSequence if _is_wanted(each, machine_marks)}
+    wanted, _ = sorted_segments(item, rules)
     masks: dict[int, dict[int, Mask]] = defaultdict(dict)
     room = MOST_MASK_BYTES
     for functional, frame in zip(item.PerFrameFunctionalGroupsSequence, frames, strict=True):
@@ -60,12 +66,31 @@ def read_seg(
     ]
 
 
-def _is_wanted(segment: pydicom.Dataset, machine_marks: bool) -> bool:
-    is_lesion = (
-        code(segment, "SegmentedPropertyCategoryCodeSequence") in LESION_CATEGORIES
-        or code(segment, "SegmentedPropertyTypeCodeSequence") in LESION_TYPES
-    )
-    return is_lesion and (machine_marks or segment.get("SegmentAlgorithmType") != "AUTOMATIC")
+def sorted_segments(item: pydicom.Dataset, rules: MarkRules) -> tuple[dict[int, pydicom.Dataset], Counter[Passed]]:
+    """The segments that are lesions, by number, and why others are passed over."""
+    wanted: dict[int, pydicom.Dataset] = {}
+    passed: Counter[Passed] = Counter()
+    for each in item.SegmentSequence:
+        why = _why_not(each, rules)
+        if why is None and each.get("SegmentAlgorithmType") == "AUTOMATIC" and not rules.machine_marks:
+            why = Passed.MACHINE
+        if why is None:
+            wanted[int(each.SegmentNumber)] = each
+        else:
+            passed[why] += 1
+    return wanted, passed
+
+
+def _why_not(segment: pydicom.Dataset, rules: MarkRules) -> Passed | None:
+    """None for a lesion: by code, or by its name where the codes say nothing of it."""
+    category = code(segment, "SegmentedPropertyCategoryCodeSequence")
+    kind = code(segment, "SegmentedPropertyTypeCodeSequence")
+    if category in LESION_CATEGORIES or kind in LESION_TYPES | rules.lesion_codes:
+        return None
+    told = rules.tell(str(segment.get("SegmentLabel", "")))
+    if told:
+        return None
+    return Passed.ORGAN if category in OTHER_CATEGORIES or told is False else Passed.CODE
 
 
 def _kind(segment: pydicom.Dataset) -> str:

@@ -3,7 +3,8 @@
 A group is one lesion. Points, and regions that a segmentation holds instead, give no box here.
 """
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -13,12 +14,15 @@ from harvester.errors import LabelError
 from harvester.geometry import Array
 from harvester.labels.deeplesion.dl_info import PAD_PX
 from harvester.labels.dicom.lesions import Lesion, ReferredSeries, box_round, code, kind_of, lesion_of, outlined, within
+from harvester.labels.dicom.rules import MarkRules, Passed
 from harvester.records import Box
 
 GROUP: Final = "125007"
 TRACKING_UID: Final = "112040"
 FINDING: Final = ("121071", "363698007", "G-C0E3")
 """Concepts whose codes may name a lesion's kind: finding, and finding site (SNOMED CT, and its older id)."""
+SEGMENT: Final = ("121191", "121214")
+"""Referenced segment, and referenced segmentation frame."""
 OBSERVER: Final = "121005"
 PERSON, DEVICE = "121006", "121007"
 ROUND: Final = ("CIRCLE", "ELLIPSE")
@@ -31,17 +35,56 @@ Mark = tuple[int, str, Array]
 """Slice, graphic type, (m, 2) image-relative points."""
 
 
-def read_sr(item: pydicom.Dataset, series: ReferredSeries, machine_marks: bool) -> list[Lesion]:
+def read_sr(item: pydicom.Dataset, series: ReferredSeries, rules: MarkRules) -> list[Lesion]:
     """The lesions that a report marks on the series; none of a machine's report unless verified or wanted.
 
     Raises LabelError for a mark outside the series; a broken report raises what pydicom raises.
     """
-    if _by_machine(item) and not machine_marks:
+    if _by_machine(item) and not rules.machine_marks:
         return []
-    groups = [each for each in _below(item) if code(each, "ConceptNameCodeSequence") == GROUP]
-    if not groups:  # older reports: measurements without groups
-        groups = [each for each in _below(item) if each.get("ValueType") == "NUM"]
-    return [lesion for group in groups if (lesion := _lesion(group, series))]
+    return [lesion for group in _groups(item) if (lesion := _lesion(group, series))]
+
+
+def passed_over(item: pydicom.Dataset, sops: Collection[str], frame: str, rules: MarkRules) -> Counter[Passed]:
+    """Why groups of a report give no lesion on the series of these slices."""
+    groups = [_why_not([*_below(group)], sops, frame) for group in _groups(item)]
+    if _by_machine(item) and not rules.machine_marks:
+        return Counter({Passed.MACHINE: sum(why is None for why in groups)})
+    return Counter(why for why in groups if why)
+
+
+def _groups(item: pydicom.Dataset) -> list[pydicom.Dataset]:
+    """Measurement groups; of older reports the measurements; of reports without any the findings."""
+    every = [*_below(item)]
+    groups = [each for each in every if code(each, "ConceptNameCodeSequence") == GROUP]
+    groups = groups or [each for each in every if each.get("ValueType") == "NUM"]
+    return groups or [each for each in every if code(each, "ConceptNameCodeSequence") in FINDING]
+
+
+def _why_not(items: Sequence[pydicom.Dataset], sops: Collection[str], frame: str) -> Passed | None:
+    """None for a group that outlines or measures something here."""
+    drawn = [each for each in items if each.get("ValueType") in ("SCOORD", "SCOORD3D")]
+    regions = [each for each in drawn if each.get("GraphicType") not in POINTS]
+    if any(_is_here(each, items, sops, frame) for each in regions):
+        return None
+    if regions:
+        planar = all(each.get("ValueType") == "SCOORD" for each in regions)
+        return Passed.ELSEWHERE if planar else Passed.FRAME
+    in_segment = any(code(each, "ConceptNameCodeSequence") in SEGMENT for each in items)
+    return Passed.SEGMENT if in_segment and not drawn else Passed.NO_COORDINATES
+
+
+def _is_here(item: pydicom.Dataset, group: Sequence[pydicom.Dataset], sops: Collection[str], frame: str) -> bool:
+    """Whether a region lies on the series of these slices: by those that it names, in space by its frame of reference
+    or by the slices that its group names, which exports keep where they renew frames."""
+    if item.get("ValueType") == "SCOORD":
+        return not {*_named(_below(item))}.isdisjoint(sops)
+    return item.get("ReferencedFrameOfReferenceUID", frame) == frame or not {*_named(group)}.isdisjoint(sops)
+
+
+def _named(items: Iterable[pydicom.Dataset]) -> Iterator[str]:
+    for each in items:
+        yield from (str(ref.ReferencedSOPInstanceUID) for ref in each.get("ReferencedSOPSequence", []))
 
 
 def _by_machine(item: pydicom.Dataset) -> bool:
@@ -65,7 +108,7 @@ def _below(item: pydicom.Dataset) -> Iterator[pydicom.Dataset]:
 
 def _lesion(group: pydicom.Dataset, series: ReferredSeries) -> Lesion | None:
     items = list(_below(group))
-    marks = [mark for each in items if (mark := _mark(each, series))]
+    marks = [mark for each in items if (mark := _mark(each, items, series))]
     drawn = [mark for mark in marks if len(mark[2]) > 2 or mark[1] in ROUND]
     regions = [outlined(k, _outline(kind, points), series.size_px) for k, kind, points in drawn]
     if not regions:  # lines measure a region where there is one
@@ -81,22 +124,18 @@ def _lesion(group: pydicom.Dataset, series: ReferredSeries) -> Lesion | None:
     return lesion_of(regions, kind_of(found), tracking)
 
 
-def _mark(item: pydicom.Dataset, series: ReferredSeries) -> Mark | None:
+def _mark(item: pydicom.Dataset, group: Sequence[pydicom.Dataset], series: ReferredSeries) -> Mark | None:
     """A region or line on a slice of the series; None for anything else, also on another series."""
     kind, value_type = str(item.get("GraphicType", "")), item.get("ValueType")
-    if kind in POINTS:
+    if kind in POINTS or value_type not in ("SCOORD", "SCOORD3D"):
+        return None
+    if not _is_here(item, group, series.sops, series.frame):
         return None
     if value_type == "SCOORD":
-        sops = [
-            str(ref.ReferencedSOPInstanceUID) for each in _below(item) for ref in each.get("ReferencedSOPSequence", [])
-        ]
-        slices = [series.sops[sop] for sop in sops if sop in series.sops]
-        return (slices[0], kind, _points(item, 2)) if slices else None
-    if value_type == "SCOORD3D" and item.get("ReferencedFrameOfReferenceUID", series.frame) == series.frame:
-        points = _points(item, 3)
-        k = series.slice_of(points.mean(0))
-        return k, kind, series.on_slice(k, points)
-    return None
+        return next(series.sops[sop] for sop in _named(_below(item)) if sop in series.sops), kind, _points(item, 2)
+    points = _points(item, 3)
+    k = series.slice_of(points.mean(0))
+    return k, kind, series.on_slice(k, points)
 
 
 def _points(item: pydicom.Dataset, width: int) -> Array:

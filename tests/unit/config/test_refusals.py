@@ -52,7 +52,7 @@ def default(path: Path) -> Any:
 FLOATS = [path for path, kind in fields() if holds(kind, (float,))]
 NUMBERS = [path for path, kind in fields() if holds(kind, (int, float))]
 LISTS_MAY_BE_EMPTY = {  # nothing is refused, read or asked then
-    ("data", "archive", "mask_labels"), ("data", "deeplesion", "marks"),
+    ("data", "archive", "mask_labels"), ("data", "deeplesion", "marks"), ("data", "archive", "dicom", "lesion_codes"),
     ("data", "archive", "dicom", "refused_image_types"), ("data", "archive", "dicom", "marks"),
     ("data", "insertion", "vm_backgrounds"), ("data", "insertion", "vh_test_backgrounds"),
 }  # fmt: skip
@@ -136,7 +136,7 @@ def test_there_is_something_to_try() -> None:
             "data.insertion.nodule_mm = [30, 6]: want the lower end first, got 30 and 6",
         ),
         ("data.insertion.kind_weights={nodule: 0}", "kind_weights.nodule = 0: Input should be greater than 0"),
-        ("data.archive.dicom.slice_spacing_mm=[3,2]", "want the lower end first, got 3 and 2"),
+        ("data.archive.slice_spacing_mm=[3,2]", "want the lower end first, got 3 and 2"),
         ("data.archive.mask_labels=[0]", "mask_labels.0 = 0: Input should be greater than or equal to 1"),
         ("compute.gpus_per_replica=1.5", "want a share of one GPU or whole ones, got 1.5"),
         ("generator.steps=2.5", "generator.steps = 2.5: Input should be a valid integer"),

@@ -174,7 +174,7 @@ def test_broken_tables_are_named_by_line_and_not_by_what_they_say(root: Path, ca
 
 def test_a_table_that_is_no_text_is_an_error(root: Path) -> None:
     (root / "volumes.csv").write_bytes(b"file\n\xff\xfe\n")
-    with pytest.raises(LabelError, match=r"volumes.csv: not a CSV file"):
+    with pytest.raises(LabelError, match=r"volumes.csv: not in UTF-8"):
         scanned(root)
 
 
@@ -195,7 +195,7 @@ def test_dicom_series_go_by_uid_and_folder(tmp_path: Path) -> None:
     assert {case.split for case in cases} == {"vh"}  # 1.2 is not complete
     assert scanned(tmp_path, format="nifti") == []
     (tmp_path / "volumes.csv").write_text("file,complete\na,1\n")
-    with pytest.raises(LabelError, match="holds several series"):
+    with pytest.raises(LabelError, match="names several scans"):
         scanned(tmp_path)
 
 

@@ -28,9 +28,8 @@ from tests.dicom_files import PLANE, ct, put, put_series
 
 
 def found(root: Path, **settings: Any) -> Discovery:
-    max_voxels = settings.pop("max_voxels", 10**9)
-    dicom = DicomSettings(**settings)
-    return discover(root, ArchiveSettings(max_voxels=max_voxels, dicom=dicom), 0, "salt")
+    own = {name: settings.pop(name) for name in [*settings] if name in ArchiveSettings.model_fields}
+    return discover(root, ArchiveSettings(dicom=DicomSettings(**settings), **own), 0, "salt")
 
 
 def reasons(root: Path, **settings: Any) -> list[str]:
@@ -81,7 +80,7 @@ BAD_SERIES: dict[str, tuple[str, dict[str, Any]]] = {
     "negative spacing": ("bad_spacing", {"PixelSpacing": [0.7, -0.7]}),
     "an orientation of nothing": ("no_geometry", {"ImageOrientationPatient": [0] * 6}),
     "coronal": ("not_axial", {"ImageOrientationPatient": [1, 0, 0, 0, 0, -1]}),
-    "one place": ("duplicate_slices", {"ImagePositionPatient": [0, 0, 0]}),
+    "one place": ("no_geometry", {"ImagePositionPatient": [0, 0, 0]}),
     "60,000 x 60,000": ("too_large", {"Rows": 60000, "Columns": 60000}),
     "MR": ("not_ct", {"SOPClassUID": MRImageStorage, "Modality": "MR"}),
     "a dose report": ("no_image", {"SOPClassUID": XRayRadiationDoseSRStorage, "Rows": None, "Modality": "SR"}),

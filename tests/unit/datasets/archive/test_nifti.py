@@ -478,6 +478,7 @@ def test_a_gzip_bomb_is_read_no_further_than_its_header(tmp_path: Path) -> None:
     header.set_data_shape((8, 8, 8))
     header.set_data_dtype(np.int16)
     header.set_sform(LPS, 1)
+    header.set_zooms((0.8, 0.8, 5))
     header["magic"], header["vox_offset"] = b"n+1", 352 + (24 << 20)
     (tmp_path / "a.nii.gz").write_bytes(gzip.compress(header.binaryblock + b"\1\0\0\0" + bytes(24 << 20), 9))
     (row,) = look(tmp_path).rejects
@@ -497,7 +498,7 @@ def test_refusals_are_plain_rows(tmp_path: Path) -> None:
 def test_scans_whose_two_forms_differ_are_told(
     tmp_path: Path, codes: tuple[int, int], moved_mm: float, warned: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    image = nibabel.Nifti1Image(np.zeros((3, 4, 5), np.int16), np.diag([1.0, 1, 2, 1]))
+    image = nibabel.Nifti1Image(np.zeros((3, 4, 9), np.int16), np.diag([1.0, 1, 2, 1]))
     moved = image.affine.copy()
     moved[1, 3] += moved_mm
     image.header.set_sform(image.affine, codes[0])

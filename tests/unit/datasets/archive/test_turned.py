@@ -83,7 +83,7 @@ def test_every_orientation_gives_the_same_volume_and_boxes(
     for axes, flips in ways:
         saved(hu, tmp_path / "a.nii", axes, flips)
         put_marks(tmp_path, kind, axes, flips)
-        settings = ArchiveSettings(mask_min_mm=0, mask_split_labels=True)
+        settings = ArchiveSettings(mask_min_mm=0, mask_split_labels=True, min_slices=1, slice_spacing_mm=(0.1, 100))
         (case,) = discover(tmp_path, settings, 0, "s").cases
         volume, marks = read(case, tmp_path, settings)
         np.testing.assert_array_equal(volume.hu_zyx, hu)

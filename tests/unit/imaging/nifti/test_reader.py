@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from harvester.errors import VolumeError
+from harvester.imaging.nifti.file import read_header
 from harvester.imaging.nifti.reader import read_nifti, read_oriented_nifti
 
 BODY_ZYX = np.arange(-60, 60, dtype=np.int16).reshape(4, 5, 6)
@@ -43,7 +44,7 @@ def test_every_axis_order_comes_out_alike(tmp_path: Path, axes: str) -> None:
 @pytest.mark.parametrize("axes", ["RAS", "LAS", "LPS", "RPI", "LPI", "ARS"])
 def test_a_box_drawn_in_the_file_lands_on_the_same_voxels(tmp_path: Path, axes: str) -> None:
     path = write(tmp_path / "a.nii", axes)
-    volume, orientation = read_oriented_nifti(path, "v", "p")
+    volume, orientation = read_oriented_nifti(path, read_header(path, "v"), "v", "p")
     drawn = np.asarray(nibabel.load(path).dataobj)[1:3, 2:5, 3]
     z, x1, y1, x2, y2 = orientation.box(3, (1, 2, 2, 4))
     found = volume.hu_zyx[z, int(y1) : int(y2) + 1, int(x1) : int(x2) + 1]
@@ -51,7 +52,7 @@ def test_a_box_drawn_in_the_file_lands_on_the_same_voxels(tmp_path: Path, axes: 
 
 
 def test_a_box_on_slices_that_are_not_axial_is_refused(tmp_path: Path) -> None:
-    _, orientation = read_oriented_nifti(write(tmp_path / "a.nii", "SAR"), "v", "p")
+    _, orientation = read_oriented_nifti(path := write(tmp_path / "a.nii", "SAR"), read_header(path, "v"), "v", "p")
     with pytest.raises(VolumeError) as caught:
         orientation.box(0, (0, 0, 1, 1))
     assert caught.value.reason == "not_axial"
@@ -81,10 +82,12 @@ def test_values_that_are_no_number_refuse_the_scan_but_nan_may_be_told_to_be_air
     path = write(tmp_path / "a.nii", "LPS", values)
     assert refused(path) == "not_finite"
     if np.isnan(lost):
-        assert read_oriented_nifti(path, "v", "p", missing_is_air=True)[0].hu_zyx[0, 0].tolist() == [-1024, 40]
+        assert read_oriented_nifti(path, read_header(path, "v"), "v", "p", missing_is_air=True)[0].hu_zyx[
+            0, 0
+        ].tolist() == [-1024, 40]
     else:
         with pytest.raises(VolumeError, match="1 voxels"):
-            read_oriented_nifti(path, "v", "p", missing_is_air=True)
+            read_oriented_nifti(path, read_header(path, "v"), "v", "p", missing_is_air=True)
 
 
 def test_a_trailing_axis_of_one_is_dropped(tmp_path: Path) -> None:
@@ -182,9 +185,9 @@ def test_no_room_is_made_for_what_a_small_file_claims(tmp_path: Path, monkeypatc
 
 def test_a_limit_on_voxels_may_be_set(tmp_path: Path) -> None:
     path = write(tmp_path / "a.nii", "LPS")
-    read_oriented_nifti(path, "v", "p", max_voxels=BODY_ZYX.size)
+    read_header(path, "v", BODY_ZYX.size)
     with pytest.raises(VolumeError, match=r"data.archive.max_voxels = 119") as caught:
-        read_oriented_nifti(path, "v", "p", max_voxels=BODY_ZYX.size - 1)
+        read_header(path, "v", BODY_ZYX.size - 1)
     assert caught.value.reason == "too_large"
 
 
@@ -242,11 +245,11 @@ def test_the_limit_is_one_of_bytes_too(tmp_path: Path, kind: Any) -> None:
     """Wide values may be as many fewer as they are wider than CT's two bytes."""
     path = write(tmp_path / "a.nii.gz", "LPS", BODY_ZYX.astype(kind))
     least = BODY_ZYX.size * np.dtype(kind).itemsize // 2
-    read_oriented_nifti(path, "v", "p", max_voxels=least)
+    read_header(path, "v", least)
     with pytest.raises(
         VolumeError, match=rf"120 voxels of {np.dtype(kind).itemsize} bytes, more than .* of 2"
     ) as caught:
-        read_oriented_nifti(path, "v", "p", max_voxels=least - 1)
+        read_header(path, "v", least - 1)
     assert caught.value.reason == "too_large"
 
 

@@ -89,5 +89,5 @@ def test_a_table_that_is_none_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(LabelError, match="lacks the columns Study_index"):
         read_dl_info(tmp_path / "DL_info.csv")
     (tmp_path / "DL_info.csv").write_bytes(HEADER.encode() + b"\xff\xfe\n")
-    with pytest.raises(LabelError, match="not a CSV file in UTF-8"):
+    with pytest.raises(LabelError, match="not in UTF-8"):
         read_dl_info(tmp_path / "DL_info.csv")

@@ -31,15 +31,18 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def marks_of(root: Path, **settings: Any) -> list[Mark]:
-    found = discover(root, ArchiveSettings(dicom=DicomSettings(**settings)), 0, "salt")
+def marks_of(root: Path, passed: str = "", **settings: Any) -> list[Mark]:
+    """passed: how the row begins that tells what gives no mark."""
+    own = ArchiveSettings(dicom=DicomSettings(**settings))
+    found = discover(root, own, 0, "salt")
     (case,) = found.cases
-    assert [row.reason for row in found.rejects] == []
-    return read(case, root)[1]
+    assert [row.reason for row in found.rejects] == ["marks_passed_over"] * bool(passed)
+    assert all(row.message.startswith(f"{passed}: parts") for row in found.rejects)
+    return read(case, root, own)[1]
 
 
-def boxes_of(root: Path, **settings: Any) -> list[tuple[float, ...]]:
-    return [(m.z, m.x1, m.y1, m.x2, m.y2) for m in marks_of(root, **settings)]
+def boxes_of(root: Path, passed: str = "", **settings: Any) -> list[tuple[float, ...]]:
+    return [(m.z, m.x1, m.y1, m.x2, m.y2) for m in marks_of(root, passed, **settings)]
 
 
 def refused(root: Path) -> str:
@@ -111,13 +114,13 @@ def test_points_and_other_series_give_no_mark(root: Path) -> None:
             group(scoord3d("POLYGON", in_mm(4, rectangle(5, 6, 14, 12)), frame="7.7")),
         ),
     )
-    assert boxes_of(root) == []
+    assert boxes_of(root, "1 in another frame of reference, 1 on other series, 1 without a region") == []
 
 
 def test_a_machines_report_is_no_clinics_mark_unless_wanted(root: Path) -> None:
     region = group(scoord("1.2.3.4", "POLYLINE", rectangle(5, 6, 14, 12)))
     put(root / "sr.dcm", report(observer("121007"), region, VerificationFlag="UNVERIFIED"))
-    assert boxes_of(root) == []
+    assert boxes_of(root, "1 made by a program") == []
     assert len(boxes_of(root, machine_marks=True)) == 1
     put(root / "sr.dcm", report(observer("121007"), region, VerificationFlag="VERIFIED"))
     assert len(boxes_of(root)) == 1
@@ -172,7 +175,7 @@ def test_organs_and_automatic_segments_are_no_marks(root: Path) -> None:
     put_segmentation(root / "seg.dcm", root / "ct", [mask], organ=True)
     assert boxes_of(root) == []
     put_segmentation(root / "seg.dcm", root / "ct", [mask], by="AUTOMATIC")
-    assert boxes_of(root) == []
+    assert boxes_of(root, "1 made by a program") == []
     assert len(boxes_of(root, machine_marks=True)) == 1
 
 
