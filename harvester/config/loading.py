@@ -14,6 +14,10 @@ from harvester.errors import SettingsError, one_line
 
 GONE: Final = tuple(("operating_point", name) for name in ("early_target_precisions", "small_bonuses", "small_mm"))
 """Settings of earlier releases, section and name: the harvests of then are exported and reviewed all the same."""
+MOVED: Final = {
+    ("data", "archive", "dicom", name): ("data", "archive", name) for name in ("min_slices", "slice_spacing_mm")
+}
+"""Settings of earlier releases that are called otherwise now."""
 
 
 def resolve(file: Path | str | None = None, overrides: Sequence[str] = ()) -> Settings:
@@ -27,9 +31,15 @@ def resolve(file: Path | str | None = None, overrides: Sequence[str] = ()) -> Se
 def restore(text: str, overrides: Sequence[str] = ()) -> Settings:
     """The settings that `dump` wrote, with `overrides`, less what is GONE. Raises SettingsError, one line."""
     tree = _tree(text, "settings.yaml")
-    for section, name in GONE:
-        if isinstance(own := tree.get(section), dict):
-            own.pop(name, None)
+    for path in (*GONE, *MOVED):
+        *sections, name = path
+        section: Any = tree
+        for each in sections:
+            section = section.get(each) if isinstance(section, dict) else None
+        if isinstance(section, dict) and name in section:
+            value = section.pop(name)
+            if path in MOVED:
+                _place(tree, MOVED[path], value)
     return _resolved(tree, overrides)
 
 
@@ -83,11 +93,18 @@ def _put(tree: dict[str, Any], override: str) -> None:
         value = parse(text)
     except yaml.YAMLError:
         raise SettingsError(f"--set {override}: the value is not valid YAML") from None
-    *parents, leaf = path.split(".")
+    try:
+        _place(tree, path.split("."), value)
+    except SettingsError as error:
+        raise SettingsError(f"--set {override}: {error}") from None
+
+
+def _place(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    *parents, leaf = path
     for parent in parents:
         tree = tree.setdefault(parent, {})
         if not isinstance(tree, dict):
-            raise SettingsError(f"--set {override}: {parent} is a value, not a group of settings")
+            raise SettingsError(f"{parent} is a value, not a group of settings")
     tree[leaf] = value
 
 

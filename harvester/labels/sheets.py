@@ -10,13 +10,18 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
 
 from harvester.errors import LabelError
 
 SEPARATORS: Final = (",", ";", "\t")
 DECIMAL_COMMA: Final = re.compile(r"-?\d+,\d+")
 UTF_16: Final = (b"\xff\xfe", b"\xfe\xff")
+MOST_SNIFFED: Final = 1 << 16
 NAMED_SEPARATOR: Final = re.compile(r"sep=(.)\r?\n?", re.I)
 """A first line by which Excel is told the separator."""
 
@@ -68,6 +73,49 @@ def text_of(file: Path) -> str:
         raise LabelError(f"{file.name}: cannot be read ({error.strerror or type(error).__name__})") from None
     except UnicodeDecodeError as error:
         raise LabelError(f"{file.name}: not in UTF-8 ({type(error).__name__}); save it as CSV in UTF-8") from None
+
+
+def read_arrow(file: Path, known: Sequence[str], text: Sequence[str]) -> pa.Table:
+    """A large table (.csv, .csv.gz) by pyarrow, without its blank rows; columns of `text` as strings.
+
+    Raises what pyarrow raises, and LabelError for what is not in UTF-8 or UTF-16.
+    """
+    with unpacked(file) as stream:
+        head = stream.read(MOST_SNIFFED)
+    if head.startswith(UTF_16):
+        source: Any = pa.BufferReader(text_of(file).encode())
+        first = text_of(file)[:MOST_SNIFFED]
+    else:
+        source, first = unpacked(file), head.decode("utf-8-sig", "replace")
+    header = Header.of(first, known)
+    cells = re.split(r"[\r\n" + re.escape(header.separator) + "]", first)
+    comma = header.separator != "," and any(DECIMAL_COMMA.fullmatch(cell.strip()) for cell in cells)
+    table = pacsv.read_csv(
+        source,
+        pacsv.ReadOptions(use_threads=False, skip_rows=header.skipped + 1, column_names=list(header.names)),
+        pacsv.ParseOptions(delimiter=header.separator),
+        pacsv.ConvertOptions(column_types=dict.fromkeys(text, pa.string()), decimal_point="," if comma else "."),
+    )
+    return _without_blank_rows(table.select([at for at, name in enumerate(header.names) if name]))
+
+
+def unpacked(file: Path) -> Any:
+    """pyarrow's stream of a file, unpacked where its name ends in .gz or .GZ: by itself it knows lower case alone."""
+    packing: Any = "gzip" if file.name.lower().endswith(".gz") else None
+    return pa.input_stream(str(file), compression=packing)
+
+
+def _without_blank_rows(table: pa.Table) -> pa.Table:
+    """Spreadsheets write rows of separators behind the last one."""
+    blank = np.ones(len(table), bool)
+    for column in table.columns:
+        if not blank.any():
+            return table
+        nothing = np.asarray(column.is_null())
+        if pa.types.is_string(column.type):
+            nothing[blank] |= [not cell for cell in column.filter(pa.array(blank)).to_pylist()]
+        blank &= nothing
+    return table.filter(pa.array(~blank))
 
 
 def _rows(text: str, header: Header, name: str, decimal_comma: bool) -> Iterator[tuple[int, dict[str, str]]]:

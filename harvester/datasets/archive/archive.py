@@ -24,6 +24,7 @@ every other one to vh. Ids are salted hashes; files are named by no message.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -59,6 +60,8 @@ from harvester.records import Mark, Split, Volume
 
 logger = logging.getLogger(__name__)
 
+MANY_OF_A_PATIENT: Final = 4
+"""Scans: few people have more."""
 DEFAULTS: Final = ArchiveSettings()
 
 
@@ -116,6 +119,7 @@ def discover(root: Path, settings: ArchiveSettings, seed: int, salt: str) -> Dis
     # Before scans are refused: one that is mended later moves nobody's split.
     splits = assign(scans, settings.vh_test_share, seed)
     _warn_of_patients(scans)
+    _warn_of_one_patient(scans)
     for check in (refuse_doubtful, marked_once, check_scans):
         scans, bad = check(scans, settings, salt)
         rejects += bad
@@ -138,6 +142,18 @@ def _warn_of_patients(scans: Sequence[ScanFiles]) -> None:
             "%d NIfTI scans have no patient in volumes.csv: each counts as a patient of its own, so name those who "
             "have several scans, or a patient may be in two splits",
             without,
+        )
+
+
+def _warn_of_one_patient(scans: Sequence[ScanFiles]) -> None:
+    """Anonymisers that write one word for everybody make one patient of an archive, and nothing can be proven of it."""
+    (patient, count), *_ = Counter(each.patient for each in scans).most_common(1) or [("", 0)]
+    if patient and count >= MANY_OF_A_PATIENT and 2 * count > len(scans):
+        logger.warning(
+            "%d of %d scans have one PatientID: if an anonymiser wrote it for everybody, say in volumes.csv who is who "
+            "(`file`, `patient`), or all of them count as one patient",
+            count,
+            len(scans),
         )
 
 

@@ -8,16 +8,15 @@ from typing import Any, Final, TypeAlias, cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv as pacsv
 
 from harvester.errors import LabelError
 from harvester.evaluation.inputs.validate import NAMED
 from harvester.evaluation.matching import Integers, numbers
 from harvester.geometry import Array
 from harvester.labels.columns import refuse_columns
-from harvester.labels.deeplesion.mark_tables import unpacked
 from harvester.labels.deeplesion.volume_ids import plain_id
-from harvester.records import Column, read_foreign
+from harvester.labels.sheets import read_arrow
+from harvester.records import SIDES, Column, read_foreign
 
 # pyarrow imports pandas, where there is one, at its first conversion: a quarter of a second that belongs here,
 # with the other imports, and not into the time of the first table.
@@ -27,7 +26,8 @@ with suppress(ImportError):
 Ids: TypeAlias = "pa.DictionaryArray[Any, Any]"
 TEXT: Final = ("volume_id", "patient_id", "mark_id", "lesion_id", "kind")
 """Columns of a CSV that are read as text even where they look like numbers: 007 stays 007."""
-
+KNOWN: Final = (*TEXT, "tubelet_id", "z", *SIDES, "z1", "z2", "score", "clinical")
+"""By these the separator of a CSV and the case of its header are told."""
 OPTIONAL: Final = ("volume_id", "patient_id", "spacing_x_mm", "spacing_y_mm")
 """Columns without which a table is scored otherwise: one that is nearly called so is a slip."""
 
@@ -54,8 +54,7 @@ def _parse(file: Path) -> pa.Table:
         # One thread and no dataset machinery: the files are small, the machine may be shared.
         return read_foreign(file, read_dictionary=["volume_id"])
     if kind == "csv":
-        options = pacsv.ConvertOptions(column_types=dict.fromkeys(TEXT, pa.string()))
-        return pacsv.read_csv(unpacked(file), pacsv.ReadOptions(use_threads=False), convert_options=options)
+        return read_arrow(file, KNOWN, TEXT)
     raise LabelError(f"{file.name}: want a .parquet or .csv file")
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.csv as pacsv
 
 from harvester.errors import LabelError
 from harvester.labels.columns import refuse_columns
 from harvester.labels.deeplesion.published_marks import PublishedMarks, read_published
 from harvester.labels.deeplesion.published_tubelets import numbers
 from harvester.labels.deeplesion.volume_ids import plain_id
+from harvester.labels.sheets import read_arrow
 from harvester.records import MARKS, SIDES, MarkTable, read_foreign
 
 PICKLES: Final = (".pkl", ".pickle")
@@ -41,19 +41,12 @@ def read_marks(file: Path) -> PublishedMarks:
     return PublishedMarks(volume_ids, marks, knows_clinical="clinical" in table.column_names)
 
 
-def unpacked(file: Path) -> Any:
-    """pyarrow's stream of a file, unpacked where its name ends in .gz or .GZ: by itself it knows lower case alone."""
-    packing: Any = "gzip" if file.name.lower().endswith(".gz") else None
-    return pa.input_stream(str(file), compression=packing)
-
-
 def _table(file: Path) -> pa.Table:
     try:
         if file.suffix.lower() == ".parquet":
             return read_foreign(file)
         if file.name.lower().endswith((".csv", ".csv.gz")):
-            text = pacsv.ConvertOptions(column_types={"volume_id": pa.string(), "kind": pa.string()})
-            return pacsv.read_csv(unpacked(file), pacsv.ReadOptions(use_threads=False), convert_options=text)
+            return read_arrow(file, (*WANTED, *OPTIONAL), ("volume_id", "kind"))
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise LabelError(f"{file.name}: cannot be read ({reason}); want a table of marks") from None

@@ -60,7 +60,7 @@ def passed_over(item: pydicom.Dataset, sops: Collection[str], frame: str, rules:
 
 
 def _drawn(item: pydicom.Dataset) -> int:
-    """How many things are drawn in a presentation state; 1 for an object of another kind, which is not known so well."""
+    """How many things are drawn in a presentation state; 1 for an object of another kind."""
     if item.get("Modality") != "PR":
         return 1
     layers = item.get("GraphicAnnotationSequence") or ()

@@ -159,3 +159,10 @@ def test_what_earlier_releases_wrote_is_read_without_the_settings_that_are_gone(
     written = dump(Settings(seed=3)).replace("operating_point:\n", "operating_point:\n" + gone)
     assert "early_target_precisions" in written
     assert restore(written) == Settings(seed=3)
+
+
+def test_settings_that_moved_are_taken_along() -> None:
+    old = "data:\n  archive:\n    dicom:\n      min_slices: 5\n      slice_spacing_mm: [1, 4]\n"
+    own = restore(old).data.archive
+    assert (own.min_slices, own.slice_spacing_mm) == (5, (1.0, 4.0))
+    assert restore(old, ["data.archive.min_slices=6"]).data.archive.min_slices == 6

@@ -200,3 +200,14 @@ def test_positions_that_do_not_move_are_no_geometry(tmp_path: Path) -> None:
     (row,) = found(tmp_path).rejects
     assert row.reason == "no_geometry"
     assert "ImagePositionPatient is the same in all slices" in row.message
+
+
+@pytest.mark.parametrize(("others", "warned"), [(0, True), (3, True), (4, False)])
+def test_one_patient_of_a_whole_archive_is_warned_of(
+    tmp_path: Path, others: int, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    for n in range(4 + others):
+        patient = "ANONYMOUS" if n < 4 else f"p{n}"
+        put_series(tmp_path / f"{n}", uid=f"1.{n}", StudyInstanceUID=f"9.{n}", PatientID=patient)
+    assert len(found(tmp_path).cases) == 4 + others
+    assert (f"4 of {4 + others} scans have one PatientID" in caplog.text) == warned

@@ -75,6 +75,36 @@ def test_a_slice_may_be_told_in_several_ways(tmp_path: Path, image: dict[str, An
     assert row_of(tmp_path, tree(image))["z"] == 3
 
 
+def test_polygons_without_a_box_give_their_box(tmp_path: Path) -> None:
+    polygons = {"bbox": None, "segmentation": [[2, 3, 6, 3, 6, 5, 2, 5], [4.0, 2.5, 5, 2.5, 5, 3]]}
+    assert row_of(tmp_path, tree(box=polygons))["box_xyxy"] == [2, 2.5, 5, 4]
+    for wrong in ({"counts": "x", "size": [1, 1]}, [], [[1, 2, 3]], [["1", 2]]):
+        with pytest.raises(LabelError, match="four finite numbers, or polygons"):
+            known_of(tmp_path, tree(box={"bbox": None, "segmentation": wrong}))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("nodule (solid)", "nodule"),
+        ("liver > 1 cm", "liver"),
+        ("node/chain", "node/chain"),
+        ("Doe_Jane (1950-01-01): liver, growing", ""),
+        ("a word and another and many more than a kind has", ""),
+    ],
+)
+def test_an_odd_kind_stops_no_archive_and_a_report_is_none(tmp_path: Path, name: str, kind: str) -> None:
+    content = tree(box={"category_id": 1}, categories=[{"id": 1, "name": name}])
+    assert row_of(tmp_path, content)["kind"] == kind
+
+
+def test_an_image_may_be_a_slices_own_file(tmp_path: Path) -> None:
+    (tmp_path / "marks.json").write_text(json.dumps(tree({"file_name": "s/004.dcm", "slice": None})))
+    known: dict[str, Known] = {}
+    read_coco(tmp_path, ScanNames(KEYS, {"s/004.dcm": ("series", 4)}.get), known)
+    assert [row["z"] for row in known["series"].marks] == [4]
+
+
 def test_no_file_and_no_boxes_tell_nothing(tmp_path: Path) -> None:
     known: dict[str, Known] = {}
     read_coco(tmp_path, ScanNames(KEYS), known)

@@ -506,3 +506,59 @@ def test_scans_whose_two_forms_differ_are_told(
     nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), None, image.header), tmp_path / "a.nii")
     assert look(tmp_path).rejects == []
     assert ("sform and a qform that differ" in caplog.text) == warned
+
+
+def saved(path: Path, shape: tuple[int, ...] = (12, 10, 9), zooms: tuple[float, ...] = (0.8, 0.8, 5)) -> Any:
+    """A NIfTI whose affine and pixdim agree."""
+    image = nibabel.Nifti1Image(np.full(shape, -100, np.int16), np.diag([*zooms, 1.0]))
+    nibabel.save(image, path)
+    return image
+
+
+@pytest.mark.parametrize(
+    ("shape", "zooms", "reason"),
+    [
+        ((12, 10, 7), (0.8, 0.8, 5), "few_slices"),
+        ((12, 10, 9), (0.8, 0.8, 0.2), "bad_spacing"),
+        ((12, 10, 9), (0.8, 0.8, 12), "bad_spacing"),
+        ((12, 9, 40), (0.8, 5, 0.8), "not_axial"),
+        ((9, 12, 40), (5, 0.8, 0.8), "not_axial"),
+    ],
+)
+def test_slices_are_asked_of_a_nifti_as_of_dicom(
+    tmp_path: Path, shape: tuple[int, ...], zooms: tuple[float, ...], reason: str
+) -> None:
+    saved(tmp_path / "a.nii", shape, zooms)
+    assert [row.reason for row in look(tmp_path).rejects] == [reason]
+
+
+@pytest.mark.parametrize("qform", [True, False])
+def test_spacings_that_disagree_are_refused_unless_it_is_said_which_counts(tmp_path: Path, qform: bool) -> None:
+    """dcm2niix's sform took SliceThickness, its qform and pixdim the places of the slices."""
+    image = saved(tmp_path / "b.nii", zooms=(0.75, 0.75, 0.6))
+    image.header.set_sform(np.diag([0.75, 0.75, 0.8, 1]), 1)
+    image.header.set_qform(image.affine, int(qform))
+    nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), None, image.header), tmp_path / "b.nii")
+    (row,) = look(tmp_path).rejects
+    assert row.reason == "two_spacings"
+    assert "0.75 x 0.75 x 0.8 mm by the NIfTI's affine, 0.75 x 0.75 x 0.6 mm by its pixdim" in row.message
+    for form, gap in (("sform", 0.8), ("qform", 0.6)):
+        settings = ArchiveSettings(nifti_form=form, any_values=True)
+        result = discover(tmp_path, settings, 0, "salt")
+        if form == "qform" and not qform:
+            assert [row.reason for row in result.rejects] == ["no_orientation"]
+        else:
+            volume, _ = read(result.cases[0], tmp_path, settings)
+            assert volume.spacing_zyx_mm == pytest.approx((gap, 0.75, 0.75))
+
+
+def test_a_file_is_packed_by_its_bytes_not_by_its_name(tmp_path: Path) -> None:
+    saved(tmp_path / "plain.nii")
+    content = (tmp_path / "plain.nii").read_bytes()
+    (tmp_path / "packed.nii").write_bytes(gzip.compress(content + b"1"))
+    (tmp_path / "called.nii.gz").write_bytes(content + b"22")
+    (tmp_path / "plain.nii").unlink()
+    result = discover(tmp_path, ArchiveSettings(any_values=True), 0, "salt")
+    # Both hold the same voxels: one of them is left out, as ever.
+    assert (len(result.cases), [row.reason for row in result.rejects]) == (1, ["duplicate"])
+    assert read(result.cases[0], tmp_path, ArchiveSettings(any_values=True))[0].hu_zyx.shape == (9, 10, 12)
