@@ -1,7 +1,7 @@
 """What the tables hold: one class for a scan, one schema and type per table. Frames and box ends: see geometry.py."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, NewType, TypeAlias, TypeVar
@@ -352,8 +352,15 @@ class Reject:
     source_hash  salted hash of what names the file or series in the archive (salted_hash)
     reason       one word, as of VolumeError
     message      what is wrong and what to do, without path, UID or any text of the file
+    files        which files of the archive it is about, for who holds the archive; never stored
     """
 
     source_hash: str
     reason: str
     message: str
+    files: tuple[str, ...] = field(default=(), compare=False, repr=False)
+
+    @property
+    def row(self) -> dict[str, str]:
+        """What is stored."""
+        return {"source_hash": self.source_hash, "reason": self.reason, "message": self.message}

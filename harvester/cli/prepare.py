@@ -36,7 +36,8 @@ STORE is a folder, or s3://bucket/folder, gs://bucket/folder (keys come from the
 stopped goes on where it was when it is started again; of an archive that has changed only what changed is made anew.
 
 Ids in the store are hashes, salted with the secret in the file STORE.salt: keep it to get the same ids again, and to
-yourself. DeepLesion's own ids stay. STORE/rejects.parquet: what was refused; STORE/splits.csv: who is in which split.
+yourself. DeepLesion's own ids stay. STORE/rejects.parquet: what was refused, by hashes; --rejects FILE.csv: by files.
+STORE/splits.csv: who is in which split.
 Exit codes: 0 done, 1 the store could not be made (one line says why), 2 a setting is wrong.
 """
 
@@ -53,7 +54,7 @@ from harvester.cli.places import lasting
 from harvester.config.loading import resolve
 from harvester.config.settings import Settings
 from harvester.errors import SettingsError
-from harvester.records import SPLITS
+from harvester.records import SPLITS, Reject
 from harvester.storage.location import Location
 from harvester.storage.owner import owned
 from harvester.store.commit import drawn_note, volumes_with_drawn_marks
@@ -79,21 +80,40 @@ def run(options: argparse.Namespace) -> None:
     settings, source = settings_of(options), source_of(options.source)
     # Ray takes seconds: help and a wrong setting are answered before.
     from harvester.certificate.preconditions import Archive, obstacles, obstacles_of, told
-    from harvester.datasets.dry_run import dry_run_table, known_tables
+    from harvester.datasets.dry_run import dry_run_table, known_tables, rejects_csv
+    from harvester.datasets.inventory import Inventory
     from harvester.distributed.cluster import start_ray
-    from harvester.distributed.preparation import list_cases, prepare
+    from harvester.distributed.preparation import list_cases, prepare_telling
     from harvester.distributed.shared_folders import require_shared
 
+    refused_files = _rejects_file(options.rejects, options.store)
     if options.dry_run:
         found = list_cases(settings, source, None)
+        if refused_files:
+            refused_files.write_text(rejects_csv(source or Path(), found, found.rejects, {}))
         print("\n".join([dry_run_table(found), *told(obstacles(Archive.of(*known_tables(found)), settings))]))
         return
     store = lasting(options.store)
     with owned(store):
         start_ray()
         require_shared([store], [Location.of(source)] if source else [])
-        made = prepare(settings, source, store)
+        seen: list[Inventory] = []
+        made = prepare_telling(settings, source, store, seen.append)
+        if refused_files and seen:
+            look, known = seen[0].discovery, set(seen[0].discovery.rejects)
+            every = [
+                *look.rejects,
+                *(row for each in made.rejects().to_pylist() if (row := Reject(**each)) not in known),
+            ]
+            refused_files.write_text(rejects_csv(source or Path(), look, every, seen[0].source_hashes))
         print("\n".join([closing_table(made), *told(obstacles_of(made, settings))]))
+
+
+def _rejects_file(given: Path | None, store: str) -> Path | None:
+    """Where the files that are refused go. Raises SettingsError for a place in the store, which names no file."""
+    if given and Path(store).absolute() in given.absolute().parents:
+        raise SettingsError(f"--rejects {given}: it names files of the archive; want a place outside the store")
+    return given
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
@@ -172,5 +192,11 @@ add(
 for name, what in MARKS.items():
     add(f"--{name.replace('_', '-')}", type=Path, metavar="FILE", help=f"DeepLesion: {what}")
 add("--marks", type=Path, nargs="+", metavar="FILE", help="DeepLesion: clinical marks instead of DL_info.csv's")
+add(
+    "--rejects",
+    type=Path,
+    metavar="FILE.csv",
+    help="write down which files were refused, and why: it names them, so it stays with the archive",
+)
 add("--dry-run", action="store_true", help="tell what would be taken and what refused; write nothing")
 main = command(parser, run)

@@ -151,7 +151,7 @@ class DicomSettings(Section):
     )
     lesion_names: str = Field(
         "[ipn]?gtv[a-z]*|lesions?|tumou?rs?|nodules?|nodul|mass|masses|metast[a-z]*|mets?|neoplas[a-z]*|cancers?|"
-        "carcinomas?|sarcomas?|lymphomas?|malignan[a-z]*|tumeurs?|nodulos?|lesiones|lesao|herd",
+        "carcinomas?|sarcomas?|lymphomas?|malign[a-z]*|tumeurs?|nodulos?|lesiones|lesao|herd",
         description="pattern of words in the name of a region (RTSTRUCT) or segment (SEG) that is a lesion, where no "
         "code or type says so; digits and signs part words",
     )

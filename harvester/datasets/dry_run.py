@@ -3,7 +3,8 @@
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
@@ -14,6 +15,7 @@ from harvester.store.commit import drawn_note, is_known
 from harvester.text import table
 
 SPLIT_COLUMNS: Final = ("patient_id", "split", "origin")
+REJECT_COLUMNS: Final = ("file", "reason", "message", "volume_id")
 
 
 def dry_run_table(discovery: Discovery) -> str:
@@ -61,10 +63,29 @@ def split_rows(discovery: Discovery) -> list[dict[str, str]]:
     return [dict(zip(SPLIT_COLUMNS, row, strict=True)) for row in sorted(rows)]
 
 
+def rejects_csv(root: Path, discovery: Discovery, rejects: Iterable[Reject], source_hashes: Mapping[str, str]) -> str:
+    """Every file under `root` that was refused, as REJECT_COLUMNS, for who holds the archive: paths are in it.
+
+    source_hashes  volume_id: what a volume that was read, or should have been, is made from (Inventory)
+    """
+    cases = {source_hashes.get(case.volume_id, ""): case for case in discovery.cases}
+    rows = []
+    for each in rejects:
+        case = cases.get(each.source_hash)
+        files = each.files or tuple(getattr(case, "files", ()))
+        volume = case.volume_id if case else ""
+        rows += [(str(root / file), each.reason, each.message, volume) for file in files or ("",)]
+    return _csv(REJECT_COLUMNS, (dict(zip(REJECT_COLUMNS, row, strict=True)) for row in sorted(rows)))
+
+
 def splits_csv(rows: Iterable[Mapping[str, str]]) -> str:
     """The rows as the text of splits.csv."""
+    return _csv(SPLIT_COLUMNS, rows)
+
+
+def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, SPLIT_COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

@@ -57,11 +57,23 @@ def prepare(settings: Settings, source: Path | None, store: Location, shard_byte
     Of an archive that has changed only the shards are made that have to be, and what could not be read is tried again.
     Raises StoreError, StepError.
     """
+    return prepare_telling(settings, source, store, lambda inventory: None, shard_bytes)
+
+
+def prepare_telling(
+    settings: Settings,
+    source: Path | None,
+    store: Location,
+    looked: Callable[[Inventory], None],
+    shard_bytes: int = SHARD_BYTES,
+) -> Store:
+    """The same; `looked` is told what a look at the data found, where there was one."""
     folder, identity = Location.of(store), identity_of(settings)
     before = inputs_before(folder, identity)
     if before and settings.data.kind in WITHOUT_FILES and (whole := _as_it_is(folder)):
         return whole
     inventory = Inventory.of(settings, list_cases(settings, source, folder))
+    looked(inventory)
     unflagged, stamp = inventory.discovery.unflagged, inventory.stamp
     earlier = [Reject(**row) for row in Store.open(folder).rejects().to_pylist()] if before else []
     again = any(each.reason == TRY_AGAIN for each in earlier)
@@ -180,7 +192,7 @@ class Maker:
                 case, source_hash = outcome.row["case"], outcome.row["source_hash"]
                 require_memory(case["volume_id"], outcome.error)
                 if outcome.result is None:
-                    rejects.append(asdict(_reject(case, source_hash, outcome.error)))
+                    rejects.append(_reject(case, source_hash, outcome.error).row)
                 else:
                     _add(shard, note, case, source_hash, outcome.result)
                 del outcome  # its voxels: the next volume is alone

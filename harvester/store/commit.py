@@ -3,7 +3,6 @@
 import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
 from operator import itemgetter
 from typing import Final
 
@@ -50,7 +49,7 @@ def commit_store(
     with writing(folder):
         (folder / "manifest.parquet").delete()  # not a store until it has its tables again
         (folder / STAMP).write_bytes(json.dumps(inputs).encode())
-    return finish_store(folder, manifest, known, hidden, [asdict(each) for each in (*refused, *twins)], ignore)
+    return finish_store(folder, manifest, known, hidden, [each.row for each in (*refused, *twins)], ignore)
 
 
 def is_known(clinical: bool, split: str) -> bool:

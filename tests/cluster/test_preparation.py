@@ -1,5 +1,6 @@
 """Archives to shards on a local Ray: the same data however they are cut, what is made again, what stops a job."""
 
+import csv
 import errno
 import gzip
 import json
@@ -14,17 +15,21 @@ import nibabel
 import numpy as np
 import pytest
 
+from harvester.cli.prepare import main
+from harvester.config.data import ArchiveSettings
 from harvester.config.settings import Settings
+from harvester.datasets.archive.archive import discover, read
 from harvester.datasets.discovery import Dataset, LoadedVolume
-from harvester.distributed import preparation
+from harvester.distributed import cluster, preparation
 from harvester.distributed.preparation import Maker, prepare
 from harvester.errors import StepError, StoreError
 from harvester.storage.location import Location
 from harvester.store.container import ShardWriter
 from harvester.store.store import Store
+from tests.dicom_files import put_series
 
-SHAPE = (16, 12, 5)
-ALONE = 5 * 16 * 12 * 2 + 352
+SHAPE = (16, 12, 8)
+ALONE = 8 * 16 * 12 * 2 + 352
 """Bytes of a scan's file: with such a target each is a shard of its own."""
 
 
@@ -309,5 +314,33 @@ def test_what_killed_before_a_restart_is_left_out_at_once(
     store = prepare(given, archive, tmp_path / "a", shard_bytes=ALONE)
     assert hostile.read_text().count("exits") == 2
     assert store.rejects()["reason"].to_pylist() == ["crash"]
-    add_scan(archive, 3, (16, 12, 6))
+    add_scan(archive, 3, (16, 12, 9))
     assert len(prepare(given, archive, tmp_path / "a", shard_bytes=ALONE).rejects()) == 0
+
+
+def test_one_scan_in_two_formats_is_stored_once_and_the_files_that_are_refused_are_told(
+    local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """dcm2niix's output beside its DICOM, which a table says is completely marked."""
+    monkeypatch.setattr(cluster, "start_ray", lambda: None)  # it runs
+    folder, refused = tmp_path / "archive", tmp_path / "refused.csv"
+    put_series(folder / "s", PixelSpacing=[0.8, 0.8])
+    case = discover(folder, ArchiveSettings(), 0, "salt").cases[0]
+    hu = read(case, folder)[0].hu_zyx
+    affine = np.diag([-0.8, -0.8, 2.5, 1])
+    nibabel.save(nibabel.Nifti1Image(hu.transpose(2, 1, 0), affine), folder / "s.nii")
+    add_scan(folder, 1)
+    (folder / "volumes.csv").write_text("file,complete\ns.nii,1\n")
+    (folder / "more.zip").write_bytes(b"PK")
+    own = ["--source", str(folder), "--out", str(tmp_path / "store"), "--rejects", str(refused)]
+    assert main([*own, "--set", "data.max_reject_share=1"]) == 0
+    store = Store.open(tmp_path / "store")
+    assert sorted(store.manifest["split"].to_pylist()) == ["vh", "vm"]
+    assert sorted(store.rejects()["reason"].to_pylist()) == ["packed", "same_voxels"]
+    with refused.open() as lines:
+        rows = {(Path(row["file"]).relative_to(folder).as_posix(), row["reason"]) for row in csv.DictReader(lines)}
+    assert rows == {("more.zip", "packed")} | {(f"s/{n:03d}.dcm", "same_voxels") for n in range(10)}
+    # The shard holds what is in no table: it is whole all the same, and nothing is made anew.
+    before = shards(store)
+    assert main([*own, "--set", "data.max_reject_share=1"]) == 0
+    assert shards(Store.open(tmp_path / "store")) == before

@@ -107,16 +107,18 @@ class SeriesIndex:
         taken = {each.key: each for each in chosen([*self.series.values()], marked | set(named), settings.dicom)}
         scans = {key: self._scan(each) for key, each in taken.items()}
         left = {
-            (key, "other_reconstruction"): len(each.slices) for key, each in self.series.items() if key not in scans
+            (key, "other_reconstruction"): [part.file for part in each.slices]
+            for key, each in self.series.items()
+            if key not in scans
         }
         passed: list[Reject] = []
         for each, seen in zip(self.objects, self._seen(taken, settings), strict=True):
             for key in seen:
                 scans[key].objects += [each.file] if each.kind == "object" else []
             if each.kind == "unread" and not any(counts.total() for counts in seen.values()):
-                left[each.file, "no_image"] = 1
+                left[each.file, "no_image"] = [each.file]
             elif not seen:
-                left[each.file, "no_series"] = 1
+                left[each.file, "no_series"] = [each.file]
             passed += _passed_over(each.file, seen, scans, salt)
         return list(scans.values()), [*self.rejects, *_rejected_rows(left, salt), *passed]
 
@@ -182,7 +184,7 @@ def _passed_over(
     if not worst:
         return []
     causes = ", ".join(f"{count} {why}" for why, count in sorted(worst.items()))
-    return [Reject(salted_hash(file, salt), "marks_passed_over", f"{causes}: {PASSED_OVER}")]
+    return [Reject(salted_hash(file, salt), "marks_passed_over", f"{causes}: {PASSED_OVER}", (file,))]
 
 
 def index(root: Path, listed: FileList, settings: ArchiveSettings, salt: str) -> SeriesIndex:
@@ -191,8 +193,8 @@ def index(root: Path, listed: FileList, settings: ArchiveSettings, salt: str) ->
     wanted = [file for file in listed.files if not _is_of_macos(file)]
     files = [file for file in wanted if file.lower() not in TABLES and not file.lower().endswith(OTHERS)]
     found = gather(read_headers(root, files, settings.dicom))
-    found.rejected.update((file, "link") for file in listed.links if not file.lower().endswith(OTHERS))
-    found.rejected.update((file, "no_permission") for file in listed.unreadable)
+    links = {(file, "link"): [file] for file in listed.links if not file.lower().endswith(OTHERS)}
+    found.rejected |= links | {(file, "no_permission"): [file] for file in listed.unreadable}
     good, bad = _sifted(found.series, root, settings, salt)
     series = {each.key: each for each in good}
     rejects = [*bad, *_rejected_rows(found.rejected, salt)]
@@ -211,22 +213,22 @@ def _sifted(
     for each in found:
         scans, refused = scans_of(each, root, settings)
         good += scans
-        bad += [
-            Reject(salted_hash(part.key, salt), error.reason, f"a series of {len(part.slices)} files: {error}")
-            for part, error in refused
-        ]
+        for part, error in refused:
+            files = tuple(one.file for one in part.slices)
+            message = f"a series of {len(files)} files: {error}"
+            bad.append(Reject(salted_hash(part.key, salt), error.reason, message, files))
     return good, bad
 
 
-def _rejected_rows(rejected: Mapping[tuple[str, str], int], salt: str) -> list[Reject]:
+def _rejected_rows(rejected: Mapping[tuple[str, str], Sequence[str]], salt: str) -> list[Reject]:
     """A row per series and reason; what is no DICOM in a row per ending that says what to do, whatever its number."""
-    counts: Counter[tuple[str, str]] = Counter()
-    for (name, reason), files in rejected.items():
-        counts[(_foreign(name),) * 2 if reason == "not_dicom" else (name, reason)] += files
+    files: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for (name, reason), theirs in rejected.items():
+        files[(_foreign(name),) * 2 if reason == "not_dicom" else (name, reason)] += theirs
     return [
-        Reject(salted_hash(uid, salt), reason, f"{files} files: {ADVICE[reason]}")
-        for (uid, reason), files in counts.items()
-        if files
+        Reject(salted_hash(name, salt), reason, f"{len(theirs)} files: {ADVICE[reason]}", tuple(theirs))
+        for (name, reason), theirs in files.items()
+        if theirs
     ]
 
 

@@ -29,7 +29,7 @@ def marked_once(
     for each in scans:
         twice, hashed = _twice(each, settings), salted_hash(each.key, salt)
         if twice:
-            rejects.append(Reject(hashed, twice[0], f"volume v{hashed}: {twice[1]}"))
+            rejects.append(Reject(hashed, twice[0], f"volume v{hashed}: {twice[1]}", _files(each)))
         else:
             kept.append(each)
     return kept, rejects
@@ -48,10 +48,14 @@ def refuse_doubtful(
                 f"{each.doubtful} parts of its DICOM objects may be lesions and give no mark (rows marks_passed_over); "
                 "give it to vh, or see to those"
             )
-            rejects.append(Reject(hashed, "not_complete", message))
+            rejects.append(Reject(hashed, "not_complete", message, _files(each)))
         else:
             kept.append(each)
     return kept, rejects
+
+
+def _files(scan: ScanFiles) -> tuple[str, ...]:
+    return tuple(map(str, (*scan.files, *scan.masks)))
 
 
 def renumbered(rows: Sequence[MarkRow], skipped: Sequence[int], volume_id: str) -> list[MarkRow]:

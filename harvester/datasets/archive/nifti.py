@@ -181,7 +181,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def _reject(name: str, reason: str, message: str, salt: str) -> Reject:
-    return Reject(salted_hash(name, salt), reason, message)
+    return Reject(salted_hash(name, salt), reason, message, (name,))
 
 
 def check_scans(
@@ -206,7 +206,7 @@ def check_scans(
                 mask_header(each.masks[0], header, volume_id, settings)
             checked[each.key] = (each, header)
         except VolumeError as error:
-            rejects.append(Reject(salted_hash(each.key, salt), error.reason, str(error)))
+            rejects.append(Reject(salted_hash(each.key, salt), error.reason, str(error), (each.key,)))
     two_places = sum(header.forms_differ() for _, header in checked.values())
     if two_places:
         logger.warning(TWO_PLACES, two_places)
@@ -267,4 +267,5 @@ def _twin(key: str, count: int, salt: str) -> Reject:
         "duplicate",
         f"volume v{salted_hash(key, salt)}: {count} files of the archive hold these same voxels, and one scan may not "
         "be in two splits; keep one of them, with its rows and its mask",
+        (key,),
     )

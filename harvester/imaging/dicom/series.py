@@ -5,7 +5,7 @@ Settings: data.archive.dicom and data.archive.max_voxels; decision 0009 says why
 
 import hashlib
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
@@ -55,13 +55,13 @@ class Gathered:
 
     series    what may be taken, in the order of its first file
     objects   what may hold marks
-    rejected  files that are refused, by the UID of their series (or by the file, where it has none) and the reason
+    rejected  files that are refused, by the key of their series (or by the file, where it has none) and the reason
     folders   the CT series of each folder, as UIDs, refused ones too
     """
 
     series: list[Series]
     objects: list[Header]
-    rejected: Counter[tuple[str, str]]
+    rejected: dict[tuple[str, str], list[str]]
     folders: dict[str, set[str]]
 
 
@@ -69,7 +69,7 @@ def gather(headers: Iterable[Header]) -> Gathered:
     """Series by their UID, patient, study and frame of reference, each as its largest stack of slices alike."""
     found: dict[str, dict[Owner, list[Slice]]] = defaultdict(lambda: defaultdict(list))
     first: dict[Owner, Header] = {}
-    gathered = Gathered([], [], Counter(), defaultdict(set))
+    gathered = Gathered([], [], defaultdict(list), defaultdict(set))
     for header in headers:
         if header.kind == "slice":
             gathered.folders[folder_of(header.file)].add(header.series)
@@ -80,14 +80,14 @@ def gather(headers: Iterable[Header]) -> Gathered:
         elif header.kind in ("object", "unread"):
             gathered.objects.append(header)
         else:
-            gathered.rejected[header.series or header.file, header.reason] += 1
+            gathered.rejected[header.series or header.file, header.reason].append(header.file)
     for uid, owners in found.items():
         for number, owner in enumerate(sorted(owners), 1):
             stacks = _stacks(owners[owner])
             odd = [each for stack in stacks[1:] for each in stack]
             key = uid if len(owners) == 1 else f"{uid}#{number}"
             gathered.series.append(Series(key, uid, first[owner], stacks[0], odd))
-            gathered.rejected[key, "odd_slices"] = len(odd)
+            gathered.rejected[key, "odd_slices"] = [each.file for each in odd]
     return gathered
 
 

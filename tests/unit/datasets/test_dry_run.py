@@ -1,12 +1,13 @@
 """What --dry-run and splits.csv say of an archive."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from harvester.certificate.preconditions import Archive, obstacles, told
 from harvester.config.settings import Settings
 from harvester.datasets.discovery import Discovery
-from harvester.datasets.dry_run import dry_run_table, known_tables, split_rows, splits_csv
+from harvester.datasets.dry_run import dry_run_table, known_tables, rejects_csv, split_rows, splits_csv
 from harvester.records import Reject
 
 
@@ -74,3 +75,23 @@ def test_splits_are_a_row_a_patient() -> None:
         {"patient_id": "pb", "split": "vm", "origin": "given"},
     ]
     assert splits_csv(rows) == "patient_id,split,origin\npa,vh,drawn\npb,vm,given\n"
+
+
+def test_refused_files_are_told_a_row_each_also_of_volumes_that_could_not_be_read() -> None:
+    @dataclass(frozen=True)
+    class WithFiles(Case):
+        files: tuple[str, ...] = ("a/1.dcm", "a/2.dcm")
+
+    found = Discovery([WithFiles("v1", "p", "vh")])
+    rows = [
+        Reject("9", "packed", "unpack, then", ("z.zip",)),
+        Reject("h1", "not_hu", "no HU"),
+        Reject("x", "link", "a link"),
+    ]
+    assert rejects_csv(Path("/data"), found, rows, {"v1": "h1"}).splitlines() == [
+        "file,reason,message,volume_id",
+        "/data,link,a link,",
+        "/data/a/1.dcm,not_hu,no HU,v1",
+        "/data/a/2.dcm,not_hu,no HU,v1",
+        '/data/z.zip,packed,"unpack, then",',
+    ]

@@ -29,13 +29,13 @@ def test_phantoms_need_no_source_and_are_made_as_discovered() -> None:
 
 
 def test_an_archive_is_discovered_and_loaded_by_its_cases(tmp_path: Path) -> None:
-    hu = np.zeros((9, 8, 5), np.int16)
+    hu = np.zeros((9, 8, 10), np.int16)
     hu[0] = -1000
     nibabel.save(nibabel.Nifti1Image(hu, np.eye(4)), tmp_path / "a.nii")
     dataset = open_dataset(settings("archive"), tmp_path)
     discovery = dataset.discover("salt")
     (case,) = discovery.cases
-    assert dataset.load(asdict(case)).volume.hu_zyx.shape == (5, 8, 9)
+    assert dataset.load(asdict(case)).volume.hu_zyx.shape == (10, 8, 9)
     assert (case.split, discovery.rejects) == ("vh", [])
     assert dataset.discover("other").cases[0].volume_id != case.volume_id
 

@@ -29,7 +29,7 @@ from harvester.store.store import Store
 from tests.dicom_files import put, put_series
 from tests.dicom_objects import group, report, scoord
 
-SHAPE = (32, 24, 6)
+SHAPE = (32, 24, 9)
 AFFINE = np.diag([1.0, 1.0, 3.0, 1.0])
 
 

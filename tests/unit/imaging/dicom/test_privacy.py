@@ -120,7 +120,7 @@ def outputs(root: Path, store: Path) -> list[Any]:
     """All that comes out of an archive but its voxels."""
     out: list[Any] = []
     found = discover(root, ArchiveSettings(), 0, "salt")
-    out += [asdict(row) for row in found.rejects]
+    out += [row.row for row in found.rejects]
     for case in found.cases:
         out += [case.volume_id, case.patient_id, case.split]
         try:
