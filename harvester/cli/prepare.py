@@ -37,15 +37,16 @@ stopped goes on where it was when it is started again; of an archive that has ch
 
 Ids in the store are hashes, salted with the secret in the file STORE.salt: keep it to get the same ids again, and to
 yourself. DeepLesion's own ids stay. STORE/rejects.parquet: what was refused, by hashes; --rejects FILE.csv: by files.
-STORE/splits.csv: who is in which split.
+STORE/splits.csv: who is in which split. --scans FILE.csv, also with --dry-run later on: which volume is which scan.
 Exit codes: 0 done, 1 the store could not be made (one line says why), 2 a setting is wrong.
 """
 
 import argparse
 import json
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pyarrow.compute as pc
 
@@ -57,9 +58,13 @@ from harvester.errors import SettingsError
 from harvester.records import SPLITS, Reject
 from harvester.storage.location import Location
 from harvester.storage.owner import owned
+from harvester.storage.salt import has_salt
 from harvester.store.commit import drawn_note, volumes_with_drawn_marks
 from harvester.store.store import Store
 from harvester.text import table
+
+if TYPE_CHECKING:
+    from harvester.datasets.discovery import Discovery
 
 KINDS: Final = dict.fromkeys(("auto", "nifti", "dicom"), "archive") | {
     "deeplesion": "deeplesion",
@@ -78,42 +83,68 @@ MARKS: Final = {
 def run(options: argparse.Namespace) -> None:
     """Make the store and tell what it holds; or, dry, what it would be made from."""
     settings, source = settings_of(options), source_of(options.source)
+    for name in ("rejects", "scans"):
+        _refuse_in_store(name, getattr(options, name), options.store)
+    store = lasting(options.store)
+    (look if options.dry_run else make)(options, settings, source, store)
+
+
+def look(options: argparse.Namespace, settings: Settings, source: Path | None, store: Location) -> None:
+    """What a store would be made from. Ids are those of the store where there is one."""
+    from harvester.certificate.preconditions import Archive, obstacles, told
+    from harvester.datasets.dry_run import dry_run_table, known_tables
+    from harvester.distributed.preparation import list_cases
+
+    found = list_cases(settings, source, store if has_salt(store) else None)
+    _write_lists(options, source, found, found.rejects, {})
+    print("\n".join([dry_run_table(found), *told(obstacles(Archive.of(*known_tables(found)), settings))]))
+
+
+def make(options: argparse.Namespace, settings: Settings, source: Path | None, store: Location) -> None:
+    """The store."""
     # Ray takes seconds: help and a wrong setting are answered before.
-    from harvester.certificate.preconditions import Archive, obstacles, obstacles_of, told
-    from harvester.datasets.dry_run import dry_run_table, known_tables, rejects_csv
+    from harvester.certificate.preconditions import obstacles_of, told
     from harvester.datasets.inventory import Inventory
     from harvester.distributed.cluster import start_ray
-    from harvester.distributed.preparation import list_cases, prepare_telling
+    from harvester.distributed.preparation import prepare_telling
     from harvester.distributed.shared_folders import require_shared
 
-    refused_files = _rejects_file(options.rejects, options.store)
-    if options.dry_run:
-        found = list_cases(settings, source, None)
-        if refused_files:
-            refused_files.write_text(rejects_csv(source or Path(), found, found.rejects, {}))
-        print("\n".join([dry_run_table(found), *told(obstacles(Archive.of(*known_tables(found)), settings))]))
-        return
-    store = lasting(options.store)
+    seen: list[Inventory] = []
     with owned(store):
         start_ray()
         require_shared([store], [Location.of(source)] if source else [])
-        seen: list[Inventory] = []
         made = prepare_telling(settings, source, store, seen.append)
-        if refused_files and seen:
-            look, known = seen[0].discovery, set(seen[0].discovery.rejects)
-            every = [
-                *look.rejects,
-                *(row for each in made.rejects().to_pylist() if (row := Reject(**each)) not in known),
-            ]
-            refused_files.write_text(rejects_csv(source or Path(), look, every, seen[0].source_hashes))
+        if seen:
+            found, later = seen[0].discovery, [Reject(**row) for row in made.rejects().to_pylist()]
+            known = set(found.rejects)
+            rejects = [*found.rejects, *(each for each in later if each not in known)]
+            _write_lists(options, source, found, rejects, seen[0].source_hashes)
         print("\n".join([closing_table(made), *told(obstacles_of(made, settings))]))
 
 
-def _rejects_file(given: Path | None, store: str) -> Path | None:
-    """Where the files that are refused go. Raises SettingsError for a place in the store, which names no file."""
+def _refuse_in_store(name: str, given: Path | None, store: str) -> None:
+    """Raise SettingsError for a list of the archive's files that is to lie in the store, which names no file."""
     if given and Path(store).absolute() in given.absolute().parents:
-        raise SettingsError(f"--rejects {given}: it names files of the archive; want a place outside the store")
-    return given
+        raise SettingsError(f"--{name} {given}: it names files of the archive; want a place outside the store")
+
+
+def _write_lists(
+    options: argparse.Namespace,
+    source: Path | None,
+    found: "Discovery",
+    rejects: Sequence[Reject],
+    source_hashes: Mapping[str, str],
+) -> None:
+    from harvester.datasets.dry_run import rejects_csv, scans_csv
+    from harvester.datasets.inventory import without_contents
+
+    root, refused = source or Path(), {without_contents(each.source_hash) for each in rejects}
+    if options.rejects:
+        options.rejects.write_text(rejects_csv(root, found, rejects, source_hashes))
+    if options.scans:
+        hashes = {volume: without_contents(own) for volume, own in source_hashes.items()}
+        taken = [case for case in found.cases if hashes.get(case.volume_id, case.volume_id) not in refused]
+        options.scans.write_text(scans_csv(root, taken))
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
@@ -197,6 +228,13 @@ add(
     type=Path,
     metavar="FILE.csv",
     help="write down which files were refused, and why: it names them, so it stays with the archive",
+)
+add(
+    "--scans",
+    type=Path,
+    metavar="FILE.csv",
+    help="write down which volume is which scan: its file, of a series a file and the SeriesInstanceUID. It undoes the "
+    "pseudonyms, so it stays with the archive; with --dry-run, of a store that is there",
 )
 add("--dry-run", action="store_true", help="tell what would be taken and what refused; write nothing")
 main = command(parser, run)

@@ -9,12 +9,16 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from harvester.datasets.archive.nifti import is_nifti
 from harvester.datasets.discovery import Discovery
+from harvester.datasets.inventory import without_contents
+from harvester.imaging.dicom.header import series_uid
 from harvester.records import MANIFEST, MARKS, SIDES, SPLITS, ManifestTable, MarkTable, Reject
 from harvester.store.commit import drawn_note, is_known
 from harvester.text import table
 
 SPLIT_COLUMNS: Final = ("patient_id", "split", "origin")
+SCAN_COLUMNS: Final = ("volume_id", "patient_id", "split", "file", "SeriesInstanceUID")
 REJECT_COLUMNS: Final = ("file", "reason", "message", "volume_id")
 
 
@@ -68,14 +72,25 @@ def rejects_csv(root: Path, discovery: Discovery, rejects: Iterable[Reject], sou
 
     source_hashes  volume_id: what a volume that was read, or should have been, is made from (Inventory)
     """
-    cases = {source_hashes.get(case.volume_id, ""): case for case in discovery.cases}
+    cases = {without_contents(source_hashes.get(case.volume_id, "")): case for case in discovery.cases}
     rows = []
     for each in rejects:
-        case = cases.get(each.source_hash)
+        case = cases.get(without_contents(each.source_hash))
         files = each.files or tuple(getattr(case, "files", ()))
         volume = case.volume_id if case else ""
         rows += [(str(root / file), each.reason, each.message, volume) for file in files or ("",)]
     return _csv(REJECT_COLUMNS, (dict(zip(REJECT_COLUMNS, row, strict=True)) for row in sorted(rows)))
+
+
+def scans_csv(root: Path, cases: Iterable[Any]) -> str:
+    """Which volume is which scan under `root`, as SCAN_COLUMNS: its file, of a series one of its files. It undoes the
+    pseudonyms."""
+    rows = []
+    for case in cases:
+        file = next(iter(getattr(case, "files", ())), "")
+        uid = series_uid(root / file) if file and not is_nifti(file) else ""
+        rows.append((case.volume_id, case.patient_id, case.split, str(root / file) if file else "", uid))
+    return _csv(SCAN_COLUMNS, (dict(zip(SCAN_COLUMNS, row, strict=True)) for row in sorted(rows)))
 
 
 def splits_csv(rows: Iterable[Mapping[str, str]]) -> str:

@@ -33,6 +33,11 @@ def salt_beside(store: Location) -> str:
     return _read(file)
 
 
+def has_salt(store: Location) -> bool:
+    """Whether a store's ids are fixed already."""
+    return _beside(store).is_file()
+
+
 def _beside(store: Location) -> Location:
     return store.parent / f"{store.name}.salt"
 

@@ -332,7 +332,8 @@ def test_one_scan_in_two_formats_is_stored_once_and_the_files_that_are_refused_a
     add_scan(folder, 1)
     (folder / "volumes.csv").write_text("file,complete\ns.nii,1\n")
     (folder / "more.zip").write_bytes(b"PK")
-    own = ["--source", str(folder), "--out", str(tmp_path / "store"), "--rejects", str(refused)]
+    scans = tmp_path / "scans.csv"
+    own = ["--source", str(folder), "--out", str(tmp_path / "store"), "--rejects", str(refused), "--scans", str(scans)]
     assert main([*own, "--set", "data.max_reject_share=1"]) == 0
     store = Store.open(tmp_path / "store")
     assert sorted(store.manifest["split"].to_pylist()) == ["vh", "vm"]
@@ -340,6 +341,16 @@ def test_one_scan_in_two_formats_is_stored_once_and_the_files_that_are_refused_a
     with refused.open() as lines:
         rows = {(Path(row["file"]).relative_to(folder).as_posix(), row["reason"]) for row in csv.DictReader(lines)}
     assert rows == {("more.zip", "packed")} | {(f"s/{n:03d}.dcm", "same_voxels") for n in range(10)}
+    with scans.open() as lines:
+        taken = {row["volume_id"]: Path(row["file"]).name for row in csv.DictReader(lines)}
+    assert sorted(taken) == store.manifest["volume_id"].to_pylist()
+    assert sorted(taken.values()) == ["s.nii", "s1.nii"]
+    # Later on the ids are those of the store.
+    assert main([*own, "--dry-run"]) == 0
+    with scans.open() as lines:
+        assert {row["volume_id"] for row in csv.DictReader(lines)} > taken.keys()
+    for name in ("--rejects", "--scans"):
+        assert main([*own, name, str(tmp_path / "store" / "x.csv")]) == 2
     # The shard holds what is in no table: it is whole all the same, and nothing is made anew.
     before = shards(store)
     assert main([*own, "--set", "data.max_reject_share=1"]) == 0

@@ -136,6 +136,15 @@ def header_of(root: Path, file: str, settings: DicomSettings) -> Header:
         return Header(file, "other", "unreadable")
 
 
+def series_uid(file: Path) -> str:
+    """A file's SeriesInstanceUID, "" where it cannot be read."""
+    with silence_dicom_loggers():
+        try:
+            return str(read_header(file, ["SeriesInstanceUID"]).get("SeriesInstanceUID", ""))
+        except BROKEN:
+            return ""
+
+
 def refusal(item: pydicom.Dataset, settings: DicomSettings) -> tuple[str, str]:
     """Why a file is no slice of an ordinary CT series ("" if it is one), and its kind."""
     sop_class = uid.UID(str(item.get("SOPClassUID") or item.file_meta.get("MediaStorageSOPClassUID") or ""))

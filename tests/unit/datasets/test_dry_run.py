@@ -7,8 +7,9 @@ from typing import Any
 from harvester.certificate.preconditions import Archive, obstacles, told
 from harvester.config.settings import Settings
 from harvester.datasets.discovery import Discovery
-from harvester.datasets.dry_run import dry_run_table, known_tables, rejects_csv, split_rows, splits_csv
+from harvester.datasets.dry_run import dry_run_table, known_tables, rejects_csv, scans_csv, split_rows, splits_csv
 from harvester.records import Reject
+from tests.dicom_files import put_series
 
 
 @dataclass(frozen=True)
@@ -94,4 +95,21 @@ def test_refused_files_are_told_a_row_each_also_of_volumes_that_could_not_be_rea
         "/data/a/1.dcm,not_hu,no HU,v1",
         "/data/a/2.dcm,not_hu,no HU,v1",
         '/data/z.zip,packed,"unpack, then",',
+    ]
+
+
+def test_a_volumes_scan_is_found_again(tmp_path: Path) -> None:
+    put_series(tmp_path / "s")
+    (tmp_path / "a.nii").write_bytes(b"")
+
+    @dataclass(frozen=True)
+    class WithFiles(Case):
+        files: tuple[str, ...] = ()
+
+    cases = [WithFiles("v2", "p", "vh", files=("s/000.dcm", "s/001.dcm")), WithFiles("v1", "q", "vm", files=("a.nii",))]
+    assert scans_csv(tmp_path, [*cases, Case("v3", "r", "vh")]).splitlines() == [
+        "volume_id,patient_id,split,file,SeriesInstanceUID",
+        f"v1,q,vm,{tmp_path}/a.nii,",
+        f"v2,p,vh,{tmp_path}/s/000.dcm,1.2.3",
+        "v3,r,vh,,",
     ]
