@@ -27,7 +27,8 @@ from harvester.evaluation.matching import Hits, hits, overlaps
 from harvester.mining.candidates import candidates, split_of
 from harvester.mining.fusion import fuse, fusions
 from harvester.mining.round_view import RoundView, StoreTables
-from harvester.records import PooledTable, ScoredTable, Split, checked
+from harvester.records import PooledTable, Split
+from harvester.results.scored import last_round, scored_tables
 from harvester.results.truth import FP_RATES, TruthEvaluator
 from harvester.run.folder import settings_of, store_of
 from harvester.storage.location import Location
@@ -66,12 +67,11 @@ def rounds_of(folder: Location, at: str | None, on_vm: bool) -> list[dict[str, A
     split = Split.VM if on_vm else Split.VH_TEST
     rows: list[dict[str, Any]] = []
     before: dict[str, tuple[float, Any]] = {}
-    for k in range(settings.rounds):
-        if (table := newest(folder / f"round-{k}")) is not None:
-            view = view.then(checked(ScoredTable, table.read_table()))
-            row, aps = of_round(view, *asked(view, TruthEvaluator(store, settings), split), split)
-            rows.append(row | {f"{name}_ap_gained": less(aps[name], before[name]) for name in before})
-            before = aps
+    for scored in scored_tables(folder, last_round(folder)):
+        view = view.then(scored)
+        row, aps = of_round(view, *asked(view, TruthEvaluator(store, settings), split), split)
+        rows.append(row | {f"{name}_ap_gained": less(aps[name], before[name]) for name in before})
+        before = aps
     return rows
 
 
@@ -87,12 +87,6 @@ def asked(view: RoundView, truth: TruthEvaluator, split: Split) -> tuple[pa.Tabl
         return fused(view.calibration), view.targets
     mine = split_of(view.tubelets, truth.manifest, split)
     return fused(candidates(mine, truth.known_places, view.settings.mining)), truth.lesions
-
-
-def newest(folder: Location) -> Location | None:
-    """A round's scored table."""
-    names = [name for name in folder.files() if name.startswith("scored-") and name.endswith(".parquet")]
-    return folder / names[0] if names else None
 
 
 def of_round(
