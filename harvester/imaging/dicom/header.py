@@ -153,12 +153,22 @@ def refusal(item: pydicom.Dataset, settings: DicomSettings) -> tuple[str, str]:
     if sop_class in UNREAD_OBJECTS:
         return "", "unread"
     if "SeriesInstanceUID" not in item:
-        return ("dicomdir" if sop_class == uid.MediaStorageDirectoryStorage else "unreadable"), "other"
+        return _without_series(item, sop_class), "other"
     if item.get("Rows") is None:
         return ("no_image" if sop_class != uid.CTImageStorage else "no_pixel_data"), "other"
     if item.get("Modality") != "CT":
         return "not_ct", "other"
     return _image_refusal(item, settings), "slice"
+
+
+def _without_series(item: pydicom.Dataset, sop_class: uid.UID) -> str:
+    """Of an object that belongs to no series: what is neither an image nor a CT misses none."""
+    if sop_class == uid.MediaStorageDirectoryStorage:
+        return "dicomdir"
+    if item.get("Modality", "CT") != "CT":
+        return "not_ct"
+    is_other = sop_class and sop_class != uid.CTImageStorage  # a CT slice may have been cut off here
+    return "no_image" if is_other and item.get("Rows") is None else "unreadable"
 
 
 def _image_refusal(item: pydicom.Dataset, settings: DicomSettings) -> str:
