@@ -15,7 +15,7 @@ import ray.data
 from ray.exceptions import AuthenticationError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from harvester.distributed.address import answers
+from harvester.distributed.address import answers, short_folder
 from harvester.errors import SettingsError, StepError, one_line
 from harvester.run.quarantine import Quarantine, Worker
 from harvester.storage.location import Location
@@ -79,7 +79,8 @@ def _start_here() -> None:
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         port = int(probe.getsockname()[1])
-    with _environment({"RAY_ADDRESS": f"{LOOPBACK}:{port}", "RAY_GCS_SERVER_PORT": str(port)}):
+    own = {"RAY_ADDRESS": f"{LOOPBACK}:{port}", "RAY_GCS_SERVER_PORT": str(port), "RAY_TMPDIR": short_folder()}
+    with _environment(own):
         ray.init(address="local", logging_level=logging.WARNING)
     (node,) = living_nodes()
     if node["NodeManagerAddress"] != LOOPBACK:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from harvester.distributed import address
 from harvester.distributed.address import answers, resolve_auto
+from harvester.errors import SettingsError
 
 
 @pytest.fixture
@@ -49,3 +51,17 @@ def test_a_cluster_that_does_not_answer_is_said_in_one_line(tmp_path: Path) -> N
     assert (ended.returncode, ended.stderr) == (
         2, f"RAY_ADDRESS = {address}: no Ray answers there; start it, or unset RAY_ADDRESS\n",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(("length", "short"), [(36, False), (37, True), (90, True)])
+def test_sockets_have_room_in_whatever_folder_a_scheduler_gives(
+    monkeypatch: pytest.MonkeyPatch, length: int, short: bool
+) -> None:
+    folder = "/" + "x" * (length - 1)
+    monkeypatch.setenv("RAY_TMPDIR", folder)
+    assert address.short_folder() == (address.SHORT if short else folder)
+    assert len(address.short_folder()) + 71 <= 107
+    monkeypatch.setattr(address, "SHORT", "/nowhere")
+    if short:
+        with pytest.raises(SettingsError, match="set RAY_TMPDIR to a folder of at most"):
+            address.short_folder()
