@@ -118,16 +118,21 @@ def draw_teaching(run: Location, store: Store, settings: Settings, count: int, s
     every = looked.view.reaching(looked.choice, 0.0)
     near = every.filter(pa.array(every["score"].to_numpy() < looked.cuts[-1])).slice(0, 4 * count)
     apart = np.abs(np.subtract(*(log_odds(near[name].to_numpy()) for name in ("lpg_score", "lpc_score"))))
-    rows, seen = near.to_pylist(), Counter[str]()
-    order = []
-    for at in np.argsort(-apart, kind="stable").tolist():
-        order.append((seen[rows[at]["patient_id"]], -apart[at], at))  # the second of a patient after all first ones
-        seen[rows[at]["patient_id"]] += 1
-    chosen = SelectedTable(near.take([at for _, _, at in sorted(order)[:count]]))
+    chosen = spread(SelectedTable(near), apart, count)
     if not len(chosen):
         raise StoreError(f"{run}: nothing is below the list: there is nothing to be taught")
     candidates = Candidates(looked.run_id, looked.round, chosen)
     return drawn(run, candidates, (0.5, 0.5), len(attempts(run, TEACHING)), seed, TEACHING)
+
+
+def spread(finds: SelectedTable, worth: Array, count: int) -> SelectedTable:
+    """So many finds of most worth, but the second of a patient after all first ones, and so on."""
+    seen: Counter[str] = Counter()
+    patients, order = values(finds["patient_id"]), []
+    for at in np.argsort(-worth, kind="stable").tolist():
+        order.append((seen[patients[at]], -worth[at], at))
+        seen[patients[at]] += 1
+    return SelectedTable(finds.take(pa.array([at for _, _, at in sorted(order)[:count]], pa.int64())))
 
 
 def draw_detections(
@@ -183,9 +188,12 @@ def score_cuts(calibration: AcceptedTable) -> Array:
 def controls(
     view: RoundView, choice: ScoreFusion, count: int, rng: np.random.Generator
 ) -> list[tuple[Mapping[str, Any], bool]]:
-    """Of V_M the best-scored finds that touch no lesion, and a few that are right; (row, whether it is a lesion)."""
-    clear = clear_of(view.calibration, exclusion_labels(view.known), view.settings.mining)
-    wrong = select(clear, choice, 0.0).slice(0, count).to_pylist()
+    """Of V_M the best-scored finds that touch no lesion, and a few that are right; (row, whether it is a lesion).
+
+    Spread over patients: whoever takes one structure for a lesion does so in each scan that shows it.
+    """
+    clear = select(clear_of(view.calibration, exclusion_labels(view.known), view.settings.mining), choice, 0.0)
+    wrong = spread(clear, clear["score"].to_numpy(), count).to_pylist()
     accepted = view.accepted(choice, 0.0)
     right = [row for row in accepted.slice(0, 20 * LESIONS_PLANTED).to_pylist() if row.pop("correct")]
     some = rng.permutation(len(right))[: LESIONS_PLANTED if wrong else 0]
