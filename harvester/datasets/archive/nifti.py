@@ -8,7 +8,7 @@ nnU-Net's (labelsTr/a.nii.gz of imagesTr/a.nii.gz or imagesTr/a_0000.nii.gz). Ev
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -40,6 +40,12 @@ CHANNEL: Final = re.compile(r"(.+)_00(?!00)\d\d")
 ALL_LESIONS: Final = (
     "%d label maps in labelsTr or labelsTs: every label but 0 counts as lesions; where some are organs, say which are "
     "lesions by data.archive.mask_labels"
+)
+OF_STRUCTURES: Final = "segmentations"
+"""TotalSegmentator's folder of label maps, one for each structure, beside the scan."""
+STRUCTURES: Final = (
+    "label maps of structures in folders called segmentations (TotalSegmentator): they mark no lesions. Where some do, "
+    "put them into data.archive.mask_folder"
 )
 OTHER_CHANNEL: Final = "a further channel of a case (nnU-Net); the first, _0000, is taken. Move it to be a scan"
 LINK: Final = "a symbolic link; not followed, put the file itself there"
@@ -83,11 +89,17 @@ def index(root: Path, listed: FileList, settings: ArchiveSettings, salt: str) ->
     names = [name for name in listed.files if is_nifti(name) and not _is_hidden(name)]
     masks = {name: stems for name in names if (stems := _scans_of_mask(_stem(name), settings))}
     others = _other_channels({_stem(name): name for name in names if name not in masks}, masks)
-    scans = _scans_by_stem(root, [name for name in names if name not in masks and name not in others])
+    folders = {PurePosixPath(name).parent.as_posix() for name in names}
+    structures = [name for name in names if name not in masks and _is_of_structures(name, folders)]
+    left = {*masks, *others, *structures}
+    scans = _scans_by_stem(root, [name for name in names if name not in left])
     lone = _give_masks(root, masks, scans)
     rejects = [_reject(name, "link", LINK, salt) for name in listed.links if not _is_hidden(name)]
     rejects += [_reject(name, "no_permission", NO_PERMISSION, salt) for name in listed.unreadable]
     rejects += [_reject(name, "other_channel", OTHER_CHANNEL, salt) for name in others]
+    if structures:
+        message = f"{len(structures)} files: {STRUCTURES}"
+        rejects.append(Reject(salted_hash("structures", salt), "structures", message, tuple(structures)))
     published = sum(not set(PurePosixPath(name).parts).isdisjoint(PUBLISHED) for name in masks)
     if published and settings.marks in WITH_MASKS and not settings.mask_labels:
         logger.warning(ALL_LESIONS, published)
@@ -111,6 +123,12 @@ def _other_channels(scans: Mapping[str, str], masks: Mapping[str, Sequence[str]]
     of_masks = {stem for stems in masks.values() for stem in stems[1::2] if stem in scans}
     found = ((name, CHANNEL.fullmatch(stem)) for stem, name in scans.items())
     return [name for name, channel in found if channel and channel.group(1) + FIRST in of_masks]
+
+
+def _is_of_structures(name: str, folders: Collection[str]) -> bool:
+    """Whether a file lies in a folder of structures, beside which there is a scan; `folders` have files."""
+    folder = PurePosixPath(name).parent
+    return folder.name == OF_STRUCTURES and folder.parent.as_posix() in folders
 
 
 def _give_masks(root: Path, masks: Mapping[str, Sequence[str]], scans: Mapping[str, Sequence[ScanFiles]]) -> list[str]:

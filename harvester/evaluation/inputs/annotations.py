@@ -18,7 +18,7 @@ import pyarrow as pa
 from harvester.errors import LabelError
 from harvester.evaluation.inputs.read_table import floats, ids, integers, names, read_table, require
 from harvester.evaluation.inputs.tubelet_tables import IN_PLANE
-from harvester.evaluation.inputs.validate import first_few, refuse_boxes, refuse_duplicates
+from harvester.evaluation.inputs.validate import first_few, refuse_boxes, refuse_duplicates, warn_of_duplicates
 from harvester.evaluation.matching import Integers, codes
 from harvester.labels.deeplesion.mark_tables import PICKLES
 from harvester.labels.deeplesion.published_marks import read_published
@@ -56,7 +56,7 @@ class Annotations:
 def read_annotations(marks: Path, volumes: Path | None = None, boxes3d: bool = False) -> Annotations:
     """Read and check marks (3D boxes with `boxes3d`); `volumes`: the annotated ones, one id per line or a table.
 
-    Raises LabelError, naming the first few rows at fault, for missing columns, duplicate rows, box ends that are no
+    Raises LabelError, naming the first few rows at fault, for missing columns, box ends that are no
     finite numbers or are out of order, marks in volumes that the list lacks, and a volume with two patients.
     """
     if marks.suffix.lower() in PICKLES:
@@ -79,7 +79,7 @@ def _published(file: Path, boxes3d: bool) -> tuple[pa.Table, tuple[str, ...]]:
     """The marks or 3D boxes of a published pickle, and every volume it annotates."""
     if boxes3d:
         boxes = read_published_boxes3d(file)
-        refuse_duplicates(boxes.table, file)
+        warn_of_duplicates(boxes.table, file)
         return boxes.table, boxes.volume_ids
     published = read_published(file)
     return published.marks, published.volume_ids
@@ -96,7 +96,7 @@ def _read_marks(file: Path, boxes3d: bool) -> pa.Table:
     }
     rows = table.select(["volume_id", *sides])
     refuse_boxes((*IN_PLANE, ("z1", "z2")) if boxes3d else IN_PLANE, columns, rows, file)
-    refuse_duplicates(rows, file)
+    warn_of_duplicates(rows, file)
     checked = {"volume_id": names(volume), **columns}
     return pa.table({name: checked.get(name, table[name]) for name in table.column_names})
 

@@ -1,5 +1,6 @@
 """Refusals: tables with rows at fault end in one error that names the first few, never in a silent number."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 
 from harvester.errors import LabelError
 from harvester.geometry import Array
+
+logger = logging.getLogger(__name__)
 
 NAMED: Final = 3
 """How many of the rows or ids at fault an error names."""
@@ -40,16 +43,27 @@ def refuse_boxes(lows_highs: Sequence[tuple[str, str]], columns: dict[str, Array
 
 def refuse_duplicates(rows: pa.Table, file: Path) -> None:
     """Raise LabelError where two rows are equal in every column."""
+    refuse_rows(repeats(rows), rows, "a repeat of an earlier row", file, "each may appear once")
+
+
+def warn_of_duplicates(rows: pa.Table, file: Path) -> None:
+    """A warning there: a published test set holds some marks twice, and its evaluator counts each."""
+    if count := int(repeats(rows).sum()):
+        logger.warning("%s: %d rows repeat earlier ones; each counts as a lesion of its own", file.name, count)
+
+
+def repeats(rows: pa.Table) -> Array:
+    """(n,) bool: which rows are equal to an earlier one in every column."""
     names = rows.column_names
     coded = [name for name in names if pa.types.is_dictionary(rows[name].type)]  # which cannot be grouped by
     plain = pa.table({name: rows[name].cast(pa.string()) if name in coded else rows[name] for name in names})
     if plain.group_by(names, use_threads=False).aggregate([]).num_rows == len(plain):
-        return
+        return np.zeros(len(plain), dtype=bool)
     numbered = plain.append_column("row", pa.array(np.arange(len(plain))))
     firsts = numbered.group_by(names, use_threads=False).aggregate([("row", "min")])["row_min"].to_numpy()
     wrong = np.ones(len(plain), dtype=bool)
     wrong[firsts] = False
-    refuse_rows(wrong, rows, "a repeat of an earlier row", file, "each may appear once")
+    return wrong
 
 
 def first_few(names: Sequence[str]) -> str:

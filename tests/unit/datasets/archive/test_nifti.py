@@ -562,3 +562,22 @@ def test_a_file_is_packed_by_its_bytes_not_by_its_name(tmp_path: Path) -> None:
     # Both hold the same voxels: one of them is left out, as ever.
     assert (len(result.cases), [row.reason for row in result.rejects]) == (1, ["duplicate"])
     assert read(result.cases[0], tmp_path, ArchiveSettings(any_values=True))[0].hu_zyx.shape == (9, 10, 12)
+
+
+def test_totalsegmentators_structures_are_no_scans(tmp_path: Path) -> None:
+    for case in ("s0000", "s0001"):
+        (tmp_path / case / "segmentations").mkdir(parents=True)
+        saved(tmp_path / case / "ct.nii.gz", zooms=(0.8, 0.8, 4 + (case == "s0001")))
+        for structure in ("liver", "spleen"):
+            saved(tmp_path / case / "segmentations" / f"{structure}.nii.gz")
+    result = discover(tmp_path, ArchiveSettings(any_values=True, mask_folder=""), 0, "salt")
+    assert [row.reason for row in result.rejects if row.reason != "duplicate"] == ["structures"]
+    (row,) = [row for row in result.rejects if row.reason == "structures"]
+    assert (row.message.startswith("4 files"), len(row.files)) == (True, 4)
+    # Where somebody says that they are masks of lesions they are.
+    own = ArchiveSettings(any_values=True, mask_folder="segmentations")
+    assert {row.reason for row in discover(tmp_path, own, 0, "salt").rejects} >= {"mask_without_scan"}
+    # A folder that is only called so holds scans.
+    (tmp_path / "s0000" / "ct.nii.gz").unlink()
+    (tmp_path / "s0001" / "ct.nii.gz").unlink()
+    assert not any(row.reason == "structures" for row in look(tmp_path).rejects)

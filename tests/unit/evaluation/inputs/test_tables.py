@@ -189,6 +189,13 @@ def annotations(folder: Path, marks: str = MARKS, volumes: str | None = None, na
     return read_annotations(folder / "marks.csv", folder / name if volumes is not None else None)
 
 
+def test_a_mark_that_is_there_twice_counts_twice_and_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert len(annotations(tmp_path, MARKS + "007,3,10,10,30,30\n").marks) == len(annotations(tmp_path).marks) + 1
+    assert caplog.text.count("marks.csv: 1 rows repeat earlier ones") == 1
+
+
 def test_volumes_without_a_mark_count_where_they_are_listed(tmp_path: Path) -> None:
     assert annotations(tmp_path).volume_ids == ("007", "008")
     for name, text in (("volumes.txt", "009\n\n008\n007\n"), ("volumes.csv", "volume_id\n009\n008\n007\n")):
@@ -236,7 +243,6 @@ def test_the_spacing_may_come_with_the_volumes(tmp_path: Path) -> None:
     ("marks", "message"),
     [
         (MARKS.splitlines()[0] + "\n", "has no marks"),
-        (MARKS + "007,3,10,10,30,30\n", "a repeat of an earlier row in 1 row: row 3"),
         (MARKS + "007,3,40,10,30,30\n", "x2 < x1 in 1 row: row 3"),
         (MARKS.replace(",z,", ",slice,"), "no column z among"),
     ],
