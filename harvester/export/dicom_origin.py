@@ -7,6 +7,7 @@ from typing import Any, Final
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
+from harvester.errors import VolumeError
 from harvester.export.selection import PROVEN, LabelledVolume, Row
 
 NAME: Final = "harvester"
@@ -29,6 +30,12 @@ def evidence(labelled: LabelledVolume, slices: Iterable[int]) -> list[Dataset]:
     References to a study that name none, which de-identification leaves behind, would make our objects invalid too.
     """
     headers = [labelled.grid.headers[k] for k in slices]
+    if any("#" in str(header.SOPInstanceUID) for header in headers):
+        raise VolumeError(
+            "multi_frame",
+            f"volume {labelled.volume['volume_id']}: is one file of many frames, to which our DICOM objects cannot "
+            "refer; export it as nifti, csv or coco",
+        )
     for header in headers:
         if any("ReferencedSOPClassUID" not in item for item in header.get("ReferencedStudySequence") or ()):
             del header.ReferencedStudySequence

@@ -20,6 +20,7 @@ from harvester.imaging.dicom.file import silence_dicom_loggers
 from harvester.imaging.dicom.header import THREADS, Header, read_headers
 from harvester.imaging.dicom.mark_objects import look_at
 from harvester.imaging.dicom.series import Series, chosen, folder_of, gather, in_order, scans_of
+from harvester.labels.dicom.lesions import files_of
 from harvester.labels.dicom.rules import MarkRules, Passed, doubtful
 from harvester.records import Reject
 
@@ -41,7 +42,7 @@ ADVICE: Final = {
     "dicomdir": "a DICOMDIR; not needed, every file is looked at",
     "link": "symbolic links; not followed, give --source the folder that they lead to",
     "localizer": "localizers (scouts); nothing to do",
-    "multi_frame": "many frames in a file (enhanced CT); convert to one file per slice",
+    "multi_frame": "many frames in a file that are no stack of CT slices; convert to one file per slice",
     "no_geometry": "no position, orientation or PixelSpacing; export the series again",
     "no_image": "DICOM objects without an image; nothing to do",
     "no_permission": "files or folders that may not be read; let this user read them",
@@ -91,8 +92,10 @@ class SeriesIndex:
     def _slices(self) -> dict[str, tuple[str, int]]:
         found: dict[str, tuple[str, int]] = {}
         for key, each in self.series.items():
-            for z, part in enumerate(in_order(each)):
-                found |= {part.file: (key, z), part.sop: (key, z)}
+            every = in_order(each)
+            own_file = len({part.file for part in every}) == len(every)  # not so in a file of many frames
+            for z, part in enumerate(every):
+                found |= {part.sop: (key, z)} | ({part.file: (key, z)} if own_file else {})
         return found
 
     def take(
@@ -142,7 +145,7 @@ class SeriesIndex:
         return {key: look.passed_over(owners.sops(key), owners.taken[key].first.frame, rules) for key in keys}
 
     def _scan(self, series: Series) -> ScanFiles:
-        files = [self.root / each.file for each in series.slices]
+        files = [self.root / file for file in dict.fromkeys(each.file for each in series.slices)]
         return ScanFiles(series.key, series.first.patient, files, set(), skipped=list(series.skipped))
 
 
@@ -165,7 +168,7 @@ class _Owners:
         those whose slices it names, else the one in its frame of reference."""
         if named and len(named) == len({self.taken[key].uid for key in named}):
             return [*named]
-        ours = [key for key in named or sorted(self.taken) if not self.sops(key).isdisjoint(sops)]
+        ours = [key for key in named or sorted(self.taken) if not files_of(self.sops(key)).isdisjoint(sops)]
         if ours or named:
             return ours or [*named]
         framed = [key for key, each in self.taken.items() if frame and each.first.frame == frame]
@@ -239,10 +242,11 @@ def _foreign(name: str) -> str:
 
 
 def _names(folders: Mapping[str, Collection[str]], good: Sequence[Series]) -> dict[str, str]:
-    """Keys, UIDs, and folders that hold one scan: one that may be taken, or else one that is refused."""
+    """Keys, UIDs, files that are a scan, and folders that hold one: one that may be taken, or else a refused one."""
     keys_of: dict[str, set[str]] = defaultdict(set)
     for each in good:
-        for name in {each.key, each.uid, *(folder_of(part.file) for part in each.slices)}:
+        files = {part.file for part in each.slices}
+        for name in {each.key, each.uid, *map(folder_of, files), *(files if len(files) == 1 else ())}:
             keys_of[name].add(each.key)
     refused: dict[str, set[str]] = {uid: {uid} for uids in folders.values() for uid in uids}
     refused |= {folder: set(uids) for folder, uids in folders.items() if len(uids) == 1}

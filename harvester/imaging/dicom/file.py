@@ -111,6 +111,14 @@ def _begins_a_data_set(head: bytes) -> bool:
     return False
 
 
+def stored_class(file: Path) -> str:
+    """The SOP class in the file meta information, "" where that is not there: nothing else is read."""
+    try:
+        return str(read_file_meta_info(str(file)).get("MediaStorageSOPClassUID", ""))
+    except BROKEN:
+        return ""
+
+
 def read_header(file: Path, tags: Sequence[str] | None = None) -> pydicom.Dataset:
     """The named elements before the pixels, or all. Raises what is in BROKEN; call within `silence_dicom_loggers`."""
     options: Any = {"stop_before_pixels": True, "specific_tags": None if tags is None else list(tags)}

@@ -6,7 +6,7 @@ Of their values only UIDs (salted into ids) and numbers are kept; words are comp
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from math import nan
 from pathlib import Path
@@ -17,6 +17,7 @@ import pydicom
 from pydicom import uid
 
 from harvester.config.data import DicomSettings
+from harvester.imaging.dicom.enhanced import FUNCTIONAL, frames_of, is_enhanced
 from harvester.imaging.dicom.file import BROKEN, is_dicom_file, read_header, silence_dicom_loggers
 from harvester.labels.dicom.read import LABEL_MAP
 
@@ -54,7 +55,6 @@ UNREAD_OBJECTS: Final = (
 )
 """What may mark a series, and is not read."""
 TIME: Final = re.compile(r"(\d\d)(\d\d)(\d\d(?:\.\d+)?)")
-MULTI_FRAME: Final = (uid.EnhancedCTImageStorage, uid.LegacyConvertedEnhancedCTImageStorage)
 NEAR: Final = 1e-3
 """By which PixelSpacing (mm) and the parts of directions may differ within a stack."""
 THREADS: Final = 8
@@ -98,7 +98,7 @@ def near(one: Sequence[float], other: Sequence[float], tolerance: float = NEAR) 
 class Header:
     """One file as far as its header tells. `reason` is why it is no slice to be taken, "" for one that may be.
 
-    kind    slice, object (what may hold marks), unread (the same, of a kind that is not read) or other
+    kind    slice (one or many), object (what may hold marks), unread (the same, of a kind that is not read) or other
     refers  of an object, the SeriesInstanceUIDs that it names
     """
 
@@ -112,7 +112,7 @@ class Header:
     kernel: str = ""
     original: bool = False
     thickness_mm: float = 0.0
-    slice: Slice | None = None
+    slices: tuple[Slice, ...] = ()
     refers: frozenset[str] = field(default_factory=frozenset)
 
 
@@ -130,6 +130,8 @@ def header_of(root: Path, file: str, settings: DicomSettings) -> Header:
         if not is_dicom_file(root / file):
             return Header(file, "other", _no_dicom(root / file))
         item = read_header(root / file, ALLOWED)
+        if is_enhanced(item) and item.get("Modality") == "CT":
+            return _of_frames(read_header(root / file, (*ALLOWED, *FUNCTIONAL)), file, settings)
         reason, kind = refusal(item, settings)
         return _kept(item, file, kind, reason)
     except BROKEN:
@@ -175,7 +177,7 @@ def _image_refusal(item: pydicom.Dataset, settings: DicomSettings) -> str:
     """Of an image with Modality CT."""
     words = {str(word).strip().upper() for word in _list(item.get("ImageType"))}
     checks = {
-        "multi_frame": item.SOPClassUID in MULTI_FRAME or int(item.get("NumberOfFrames") or 1) != 1,
+        "multi_frame": int(item.get("NumberOfFrames") or 1) != 1,
         "localizer": "LOCALIZER" in words,
         "derived": bool(words & set(settings.refused_image_types)) or any("MIP" in word for word in words),
         "secondary_capture": item.SOPClassUID != uid.CTImageStorage,
@@ -213,9 +215,23 @@ def _kept(item: pydicom.Dataset, file: str, kind: str, reason: str) -> Header:
         kernel=" ".join(str(word).strip().upper() for word in _list(item.get("ConvolutionKernel"))[:1]),
         original="ORIGINAL" in _list(item.get("ImageType")),
         thickness_mm=float(item.get("SliceThickness") or 0) if taken else 0.0,
-        slice=_slice(item, file) if taken else None,
+        slices=(_slice(item, file),) if taken else (),
         refers=frozenset(_series_named(item)) if kind in ("object", "unread") else frozenset(),
     )
+
+
+def _of_frames(item: pydicom.Dataset, file: str, settings: DicomSettings) -> Header:
+    """An enhanced CT: what its frames are, if they are alike in that."""
+    of_file = _kept(item, file, "slice", "multi_frame")
+    try:
+        frames = frames_of(item)
+        refused = {_image_refusal(frame, settings) for frame in frames}
+        if refused != {""}:
+            return replace(of_file, reason=refused.pop() if len(refused) == 1 else "multi_frame")
+        slices = tuple(_slice(frame, file) for frame in frames)
+    except BROKEN:
+        return of_file
+    return replace(of_file, reason="", slices=slices, thickness_mm=float(frames[0].get("SliceThickness") or 0))
 
 
 def _slice(item: pydicom.Dataset, file: str) -> Slice:

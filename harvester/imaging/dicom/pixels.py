@@ -39,9 +39,14 @@ def hu_plane(item: pydicom.Dataset, name: str) -> NDArray[np.int16]:
     check_size(item, MOST_PLANE_BYTES, name)
     with readable(f"{name} has broken pixel data"):
         (stored,) = decoded_frames(item)
-        padding = _padding(item, stored)
-        values = _kept_bits(item, stored).astype(np.float32) * np.float32(item.RescaleSlope)
-        hu = to_hu(values + np.float32(item.RescaleIntercept))
+        return hu_of(item, stored)
+
+
+def hu_of(item: pydicom.Dataset, stored: Array) -> NDArray[np.int16]:
+    """The stored values of a slice in HU. Raises what is in BROKEN."""
+    padding = _padding(item, stored)
+    values = _kept_bits(item, stored).astype(np.float32) * np.float32(item.RescaleSlope)
+    hu = to_hu(values + np.float32(item.RescaleIntercept))
     hu[padding] = AIR_HU
     return hu
 

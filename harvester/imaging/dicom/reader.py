@@ -3,7 +3,7 @@
 Errors name slices by their InstanceNumber and position, never by path or UID: those may tell who it is.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,17 +14,20 @@ import pydicom
 from harvester.errors import VolumeError, about_volume
 from harvester.geometry import Array
 from harvester.imaging.dicom.assembly import AssembledGrid, Stack, assemble
+from harvester.imaging.dicom.enhanced import MULTI_FRAME, frames_of, is_enhanced
 from harvester.imaging.dicom.file import (
     BROKEN,
+    MOST_FILE_BYTES,
     MOST_SLICE_BYTES,
     is_dicom_file,
     read_header,
     read_whole,
     readable,
     silence_dicom_loggers,
+    stored_class,
 )
 from harvester.imaging.dicom.header import NEAR, near
-from harvester.imaging.dicom.pixels import hu_plane
+from harvester.imaging.dicom.pixels import check_size, decoded_frames, hu_of, hu_plane
 from harvester.records import Volume
 
 MOST_VOXELS: Final = 1 << 31
@@ -58,17 +61,12 @@ def read_series(source: Path | Iterable[Path], volume_id: str, patient_id: str) 
     headers: list[pydicom.Dataset] = []
     planes: list[Array] = []
     with silence_dicom_loggers(), about_volume(volume_id):
-        for file in series_files(source):
-            item = read_whole(file, MOST_SLICE_BYTES)
-            name = _name(item)
-            with readable(f"{name} has a broken header"):
-                _check_kind(item, name)
+        for item, plane in _slices(series_files(source)):
             if headers:
                 _check_alike(item, headers[0])
-            planes.append(hu_plane(item, name))
+            planes.append(plane)
             if len(planes) * planes[0].size > MOST_VOXELS:
                 raise VolumeError("too_large", f"more than {MOST_VOXELS} voxels; cut the series")
-            del item.PixelData
             headers.append(item)
         if not headers:
             raise VolumeError("no_slices", "no DICOM files; give a folder of one CT series")
@@ -80,6 +78,32 @@ def read_series(source: Path | Iterable[Path], volume_id: str, patient_id: str) 
     return DicomSeries(volume, stack, assembled, headers)
 
 
+def _slices(files: Iterable[Path]) -> Iterator[tuple[pydicom.Dataset, Array]]:
+    """Each slice's header, without its pixels, and its HU; of an enhanced CT each frame's."""
+    for file in files:
+        item = read_whole(file, MOST_FILE_BYTES if stored_class(file) in MULTI_FRAME else MOST_SLICE_BYTES)
+        name = _name(item)
+        if is_enhanced(item):
+            yield from _frames(item)
+            continue
+        with readable(f"{name} has a broken header"):
+            _check_kind(item, name)
+        plane = hu_plane(item, name)
+        del item.PixelData
+        yield item, plane
+
+
+def _frames(item: pydicom.Dataset) -> Iterator[tuple[pydicom.Dataset, Array]]:
+    check_size(item, 2 * MOST_VOXELS, "an enhanced CT")
+    with readable("an enhanced CT has a broken header"):
+        frames = frames_of(item)
+        for frame in frames:
+            _check_kind(frame, _name(frame), pixels=False)
+    with readable("an enhanced CT has broken pixel data"):
+        for frame, stored in zip(frames, decoded_frames(item), strict=True):
+            yield frame, hu_of(frame, stored)
+
+
 def read_series_grid(files: Iterable[Path], volume_id: str) -> tuple[list[pydicom.Dataset], AssembledGrid]:
     """The headers of a series' files, in any order, without pixels; and the grid that read_series lays them in.
 
@@ -87,7 +111,8 @@ def read_series_grid(files: Iterable[Path], volume_id: str) -> tuple[list[pydico
     """
     with silence_dicom_loggers(), about_volume(volume_id):
         with readable():
-            headers = [read_header(file) for file in files]
+            read = [read_header(file) for file in files]
+            headers = [each for item in read for each in (frames_of(item) if is_enhanced(item) else [item])]
         for header in headers:
             _check_alike(header, headers[0])
         return headers, assemble(stack_of(headers))
@@ -124,12 +149,12 @@ def stack_of(headers: Sequence[pydicom.Dataset]) -> Stack:
         ) from None
 
 
-def _check_kind(item: pydicom.Dataset, name: str) -> None:
+def _check_kind(item: pydicom.Dataset, name: str, pixels: bool = True) -> None:
     if item.get("Modality") != "CT" or "LOCALIZER" in (item.get("ImageType") or ()):
         raise VolumeError("not_ct", f"{name} is not an image of a CT series")
     if int(item.get("NumberOfFrames") or 1) != 1:
         raise VolumeError("not_ct", f"{name} has many frames; convert to one file per slice")
-    if "PixelData" not in item:
+    if pixels and "PixelData" not in item:
         raise VolumeError("no_pixel_data", f"{name} has no pixel data; is the file cut short?")
     lacking = [tag for tag in NEEDED if item.get(tag) is None]
     if lacking:

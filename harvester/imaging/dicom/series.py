@@ -73,10 +73,10 @@ def gather(headers: Iterable[Header]) -> Gathered:
     for header in headers:
         if header.kind == "slice":
             gathered.folders[folder_of(header.file)].add(header.series)
-        if header.slice:
+        if header.slices:
             owner = (header.series, header.patient, header.study, header.frame)
-            found[header.series][owner].append(header.slice)
-            first.setdefault(owner, replace(header, slice=None))
+            found[header.series][owner] += header.slices
+            first.setdefault(owner, replace(header, slices=()))
         elif header.kind in ("object", "unread"):
             gathered.objects.append(header)
         else:
@@ -87,7 +87,7 @@ def gather(headers: Iterable[Header]) -> Gathered:
             odd = [each for stack in stacks[1:] for each in stack]
             key = uid if len(owners) == 1 else f"{uid}#{number}"
             gathered.series.append(Series(key, uid, first[owner], stacks[0], odd))
-            gathered.rejected[key, "odd_slices"] = [each.file for each in odd]
+            gathered.rejected[key, "odd_slices"] = sorted({each.file for each in odd})
     return gathered
 
 
@@ -124,6 +124,8 @@ def scans_of(
     for told in (_by_number, _by_time):
         parts = [replace(single, key=f"{series.key}#{name}", slices=pack, odd=()) for name, pack in told(single.slices)]
         good, bad = _tried(parts, settings)
+        if len({each.file for each in single.slices}) < len(single.slices):
+            break  # parts of a file are no scans of their own
         if len(parts) > 1 and good and (not bad or not whole[0]) and (told is _by_number or not whole[0]):
             return good, bad
     return whole
@@ -184,6 +186,8 @@ def _over_each_other(one: Array, other: Array) -> bool:
 
 def checked(series: Series, settings: ArchiveSettings) -> Series:
     """The series, without copies of its slices, measured. Raises VolumeError with the reason to refuse it."""
+    if not {each.file for each in series.odd}.isdisjoint(each.file for each in series.slices):
+        raise VolumeError("multi_frame", "several stacks of slices in one file; write a file of each, or one per slice")
     if len(series.slices) < settings.min_slices:
         raise VolumeError(
             "few_slices", f"{len(series.slices)} slices; setting data.archive.min_slices wants {settings.min_slices}"

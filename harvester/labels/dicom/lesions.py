@@ -6,9 +6,9 @@ kind is a word of KINDS, by code.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pydicom
@@ -144,3 +144,16 @@ def code(item: pydicom.Dataset, sequence: str) -> str:
 def kind_of(codes: Iterable[str]) -> str:
     """The first code that KINDS knows, as its word."""
     return next((KINDS[each] for each in codes if each in KINDS), "")
+
+
+def names_of(reference: pydicom.Dataset) -> Iterator[str]:
+    """The SOPInstanceUID that a reference names, and of a file of frames each that it names."""
+    uid, numbers = str(reference.get("ReferencedSOPInstanceUID", "")), reference.get("ReferencedFrameNumber")
+    yield uid
+    listed: Iterable[Any] = [] if numbers is None else [numbers] if isinstance(numbers, int | str) else numbers
+    yield from (f"{uid}#{int(number)}" for number in listed)
+
+
+def files_of(sops: Iterable[str]) -> set[str]:
+    """SOPInstanceUIDs of the files that slices are in."""
+    return {sop.partition("#")[0] for sop in sops}

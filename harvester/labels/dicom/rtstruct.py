@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import pydicom
 
-from harvester.labels.dicom.lesions import Lesion, ReferredSeries, Region, lesion_of, outlined
+from harvester.labels.dicom.lesions import Lesion, ReferredSeries, Region, files_of, lesion_of, outlined
 from harvester.labels.dicom.rules import MarkRules, Passed
 
 CLOSED: Final = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
@@ -88,9 +88,9 @@ def _is_here(
     of_frame = [
         each for each in item.get("ReferencedFrameOfReferenceSequence") or () if each.get("FrameOfReferenceUID") == own
     ]
-    named = [part for part in (outline, *of_frame) if part is not None]
+    named, files = [part for part in (outline, *of_frame) if part is not None], files_of(sops)
     return any(
-        str(element.value) in sops
+        str(element.value) in files
         for part in named
         for element in part.iterall()
         if element.keyword == "ReferencedSOPInstanceUID"

@@ -13,7 +13,17 @@ import pydicom
 from harvester.errors import LabelError
 from harvester.geometry import Array
 from harvester.labels.deeplesion.dl_info import PAD_PX
-from harvester.labels.dicom.lesions import Lesion, ReferredSeries, box_round, code, kind_of, lesion_of, outlined, within
+from harvester.labels.dicom.lesions import (
+    Lesion,
+    ReferredSeries,
+    box_round,
+    code,
+    kind_of,
+    lesion_of,
+    names_of,
+    outlined,
+    within,
+)
 from harvester.labels.dicom.rules import MarkRules, Passed
 from harvester.records import Box
 
@@ -84,7 +94,8 @@ def _is_here(item: pydicom.Dataset, group: Sequence[pydicom.Dataset], sops: Coll
 
 def _named(items: Iterable[pydicom.Dataset]) -> Iterator[str]:
     for each in items:
-        yield from (str(ref.ReferencedSOPInstanceUID) for ref in each.get("ReferencedSOPSequence", []))
+        for reference in each.get("ReferencedSOPSequence", []):
+            yield from names_of(reference)
 
 
 def _by_machine(item: pydicom.Dataset) -> bool:
