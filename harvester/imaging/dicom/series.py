@@ -5,7 +5,7 @@ Settings: data.archive.dicom and data.archive.max_voxels; decision 0009 says why
 
 import hashlib
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
@@ -121,14 +121,25 @@ def scans_of(
     except VolumeError as error:
         return [], [(series, error)]
     whole = _tried([single], settings)
-    for told in (_by_number, _by_time):
-        parts = [replace(single, key=f"{series.key}#{name}", slices=pack, odd=()) for name, pack in told(single.slices)]
+    if whole[0] and sum(count > 1 for count in Counter(each.acquisition for each in single.slices).values()) < 2:
+        return whole  # no two passes can lie between each other
+    for told in (_by_number,) if whole[0] else (_by_number, _by_time):
+        parts = [
+            replace(single, key=f"{series.key}#{name}", slices=pack, odd=()) for name, pack in _parts(single, told)
+        ]
         good, bad = _tried(parts, settings)
-        if len({each.file for each in single.slices}) < len(single.slices):
-            break  # parts of a file are no scans of their own
-        if len(parts) > 1 and good and (not bad or not whole[0]) and (told is _by_number or not whole[0]):
+        if good and not (bad and whole[0]):
             return good, bad
     return whole
+
+
+def _parts(
+    series: Series, told: Callable[[Sequence[Slice]], list[tuple[str, list[Slice]]]]
+) -> list[tuple[str, list[Slice]]]:
+    """The scans of a series as they are told apart; none where it is one, or lies in files of several slices."""
+    in_files = len({each.file for each in series.slices}) == len(series.slices)
+    parts = told(series.slices) if in_files else []
+    return parts if len(parts) > 1 else []
 
 
 def _tried(parts: Iterable[Series], settings: ArchiveSettings) -> tuple[list[Series], list[tuple[Series, VolumeError]]]:
@@ -142,6 +153,9 @@ def _tried(parts: Iterable[Series], settings: ArchiveSettings) -> tuple[list[Ser
 
 
 def _by_number(slices: Sequence[Slice]) -> list[tuple[str, list[Slice]]]:
+    counts = Counter(each.acquisition for each in slices)
+    if len(counts) == 1:
+        return []
     packs = _packs(slices, lambda each: (len(each.acquisition), each.acquisition))
     return [(pack[0].acquisition or "0", pack) for pack in packs]
 
