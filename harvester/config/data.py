@@ -150,8 +150,8 @@ class DicomSettings(Section):
         False, description="take marks that a program made and nobody verified as the clinic's own"
     )
     lesion_names: str = Field(
-        "[ipn]?gtv[a-z]*|lesions?|tumou?rs?|nodules?|nodul|mass|masses|metast[a-z]*|mets?|neoplas[a-z]*|cancers?|"
-        "carcinomas?|sarcomas?|lymphomas?|malign[a-z]*|tumeurs?|nodulos?|lesiones|lesao|herd",
+        r"[ipn]?gtv\w*|l(?:e|é|ä|ae)si[oó]\w*|tumou?r\w{0,2}|tumeurs?|n[oó]dul\w*|mass|masses|metast\w*|mets?|"
+        r"neopl\w*|cancers?|carcinom\w*|sarcom\w*|lymphom\w*|malign\w*|(?:rund)?herde?|recist",
         description="pattern of words in the name of a region (RTSTRUCT) or segment (SEG) that is a lesion, where no "
         "code or type says so; digits and signs part words",
     )

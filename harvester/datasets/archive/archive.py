@@ -147,7 +147,8 @@ def _warn_of_patients(scans: Sequence[ScanFiles]) -> None:
 
 def _warn_of_one_patient(scans: Sequence[ScanFiles]) -> None:
     """Anonymisers that write one word for everybody make one patient of an archive, and nothing can be proven of it."""
-    (patient, count), *_ = Counter(each.patient for each in scans).most_common(1) or [("", 0)]
+    unnamed = Counter(each.patient for each in scans if not each.known.patient)
+    (patient, count), *_ = unnamed.most_common(1) or [("", 0)]
     if patient and count >= MANY_OF_A_PATIENT and 2 * count > len(scans):
         logger.warning(
             "%d of %d scans have one PatientID: if an anonymiser wrote it for everybody, say in volumes.csv who is who "

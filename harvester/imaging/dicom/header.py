@@ -29,8 +29,8 @@ REFERENCES: Final = (
 )
 ALLOWED: Final = (
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "PatientID",
-    "Modality", "ImageType", "AcquisitionNumber", "AcquisitionTime", "ConvolutionKernel", "Rows", "Columns",
-    "NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "PixelSpacing", "SliceThickness", "ImagePositionPatient",
+    "Modality", "ImageType", "AcquisitionNumber", "AcquisitionTime", "TemporalPositionIdentifier",
+    "ConvolutionKernel", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "PixelSpacing", "SliceThickness", "ImagePositionPatient",
     "ImageOrientationPatient", "RescaleSlope", "RescaleIntercept", "RescaleType", *REFERENCES,
 )  # fmt: skip
 MARK_OBJECTS: Final = {
@@ -55,6 +55,7 @@ UNREAD_OBJECTS: Final = (
 )
 """What may mark a series, and is not read."""
 TIME: Final = re.compile(r"(\d\d)(\d\d)(\d\d(?:\.\d+)?)")
+PHASE: Final = ("AcquisitionNumber", "TemporalPositionIdentifier")
 NEAR: Final = 1e-3
 """By which PixelSpacing (mm) and the parts of directions may differ within a stack."""
 THREADS: Final = 8
@@ -66,7 +67,8 @@ BATCH: Final = 4096
 class Slice:
     """One file of a CT series.
 
-    acquisition  its AcquisitionNumber, "" without one; time_s its AcquisitionTime since midnight, NaN without one
+    acquisition  its AcquisitionNumber, and TemporalPositionIdentifier where it has one; "" without them
+    time_s       its AcquisitionTime since midnight, NaN without one
     size_px      rows, columns
     spacing_mm   of rows, of columns
     """
@@ -247,7 +249,7 @@ def _slice(item: pydicom.Dataset, file: str) -> Slice:
         file=file,
         sop=str(item.SOPInstanceUID),
         position_mm=position,
-        acquisition=str(item.get("AcquisitionNumber") or ""),
+        acquisition=".".join(str(item[tag].value) for tag in PHASE if item.get(tag)),
         time_s=_seconds(str(item.get("AcquisitionTime") or "")),
         size_px=(int(item.Rows), int(item.Columns)),
         spacing_mm=spacing,

@@ -35,10 +35,11 @@ SURE: Final = frozenset({Passed.ORGAN, Passed.ELSEWHERE})
 """No lesion of the scan."""
 NOT_LETTERS: Final = re.compile(r"[\W\d_]+")
 TAKEN_OFF: Final = re.compile(
-    r"(?<=[A-Za-z)])\s?-\s?(?=[a-z])|\b(minus|without|sub|less|no|non|ohne|sans|ex|excl)\b", re.I
+    r"(?<=[A-Za-z)])(?<!\bnon)\s?-\s?(?=[a-z])|\b(?:minus|without|sub|less|no|non(?!\W?target)|ohne|sans|ex|excl)\b",
+    re.I,
 )
-"""What makes "Lungs-GTV" and "liver without tumour" of a lesion's name."""
-TARGETS: Final = re.compile(r"\b(ptv|ctv|planning|target|margin|ring|bed)", re.I)
+"""What makes "Lungs-GTV" and "liver without tumour" of a lesion's name; RECIST's non-target lesions are lesions."""
+TARGETS: Final = re.compile(r"\b(?:ptv|ctv|planning|target vol|margin|ring|bed)", re.I)
 
 
 @dataclass(frozen=True)

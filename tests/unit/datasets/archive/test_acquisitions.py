@@ -54,6 +54,10 @@ def test_passes_between_each_other_are_two_scans(tmp_path: Path) -> None:
             {"AcquisitionNumber": 1, "AcquisitionTime": "101500"},
             {"AcquisitionNumber": 1, "AcquisitionTime": "101530.5"},
         ),
+        (
+            {"AcquisitionNumber": 1, "TemporalPositionIdentifier": 1},
+            {"AcquisitionNumber": 1, "TemporalPositionIdentifier": 2},
+        ),
         # Every slice with a number or time of its own, as spiral scanners write them.
         ({"AcquisitionNumber": lambda n: n + 1}, {"AcquisitionNumber": lambda n: n + 11}),
         ({"AcquisitionTime": lambda n: f"1015{n:02d}"}, {"AcquisitionTime": lambda n: f"1016{n:02d}"}),

@@ -56,12 +56,12 @@ def outcome(root: Path, **settings: Any) -> tuple[str, list[tuple[float, ...]], 
 LESIONS = (
     "GTV", "gtv_1", "GTVp", "GTVnodes", "iGTV 2", "Left lung tumor", "Neoplasm, Primary", "Lung Nodule 1", "nodule",
     "Tumour", "lesion_3", "Metastasis liver", "mets", "Liver lesion (cyst?)", "MASS", "breast cancer", "Tumeur",
-    "GTV-1",
+    "GTV-1", "Target lesion 2", "Non-target lesion 1", "RECIST_3", "Rundherd S6", "Läsion", "lésion foie", "nódulo",
 )  # fmt: skip
 OTHERS = ("Lung L", "lungs", "Heart", "Spinal_Cord", "BODY", "Liver", "Bowel bag", "External", "Left kidney")
 UNCLEAR = (
     "ROI 1", "Segment_2", "", "Lungs-GTV", "Lungs - GTV", "Liver minus GTV", "lung without tumour", "PTV tumour",
-    "tumour bed", "PancreasHead",
+    "tumour bed", "PancreasHead", "no lesion", "planning target volume of tumour",
     "ITV", "CTV_nodule", "massive", "dose 20 Gy", "GTV+5mm margin",
 )  # fmt: skip
 
