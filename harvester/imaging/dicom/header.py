@@ -30,8 +30,9 @@ REFERENCES: Final = (
 ALLOWED: Final = (
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "PatientID",
     "Modality", "ImageType", "AcquisitionNumber", "AcquisitionTime", "TemporalPositionIdentifier",
-    "ConvolutionKernel", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "PixelSpacing", "SliceThickness", "ImagePositionPatient",
-    "ImageOrientationPatient", "RescaleSlope", "RescaleIntercept", "RescaleType", *REFERENCES,
+    "ConvolutionKernel", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "PixelSpacing",
+    "SliceThickness", "ImagePositionPatient", "ImageOrientationPatient", "RescaleSlope", "RescaleIntercept",
+    "RescaleType", *REFERENCES,
 )  # fmt: skip
 MARK_OBJECTS: Final = {
     uid.EnhancedSRStorage: "sr",
