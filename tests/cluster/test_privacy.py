@@ -34,7 +34,7 @@ def archive(tmp_path: Path) -> Path:
                 put(root / f"{NAME}-{series}" / f"{n}.dcm", planted(item, text if n == 0 else pydicom.Dataset()))
     cut = root / f"{NAME}-1.2.3.77.2" / "4.dcm"
     cut.write_bytes(cut.read_bytes()[:-40])
-    hu = np.zeros((16, 12, 5), np.int16)
+    hu = np.zeros((16, 12, 9), np.int16)
     hu[0] = -1000
     image = nibabel.Nifti1Image(hu, np.diag([0.8, 0.8, 2.5, 1]))
     image.header["descrip"] = NAME.encode()
