@@ -1,11 +1,16 @@
 """Rings: every test carries the name of its folder as a marker, so `-m "unit or model"` picks rings too."""
 
+import signal
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 TESTS = Path(__file__).parent
+
+# A shell that starts these tests in the background lets them, and every program they start, ignore Ctrl-C.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples everywhere and at every speed: no test's outcome hangs on chance or on how busy a machine is.
 settings.register_profile(
