@@ -15,15 +15,15 @@ beside them. What is known of the scans:
   label masks  a.mask.nii.gz or masks/a.nii.gz beside a.nii.gz; components in 3D are lesions. Medical Decathlon and
                nnU-Net: labelsTr/a.nii.gz of imagesTr/a.nii.gz or a_0000.nii.gz (organs too? data.archive.mask_labels)
   DICOM        SR (TID 1500), SEG and RTSTRUCT objects that refer to a series. Parts that give no mark and may be
-               lesions are told, and their scan does not count as complete (data.archive.dicom.lesion_names, other_names)
+               lesions are rows, and their scan is not complete (data.archive.dicom.lesion_names, other_names)
 
 `file` is the path, inside the archive, of the NIfTI file or of the series' folder (or a SeriesInstanceUID); with z left
 empty, of one slice's file (or its SOPInstanceUID). Boxes are in the file's own voxels, counted from 0, both ends
 inclusive; z is the index of the slice, in DICOM ascending along the slices' normal (feet to head in an ordinary scan).
-Tables are as a spreadsheet writes them: commas, semicolons or tabs. marks.csv may carry volumes.csv's columns instead. One kind of marks
-a scan; two are refused. patient defaults to the DICOM PatientID or the NIfTI's name. Without a split, a patient all of
-whose scans are complete goes to vm (the mining set), or, a share of them (data.archive.vh_test_share), to vh_test; any
-other to vh.
+Tables are as a spreadsheet writes them: commas, semicolons or tabs. marks.csv may carry volumes.csv's columns instead.
+One kind of marks a scan; two are refused. patient defaults to the DICOM PatientID or the NIfTI's name. Without a split,
+a patient all of whose scans are complete goes to vm (the mining set), or, a share of them (data.archive.vh_test_share),
+to vh_test; any other to vh.
 
 clinical (1 or 0) says of a completely marked scan which lesions the clinic had marked: the harvest is proven on the
 others. Without that column, and with masks and DICOM objects, the largest are taken for it, as many per volume as vh

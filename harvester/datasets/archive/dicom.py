@@ -114,15 +114,15 @@ class SeriesIndex:
             for key, each in self.series.items()
             if key not in scans
         }
-        passed: list[Reject] = []
-        for each, seen in zip(self.objects, self._seen(taken, settings), strict=True):
+        every = [*zip(self.objects, self._seen(taken, settings), strict=True)]
+        for each, seen in every:
             for key in seen:
                 scans[key].objects += [each.file] if each.kind == "object" else []
             if each.kind == "unread" and not any(counts.total() for counts in seen.values()):
                 left[each.file, "no_image"] = [each.file]
             elif not seen:
                 left[each.file, "no_series"] = [each.file]
-            passed += _passed_over(each.file, seen, scans, salt)
+        passed = [row for each, seen in every for row in _passed_over(each.file, seen, scans, salt)]
         return list(scans.values()), [*self.rejects, *_rejected_rows(left, salt), *passed]
 
     def _seen(self, taken: Mapping[str, Series], settings: ArchiveSettings) -> list[dict[str, Counter[Passed]]]:
@@ -217,7 +217,7 @@ def _sifted(
         scans, refused = scans_of(each, root, settings)
         good += scans
         for part, error in refused:
-            files = tuple(one.file for one in part.slices)
+            files = tuple(dict.fromkeys(one.file for one in part.slices))
             message = f"a series of {len(files)} files: {error}"
             bad.append(Reject(salted_hash(part.key, salt), error.reason, message, files))
     return good, bad
