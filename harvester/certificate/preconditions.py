@@ -75,7 +75,8 @@ def of_patients(archive: Archive, settings: Settings) -> Iterator[Obstacle]:
     if not mining and _by_vm(settings):
         yield Obstacle(
             "V_M is empty, nothing can be learnt or proven: say in volumes.csv whose lesions are all marked "
-            "(complete = 1), of DeepLesion by --mining-marks"
+            "(complete = 1), of DeepLesion by --mining-marks; or let the weights that ship propose and people prove it "
+            "(operating_point.certificate=audit)"
         )
     if not partly:
         yield Obstacle(
