@@ -14,8 +14,24 @@ logger = logging.getLogger(__name__)
 
 def accelerated(network: nn.Module, compile_it: bool = False) -> nn.Module:
     """For inference: batch norms that follow a convolution are folded into it; compiled where asked."""
-    fast: nn.Module = fuse(network.eval())
+    fast = Direct(fuse(network.eval()))
     return Compiled(fast) if compile_it else fast
+
+
+class Direct(nn.Module):
+    """A traced network without torch.fx's own handler of errors.
+
+    Where a layer fails, that handler imports half of torch to say in which line of the traced code. A process that has
+    no memory left then ends by a fault of the processor, where a smaller batch would have done.
+    """
+
+    def __init__(self, traced: nn.Module) -> None:
+        super().__init__()
+        self.traced = traced
+
+    def forward(self, *inputs: Any) -> Any:
+        """What the network answers."""
+        return self.traced.forward(*inputs)
 
 
 class Compiled(nn.Module):

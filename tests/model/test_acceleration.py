@@ -1,6 +1,8 @@
 """Faster networks answer as before; a compiler that fails is left out, and said so once."""
 
 import logging
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -37,6 +39,31 @@ def test_folded_norms_change_nothing(name: str, gone: int) -> None:
     assert norms(network) - norms(fast) == gone
     for got, expected in zip(fast(images), network(images), strict=True):
         torch.testing.assert_close(got, expected, atol=2e-5, rtol=2e-5)
+
+
+def test_a_layer_that_fails_says_so_itself() -> None:
+    """torch.fx would import torch._dynamo first, for which a process without memory has no room."""
+
+    # A process of its own: here the import may have been made long ago.
+    program = """
+import sys
+import torch
+from torch import nn
+from harvester.models.acceleration import accelerated
+
+class Breaks(nn.Module):
+    def forward(self, x):
+        return torch.reshape(x, (7, 7))
+
+before = set(sys.modules)
+try:
+    accelerated(Breaks())(torch.zeros(3))
+except RuntimeError as error:
+    print(error)
+print(sorted(name for name in set(sys.modules) - before if name.startswith("torch._")))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.splitlines() == ["shape '[7, 7]' is invalid for input of size 3", "[]"]
 
 
 @pytest.mark.parametrize("words", ["no working C++ compiler", "could not create a primitive"])
