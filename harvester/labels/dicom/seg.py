@@ -33,6 +33,7 @@ OTHER_CATEGORIES: Final = frozenset(
 )  # fmt: skip
 """Anatomical structure, organ, physical object, body substance, spatial concept, function. Tissue is what 3D Slicer
 writes where nobody chose: it says nothing."""
+TISSUE: Final = frozenset({"85756007", "T-D0050"})
 MOST_PARTS: Final = 100_000
 """A segment of more is noise."""
 MOST_MASK_BYTES: Final = 1 << 31
@@ -90,7 +91,15 @@ def _why_not(segment: pydicom.Dataset, rules: MarkRules) -> Passed | None:
     told = rules.tell(str(segment.get("SegmentLabel", "")))
     if told:
         return None
-    return Passed.ORGAN if category in OTHER_CATEGORIES or told is False else Passed.CODE
+    other = category in OTHER_CATEGORIES or told is False or _is_named_structure(segment, kind)
+    return Passed.ORGAN if other else Passed.CODE
+
+
+def _is_named_structure(segment: pydicom.Dataset, kind: str) -> bool:
+    """Whether a public code says what the segment is: a muscle, say, whatever its category."""
+    found = segment.get("SegmentedPropertyTypeCodeSequence")
+    scheme = str(found[0].get("CodingSchemeDesignator", "99")) if found else "99"
+    return bool(kind) and kind not in TISSUE and not scheme.startswith("99")
 
 
 def _kind(segment: pydicom.Dataset) -> str:

@@ -159,8 +159,8 @@ def test_a_report_in_the_newest_class_is_read(root: Path) -> None:
     assert outcome(root) == ("vm", EXPECTED, "")
 
 
-def slicers(root: Path, label: str) -> None:
-    """A segment as 3D Slicer writes it where nobody chose what it is."""
+def slicers(root: Path, label: str, kind: tuple[str, str] = ("85756007", "SCT")) -> None:
+    """A segment as 3D Slicer writes it where nobody chose what it is, or of some type."""
     mask = np.zeros((12, SIDE, SIDE), bool)
     mask[4, 6:13, 5:15] = True
     item = pydicom.dcmread(put_segmentation(root / "seg.dcm", root / "ct", [mask]))
@@ -180,6 +180,10 @@ def test_a_segment_without_a_telling_code_goes_by_its_name(root: Path) -> None:
     assert outcome(root, lesion_codes=("85756007",)) == ("vm", EXPECTED, "")
     slicers(root, "Liver")
     assert outcome(root) == ("vm", [], "")
+    slicers(root, "autochthon_left", ("44947003", "SCT"))  # a muscle, by a public code
+    assert outcome(root) == ("vm", [], "")
+    slicers(root, "Segment_1", ("44947003", "99LOCAL"))
+    assert outcome(root) == ("vh", [], "1 of a code that tells nothing")
 
 
 def test_a_segmentation_that_names_no_series_goes_by_slices_or_frame(root: Path) -> None:
