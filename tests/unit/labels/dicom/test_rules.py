@@ -165,10 +165,9 @@ def slicers(root: Path, label: str, kind: tuple[str, str] = ("85756007", "SCT"))
     mask[4, 6:13, 5:15] = True
     item = pydicom.dcmread(put_segmentation(root / "seg.dcm", root / "ct", [mask]))
     segment = item.SegmentSequence[0]
-    segment.SegmentedPropertyCategoryCodeSequence = segment.SegmentedPropertyTypeCodeSequence = [
-        code("85756007", "SCT")
-    ]
     segment.SegmentLabel = label
+    segment.SegmentedPropertyCategoryCodeSequence = [code("85756007", "SCT")]
+    segment.SegmentedPropertyTypeCodeSequence = [code(*kind)]
     put(root / "seg.dcm", item)
 
 
