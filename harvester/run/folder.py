@@ -30,7 +30,7 @@ import pyarrow as pa
 from harvester.config.fingerprint import as_tree, settings_hash
 from harvester.config.loading import dump, restore
 from harvester.config.settings import Settings
-from harvester.errors import SettingsError, StepError, StoreError
+from harvester.errors import SettingsError, StepError, StoreError, without_secrets
 from harvester.records import Split
 from harvester.run.journal import RoundRecord, RunRecord, Status, read_run, round_folder, write_round, write_run
 from harvester.run.partials import Partials
@@ -134,7 +134,8 @@ class Run:
         run.folder.sweep()
         (run.folder / "settings.yaml").write_text(dump(settings))
         (run.folder / "settings.hash").write_text(settings_hash(settings) + "\n")
-        write_run(run.folder, RunRecord(id=before.id, began=before.began))
+        remembered = without_secrets(store.path.uri)
+        write_run(run.folder, RunRecord(id=before.id, began=before.began, store=remembered))
         if run.start:
             run.start.publish(run.folder / f"{STARTING}{run.start.digest}", settings)
             vm = [row for row in run.rows if row["split"] == Split.VM]
@@ -275,9 +276,13 @@ def settings_of(folder: Location, overrides: Sequence[str] = ()) -> Settings:
 
 
 def store_of(folder: Location, settings: Settings, given: Location | str | None) -> Store:
-    """The store that is given, or the one in the run's folder, or as its settings say. Raises SettingsError."""
-    own = Location.of(folder) / "store"
-    where = given or (own if (own / "manifest.parquet").is_file() else store_in(settings))
+    """The store that is given, or the one in the run's folder, or as its settings say, or the one that was harvested.
+
+    Raises SettingsError for none, StoreError where it is none any more.
+    """
+    own, record = Location.of(folder) / "store", read_run(Location.of(folder))
+    remembered = store_in(settings) or (record.store if record else "")
+    where = given or (own if (own / "manifest.parquet").is_file() else remembered)
     if not where:
         raise SettingsError(f"{folder}: holds no store and names none; give the harvested store with --store")
     return Store.open(where)

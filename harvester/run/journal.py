@@ -30,6 +30,7 @@ class RunRecord(BaseModel):
     id         names the run to a tracking server, whatever came of earlier tries to tell it
     began      its first start, ended: the end of its last one, None while it runs; seconds since 1970
     status     RUNNING also where the driver was killed
+    store      the URI of the store that is harvested, without secrets
     """
 
     model_config = ConfigDict(frozen=True)
@@ -40,6 +41,7 @@ class RunRecord(BaseModel):
     began: float = Field(default_factory=time.time)
     status: Status = "RUNNING"
     ended: float | None = None
+    store: str = ""
 
 
 class RoundRecord(BaseModel):

@@ -253,3 +253,13 @@ def test_what_review_cannot_show_is_one_line(
     assert "no audit" not in capsys.readouterr().err
     assert review_main([*refused, "--reader", "../x", "--no-browser"]) == 2
     assert "want letters" in capsys.readouterr().err
+
+
+def test_a_run_remembers_the_store_that_it_harvested(
+    refused: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*refused[:2], "draw", "--planted", "0"]) == 0
+    (tmp_path / "store").rename(tmp_path / "moved")
+    assert main([*refused[:2], "draw"]) == 1
+    assert f"{tmp_path}/store: no manifest.parquet" in capsys.readouterr().err
+    assert main([*refused[:2], "--store", str(tmp_path / "moved"), "draw", "--teaching", "3"]) == 0
