@@ -142,7 +142,11 @@ class SeriesIndex:
         if look is None:
             return {key: Counter() for key in keys}
         keys = owners.narrowed(look.sops, keys, header.frame)
-        return {key: look.passed_over(owners.sops(key), owners.taken[key].first.frame, rules) for key in keys}
+        frames = {key: owners.taken[key].first.frame for key in keys}
+        return {
+            key: look.passed_over(owners.sops(key), frame, rules, {*frames.values()} - {frame})
+            for key, frame in frames.items()
+        }
 
     def _scan(self, series: Series) -> ScanFiles:
         files = [self.root / file for file in dict.fromkeys(each.file for each in series.slices)]

@@ -38,10 +38,15 @@ class ObjectLook:
     item: pydicom.Dataset
     sops: frozenset[str]
 
-    def passed_over(self, sops: Collection[str], frame: str, rules: MarkRules) -> Counter[Passed]:
-        """What of it gives no lesion on the series of these slices; nothing for what reading it will tell is broken."""
+    def passed_over(
+        self, sops: Collection[str], frame: str, rules: MarkRules, others: Collection[str] = ()
+    ) -> Counter[Passed]:
+        """What of it gives no lesion on the series of these slices; nothing for what reading it will tell is broken.
+
+        others: frames of reference of further series that it marks.
+        """
         try:
-            return passed_over(self.item, sops, frame, rules)
+            return passed_over(self.item, sops, frame, rules, others)
         except BROKEN:
             return Counter()
 

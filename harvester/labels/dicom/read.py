@@ -45,17 +45,19 @@ def read_lesions(
     return read_sr(item, series, rules)
 
 
-def passed_over(item: pydicom.Dataset, sops: Collection[str], frame: str, rules: MarkRules) -> Counter[Passed]:
+def passed_over(
+    item: pydicom.Dataset, sops: Collection[str], frame: str, rules: MarkRules, others: Collection[str] = ()
+) -> Counter[Passed]:
     """What of an object, whose pixels are not needed, `read_lesions` gives no lesion for on the series of these slices.
 
-    Raises what pydicom raises.
+    others: frames of reference of further series that it marks. Raises what pydicom raises.
     """
     if item.SOPClassUID in WITH_PIXELS:
         return sorted_segments(item, rules)[1]
     if item.SOPClassUID == RTStructureSetStorage:
-        return sorted_regions(item, sops, frame, rules)[1]
+        return sorted_regions(item, sops, frame, rules, others)[1]
     if item.SOPClassUID in REPORTS:
-        return sr.passed_over(item, sops, frame, rules)
+        return sr.passed_over(item, sops, frame, rules, others)
     return Counter({Passed.OBJECT: _drawn(item)})
 
 

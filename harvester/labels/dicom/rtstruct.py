@@ -34,11 +34,12 @@ def read_rtstruct(item: pydicom.Dataset, series: ReferredSeries, rules: MarkRule
 
 
 def sorted_regions(
-    item: pydicom.Dataset, sops: Collection[str], frame: str, rules: MarkRules
+    item: pydicom.Dataset, sops: Collection[str], frame: str, rules: MarkRules, others: Collection[str] = ()
 ) -> tuple[set[int], Counter[Passed]]:
     """The numbers of the regions that are lesions on the series of these slices, and why others are passed over.
 
     Where a region's frame of reference is another one, its contours' slices count: exports renew frames and keep those.
+    others: frames of reference of further series that the set marks, where its other regions are read.
     """
     types = {
         int(each.ReferencedROINumber): str(each.get("RTROIInterpretedType") or "").upper()
@@ -55,7 +56,7 @@ def sorted_regions(
         if why is None and (outline is None or not _closed(outline)):
             why = Passed.NO_COORDINATES
         if why is None and not _is_here(item, roi, outline, sops, frame):
-            why = Passed.FRAME
+            why = Passed.ELSEWHERE if roi.get("ReferencedFrameOfReferenceUID") in others else Passed.FRAME
         if why is None:
             tumours.add(number)
         else:

@@ -55,9 +55,14 @@ def read_sr(item: pydicom.Dataset, series: ReferredSeries, rules: MarkRules) -> 
     return [lesion for group in _groups(item) if (lesion := _lesion(group, series))]
 
 
-def passed_over(item: pydicom.Dataset, sops: Collection[str], frame: str, rules: MarkRules) -> Counter[Passed]:
-    """Why groups of a report give no lesion on the series of these slices."""
-    groups = [_why_not([*_below(group)], sops, frame) for group in _groups(item)]
+def passed_over(
+    item: pydicom.Dataset, sops: Collection[str], frame: str, rules: MarkRules, others: Collection[str] = ()
+) -> Counter[Passed]:
+    """Why groups of a report give no lesion on the series of these slices.
+
+    others: frames of reference of further series that the report marks, where its other groups are read.
+    """
+    groups = [_why_not([*_below(group)], sops, frame, others) for group in _groups(item)]
     if _by_machine(item) and not rules.machine_marks:
         return Counter({Passed.MACHINE: sum(why is None for why in groups)})
     return Counter(why for why in groups if why)
@@ -71,15 +76,18 @@ def _groups(item: pydicom.Dataset) -> list[pydicom.Dataset]:
     return groups or [each for each in every if code(each, "ConceptNameCodeSequence") in FINDING]
 
 
-def _why_not(items: Sequence[pydicom.Dataset], sops: Collection[str], frame: str) -> Passed | None:
+def _why_not(
+    items: Sequence[pydicom.Dataset], sops: Collection[str], frame: str, others: Collection[str]
+) -> Passed | None:
     """None for a group that outlines or measures something here."""
     drawn = [each for each in items if each.get("ValueType") in ("SCOORD", "SCOORD3D")]
     regions = [each for each in drawn if each.get("GraphicType") not in POINTS]
     if any(_is_here(each, items, sops, frame) for each in regions):
         return None
     if regions:
-        planar = all(each.get("ValueType") == "SCOORD" for each in regions)
-        return Passed.ELSEWHERE if planar else Passed.FRAME
+        in_space = [each for each in regions if each.get("ValueType") == "SCOORD3D"]
+        known = all(each.get("ReferencedFrameOfReferenceUID") in others for each in in_space)
+        return Passed.ELSEWHERE if known else Passed.FRAME
     in_segment = any(code(each, "ConceptNameCodeSequence") in SEGMENT for each in items)
     return Passed.SEGMENT if in_segment and not drawn else Passed.NO_COORDINATES
 

@@ -1,5 +1,6 @@
 """Marks of DICOM objects beside a series: SR, SEG and RTSTRUCT, through the whole way of an archive."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,18 @@ COLUMN_MM, ROW_MM, GAP_MM = 0.9, 0.7, 2.5
 ORIGIN = np.array([-10.0, -20.0, 0.0])
 
 
+def put_ct(folder: Path, names: Sequence[str], uid: str = "1.2.3", **changes: Any) -> None:
+    """A series of slices of 40 x 40, named so from the lowest on, slice n as SOPInstanceUID uid.n."""
+    for n, name in enumerate(names):
+        plane = np.full((SIDE, SIDE), 1000 + n)
+        plane[0] = 24  # air
+        put(folder / name, ct(GAP_MM * n, plane, SeriesInstanceUID=uid, SOPInstanceUID=f"{uid}.{n}", **changes))
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A series of 12 slices of 40 x 40 in the folder ct, slice n as SOPInstanceUID 1.2.3.n, named downwards."""
-    for n in range(12):
-        plane = np.full((SIDE, SIDE), 1000 + n)
-        plane[0] = 24  # air
-        put(tmp_path / "ct" / f"{20 - n:02d}.dcm", ct(GAP_MM * n, plane, SOPInstanceUID=f"1.2.3.{n}"))
+    put_ct(tmp_path / "ct", [f"{20 - n:02d}.dcm" for n in range(12)])
     return tmp_path
 
 

@@ -1,5 +1,6 @@
 """What of an object is a lesion by its name, and that nothing is passed over without a row."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ from harvester.config.data import ArchiveSettings, DicomSettings
 from harvester.datasets.archive.archive import discover, read
 from harvester.datasets.discovery import Discovery
 from harvester.labels.dicom.rules import MarkRules
-from tests.dicom_files import ct, put
+from tests.dicom_files import put
 from tests.dicom_objects import code, group, put_segmentation, referred, report, scoord, scoord3d, structures
-from tests.unit.labels.dicom.test_read import GAP_MM, SIDE, in_mm, rectangle
+from tests.unit.labels.dicom.test_read import SIDE, in_mm, put_ct, rectangle
 
 RULES = MarkRules.of(DicomSettings())
 BOX = rectangle(5, 6, 14, 12)
@@ -30,10 +31,7 @@ EXPECTED = [(4, 5, 6, 14, 12)]
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A series of 12 slices of 40 x 40 in the folder ct that a table says is completely marked."""
-    for n in range(12):
-        plane = np.full((SIDE, SIDE), 1000 + n)
-        plane[0] = 24  # air
-        put(tmp_path / "ct" / f"{n:02d}.dcm", ct(GAP_MM * n, plane, SOPInstanceUID=f"1.2.3.{n}"))
+    put_ct(tmp_path / "ct", [f"{n:02d}.dcm" for n in range(12)])
     (tmp_path / "volumes.csv").write_text("file,complete\nct,1\n")
     return tmp_path
 
@@ -147,6 +145,32 @@ def test_regions_in_space_are_believed_by_the_slices_of_their_group(root: Path) 
     split, boxes, told = outcome(root)
     assert (split, told) == ("vm", "")
     np.testing.assert_allclose(boxes, EXPECTED, atol=1e-2)
+
+
+@pytest.mark.parametrize("kind", ["sr", "rtstruct"])
+def test_what_an_object_marks_on_another_series_is_no_doubt_here(root: Path, kind: str) -> None:
+    """Two acquisitions of two frames of reference, marked by one object that has a region in each."""
+    put_ct(root / "later", [f"{n:02d}.dcm" for n in range(12)], "4.5.6", FrameOfReferenceUID="7.7")
+    (root / "volumes.csv").write_text("file,complete\nct,1\nlater,1\n")
+    if kind == "sr":
+        regions = [scoord3d("POLYGON", in_mm(4, BOX)), scoord3d("POLYGON", in_mm(4, BOX), frame="7.7")]
+        item = report(*(group(each) for each in regions))
+        item.CurrentRequestedProcedureEvidenceSequence.append(referred("4.5.6"))
+    else:
+        item = structures({"GTV a": ("GTV", [in_mm(4, BOX)]), "GTV b": ("GTV", [in_mm(4, BOX)])})
+        item.StructureSetROISequence[1].ReferencedFrameOfReferenceUID = "7.7"
+        later = structures({}, uid="4.5.6").ReferencedFrameOfReferenceSequence[0]
+        later.FrameOfReferenceUID = "7.7"
+        item.ReferencedFrameOfReferenceSequence.append(later)
+    put(root / "object.dcm", item)
+    result = found(root)
+    assert (sorted(case.split for case in result.cases), list(result.rejects)) == (["vm", "vm"], [])
+    for case in result.cases:
+        (mark,) = read(case, root, ArchiveSettings())[1]
+        np.testing.assert_allclose((mark.z, mark.x1, mark.y1, mark.x2, mark.y2), EXPECTED[0], atol=1e-2)
+    (root / "volumes.csv").write_text("file,complete\nct,1\n")
+    shutil.rmtree(root / "later")  # nothing tells that the other region is not here
+    assert outcome(root)[::2] == ("vh", "1 in another frame of reference")
 
 
 def test_a_report_of_points_or_words_alone_is_a_row(root: Path) -> None:
