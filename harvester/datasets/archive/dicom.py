@@ -131,10 +131,14 @@ class SeriesIndex:
         if settings.marks not in WITH_OBJECTS:
             return [{key: Counter() for key in owners.named(each)} for each in self.objects]
         rules = MarkRules.of(settings.dicom)
+        held = {each.sop for each in self.objects if each.kind == "object"}
         with silence_dicom_loggers(), ThreadPoolExecutor(THREADS) as pool:
-            return [*pool.map(lambda each: self._judged(each, owners, rules), self.objects)]
+            return [*pool.map(lambda each: self._judged(each, owners, held, rules), self.objects)]
 
-    def _judged(self, header: Header, owners: "_Owners", rules: MarkRules) -> dict[str, Counter[Passed]]:
+    def _judged(
+        self, header: Header, owners: "_Owners", held: Collection[str], rules: MarkRules
+    ) -> dict[str, Counter[Passed]]:
+        """held: SOPInstanceUIDs of the objects that are read: what they hold is no doubt in one that names them."""
         keys = owners.named(header)
         if not keys and header.refers:
             return {}
@@ -143,10 +147,14 @@ class SeriesIndex:
             return {key: Counter() for key in keys}
         keys = owners.narrowed(look.sops, keys, header.frame)
         frames = {key: owners.taken[key].first.frame for key in keys}
-        return {
+        seen = {
             key: look.passed_over(owners.sops(key), frame, rules, {*frames.values()} - {frame})
             for key, frame in frames.items()
         }
+        if not look.sops.isdisjoint(held):
+            for passed in seen.values():
+                passed.pop(Passed.SEGMENT, None)
+        return seen
 
     def _scan(self, series: Series) -> ScanFiles:
         files = [self.root / file for file in dict.fromkeys(each.file for each in series.slices)]
@@ -185,9 +193,9 @@ def _passed_over(
     """A row for an object that may hold more lesions than are read of it; its scans are not completely marked."""
     worst: Counter[Passed] = Counter()
     for key, passed in seen.items():
-        count = doubtful(passed, segmented=len(scans[key].objects) > 1)
+        count = doubtful(passed)
         scans[key].doubtful += count
-        worst = max(worst, passed, key=lambda each: doubtful(each, segmented=False)) if count else worst
+        worst = max(worst, passed, key=doubtful) if count else worst
     if not worst:
         return []
     causes = ", ".join(f"{count} {why}" for why, count in sorted(worst.items()))

@@ -102,6 +102,7 @@ class Header:
     """One file as far as its header tells. `reason` is why it is no slice to be taken, "" for one that may be.
 
     kind    slice (one or many), object (what may hold marks), unread (the same, of a kind that is not read) or other
+    sop     of an object, its SOPInstanceUID
     refers  of an object, the SeriesInstanceUIDs that it names
     """
 
@@ -116,6 +117,7 @@ class Header:
     original: bool = False
     thickness_mm: float = 0.0
     slices: tuple[Slice, ...] = ()
+    sop: str = ""
     refers: frozenset[str] = field(default_factory=frozenset)
 
 
@@ -219,6 +221,7 @@ def _kept(item: pydicom.Dataset, file: str, kind: str, reason: str) -> Header:
         original="ORIGINAL" in _list(item.get("ImageType")),
         thickness_mm=float(item.get("SliceThickness") or 0) if taken else 0.0,
         slices=(_slice(item, file),) if taken else (),
+        sop=str(item.get("SOPInstanceUID", "")) if kind == "object" else "",
         refers=frozenset(_series_named(item)) if kind in ("object", "unread") else frozenset(),
     )
 

@@ -7,7 +7,6 @@ Names are compared with the patterns of data.archive.dicom and never kept.
 
 import re
 from collections import Counter
-from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -69,7 +68,6 @@ class MarkRules:
         return True
 
 
-def doubtful(passed: Counter[Passed], segmented: bool) -> int:
-    """How many of those passed over may be lesions; segmented: a segmentation of the scan is read as well."""
-    sure: Collection[Passed] = SURE | ({Passed.SEGMENT} if segmented else set())
-    return sum(count for why, count in passed.items() if why not in sure)
+def doubtful(passed: Counter[Passed]) -> int:
+    """How many of those passed over may be lesions."""
+    return sum(count for why, count in passed.items() if why not in SURE)

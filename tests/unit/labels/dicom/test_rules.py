@@ -13,6 +13,7 @@ from pydicom.uid import (
     ChestCADSRStorage,
     ExtensibleSRStorage,
     GrayscaleSoftcopyPresentationStateStorage,
+    SegmentationStorage,
 )
 
 from harvester.config.data import ArchiveSettings, DicomSettings
@@ -20,7 +21,7 @@ from harvester.datasets.archive.archive import discover, read
 from harvester.datasets.discovery import Discovery
 from harvester.labels.dicom.rules import MarkRules
 from tests.dicom_files import put
-from tests.dicom_objects import code, group, put_segmentation, referred, report, scoord, scoord3d, structures
+from tests.dicom_objects import code, content, group, put_segmentation, referred, report, scoord, scoord3d, structures
 from tests.unit.labels.dicom.test_read import SIDE, in_mm, put_ct, rectangle
 
 RULES = MarkRules.of(DicomSettings())
@@ -171,6 +172,22 @@ def test_what_an_object_marks_on_another_series_is_no_doubt_here(root: Path, kin
     (root / "volumes.csv").write_text("file,complete\nct,1\n")
     shutil.rmtree(root / "later")  # nothing tells that the other region is not here
     assert outcome(root)[::2] == ("vh", "1 in another frame of reference")
+
+
+def test_what_a_segmentation_holds_is_a_doubt_unless_it_is_there(root: Path) -> None:
+    slicers(root, "tumor")
+    segmentation = pydicom.dcmread(root / "seg.dcm").SOPInstanceUID
+    put(root / "sr.dcm", report(group(held_by(segmentation))))
+    assert outcome(root) == ("vm", EXPECTED, "")
+    put(root / "sr.dcm", report(group(held_by("9.9.9"))))  # another segmentation is there, not this one
+    assert outcome(root) == ("vh", EXPECTED, "1 held by a segmentation")
+
+
+def held_by(segmentation: str) -> Dataset:
+    reference = Dataset()
+    reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = SegmentationStorage, segmentation
+    reference.ReferencedSegmentNumber = 1
+    return content("IMAGE", "121191", ReferencedSOPSequence=[reference])
 
 
 def test_a_report_of_points_or_words_alone_is_a_row(root: Path) -> None:
