@@ -137,16 +137,13 @@ def _write_lists(
     rejects: Sequence[Reject],
     source_hashes: Mapping[str, str],
 ) -> None:
-    from harvester.datasets.dry_run import rejects_csv, scans_csv
-    from harvester.datasets.inventory import without_contents
+    from harvester.datasets.lists import rejects_csv, scans_csv, taken
 
-    root, refused = source or Path(), {without_contents(each.source_hash) for each in rejects}
+    root = source or Path()
     if options.rejects:
         options.rejects.write_text(rejects_csv(root, found, rejects, source_hashes))
     if options.scans:
-        hashes = {volume: without_contents(own) for volume, own in source_hashes.items()}
-        taken = [case for case in found.cases if hashes.get(case.volume_id, case.volume_id) not in refused]
-        options.scans.write_text(scans_csv(root, taken))
+        options.scans.write_text(scans_csv(root, taken(found, rejects, source_hashes)))
 
 
 def settings_of(options: argparse.Namespace) -> Settings:

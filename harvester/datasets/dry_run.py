@@ -1,25 +1,15 @@
-"""What a look through an archive found, as text: for --dry-run, and splits.csv for the hospital's own records."""
+"""What a look through an archive found, for --dry-run: a table to read, and what the certificate asks about."""
 
-import csv
-import io
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import pyarrow as pa
 
-from harvester.datasets.archive.nifti import is_nifti
 from harvester.datasets.discovery import Discovery
-from harvester.datasets.inventory import without_contents
-from harvester.imaging.dicom.header import series_uid
 from harvester.records import MANIFEST, MARKS, SIDES, SPLITS, ManifestTable, MarkTable, Reject
 from harvester.store.commit import drawn_note, is_known
 from harvester.text import table
-
-SPLIT_COLUMNS: Final = ("patient_id", "split", "origin")
-SCAN_COLUMNS: Final = ("volume_id", "patient_id", "split", "file", "SeriesInstanceUID")
-REJECT_COLUMNS: Final = ("file", "reason", "message", "volume_id")
 
 
 def dry_run_table(discovery: Discovery) -> str:
@@ -56,54 +46,6 @@ def known_tables(discovery: Discovery) -> tuple[ManifestTable, MarkTable | None]
         if is_known(clinical := any(mark["clinical"] is not False for mark in lesion), case.split)
     ]
     return manifest, MarkTable(pa.Table.from_pylist(marks, MARKS))
-
-
-def split_rows(discovery: Discovery) -> list[dict[str, str]]:
-    """SPLIT_COLUMNS of each patient, sorted: pseudonym, split, and whether the split was given or drawn.
-
-    A patient has a row for each split: one, but for DeepLesion, whose V_M and V_H share patients.
-    """
-    rows = {(case.patient_id, case.split, getattr(case, "split_origin", "given")) for case in discovery.cases}
-    return [dict(zip(SPLIT_COLUMNS, row, strict=True)) for row in sorted(rows)]
-
-
-def rejects_csv(root: Path, discovery: Discovery, rejects: Iterable[Reject], source_hashes: Mapping[str, str]) -> str:
-    """Every file under `root` that was refused, as REJECT_COLUMNS, for who holds the archive: paths are in it.
-
-    source_hashes  volume_id: what a volume that was read, or should have been, is made from (Inventory)
-    """
-    cases = {without_contents(source_hashes.get(case.volume_id, "")): case for case in discovery.cases}
-    rows = []
-    for each in rejects:
-        case = cases.get(without_contents(each.source_hash))
-        files = each.files or tuple(getattr(case, "files", ()))
-        volume = case.volume_id if case else ""
-        rows += [(str(root / file), each.reason, each.message, volume) for file in files or ("",)]
-    return _csv(REJECT_COLUMNS, (dict(zip(REJECT_COLUMNS, row, strict=True)) for row in sorted(rows)))
-
-
-def scans_csv(root: Path, cases: Iterable[Any]) -> str:
-    """Which volume is which scan under `root`, as SCAN_COLUMNS: its file, of a series one of its files. It undoes the
-    pseudonyms."""
-    rows = []
-    for case in cases:
-        file = next(iter(getattr(case, "files", ())), "")
-        uid = series_uid(root / file) if file and not is_nifti(file) else ""
-        rows.append((case.volume_id, case.patient_id, case.split, str(root / file) if file else "", uid))
-    return _csv(SCAN_COLUMNS, (dict(zip(SCAN_COLUMNS, row, strict=True)) for row in sorted(rows)))
-
-
-def splits_csv(rows: Iterable[Mapping[str, str]]) -> str:
-    """The rows as the text of splits.csv."""
-    return _csv(SPLIT_COLUMNS, rows)
-
-
-def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def _row(split: str, cases: list[Any]) -> list[str]:

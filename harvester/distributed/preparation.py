@@ -21,8 +21,8 @@ from ray.data import ActorPoolStrategy
 
 from harvester.config.settings import Settings
 from harvester.datasets.discovery import Discovery, LoadedVolume
-from harvester.datasets.dry_run import split_rows, splits_csv
 from harvester.datasets.inventory import TRY_AGAIN, Inventory, identity_of, without_contents
+from harvester.datasets.lists import split_rows, splits_csv
 from harvester.datasets.registry import FROM_SETTINGS, WITHOUT_FILES, open_dataset
 from harvester.distributed.capacity import pool_request
 from harvester.distributed.cluster import quarantine_in

@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from harvester.config.data import ArchiveSettings
 from harvester.errors import VolumeError
 from harvester.geometry import Array
 from harvester.imaging.hounsfield import HU_RANGE
@@ -24,6 +25,21 @@ LABELS: Final = (128, 255)
 """So many different values from 0 on, none above the second, look like a label map."""
 MASKS: Final = "see data.archive.mask_suffix and mask_folder"
 ADVICE: Final = "leave it out, or set data.archive.any_values=true if it is a CT in HU"
+
+
+def check_count(slices: int, settings: ArchiveSettings) -> None:
+    """Raise VolumeError, few_slices, for fewer axial slices than the settings want."""
+    if slices < settings.min_slices:
+        message = f"{slices} axial slices; setting data.archive.min_slices wants {settings.min_slices}"
+        raise VolumeError("few_slices", message)
+
+
+def check_gap(gap_mm: float, settings: ArchiveSettings) -> None:
+    """Raise VolumeError, bad_spacing, for slices closer or farther apart than the settings allow."""
+    low, high = settings.slice_spacing_mm
+    if not low <= gap_mm <= high:
+        message = f"slices {gap_mm:.3f} mm apart; data.archive.slice_spacing_mm is {low} to {high}"
+        raise VolumeError("bad_spacing", message)
 
 
 def check_type(dtype: np.dtype[Any], slope: float, inter: float) -> None:

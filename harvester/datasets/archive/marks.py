@@ -1,6 +1,6 @@
 """Which marks of an archive count, and boxes on a file's slices to Marks in the stored order, one per lesion."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -25,37 +25,29 @@ def marked_once(
     scans: Iterable[ScanFiles], settings: ArchiveSettings, salt: str
 ) -> tuple[list[ScanFiles], list[Reject]]:
     """The scans that have marks of one kind at most; of two, lesions would count twice, and the scan is refused."""
-    kept, rejects = [], []
-    for each in scans:
-        twice, hashed = _twice(each, settings), salted_hash(each.key, salt)
-        if twice:
-            rejects.append(Reject(hashed, twice[0], f"volume v{hashed}: {twice[1]}", _files(each)))
-        else:
-            kept.append(each)
-    return kept, rejects
+    return _sifted(scans, lambda each: _twice(each, settings), salt)
 
 
 def refuse_doubtful(
     scans: Iterable[ScanFiles], settings: ArchiveSettings, salt: str
 ) -> tuple[list[ScanFiles], list[Reject]]:
     """Refuse scans that a table gives to V_M or V_H^test although some of their marks may not have been read."""
+    return _sifted(scans, _not_complete, salt)
+
+
+def _sifted(
+    scans: Iterable[ScanFiles], fault: Callable[[ScanFiles], tuple[str, str] | None], salt: str
+) -> tuple[list[ScanFiles], list[Reject]]:
+    """The scans without a fault, and a row for each of the others: fault tells its reason and words."""
     kept, rejects = [], []
     for each in scans:
-        if each.doubtful and each.known.split in DRAWN_IN:
-            hashed = salted_hash(each.key, salt)
-            message = (
-                f"volume v{hashed}: a table gives it to {each.known.split}, where every lesion is marked, but "
-                f"{each.doubtful} parts of its DICOM objects may be lesions and give no mark (rows marks_passed_over); "
-                "give it to vh, or see to those"
-            )
-            rejects.append(Reject(hashed, "not_complete", message, _files(each)))
+        found, hashed = fault(each), salted_hash(each.key, salt)
+        if found:
+            files = tuple(map(str, (*each.files, *each.masks)))
+            rejects.append(Reject(hashed, found[0], f"volume v{hashed}: {found[1]}", files))
         else:
             kept.append(each)
     return kept, rejects
-
-
-def _files(scan: ScanFiles) -> tuple[str, ...]:
-    return tuple(map(str, (*scan.files, *scan.masks)))
 
 
 def renumbered(rows: Sequence[MarkRow], skipped: Sequence[int], volume_id: str) -> list[MarkRow]:
@@ -68,6 +60,15 @@ def renumbered(rows: Sequence[MarkRow], skipped: Sequence[int], volume_id: str) 
                 "orientation is not that of the others; correct it, or mark a slice beside it",
             )
     return [{**row, "z": row["z"] - sum(each < row["z"] for each in skipped)} for row in rows]
+
+
+def _not_complete(scan: ScanFiles) -> tuple[str, str] | None:
+    if not scan.doubtful or scan.known.split not in DRAWN_IN:
+        return None
+    return "not_complete", (
+        f"a table gives it to {scan.known.split}, where every lesion is marked, but {scan.doubtful} parts of its DICOM "
+        "objects may be lesions and give no mark (rows marks_passed_over); give it to vh, or see to those"
+    )
 
 
 def _twice(scan: ScanFiles, settings: ArchiveSettings) -> tuple[str, str] | None:

@@ -24,7 +24,7 @@ from harvester.errors import VolumeError, about_volume
 from harvester.imaging.nifti.duplicates import twins
 from harvester.imaging.nifti.file import Header, read_header
 from harvester.imaging.nifti.reader import read_oriented_nifti
-from harvester.imaging.plausible import check_type
+from harvester.imaging.plausible import check_count, check_gap, check_type
 from harvester.imaging.slice_map import SliceMap
 from harvester.records import Mark, Reject, Volume
 
@@ -251,16 +251,11 @@ def mask_header(path: Path, scan: Header, volume_id: str, settings: ArchiveSetti
 def _check_slices(header: Header, settings: ArchiveSettings) -> None:
     """What is asked of a DICOM series, too. Raises VolumeError: few_slices, bad_spacing, not_axial."""
     (depth, _, _), (gap, *in_plane) = header.orientation().shape_zyx, header.spacing_zyx_mm()
-    if depth < settings.min_slices:
-        raise VolumeError(
-            "few_slices", f"{depth} axial slices; setting data.archive.min_slices wants {settings.min_slices}"
-        )
+    check_count(depth, settings)
     if max(in_plane) > MOST_OBLONG * min(in_plane):
         sides = " x ".join(f"{mm:g}" for mm in in_plane)
         raise VolumeError("not_axial", f"pixels of {sides} mm in the axial plane: a coronal or sagittal scan")
-    low, high = settings.slice_spacing_mm
-    if not low <= gap <= high:
-        raise VolumeError("bad_spacing", f"slices {gap:.3f} mm apart; data.archive.slice_spacing_mm is {low} to {high}")
+    check_gap(gap, settings)
 
 
 def _surplus(twins_found: list[ScanFiles]) -> list[str]:

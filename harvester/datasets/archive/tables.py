@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import isfinite
 from pathlib import Path
 from typing import Final, TypedDict
@@ -132,6 +133,7 @@ def read_tables(root: Path, names: ScanNames, marks: str = "auto") -> dict[str, 
     return known
 
 
+@lru_cache(1000)  # a kind that is left out warns once
 def kind_of(text: str) -> str:
     """A lesion's kind as it may be stored: a word or two, up to a sign like a bracket; "" for what may be a report."""
     if len(text) <= MOST_KIND and not NO_KIND.search(text):

@@ -20,6 +20,7 @@ from harvester.geometry import Array
 from harvester.imaging.dicom.assembly import MOST_TILT_DEG, SAME_POSITION_MM, Stack, assemble
 from harvester.imaging.dicom.file import MOST_SLICE_BYTES, read_whole, silence_dicom_loggers
 from harvester.imaging.dicom.header import Header, Slice
+from harvester.imaging.plausible import check_count, check_gap
 
 GEOMETRY: Final = ("Rows", "Columns", "ImagePositionPatient", "RescaleSlope", "RescaleIntercept")
 Owner = tuple[str, str, str, str]
@@ -202,10 +203,7 @@ def checked(series: Series, settings: ArchiveSettings) -> Series:
     """The series, without copies of its slices, measured. Raises VolumeError with the reason to refuse it."""
     if not {each.file for each in series.odd}.isdisjoint(each.file for each in series.slices):
         raise VolumeError("multi_frame", "several stacks of slices in one file; write a file of each, or one per slice")
-    if len(series.slices) < settings.min_slices:
-        raise VolumeError(
-            "few_slices", f"{len(series.slices)} slices; setting data.archive.min_slices wants {settings.min_slices}"
-        )
+    check_count(len(series.slices), settings)
     stack = _stack(series)
     if len(series.slices) > 1 and np.ptp(stack.positions_mm, axis=0).max() < SAME_POSITION_MM:
         raise VolumeError(
@@ -216,10 +214,8 @@ def checked(series: Series, settings: ArchiveSettings) -> Series:
         raise VolumeError("not_axial", "not axial; only axial series are taken")
     if np.prod(assembled.shape, dtype=float) > settings.max_voxels:
         raise _too_large(settings.max_voxels)
-    low, high = settings.slice_spacing_mm
     gap = assembled.spacing_ijk_mm[2]
-    if not low <= gap <= high:
-        raise VolumeError("bad_spacing", f"slices {gap:.3f} mm apart; data.archive.slice_spacing_mm is {low} to {high}")
+    check_gap(gap, settings)
     heights = stack.positions_mm[:, 2]
     span, kept = (float(heights.min()), float(heights.max())), {each.sop for each in series.slices}
     skipped = tuple(at for at, each in enumerate(in_order(series)) if each.sop not in kept)

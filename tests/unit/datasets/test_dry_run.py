@@ -7,7 +7,8 @@ from typing import Any
 from harvester.certificate.preconditions import Archive, obstacles, told
 from harvester.config.settings import Settings
 from harvester.datasets.discovery import Discovery
-from harvester.datasets.dry_run import dry_run_table, known_tables, rejects_csv, scans_csv, split_rows, splits_csv
+from harvester.datasets.dry_run import dry_run_table, known_tables
+from harvester.datasets.lists import rejects_csv, scans_csv, split_rows, splits_csv
 from harvester.records import Reject
 from tests.dicom_files import put_series
 

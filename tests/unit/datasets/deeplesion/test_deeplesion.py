@@ -18,7 +18,8 @@ import pytest
 from harvester.config.data import DeepLesionSettings
 from harvester.datasets.deeplesion.deeplesion import DeepLesionCase, discover, read
 from harvester.datasets.discovery import Discovery
-from harvester.datasets.dry_run import dry_run_table, split_rows
+from harvester.datasets.dry_run import dry_run_table
+from harvester.datasets.lists import split_rows
 from harvester.errors import LabelError, SettingsError, VolumeError
 from harvester.records import Volume
 from harvester.store.store import finish_store
