@@ -98,7 +98,7 @@ def look(options: argparse.Namespace, settings: Settings, source: Path | None, s
     from harvester.distributed.preparation import list_cases
 
     found = list_cases(settings, source, store if has_salt(store) else None)
-    _write_lists(options, source, found, found.rejects, {})
+    _write_lists(options, source, found, (), {})
     print("\n".join([dry_run_table(found), *told(obstacles(Archive.of(*known_tables(found)), settings))]))
 
 
@@ -108,19 +108,21 @@ def make(options: argparse.Namespace, settings: Settings, source: Path | None, s
     from harvester.certificate.preconditions import obstacles_of, told
     from harvester.datasets.inventory import Inventory
     from harvester.distributed.cluster import start_ray
-    from harvester.distributed.preparation import prepare_telling
+    from harvester.distributed.preparation import ManyRefusedError, prepare_telling
     from harvester.distributed.shared_folders import require_shared
 
     seen: list[Inventory] = []
     with owned(store):
         start_ray()
         require_shared([store], [Location.of(source)] if source else [])
-        made = prepare_telling(settings, source, store, seen.append)
+        try:
+            made = prepare_telling(settings, source, store, seen.append)
+        except ManyRefusedError as error:  # whoever is to mend the files must know them
+            _write_lists(options, source, seen[0].discovery, error.rejects, seen[0].source_hashes)
+            raise
         if seen:
-            found, later = seen[0].discovery, [Reject(**row) for row in made.rejects().to_pylist()]
-            known = set(found.rejects)
-            rejects = [*found.rejects, *(each for each in later if each not in known)]
-            _write_lists(options, source, found, rejects, seen[0].source_hashes)
+            rejects = [Reject(**row) for row in made.rejects().to_pylist()]
+            _write_lists(options, source, seen[0].discovery, rejects, seen[0].source_hashes)
         print("\n".join([closing_table(made), *told(obstacles_of(made, settings))]))
 
 
@@ -134,12 +136,14 @@ def _write_lists(
     options: argparse.Namespace,
     source: Path | None,
     found: "Discovery",
-    rejects: Sequence[Reject],
+    later: Sequence[Reject],
     source_hashes: Mapping[str, str],
 ) -> None:
+    """What --rejects and --scans ask for. later: what was refused when it was read, or all that was."""
     from harvester.datasets.lists import rejects_csv, scans_csv, taken
 
     root = source or Path()
+    rejects = list(dict.fromkeys([*found.rejects, *later]))
     if options.rejects:
         options.rejects.write_text(rejects_csv(root, found, rejects, source_hashes))
     if options.scans:

@@ -244,6 +244,14 @@ def _make_all(
     return collected.notes, sorted(collected.rejects, key=lambda each: each.source_hash)
 
 
+class ManyRefusedError(StoreError):
+    """More volumes are refused than may be. rejects: those that were when the work ended."""
+
+    def __init__(self, message: str, rejects: Sequence[Reject]) -> None:
+        super().__init__(message)
+        self.rejects = rejects
+
+
 class Collected:
     """What the actors give back, and how far they are. Ends at once where it cannot end well."""
 
@@ -273,11 +281,12 @@ class Collected:
             self.require_few()
 
     def require_few(self) -> None:
-        """Raises StoreError where more are refused than may be."""
+        """Raises ManyRefusedError where more are refused than may be."""
         if len(self.rejects) > self.allowed:
-            raise StoreError(
+            raise ManyRefusedError(
                 f"{len(self.rejects)} of {self.volumes} volumes were refused, more than data.max_reject_share allows "
-                f"({self.allowed}); the first: {self.rejects[0].message}"
+                f"({self.allowed}); the first: {self.rejects[0].message}; prepare --rejects FILE.csv names the files",
+                self.rejects,
             )
 
     def reached(self) -> tuple[list[str], dict[str, Any]]:

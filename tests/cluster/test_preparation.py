@@ -334,6 +334,12 @@ def test_one_scan_in_two_formats_is_stored_once_and_the_files_that_are_refused_a
     (folder / "more.zip").write_bytes(b"PK")
     scans = tmp_path / "scans.csv"
     own = ["--source", str(folder), "--out", str(tmp_path / "store"), "--rejects", str(refused), "--scans", str(scans)]
+    cut, good = folder / "cut.nii.gz", gzip.compress((folder / "s1.nii").read_bytes(), mtime=0)
+    cut.write_bytes(good[: len(good) // 2].ljust(len(good), b"\0"))  # its header is sound: refused when it is read
+    assert main([*own, "--set", "data.max_reject_share=0"]) == 1
+    with refused.open() as lines:  # one is too many, and whoever is to mend it is told which
+        assert str(cut) in {row["file"] for row in csv.DictReader(lines)}
+    cut.unlink()
     assert main([*own, "--set", "data.max_reject_share=1"]) == 0
     store = Store.open(tmp_path / "store")
     assert sorted(store.manifest["split"].to_pylist()) == ["vh", "vm"]
