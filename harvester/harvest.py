@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from harvester.certificate.selection import Calibration, CalibrationFiles, SelectedPoint, from_json, nothing_scored
 from harvester.config.fingerprint import settings_hash
+from harvester.config.settings import SuppressionSettings
 from harvester.distributed.inference import InferenceJob, Proposer, Scorer, run_over_volumes
 from harvester.distributed.training import FitJob, train_folds
 from harvester.distributed.tuning import search
@@ -26,7 +27,7 @@ from harvester.mining.candidates import Found
 from harvester.mining.probability import probabilities
 from harvester.mining.round_view import RoundView, StoreTables
 from harvester.models.pretrained import named_by_content
-from harvester.records import AcceptedTable, LedgerTable, Role, ScoredTable, Source, checked, empty
+from harvester.records import AcceptedTable, LedgerTable, Role, ScoredTable, Source, checked, empty, rows_where
 from harvester.results.audit_outcome import certified
 from harvester.results.completeness import expected_missing
 from harvester.results.history import History
@@ -88,9 +89,12 @@ def give_up(k: int, store: StoreTables, history: History, tracker: Tracker, reas
 def train_generator(run: Run, k: int, ledger: LedgerTable, start: Artifact | None) -> Artifact:
     """LPG on all labels so far, finetuned from `start`: starting weights, from round 1 on those of a round before."""
     settings = run.settings
+    own = named_by_content(settings.generator)
+    if not len(rows_where(ledger, "role", Role.HARD_NEGATIVE)):
+        own = own.model_copy(update={"suppression": SuppressionSettings()})  # there is nothing to suppress
     key = run.key(
         "generator",
-        generator=named_by_content(settings.generator),
+        generator=own,
         grid=settings.grid,
         folds=settings.models,
         seed=settings.seed,
@@ -98,6 +102,7 @@ def train_generator(run: Run, k: int, ledger: LedgerTable, start: Artifact | Non
         precision=settings.compute.precision,
         labels=table_hash(ledger.drop_columns(["run_id"])),
         start=start.key if start else "",
+        **({"teacher": settings.teacher} if settings.teacher.cut else {}),
     )
     table = run.table("labels", k, key, lambda: ledgers.extend(ledger, ledgers.from_ignored(run.store.ignore())))
     weights = start.path if start else None

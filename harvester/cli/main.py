@@ -23,6 +23,8 @@ COMMANDS: Final = {
     "plan": ("harvest:plan_main", "what harvest would do, and why, without doing it"),
     "status": ("status:main", "how far a run is, from any terminal"),
     "tune": ("tune:main", "what a finished run would harvest at other precision targets"),
+    "retrain": ("retrain:main", "train detectors with and without the harvest: what it is worth"),
+    "study": ("study:main", "each part of the method and its rivals, on archives of known truth"),
     "evaluate": ("evaluate:main", "score detections against marks"),
     "export": ("export:main", "write a harvest as COCO, CSV, 3D Slicer markups, NIfTI, DICOM SR or SEG"),
     "audit": ("audit:main", "prove a harvest by looking at a random part of it"),

@@ -53,6 +53,7 @@ class PhantomSettings(Section):
 
     vm_volumes: int = Field(90, ge=0)
     vh_test_volumes: int = Field(90, ge=0)
+    vd_test_volumes: int = Field(0, ge=0, description="for detectors retrained on the harvest (harvester retrain)")
     volumes_per_patient: int = Field(2, ge=1)
     depth: int = Field(20, ge=6)
     lesions_per_volume: float = Field(4.0, gt=0)
@@ -86,8 +87,10 @@ class InsertionSettings(Section):
     backgrounds: str = Field("backgrounds", description="list of scans: a file, or one that ships")
     vm_volumes: int = Field(150, ge=0)
     vh_test_volumes: int = Field(90, ge=0)
+    vd_test_volumes: int = Field(0, ge=0, description="for detectors retrained on the harvest (harvester retrain)")
     vm_backgrounds: tuple[str, ...] = Field((), description="ids of the list, whatever their role; none: role vm")
     vh_test_backgrounds: tuple[str, ...] = Field((), description="the same for vh_test")
+    vd_test_backgrounds: tuple[str, ...] = Field((), description="the same for vd_test, which no role stands for")
     depth: SliceRange = Field((30, 80), description="fewest and most of the scan's own slices in a volume")
     max_mm: float = Field(160.0, gt=0, description="no volume is longer; goes before the fewest slices")
     lesions_per_volume: float = Field(5.0, gt=0)

@@ -130,6 +130,13 @@ class GeneratorSettings(Section):
     body_mask: bool = True
 
 
+class TeacherSettings(Section):
+    """A running mean of the generator that adds what it is sure of to its targets (proposals/teacher.py)."""
+
+    cut: float = Field(0.0, ge=0, lt=1, description="score from which the teacher is sure; 0 is no teacher")
+    keeps: float = Field(0.99, ge=0, lt=1, description="of the teacher's weights at each step")
+
+
 class LinkingSettings(Section):
     """Slice boxes to tubelets."""
 
@@ -299,6 +306,34 @@ class ComputeSettings(Section):
         return self
 
 
+class RetrainSettings(Section):
+    """Detectors that are trained on the archive with and without its harvest: harvester retrain."""
+
+    detectors: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        ("faster_rcnn", "fcos", "generator"),
+        min_length=1,
+        description="faster_rcnn, fcos, generator, or one of your own: file.py:function (detectors/detector.py)",
+    )
+    backbone: Literal["resnet18", "resnet50"] = Field("resnet18", description="of the first two; resnet50 wants a GPU")
+    weights: Weights = ""
+    weights_sha256: Sha256 = ""
+    channels: int = Field(64, ge=32, multiple_of=32, description="of the feature pyramid; torchvision's default is 256")
+    window_hu: ShownWindow = Field((-600.0, 500.0), description="black and white of the three slices of an image")
+    seeds: int = Field(3, ge=1, description="how often each detector is trained on each label set")
+    steps: int = Field(300, ge=1)
+    batch_images: int = Field(8, ge=1)
+    crop_px: int = Field(128, ge=32, multiple_of=32, description="side of a training image on the grid")
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-2, ge=0)
+    score_floor: float = Field(0.05, ge=0, lt=1, description="boxes that score less are no detections")
+    exchange_rate: bool = Field(
+        True,
+        description="train the first detector on the full truth with false labels and with missing ones, too: what "
+        "precision and recall of a harvest are worth",
+    )
+    resamples: int = Field(1000, ge=0, description="of patients, for the intervals")
+
+
 class ReportSettings(Section):
     """Pictures of the report."""
 
@@ -331,11 +366,13 @@ class Settings(Section):
     data: DataSettings = DataSettings()
     grid: GridSettings = GridSettings()
     generator: GeneratorSettings = GeneratorSettings()
+    teacher: TeacherSettings = TeacherSettings()
     linking: LinkingSettings = LinkingSettings()
     classifier: ClassifierSettings = ClassifierSettings()
     operating_point: OperatingPointSettings = OperatingPointSettings()
     mining: MiningSettings = MiningSettings()
     compute: ComputeSettings = ComputeSettings()
+    retrain: RetrainSettings = RetrainSettings()
     report: ReportSettings = ReportSettings()
 
     @property

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Final
 
 PACKAGE: Final = Path(__file__).parents[1]
-BACKGROUNDS: Final = "backgrounds"
-"""The list of scans that real_ct inserts lesions into: a file that ships, but no settings."""
+NO_SETTINGS: Final = ("backgrounds", "study")
+"""Files that ship, but are no settings of a harvest: scans that real_ct inserts lesions into; what a study compares."""
 
 
 def folder() -> Path:
@@ -16,7 +16,7 @@ def folder() -> Path:
 
 def names() -> list[str]:
     """What `--config NAME` takes, sorted."""
-    return sorted(file.stem for file in folder().glob("*.yaml") if file.stem != BACKGROUNDS)
+    return sorted(file.stem for file in folder().glob("*.yaml") if file.stem not in NO_SETTINGS)
 
 
 def named(file: Path) -> Path:

@@ -1,6 +1,6 @@
-"""Ray Train: one fit per model and round, its folds shared out over the workers.
+"""Ray Train: the fits of a job (the folds of a model; detectors on label sets) shared out over its workers.
 
-With as many workers as folds or fewer, a worker fits its folds alone, one after the other. With more, the workers of
+With as many workers as fits or fewer, a worker takes its fits alone, one after the other. With more, the workers of
 a fold share its batches (harvester/models/data_parallel.py). Either way the models are the same but for rounding, and
 another number of workers goes on from the same checkpoints. Weights go to a folder that all workers reach, as
 safetensors.
@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from uuid import uuid4
 
 import pyarrow as pa
@@ -63,9 +63,38 @@ AWAY: Final = (
 """A disk or a share that was not there for a moment."""
 
 
+class TrainJob(Protocol):
+    """Fits that workers share out.
+
+    out     the folder that all workers reach: checkpoints, weights, what says that a fit is done
+    """
+
+    @property
+    def name(self) -> str:
+        """What is fitted, for people."""
+
+    @property
+    def settings(self) -> Settings:
+        """Those of the run."""
+
+    @property
+    def out(self) -> Location:
+        """See above."""
+
+    @property
+    def fits(self) -> int:
+        """How many there are."""
+
+    def is_done(self, number: int) -> bool:
+        """Whether a fit was done before."""
+
+    def fit(self, number: int, ranks: Ranks) -> None:
+        """Do one, as one of its ranks; its last act is to publish what `is_done` looks for."""
+
+
 @dataclass(frozen=True)
 class FitJob:
-    """What every worker gets: paths and small things; tables are read from the run folder.
+    """The folds of a model. Every worker gets paths and small things; tables are read from the run folder.
 
     model       generator or classifier
     out         folder that receives fold-<k>.safetensors and losses
@@ -83,9 +112,27 @@ class FitJob:
     start: Location | None
     seed: int
 
+    @property
+    def name(self) -> str:
+        """The model's."""
+        return self.model
 
-def train_folds(job: FitJob) -> None:
-    """Fit all folds of a model on Ray Train. Afterwards `job.out` holds one safetensors file per fold.
+    @property
+    def fits(self) -> int:
+        """One a fold, and one of all patients where it is asked for."""
+        return self.settings.models
+
+    def is_done(self, number: int) -> bool:
+        """Whether the fold has its weights."""
+        return (self.out / f"fold-{number}.safetensors").is_file()
+
+    def fit(self, number: int, ranks: Ranks) -> None:
+        """Fit a fold."""
+        _fit_fold(self, number, ranks)
+
+
+def train_folds(job: TrainJob) -> None:
+    """Do all fits of a job on Ray Train. Afterwards `job.out` holds one safetensors file per fold of a model.
 
     Lost workers are replaced, and the fits go on from their last checkpoints. Raises StepError where that happens too
     often or nothing moves, and at once where a worker raised: it would again. Its own HarvesterErrors stay themselves.
@@ -100,17 +147,17 @@ def train_folds(job: FitJob) -> None:
         except (TrainingFailedError, RayError) as error:
             failures = _failures(error)
             if isinstance(failures[0], HarvesterError) or not any(map(_is_loss, failures)):
-                raise _for_good(job.model, failures[0], str(error)) from error
+                raise _for_good(job.name, failures[0], str(error)) from error
             names = ", ".join(sorted({type(each).__name__ for each in failures}))
             if tries > retries:
                 raise StepError(
-                    f"{job.model}: training workers were lost {tries} times ({names}), compute.train_retries = "
+                    f"{job.name}: training workers were lost {tries} times ({names}), compute.train_retries = "
                     f"{retries}; memory is the usual reason: take fewer generator.batch_slabs or nodes with more, then "
                     "start the same command again: it goes on from the last checkpoint"
                 ) from error
             logger.warning(
                 "%s: training was interrupted (%s), going on from the last checkpoint, try %d of %d",
-                job.model, names, tries, retries,
+                job.name, names, tries, retries,
             )  # fmt: skip
     for leftover in job.out.folders():
         (job.out / leftover).delete_folder()
@@ -146,7 +193,7 @@ def _for_good(model: str, error: Exception, traceback: str) -> HarvesterError:
     return StepError(f"{model}: training failed ({told}); the same would happen again, so it was not tried again")
 
 
-def _fit_all(job: FitJob) -> None:
+def _fit_all(job: TrainJob) -> None:
     compute = job.settings.compute
     resources = {"CPU": compute.cpus_per_train_worker} | ({"GPU": 1.0} if compute.train_gpu else {})
     # Ray resumes a run of the same name; what we resume from is our own checkpoint, so each try has its own name.
@@ -162,16 +209,16 @@ def _fit_all(job: FitJob) -> None:
         ),
         # What failed is said by train_folds in one line, not by Ray in fifty lines of two processes.
         run_config=RunConfig(  # type: ignore[call-arg]  # Ray's types are those of its older Train
-            name=job.model, logging_config=LoggingConfig("CRITICAL"), **for_ray(storage)
+            name=job.name, logging_config=LoggingConfig("CRITICAL"), **for_ray(storage)
         ),
-        backend_config=grouping(job.settings.models, compute.train_workers, compute.train_gpu),
+        backend_config=grouping(job.fits, compute.train_workers, compute.train_gpu),
     ).fit()
 
 
 class FitProgress:
     """Watches a fit's files: workers that began, checkpoints and weights."""
 
-    def __init__(self, job: FitJob) -> None:
+    def __init__(self, job: TrainJob) -> None:
         self.job, self.minutes = job, job.settings.compute.no_progress_minutes
 
     def reached(self) -> dict[str, Any]:
@@ -182,37 +229,37 @@ class FitProgress:
         """The workers that should have written."""
         compute = self.job.settings.compute
         return (
-            f"{self.job.model}: no checkpoint and no weights for {self.minutes:g} minutes "
+            f"{self.job.name}: no checkpoint and no weights for {self.minutes:g} minutes "
             f"(compute.no_progress_minutes); {compute.train_workers} training workers of "
             f"{compute.cpus_per_train_worker:g} CPUs{' and a GPU' if compute.train_gpu else ''} are waited for: does "
             "the cluster have room? Start the same command again: it goes on from the last checkpoint"
         )
 
 
-def grouping(folds: int, workers: int, gpu: bool = False) -> BackendConfig:
+def grouping(fits: int, workers: int, gpu: bool = False) -> BackendConfig:
     """torch's process group only where workers share a fold: its store listens on all interfaces in any case."""
-    shared = any(len(peers) > 1 for _, peers in shares(folds, workers))
+    shared = any(len(peers) > 1 for _, peers in shares(fits, workers))
     return TorchConfig("nccl" if gpu else "gloo") if shared else BackendConfig()
 
 
-def _train_worker(job: FitJob) -> None:
+def _train_worker(job: TrainJob) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     (job.out / BEGUN / f"rank-{rank}").write_text("")
     torch.set_num_threads(max(1, int(job.settings.compute.cpus_per_train_worker)))
-    for fold, peers in shares(job.settings.models, world):
+    for number, peers in shares(job.fits, world):
         # Every rank takes part in making every group, or torch.distributed waits for ever.
         group = dist.new_group(peers) if len(peers) > 1 else None
-        if rank in peers and not (job.out / f"fold-{fold}.safetensors").is_file():
-            _fit_fold(job, fold, Ranks(peers.index(rank), len(peers), group))
+        if rank in peers and not job.is_done(number):
+            job.fit(number, Ranks(peers.index(rank), len(peers), group))
     ray.train.report({})
 
 
-def shares(folds: int, world: int) -> list[tuple[int, list[int]]]:
-    """(fold, ranks that fit it), every rank with as equal a load as whole folds allow."""
-    if world <= folds:
-        return [(fold, [fold % world]) for fold in range(folds)]
-    return [(fold, [rank for rank in range(world) if rank % folds == fold]) for fold in range(folds)]
+def shares(fits: int, world: int) -> list[tuple[int, list[int]]]:
+    """(fit, ranks that do it), every rank with as equal a load as whole fits allow."""
+    if world <= fits:
+        return [(fit, [fit % world]) for fit in range(fits)]
+    return [(fit, [rank for rank in range(world) if rank % fits == fit]) for fit in range(fits)]
 
 
 def _fit_fold(job: FitJob, fold: int, ranks: Ranks) -> None:

@@ -109,14 +109,15 @@ def _torchvision(name: str, pretrained: Pretrained | None) -> Any:
     return network
 
 
-def _resnet18(network: Any, channels_in: int) -> Backbone:
+def _resnet(network: Any, channels_in: int) -> Backbone:
     stem = nn.Sequential(_widened(network.conv1, channels_in), network.bn1, network.relu)
     fine = nn.Sequential(network.maxpool, network.layer1)
     for first in (network.layer2[0], network.layer3[0]):
         convolution, norm = first.downsample
         convolution.stride = (1, 1)
         first.downsample = Shortcut(2, convolution, norm)
-    return Backbone([stem, fine, network.layer2, network.layer3], (64, 64, 128, 256))
+    widths = [layer[0].downsample[1].num_features for layer in (network.layer2, network.layer3)]
+    return Backbone([stem, fine, network.layer2, network.layer3], (64, widths[0] // 2, *widths))
 
 
 def _densenet121(network: Any, channels_in: int) -> Backbone:
@@ -128,7 +129,7 @@ def _densenet121(network: Any, channels_in: int) -> Backbone:
     return Backbone([stem, fine, middle, deep], (64, 256, 512, 1024))
 
 
-CUTS: Final = {"resnet18": _resnet18, "densenet121": _densenet121}
+CUTS: Final = {"resnet18": _resnet, "resnet50": _resnet, "densenet121": _densenet121}
 
 
 def _widened(conv: nn.Conv2d, channels_in: int) -> nn.Conv2d:

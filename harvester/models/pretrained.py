@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 Model = TypeVar("Model", GeneratorSettings, ClassifierSettings)
 
 IMAGENET: Final = "imagenet"
-CLASSIFIER: Final = {"resnet18": "fc", "densenet121": "classifier"}
+CLASSIFIER: Final = {"resnet18": "fc", "resnet50": "fc", "densenet121": "classifier"}
 """The layer of torchvision's networks that tells ImageNet's classes: nobody asks for them here."""
 OLD_NAME: Final = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")
 DIGITS: Final = re.compile(r"-([0-9a-f]{8})$")

@@ -46,7 +46,7 @@ def build_targets(
         _clear(known[z, 0], box, stride)
     certainty = np.zeros_like(known)
     for (z, box), weight in zip(labels.lesions, labels.lesions.weights, strict=True):
-        own = _place(maps, z, box, stride, min_iou)
+        own = place(maps, z, box, stride, min_iou)
         np.maximum(certainty[z, 0], weight * own, out=certainty[z, 0])
     for z, box in labels.negatives:
         splat(maps["negative"][z, 0], box, stride, min_iou)
@@ -92,7 +92,7 @@ def splat(heat_yx: Array, box_xyxy: Array, stride: int, min_iou: float = PUBLISH
     return True
 
 
-def _place(maps: dict[str, Array], z: int, box_xyxy: Array, stride: int, min_iou: float) -> Array:
+def place(maps: dict[str, Array], z: int, box_xyxy: Array, stride: int, min_iou: float) -> Array:
     """Write a lesion into the maps; gives (rows, columns) bool, its own cells."""
     column, row, offset_x, offset_y = centre_cell(box_xyxy, stride)
     own = np.zeros_like(maps["heat"][z, 0])

@@ -17,6 +17,7 @@ from harvester.proposals.labels import volume_labels
 from harvester.proposals.losses import generator_losses
 from harvester.proposals.network import Generator
 from harvester.proposals.slabs import SlabDataset
+from harvester.proposals.teacher import Taught
 from harvester.records import LedgerTable, Split
 from harvester.store.slab import GridFrame
 
@@ -45,14 +46,21 @@ def fit_generator(
     spec = DeviceSpec.choose(task.gpu, settings.compute.precision)
     noise = torch.from_numpy(items.noise).to(spec.device)
 
+    fitted = Taught(model, generator, settings.teacher) if settings.teacher.cut else model
+
     def losses_of(network: nn.Module, batch: tuple[list[Raw], dict[str, Tensor]]) -> dict[str, Tensor]:
         raws, targets = batch
         images = torch.stack([to_network_input(raw, noise, settings.grid.windows_hu) for raw in raws])
+        if isinstance(network, Taught):
+            network.follow()
+            targets = network.taught(images, targets)
         terms = generator_losses(network(images), targets, generator.suppression, task.ranks)
         weights = generator.loss.model_dump()
         return {name: weights[name] * term for name, term in terms.items()}
 
-    history = Fit(model, schedule, spec, task).run(items, losses_of, collate)
+    history = Fit(fitted, schedule, spec, task).run(items, losses_of, collate)
+    if isinstance(fitted, Taught):
+        model.load_state_dict(fitted.teacher.state_dict())
     mix_in(model, before, generator.finetune_keeps)
     return model, history
 

@@ -117,11 +117,11 @@ def _line_style(name: str) -> dict[str, Any]:
 
 
 def _figure(draw: Callable[["Axes"], None], title: str, caption: str) -> Html:
-    source = data_uri(_image(lambda figure: draw(figure.add_subplot()), (4.6, 4.0), "svg"), "image/svg+xml")
+    source = data_uri(image(lambda figure: draw(figure.add_subplot()), (4.6, 4.0), "svg"), "image/svg+xml")
     return tag("figure", tag("img", src=source, alt=title), tag("figcaption", caption))
 
 
-def _image(
+def image(
     draw: Callable[["Figure"], None], inches: tuple[float, float], kind: str = "png", dpi: float | None = None
 ) -> bytes:
     """What `draw` draws, on white where it is a PNG; the same bytes each time."""
@@ -195,7 +195,7 @@ def _band(axes: "Axes", x: NDArray[np.float64], card: Scorecard, name: str, colo
 
 
 def _write(file: Path, draw: Callable[["Axes", Evaluation], None], done: Evaluation) -> Path:
-    file.write_bytes(_image(lambda figure: draw(figure.add_subplot(), done), (5.4, 4.2), dpi=150))
+    file.write_bytes(image(lambda figure: draw(figure.add_subplot(), done), (5.4, 4.2), dpi=150))
     return file
 
 
@@ -212,7 +212,7 @@ def frontier_picture(frontier: Frontier) -> bytes:
         if known:
             _precisions(axes[1], frontier)
 
-    return _image(draw, (10 if known else 5, 4), dpi=120)
+    return image(draw, (10 if known else 5, 4), dpi=120)
 
 
 def _recalls(axes: "Axes", frontier: Frontier, known: bool) -> None:

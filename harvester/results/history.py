@@ -69,6 +69,7 @@ class History:
     lesions   the list of the last round that was scored (with their round); unproven what the point estimate alone
               would have taken in its place
     leaders   V_H's best candidates of that round; gain the share of them that were not among those before
+    view      the last round that was scored, None before the first
     looks     how many other runs looked at this V_M before; None where unknown
     left_out  why volumes were left out of the last round that scored any, by id
     summary   None before `finish`
@@ -84,6 +85,7 @@ class History:
         self.ablations = ablations(run.settings.operating_point, run.settings.seed)
         self.lesions, self.unproven, self.leaders = harvested_table(), harvested_table(), empty(SelectedTable)
         self.gain = 0.0
+        self.view: RoundView | None = None
         self.harvest, self.ledger, self.missing = empty(HarvestTable), empty(LedgerTable), empty(MissingTable)
         self.left_out = {row["volume_id"]: "nothing was scored" for row in run.mined}
         self.looks: int | None = None
@@ -122,6 +124,7 @@ class History:
 
     def _replace(self, k: int, view: RoundView, selected: SelectedPoint, found: Found) -> None:
         """A scored round's lists in place of those before."""
+        self.view = view
         self.lesions = with_round(found.lesions, k)
         self.unproven = with_round(view.reaching(selected.choice, selected.naive.threshold), k)
         self.ablations = {name: each.after(k, view, selected.choice) for name, each in self.ablations.items()}

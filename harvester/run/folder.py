@@ -115,7 +115,7 @@ class Run:
         self.folds = folds_by_patient(self.rows, settings)
         self.data_hash = store.data_hash()
         # What a harvest follows from: not how it is computed, but in which precision; not its pictures.
-        tree = settings.model_dump(mode="json", exclude={"compute", "report"})
+        tree = settings.model_dump(mode="json", exclude={"compute", "report", "retrain"})
         self.id = settings_hash(tree | {"precision": settings.compute.precision}, self.data_hash)
         # V_D^test is for detectors trained on the harvest: nothing here may look at it, let alone learn from it.
         self.mined = [row for row in self.rows if row["split"] != Split.VD_TEST]
@@ -124,12 +124,21 @@ class Run:
         self._partials: dict[int, list[Partials]] = {}
 
     @classmethod
-    def open(cls, folder: Location, settings: Settings, store: Store, began: float | None = None) -> "Run":
+    def open(
+        cls,
+        folder: Location,
+        settings: Settings,
+        store: Store,
+        began: float | None = None,
+        steps_in: Location | None = None,
+    ) -> "Run":
         """The run of this folder, new or to go on with: it writes the settings and run.json there.
+
+        steps_in    where its steps lie, shared with other runs of the store; its own folder if not given
 
         Raises StoreError for the folder of a newer release.
         """
-        run = cls(Location.of(folder), settings, store, time.monotonic() if began is None else began)
+        run = cls(Location.of(folder), settings, store, time.monotonic() if began is None else began, steps_in)
         before = read_run(run.folder) or RunRecord()
         run.folder.sweep()
         (run.folder / "settings.yaml").write_text(dump(settings))
@@ -137,7 +146,7 @@ class Run:
         remembered = without_secrets(store.path.uri)
         write_run(run.folder, RunRecord(id=before.id, began=before.began, store=remembered))
         if run.start:
-            run.start.publish(run.folder / f"{STARTING}{run.start.digest}", settings)
+            run.start.publish(run.steps_in / f"{STARTING}{run.start.digest}", settings)
             vm = [row for row in run.rows if row["split"] == Split.VM]
             if seen := in_sample(vm, settings):
                 logger.warning(
@@ -161,7 +170,7 @@ class Run:
         """Write down what a round chose and how it came out; not where steps are only looked at."""
         if not self.steps_in.read_only:
             record = RoundRecord(round=round_index, ended=time.time(), params={**params}, metrics={**metrics})
-            write_round(self.steps_in, record)
+            write_round(self.folder, record)
 
     def key(self, step: str, /, **inputs: Any) -> str:
         """The hash that names a step's output: of all that it depends on, by name, so that a plan can tell a change.

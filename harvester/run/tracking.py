@@ -23,6 +23,7 @@ from harvester.config.settings import Settings
 from harvester.errors import HarvesterError, SettingsError, StoreError, TrackingError, one_line, without_secrets
 from harvester.run.folder import Run, settings_of
 from harvester.run.journal import ROUND, RUN, RoundRecord, RunRecord, Status, read_rounds, read_run
+from harvester.run.retraining import FILE, FOLDER, Retraining, read_retraining
 from harvester.run.summary import AuditResult, read_summary
 from harvester.storage.location import Location
 
@@ -238,6 +239,8 @@ class _Sending:
                 self._once(f"round-{k}", record.model_dump_json(), partial(self._round, record))
         if audit := self._audited():
             self._once("audit", audit.model_dump_json(), partial(self._audit, audit))
+        if retrained := self._retrained():
+            self._once("retrain", retrained.model_dump_json(), partial(self._retraining, retrained))
         for name in ARTIFACTS:
             self._artifact(self.folder / name)
         self._once("status", f"{self.record.status} {self.record.ended}", self._status)
@@ -289,6 +292,26 @@ class _Sending:
         for start in range(0, len(bound), MAX_BATCH):
             self.client.log_batch(self.parent.info.run_id, metrics=bound[start : start + MAX_BATCH])
         self._log(self.parent, {}, metrics)
+
+    def _retrained(self) -> Retraining | None:
+        try:
+            return read_retraining(self.folder)
+        except StoreError:  # of another release
+            return None
+
+    def _retraining(self, done: Retraining) -> None:
+        """AP and sensitivity of each detector on each label set, gains, and the file itself."""
+        from mlflow.entities import Metric
+
+        at, figures = _ms(time.time()), dict[str, float]()
+        for each in done.detectors:
+            for one in each.sets:
+                figures[f"retrain_{each.detector}_{one.labels}_ap"] = one.ap.value
+                figures[f"retrain_{each.detector}_{one.labels}_sensitivity_4fp"] = one.sensitivity.value
+            if each.gap_closed:
+                figures[f"retrain_{each.detector}_gap_closed"] = each.gap_closed.value
+        self._log(self.parent, {}, [Metric(name, value, at, 0) for name, value in figures.items()])
+        self._artifact(self.folder / FOLDER / FILE)
 
     def _artifact(self, file: Location) -> None:
         """A file of the folder itself, whatever its name leads to."""

@@ -23,7 +23,11 @@ from harvester.classifier.network import Classifier
 from harvester.classifier.training import fit_classifier
 from harvester.classifier.views import STREAMS, pixels
 from harvester.config.settings import ClassifierSettings, GeneratorSettings, GridSettings, Settings
-from harvester.labels.ledger import from_marks
+from harvester.detectors.detector import SHIPPED, build
+from harvester.detectors.images import Archive
+from harvester.detectors.inference import detect
+from harvester.detectors.training import fit_detector
+from harvester.labels.ledger import by_volume, from_marks
 from harvester.models.acceleration import Compiled
 from harvester.models.batch_size import AutoBatchSize
 from harvester.models.device import DeviceSpec
@@ -213,6 +217,31 @@ def test_a_training_step_has_the_cpus_loss(store: Store, spec: DeviceSpec, tmp_p
 
     there, here = losses(spec.device.type == "cuda"), losses(False)
     assert here == pytest.approx(there, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_detector_is_fitted_and_finds_boxes_there(
+    store: Store, frames_of: Any, spec: DeviceSpec, name: str, tmp_path: Path
+) -> None:
+    small = SETTINGS.retrain.model_copy(update={"steps": 2, "batch_images": 2, "crop_px": 64, "score_floor": 0.0})
+    compute = SETTINGS.compute.model_copy(update={"precision": "float32"})
+    settings = SETTINGS.model_copy(update={"retrain": small, "compute": compute})
+    frames = list(frames_of(store, GRID).values())
+    labelled = by_volume(from_marks(store.marks()))
+    labels = {each.volume_id: volume_labels(labelled[each.volume_id], each, complete=True) for each in frames}
+    losses = {}
+    for gpu in {False, spec.device.type == "cuda"}:
+        torch.manual_seed(0)
+        detector = build(name, settings)
+        task = FoldTask(store.path, 3, None, tmp_path / f"{gpu}.pt", gpu, log=lambda line: None)
+        losses[gpu] = fit_detector(task, settings, detector, Archive(store.path, frames), labels)[0]
+    # Of the two stages' proposals some are drawn, by each device's own generator.
+    names = [each for each in losses[False] if name != "faster_rcnn"]
+    assert [losses[max(losses)][each] for each in names] == pytest.approx(
+        [losses[False][each] for each in names], rel=1e-3
+    )
+    found = list(detect(detector, store.path, frames[:1], settings, spec))
+    assert found[0] and all(np.isfinite(row["lpg_score"]) for row in found[0])
 
 
 @pytest.mark.parametrize("compile_it", [False, True])

@@ -11,16 +11,12 @@ import ray
 
 from harvester.config.loading import dump, resolve
 from harvester.config.settings import Settings
-from harvester.distributed.preparation import prepare
 from harvester.distributed.training import FitJob, train_folds
 from harvester.errors import NoExamplesError
 from harvester.frontier import narrowed, trace
-from harvester.harvest import harvest
 from harvester.labels.folds import patient_folds
 from harvester.mining.fusion import fusions
 from harvester.pretrain import pretrain
-from harvester.report.build import write_report
-from harvester.results.history import History
 from harvester.results.scored import last_round, scored_tables
 from harvester.run.folder import Run
 from harvester.run.summary import read_summary
@@ -28,53 +24,10 @@ from harvester.run.tracking import Tracker
 from harvester.storage.location import Location
 from harvester.store.store import Store
 from harvester.weights.starting import STAGES, starting_weights
+from tests.tiny_harvest import harvested
 
 # Two rounds are four fits of Ray Train, 14 to 20 seconds each before their first step.
 pytestmark = pytest.mark.timeout(500)
-
-SETTINGS = """
-name: tiny
-rounds: 2
-whole_model: true
-min_gain: 0.0
-data:
-  kind: phantom
-  phantom: {vm_volumes: 6, vh_test_volumes: 4, volumes_per_patient: 1, depth: 8, lesion_contrast: 3,
-            noise_hu: 3, distractors_per_volume: 0}
-generator: {crop_px: 96, slab_depth: 2, batch_slabs: 4, steps: 40, finetune_steps: 3}
-classifier: {steps: 6, finetune_steps: 3, batch_size: 8, max_tubelets: 10, match_iou: 0.3}
-operating_point: {target_precision: 0.01, confidence: 0.6, match_iou: 0.2, lpg_floors: [0.1, 0.2], min_slices: [1],
-                  min_patients: 6}
-compute: {replicas: 1, train_workers: 1, cpus_per_train_worker: 1.8}
-"""
-
-
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    file = tmp_path_factory.mktemp("config") / "tiny.yaml"
-    file.write_text(SETTINGS)
-    return resolve(file)
-
-
-@pytest.fixture(scope="module")
-def store(local_ray: None, settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return prepare(settings, None, tmp_path_factory.mktemp("data") / "store")
-
-
-def harvested(settings: Settings, store: Store, folder: Path) -> History:
-    run = Run.open(folder, settings, store)
-    tracker = Tracker.open(run, None)
-    history = harvest(run, tracker)
-    tracker.finish("FINISHED")
-    write_report(history.report_inputs())
-    return history
-
-
-@pytest.fixture(scope="module")
-def night(settings: Settings, store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "night"
-    harvested(settings, store, folder)
-    return folder
 
 
 def test_a_run_leaves_its_harvest_ledger_summary_report_and_models(night: Path, store: Store) -> None:

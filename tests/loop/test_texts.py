@@ -10,6 +10,7 @@ import pytest
 
 from harvester.cli.main import COMMANDS
 from harvester.config.loading import resolve
+from harvester.study.settings import read_study
 
 REPO = Path(__file__).parents[2]
 INFRA = REPO / "infra"
@@ -48,7 +49,9 @@ def parsed(command: str, arguments: list[str]) -> None:
     module = import_module(f"harvester.cli.{'harvest' if command == 'plan' else command}")
     options = module.parser.parse_args(arguments)
     config = getattr(options, "config", None)
-    if config and config.name != "night.yaml":  # the reader's own
+    if command == "study":
+        assert read_study(config).archives
+    elif config and config.name != "night.yaml":  # the reader's own
         where = REPO / config if (REPO / config).is_file() else config
         assert resolve(where, options.set).name == config.stem
 

@@ -9,6 +9,7 @@ One background gives many sub-volumes whose errors repeat: splits, folds and int
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Final
 
@@ -51,7 +52,7 @@ class InsertionCase:
 
 
 def dataset(settings: Settings, source: Path | None) -> Dataset:
-    """The sub-volumes of both splits, those of a background side by side: one, which takes seconds to read, is kept."""
+    """The sub-volumes of all splits, those of a background side by side: one, which takes seconds to read, is kept."""
     own = settings.data.insertion
     backgrounds = load_backgrounds(own, root_of(source))
 
@@ -82,20 +83,22 @@ def scans_of_vm(settings: InsertionSettings, source: Path | None) -> dict[str, s
 
 
 def plan(settings: InsertionSettings, backgrounds: Sequence[Background]) -> list[InsertionCase]:
-    """The sub-volumes of both splits, spread evenly over the backgrounds of each; held_out ones are left out.
+    """The sub-volumes of all splits, spread evenly over the backgrounds of each; held_out ones are left out.
 
     A split's backgrounds are those that the settings name, else those of its role. Raises SettingsError where
     they name what is not in the list or held out, VolumeError where a split has no background or a patient is
-    in both splits.
+    in two splits.
     """
-    vm, vh_test = (
-        _chosen("vm", settings.vm_backgrounds, backgrounds),
-        _chosen("vh_test", settings.vh_test_backgrounds, backgrounds),
-    )
-    both = {each.patient for each in vm} & {each.patient for each in vh_test}
-    if both:
-        raise VolumeError("mixed_splits", f"{len(both)} background patients are in vm and vh_test; want none")
-    return [*_plan_split("vm", settings.vm_volumes, vm), *_plan_split("vh_test", settings.vh_test_volumes, vh_test)]
+    splits = {
+        "vm": (settings.vm_volumes, settings.vm_backgrounds),
+        "vh_test": (settings.vh_test_volumes, settings.vh_test_backgrounds),
+        "vd_test": (settings.vd_test_volumes, settings.vd_test_backgrounds),
+    }
+    chosen = {split: _chosen(split, ids, backgrounds) for split, (_, ids) in splits.items()}
+    for one, other in combinations(splits, 2):
+        if both := {each.patient for each in chosen[one]} & {each.patient for each in chosen[other]}:
+            raise VolumeError("mixed_splits", f"{len(both)} background patients are in {one} and {other}; want none")
+    return [case for split, (count, _) in splits.items() for case in _plan_split(split, count, chosen[split])]
 
 
 def _chosen(split: str, ids: Sequence[str], backgrounds: Sequence[Background]) -> list[Background]:
@@ -112,7 +115,10 @@ def _chosen(split: str, ids: Sequence[str], backgrounds: Sequence[Background]) -
 
 def _plan_split(split: str, count: int, backgrounds: Sequence[Background]) -> Iterator[InsertionCase]:
     if count and not backgrounds:
-        raise VolumeError("no_background", f"no background has role {split}; list at least one")
+        raise VolumeError(
+            "no_background",
+            f"no background has role {split}; list at least one, or name some in data.insertion.{split}_backgrounds",
+        )
     for index in range(count):
         background = backgrounds[index % len(backgrounds)]
         name = settings_hash("insertion", split, background.id, index)

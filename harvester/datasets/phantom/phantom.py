@@ -27,15 +27,17 @@ from harvester.geometry import Array
 from harvester.imaging.hounsfield import to_hu
 from harvester.records import SIDES, Mark, Volume
 
-Split = Literal["vm", "vh_test"]
+Split = Literal["vm", "vh_test", "vd_test"]
 PAD_MM = 4.0
 Z_START_MM = (40.0, 345.0)
+FIRST_OF_VD_TEST = 10**6
 
 
 @dataclass(frozen=True)
 class PhantomCase:
-    """One volume of the archive. Even patient indices belong to vm, odd ones to vh_test: patients are
-    disjoint, and a longer vm leaves vh_test as it was. volume_index counts the volumes of a patient."""
+    """One volume of the archive. Even patient indices belong to vm, odd ones to vh_test, those from FIRST_OF_VD_TEST
+    to vd_test: patients are disjoint, and a longer split leaves the others as they were. volume_index counts the
+    volumes of a patient."""
 
     volume_id: str
     patient_id: str
@@ -45,7 +47,7 @@ class PhantomCase:
 
 
 def dataset(settings: Settings, source: Path | None = None) -> Dataset:
-    """The phantoms of both splits; they follow from the settings, no source is read."""
+    """The phantoms of all splits; they follow from the settings, no source is read."""
 
     def load(case: Mapping[str, Any]) -> LoadedVolume:
         grid = settings.grid.spacing_zyx_mm
@@ -55,12 +57,15 @@ def dataset(settings: Settings, source: Path | None = None) -> Dataset:
 
 
 def plan(settings: PhantomSettings) -> list[PhantomCase]:
-    """The cases of both splits, vm first, volumes_per_patient each (the last patient may have fewer)."""
-    sizes: tuple[tuple[Split, int], ...] = (("vm", settings.vm_volumes), ("vh_test", settings.vh_test_volumes))
+    """The cases of all splits, vm first, volumes_per_patient each (the last patient may have fewer)."""
+    sizes: tuple[tuple[Split, int, int, int], ...] = (
+        ("vm", settings.vm_volumes, 0, 2),
+        ("vh_test", settings.vh_test_volumes, 1, 2),
+        ("vd_test", settings.vd_test_volumes, FIRST_OF_VD_TEST, 1),
+    )
+    each = settings.volumes_per_patient
     return [
-        _case(split, 2 * (i // settings.volumes_per_patient) + parity, i % settings.volumes_per_patient)
-        for parity, (split, size) in enumerate(sizes)
-        for i in range(size)
+        _case(split, first + step * (i // each), i % each) for split, size, first, step in sizes for i in range(size)
     ]
 
 

@@ -55,6 +55,7 @@ LISTS_MAY_BE_EMPTY = {  # nothing is refused, read or asked then
     ("data", "archive", "mask_labels"), ("data", "deeplesion", "marks"), ("data", "archive", "dicom", "lesion_codes"),
     ("data", "archive", "dicom", "refused_image_types"), ("data", "archive", "dicom", "marks"),
     ("data", "insertion", "vm_backgrounds"), ("data", "insertion", "vh_test_backgrounds"),
+    ("data", "insertion", "vd_test_backgrounds"),
 }  # fmt: skip
 LISTS = [path for path, kind in fields() if isinstance(default(path), (tuple, dict))]
 
@@ -81,7 +82,7 @@ def test_no_number_takes_yes(path: Path) -> None:
 
 @pytest.mark.parametrize("path", NUMBERS, ids=".".join)
 def test_a_number_is_negative_only_where_that_means_something(path: Path) -> None:
-    if path == ("grid", "windows_hu"):
+    if path in (("grid", "windows_hu"), ("retrain", "window_hu")):
         Settings.model_validate(put(path, with_first(default(path), -5)))
     else:
         refused(path, with_first(default(path), -5))

@@ -199,7 +199,7 @@ def test_what_ships_is_whole() -> None:
     folder = starting.SHIPPED_FOLDER
     assert {file.name for file in folder.iterdir()} == {CARD, "README.md", *start.card.files}
     assert sum(file.stat().st_size for file in folder.iterdir()) < 12 << 20
-    listed = parse(shipped.named(Path(shipped.BACKGROUNDS)).read_text())
+    listed = parse(shipped.named(Path("backgrounds")).read_text())
     ids = {each["patient"]: Background.model_validate(each).patient_id for each in listed}
     seen = {each["patient"] for each in listed if ids[each["patient"]] in start.card.patients}
     assert seen == {each["patient"] for each in listed if each["role"] == "vm"}

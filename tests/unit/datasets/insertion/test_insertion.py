@@ -128,6 +128,23 @@ def test_a_scan_without_tissue_gives_a_volume_without_lesions() -> None:
     assert volume.hu_zyx.max() <= -1000
 
 
+def test_vd_test_has_the_backgrounds_that_are_named_for_it() -> None:
+    listed = [
+        background(id="a", patient="a"),
+        background(id="b", patient="b", role="vh_test"),
+        background(id="c", patient="c", role="vh_test"),
+    ]
+    named = InsertionSettings(
+        vm_volumes=1, vh_test_volumes=2, vd_test_volumes=2, vh_test_backgrounds=("b",), vd_test_backgrounds=("c",)
+    )
+    cases = [(case.split, case.background_id) for case in plan(named, listed)]
+    assert cases == [("vm", "a"), ("vh_test", "b"), ("vh_test", "b"), ("vd_test", "c"), ("vd_test", "c")]
+    with pytest.raises(VolumeError, match="1 background patients are in vh_test and vd_test"):
+        plan(named.model_copy(update={"vh_test_backgrounds": ()}), listed)
+    with pytest.raises(VolumeError, match=r"name some in data\.insertion\.vd_test_backgrounds"):
+        plan(named.model_copy(update={"vd_test_backgrounds": ()}), listed)
+
+
 def test_plan_spreads_splits_over_their_own_patients() -> None:
     listed = [
         background(id="a", patient="a"),

@@ -36,6 +36,14 @@ def test_a_longer_vm_leaves_vh_test_as_it_was() -> None:
     assert plan(longer)[20:] == plan(SETTINGS)[7:]
 
 
+def test_vd_test_has_patients_of_its_own_and_moves_nobody() -> None:
+    without, own = plan(PhantomSettings(vm_volumes=4, vh_test_volumes=4)), PhantomSettings(vd_test_volumes=5)
+    cases = plan(own.model_copy(update={"vm_volumes": 4, "vh_test_volumes": 4}))
+    assert cases[:8] == without and [case.split for case in cases[8:]] == ["vd_test"] * 5
+    assert not {case.patient_id for case in without} & {case.patient_id for case in cases[8:]}
+    assert len({case.patient_id for case in cases[8:]}) == 3  # two volumes each
+
+
 def test_same_seed_and_case_give_the_same_bytes() -> None:
     volume, marks, distractors = make(SETTINGS, SPACING, plan(SETTINGS)[0], seed=3)
     first = _drawn(0)

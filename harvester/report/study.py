@@ -1,0 +1,191 @@
+"""A study as a page of Markdown and a picture."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Final
+
+from harvester.report.plots import INK, SOFT, image
+from harvester.report.retraining import SETS
+from harvester.run.retraining import DetectorFigures, Figure
+from harvester.run.study import ArmFigures, StudyDetectors, StudyResult
+from harvester.text import duration
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+ARM_HEAD: Final = (
+    "arm", "what it is", "recall at 0.90", "against the full loop, points", "certified", "harvested", "precision",
+    "recall", "looked at",
+)  # fmt: skip
+SET_HEAD: Final = ("detector", "learned from", "AP", "95 %", "sensitivity at 4 FP", "95 %")
+GAIN_HEAD: Final = ("detector", "gain in AP, points", "", "95 %")
+BLUE: Final = "#2f7fe0"
+
+
+def as_markdown(done: StudyResult) -> str:
+    """docs/study.md: tables with intervals, and what they were made with."""
+    made = f"harvester {done.harvester}, settings {done.settings_hash}; {duration(done.seconds)} of work"
+    lines = [
+        "# Study: what each part is worth, against rivals, and what the harvest gives detectors",
+        "",
+        f"`{done.command}` ({made}). Generated: every figure is in `study.json`. Archives of known truth: what is",
+        "harvested and how much of it is right is counted on V_H^test. Intervals are 95 %, of a bootstrap over",
+        "patients, seeds as a second level.",
+        "",
+        *_headline(done),
+    ]
+    for archive in dict.fromkeys(arm.archive for arm in done.arms):
+        lines += ["", f"## {archive}", "", *_arms(done, archive)]
+        for each in done.detectors:
+            if each.archive == archive and each.detectors:
+                lines += ["", *_detectors(each)]
+    return "\n".join(lines) + "\n"
+
+
+def _headline(done: StudyResult) -> Iterator[str]:
+    head = done.headline
+    if head.certified_share is not None and head.certified_interval:
+        low, high = head.certified_interval
+        yield (
+            f"- Of {head.certified_pairs} certified harvests (archive and seed) {100 * head.certified_share:.0f} % "
+            f"[{100 * low:.0f}, {100 * high:.0f}] are at least 90 % right; all together {_share(head.precision)}."
+        )
+    alone = _share(head.recall_unmarked_lpg_alone)
+    yield f"- Recall of unmarked lesions {head.recall_unmarked:.3f}; of the generator alone {alone}."
+    if head.ap_gain_harvest is not None:
+        closed = f", {100 * head.gap_closed:.0f} % of the gap to the full truth" if head.gap_closed is not None else ""
+        gain = f"{100 * head.ap_gain_harvest:+.1f}"
+        yield f"- Detectors gain {gain} points of AP by the harvest over clinical marks{closed}."
+
+
+def _arms(done: StudyResult, archive: str) -> Iterator[str]:
+    mine = [arm for arm in done.arms if arm.archive == archive]
+    rows = [row for row in done.rows if row.archive == archive and row.arm == mine[0].arm]
+    yield (
+        f"{mine[0].seeds} seeds; {sum(sum(row.lesions) for row in rows)} unmarked lesions of "
+        f"{sum(len(row.lesions) for row in rows)} patients in all. Rivals are in italics."
+    )
+    yield ""
+    yield from _table(ARM_HEAD, map(_arm, mine))
+
+
+def _arm(arm: ArmFigures) -> list[str]:
+    name = f"*{arm.arm}*" if arm.rival else arm.arm
+    return [
+        name.replace("_", " "),
+        arm.about,
+        f"{arm.recall_at_90:.3f}",
+        _points(arm.gain) if arm.gain else "",
+        "" if arm.certified is None else f"{arm.certified} of {arm.seeds}",
+        f"{arm.harvested:.0f}",
+        _share(arm.precision),
+        f"{arm.recall:.3f}",
+        f"{arm.reviewed:.0f}" if arm.reviewed else "",
+    ]
+
+
+def _detectors(done: StudyDetectors) -> Iterator[str]:
+    yield f"### Detectors on {done.archive}"
+    yield ""
+    yield (
+        f"Trained on the full loop's harvests of {done.seeds} seeds, scored on V_D^test: {done.lesions} lesions of "
+        f"{done.patients} patients in all."
+    )
+    yield ""
+    rows = [
+        [
+            own.detector,
+            SETS[each.labels],
+            f"{each.ap.value:.3f}",
+            _ends(each.ap),
+            f"{each.sensitivity.value:.3f}",
+            _ends(each.sensitivity),
+        ]
+        for own in done.detectors
+        for name in SETS
+        for each in own.sets
+        if each.labels == name
+    ]
+    yield from _table(SET_HEAD, rows)
+    yield ""
+    gains = [[own.detector, name, *_gain(gain)] for own in done.detectors for name, gain in own.gains.items()]
+    name = "gap to the full truth closed, %"
+    closed = [[own.detector, name, *_gain(own.gap_closed)] for own in done.detectors if own.gap_closed]
+    yield from _table(GAIN_HEAD, [*gains, *closed])
+    for own in done.detectors:
+        if own.exchange_rate:
+            yield ""
+            yield from _exchange(own)
+
+
+def _exchange(own: DetectorFigures) -> Iterator[str]:
+    rate = own.exchange_rate
+    assert rate is not None  # noqa: S101  the caller has looked
+    recall, precision = (_points(each) for each in (rate.ap_per_point_of_recall, rate.ap_per_point_of_precision))
+    said = f"is worth {recall} points of AP, a point of its precision {precision}"
+    yield f"{own.detector}: a point of a harvest's recall {said}."
+
+
+def _gain(gain: Figure) -> list[str]:
+    low, high = gain.interval or (float("nan"), float("nan"))
+    return [f"{100 * gain.value:+.1f}", f"{100 * low:.1f} to {100 * high:.1f}"]
+
+
+def _points(figure: Figure) -> str:
+    value, ends = _gain(figure)
+    return f"{value} [{ends}]"
+
+
+def _ends(figure: Figure) -> str:
+    return " to ".join(f"{end:.3f}" for end in figure.interval) if figure.interval else ""
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _table(head: Sequence[str], rows: object) -> Iterator[str]:
+    yield f"| {' | '.join(head)} |"
+    yield f"|{'---|' * len(head)}"
+    for row in rows:  # type: ignore[attr-defined]
+        yield f"| {' | '.join(row)} |"
+
+
+def study_picture(done: StudyResult) -> bytes:
+    """A PNG: per archive, each arm's recall at a precision of 0.90 less the full loop's, with intervals; then AP by
+    label set."""
+    archives = list(dict.fromkeys(arm.archive for arm in done.arms))
+    panels = [(each, own) for each in done.detectors for own in each.detectors]
+
+    def draw(canvas: "Canvas") -> None:
+        axes = canvas.subplots(1, len(archives) + len(panels), squeeze=False)[0]
+        for own, archive in zip(axes, archives, strict=False):
+            _gains(own, [arm for arm in done.arms if arm.archive == archive], archive)
+        for own, (each, detector) in zip(axes[len(archives) :], panels, strict=True):
+            _sets(own, each, detector)
+
+    most = max((sum(arm.archive == archive for arm in done.arms) for archive in archives), default=1)
+    return image(draw, (4.4 * (len(archives) + len(panels)), 1.6 + 0.32 * max(most, 6)), dpi=110)
+
+
+def _gains(axes: "Axes", arms: Sequence[ArmFigures], archive: str) -> None:
+    shown = [arm for arm in arms if arm.gain][::-1]
+    for place, arm in enumerate(shown):
+        assert arm.gain is not None  # noqa: S101  those alone are shown
+        colour = SOFT if arm.rival else BLUE
+        if arm.gain.interval:
+            axes.plot([100 * end for end in arm.gain.interval], (place, place), color=colour, linewidth=2)
+        axes.plot(100 * arm.gain.value, place, color=colour, marker="D" if arm.rival else "o")
+    axes.axvline(0, color=INK, linewidth=1)
+    axes.set_yticks(range(len(shown)), [arm.arm.replace("_", " ") for arm in shown])
+    axes.set(title=f"{archive}: against the full loop", xlabel="recall at precision 0.90, points")
+
+
+def _sets(axes: "Axes", each: StudyDetectors, own: DetectorFigures) -> None:
+    shown = [one for name in SETS for one in own.sets if one.labels == name][::-1]
+    for place, one in enumerate(shown):
+        if one.ap.interval:
+            axes.plot(one.ap.interval, (place, place), color=BLUE, linewidth=2)
+        axes.plot(one.ap.value, place, color=BLUE, marker="o")
+    axes.set_yticks(range(len(shown)), [SETS[one.labels] for one in shown])
+    axes.set(title=f"{each.archive}: {own.detector}", xlabel="AP on V_D^test")

@@ -1,0 +1,102 @@
+"""From rows to what a study says: arms beside the full loop with paired intervals, and the headline."""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import numpy as np
+from scipy.stats import norm
+
+from harvester import __version__
+from harvester.config.fingerprint import settings_hash
+from harvester.results.retraining import GAIN_OVER_CLINICAL
+from harvester.run.retraining import Figure
+from harvester.run.study import ArmFigures, Headline, StudyDetectors, StudyResult, StudyRow
+from harvester.study.ranking import Ranking, paired
+from harvester.study.settings import FULL, StudySettings
+
+Rankings = dict[tuple[str, int, str], Ranking]
+TARGET: Final = 0.90
+LPG_ALONE: Final = "generator_alone"
+CONFIDENCE: Final = 0.95
+
+
+def result(
+    settings: StudySettings,
+    rows: Sequence[StudyRow],
+    rankings: Rankings,
+    detectors: Sequence[StudyDetectors],
+    command: str,
+    fitted_seconds: float = 0.0,
+) -> StudyResult:
+    """The study as far as it is done."""
+    tree = settings.model_dump(mode="json")
+    return StudyResult(
+        harvester=__version__,
+        command=command,
+        settings=tree,
+        settings_hash=settings_hash(tree),
+        seconds=round(sum(row.seconds for row in rows) + fitted_seconds, 1),
+        headline=headline(rows, detectors),
+        arms=tuple(arm_figures(settings, rows, rankings)),
+        detectors=tuple(detectors),
+        rows=tuple(rows),
+    )
+
+
+def arm_figures(settings: StudySettings, rows: Sequence[StudyRow], rankings: Rankings) -> Iterable[ArmFigures]:
+    """Each arm of each archive over the seeds that are done."""
+    for archive in settings.archives:
+        for name, arm in settings.arms_of(archive).items():
+            mine = [row for row in rows if row.archive == archive and row.arm == name]
+            if not mine:
+                continue
+            gain = None
+            if name != FULL:
+                ones, others = ([rankings[archive, row.seed, arm_] for row in mine] for arm_ in (name, FULL))
+                value, ends = paired(ones, others, settings.resamples)
+                gain = Figure(value=value, interval=ends)
+            harvested = sum(row.harvested for row in mine)
+            yield ArmFigures(
+                archive=archive,
+                arm=name,
+                about=arm.about,
+                rival=arm.rival,
+                seeds=len(mine),
+                certified=None if mine[0].certified is None else sum(bool(row.certified) for row in mine),
+                harvested=harvested / len(mine),
+                precision=sum(row.right for row in mine) / harvested if harvested else None,
+                recall=float(np.mean([row.recall for row in mine])),
+                recall_at_90=float(np.mean([row.recall_at_90 for row in mine])),
+                gain=gain,
+                reviewed=float(np.mean([row.reviewed for row in mine])),
+            )
+
+
+def headline(rows: Sequence[StudyRow], detectors: Sequence[StudyDetectors]) -> Headline:
+    """Over all archives and seeds."""
+    full = [row for row in rows if row.arm == FULL]
+    alone = [row for row in rows if row.arm == LPG_ALONE]
+    proven = [row for row in full if row.certified]
+    kept = sum((row.precision or 0.0) >= TARGET for row in proven)
+    harvested = sum(row.harvested for row in full)
+    gains = [each.gains[GAIN_OVER_CLINICAL].value for one in detectors for each in one.detectors]
+    closed = [each.gap_closed.value for one in detectors for each in one.detectors if each.gap_closed]
+    return Headline(
+        certified_share=kept / len(proven) if proven else None,
+        certified_pairs=len(proven),
+        certified_interval=wilson(kept, len(proven)) if proven else None,
+        recall_unmarked=float(np.mean([row.recall for row in full])) if full else 0.0,
+        recall_unmarked_lpg_alone=float(np.mean([row.recall for row in alone])) if alone else None,
+        precision=sum(row.right for row in full) / harvested if harvested else None,
+        ap_gain_harvest=float(np.mean(gains)) if gains else None,
+        gap_closed=float(np.mean(closed)) if closed else None,
+    )
+
+
+def wilson(successes: int, trials: int) -> tuple[float, float]:
+    """The 95 % score interval of a share (Wilson 1927)."""
+    z = float(norm.ppf((1 + CONFIDENCE) / 2))
+    share, more = successes / trials, z**2 / trials
+    centre = (share + more / 2) / (1 + more)
+    half = z / (1 + more) * float(np.sqrt(share * (1 - share) / trials + more / (4 * trials)))
+    return max(0.0, centre - half), min(1.0, centre + half)
