@@ -18,10 +18,20 @@ from harvester.config.settings import Settings
 from harvester.detectors.detector import build, content_of, short_name
 from harvester.distributed.retraining import DetectorFit, RetrainJob
 from harvester.distributed.training import train_folds
-from harvester.errors import LabelError, StoreError
+from harvester.errors import LabelError, NoExamplesError, StoreError
 from harvester.evaluation.scorecard import Scorecard
 from harvester.mining.candidates import split_of
-from harvester.records import LedgerTable, MarkTable, Role, Split, TubeletTable, checked, rows_where, values
+from harvester.records import (
+    LedgerTable,
+    MarkTable,
+    Role,
+    ScoredTable,
+    Split,
+    TubeletTable,
+    checked,
+    rows_where,
+    values,
+)
 from harvester.results.label_sets import FULL_TRUTH, GRADES, HARVEST, LabelSets, graded
 from harvester.results.retraining import Comparison, HeldOutSet, SetScores
 from harvester.results.scored import last_round, scored_table
@@ -44,6 +54,7 @@ class Archive:
 
     test_rows    manifest rows of completely marked volumes of patients that nothing was learned from
     test_marks   every lesion in them
+    scored       what the run's last round could harvest; None: the newest that lies in its folder
     """
 
     run: Location
@@ -52,6 +63,7 @@ class Archive:
     tested: Store
     test_rows: list[dict[str, Any]]
     test_marks: MarkTable
+    scored: ScoredTable | None = None
 
     @classmethod
     def of(cls, run: Location, settings: Settings, store: Store, other: Store | None = None) -> "Archive":
@@ -112,20 +124,29 @@ def retrain(archive: Archive, out: Location, command: str) -> Retraining:
 
 
 def label_sets(archive: Archive) -> dict[str, LedgerTable]:
-    """The label sets of the run by name."""
+    """The label sets of the run by name, without those that hold no lesion.
+
+    Raises StoreError for a folder that is no finished harvest or harvested nothing, NoExamplesError without any mark.
+    """
     run, settings = archive.run, archive.settings
     file = run / "ledger.parquet"
     if not file.is_file():
         raise StoreError(f"{run}: no ledger.parquet; give the folder of a finished harvest with --run")
     ledger = checked(LedgerTable, file.read_table(), file)
-    scored = scored_table(run, last_round(run))
+    scored = scored_table(run, last_round(run)) if archive.scored is None else archive.scored
     sets = LabelSets(archive.store, ledger, scored, settings.mining, settings.seed)
     if not sets.knows_all:
         logger.warning(
             "the truth of V_H is not known: what the full truth would gain (%s), and the exchange rate of precision "
             "and recall, are left out", FULL_TRUTH,
         )  # fmt: skip
-    return {name: sets.table(name) for name in sets.names(settings.retrain.exchange_rate)}
+    tables = {name: sets.table(name) for name in sets.names(settings.retrain.exchange_rate)}
+    bare = [name for name, table in tables.items() if not len(rows_where(table, "role", Role.LESION))]
+    if len(bare) == len(tables):
+        raise NoExamplesError(f"{archive.store.path}: no lesion is marked anywhere, there is nothing to learn from")
+    if bare:
+        logger.warning("no detector is trained on %s: no lesion is marked there", ", ".join(bare))
+    return {name: table for name, table in tables.items() if name not in bare}
 
 
 def plan_fits(archive: Archive, sets: Mapping[str, LedgerTable], out: Location) -> list[DetectorFit]:
@@ -161,7 +182,9 @@ def unknown_slices(archive: Archive) -> frozenset[tuple[str, int]]:
     )
 
 
-def cards_of(archive: Archive, out: Location, draw_seed: int = 0) -> dict[str, dict[str, list[Scorecard]]]:
+def cards_of(
+    archive: Archive, sets: Mapping[str, LedgerTable], out: Location, draw_seed: int = 0
+) -> dict[str, dict[str, list[Scorecard]]]:
     """A scorecard for each seed of each label set of each detector, of fits that are done.
 
     draw_seed   which draws of patients the resamples are
@@ -169,7 +192,7 @@ def cards_of(archive: Archive, out: Location, draw_seed: int = 0) -> dict[str, d
     own = archive.settings.retrain
     test = HeldOutSet.of(archive.test_rows, archive.test_marks, archive.tested.ignore())
     cards: dict[str, dict[str, list[Scorecard]]] = {}
-    for fit in plan_fits(archive, label_sets(archive), out):
+    for fit in plan_fits(archive, sets, out):
         tubelets = checked(TubeletTable, (out / FITS / f"{fit.name}.parquet").read_table(), fit.name)
         of_detector = cards.setdefault(short_name(fit.detector), {})
         of_detector.setdefault(fit.label_set, []).append(test.score(tubelets, own.resamples, draw_seed))
@@ -194,7 +217,7 @@ def compare(archive: Archive, sets: Mapping[str, LedgerTable], out: Location, co
         seconds=sum(each["fit_seconds"] + each["detect_seconds"] for each in took),
         detectors=tuple(
             Comparison(name, {label_set: SetScores.of(each) for label_set, each in cards.items()}).figures()
-            for name, cards in cards_of(archive, out).items()
+            for name, cards in cards_of(archive, sets, out).items()
         ),
     )
 

@@ -59,7 +59,7 @@ def run(options: Namespace) -> None:
     archive = Archive.of(folder, settings, store, Store.open(test) if test else None)
     out = folder / FOLDER
     with owned(out), logged_to(out):
-        archive = archive.with_settings(on_ray(settings, out, [store.path]))
+        archive = archive.with_settings(on_ray(settings, out, [store.path, *([test] if test else [])]))
         done = retrain(archive, out, f"harvester retrain {' '.join(sys.argv[2:])}".strip())
         (out / "retrain.png").write_bytes(retraining_picture(done))
     print(text(done))

@@ -1,6 +1,6 @@
 """A study as a page of Markdown and a picture."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from harvester.report.plots import INK, SOFT, image
@@ -127,13 +127,13 @@ def _exchange(own: DetectorFigures) -> Iterator[str]:
 
 
 def _gain(gain: Figure) -> list[str]:
-    low, high = gain.interval or (float("nan"), float("nan"))
-    return [f"{100 * gain.value:+.1f}", f"{100 * low:.1f} to {100 * high:.1f}"]
+    ends = f"{100 * gain.interval[0]:.1f} to {100 * gain.interval[1]:.1f}" if gain.interval else ""
+    return [f"{100 * gain.value:+.1f}", ends]
 
 
 def _points(figure: Figure) -> str:
     value, ends = _gain(figure)
-    return f"{value} [{ends}]"
+    return f"{value} [{ends}]" if ends else value
 
 
 def _ends(figure: Figure) -> str:
@@ -144,11 +144,27 @@ def _share(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _table(head: Sequence[str], rows: object) -> Iterator[str]:
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
     yield f"| {' | '.join(head)} |"
     yield f"|{'---|' * len(head)}"
-    for row in rows:  # type: ignore[attr-defined]
+    for row in rows:
         yield f"| {' | '.join(row)} |"
+
+
+def headline_table(done: StudyResult) -> str:
+    """For README: AP of each detector on each label set, archive by archive."""
+    names = [name for name in SETS if any(one.labels == name for each in _of_all(done) for one in each.sets)]
+    rows = [
+        [each.archive, own.detector, *(f"{ap[name]:.2f}" if name in ap else "" for name in names)]
+        for each in done.detectors
+        for own in each.detectors
+        if (ap := {one.labels: one.ap.value for one in own.sets})
+    ]
+    return "\n".join(_table(["AP on V_D^test", "", *(SETS[name] for name in names)], rows))
+
+
+def _of_all(done: StudyResult) -> list[DetectorFigures]:
+    return [own for each in done.detectors for own in each.detectors]
 
 
 def study_picture(done: StudyResult) -> bytes:

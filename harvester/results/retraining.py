@@ -139,7 +139,7 @@ class Comparison:
         return Figure(value=float(value), interval=(float(low), float(high)))
 
     def _gap_closed(self) -> Figure | None:
-        if FULL_TRUTH not in self.sets or HARVEST not in self.sets:
+        if not {COMPLETE_VM, HARVEST, FULL_TRUTH} <= self.sets.keys():
             return None
         base, harvest, full = (self._ap(name) for name in (COMPLETE_VM, HARVEST, FULL_TRUTH))
         bases, harvests, fulls = (self._aps(name) for name in (COMPLETE_VM, HARVEST, FULL_TRUTH))

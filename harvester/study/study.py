@@ -9,7 +9,7 @@ STUDY/study.json                rows, comparisons with intervals, headline; writ
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -21,7 +21,7 @@ from harvester.distributed.preparation import prepare
 from harvester.errors import StoreError
 from harvester.evaluation.scorecard import Scorecard
 from harvester.results.retraining import Comparison, SetScores
-from harvester.retrain import Archive, cards_of, retrain
+from harvester.retrain import Archive, cards_of, label_sets, retrain
 from harvester.run.first_start import decided
 from harvester.run.folder import Run
 from harvester.run.study import StudyDetectors, StudyResult, StudyRow
@@ -128,8 +128,10 @@ class Study:
         cards: dict[str, dict[str, list[Scorecard]]] = {}
         seeds = patients = lesions = 0
         for seed in self.settings.seeds:
-            base = self.base(archive, seed)
-            own = Archive.of(base, self.of(archive, seed, self.settings.retrain_set), Store.open(base / "store"))
+            base, settings = self.base(archive, seed), self.of(archive, seed, self.settings.retrain_set)
+            looped = Looped.of(Run.open(base, self.of(archive, seed), Store.open(base / "store")))
+            # Other arms' tubelets lie beside the full loop's.
+            own = replace(Archive.of(base, settings, looped.run.store), scored=looped.view.scored)
             try:
                 done = retrain(own, base / "retrain", self.command)
             except StoreError as error:  # a harvest that was refused trains nobody
@@ -137,7 +139,7 @@ class Study:
                 continue
             seeds, patients, lesions = seeds + 1, patients + done.patients, lesions + done.lesions
             self.fitted_seconds += done.seconds
-            for detector, sets in cards_of(own, base / "retrain", draw_seed=seed).items():
+            for detector, sets in cards_of(own, label_sets(own), base / "retrain", draw_seed=seed).items():
                 for name, each in sets.items():
                     cards.setdefault(detector, {}).setdefault(name, []).extend(each)
         figures = tuple(
