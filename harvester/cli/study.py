@@ -10,7 +10,8 @@ share what they have in common, and detectors are trained on the full loop's har
 again, with more seeds or other arms, it goes on where it stopped.
 
 Written to --out (default: runs/<config name>): study.json, study.md, study.png, and each arm's run folder, which MLflow
-has as a run. --write DIR puts the three files there, too.
+has as a run. --write DIR puts the three files there, too, and keeps what stands there of archives that this piece has
+nothing of: a study may be made in pieces, on several machines.
 Exit codes: 0 done, 1 it failed (one line says why), 2 a setting is wrong, 130 stopped by Ctrl-C, 143 SIGTERM.
 """
 
@@ -41,6 +42,7 @@ def run(options: Namespace) -> None:
     from harvester.distributed.cluster import start_ray
     from harvester.report.study import as_markdown
     from harvester.run.log import logged_to
+    from harvester.study.compare import merged
     from harvester.study.study import Study
 
     with owned(out), logged_to(out):
@@ -49,7 +51,11 @@ def run(options: Namespace) -> None:
             require_capacity(settings.settings(archive, settings.seeds[0]).compute)
         typed = " ".join(["harvester study", *sys.argv[2:]])
         done = Study(settings, out, data_root(), typed).run()
-        publish(done, [out, *([lasting(options.write)] if options.write else [])])
+        publish(done, out)
+        if options.write:
+            where = lasting(options.write)
+            before = StudyResult.read(where)
+            publish(merged(before, done) if before else done, where)
     print(as_markdown(done))
     print(f"figures: {out / 'study.json'}, table: {out / 'study.md'}, picture: {out / 'study.png'}")
 
@@ -77,14 +83,13 @@ def piece(
     return whole.model_copy(update=changed)
 
 
-def publish(done: StudyResult, folders: Sequence[Location]) -> None:
+def publish(done: StudyResult, folder: Location) -> None:
     """The figures, the table and the picture."""
     from harvester.report.study import as_markdown, study_picture
 
-    for folder in folders:
-        done.write(folder)
-        (folder / "study.md").write_text(as_markdown(done))
-        (folder / "study.png").write_bytes(study_picture(done))
+    done.write(folder)
+    (folder / "study.md").write_text(as_markdown(done))
+    (folder / "study.png").write_bytes(study_picture(done))
 
 
 parser = command_parser("study", __doc__)

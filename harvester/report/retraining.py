@@ -33,12 +33,21 @@ def retraining_picture(done: Retraining) -> bytes:
 
     def draw(figure: "Figure") -> None:
         axes = figure.subplots(1, panels, squeeze=False)[0]
+        span = _span(done.detectors)
         for own, each in zip(axes, done.detectors, strict=False):
             _sets(own, each, first=own is axes[0])
+            own.set_xlim(*span)
         for own, each in zip(axes[len(done.detectors) :], graded, strict=True):
             _exchange(own, each)
 
     return image(draw, (2.2 + 3.1 * panels, 3.2), dpi=120)
+
+
+def _span(detectors: Sequence[DetectorFigures]) -> tuple[float, float]:
+    """From the lowest to the highest AP of all panels, with some room."""
+    shown = [one.ap for each in detectors for one in each.sets if one.labels in SETS]
+    ends = [end for ap in shown for end in ap.interval or (ap.value, ap.value)]
+    return min(ends) - 0.04, max(ends) + 0.04
 
 
 def _sets(axes: "Axes", own: DetectorFigures, first: bool) -> None:

@@ -2,8 +2,9 @@
 
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from harvester.errors import StoreError
 from harvester.run.retraining import DetectorFigures, Figure
 from harvester.storage.location import Location
 
@@ -93,6 +94,18 @@ class StudyResult(_Frozen):
     arms: tuple[ArmFigures, ...]
     detectors: tuple[StudyDetectors, ...]
     rows: tuple[StudyRow, ...]
+
+    @classmethod
+    def read(cls, folder: Location) -> "StudyResult | None":
+        """That of a folder; None where there is none. Raises StoreError where it is not as written."""
+        file = folder / FILE
+        if not file.is_file():
+            return None
+        try:
+            return cls.model_validate_json(file.read_bytes())
+        except ValidationError as error:
+            why = error.errors()[0]["msg"]
+            raise StoreError(f"{file}: not as harvester writes it ({why}); delete it, then write it anew") from error
 
     def write(self, folder: Location) -> None:
         """As folder/study.json."""

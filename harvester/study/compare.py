@@ -43,6 +43,25 @@ def result(
     )
 
 
+def merged(before: StudyResult, now: StudyResult) -> StudyResult:
+    """A study of pieces: `now`, and the archives of `before` that it has nothing of. Settings are each piece's own."""
+    here = {row.archive for row in now.rows}
+    rows = (*(row for row in before.rows if row.archive not in here), *now.rows)
+    detectors = (*(each for each in before.detectors if each.archive not in here), *now.detectors)
+    others = {row.archive for row in before.rows} - here
+    commands = [*(before.command.split(" && ") if others else []), now.command]
+    return now.model_copy(
+        update={
+            "command": " && ".join(dict.fromkeys(commands)),
+            "seconds": round(now.seconds + (before.seconds if others else 0.0), 1),
+            "headline": headline(rows, detectors),
+            "arms": (*(arm for arm in before.arms if arm.archive in others), *now.arms),
+            "detectors": detectors,
+            "rows": rows,
+        }
+    )
+
+
 def arm_figures(settings: StudySettings, rows: Sequence[StudyRow], rankings: Rankings) -> Iterable[ArmFigures]:
     """Each arm of each archive over the seeds that are done."""
     for archive in settings.archives:
