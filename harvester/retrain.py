@@ -55,6 +55,7 @@ class Archive:
     test_rows    manifest rows of completely marked volumes of patients that nothing was learned from
     test_marks   every lesion in them
     scored       what the run's last round could harvest; None: the newest that lies in its folder
+    ledger       its labels; None: those in its folder
     """
 
     run: Location
@@ -64,6 +65,7 @@ class Archive:
     test_rows: list[dict[str, Any]]
     test_marks: MarkTable
     scored: ScoredTable | None = None
+    ledger: LedgerTable | None = None
 
     @classmethod
     def of(cls, run: Location, settings: Settings, store: Store, other: Store | None = None) -> "Archive":
@@ -129,10 +131,7 @@ def label_sets(archive: Archive) -> dict[str, LedgerTable]:
     Raises StoreError for a folder that is no finished harvest or harvested nothing, NoExamplesError without any mark.
     """
     run, settings = archive.run, archive.settings
-    file = run / "ledger.parquet"
-    if not file.is_file():
-        raise StoreError(f"{run}: no ledger.parquet; give the folder of a finished harvest with --run")
-    ledger = checked(LedgerTable, file.read_table(), file)
+    ledger = read_ledger(run) if archive.ledger is None else archive.ledger
     scored = scored_table(run, last_round(run)) if archive.scored is None else archive.scored
     sets = LabelSets(archive.store, ledger, scored, settings.mining, settings.seed)
     if not sets.knows_all:
@@ -147,6 +146,14 @@ def label_sets(archive: Archive) -> dict[str, LedgerTable]:
     if bare:
         logger.warning("no detector is trained on %s: no lesion is marked there", ", ".join(bare))
     return {name: table for name, table in tables.items() if name not in bare}
+
+
+def read_ledger(run: Location) -> LedgerTable:
+    """A finished harvest's labels. Raises StoreError for a folder that is none."""
+    file = run / "ledger.parquet"
+    if not file.is_file():
+        raise StoreError(f"{run}: no ledger.parquet; give the folder of a finished harvest with --run")
+    return checked(LedgerTable, file.read_table(), file)
 
 
 def plan_fits(archive: Archive, sets: Mapping[str, LedgerTable], out: Location) -> list[DetectorFit]:

@@ -25,6 +25,9 @@ class StudyArchive(Section):
 
     config: str = Field(min_length=1)
     set: tuple[Override, ...] = ()
+    proof: Literal["calibration", "audit"] = Field(
+        "calibration", description="whose list detectors are trained on: V_M's, or that of a reader who knows the truth"
+    )
     rotate: tuple[tuple[Override, ...], ...] = Field(
         (),
         description="roles of its patients: of these lists that of seed % their number; none: the same for all seeds",

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import ValidationError
 
 from harvester.config.fingerprint import settings_hash
@@ -20,14 +22,16 @@ from harvester.distributed.precision import fastest_everywhere
 from harvester.distributed.preparation import prepare
 from harvester.errors import StoreError
 from harvester.evaluation.scorecard import Scorecard
+from harvester.labels.ledger import extend, from_tubelets
+from harvester.records import LedgerTable, Role, Source
 from harvester.results.retraining import Comparison, SetScores
-from harvester.retrain import Archive, cards_of, label_sets, retrain
+from harvester.retrain import Archive, cards_of, label_sets, read_ledger, retrain
 from harvester.run.first_start import decided
 from harvester.run.folder import Run
 from harvester.run.study import StudyDetectors, StudyResult, StudyRow
 from harvester.storage.location import Location
 from harvester.store.store import Store
-from harvester.study.arms import OF_THE_FULL_LOOP, RULES, Looped, Outcome
+from harvester.study.arms import OF_THE_FULL_LOOP, RULES, Looped, Outcome, oracle_audit
 from harvester.study.compare import Rankings, result
 from harvester.study.ranking import Ranking
 from harvester.study.settings import FULL, StudyArm, StudySettings
@@ -132,6 +136,8 @@ class Study:
             looped = Looped.of(Run.open(base, self.of(archive, seed), Store.open(base / "store")))
             # Other arms' tubelets lie beside the full loop's.
             own = replace(Archive.of(base, settings, looped.run.store), scored=looped.view.scored)
+            if self.settings.archives[archive].proof == "audit":
+                own = replace(own, ledger=audited(looped, read_ledger(base)))
             try:
                 done = retrain(own, base / "retrain", self.command)
             except StoreError as error:  # a harvest that was refused trains nobody
@@ -147,6 +153,14 @@ class Study:
             for detector, sets in cards.items()
         )
         return StudyDetectors(archive=archive, seeds=seeds, patients=patients, lesions=lesions, detectors=figures)
+
+
+def audited(looped: Looped, ledger: LedgerTable) -> LedgerTable:
+    """The labels of a loop with what a reader who knows the truth proved in place of what V_M did."""
+    taken, _ = oracle_audit(looped, looped.run.settings.operating_point.level)
+    harvested = pc.is_in(ledger["source"], pa.array([Source.HARVESTED.value]))
+    others = LedgerTable(ledger.filter(pc.invert(harvested)))
+    return extend(others, from_tubelets(taken, Role.LESION, Source.HARVESTED, looped.last, "", looped.run.id))
 
 
 def row_key(settings: Settings, store: Store, arm: StudyArm) -> str:

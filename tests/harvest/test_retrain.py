@@ -122,7 +122,16 @@ def test_what_cannot_be_retrained_is_said(night: Path, settings: Settings, store
 def test_a_studys_arms_share_the_steps_of_the_full_loop(night: Path, store: Store, tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(SETTINGS)
     (tmp_path / "small.yaml").write_text(f"""
-archives: {{tiny: {{config: {tmp_path / "tiny.yaml"}}}}}
+archives: {{tiny: {{config: {tmp_path / "tiny.yaml"}, proof: audit}}}}
+retrain: [tiny]
+retrain_set:
+  - retrain.detectors=[fcos]
+  - retrain.steps=1
+  - retrain.batch_images=2
+  - retrain.crop_px=64
+  - retrain.seeds=1
+  - retrain.exchange_rate=false
+  - retrain.resamples=20
 seeds: [0]
 resamples: 50
 arms:
@@ -154,6 +163,11 @@ arms:
     assert rows["union"].harvested >= full.harvested and rows["audit"].reviewed > 0
     assert done.headline.certified_pairs == 1 and done.headline.precision == summary["final"]["precision"]
     assert {arm.arm for arm in done.arms if arm.rival} == {"missing_ranking", "self_training"}
+    (trained,) = done.detectors
+    assert (trained.archive, trained.seeds, trained.patients) == ("tiny", 1, 2)
+    assert [each.labels for each in trained.detectors[0].sets] == SETS
+    labels = pq.read_table(base / "retrain" / "labels" / "harvest.parquet").to_pylist()
+    assert sum(row["source"] == "harvested" for row in labels) == rows["audit"].harvested > 0
     made = {file.name: file.stat().st_mtime_ns for file in (base / "rows").iterdir()}
     again = Study(study.settings, study.folder, None, "harvester study").run()
     assert again == done
