@@ -97,6 +97,12 @@ class TruthEvaluator:
         found = zip(lesions["volume_id"].to_pylist(), self._found(lesions).correct.tolist(), strict=True)
         return [right if self.known and volume_id in test else None for volume_id, right in found]
 
+    def finds(self, lesions: SelectedTable) -> list[int | None]:
+        """How many hidden lesions each tubelet is the first to find: None outside V_H^test."""
+        test = set(self._test(lesions)["volume_id"].to_pylist())
+        found = zip(lesions["volume_id"].to_pylist(), self._found(lesions).new_hits.tolist(), strict=True)
+        return [count if self.known and volume_id in test else None for volume_id, count in found]
+
     def missed(self, lesions: SelectedTable) -> MarkTable:
         """The hidden lesions that no harvested tubelet finds."""
         return self.lesions.filter(pa.array(self._found(lesions).mark_hit_by < 0))

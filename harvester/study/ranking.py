@@ -14,7 +14,7 @@ from harvester.results.truth import TruthEvaluator
 
 PRECISION: Final = 0.90
 SCHEMA: Final = schema_of(
-    ("patient", pa.int32()), ("score", pa.float64()), ("correct", pa.bool_()), ("taken", pa.bool_())
+    ("patient", pa.int32()), ("score", pa.float64()), ("found", pa.int32()), ("taken", pa.bool_())
 )
 
 
@@ -23,14 +23,14 @@ class Ranking:
     """What an arm says of V_H^test, best first.
 
     patient  (n,) number of each tubelet's patient
-    correct  (n,) whether it is the first on a hidden lesion
+    found    (n,) of how many hidden lesions it is the first: one at most, but for boxes on two that touch
     taken    (n,) whether the arm harvests it
     lesions  (patients,) hidden lesions of each patient
     """
 
     patient: Integers
     score: Floats
-    correct: Integers
+    found: Integers
     taken: Integers
     lesions: Integers
 
@@ -39,8 +39,8 @@ class Ranking:
         """From V_H's candidates with their scores, and those that are harvested; what is no V_H^test is left out."""
         number, lesions = lesions_by_patient(truth)
         ordered = candidates.take(np.argsort(-candidates["score"].to_numpy(), kind="stable"))
-        rights = truth.correct(ordered)
-        known = [right is not None for right in rights]
+        finds = truth.finds(ordered)
+        known = [found is not None for found in finds]
         ordered = ordered.filter(pa.array(known, pa.bool_()))
         chosen = {
             (row["volume_id"], row["tubelet_id"]) for row in taken.select(["volume_id", "tubelet_id"]).to_pylist()
@@ -49,7 +49,7 @@ class Ranking:
         return cls(
             np.array([number[patient] for patient in values(ordered["patient_id"])], np.int64),
             ordered["score"].to_numpy(),
-            np.array([bool(right) for right in rights if right is not None], np.int64),
+            np.array([found for found in finds if found is not None], np.int64),
             np.array([key in chosen for key in keys], np.int64),
             lesions,
         )
@@ -59,7 +59,7 @@ class Ranking:
         columns: dict[str, Any] = {
             "patient": self.patient.astype(np.int32),
             "score": self.score,
-            "correct": self.correct.astype(bool),
+            "found": self.found.astype(np.int32),
             "taken": self.taken.astype(bool),
         }
         return pa.table(columns, SCHEMA)
@@ -67,22 +67,23 @@ class Ranking:
     @classmethod
     def from_table(cls, table: pa.Table, lesions: Sequence[int]) -> "Ranking":
         """The same again."""
-        patient, score, correct, taken = (table[name].to_numpy(zero_copy_only=False) for name in SCHEMA.names)
-        return cls(patient.astype(np.int64), score, correct.astype(np.int64), taken.astype(np.int64), np.array(lesions))
+        patient, score, found, taken = (table[name].to_numpy(zero_copy_only=False) for name in SCHEMA.names)
+        return cls(patient.astype(np.int64), score, found.astype(np.int64), taken.astype(np.int64), np.array(lesions))
 
     def recall_at_precision(self, weights: Floats | None = None) -> Floats:
         """(b,) the highest recall with at least PRECISION, in hindsight; weights (b, patients): how often each is
         drawn."""
         weights = np.ones((1, len(self.lesions))) if weights is None else weights
         own = weights[:, self.patient]
-        right, seen = np.cumsum(own * self.correct, axis=1), np.cumsum(own, axis=1)
-        reached = np.where(right >= PRECISION * seen, right, 0.0).max(axis=1, initial=0.0)
+        right, seen = np.cumsum(own * (self.found > 0), axis=1), np.cumsum(own, axis=1)
+        found = np.cumsum(own * self.found, axis=1)
+        reached = np.where(right >= PRECISION * seen, found, 0.0).max(axis=1, initial=0.0)
         return np.asarray(reached / np.maximum(weights @ self.lesions, 1))
 
     def recall(self, weights: Floats | None = None) -> Floats:
         """(b,) of the arm's own list."""
         weights = np.ones((1, len(self.lesions))) if weights is None else weights
-        found = weights[:, self.patient] @ (self.correct * self.taken)
+        found = weights[:, self.patient] @ (self.found * self.taken)
         return np.asarray(found / np.maximum(weights @ self.lesions, 1))
 
 

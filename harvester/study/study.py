@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -38,7 +39,7 @@ from harvester.study.settings import FULL, StudyArm, StudySettings
 
 logger = logging.getLogger(__name__)
 
-ROWS_VERSION = 1
+ROWS_VERSION: Final = 2
 """Raised where a release makes a row otherwise from the same inputs."""
 
 
@@ -173,7 +174,7 @@ def row_of(named: tuple[str, int, str, str], outcome: Outcome, seconds: float) -
     """An outcome in numbers. named: archive, seed, arm and key."""
     archive, seed, arm, key = named
     ranking = outcome.ranking
-    harvested, right = int(ranking.taken.sum()), int((ranking.taken * ranking.correct).sum())
+    harvested, right = int(ranking.taken.sum()), int((ranking.taken * (ranking.found > 0)).sum())
     return StudyRow(
         archive=archive,
         seed=seed,

@@ -10,6 +10,9 @@ import pytest
 
 from harvester.cli.main import COMMANDS
 from harvester.config.loading import resolve
+from harvester.report.study import as_markdown, headline_table
+from harvester.run.study import StudyResult
+from harvester.storage.location import Location
 from harvester.study.settings import read_study
 
 REPO = Path(__file__).parents[2]
@@ -110,3 +113,10 @@ def test_no_text_holds_what_a_merge_left() -> None:
     files = [*TEXTS, REPO / "CHANGELOG.md", *(REPO / "docs").rglob("*.md"), *(REPO / "configs").rglob("*.yaml")]
     left = [file.name for file in files if re.search(r"^(?:<{7} |>{7} |={7}$)", file.read_text(), re.MULTILINE)]
     assert left == []
+
+
+def test_the_studys_figures_in_the_texts_are_those_of_its_file() -> None:
+    done = StudyResult.read(Location.of(REPO / "docs"))
+    assert done is not None and done.detectors
+    assert headline_table(done) in (REPO / "README.md").read_text()
+    assert (REPO / "docs" / "study.md").read_text() == as_markdown(done)
