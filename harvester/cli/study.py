@@ -16,7 +16,6 @@ Exit codes: 0 done, 1 it failed (one line says why), 2 a setting is wrong, 130 s
 """
 
 import logging
-import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,8 +48,7 @@ def run(options: Namespace) -> None:
         start_ray()
         for archive in settings.archives:
             require_capacity(settings.settings(archive, settings.seeds[0]).compute)
-        typed = " ".join(["harvester study", *sys.argv[2:]])
-        done = Study(settings, out, data_root(), typed).run()
+        done = Study(settings, out, data_root(), typed(options)).run()
         publish(done, out)
         if options.write:
             where = lasting(options.write)
@@ -58,6 +56,13 @@ def run(options: Namespace) -> None:
             publish(merged(before, done) if before else done, where)
     print(as_markdown(done))
     print(f"figures: {out / 'study.json'}, table: {out / 'study.md'}, picture: {out / 'study.png'}")
+
+
+def typed(options: Namespace) -> str:
+    """The command that gives the same figures: where they are put is nobody's business."""
+    chosen = {"config": [options.config], "only": options.only, "seeds": options.seeds, "arms": options.arms}
+    parts = [f"--{name} {' '.join(map(str, values))}" for name, values in chosen.items() if values]
+    return " ".join(["harvester study", *parts])
 
 
 def piece(

@@ -33,9 +33,9 @@ def retraining_picture(done: Retraining) -> bytes:
 
     def draw(figure: "Figure") -> None:
         axes = figure.subplots(1, panels, squeeze=False)[0]
-        span = _span(done.detectors)
+        span = ap_span(done.detectors)
         for own, each in zip(axes, done.detectors, strict=False):
-            _sets(own, each, first=own is axes[0])
+            draw_sets(own, each, named=own is axes[0])
             own.set_xlim(*span)
         for own, each in zip(axes[len(done.detectors) :], graded, strict=True):
             _exchange(own, each)
@@ -43,14 +43,15 @@ def retraining_picture(done: Retraining) -> bytes:
     return image(draw, (2.2 + 3.1 * panels, 3.2), dpi=120)
 
 
-def _span(detectors: Sequence[DetectorFigures]) -> tuple[float, float]:
+def ap_span(detectors: Sequence[DetectorFigures]) -> tuple[float, float]:
     """From the lowest to the highest AP of all panels, with some room."""
     shown = [one.ap for each in detectors for one in each.sets if one.labels in SETS]
     ends = [end for ap in shown for end in ap.interval or (ap.value, ap.value)]
     return min(ends) - 0.04, max(ends) + 0.04
 
 
-def _sets(axes: "Axes", own: DetectorFigures, first: bool) -> None:
+def draw_sets(axes: "Axes", own: DetectorFigures, named: bool) -> None:
+    """AP of each label set with its interval; the sets' names beside them where asked."""
     shown = [each for name in SETS for each in own.sets if each.labels == name]
     for place, each in enumerate(reversed(shown)):
         colour = COLOURS.get(each.labels, SOFT)
@@ -59,7 +60,7 @@ def _sets(axes: "Axes", own: DetectorFigures, first: bool) -> None:
         axes.plot(each.ap.value, place, color=colour, marker="o", markersize=7)
         axes.annotate(f"{each.ap.value:.2f}", (each.ap.value, place), (0, 7), textcoords="offset points", ha="center")
     names = [SETS[each.labels] for each in reversed(shown)]
-    axes.set_yticks(range(len(shown)), names if first else [""] * len(shown))
+    axes.set_yticks(range(len(shown)), names if named else [""] * len(shown))
     axes.set(title=own.detector, xlabel="AP on V_D^test", ylim=(-0.5, len(shown) - 0.3))
 
 

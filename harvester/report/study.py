@@ -4,10 +4,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from harvester.report.plots import INK, SOFT, image
-from harvester.report.retraining import SETS
+from harvester.report.retraining import SETS, ap_span, draw_sets
 from harvester.run.retraining import DetectorFigures, Figure
 from harvester.run.study import ArmFigures, StudyDetectors, StudyResult
-from harvester.text import duration
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +23,7 @@ BLUE: Final = "#2f7fe0"
 
 def as_markdown(done: StudyResult) -> str:
     """docs/study.md: tables with intervals, and what they were made with."""
-    made = f"harvester {done.harvester}, settings {done.settings_hash}; {duration(done.seconds)} of work"
+    made = f"harvester {done.harvester}, settings {done.settings_hash}"
     lines = [
         "# Study: what each part is worth, against rivals, and what the harvest gives detectors",
         "",
@@ -177,8 +176,10 @@ def study_picture(done: StudyResult) -> bytes:
         axes = canvas.subplots(1, len(archives) + len(panels), squeeze=False)[0]
         for own, archive in zip(axes, archives, strict=False):
             _gains(own, [arm for arm in done.arms if arm.archive == archive], archive)
+        span = ap_span(_of_all(done)) if panels else (0.0, 1.0)
         for own, (each, detector) in zip(axes[len(archives) :], panels, strict=True):
-            _sets(own, each, detector)
+            draw_sets(own, detector, named=detector is each.detectors[0])
+            own.set(xlim=span, title=f"{each.archive}: {detector.detector}")
 
     most = max((sum(arm.archive == archive for arm in done.arms) for archive in archives), default=1)
     return image(draw, (4.4 * (len(archives) + len(panels)), 1.6 + 0.32 * max(most, 6)), dpi=110)
@@ -195,13 +196,3 @@ def _gains(axes: "Axes", arms: Sequence[ArmFigures], archive: str) -> None:
     axes.axvline(0, color=INK, linewidth=1)
     axes.set_yticks(range(len(shown)), [arm.arm.replace("_", " ") for arm in shown])
     axes.set(title=f"{archive}: against the full loop", xlabel="recall at precision 0.90, points")
-
-
-def _sets(axes: "Axes", each: StudyDetectors, own: DetectorFigures) -> None:
-    shown = [one for name in SETS for one in own.sets if one.labels == name][::-1]
-    for place, one in enumerate(shown):
-        if one.ap.interval:
-            axes.plot(one.ap.interval, (place, place), color=BLUE, linewidth=2)
-        axes.plot(one.ap.value, place, color=BLUE, marker="o")
-    axes.set_yticks(range(len(shown)), [SETS[one.labels] for one in shown])
-    axes.set(title=f"{each.archive}: {own.detector}", xlabel="AP on V_D^test")

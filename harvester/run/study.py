@@ -89,7 +89,9 @@ class StudyResult(_Frozen):
     command: str
     settings: dict[str, Any]
     settings_hash: str
-    seconds: float = Field(description="of all arms, as they were first made, and all fits of detectors")
+    seconds: float = Field(
+        description="it took: arms that were not made before, and all fits of detectors as if one after the other"
+    )
     headline: Headline
     arms: tuple[ArmFigures, ...]
     detectors: tuple[StudyDetectors, ...]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from harvester.cli.study import piece
+from harvester.cli.study import parser, piece, typed
 from harvester.errors import SettingsError
 from harvester.study.settings import FULL, StudySettings, read_study
 
@@ -82,3 +82,20 @@ def test_the_study_that_ships_resolves_for_every_arm_and_seed() -> None:
             vh, vd = (getattr(settings.data.insertion, f"{split}_backgrounds") for split in ("vh_test", "vd_test"))
             assert not set(vh) & set(vd)
     assert sum(arm.rival for arm in study.arms.values()) >= 3
+
+
+def test_the_command_that_is_written_down_names_no_folder_of_this_machine() -> None:
+    given = [
+        "--config",
+        "study",
+        "--only",
+        "phantoms",
+        "--seeds",
+        "1",
+        "2",
+        "--out",
+        "/home/me/x",
+        "--write",
+        "/home/me/y",
+    ]
+    assert typed(parser.parse_args(given)) == "harvester study --config study --only phantoms --seeds 1 2"
