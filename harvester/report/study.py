@@ -120,18 +120,18 @@ def _detectors(done: StudyDetectors) -> Iterator[str]:
 def _exchange(own: DetectorFigures) -> Iterator[str]:
     rate = own.exchange_rate
     assert rate is not None  # noqa: S101  the caller has looked
-    recall, precision = (_points(each) for each in (rate.ap_per_point_of_recall, rate.ap_per_point_of_precision))
+    recall, precision = (_points(each, 2) for each in (rate.ap_per_point_of_recall, rate.ap_per_point_of_precision))
     said = f"is worth {recall} points of AP, a point of its precision {precision}"
     yield f"{own.detector}: a point of a harvest's recall {said}."
 
 
-def _gain(gain: Figure) -> list[str]:
-    ends = f"{100 * gain.interval[0]:.1f} to {100 * gain.interval[1]:.1f}" if gain.interval else ""
-    return [f"{100 * gain.value:+.1f}", ends]
+def _gain(gain: Figure, digits: int = 1) -> list[str]:
+    ends = " to ".join(f"{100 * end:.{digits}f}" for end in gain.interval or ())
+    return [f"{100 * gain.value:+.{digits}f}", ends]
 
 
-def _points(figure: Figure) -> str:
-    value, ends = _gain(figure)
+def _points(figure: Figure, digits: int = 1) -> str:
+    value, ends = _gain(figure, digits)
     return f"{value} [{ends}]" if ends else value
 
 

@@ -72,7 +72,7 @@ def test_the_page_has_every_arm_detector_and_gain() -> None:
     assert "1 seeds; 5 unmarked lesions of 2 patients in all" in page
     assert "| fcos | + harvest | 0.310 | 0.290 to 0.330 | 0.155 |" in page
     assert "| faster_rcnn | gap to the full truth closed, % | +40.0 | 38.0 to 42.0 |" in page
-    assert "is worth +0.1 [-1.9 to 2.1] points of AP" in page
+    assert "is worth +0.12 [-1.88 to 2.12] points of AP" in page
     assert "truth_p90" not in page and max(map(len, page.splitlines())) < 400
 
 
