@@ -68,9 +68,9 @@ def _exchange(axes: "Axes", own: DetectorFigures) -> None:
     grid = {_grade(each): each.ap.value for each in own.sets if _grade(each)}
     precisions, recalls = (sorted({key[axis] for key in grid if key}) for axis in (0, 1))
     values = np.array([[grid[(p, r)] for r in recalls] for p in precisions])
-    axes.imshow(
-        values, origin="lower", cmap="Blues", aspect="auto", vmin=values.min() - np.ptp(values), vmax=values.max()
-    )
+    low, span = values.min(), max(float(np.ptp(values)), 0.01)
+    # The lighter half of the colours: figures stand on them.
+    axes.imshow(values, origin="lower", cmap="Blues", aspect="auto", vmin=low - 0.3 * span, vmax=low + 2.5 * span)
     for row, line in enumerate(values):
         for column, value in enumerate(line):
             axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=INK)
