@@ -106,8 +106,7 @@ def retrain(archive: Archive, out: Location, command: str) -> Retraining:
     Raises StoreError for a run that harvested nothing, NoExamplesError for an archive without a mark.
     """
     settings = archive.settings
-    for name in settings.retrain.detectors:
-        build(name, settings)  # what is wrong with one is said before hours of the others
+    require_detectors(settings)
     sets = label_sets(archive)
     for name, table in sets.items():
         (out / LABELS / f"{name}.parquet").write_table(table)
@@ -123,6 +122,12 @@ def retrain(archive: Archive, out: Location, command: str) -> Retraining:
     done = compare(archive, sets, out, command)
     done.write(out)
     return done
+
+
+def require_detectors(settings: Settings) -> None:
+    """Build each detector once: what is wrong with one is said before hours of the others. Raises SettingsError."""
+    for name in settings.retrain.detectors:
+        build(name, settings)
 
 
 def label_sets(archive: Archive) -> dict[str, LedgerTable]:

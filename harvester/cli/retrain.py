@@ -52,10 +52,11 @@ def run(options: Namespace) -> None:
     # Torch and Ray take seconds: help and a wrong setting are answered before.
     from harvester.cli.run_harvest import on_ray
     from harvester.report.retraining import retraining_picture
-    from harvester.retrain import Archive, retrain
+    from harvester.retrain import Archive, require_detectors, retrain
     from harvester.run.log import logged_to
     from harvester.run.tracking import sync
 
+    require_detectors(settings)
     archive = Archive.of(folder, settings, store, Store.open(test) if test else None)
     out = folder / FOLDER
     with owned(out), logged_to(out):

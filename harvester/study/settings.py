@@ -87,7 +87,11 @@ def read_study(file: Path) -> StudySettings:
     found = shipped.named(file)
     try:
         tree: Any = parse(found.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except OSError as error:
+        raise SettingsError(
+            f"--config {file}: cannot be read ({error.strerror}); give a YAML file, or: study"
+        ) from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise SettingsError(f"--config {file}: cannot be read as YAML ({str(error).splitlines()[0]})") from None
     try:
         return StudySettings.model_validate({"name": found.stem, **(tree or {})})

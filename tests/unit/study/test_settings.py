@@ -55,6 +55,13 @@ def test_what_is_wrong_is_said_in_a_line(tmp_path: Path, old: str, new: str, sai
     assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_a_config_that_is_not_there_is_said_with_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(
+        SettingsError, match=r"cannot be read \(No such file or directory\); give a YAML file, or: study"
+    ):
+        read_study(tmp_path / "none.yaml")
+
+
 def test_a_piece_of_a_study_keeps_what_belongs_to_it(tmp_path: Path) -> None:
     study = study_of(tmp_path)
     part = piece(study, ["easy"], [5])
