@@ -191,6 +191,8 @@ def oracle_audit(full: Looped, level: float) -> tuple[SelectedTable, int]:
     point = view.settings.operating_point
     cuts = score_cuts(view.accepted(selected.choice, 0.0))
     found = view.reaching(selected.choice, cuts[-1])
+    if not len(found):
+        return found, 0
     sizes = rungs([int((found["score"].to_numpy() >= cut).sum()) for cut in cuts], len(found))
     rng = np.random.default_rng(view.settings.seed)
     planted = {f"planted-{at}": lesion for at, (_, lesion) in enumerate(controls(view, selected.choice, PLANTED, rng))}
@@ -215,7 +217,8 @@ def oracle_audit(full: Looped, level: float) -> tuple[SelectedTable, int]:
             break
         proven = size
     kept = [find for find in ranked[:proven] if said.get(find) != Verdict.REJECTED]
-    return SelectedTable(found.take([ranked.index(find) for find in kept])), len(said)
+    rows = pa.array([ranked.index(find) for find in kept], pa.int64())  # none at all are rows, too
+    return SelectedTable(found.take(rows)), len(said)
 
 
 RULES: Final[dict[str, Callable[[Run, Any], Outcome]]] = {
