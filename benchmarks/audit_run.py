@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from harvester.certificate.audit import Verdict, claim_of, standing
+from harvester.certificate.audit import Verdict, read_through
 from harvester.certificate.audit_folder import AuditFolder
 from harvester.cli.audit import certify_run
 from harvester.cli.places import run_folder
@@ -69,22 +69,16 @@ def truth_of(folder: AuditFolder, evaluator: TruthEvaluator) -> dict[str, bool]:
 
 def read(folder: AuditFolder, truth: dict[str, bool], accepts: float, rejects: float, rng: np.random.Generator) -> int:
     """How many screens it took to prove what can be proven."""
-    deck, plan = folder.plan.deck, folder.plan
-    said: dict[str, Verdict] = {}
+    plan = folder.plan
     with folder.reading("oracle") as reader:
-        for rung in range(len(deck.sizes)):
-            members = deck.members(rung)
-            for find in deck.screens(rung):
-                claim = claim_of(deck, said, plan.target, plan.level)
-                if standing(members, said, claim).proven_at:
-                    break
-                if find not in said:
-                    yes = rng.random() >= rejects if truth[find] else rng.random() < accepts
-                    said[find] = Verdict.ACCEPTED if yes else Verdict.REJECTED
-                    reader.say(find, said[find])
-            if not standing(members, said, claim_of(deck, said, plan.target, plan.level)).proven_at:
-                break
-    return len(said)
+
+        def answer(find: str) -> Verdict:
+            yes = rng.random() >= rejects if truth[find] else rng.random() < accepts
+            verdict = Verdict.ACCEPTED if yes else Verdict.REJECTED
+            reader.say(find, verdict)
+            return verdict
+
+        return len(read_through(plan.deck, answer, plan.target, plan.level)[0])
 
 
 if __name__ == "__main__":

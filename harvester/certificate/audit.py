@@ -17,7 +17,7 @@ among the others: from what share of them is accepted follows how much higher th
 import hashlib
 import math
 from bisect import bisect_left
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import takewhile
@@ -263,6 +263,28 @@ def standings(deck: Deck, verdicts: Mapping[str, Verdict], claim: Claim) -> list
         if found[-1].proven_at is None:
             break
     return found
+
+
+def read_through(
+    deck: Deck, answer: Callable[[str], Verdict], target: float, level: float
+) -> tuple[dict[str, Verdict], int]:
+    """All verdicts of a reader who looks until the strictest rung is proven, then the next, until one is not.
+
+    Gives them, and the size of the largest proven rung, 0 for none. For rehearsals: a person reads the page.
+    """
+    said: dict[str, Verdict] = {}
+    proven = 0
+    for rung, size in enumerate(deck.sizes):
+        members = deck.members(rung)
+        for find in deck.screens(rung):
+            if standing(members, said, claim_of(deck, said, target, level)).proven_at:
+                break
+            if find not in said:
+                said[find] = answer(find)
+        if not standing(members, said, claim_of(deck, said, target, level)).proven_at:
+            break
+        proven = size
+    return said, proven
 
 
 def standing(members: Sequence[str], verdicts: Mapping[str, Verdict], claim: Claim) -> Standing:

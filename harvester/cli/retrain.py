@@ -26,21 +26,12 @@ from harvester.cli.console import command, command_parser
 from harvester.cli.places import run_folder, store_folder
 from harvester.errors import HarvesterError, one_line
 from harvester.run.folder import settings_of, store_of
-from harvester.run.retraining import FILE, FOLDER, ExchangeRate, Figure, Retraining
+from harvester.run.retraining import FILE, FOLDER, SETS, ExchangeRate, Figure, Retraining
 from harvester.storage.owner import owned
 from harvester.store.store import Store
 from harvester.text import duration, table
 
 logger = logging.getLogger(__name__)
-
-NAMES = {
-    "clinical": "clinical marks",
-    "complete_vm": "+ V_M's other lesions",
-    "harvest": "+ harvest",
-    "hard_negatives": "+ hard negatives",
-    "placebo": "placebo: random for the harvest",
-    "full_truth": "full truth",
-}
 
 
 def run(options: Namespace) -> None:
@@ -77,8 +68,8 @@ def text(done: Retraining) -> str:
     rows, said = [head], []
     for each in done.detectors:
         for one in each.sets:
-            if one.labels in NAMES:
-                named = [NAMES[one.labels], str(done.labels[one.labels])]
+            if one.labels in SETS:
+                named = [SETS[one.labels], str(done.labels[one.labels])]
                 rows.append([each.detector, *named, *_cells(one.ap), *_cells(one.sensitivity)])
         for name, gain in each.gains.items():
             said.append([each.detector, name, f"{100 * gain.value:+.1f}", _interval(gain, 100)])

@@ -7,21 +7,12 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from harvester.report.plots import INK, SOFT, image
-from harvester.run.retraining import DetectorFigures, Retraining, SetFigures
+from harvester.run.retraining import SETS, DetectorFigures, Retraining, SetFigures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SETS: Final = {
-    "clinical": "clinical marks",
-    "complete_vm": "+ V_M's other lesions",
-    "placebo": "placebo: random for the harvest",
-    "harvest": "+ harvest",
-    "hard_negatives": "+ hard negatives",
-    "full_truth": "full truth",
-}
-"""As they stand in the picture, and in what words."""
 COLOURS: Final = {"harvest": "#2f7fe0", "hard_negatives": "#2f7fe0", "full_truth": "#1f9d4c"}
 GRADED: Final = re.compile(r"truth_p(\d+)_r(\d+)")
 

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from harvester.report.plots import INK, SOFT, image
-from harvester.report.retraining import SETS, ap_span, draw_sets
-from harvester.run.retraining import DetectorFigures, Figure
+from harvester.report.retraining import ap_span, draw_sets
+from harvester.run.retraining import SETS, DetectorFigures, Figure
 from harvester.run.study import ArmFigures, StudyDetectors, StudyResult
 
 if TYPE_CHECKING:

@@ -93,11 +93,9 @@ def draw(run: Location, store: Store, settings: Settings, seed: int, planted: in
     Raises StoreError where nothing is there to be audited, and where the same list was drawn before.
     """
     looked = Looked.at(run, store, settings)
-    found = looked.view.reaching(looked.choice, looked.cuts[-1])
+    found, sizes = cut_list(looked.view, looked.choice, looked.cuts)
     if not len(found):
         raise StoreError(f"{run}: nothing of V_H scores {looked.cuts[-1]:.3f} or more: there is nothing to be audited")
-    score = found["score"].to_numpy()
-    sizes = rungs([int((score >= cut).sum()) for cut in looked.cuts], len(found))
     rng = np.random.default_rng((seed, len(attempts(run))))
     known = controls(looked.view, looked.choice, planted, rng)
     scored = table_hash(looked.view.scored)
@@ -107,6 +105,13 @@ def draw(run: Location, store: Store, settings: Settings, seed: int, planted: in
     made = drawn(run, candidates, (point.target_precision, level_of_attempt(point.level, attempt)), attempt, seed)
     (Location.of(made.path) / HITS).write_table(looked.view.accepted(looked.choice, looked.cuts[-1]))
     return made
+
+
+def cut_list(view: RoundView, choice: ScoreFusion, cuts: Array) -> tuple[SelectedTable, tuple[int, ...]]:
+    """What reaches the lowest of these falling scores, best first, and the sizes of its rungs."""
+    found = view.reaching(choice, cuts[-1])
+    score = found["score"].to_numpy()
+    return found, rungs([int((score >= cut).sum()) for cut in cuts], len(found))
 
 
 def draw_teaching(run: Location, store: Store, settings: Settings, count: int, seed: int) -> AuditFolder:

@@ -10,6 +10,15 @@ from harvester.storage.location import Location
 FILE: Final = "retrain.json"
 FOLDER: Final = "retrain"
 """In a run's folder."""
+SETS: Final = {
+    "clinical": "clinical marks",
+    "complete_vm": "+ V_M's other lesions",
+    "placebo": "placebo: random for the harvest",
+    "harvest": "+ harvest",
+    "hard_negatives": "+ hard negatives",
+    "full_truth": "full truth",
+}
+"""The label sets (results/label_sets.py) in words, as they stand in tables and pictures; graded ones are in none."""
 Interval = tuple[float, float] | None
 
 

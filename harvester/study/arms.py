@@ -9,14 +9,14 @@ teacher_student  the generator alone, whose running mean adds what it is sure of
 missing_ranking  the first round's proposals that match no mark, by score, as many as the full loop harvests
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 
-from harvester.certificate.audit import Deck, Verdict, claim_of, level_of_attempt, rungs, standing
+from harvester.certificate.audit import Deck, Verdict, level_of_attempt, read_through
 from harvester.certificate.selection import Calibration, SelectedPoint, select_point
 from harvester.errors import StepError
 from harvester.evaluation.matching import tubelet_overlaps
@@ -27,9 +27,9 @@ from harvester.mining.candidates import candidates, split_of
 from harvester.mining.fusion import select
 from harvester.mining.round_view import RoundView, StoreTables
 from harvester.records import PARTLY_MARKED, SELECTED, Role, SelectedTable, Source, TubeletTable, checked, values
-from harvester.results.audit import PLANTED, controls, score_cuts
+from harvester.results.audit import PLANTED, controls, cut_list, score_cuts
 from harvester.results.history import History
-from harvester.run.folder import Run
+from harvester.run.folder import Artifact, Run
 from harvester.run.tracking import Tracker
 from harvester.study.ranking import Ranking
 
@@ -129,33 +129,32 @@ def both(run: Run, full: Looped) -> Outcome:
 
 def self_training(run: Run, full: Looped) -> Outcome:
     """Rounds of the generator alone: what scores FIXED_CUT and more are lesions of the next round."""
-    known = StoreTables.of(run.store, run.settings)
-    ledger, start = known.ledger, run.starting("generator")
-    places = extrude_marks(exclusion_labels(known.ledger), known.manifest)
+    ledger, start = StoreTables.of(run.store, run.settings).ledger, run.starting("generator")
     for k in range(run.settings.rounds):
-        lpg = train_generator(run, k, ledger, start)
-        tubelets = checked(TubeletTable, propose(run, k, lpg).path.read_table())
-        mine = candidates(split_of(tubelets, known.manifest, *PARTLY_MARKED), places, run.settings.mining)
-        ranked = by_generator(mine)
-        taken = SelectedTable(ranked.filter(pa.array(ranked["score"].to_numpy() >= FIXED_CUT)))
+        start = train_generator(run, k, ledger, start)
+        ranked, taken = proposals(run, k, start, FIXED_CUT)
         found = ledgers.from_tubelets(taken, Role.LESION, Source.HARVESTED, k, "", run.id)
         ledger = ledgers.extend(ledgers.persistent(ledger), found)
-        start = lpg
     return Outcome(Ranking.of(ranked, taken, full.history.truth), None)
 
 
 def teacher_student(run: Run, full: Looped) -> Outcome:
     """The generator alone, its teacher's confident boxes among each step's targets, fitted once, as long as the full
     loop's generators in all rounds; what its teacher would believe is the harvest."""
+    ledger = StoreTables.of(run.store, run.settings).ledger
+    lpg = train_generator(run, 0, ledger, run.starting("generator"))
+    ranked, taken = proposals(run, 0, lpg, run.settings.teacher.cut)
+    return Outcome(Ranking.of(ranked, taken, full.history.truth), None)
+
+
+def proposals(run: Run, k: int, lpg: Artifact, cut: float) -> tuple[SelectedTable, SelectedTable]:
+    """What a generator proposes in V_H and nobody knows, best first; and of it what scores `cut` and more."""
     known = StoreTables.of(run.store, run.settings)
-    lpg = train_generator(run, 0, known.ledger, run.starting("generator"))
-    tubelets = checked(TubeletTable, propose(run, 0, lpg).path.read_table())
     places = extrude_marks(exclusion_labels(known.ledger), known.manifest)
+    tubelets = checked(TubeletTable, propose(run, k, lpg).path.read_table())
     mine = candidates(split_of(tubelets, known.manifest, *PARTLY_MARKED), places, run.settings.mining)
     ranked = by_generator(mine)
-    cut = run.settings.teacher.cut
-    taken = SelectedTable(ranked.filter(pa.array(ranked["score"].to_numpy() >= cut)))
-    return Outcome(Ranking.of(ranked, taken, full.history.truth), None)
+    return ranked, SelectedTable(ranked.filter(pa.array(ranked["score"].to_numpy() >= cut)))
 
 
 def missing_ranking(run: Run, full: Looped) -> Outcome:
@@ -190,32 +189,20 @@ def oracle_audit(full: Looped, level: float) -> tuple[SelectedTable, int]:
     view, selected = full.at(full.last)
     point = view.settings.operating_point
     cuts = score_cuts(view.accepted(selected.choice, 0.0))
-    found = view.reaching(selected.choice, cuts[-1])
+    found, sizes = cut_list(view, selected.choice, cuts)
     if not len(found):
         return found, 0
-    sizes = rungs([int((found["score"].to_numpy() >= cut).sum()) for cut in cuts], len(found))
     rng = np.random.default_rng(view.settings.seed)
     planted = {f"planted-{at}": lesion for at, (_, lesion) in enumerate(controls(view, selected.choice, PLANTED, rng))}
     ranked = [f"find-{at}" for at in range(len(found))]
     deck = Deck.drawn(ranked, sizes, planted, view.settings.seed)
     right = dict(zip(ranked, map(bool, full.history.truth.correct(found)), strict=True)) | planted
-    said: dict[str, Verdict] = {}
-    proven, share = 0, level_of_attempt(level, 0)
-    for rung, size in enumerate(deck.sizes):
-        members = deck.members(rung)
-
-        def is_proven(members: Sequence[str] = members) -> bool:
-            claim = claim_of(deck, said, point.target_precision, share)
-            return standing(members, said, claim).proven_at is not None
-
-        for find in deck.screens(rung):
-            if find not in said:
-                said[find] = Verdict.ACCEPTED if right[find] else Verdict.REJECTED
-                if is_proven():
-                    break
-        if not is_proven():
-            break
-        proven = size
+    said, proven = read_through(
+        deck,
+        lambda find: Verdict.ACCEPTED if right[find] else Verdict.REJECTED,
+        point.target_precision,
+        level_of_attempt(level, 0),
+    )
     kept = [find for find in ranked[:proven] if said.get(find) != Verdict.REJECTED]
     rows = pa.array([ranked.index(find) for find in kept], pa.int64())  # none at all are rows, too
     return SelectedTable(found.take(rows)), len(said)
