@@ -205,10 +205,21 @@ def cards_of(
     test = HeldOutSet.of(archive.test_rows, archive.test_marks, archive.tested.ignore())
     cards: dict[str, dict[str, list[Scorecard]]] = {}
     for fit in plan_fits(archive, sets, out):
-        tubelets = checked(TubeletTable, (out / FITS / f"{fit.name}.parquet").read_table(), fit.name)
+        tubelets = read_tubelets(out / FITS, fit.name)
         of_detector = cards.setdefault(short_name(fit.detector), {})
         of_detector.setdefault(fit.label_set, []).append(test.score(tubelets, own.resamples, draw_seed))
     return cards
+
+
+def read_tubelets(fits: Location, name: str) -> TubeletTable:
+    """What a fit found. Raises StoreError where its file is broken: then it counts as not done any more."""
+    try:
+        return checked(TubeletTable, (fits / f"{name}.parquet").read_table(), name)
+    except (StoreError, OSError) as error:
+        (fits / f"{name}.json").delete()
+        raise StoreError(
+            f"{fits / name}.parquet: is gone or broken; start the same command again: this fit is made anew"
+        ) from error
 
 
 def compare(archive: Archive, sets: Mapping[str, LedgerTable], out: Location, command: str) -> Retraining:
