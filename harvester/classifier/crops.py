@@ -16,7 +16,7 @@ from harvester.classifier.views import POSES, Squares, Tubelet, shape_profile, s
 from harvester.config.settings import ClassifierSettings
 from harvester.geometry import Array
 from harvester.imaging.hounsfield import AIR_HU
-from harvester.models.device_slab import load_pixels
+from harvester.models.device_slab import load_pixels, load_to_device
 from harvester.storage.location import Location
 from harvester.store.slab import GridFrame
 
@@ -47,7 +47,7 @@ def load_views(
     """
     tubelets, poses = [Tubelet.of(row) for row in rows], POSES[: settings.poses]
     squares = joined([view_squares(each, frame, settings, pose) for pose in poses for each in tubelets])
-    hu, squares = load_squares(store, frame, squares, device)
+    hu, squares = load_squares(store, frame, squares, settings, device)
     profile = shape_profile(tubelets, frame)
     return VolumeViews(frame, rows, hu, squares, np.concatenate([pose.of_profile(profile) for pose in poses]))
 
@@ -58,11 +58,19 @@ def joined(parts: Sequence[dict[str, Squares]]) -> dict[str, Squares]:
 
 
 def load_squares(
-    store: Location, frame: GridFrame, squares: dict[str, Squares], device: torch.device
+    store: Location,
+    frame: GridFrame,
+    squares: dict[str, Squares],
+    settings: ClassifierSettings,
+    device: torch.device,
 ) -> tuple[Tensor, dict[str, Squares]]:
     """The slices that squares show, on the device, and the squares counted from the first of them."""
-    first, last = slices_needed(list(squares.values()), frame.shape_px_zyx[0])
-    hu = load_pixels(store, frame, first, last, device)
+    depth, load = frame.shape_px_zyx[0], load_pixels
+    if not settings.own_pixels:
+        squares = {name: own.on_grid(frame) for name, own in squares.items()}
+        depth, load = frame.shape_zyx[0], load_to_device
+    first, last = slices_needed(list(squares.values()), depth)
+    hu = load(store, frame, first, last, device)
     return hu, {name: own.after(first) for name, own in squares.items()}
 
 

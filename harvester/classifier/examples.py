@@ -64,7 +64,7 @@ class Examples(Dataset[Raw]):
         squares = joined(
             [view_squares(each, frame, self.settings, pose) for each, pose in zip(tubelets, poses, strict=True)]
         )
-        hu, squares = load_squares(self.store, frame, squares, torch.device("cpu"))
+        hu, squares = load_squares(self.store, frame, squares, self.settings, torch.device("cpu"))
         profile = shape_profile(tubelets, frame)
         labels = torch.tensor([float(label) for label, _ in chosen])
         varied = self._varied(profile, poses, rng) if self.settings.augment else {"shape_profile": profile}

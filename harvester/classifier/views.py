@@ -113,6 +113,11 @@ class Squares:
         """The same, counted from a later slice."""
         return replace(self, centres_zyx=self.centres_zyx - (slices, 0, 0))
 
+    def on_grid(self, frame: GridFrame) -> "Squares":
+        """The same in fractional indices of the generator's grid."""
+        ratios = np.array(frame.ratios_zyx)
+        return Squares((self.centres_zyx + 0.5) / ratios - 0.5, self.axes_zyx / ratios)
+
     @property
     def axial(self) -> Array:
         """Which of them lie in a slice; the others stand upright."""

@@ -165,6 +165,9 @@ class ClassifierSettings(Section):
         description="in how many a tubelet is scored, mean logit: as it lies, mirrored, upside down, turned by 90 "
         "degrees; each takes the time of the first",
     )
+    own_pixels: bool = Field(
+        True, description="views are cut from the volume's own pixels; false: from what the generator sees of it"
+    )
     local_px: int = Field(48, ge=16)
     local_scale: float = Field(2.0, gt=0, description="side of the local view over the longest side of the box")
     local_mm_min: float = Field(24.0, gt=0, description="the least side of the local view")

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from harvester.classifier.crops import cut, in_windows, interpolated, load_views
+from harvester.classifier.crops import cut, in_windows, interpolated, load_squares, load_views
 from harvester.classifier.examples import Examples, Raw, network_input
 from harvester.classifier.views import STREAMS, Pose, Squares, Tubelet, pixels, view_squares
 from harvester.config.settings import ClassifierSettings, GridSettings
 from harvester.imaging.hounsfield import AIR_HU
 from harvester.records import Box
-from harvester.store.slab import GridFrame
+from harvester.store.slab import GridFrame, read_slab
 from harvester.store.store import Store
 from tests.builders import tubelet
 
@@ -250,6 +250,22 @@ def test_without_augmentation_an_example_is_what_inference_sees(opened: Any) -> 
         else:
             hu = cut(views.hu_zyx, views.squares[name], pixels(name, SMALL))
             torch.testing.assert_close(crops.flatten(0, 1), in_windows(hu, GRID.windows_hu), atol=1e-6, rtol=0)
+
+
+def test_the_generators_grid_may_be_looked_at_in_place_of_a_volumes_own_pixels(opened: Any) -> None:
+    store, frame = opened
+    coarse = SMALL.model_copy(update={"own_pixels": False})
+    own = view_squares(Tubelet.of(row([8, 9, 10], (30.0, 32.0, 41.0, 47.0))), frame, SMALL)
+    hu, squares = load_squares(store.path, frame, own, coarse, CPU)
+    grid = read_slab(store.path, frame, 0, frame.shape_zyx[0])
+    assert min(frame.ratios_zyx) > 1
+    assert hu.shape[1:] == grid.shape[1:]
+    assert len(hu) <= len(grid)
+    first = next(z for z in range(len(grid)) if np.array_equal(grid[z : z + len(hu)], hu.numpy()))
+    for name, seen in squares.items():  # the same squares of the body, in mm
+        for places, wanted in ((seen.centres_zyx + (first, 0, 0) + 0.5, own[name].centres_zyx + 0.5),
+                               (seen.axes_zyx, own[name].axes_zyx)):  # fmt: skip
+            np.testing.assert_allclose(places * frame.spacing_zyx_mm, wanted * frame.spacing_px_zyx_mm)
 
 
 def test_windows_are_channels_of_three_planes_each() -> None:
