@@ -7,6 +7,7 @@ that saw its patient: what is measured on V_M then holds for V_H.
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from typing import Final
@@ -28,6 +29,7 @@ from harvester.mining.probability import probabilities
 from harvester.mining.round_view import RoundView, StoreTables
 from harvester.models.pretrained import named_by_content
 from harvester.records import AcceptedTable, LedgerTable, Role, ScoredTable, Source, checked, empty, rows_where
+from harvester.report.build import ReportInputs
 from harvester.results.audit_outcome import certified
 from harvester.results.completeness import expected_missing
 from harvester.results.history import History
@@ -42,8 +44,10 @@ CALIBRATION_STEPS: Final = ("candidates", "lesions", "known", "rivals")
 """The tables of a Calibration as steps. Runs and their summaries have always called them so."""
 
 
-def harvest(run: Run, tracker: Tracker) -> History:
+def harvest(run: Run, tracker: Tracker, show: Callable[[ReportInputs], None] = lambda _: None) -> History:
     """Mine until a round changes next to nothing. Tables, models and the summary lie in the run's folder.
+
+    `show` is given what the rounds so far came to, whenever one follows.
 
     Every round selects anew; the harvest is the list of the last one that was scored, and so is the certificate. A
     round whose models have nothing to learn from is the last, and leaves the list as it was; the summary says why.
@@ -71,6 +75,7 @@ def harvest(run: Run, tracker: Tracker) -> History:
         tracker.log_round(k, history.params(), history.metrics())
         if history.is_enough():
             break
+        show(history.so_far(ledger))
     (run.folder / "calibration.parquet").write_table(hits)
     history.finish(ledger, expected_missing(view, point, history.left_out), certified(run.folder, view.scored))
     return history

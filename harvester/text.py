@@ -1,4 +1,4 @@
-"""Plain text for terminals: tables and spans of time."""
+"""Plain text for people: tables and spans of time."""
 
 import time
 from collections.abc import Sequence
@@ -35,3 +35,11 @@ def duration(seconds: float | None) -> str:
         return f"{seconds:.1f} s"
     hours, minutes = divmod(whole // 60, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {whole % 60} s"
+
+
+def time_left(seconds: float) -> str:
+    """What is left, no more exact than it can be known: 42 s left, 7 min left, 3 h 12 min left."""
+    if seconds < 90:
+        return f"{seconds:.0f} s left"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min left" if hours else f"{minutes} min left"

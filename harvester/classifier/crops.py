@@ -58,11 +58,7 @@ def joined(parts: Sequence[dict[str, Squares]]) -> dict[str, Squares]:
 
 
 def load_squares(
-    store: Location,
-    frame: GridFrame,
-    squares: dict[str, Squares],
-    settings: ClassifierSettings,
-    device: torch.device,
+    store: Location, frame: GridFrame, squares: dict[str, Squares], settings: ClassifierSettings, device: torch.device
 ) -> tuple[Tensor, dict[str, Squares]]:
     """The slices that squares show, on the device, and the squares counted from the first of them."""
     depth, load = frame.shape_px_zyx[0], load_pixels

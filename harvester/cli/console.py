@@ -5,7 +5,10 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
+import time
+import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +17,7 @@ from typing import Any, Final, NoReturn
 from harvester.config import shipped
 from harvester.errors import SettingsError, Stopped, one_line, root_cause, said_stopped, without_secrets
 
+STDERR: Final = 2
 SIGNALLED: Final = 128
 """With a signal's number added, what a shell says of a program that the signal ended."""
 SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP)
@@ -28,7 +32,12 @@ SHARED: Final[dict[str, dict[str, Any]]] = {
     "set": {"action": "append", "default": [], "metavar": "a.b=c", "help": "override one setting; may be repeated"},
     "run": {"required": True, "metavar": "PATH|URI", "help": "the run's folder"},
     "store": {"metavar": "PATH|URI", "help": "the run's store (default: RUN/store, or as its settings say)"},
+    "quiet": {"action": "store_true", "help": "tell warnings and the result alone"},
+    "verbose": {"action": "store_true", "help": "tell what Ray, its workers and other libraries say, too"},
+    "json-logs": {"action": "store_true", "help": "a JSON object per line: time, level, message"},
 }
+LOGS: Final = ("quiet", "verbose", "json-logs")
+"""Of commands that take long."""
 
 
 class Parser(ArgumentParser):
@@ -56,7 +65,7 @@ def command(parser: ArgumentParser, work: Callable[[Namespace], None]) -> Callab
 
     def main(arguments: list[str] | None = None) -> int:
         options = parser.parse_args(arguments)
-        with ExitCode() as code:
+        with ExitCode.of(options) as code:
             work(options)
         return code.value
 
@@ -68,18 +77,63 @@ class _Discreet(logging.Formatter):
         return without_secrets(super().format(record))
 
 
+def _handler(quiet: bool, json_logs: bool) -> logging.Handler:
+    """Who tells on stdout what is logged."""
+    seen = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb" and not quiet and not json_logs
+    if seen:
+        # A third of a second that only those wait who look.
+        from harvester.cli.terminal import Terminal
+
+        return Terminal(sys.stdout)
+    told = logging.StreamHandler(sys.stdout)
+    told.setLevel(logging.WARNING if quiet else logging.INFO)
+    told.setFormatter(_Discreet("%(asctime)s %(message)s", "%H:%M:%S"))
+    if json_logs:
+        from harvester.run.log import JsonLines
+
+        told.setFormatter(JsonLines(time.time()))
+    return told
+
+
+def tell(text: str, options: Namespace) -> None:
+    """What a command has to say at its end; among JSON lines, as one of them."""
+    if options.json_logs:
+        from harvester.run.log import json_line
+
+        text = json_line(time.time(), "RESULT", text)
+    print(text)
+
+
 class ExitCode:
     """What the block's work ends with: 0 done, 1 failed, 2 a setting is wrong, 128 and a signal's number stopped by it.
 
-    Our errors, and those of the operating system, are one line.
+    Our errors, and those of the operating system, are one line. Meanwhile what is logged goes to stdout.
+
+    quiet       warnings alone
+    json_logs   as JSON lines
+    apart       what libraries write to the error stream goes to a file, which is kept where the work fails
     """
 
     value = 0
 
+    def __init__(self, quiet: bool = False, json_logs: bool = False, apart: bool = False) -> None:
+        self.quiet, self.json_logs, self.apart = quiet, json_logs, apart
+
+    @classmethod
+    def of(cls, options: Namespace) -> "ExitCode":
+        """As the options of LOGS say, where a command has them."""
+        if "verbose" not in options:
+            return cls()
+        if options.verbose:
+            logging.getLogger("harvester").setLevel(logging.DEBUG)
+        return cls(options.quiet, options.json_logs, not options.verbose)
+
     def __enter__(self) -> "ExitCode":
-        told = logging.StreamHandler(sys.stdout)
-        told.setFormatter(_Discreet("%(asctime)s %(message)s", "%H:%M:%S"))
-        logging.basicConfig(level=logging.INFO, handlers=[told])
+        self.handler = _handler(self.quiet, self.json_logs)
+        logging.basicConfig(level=logging.INFO, handlers=[self.handler])
+        if not sys.warnoptions:  # of libraries, to those who write programs with them
+            warnings.simplefilter("ignore")
+        self.libraries = _Libraries() if self.apart and _writes_to_stderr() else None
         main = threading.current_thread() is threading.main_thread()
         # One that is ignored, as under nohup, stays so.
         self.caught = [each for each in SIGNALS if main and signal.getsignal(each) is signal.SIG_DFL]
@@ -90,14 +144,23 @@ class ExitCode:
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
         for each in self.caught:
             signal.signal(each, signal.SIG_DFL)
+        logging.getLogger().removeHandler(self.handler)
+        self.handler.close()
         error = error or _flushed()
+        known = self._known(error)
+        if self.libraries:
+            self.libraries.join(keep=error is not None and self.value in (0, 1))
+        return known
+
+    def _known(self, error: BaseException | None) -> bool:
+        """Whether an error was told, and the exit code is its."""
         if isinstance(error, BrokenPipeError):  # as of harvester status | head: nobody reads on
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             self.value = SIGNALLED + signal.SIGPIPE
             return True
         if isinstance(error, KeyboardInterrupt):
             self.value = SIGNALLED + (error.number if isinstance(error, Stopped) else signal.SIGINT)
-            sys.stderr.write(f"{said_stopped(error)}; what is finished is kept, start the same command again\n")
+            self._say(f"{said_stopped(error)}; what is finished is kept, start the same command again")
             return True
         ours = root_cause(error) if isinstance(error, Exception) else None
         told = ours or (error if isinstance(error, OSError) else None)
@@ -105,8 +168,43 @@ class ExitCode:
             return False
         self.value = 2 if isinstance(told, SettingsError) else 1
         kind_of = "" if isinstance(told, SettingsError) else f"{type(told).__name__}: "
-        sys.stderr.write(f"{kind_of}{one_line(told)}\n")
+        self._say(f"{kind_of}{one_line(told)}")
         return True
+
+    def _say(self, line: str) -> None:
+        stream = self.libraries.terminal if self.libraries else sys.stderr
+        stream.write(f"{line}\n")
+
+
+class _Libraries:
+    """The process's error stream goes to a file: what is written there is not ours. terminal: where it went before."""
+
+    def __init__(self) -> None:
+        sys.stderr.flush()
+        descriptor, name = tempfile.mkstemp(prefix="harvester-libraries-", suffix=".log")
+        self.file, self.before = Path(name), os.dup(STDERR)
+        os.dup2(descriptor, STDERR)
+        os.close(descriptor)
+        self.terminal = os.fdopen(os.dup(self.before), "w", buffering=1)
+
+    def join(self, keep: bool) -> None:
+        """As it was; the file stays where it may say why something failed."""
+        sys.stderr.flush()
+        os.dup2(self.before, STDERR)
+        os.close(self.before)
+        if keep and self.file.stat().st_size:
+            self.terminal.write(f"what Ray and other libraries said: {self.file}\n")
+        else:
+            self.file.unlink()
+        self.terminal.close()
+
+
+def _writes_to_stderr() -> bool:
+    """Whether Python's error stream is the process's: not where a test or a notebook put another in its place."""
+    try:
+        return sys.stderr.fileno() == STDERR
+    except (OSError, ValueError, AttributeError):  # it has no file, is closed, or there is none
+        return False
 
 
 def _flushed() -> BrokenPipeError | None:

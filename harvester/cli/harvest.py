@@ -15,7 +15,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from harvester.cli.console import ExitCode, command_parser
+from harvester.cli.console import LOGS, ExitCode, command_parser, tell
 from harvester.cli.places import run_folder
 from harvester.config.loading import resolve
 
@@ -28,7 +28,7 @@ PLAN_HELP = """What `harvester harvest` would do with the same options, and why:
 def main(arguments: list[str] | None = None) -> int:
     """Parse, start Ray, harvest, write the report; with --plan, print what would be done."""
     options = parser.parse_args(arguments)
-    with ExitCode() as code:
+    with ExitCode.of(options) as code:
         settings = resolve(options.config, options.set)
         # Torch and Ray take seconds: help and a wrong setting are answered before.
         from harvester.cli.run_harvest import run_harvest, show_plan
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.plan:
             show_plan(settings, options.store, run_folder(given))
         else:
-            run_harvest(settings, options.store, given)
+            run_harvest(settings, options.store, given, lambda text: tell(text, options))
     return code.value
 
 
@@ -49,7 +49,7 @@ def plan_main(arguments: list[str] | None = None) -> int:
 
 
 def _parser(command: str, help_text: str | None) -> argparse.ArgumentParser:
-    made = command_parser(command, help_text, "config", "set")
+    made = command_parser(command, help_text, "config", "set", *LOGS)
     add = made.add_argument
     store = "a store made by harvester prepare, a folder or its URI; without it, data.kind says"
     add("--store", metavar="PATH|URI", help=store)

@@ -52,7 +52,7 @@ from typing import TYPE_CHECKING, Final
 
 import pyarrow.compute as pc
 
-from harvester.cli.console import command, command_parser, data_root
+from harvester.cli.console import LOGS, command, command_parser, data_root, tell
 from harvester.cli.places import lasting
 from harvester.config.loading import resolve
 from harvester.config.settings import Settings
@@ -123,7 +123,7 @@ def make(options: argparse.Namespace, settings: Settings, source: Path | None, s
         if seen:
             rejects = [Reject(**row) for row in made.rejects().to_pylist()]
             _write_lists(options, source, seen[0].discovery, rejects, seen[0].source_hashes)
-        print("\n".join([closing_table(made), *told(obstacles_of(made, settings))]))
+        tell("\n".join([closing_table(made), *told(obstacles_of(made, settings))]), options)
 
 
 def _refuse_in_store(name: str, given: Path | None, store: str) -> None:
@@ -209,7 +209,7 @@ def closing_table(store: Store) -> str:
     return "\n".join([*lines, f"store: {store.path}"])
 
 
-parser = command_parser("prepare", __doc__, "config", "set")
+parser = command_parser("prepare", __doc__, "config", "set", *LOGS)
 add = parser.add_argument
 add(
     "--store",

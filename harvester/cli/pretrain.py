@@ -15,7 +15,7 @@ Exit codes: 0 done, 1 it failed (one line says why), 2 a setting is wrong, 130 s
 from argparse import Namespace
 from pathlib import Path
 
-from harvester.cli.console import command, command_parser
+from harvester.cli.console import LOGS, command, command_parser, tell
 from harvester.cli.places import lasting
 from harvester.config.loading import resolve
 
@@ -26,9 +26,9 @@ def run(options: Namespace) -> None:
     # Torch and Ray take seconds: help and a wrong setting are answered before.
     from harvester.cli.run_pretrain import run_pretrain
 
-    run_pretrain(settings, lasting(options.run or Path("runs") / settings.name))
+    run_pretrain(settings, lasting(options.run or Path("runs") / settings.name), lambda text: tell(text, options))
 
 
-parser = command_parser("pretrain", __doc__, "config", "set")
+parser = command_parser("pretrain", __doc__, "config", "set", *LOGS)
 parser.add_argument("--run", metavar="PATH|URI", help="run folder (default: runs/<config name>/)")
 main = command(parser, run)

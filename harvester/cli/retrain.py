@@ -22,7 +22,7 @@ import os
 import sys
 from argparse import Namespace
 
-from harvester.cli.console import command, command_parser
+from harvester.cli.console import LOGS, command, command_parser, tell
 from harvester.cli.places import run_folder, store_folder
 from harvester.errors import HarvesterError, one_line
 from harvester.run.folder import settings_of, store_of
@@ -54,8 +54,7 @@ def run(options: Namespace) -> None:
         archive = archive.with_settings(on_ray(settings, out, [store.path, *([test] if test else [])]))
         done = retrain(archive, out, f"harvester retrain {' '.join(sys.argv[2:])}".strip())
         (out / "retrain.png").write_bytes(retraining_picture(done))
-    print(text(done))
-    print(f"figures: {out / FILE}, picture: {out / 'retrain.png'}")
+    tell(f"{text(done)}\nfigures: {out / FILE}, picture: {out / 'retrain.png'}", options)
     try:
         sync(folder, os.environ.get("MLFLOW_TRACKING_URI"))
     except HarvesterError as error:
@@ -109,7 +108,7 @@ def _interval(figure: Figure, scale: float = 1.0) -> str:
     return " to ".join(f"{scale * end:.{digits}f}" for end in figure.interval)
 
 
-parser = command_parser("retrain", __doc__, "run", "store", "set")
+parser = command_parser("retrain", __doc__, "run", "store", "set", *LOGS)
 parser.add_argument(
     "--test", metavar="PATH|URI", help="a store of completely marked scans to score on (default: the store's vd_test)"
 )

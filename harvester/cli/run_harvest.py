@@ -3,9 +3,11 @@
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
+from typing import Final
 
 from harvester.certificate.preconditions import require_harvestable
 from harvester.classifier.network import Classifier
@@ -13,6 +15,8 @@ from harvester.cli.console import data_root
 from harvester.cli.places import in_ray_job, lasting, store_folder
 from harvester.cli.plan import format_plan, plan
 from harvester.config.settings import Settings
+from harvester.datasets.discovery import LoadedVolume
+from harvester.datasets.registry import WITHOUT_FILES, open_dataset
 from harvester.distributed.capacity import require_capacity
 from harvester.distributed.cluster import start_ray
 from harvester.distributed.precision import fastest_everywhere, fastest_here
@@ -21,41 +25,56 @@ from harvester.distributed.shared_folders import require_shared
 from harvester.errors import SettingsError
 from harvester.harvest import harvest
 from harvester.proposals.network import Generator
-from harvester.report.build import write_report
+from harvester.report.build import REPORT, write_report
+from harvester.report.live import LiveReport
 from harvester.report.sections import closing_table
 from harvester.run.first_start import decided
 from harvester.run.folder import Run, store_in
 from harvester.run.log import logged_to, read_log, seconds_of_starts
+from harvester.run.summary import Summary
 from harvester.run.tracking import Tracker, require_plain
 from harvester.storage.location import Location
 from harvester.storage.owner import owned
 from harvester.store.store import Store
-from harvester.text import duration
+from harvester.text import duration, table
 from harvester.weights.starting import starting_weights
 
 logger = logging.getLogger(__name__)
 
+FIRST_VOLUMES: Final = 6
+"""Of volumes that take no time, that are shown before anything else."""
 
-def run_harvest(settings: Settings, store: str | None, run: Location | Path | str) -> Location:
+
+def run_harvest(
+    settings: Settings, store: str | None, run: Location | Path | str, say: Callable[[str], None] = print
+) -> Location:
     """The whole loop, in `run`: a folder or its URI, which is given back. A run that was stopped goes on.
 
     `store` is a store's folder or URI; None takes what `settings.data` names, or makes it in the run's folder. Joins
-    the Ray of RAY_ADDRESS or starts one. The closing table goes to stdout. Raises HarvesterError; StoreError at once
+    the Ray of RAY_ADDRESS or starts one. `say` is given the closing table. Raises HarvesterError; StoreError at once
     where another driver works in the folder.
     """
     folder = run if isinstance(run, Location) else lasting(run)
-    with driving(folder) as (began, tracked_at):
-        settings, volumes = ready(settings, store, folder)
+    with driving(folder) as (began, tracked_at), LiveReport(folder, settings) as page:
+        settings, volumes = ready(settings, store, folder, page)
         opened = Run.open(folder, settings, volumes, began)
+        page.archive(volumes)
+        opened.watch = page.step
         with Tracker.open(opened, tracked_at) as tracker:
-            inputs = harvest(opened, tracker).report_inputs()
+            inputs = harvest(opened, tracker, page.rounds).report_inputs()
             report = write_report(inputs)
         logger.info("done in %s", duration(inputs.summary.seconds))
-        print(closing_table(inputs.summary))
-        print(f"report: {report}")
-        if not inputs.summary.final.harvested:
-            print(f"people can prove what was found by looking at a part of it: harvester audit --run {folder} draw")
+        say("\n".join([closing_table(inputs.summary), f"report: {report}", *what_next(folder, inputs.summary)]))
     return folder
+
+
+def what_next(folder: Location, summary: Summary) -> list[str]:
+    """The commands that people give after a harvest."""
+    export = [f"harvester export --run {folder} --to coco --out {folder.name}-coco", "labels that other tools read"]
+    audit = [f"harvester audit --run {folder} draw", "prove it by looking at a part of it, then harvester review"]
+    retrain = [f"harvester retrain --run {folder}", "what detectors gain by it"]
+    rows = [export, audit, retrain] if summary.final.harvested else [audit]
+    return ["next:", *(f"  {line}" for line in table(rows, "l"))]
 
 
 @contextmanager
@@ -81,18 +100,28 @@ def on_ray(settings: Settings, folder: Location, stores: Sequence[Location]) -> 
     return settings
 
 
-def ready(settings: Settings, store: str | None, folder: Location) -> tuple[Settings, Store]:
+def ready(settings: Settings, store: str | None, folder: Location, page: LiveReport) -> tuple[Settings, Store]:
     """Ray, the store, and the settings, decided. What cannot end well is said as early as can be."""
     require_weights(decided(settings, folder, fastest_here))
     named = named_store(settings, store)
     volumes = Store.open(named) if named else None
     if volumes:  # Ray takes seconds: what its tables show is said before
         require_harvestable(volumes, settings)
+    elif settings.data.kind in WITHOUT_FILES:
+        page.first_volumes(first_volumes(settings))
+    logger.info("report: %s (from now on; it follows the run)", folder / REPORT)
     settings = on_ray(settings, folder, [named] if named else [])
     if volumes is None:
         volumes = prepare(settings, data_root(), folder / "store")
         require_harvestable(volumes, settings)
     return settings, volumes
+
+
+def first_volumes(settings: Settings) -> list[LoadedVolume]:
+    """A few volumes of a made archive, so that there is something to look at before they are all made."""
+    dataset = open_dataset(settings, None)
+    cases = dataset.discover("").cases
+    return [dataset.load(asdict(case)) for case in cases[:: max(1, len(cases) // FIRST_VOLUMES)][:FIRST_VOLUMES]]
 
 
 def require_weights(settings: Settings) -> None:

@@ -1,6 +1,7 @@
 """One pretraining, from settings to a folder of weights with its card."""
 
 import logging
+from collections.abc import Callable
 
 from harvester.cli.console import data_root
 from harvester.cli.run_harvest import driving, on_ray, require_weights
@@ -17,8 +18,8 @@ from harvester.weights.starting import StartingWeights, require_in_folds
 logger = logging.getLogger(__name__)
 
 
-def run_pretrain(settings: Settings, folder: Location) -> StartingWeights:
-    """The weights in `folder`/weights. One that was stopped goes on. Raises HarvesterError."""
+def run_pretrain(settings: Settings, folder: Location, say: Callable[[str], None] = print) -> StartingWeights:
+    """The weights in `folder`/weights; `say` gets their figures. What was stopped goes on. Raises HarvesterError."""
     settings = settings.model_copy(update={"whole_model": True})
     with driving(folder) as (began, tracked_at):
         require_weights(settings)
@@ -31,6 +32,6 @@ def run_pretrain(settings: Settings, folder: Location) -> StartingWeights:
         with Tracker.open(opened, tracked_at) as tracker:
             made = pretrain(opened, tracker, scans)
         logger.info("done in %s", duration(made.card.seconds))
-        print("\n".join(f"{name:26}{value:g}" for name, value in made.card.figures.items()))
-        print(f"weights: {made.folder}")
+        figures = [f"{name:26}{value:g}" for name, value in made.card.figures.items()]
+        say("\n".join([*figures, f"weights: {made.folder}"]))
     return made

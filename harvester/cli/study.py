@@ -20,7 +20,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from harvester.cli.console import command, command_parser, data_root
+from harvester.cli.console import LOGS, command, command_parser, data_root, tell
 from harvester.cli.places import lasting
 from harvester.errors import SettingsError
 from harvester.run.study import StudyResult
@@ -54,8 +54,8 @@ def run(options: Namespace) -> None:
             where = lasting(options.write)
             before = StudyResult.read(where)
             publish(merged(before, done) if before else done, where)
-    print(as_markdown(done))
-    print(f"figures: {out / 'study.json'}, table: {out / 'study.md'}, picture: {out / 'study.png'}")
+    written = f"figures: {out / 'study.json'}, table: {out / 'study.md'}, picture: {out / 'study.png'}"
+    tell(f"{as_markdown(done)}\n{written}", options)
 
 
 def typed(options: Namespace) -> str:
@@ -97,7 +97,7 @@ def publish(done: StudyResult, folder: Location) -> None:
     (folder / "study.png").write_bytes(study_picture(done))
 
 
-parser = command_parser("study", __doc__)
+parser = command_parser("study", __doc__, *LOGS)
 parser.add_argument("--config", type=Path, required=True, metavar="FILE|NAME", help="YAML of a study, or: study")
 parser.add_argument("--out", metavar="PATH|URI", help="folder of the study (default: runs/<config name>)")
 parser.add_argument("--only", nargs="+", default=[], metavar="ARCHIVE", help="these archives alone")

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.csv as pcsv
 
 from harvester.certificate.frontier import Frontier, FrontierRow
-from harvester.cli.console import command, command_parser
+from harvester.cli.console import LOGS, command, command_parser, tell
 from harvester.cli.places import lasting, run_folder, store_folder
 from harvester.config.loading import dump
 from harvester.config.settings import Settings
@@ -54,9 +54,7 @@ def tune(options: argparse.Namespace) -> None:
     earlier = looks.look(store, "tune", run.uri, number, settings.operating_point, options.targets)
     frontier = trace(scored, store, settings, options.targets, out / "work")
     write(frontier, settings, out)
-    print(text(frontier))
-    print(looks.said(earlier))
-    print(f"written to {out}")
+    tell(f"{text(frontier)}\n{looks.said(earlier)}\nwritten to {out}", options)
 
 
 def write(frontier: Frontier, settings: Settings, out: Location) -> None:
@@ -95,7 +93,7 @@ def _cells(row: FrontierRow) -> list[str]:
     return [f"{row.target:g}", row.way, cut, *proven, str(row.harvested), precision, recall]
 
 
-parser = command_parser("tune", __doc__, "run", "store", "set")
+parser = command_parser("tune", __doc__, "run", "store", "set", *LOGS)
 parser.add_argument("--round", type=int, help="use the models of this round (default: the last)")
 parser.add_argument(
     "--targets", type=float, nargs="+", default=TARGETS, help="precision targets (default: %(default)s)"

@@ -66,7 +66,7 @@ def _join(address: str) -> None:
         raise SettingsError(f"RAY_ADDRESS = {address}: no Ray answers there; start it, or unset RAY_ADDRESS")
     named = ":" in address and "://" not in address  # "auto" and clients' addresses are no use to a worker
     try:
-        ray.init(runtime_env={"env_vars": {"RAY_ADDRESS": address}} if named else None, logging_level=logging.WARNING)
+        ray.init(runtime_env={"env_vars": {"RAY_ADDRESS": address}} if named else None, **_words())
     except (ConnectionError, AuthenticationError) as error:
         raise SettingsError(
             f"RAY_ADDRESS = {address}: the Ray there lets nobody in ({one_line(error)[:200]}). Does it want a token "
@@ -81,10 +81,15 @@ def _start_here() -> None:
         port = int(probe.getsockname()[1])
     own = {"RAY_ADDRESS": f"{LOOPBACK}:{port}", "RAY_GCS_SERVER_PORT": str(port), "RAY_TMPDIR": short_folder()}
     with _environment(own):
-        ray.init(address="local", logging_level=logging.WARNING)
+        ray.init(address="local", **_words())
     (node,) = living_nodes()
     if node["NodeManagerAddress"] != LOOPBACK:
         logger.warning("this Ray listens beyond loopback (%s)", node["NodeManagerAddress"])
+
+
+def _words() -> dict[str, Any]:
+    """How much Ray says here. What its workers say is in its own logs, and here where somebody wants to know it all."""
+    return {"logging_level": logging.WARNING, "log_to_driver": logger.isEnabledFor(logging.DEBUG)}
 
 
 def require_head() -> None:

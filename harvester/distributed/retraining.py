@@ -1,7 +1,6 @@
 """Detectors on label sets, on Ray Train: each fit is a detector, a label set and a seed, scored by who fitted it."""
 
 import json
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from harvester.detectors.detector import build
 from harvester.detectors.images import Archive
 from harvester.detectors.inference import detect
 from harvester.detectors.training import fit_detector
+from harvester.distributed.training import telling
 from harvester.labels.ledger import by_volume
 from harvester.models.data_parallel import Ranks
 from harvester.models.device import DeviceSpec
@@ -24,8 +24,6 @@ from harvester.proposals.labels import volume_labels
 from harvester.records import TUBELETS, LedgerTable
 from harvester.storage.location import Location
 from harvester.store.slab import GridFrame
-
-logger = logging.getLogger(__name__)
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -77,12 +75,12 @@ class RetrainJob:
         Detectors come from anywhere and know nothing of ranks: one worker fits, others have nothing to do.
         """
         if ranks.rank == 0:
-            fit_and_detect(self, self.plan[number])
+            fit_and_detect(self, number)
 
 
-def fit_and_detect(job: RetrainJob, this: DetectorFit) -> None:
+def fit_and_detect(job: RetrainJob, number: int) -> None:
     """One fit, from its checkpoint on where there is one."""
-    settings, began = job.settings, time.monotonic()
+    this, settings, began = job.plan[number], job.settings, time.monotonic()
     torch.manual_seed(this.seed)
     detector = build(this.detector, settings)
     task = FoldTask(
@@ -91,7 +89,7 @@ def fit_and_detect(job: RetrainJob, this: DetectorFit) -> None:
         None,
         job.out / f"{this.name}.checkpoint.pt",
         settings.compute.train_gpu,
-        log=lambda line: logger.warning("%s: %s", this.name, line),
+        log=telling(job.out, number, this.name),
         name=this.name,
     )
     frames = [GridFrame.of(row, settings.grid) for row in job.rows]

@@ -9,10 +9,11 @@ safetensors.
 import errno
 import json
 import logging
+import math
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol
@@ -38,10 +39,11 @@ from harvester.errors import HarvesterError, StepError, one_line
 from harvester.labels.ledger import by_volume
 from harvester.models.data_parallel import Ranks
 from harvester.models.device import DeviceSpec
-from harvester.models.fit import FoldTask
+from harvester.models.fit import FitStep, FoldTask
 from harvester.models.memory import out_of_memory
 from harvester.proposals.training import fit_generator
 from harvester.records import LedgerTable
+from harvester.run.progress import ProgressLines
 from harvester.storage.location import Location
 from harvester.store.slab import GridFrame
 
@@ -51,6 +53,9 @@ BEGUN: Final = "begun"
 """Folder of a file per worker that began. It goes when all folds are fitted."""
 UNREACHABLE: Final = re.compile(r"gloo|nccl|connection|\bpeer\b|socket|broken pipe|timed? ?out", re.IGNORECASE)
 """How torch's process groups say that another rank is gone."""
+FIT: Final = "fit-"
+"""A file of BEGUN that tells how far a fit is."""
+SECONDS_BETWEEN_NOTES: Final = 2.0
 AWAY: Final = (
     errno.EIO,
     errno.ESTALE,
@@ -215,15 +220,49 @@ def _fit_all(job: TrainJob) -> None:
     ).fit()
 
 
+def telling(out: Location, number: int, name: str) -> Callable[[FitStep], None]:
+    """What tells how far a fit is: the driver by a file, people by the worker's own log."""
+    last = -math.inf
+
+    def tell(reached: FitStep) -> None:
+        nonlocal last
+        logger.warning("%s: %s", name, reached)
+        now = time.monotonic()
+        if now - last >= SECONDS_BETWEEN_NOTES or reached.step == reached.steps:
+            last = now
+            told = {"step": reached.step, "steps": reached.steps, "terms": reached.terms}
+            (out / BEGUN / f"{FIT}{number}").write_text(json.dumps(told))
+
+    return tell
+
+
 class FitProgress:
-    """Watches a fit's files: workers that began, checkpoints and weights."""
+    """Watches a job's files: workers that began, how far each fit is, checkpoints and weights."""
 
     def __init__(self, job: TrainJob) -> None:
         self.job, self.minutes = job, job.settings.compute.no_progress_minutes
+        self.left = {f"{FIT}{number}" for number in range(job.fits) if not job.is_done(number)}
+        self.notes: dict[str, dict[str, Any]] = {}
+        self.read: dict[str, int | None] = {}
+        self.lines: ProgressLines | None = None
 
     def reached(self) -> dict[str, Any]:
-        """When each file was last written."""
-        return (self.job.out / BEGUN).versions() | self.job.out.versions()
+        """When each file was last written. Tells how many steps are taken."""
+        begun = (self.job.out / BEGUN).versions()
+        news = {name: when for name, when in begun.items() if name in self.left and self.read.get(name, -1) != when}
+        for name in news:
+            self.notes[name] = (self.job.out / BEGUN / name).read_json(step=int, steps=int, terms=str) or {}
+        self.read |= news
+        if newest := next((self.notes[name] for name in news if self.notes[name]), None):
+            self._tell(newest)
+        return begun | self.job.out.versions()
+
+    def _tell(self, newest: dict[str, Any]) -> None:
+        before = (self.job.fits - len(self.left)) * newest["steps"]
+        if self.lines is None:
+            self.lines = ProgressLines(self.job.name, self.job.fits * newest["steps"], "steps")
+            self.lines.resumed(before)
+        self.lines.reached(before + sum(note.get("step", 0) for note in self.notes.values()), newest["terms"])
 
     def waiting(self) -> str:
         """The workers that should have written."""
@@ -272,7 +311,7 @@ def _fit_fold(job: FitJob, fold: int, ranks: Ranks) -> None:
         job.out / f"fold-{fold}.checkpoint.pt",
         job.settings.compute.train_gpu,
         ranks,
-        lambda line: logger.warning("%s: %s", name, line),
+        telling(job.out, fold, name),
         name,
     )
     table = job.table.read_table()

@@ -17,7 +17,10 @@ from harvester.storage.location import Location
 
 logger = logging.getLogger(__name__)
 
-SECONDS_BETWEEN_LOOKS: Final = 15.0
+SECONDS_BETWEEN_LOOKS: Final = 1.0
+SHARE_OF_LOOKS: Final = 0.02
+"""Of the time, that goes into looking: where a look takes long, as in an object store, there are fewer."""
+MOST_BETWEEN_LOOKS: Final = 30.0
 SECONDS_BETWEEN_LINES: Final = 60.0
 STDERR: Final = 2
 
@@ -70,12 +73,15 @@ class BackgroundWork(threading.Thread):
         While nothing has moved at all and the cluster has no room for what is asked, a line per minute says so. A
         cluster whose head is gone is a StepError within a minute, before Ray ends this process without a word.
         """
+        began = time.monotonic()
         first = before = progress.reached()
-        moved = said = time.monotonic()
+        moved = said = now = time.monotonic()
         while self.is_alive():
-            self.join(min(SECONDS_BETWEEN_LOOKS, 60 * progress.minutes / 4))
+            pause = min(max(SECONDS_BETWEEN_LOOKS, (now - began) / SHARE_OF_LOOKS), MOST_BETWEEN_LOOKS)
+            self.join(min(pause, 60 * progress.minutes / 4))
+            began = time.monotonic()
             require_head()
-            now, reached = time.monotonic(), progress.reached()
+            reached, now = progress.reached(), time.monotonic()
             if reached != before:
                 before, moved = reached, now
             if now - moved > 60 * progress.minutes and self.is_alive():

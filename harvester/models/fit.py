@@ -53,6 +53,7 @@ class FoldTask:
     start       weights to start from, or None
     checkpoint  file that a killed fit goes on from
     ranks       those that share the fold
+    log         is told now and then how far it is
     name        which model and fold this is, for errors
     """
 
@@ -62,8 +63,26 @@ class FoldTask:
     checkpoint: Location
     gpu: bool
     ranks: Ranks = ALONE
-    log: Callable[[str], None] = print
+    log: Callable[["FitStep"], None] = print
     name: str = "the fit"
+
+
+@dataclass(frozen=True)
+class FitStep:
+    """How far a fit is. losses: means of the terms since it was last told; rate: steps a second."""
+
+    step: int
+    steps: int
+    losses: Losses
+    rate: float
+
+    @property
+    def terms(self) -> str:
+        """heat 0.596, size 0.243."""
+        return ", ".join(f"{name} {value:.3f}" for name, value in self.losses.items())
+
+    def __str__(self) -> str:
+        return f"step {self.step}/{self.steps}, {self.terms}, {self.rate:.1f} steps/s"
 
 
 class Fit:
@@ -152,10 +171,10 @@ class Fit:
             )
         )
 
-    def _progress(self, rate: float) -> str:
+    def _progress(self, rate: float) -> FitStep:
         recent = self.history[-self.schedule.log_every :]
-        means = (f"{name} {sum(row[name] for row in recent) / len(recent):.3f}" for name in recent[0])
-        return f"step {len(self.history)}/{self.schedule.steps}, {', '.join(means)}, {rate:.1f} steps/s"
+        means = {name: sum(row[name] for row in recent) / len(recent) for name in recent[0]}
+        return FitStep(len(self.history), self.schedule.steps, means, rate)
 
     def _require_finite_weights(self) -> None:
         if name := not_finite(self.model.state_dict()):

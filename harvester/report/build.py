@@ -25,6 +25,7 @@ from harvester.run.summary import Summary
 from harvester.storage.location import Location
 from harvester.store.store import Store
 
+REPORT: Final = "report.html"
 MISSING_SHOWN: Final = 15
 
 
@@ -58,17 +59,21 @@ class ReportInputs:
 
 def write_report(inputs: ReportInputs) -> Location:
     """Write folder/report.html and return where it is; a run without lesions or truth has a report too."""
-    target = inputs.folder / "report.html"
+    target = inputs.folder / REPORT
     target.write_text(build(inputs))
     return target
 
 
 def build(inputs: ReportInputs) -> str:
     """The page; the same inputs give the same bytes."""
+    return page(f"harvester: {inputs.summary.config}", *chapters(inputs))
+
+
+def chapters(inputs: ReportInputs) -> list[Html]:
+    """What stands on it."""
     summary, settings = inputs.summary, inputs.settings
     volumes = len(set(values(inputs.harvest["volume_id"])))
-    return page(
-        f"harvester: {summary.config}",
+    return [
         opening(summary, settings.operating_point, volumes),
         rounds(summary),
         _plots(inputs),
@@ -81,7 +86,7 @@ def build(inputs: ReportInputs) -> str:
         archive(inputs.store),
         steps(summary),
         resolved(settings, summary),
-    )
+    ]
 
 
 def _plots(inputs: ReportInputs) -> Html:
@@ -106,24 +111,23 @@ def yields(summary: Summary) -> dict[int, dict[str, int]]:
 
 def _galleries(inputs: ReportInputs) -> list[Html]:
     gallery = Gallery(inputs.store, inputs.settings.report, inputs.harvest)
-    rows = inputs.harvest.to_pylist()
     words = (
         "A fair sample: from the best score to the last one above the threshold, in even steps. Each row of slices is "
         "one lesion with about 100 mm around it, in a lung or a soft-tissue window."
     )
-    shown = gallery.harvested(rows, inputs.correct)
+    shown = gallery.harvested(inputs.harvest, inputs.correct)
     chapters = [_chapter("Harvested lesions", words, shown, "harvested", "clinical mark")]
-    if not rows and len(inputs.unproven):
+    if not len(inputs.harvest) and len(inputs.unproven):
         words = (
             "Not harvested, and in no table: too little backs them. The precision as counted on V_M would have "
             "taken these; the best, the last and evenly between by score."
         )
-        shown = gallery.harvested(inputs.unproven.to_pylist(), inputs.correct, VIOLET)
+        shown = gallery.harvested(inputs.unproven, inputs.correct, VIOLET)
         title = "What the point estimate would have taken"
         chapters.append(_chapter(title, words, shown, "not proven", "clinical mark"))
     if inputs.summary.final.precision is not None:
         words = "Harvested, and not on a hidden lesion by a P3D IoU of at least 0.5. Best-scored first."
-        shown = gallery.wrong(rows, inputs.correct)
+        shown = gallery.wrong(inputs.harvest, inputs.correct)
         chapters.append(_chapter("Wrong ones", words, shown, "harvested", "clinical mark", "hidden truth"))
     words = (
         "Sure hard negatives: the generator’s best-scored proposals in V_M that are no lesion, one per "

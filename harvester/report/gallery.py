@@ -1,6 +1,7 @@
 """The report's galleries: harvested lesions, wrong ones, hard negatives, misses, each a strip of slices."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any, Final
 
 import numpy as np
@@ -8,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harvester.config.settings import ReportSettings
-from harvester.labels.ledger import by_volume
-from harvester.records import SIDES, HarvestTable, LedgerTable, MarkTable, Source, rows_where
+from harvester.datasets.discovery import LoadedVolume
+from harvester.records import SIDES, AnyTable, HarvestTable, LedgerTable, MarkTable, Source, Volume, rows_where, values
 from harvester.report.html import Html, number, tag
 from harvester.report.pictures import Outline, slices_to_show, strip
 from harvester.store.store import Store
@@ -36,44 +37,48 @@ class Gallery:
     """Draws lesions with what else is known of their volumes: clinical marks, the harvest, the truth."""
 
     def __init__(self, store: Store, settings: ReportSettings, harvest: HarvestTable) -> None:
-        self._store, self._settings = store, settings
-        self._depth: dict[str, int] = {row["volume_id"]: row["depth"] for row in store.manifest.to_pylist()}
+        self._store, self._settings, self._harvest = store, settings, harvest
         marks, truth = store.marks(), store.truth()
-        self._clinical = _by_volume(marks.filter(marks["clinical"]), GREEN)
-        self._truth = _by_volume(truth.filter(pc.invert(truth["clinical"])), AMBER, dashed=True)
-        self._harvested = _by_volume(harvest, BLUE)
+        self._clinical, self._truth = marks.filter(marks["clinical"]), truth.filter(pc.invert(truth["clinical"]))
 
-    def harvested(self, rows: Sequence[LesionRow], correct: Correct, colour: str = BLUE) -> Html:
+    def harvested(self, rows: HarvestTable, correct: Correct, colour: str = BLUE) -> Html:
         """The best, the last and evenly between by score: a fair sample, best first. VIOLET: of what is not proven."""
-        chosen = sample_evenly(sorted(rows, key=_worst_last), self._settings.gallery)
+        chosen = sample_evenly(best_first(rows), self._settings.gallery)
         return _grid([self._found(row, correct, with_truth=False, colour=colour) for row in chosen])
 
-    def wrong(self, rows: Sequence[LesionRow], correct: Correct) -> Html:
+    def wrong(self, rows: HarvestTable, correct: Correct) -> Html:
         """Harvested ones that the truth calls wrong, best-scored first, the truth drawn beside them."""
-        wrong = [row for row in sorted(rows, key=_worst_last) if correct.get(_key(row)) is False]
-        chosen = wrong[: self._settings.gallery // 2]
+        keys = zip(values(rows["volume_id"]), values(rows["lesion_id"]), strict=True)
+        wrong = best_first(rows.filter(pa.array([correct.get(key) is False for key in keys], pa.bool_())))
+        chosen = wrong.slice(0, self._settings.gallery // 2).to_pylist()
         return _grid([self._found(row, correct, with_truth=True) for row in chosen])
 
     def hard_negatives(self, ledger: LedgerTable) -> Html:
         """The best-scored sure hard negatives, one per volume: one false structure shows in many tubelets."""
-        rows = rows_where(ledger, "source", Source.HARD_NEGATIVE_VM).to_pylist()
-        firsts = {row["volume_id"]: row for row in sorted(rows, key=_worst_last, reverse=True)}
-        chosen = sorted(firsts.values(), key=_worst_last)[: self._settings.gallery // 2]
+        rows = best_first(rows_where(ledger, "source", Source.HARD_NEGATIVE_VM), "label_id")
+        _, firsts = np.unique(np.array(values(rows["volume_id"]), object), return_index=True)
+        chosen = rows.take(np.sort(firsts)[: self._settings.gallery // 2]).to_pylist()
         return _grid([self._negative(row) for row in chosen])
 
     def misses(self, missed: MarkTable) -> Html:
         """Hidden lesions that were not harvested, evenly over the volumes."""
-        rows = sorted(missed.to_pylist(), key=lambda row: (row["volume_id"], row["mark_id"]))
-        chosen = sample_evenly(rows, self._settings.gallery // 2)
+        ordered = missed.sort_by([("volume_id", "ascending"), ("mark_id", "ascending")])
+        chosen = sample_evenly(ordered, self._settings.gallery // 2)
         return _grid(
             [self._figure(row, AMBER, "missed lesion", [row["kind"]] if row["kind"] else []) for row in chosen]
         )
+
+    def marked(self) -> Html:
+        """Clinical marks, evenly over the volumes."""
+        ordered = self._clinical.sort_by([("volume_id", "ascending"), ("mark_id", "ascending")])
+        chosen = sample_evenly(ordered, self._settings.gallery // 2)
+        return _grid([self._figure(row, GREEN, "clinical mark", []) for row in chosen])
 
     def _found(self, row: LesionRow, correct: Correct, with_truth: bool, colour: str = BLUE) -> Html:
         found = {True: "right", False: "wrong", None: ""}[correct.get(_key(row))]
         verdict = [tag("b", found, class_=found)] if found else []
         facts = [f"score {number(row['score'])}", f"round {row['round']}", *verdict]
-        hidden = self._truth.get(row["volume_id"], []) if with_truth else []
+        hidden = _outlines(self._truth, row["volume_id"], AMBER, dashed=True) if with_truth else []
         return self._figure(row, colour, NAMED[colour], facts, hidden)
 
     def _negative(self, row: LesionRow) -> Html:
@@ -85,14 +90,12 @@ class Gallery:
     ) -> Html:
         """The lesion with what else is known near it, and of the truth what is `hidden`."""
         volume_id, subject = row["volume_id"], outline(row, colour)
-        depth, slices = self._depth[volume_id], list(subject.boxes_xyxy_px)
-        near = [*self._clinical.get(volume_id, []), *self._harvested.get(volume_id, [])]
+        (depth,) = values(rows_where(self._store.manifest, "volume_id", volume_id)["depth"])
+        near = [*_outlines(self._clinical, volume_id, GREEN), *_outlines(self._harvest, volume_id, BLUE)]
         others = [*(other for other in near if other.boxes_xyxy_px != subject.boxes_xyxy_px), *hidden]
-        shown = slices_to_show(slices, depth, self._settings.slices_per_picture)
+        shown = slices_to_show(list(subject.boxes_xyxy_px), depth, self._settings.slices_per_picture)
         slab = self._store.read(volume_id, shown[0], shown[-1] + 1)
-        pictures = strip(slab, shown, subject, others, f"{words} in {volume_id}")
-        parts = [tag("b", volume_id), f"{_range(slices)} of {depth}", *facts]
-        return tag("figure", pictures, tag("figcaption", *_dotted(parts)))
+        return _drawn(slab, shown, depth, subject, others, words, facts)
 
 
 def outline(row: LesionRow, colour: str, dashed: bool = False) -> Outline:
@@ -103,12 +106,46 @@ def outline(row: LesionRow, colour: str, dashed: bool = False) -> Outline:
     return Outline(boxes, colour, dashed)
 
 
-def sample_evenly(rows: Sequence[LesionRow], wanted: int) -> list[LesionRow]:
+def first_look(loaded: Sequence[LoadedVolume], settings: ReportSettings) -> Html:
+    """The first mark of each of some volumes that are in no store yet."""
+    figures = []
+    for each in loaded:
+        marks = [mark for mark in each.marks if mark.clinical]
+        if marks:
+            subject, *others = (outline(asdict(mark), GREEN) for mark in marks)
+            depth = len(each.volume.hu_zyx)
+            shown = slices_to_show(list(subject.boxes_xyxy_px), depth, settings.slices_per_picture)
+            slab = replace(each.volume, hu_zyx=each.volume.hu_zyx[shown[0] : shown[-1] + 1])
+            figures.append(_drawn(slab, shown, depth, subject, others, "clinical mark", []))
+    return _grid(figures)
+
+
+def _drawn(
+    slab: Volume,
+    shown: Sequence[int],
+    depth: int,
+    subject: Outline,
+    others: Sequence[Outline],
+    words: str,
+    facts: Sequence[str],
+) -> Html:
+    """A figure of some slices, of which `slab` starts at the first, and its caption."""
+    pictures = strip(slab, shown, subject, others, f"{words} in {slab.volume_id}")
+    parts = [tag("b", slab.volume_id), f"{_range(list(subject.boxes_xyxy_px))} of {depth}", *facts]
+    return tag("figure", pictures, tag("figcaption", *_dotted(parts)))
+
+
+def best_first(rows: AnyTable, name: str = "lesion_id") -> AnyTable:
+    """Rows by score, ties by volume and then by what names them in it."""
+    return rows.sort_by([("score", "descending"), ("volume_id", "ascending"), (name, "ascending")])
+
+
+def sample_evenly(rows: pa.Table, wanted: int) -> list[LesionRow]:
     """`wanted` rows evenly from first to last; all where there are fewer, none where none is wanted."""
     if wanted <= 0:
         return []
     places = np.linspace(0, len(rows) - 1, min(wanted, len(rows)))
-    return [rows[int(place)] for place in np.round(places)]
+    return list(rows.take(pa.array(np.round(places), pa.int64())).to_pylist())
 
 
 def legend(*names: str) -> Html:
@@ -120,8 +157,9 @@ def legend(*names: str) -> Html:
     return tag("ul", *keys, class_="legend")
 
 
-def _by_volume(table: pa.Table, colour: str, dashed: bool = False) -> dict[str, list[Outline]]:
-    return {volume: [outline(row, colour, dashed) for row in rows] for volume, rows in by_volume(table).items()}
+def _outlines(table: AnyTable, volume_id: str, colour: str, dashed: bool = False) -> list[Outline]:
+    """Of a table's rows in one volume."""
+    return [outline(row, colour, dashed) for row in rows_where(table, "volume_id", volume_id).to_pylist()]
 
 
 def _grid(figures: Sequence[Html]) -> Html:
@@ -130,10 +168,6 @@ def _grid(figures: Sequence[Html]) -> Html:
 
 def _key(row: LesionRow) -> tuple[str, str]:
     return row["volume_id"], row["lesion_id"]
-
-
-def _worst_last(row: LesionRow) -> tuple[float, str, str]:
-    return -row["score"], row["volume_id"], row.get("lesion_id") or row["label_id"]
 
 
 def _range(slices: Sequence[int]) -> str:

@@ -46,12 +46,14 @@ def bar(share: float) -> Html:
     return tag("span", class_="bar", style=f"width:{max(share, 0.005) * 16:.2f}rem")
 
 
-def page(title: str, *children: str) -> str:
-    """The whole document: one file, no script, nothing loaded from elsewhere."""
+def page(title: str, *children: str, reload_s: int = 0) -> str:
+    """The whole document: one file, no script, nothing loaded from elsewhere. It reloads itself after reload_s."""
+    again = [tag("meta", http_equiv="refresh", content=reload_s)] if reload_s else []
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        *again,
         tag("title", title),
         tag("style", Html(CSS)),
     )

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harvester.certificate.exchangeability import UNLIKE, compare, said
+from harvester.certificate.operating_point import OperatingPoint
 from harvester.certificate.selection import SelectedPoint
 from harvester.config.fingerprint import settings_hash
 from harvester.labels.ledger import extend, from_tubelets
@@ -110,6 +111,7 @@ class History:
 
     def append(self, k: int, view: RoundView, selected: SelectedPoint, found: Found, models: str) -> None:
         """Take in a round, and say what of it is left for review."""
+        logger.info("round %d: %s", k, told(selected.point, len(found.lesions)))
         if left := found.cut.told():
             logger.info("round %d: %s", k, left)
         self.origins.append((selected, models))
@@ -169,13 +171,15 @@ class History:
         )
 
     def is_enough(self) -> bool:
-        """Whether no further round is worth it: the last one changed next to nothing, or REFUSALS proved nothing.
+        """Whether no further round is allowed or worth it: the last one changed next to nothing, or REFUSALS proved
+        nothing.
 
         What V_M shows of a round has no say in whether it is the last one, unless nothing is claimed then: else rounds
         would go on until one is certified, which some would be by chance (docs/decisions/0006).
         """
         refused = [bool(row.refused) for row in self.rounds[-REFUSALS:]]
-        return self._is_settled() or refused == [True] * REFUSALS
+        last = len(self.rounds) == self.run.settings.rounds
+        return last or self._is_settled() or refused == [True] * REFUSALS
 
     def _is_settled(self) -> bool:
         return len(self.rounds) > 1 and self.gain <= self.run.settings.min_gain
@@ -195,6 +199,16 @@ class History:
                 flat |= _measured(step)
         return {name: float(value) for name, value in flat.items()}
 
+    def so_far(self, ledger: LedgerTable) -> ReportInputs:
+        """What the report shows of the rounds so far."""
+        self._settle(ledger, empty(MissingTable))
+        return self.report_inputs()
+
+    def _settle(self, ledger: LedgerTable, missing: MissingTable) -> Summary:
+        self.harvest, self.ledger, self.missing = self._harvest_table(self.lesions), ledger, missing
+        self.summary = self.summarize()
+        return self.summary
+
     def finish(self, ledger: LedgerTable, missing: MissingTable, audited: Audited | None = None) -> Summary:
         """Write the harvest and the volumes ranked by what they miss (parquet and csv), ledger and summary.
 
@@ -203,13 +217,12 @@ class History:
         folder = self.run.folder
         if audited:
             ledger = self._take(audited, ledger)
-        self.harvest = self._harvest_table(self.lesions)
-        self.ledger, self.missing, self.summary = ledger, missing, self.summarize()
+        summary = self._settle(ledger, missing)
         write(self.harvest, folder, "harvest")
         write(missing, folder, "missing")
         (folder / "ledger.parquet").write_table(ledger)
-        self.summary.write(folder)
-        return self.summary
+        summary.write(folder)
+        return summary
 
     def _take(self, audited: Audited, ledger: LedgerTable) -> LedgerTable:
         """The audit's list as the harvest, and the ledger with it; what readers rejected is a hard negative."""
@@ -303,6 +316,14 @@ class History:
         if scores.froc is not None:
             curves = {"froc": scores.froc, "precision_recall": scores.precision_recall}
             self.curves.append({"name": name, **curves})
+
+
+def told(point: OperatingPoint, harvested: int) -> str:
+    """What a round certified."""
+    if point.reason:
+        return f"nothing is harvested: {point.reason}"
+    bound = f"the bound of their precision is {point.precision_bound:.3f}"
+    return f"{harvested:,} lesions reach the threshold of {point.threshold:.4f}; {bound}"
 
 
 def _measured(step: Mapping[str, Any]) -> dict[str, float]:

@@ -34,6 +34,7 @@ from harvester.errors import SettingsError, StepError, StoreError, without_secre
 from harvester.records import Split
 from harvester.run.journal import RoundRecord, RunRecord, Status, read_run, round_folder, write_round, write_run
 from harvester.run.partials import Partials
+from harvester.run.progress import StepSaid
 from harvester.run.step_notes import (
     NOTE,
     StepNote,
@@ -102,6 +103,7 @@ class Run:
 
     folder    where the results go
     steps_in  where the steps lie, if elsewhere; where it is read-only, one that is not made is a StepMissingError
+    watch     is told when a step begins, and when it has ended
     began     when the harvest began, on the clock of time.monotonic
     """
 
@@ -120,6 +122,7 @@ class Run:
         # V_D^test is for detectors trained on the harvest: nothing here may look at it, let alone learn from it.
         self.mined = [row for row in self.rows if row["split"] != Split.VD_TEST]
         self.steps: list[StepNote] = []
+        self.watch: Callable[[StepSaid], None] = lambda _: None
         self._inputs: dict[str, Inputs] = {}
         self._partials: dict[int, list[Partials]] = {}
 
@@ -246,7 +249,7 @@ class Run:
             raise StepMissingError(step.name, step.round, step.key, self._inputs.get(step.key, {}), broken)
         if broken:
             self._drop(step, broken)
-        logger.info("round %d %s ...", step.round, step.name)
+        self._say("round %d %s ...", StepSaid(step.round, step.name))
         return None
 
     def _drop(self, step: _Step, broken: Sequence[str]) -> None:
@@ -267,8 +270,12 @@ class Run:
         }
         step.note.write_text(json.dumps(note | more))
         measured = "".join(f", {name} {value:g}" for name, value in counts.items())
-        logger.info("round %d %s: %.1f s%s", step.round, step.name, seconds, measured)
+        self._say(f"round %d %s: {seconds:.1f} s{measured}", StepSaid(step.round, step.name, seconds))
         return self._artifact(step, note, content)
+
+    def _say(self, words: str, said: StepSaid) -> None:
+        logger.info(words, said.round, said.step, extra={"step": said})
+        self.watch(said)
 
     def _artifact(self, step: _Step, note: StepNote, content: str) -> Artifact:
         self.steps.append({name: note[name] for name in ("round", "step", "seconds", "counts")})

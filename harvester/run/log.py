@@ -28,7 +28,8 @@ def logged_to(folder: Location) -> Iterator[None]:
     """What is logged in the block, and the error that ends it, as JSON lines in a run's folder."""
     start = time.time()
     handler = _handler(folder, start)
-    handler.setFormatter(_AsJson(start))
+    handler.setLevel(logging.INFO)
+    handler.setFormatter(JsonLines(start))
     logging.getLogger().addHandler(handler)
     try:
         yield
@@ -56,19 +57,21 @@ def seconds_of_starts(log: Iterable[Mapping[str, Any]]) -> float:
     return float(sum(ended - start for start, ended in last.items()))
 
 
-class _AsJson(logging.Formatter):
+class JsonLines(logging.Formatter):
+    """A record as a line {"time", "start", "level", "message"}. start: when this start began."""
+
     def __init__(self, start: float) -> None:
         super().__init__()
         self.start = start
 
     def format(self, record: logging.LogRecord) -> str:
-        line = {
-            "time": record.created,
-            "start": self.start,
-            "level": record.levelname,
-            "message": without_secrets(record.getMessage()),
-        }
-        return json.dumps(line)
+        """The line."""
+        return json_line(record.created, record.levelname, record.getMessage(), start=self.start)
+
+
+def json_line(when: float, level: str, message: str, **more: float) -> str:
+    """One line of a log."""
+    return json.dumps({"time": when, **more, "level": level, "message": without_secrets(message)})
 
 
 class _Appended(logging.FileHandler):

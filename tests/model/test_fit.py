@@ -22,7 +22,7 @@ from harvester.errors import SettingsError, StepError, StoreError
 from harvester.labels.ledger import from_marks
 from harvester.models.data_parallel import ALONE, Ranks
 from harvester.models.device import DeviceSpec
-from harvester.models.fit import Fit, FoldTask, LossesOf, TrainSchedule
+from harvester.models.fit import Fit, FitStep, FoldTask, LossesOf, TrainSchedule
 from harvester.proposals.network import Generator
 from harvester.proposals.training import fit_generator
 from harvester.records import LEDGER, Mark
@@ -59,7 +59,7 @@ def fit(
     schedule: TrainSchedule = SCHEDULE,
     ranks: Ranks = ALONE,
     items: Dataset[Any] | None = None,
-    log: Callable[[str], None] = lambda _: None,
+    log: Callable[[FitStep], None] = lambda _: None,
 ) -> list[dict[str, float]]:
     """The history of a fit to bright images, with its checkpoint in the folder."""
     task = FoldTask(folder, 0, None, Location.of(folder) / "c.pt", False, ranks, log)
@@ -181,13 +181,14 @@ def test_ranks_that_share_a_model_see_every_item_once(tmp_path: Path) -> None:
 
 
 def test_it_learns_and_tells(tmp_path: Path) -> None:
-    lines: list[str] = []
+    told: list[FitStep] = []
     schedule = TrainSchedule(60, 8, 1e-2, 1e-3, log_every=20)
-    history = fit(model(), losses_of, tmp_path, schedule, log=lines.append)
+    history = fit(model(), losses_of, tmp_path, schedule, log=told.append)
     first, last = (np.mean([row["classify"] for row in part]) for part in (history[:5], history[-5:]))
     assert last < 0.3 * first
-    assert len(lines) == 3
-    assert lines[-1].startswith("step 60/60, classify ")
+    assert [each.step for each in told] == [20, 40, 60]
+    assert str(told[-1]).startswith(f"step 60/60, {told[-1].terms}, ")
+    assert told[-1].losses["classify"] == pytest.approx(np.mean([row["classify"] for row in history[-20:]]))
 
 
 @pytest.mark.parametrize("steps", [1, 2, 8, 9, 10, 19])

@@ -13,8 +13,9 @@ from ray.train.v2.api.exceptions import ControllerError
 
 from harvester.config.settings import Settings
 from harvester.distributed import training
-from harvester.distributed.training import FitJob, train_folds
+from harvester.distributed.training import FitJob, FitProgress, train_folds
 from harvester.errors import HarvesterError, NotFiniteError, StepError
+from harvester.models.fit import FitStep
 from harvester.storage.location import Location
 
 TRACEBACK = """Traceback (most recent call last):
@@ -112,3 +113,42 @@ def test_a_cluster_that_fails_otherwise_is_tried_again(tmp_path: Any, monkeypatc
     for error in (TrainingFailedError("unknown"), ActorDiedError()):
         assert failed(tmp_path, monkeypatch, error, retries=1)[1] == 2
     assert issubclass(NotFiniteError, StepError)
+
+
+def test_steps_of_all_fits_are_told_as_workers_write_them(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Fold 0 was fitted by an earlier start; the other two are told together, with the losses of the latest."""
+    out = Location.of(tmp_path)
+    (out / "fold-0.safetensors").write_text("weights")
+    job = FitJob("generator", Settings(folds=3), out, out, [], {}, out, None, 0)
+    progress = FitProgress(job)
+    monkeypatch.setattr(training, "SECONDS_BETWEEN_NOTES", 0.0)
+    first, second = (training.telling(out, number, f"generator fold {number}") for number in (1, 2))
+
+    def told() -> list[tuple[int, int, str]]:
+        caplog.clear()
+        progress.reached()
+        return [(each.done, each.total, each.more) for each in (record.progress for record in caplog.records)]
+
+    caplog.set_level(logging.DEBUG, "harvester.run.progress")
+    assert told() == []
+    first(FitStep(25, 100, {"heat": 0.5}, 5.0))
+    assert told() == [(125, 300, "heat 0.500")]
+    assert told() == []
+    second(FitStep(50, 100, {"heat": 0.25}, 5.0))
+    assert told() == [(175, 300, "heat 0.250")]
+    again = FitProgress(job)
+    assert again.reached() and (again.lines is not None and again.lines.done) == 175
+    (out / "begun" / "fit-2").write_text("{")  # what a killed worker was writing
+    assert told() == []
+
+
+def test_workers_write_at_most_now_and_then_and_at_the_end(tmp_path: Any) -> None:
+    out = Location.of(tmp_path)
+    tell = training.telling(out, 0, "generator fold 0")
+    for step in (25, 50, 75):
+        tell(FitStep(step, 100, {"heat": 0.5}, 5.0))
+    assert (out / "begun" / "fit-0").read_json(step=int) == {"step": 25, "steps": 100, "terms": "heat 0.500"}
+    tell(FitStep(100, 100, {"heat": 0.5}, 5.0))
+    assert (out / "begun" / "fit-0").read_json(step=int) == {"step": 100, "steps": 100, "terms": "heat 0.500"}
