@@ -36,7 +36,7 @@ from harvester.proposals.inference import Proposals
 from harvester.records import SCHEMAS, IgnoreTable, Kind, ScoredTable, TubeletTable, empty
 from harvester.run.partials import Part, Partials, Row, plan_parts
 from harvester.run.progress import PartLines
-from harvester.run.quarantine import BEGUN, begun, forget
+from harvester.run.quarantine import BEGUN, Marks, begun, forget
 from harvester.run.work_list import Outcome, WorkList
 from harvester.storage.location import Location
 from harvester.store.slab import GridFrame
@@ -246,14 +246,15 @@ class PartProgress:
 
     def __init__(self, job: InferenceJob, parts: list[Part], name: str) -> None:
         self.folder, self.parts, self.name = job.partials.folder, parts, name
+        self.marks = Marks(self.folder)
         self.minutes = job.settings.compute.no_progress_minutes
         self.lines = PartLines(name, parts)
 
     def reached(self) -> tuple[list[str], dict[str, int | None]]:
         """The parts that are not published, and the marks of volumes that are begun: each ends by taking its own."""
-        files = self.folder.versions()
+        files, begun = self.marks.look()
         left = [part.name for part in self.parts if f"{part.name}.json" not in files]
-        self.lines.reached(left, files)
+        self.lines.reached(left, begun)
         return left, {name: when for name, when in files.items() if name.startswith(BEGUN)}
 
     def waiting(self) -> str:

@@ -32,7 +32,7 @@ from harvester.models.memory import require_memory
 from harvester.records import Reject
 from harvester.run.partials import Part, Row
 from harvester.run.progress import PartLines
-from harvester.run.quarantine import forget
+from harvester.run.quarantine import Marks, forget
 from harvester.run.work_list import Outcome, WorkList
 from harvester.storage.location import Location, writing
 from harvester.storage.salt import salt_of
@@ -264,7 +264,7 @@ class Collected:
         self.parts, self.returned = parts, set[str]()
         self.notes: list[ShardNote] = []
         self.rejects, self.before = [*refused], len(refused)
-        self.lines = PartLines("prepare", parts)
+        self.lines, self.marks = PartLines("prepare", parts), Marks(begun)
 
     def take(self, rows: Callable[[], Iterable[Row]]) -> None:
         """All rows of Makers. Raises StoreError."""
@@ -292,9 +292,9 @@ class Collected:
     def reached(self) -> tuple[list[str], dict[str, Any]]:
         """Shards that have not come back, and the marks of the volumes that are begun."""
         left = [part.name for part in self.parts if part.name not in self.returned]
-        marks = self.begun.versions()
-        self.lines.reached(left, marks)
-        return left, marks
+        marks, begun = self.marks.look()
+        self.lines.reached(left, begun)
+        return left, {**marks}
 
     def waiting(self) -> str:
         """The volumes that are begun."""

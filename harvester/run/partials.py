@@ -4,7 +4,7 @@ folder/
   <part>.parquet        the rows of its volumes
   <part>.json           its record, written after it: what is not recorded is not there
   plan.json             how many volumes there are
-  begun-<volume>.json   who works on a volume now (quarantine.py)
+  begun-<name>.json     who works on a part now, or on a volume alone (quarantine.py)
 """
 
 import json

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from harvester.run.partials import Part
-from harvester.run.quarantine import mark_name
 from harvester.text import time_left
 
 logger = logging.getLogger(__name__)
@@ -98,26 +97,13 @@ class ProgressLines:
 
 
 class PartLines:
-    """Lines of progress through parts, told by the marks of the volumes that are begun (quarantine.py).
-
-    A part's volumes go in their order: those before the first one that is begun have ended.
-    """
+    """Lines of progress through the volumes of parts."""
 
     def __init__(self, name: str, parts: Sequence[Part]) -> None:
         self.sizes = {part.name: len(part.rows) for part in parts}
-        self.places = {
-            mark_name(row["volume_id"]): (part.name, place) for part in parts for place, row in enumerate(part.rows)
-        }
-        self.lines = ProgressLines(name, len(self.places))
-        self.dead: Mapping[str, int | None] | None = None
+        self.lines = ProgressLines(name, sum(self.sizes.values()))
 
-    def reached(self, left: Collection[str], files: Mapping[str, int | None]) -> None:
-        """Parts that have not ended, and when files were written, among them the marks; those there at first are of
-        workers that died before."""
-        self.dead = files if self.dead is None else self.dead
-        marks = [name for name in files if name in self.places and files[name] != self.dead.get(name, -1)]
-        ended: dict[str, int] = {}
-        for part, place in sorted(self.places[name] for name in marks):
-            ended.setdefault(part, place)
-        done = self.lines.total - sum(self.sizes[part] - ended.get(part, 0) for part in left)
-        self.lines.reached(max(done, self.lines.done))  # for a moment between two volumes none is begun
+    def reached(self, left: Collection[str], begun: Mapping[str, int]) -> None:
+        """Parts that have not ended; of those that are begun, how many volumes have not (quarantine.py)."""
+        done = self.lines.total - sum(begun.get(part, self.sizes[part]) for part in left)
+        self.lines.reached(max(done, self.lines.done))  # between its last volume and its end a part has no mark

@@ -53,23 +53,25 @@ class WorkList:
 
         Raises NoRoomError, which is no fault of a volume's, and what is not `refusable`.
         """
-        ahead = tasks(_begun(quarantine, (row for part in self.clean for row in part.rows)))
+        ahead = tasks(_begun(quarantine, self.clean))
         for part in self.clean:
             yield part, _outcomes(part.rows, ahead, quarantine, refusable)
         next(ahead, None)  # its end lets go of what the last volumes hold: nothing is beside a suspect
         for part in self.quarantined:
-            alone = (partial(_alone, row, tasks, quarantine) for row in part.rows)
+            alone = (partial(_alone, part, place, tasks, quarantine) for place in range(len(part.rows)))
             yield part, _outcomes(part.rows, alone, quarantine, refusable)
+            quarantine.release(part.name)
 
 
-def _begun(quarantine: Quarantine, rows: Iterable[Row]) -> Iterator[Row]:
-    for row in rows:
-        quarantine.begin(row["volume_id"])
-        yield row
+def _begun(quarantine: Quarantine, parts: Iterable[Part]) -> Iterator[Row]:
+    for part in parts:
+        quarantine.begin(part.name, [row["volume_id"] for row in part.rows])
+        yield from part.rows
 
 
-def _alone(row: Row, tasks: Tasks[T], quarantine: Quarantine) -> T:
-    quarantine.begin_alone(row["volume_id"])
+def _alone(part: Part, place: int, tasks: Tasks[T], quarantine: Quarantine) -> T:
+    row = part.rows[place]
+    quarantine.begin_alone(row["volume_id"], part.name, len(part.rows) - place)
     return next(tasks([row]))()
 
 

@@ -218,7 +218,7 @@ def test_a_death_with_its_node_or_its_driver_counts_little(tmp_path: Path) -> No
         finder = Quarantine(folder, Worker(driver, "elsewhere"), lambda: nodes)
         first.end("v")
         for _ in range(deaths):
-            first._mark("v", alone, finder.crash_count("v"))
+            first._mark("v", {"alone": alone, "crashes": finder.crash_count("v")})
         return finder.crash_count("v")
 
     assert after(0, "first", ["here"]) == 0

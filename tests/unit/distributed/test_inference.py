@@ -16,6 +16,7 @@ from harvester.config.settings import Settings
 from harvester.distributed.inference import InferenceJob, PartProgress, Proposer, Task, run_over_volumes
 from harvester.errors import StepError, StoreError
 from harvester.records import TUBELETS
+from harvester.run import quarantine as quarantines
 from harvester.run.partials import Part, Partials, Row
 from harvester.run.quarantine import Quarantine, Worker
 from harvester.storage.location import Location
@@ -28,17 +29,18 @@ def job_in(folder: Path) -> InferenceJob:
     return InferenceJob(Settings(), where, where, {}, Partials(where / "partials"))
 
 
-def test_each_volume_that_ends_is_progress_though_its_part_is_not_published(tmp_path: Path) -> None:
+def test_each_volume_that_ends_is_progress_though_its_part_is_not_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Sixteen slow ones in one part take longer than compute.no_progress_minutes and are not given up."""
+    monkeypatch.setattr(quarantines, "SECONDS_BETWEEN_MARKS", 0.0)
     job = job_in(tmp_path)
     quarantine = Quarantine(job.partials.folder, Worker("d", "n"), lambda: ["n"])
     progress = PartProgress(job, [Part("one", ROWS)], "Proposer")
     seen = [progress.reached()]
     assert progress.reached() == seen[0]
-    quarantine.begin("v00")
-    for row, following in zip(ROWS, [*ROWS[1:], None], strict=True):
-        if following:
-            quarantine.begin(following["volume_id"])
+    quarantine.begin("one", [row["volume_id"] for row in ROWS])
+    for row in ROWS:
         seen.append(progress.reached())
         assert progress.reached() == seen[-1] != seen[-2]
         assert progress.lines.lines.done == int(row["volume_id"][1:])

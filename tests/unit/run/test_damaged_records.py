@@ -7,7 +7,7 @@ import pytest
 
 from harvester.errors import StoreError
 from harvester.run.partials import Partials
-from harvester.run.quarantine import Quarantine, Worker, mark_name
+from harvester.run.quarantine import Marks, Quarantine, Worker, begun, mark_name
 from harvester.run.status import read_status
 from harvester.run.step_notes import step_notes
 from harvester.storage.location import Location
@@ -21,8 +21,11 @@ def test_a_damaged_mark_leaves_no_volume_out(tmp_path: Path, text: str) -> None:
     quarantine = Quarantine(Location.of(tmp_path), Worker("driver", "node"), lambda: ["node"])
     (tmp_path / mark_name("a")).write_text(text)
     assert quarantine.crash_count("a") == 0
-    quarantine.begin_alone("a")
+    quarantine.begin_alone("a", "part", 1)
     assert quarantine.crash_count("a") == 1
+    (tmp_path / mark_name("part")).write_text(text)  # of a part
+    assert begun(quarantine.folder, ["a", "b"]) == {"a"}
+    assert Marks(quarantine.folder).look()[1] == {}
 
 
 @DAMAGED

@@ -7,7 +7,6 @@ import pytest
 from harvester.run import progress
 from harvester.run.partials import Part
 from harvester.run.progress import PartLines, ProgressLines
-from harvester.run.quarantine import mark_name
 
 
 def test_lines_come_now_and_then_and_once_at_the_end(
@@ -27,19 +26,16 @@ def test_lines_come_now_and_then_and_once_at_the_end(
 
 
 def test_volumes_count_as_they_end_whatever_the_parts() -> None:
-    """Marks: those of the second part's volumes 2 and 3 are begun, so two of it have ended."""
-    parts = [Part(name, [{"volume_id": f"{name}{i}"} for i in range(16)]) for name in "abc"]
-    marks = {f"{name}{i}": mark_name(f"{name}{i}") for name in "abc" for i in range(16)}
-    lines = PartLines("propose", parts)
+    lines = PartLines("propose", [Part(name, [{"volume_id": f"{name}{i}"} for i in range(16)]) for name in "abc"])
 
     def done(left: str, **begun: int) -> int:
-        lines.reached([*left], {marks[name]: when for name, when in begun.items()} | {"plan.json": 1})
+        lines.reached([*left], begun)
         return lines.lines.done
 
-    assert done("abc", c9=1) == 0  # of a worker that died before
-    assert done("abc", c9=1, a0=2, a1=2) == 0
-    assert done("abc", c9=1, a3=3, a2=3) == 2
-    assert done("abc", c9=1) == 2
-    assert done("bc", c9=1, b2=4, b3=4) == 18
-    assert done("c", c9=5) == 41
+    assert done("abc") == 0
+    assert done("abc", a=16) == 0
+    assert done("abc", a=14, b=16) == 2
+    assert done("abc", b=16) == 2  # between its last volume and its end
+    assert done("bc", b=14) == 18
+    assert done("c", c=7) == 41
     assert done("") == 48

@@ -65,7 +65,7 @@ def test_clean_parts_are_read_ahead_of_each_other(quarantine: Quarantine) -> Non
         "a": ["A0", "A1"],
         "c": ["C0", "C1"],
     }
-    assert reader.seen["a0"] == {"a0", "a1", "c0"}
+    assert reader.seen["a0"] == {"a0", "a1", "c0", "c1"}  # a part's volumes are written down together
     assert begun(quarantine.folder, EVERY) == set()
 
 
@@ -79,7 +79,7 @@ def test_a_suspect_has_the_process_for_itself(quarantine: Quarantine) -> None:
 
 def test_one_that_kills_twice_is_left_out_and_again_at_a_restart(quarantine: Quarantine) -> None:
     for _ in range(CRASHES):
-        quarantine.begin_alone("b0")  # and does not come back
+        quarantine.begin_alone("b0", "b", 2)  # and does not come back
     for _ in range(2):
         reader = Reader(quarantine.folder)
         given = through(quarantine, reader, suspects=["b0"])["b"]

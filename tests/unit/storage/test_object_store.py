@@ -212,7 +212,7 @@ def test_partials_in_a_bucket(door: Door) -> None:
     quarantine = Quarantine(partials.folder, Worker("driver", "node"), list)
     table = pa.table({"volume_id": ["a"]})
     partials.publish("000000-a", table, {"volumes": ["a"], "errors": {}})
-    quarantine.begin("b")
+    quarantine.begin("part", ["b"])
     assert partials.done() == {"000000-a"}
     assert begun(partials.folder, ["a", "b"]) == {"b"}
     quarantine.end("b")
