@@ -1,10 +1,12 @@
 """The ledger: every label with its origin."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from harvester.errors import LabelError
 from harvester.geometry import Array
@@ -12,6 +14,7 @@ from harvester.records import (
     LEDGER,
     SIDES,
     AcceptedTable,
+    Column,
     IgnoreTable,
     LedgerTable,
     ManifestTable,
@@ -33,18 +36,10 @@ OLD_CALIBRATION: Final = "rehearsed"
 
 def from_marks(marks: MarkTable) -> LedgerTable:
     """The archive's own marks as the ledger's first rows: one slice each, round -1."""
-    return _table(
-        {
-            "volume_id": mark["volume_id"],
-            "label_id": mark["mark_id"],
-            "role": Role.LESION,
-            "source": Source.CLINICAL if mark["clinical"] else Source.ANNOTATED,
-            "round": -1,
-            "z": [mark["z"]],
-            **{side: [mark[side]] for side in SIDES},
-        }
-        for mark in marks.to_pylist()
-    )
+    boxes = {name: one_each(marks[name]) for name in ("z", *SIDES)}
+    source = pc.if_else(marks["clinical"], str(Source.CLINICAL), str(Source.ANNOTATED))
+    given = {"volume_id": marks["volume_id"], "label_id": marks["mark_id"], "source": source, **boxes}
+    return _filled(len(marks), {"role": str(Role.LESION), "round": -1}, given)
 
 
 def from_reviewed(reviewed: ReviewedTable) -> LedgerTable:
@@ -67,9 +62,8 @@ def persistent(ledger: LedgerTable) -> LedgerTable:
 
 def exclusion_labels(ledger: LedgerTable) -> LedgerTable:
     """Where nothing is mined: lesions, and what people reviewed, whatever they said of it."""
-    rows = zip(ledger["role"].to_pylist(), ledger["source"].to_pylist(), strict=True)
-    kept = [role == Role.LESION or (source == Source.REVIEWED and role != Role.CALIBRATION) for role, source in rows]
-    return ledger.filter(pa.array(kept, pa.bool_()))
+    reviewed = pc.and_(pc.equal(ledger["source"], Source.REVIEWED), pc.not_equal(ledger["role"], Role.CALIBRATION))
+    return ledger.filter(pc.or_(pc.equal(ledger["role"], Role.LESION), reviewed))
 
 
 def from_tubelets(
@@ -82,22 +76,13 @@ def from_tubelets(
     probabilities: Array | None = None,
 ) -> LedgerTable:
     """Mined tubelets as ledger rows, one per tubelet, with their origin, and that each is a lesion, where known."""
-    likely = [None] * len(tubelets) if probabilities is None else probabilities.tolist()
-    return _table(
-        {
-            "volume_id": row["volume_id"],
-            "label_id": f"{source}-{round_index}-{row['tubelet_id']}",
-            "role": role,
-            "source": source,
-            "round": round_index,
-            "score": row["score"],
-            "probability": probability,
-            "model_hash": model_hash,
-            "run_id": run_id,
-            **{name: row[name] for name in ("z", *SIDES)},
-        }
-        for row, probability in zip(tubelets.to_pylist(), likely, strict=True)
-    )
+    first, ids = f"{source}-{round_index}-", tubelets["tubelet_id"].cast(pa.string())
+    given = {name: tubelets[name] for name in ("volume_id", "score", "z", *SIDES)}
+    given["label_id"] = pc.binary_join_element_wise(pa.scalar(first), ids, "")
+    if probabilities is not None:
+        given["probability"] = pa.chunked_array([pa.array(probabilities, pa.float64())])
+    origin = {"role": str(role), "source": str(source), "round": round_index, "model_hash": model_hash}
+    return _filled(len(tubelets), origin | {"run_id": run_id}, given)
 
 
 def extrude_marks(labels: LedgerTable, manifest: ManifestTable) -> LedgerTable:
@@ -106,21 +91,58 @@ def extrude_marks(labels: LedgerTable, manifest: ManifestTable) -> LedgerTable:
     What touches a label is asked of these: a piece of a marked lesion beside its key slice is neither a find nor a
     false one.
     """
-    volumes = {row["volume_id"]: row for row in manifest.to_pylist()}
-    strange = sorted({row["volume_id"] for row in labels.to_pylist()} - volumes.keys())
-    if strange:
+    known = pc.index_in(labels["volume_id"], manifest["volume_id"].combine_chunks())
+    if known.null_count:
+        strange = sorted(set(labels.filter(pc.is_null(known))["volume_id"].to_pylist()))
         raise LabelError(f"labels name {len(strange)} volumes that the manifest does not know: {strange[:3]}")
-    return _table(_extruded(row, volumes[row["volume_id"]]) for row in labels.to_pylist())
+    own = manifest.select(["depth", *(f"spacing_{axis}_mm" for axis in "zyx")]).take(known)
+    depth, z_mm, y_mm, x_mm = (column.to_numpy() for column in own.columns)
+    z, *sides = (Lists.of(labels[name]) for name in ("z", *SIDES))
+    x1, y1, x2, y2 = (side.first() for side in sides)
+    reach = np.ceil(UNSURE * np.minimum((x2 - x1 + 1) * x_mm, (y2 - y1 + 1) * y_mm) / z_mm).astype(np.int64)
+    single, key = z.lengths == 1, z.first().astype(np.int64)
+    low, high = np.maximum(key - reach, 0), np.minimum(key + reach, depth - 1)
+    lengths = np.where(single, np.maximum(high - low + 1, 0), z.lengths)
+    row = np.repeat(np.arange(len(labels)), lengths)
+    place = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    source = z.starts[row] + np.where(single[row], 0, place)
+    shown = np.where(single[row], low[row] + place, z.values[source])
+    columns = dict(zip(labels.column_names, labels.columns, strict=True))
+    columns["z"] = lists(shown, lengths, pa.int32())
+    for name, side in zip(SIDES, sides, strict=True):
+        columns[name] = lists(side.values[source], lengths, pa.float64())
+    return LedgerTable(pa.table(columns, schema=LEDGER))
 
 
-def _extruded(row: dict[str, Any], volume: Mapping[str, Any]) -> dict[str, Any]:
-    if len(row["z"]) != 1:
-        return row
-    width_mm = (row["x2"][0] - row["x1"][0] + 1) * volume["spacing_x_mm"]
-    height_mm = (row["y2"][0] - row["y1"][0] + 1) * volume["spacing_y_mm"]
-    reach = int(np.ceil(UNSURE * min(width_mm, height_mm) / volume["spacing_z_mm"]))
-    z = [at for at in range(row["z"][0] - reach, row["z"][0] + reach + 1) if 0 <= at < volume["depth"]]
-    return row | {"z": z, **{side: row[side] * len(z) for side in SIDES}}
+@dataclass(frozen=True)
+class Lists:
+    """A column of lists as numpy sees it: all values one after the other, where each list starts, how long it is."""
+
+    values: Array
+    starts: Array
+    lengths: Array
+
+    @classmethod
+    def of(cls, column: Column) -> "Lists":
+        """Of a column without nulls."""
+        lengths = pc.list_value_length(column).to_numpy().astype(np.int64)
+        return cls(pc.list_flatten(column).to_numpy(), np.cumsum(lengths) - lengths, lengths)
+
+    def first(self) -> Array:
+        """(n,) of each list its first value; 0 of an empty one."""
+        padded = np.append(self.values, np.zeros(1, self.values.dtype))
+        return np.where(self.lengths > 0, padded[np.minimum(self.starts, len(self.values))], 0)
+
+
+def lists(flat: Array, lengths: Array, kind: pa.DataType) -> "pa.ListArray[Any]":
+    """A column of lists of these lengths."""
+    ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(ends), pa.array(flat, kind))
+
+
+def one_each(column: Column) -> "pa.ListArray[Any]":
+    """A column's values as lists of one."""
+    return lists(column.to_numpy(), np.ones(len(column), np.int64), column.type)
 
 
 def from_ignored(regions: IgnoreTable) -> LedgerTable:
@@ -143,6 +165,17 @@ def extend(ledger: LedgerTable, *found: LedgerTable) -> LedgerTable:
     """The ledger with new rows, sorted so that the same labels make the same table."""
     keys: list[tuple[str, Any]] = [(name, "ascending") for name in ("volume_id", "role", "source", "label_id")]
     return LedgerTable(pa.concat_tables([ledger, *found]).sort_by(keys).combine_chunks())
+
+
+def _filled(count: int, alike: Mapping[str, Any], given: Mapping[str, Any]) -> LedgerTable:
+    """A ledger of so many rows: columns that are given, those that are alike in all rows, nulls."""
+    columns = [
+        given[field.name].cast(field.type)
+        if field.name in given
+        else pa.repeat(pa.scalar(alike.get(field.name), field.type), count)
+        for field in LEDGER
+    ]
+    return LedgerTable(pa.table(columns, schema=LEDGER))
 
 
 def _table(rows: Iterable[dict[str, Any]]) -> LedgerTable:

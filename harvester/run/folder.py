@@ -17,6 +17,7 @@ run/
   calibration.parquet              what the last scored round accepts in V_M (records.ACCEPTED)
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -25,13 +26,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from harvester.config.fingerprint import as_tree, settings_hash
 from harvester.config.loading import dump, restore
 from harvester.config.settings import Settings
 from harvester.errors import SettingsError, StepError, StoreError, without_secrets
-from harvester.records import Split
+from harvester.records import Column, Split
 from harvester.run.journal import RoundRecord, RunRecord, Status, read_run, round_folder, write_round, write_run
 from harvester.run.partials import Partials
 from harvester.run.progress import StepSaid
@@ -311,4 +314,28 @@ def store_in(settings: Settings) -> str:
 
 def table_hash(table: pa.Table) -> str:
     """Names a table's content, however its rows are chunked."""
-    return settings_hash(table.to_pylist())
+    digest = hashlib.sha256(str([(field.name, str(field.type)) for field in table.schema]).encode())
+    for column in table.columns:
+        _add(digest, column)
+    return digest.hexdigest()[:12]
+
+
+def _add(digest: Any, column: Column) -> None:
+    """A column's values to a digest: which are null, how long texts and lists are, then their bytes."""
+    kind = column.type
+    digest.update(np.packbits(column.is_null().to_numpy(zero_copy_only=False)).tobytes())
+    if pa.types.is_list(kind):
+        digest.update(pc.fill_null(pc.list_value_length(column), 0).to_numpy().astype(np.int64).tobytes())
+        _add(digest, pc.list_flatten(column))
+    elif pa.types.is_string(kind):
+        texts = pc.fill_null(column, "")
+        digest.update(pc.binary_length(texts).to_numpy().astype(np.int64).tobytes())
+        chunks = texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]
+        for chunk in chunks:
+            _, ends, data = chunk.buffers()
+            if len(chunk):
+                places = np.frombuffer(ends, np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
+                digest.update(memoryview(data)[places[0] : places[-1]] if data else b"")
+    elif not pa.types.is_null(kind):
+        numbers = column.cast(pa.int8()) if pa.types.is_boolean(kind) else column
+        digest.update(np.ascontiguousarray(pc.fill_null(numbers, 0).to_numpy()).tobytes())
