@@ -161,7 +161,7 @@ def untrained(job: Any) -> None:
 
 def pool(actor: Any, job: Any, parts: list[Any]) -> Any:
     """In place of Ray's pool: one actor, called as Ray calls it."""
-    batch = {"name": [part.name for part in parts], "rows": [json.dumps(part.rows) for part in parts]}
+    batch = {"name": [part.name for part in parts], "rows": [json.dumps([*part.rows]) for part in parts]}
     return SimpleNamespace(materialize=lambda: list(actor(job)(batch)))
 
 

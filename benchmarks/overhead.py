@@ -36,7 +36,8 @@ from harvester.mining.negatives import to_classify
 from harvester.models.device import DeviceSpec
 from harvester.proposals.inference import Proposals
 from harvester.proposals.network import Generator
-from harvester.records import SCORED, TUBELETS, Volume
+from harvester.records import SCORED, TUBELETS, TubeletTable, Volume, each_row
+from harvester.run.parted_table import PartedTable
 from harvester.run.partials import Partials, plan_parts
 from harvester.storage.location import Location
 from harvester.store.slab import GridFrame
@@ -123,7 +124,7 @@ def one_side(side: str, work: Path, part: int) -> Times:
     rows = store.manifest.to_pylist()
     if side.startswith("ray"):
         start_ray()
-        return by_ray(settings, store, rows, work, int(side[-1]))
+        return by_ray(settings, store, work, int(side[-1]))
     torch.set_num_threads(1 if side == "two_bare" else 2)
     return bare(settings, store, rows if part < 0 else rows[part::2], work)
 
@@ -160,31 +161,31 @@ def finished(works: Callable[[], Iterator[Any]], rows: list[dict[str, Any]], sch
     return times
 
 
-def by_ray(settings: Settings, store: Store, rows: list[dict[str, Any]], work: Path, replicas: int) -> Times:
+def by_ray(settings: Settings, store: Store, work: Path, replicas: int) -> Times:
     """The pipeline of a harvest; the actors' records say when a shard was finished."""
     compute = settings.compute.model_copy(update={"replicas": replicas})
     own = settings.model_copy(update={"compute": compute})
-    by_step = {}
+    by_step, aside = {}, Location.of(work / f"{time.time()}")
+    proposed = PartedTable(Partials(aside / "propose.partials"), TubeletTable)
     for step, actor, models in (("propose", Proposer, "generator"), ("classify", Scorer, "classifier")):
-        partials = Partials(Location.of(work / f"{time.time()}.partials"))
-        job = replace(job_in(own, store, work, models), partials=partials)
+        partials = Partials(aside / f"{step}.partials")
+        job = replace(job_in(own, store, work, models), partials=partials, tubelets=proposed)
         began = time.time()
-        table, _ = run_over_volumes(actor, job, rows)  # type: ignore[arg-type]
-        if step == "propose":
-            Location.of(work / "tubelets.parquet").write_table(table, row_group_size=4096)
-        records = [partials.record(shard.name) or {} for shard in plan_parts(rows)]
+        run_over_volumes(actor, job, store.manifest)  # type: ignore[arg-type]
+        records = [partials.record(shard.name) or {} for shard in plan_parts(store.manifest)]
         assert not any(record["errors"] for record in records)
         by_step[step] = sorted(record["ended"] - began for record in records for _ in record["volumes"])
-        partials.folder.delete_folder()
+    Location.of(work / "tubelets.parquet").write_table(proposed.whole(), row_group_size=4096)
+    aside.delete_folder()
     return by_step
 
 
 def job_in(settings: Settings, store: Store, work: Path, models: str) -> InferenceJob:
     """A step's job; its shards are put in by by_ray."""
-    folds = patient_folds(store.manifest.to_pylist(), settings.folds, settings.seed)
-    nowhere = Partials(Location.of(work / "nowhere"))
-    tubelets = Location.of(work / "tubelets.parquet")
-    return InferenceJob(settings, store.path, Location.of(work / models), folds, nowhere, tubelets)
+    folds = patient_folds(each_row(store.manifest), settings.folds, settings.seed)
+    return InferenceJob(
+        settings, store.path, Location.of(work / models), folds, Partials(Location.of(work / "nowhere"))
+    )
 
 
 def settings_of() -> Settings:

@@ -28,7 +28,7 @@ from harvester.mining.candidates import candidates, split_of
 from harvester.mining.fusion import fuse, fusions
 from harvester.mining.round_view import RoundView, StoreTables
 from harvester.records import PooledTable, Split
-from harvester.results.scored import last_round, scored_tables
+from harvester.results.scored import last_round, scored_rounds
 from harvester.results.truth import FP_RATES, TruthEvaluator
 from harvester.run.folder import settings_of, store_of
 from harvester.storage.location import Location
@@ -67,7 +67,7 @@ def rounds_of(folder: Location, at: str | None, on_vm: bool) -> list[dict[str, A
     split = Split.VM if on_vm else Split.VH_TEST
     rows: list[dict[str, Any]] = []
     before: dict[str, tuple[float, Any]] = {}
-    for scored in scored_tables(folder, last_round(folder)):
+    for scored in (each.whole() for each in scored_rounds(folder, last_round(folder))):
         view = view.then(scored)
         row, aps = of_round(view, *asked(view, TruthEvaluator(store, settings), split), split)
         rows.append(row | {f"{name}_ap_gained": less(aps[name], before[name]) for name in before})

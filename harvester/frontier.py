@@ -8,20 +8,23 @@ from harvester.certificate.frontier import Frontier, FrontierRow
 from harvester.certificate.operating_point import OperatingPoint
 from harvester.certificate.selection import Calibration, CalibrationFiles, SelectedPoint, select_point
 from harvester.config.settings import OperatingPointSettings, Settings
+from harvester.distributed.sweep import in_tasks
 from harvester.distributed.tuning import sweep
-from harvester.mining.round_view import RoundView, StoreTables
+from harvester.mining.round_view import RoundView
 from harvester.records import ScoredTable
+from harvester.results.rounds import rounds_viewed
 from harvester.results.truth import TruthEvaluator, with_round
+from harvester.run.parted_table import PartedTable
 from harvester.storage.location import Location
 from harvester.store.store import Store
 
 
 def trace(
-    scored: tuple[ScoredTable, ...], store: Store, settings: Settings, targets: list[float], work: Location
+    scored: tuple[PartedTable[ScoredTable], ...], store: Store, settings: Settings, targets: list[float], work: Location
 ) -> Frontier:
     """Sweep the ways to fuse the rounds' scores with Ray Tune, then solve every target with the best one."""
     folder = Location.of(work)
-    view = RoundView(scored, StoreTables.of(store, settings), settings)
+    view = rounds_viewed(scored, store, settings, in_tasks)
     calibration = Calibration.of(view)
     trials = sweep(_files(calibration, folder), settings, folder / "tune")
     truth = TruthEvaluator(store, settings)

@@ -7,18 +7,20 @@ that saw its patient: what is measured on V_M then holds for V_H.
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from harvester.certificate.selection import Calibration, CalibrationFiles, SelectedPoint, from_json, nothing_scored
 from harvester.config.fingerprint import settings_hash
 from harvester.config.settings import SuppressionSettings
 from harvester.distributed.inference import InferenceJob, Proposer, Scorer, run_over_volumes
+from harvester.distributed.sweep import in_tasks
 from harvester.distributed.training import FitJob, train_folds
 from harvester.distributed.tuning import search
 from harvester.errors import NoExamplesError
@@ -26,14 +28,28 @@ from harvester.labels import ledger as ledgers
 from harvester.mining import negatives
 from harvester.mining.candidates import Found
 from harvester.mining.probability import probabilities
-from harvester.mining.round_view import RoundView, StoreTables
+from harvester.mining.round_view import NEGATIVE_VOLUMES, RoundView, StoreTables
 from harvester.models.pretrained import named_by_content
-from harvester.records import AcceptedTable, LedgerTable, Role, ScoredTable, Source, checked, empty, rows_where
+from harvester.records import (
+    AcceptedTable,
+    LedgerTable,
+    ManifestTable,
+    Role,
+    ScoredTable,
+    Source,
+    Split,
+    TubeletTable,
+    empty,
+    rows_where,
+    values,
+)
 from harvester.report.build import ReportInputs
 from harvester.results.audit_outcome import certified
 from harvester.results.completeness import expected_missing
 from harvester.results.history import History
-from harvester.run.folder import Artifact, Run, table_hash
+from harvester.results.rounds import over_parts, rounds_viewed
+from harvester.run.folder import Artifact, Parted, Run, table_hash
+from harvester.run.parted_table import PartedTable
 from harvester.run.step_notes import weights_hash
 from harvester.run.tracking import Tracker
 from harvester.storage.location import Location
@@ -53,8 +69,9 @@ def harvest(run: Run, tracker: Tracker, show: Callable[[ReportInputs], None] = l
     round whose models have nothing to learn from is the last, and leaves the list as it was; the summary says why.
     """
     settings, history = run.settings, History(run)
-    view = RoundView((), StoreTables.of(run.store, settings), settings)
-    ledger, hits = view.store.ledger, empty(AcceptedTable)
+    scored: tuple[PartedTable[ScoredTable], ...] = ()
+    view = rounds_viewed(scored, run.store, settings, in_tasks)
+    ledger, hits = StoreTables.of(run.store, settings).ledger, empty(AcceptedTable)
     start, lpc = run.starting("generator"), run.starting("classifier")
     point = nothing_scored(settings.operating_point, "no round was scored")
     for k in range(settings.rounds):
@@ -64,9 +81,10 @@ def harvest(run: Run, tracker: Tracker, show: Callable[[ReportInputs], None] = l
             tubelets = propose(run, k, lpg)
             lpc = train_classifier(run, k, tubelets, ledger, lpg, lpc)
         except NoExamplesError as error:
-            give_up(k, view.store, history, tracker, str(error))
+            give_up(k, view, history, tracker, str(error))
             break
-        view = view.then(classify(run, k, tubelets, lpc))
+        scored = (*scored, classify(run, k, tubelets, lpc).table)
+        view = rounds_viewed(scored, run.store, settings, in_tasks)
         point = choose_operating_point(run, k, view)
         history.look(k, view, point)
         found = mine(view, point)
@@ -81,11 +99,11 @@ def harvest(run: Run, tracker: Tracker, show: Callable[[ReportInputs], None] = l
     return history
 
 
-def give_up(k: int, store: StoreTables, history: History, tracker: Tracker, reason: str) -> None:
+def give_up(k: int, view: RoundView, history: History, tracker: Tracker, reason: str) -> None:
     """Record a round that could not learn: nothing scored, and why. Labels, hits and harvest stay as they were."""
     logger.warning("round %d harvests nothing: %s", k, reason)
     settings = history.run.settings
-    view = RoundView((), store, settings)
+    view = RoundView((), view.store, settings)
     point = nothing_scored(settings.operating_point, reason)
     history.append(k, view, point, mine(view, point), "")
     tracker.log_round(k, history.params(), history.metrics())
@@ -119,17 +137,16 @@ def next_start(run: Run, k: int, start: Artifact | None, lpg: Artifact) -> Artif
     return start if start and k and run.settings.generator.finetune_from == "first" else lpg
 
 
-def propose(run: Run, k: int, lpg: Artifact) -> Artifact:
+def propose(run: Run, k: int, lpg: Artifact) -> Parted[TubeletTable]:
     """Every volume through the LPG that never saw its patient; boxes linked to tubelets."""
     key = run.key("tubelets", generator_weights=lpg.key, linking=run.settings.linking)
-    job = InferenceJob(run.settings, run.store.path, lpg.path, run.folds, run.partials("tubelets", k, key))
-    return run.measured_table(
-        "tubelets", k, key, partial(run_over_volumes, Proposer, job, run.mined, run.store.ignore())
-    )
+    table = PartedTable(run.partials("tubelets", k, key), TubeletTable)
+    job = InferenceJob(run.settings, run.store.path, lpg.path, run.folds, table.partials, ignored=run.store.ignore())
+    return run.parted("tubelets", k, key, table, partial(run_over_volumes, Proposer, job, run.mined))
 
 
 def train_classifier(
-    run: Run, k: int, tubelets: Artifact, ledger: LedgerTable, lpg: Artifact, before: Artifact | None
+    run: Run, k: int, tubelets: Parted[TubeletTable], ledger: LedgerTable, lpg: Artifact, before: Artifact | None
 ) -> Artifact:
     """LPC on tubelets: lesions against what surely is none; finetuned from starting weights or the round `before`."""
     own = run.settings.classifier
@@ -142,16 +159,28 @@ def train_classifier(
         start=before.key if before else "",
     )
 
-    def label() -> pa.Table:
-        table = negatives.to_classify(tubelets.path.read_table(), own.max_tubelets)
-        manifest = run.store.manifest
-        lesion, other = negatives.classifier_examples(table, ledger, manifest, own.match_iou)
+    table = run.table("examples", k, key, lambda: examples(run, tubelets.table, ledger))
+    weights = (before or lpg).path
+    return run.weights("classifier", k, key, lambda out: fit(_job(run, "classifier", k, out, table, weights), before))
+
+
+def examples(run: Run, tubelets: PartedTable[TubeletTable], ledger: LedgerTable) -> pa.Table:
+    """What the classifier learns from, with its `label`: 1 a lesion, 0 none. Of V_M, and of NEGATIVE_VOLUMES of V_H."""
+    own, known = run.settings.classifier, StoreTables.of(run.store, run.settings)
+    drawn = known.partly_marked(run.settings.seed)[:NEGATIVE_VOLUMES]
+    learned = pa.array([*values(rows_where(known.manifest, "split", Split.VM)["volume_id"]), *drawn], pa.string())
+
+    def of_parts(names: Sequence[str]) -> pa.Table:
+        table = negatives.to_classify(tubelets.of(names), own.max_tubelets)
+        table = table.filter(pc.is_in(table["volume_id"], learned))
+        ids = table["volume_id"].unique()
+        labels = LedgerTable(ledger.filter(pc.is_in(ledger["volume_id"], ids)))
+        manifest = ManifestTable(known.manifest.filter(pc.is_in(known.manifest["volume_id"], ids)))
+        lesion, other = negatives.classifier_examples(table, labels, manifest, own.match_iou)
         kept = np.flatnonzero(lesion | other)
         return table.take(kept).append_column("label", pa.array(lesion[kept].astype(np.int32)))
 
-    table = run.table("examples", k, key, label)
-    weights = (before or lpg).path
-    return run.weights("classifier", k, key, lambda out: fit(_job(run, "classifier", k, out, table, weights), before))
+    return pa.concat_tables(over_parts(of_parts, tubelets.partials.names(), in_tasks)).combine_chunks()
 
 
 def fit(job: FitJob, before: Artifact | None) -> None:
@@ -166,14 +195,13 @@ def fit(job: FitJob, before: Artifact | None) -> None:
             (job.out / name).write_bytes((before.path / name).read_bytes())
 
 
-def classify(run: Run, k: int, tubelets: Artifact, lpc: Artifact) -> ScoredTable:
+def classify(run: Run, k: int, tubelets: Parted[TubeletTable], lpc: Artifact) -> Parted[ScoredTable]:
     """Every tubelet through the LPC that never saw its patient."""
     poses = run.settings.classifier.poses
     key = run.key("scored", tubelets=tubelets.key, classifier_weights=lpc.key, poses=poses)
-    partials = run.partials("scored", k, key)
-    job = InferenceJob(run.settings, run.store.path, lpc.path, run.folds, partials, tubelets.path)
-    scored = run.measured_table("scored", k, key, partial(run_over_volumes, Scorer, job, run.mined))
-    return checked(ScoredTable, scored.path.read_table())
+    table = PartedTable(run.partials("scored", k, key), ScoredTable)
+    job = InferenceJob(run.settings, run.store.path, lpc.path, run.folds, table.partials, tubelets.table)
+    return run.parted("scored", k, key, table, partial(run_over_volumes, Scorer, job, run.mined))
 
 
 def choose_operating_point(run: Run, k: int, view: RoundView) -> SelectedPoint:
@@ -196,17 +224,16 @@ def mine(view: RoundView, selected: SelectedPoint) -> Found:
     """Harvested lesions of V_H, the same rule's answer on V_M, hard negatives of both."""
     fusion, settings = selected.choice, view.settings.mining
     threshold, estimated = selected.point.threshold, selected.naive.threshold
+    view.reaching(fusion, min(threshold, estimated))  # V_H is gone through once, for both
     cut, likely = view.cut(fusion, threshold), view.likely(fusion, estimated, threshold)
-    # What is left for review may be lesions too, and so may what is likely.
-    maybe = view.reaching(fusion, min(threshold, estimated))
-    taken = ledgers.from_tubelets(maybe, Role.LESION, Source.HARVESTED, 0, "", "")
     calibration = view.accepted(fusion, 0.0)
     return Found(
         cut,
         likely,
         view.accepted(fusion, threshold),
         negatives.sure_hard_negatives(view.completely_marked, view.known, settings),
-        negatives.possible_hard_negatives(view.partly_marked, ledgers.extend(view.known, taken), settings),
+        # What is left for review may be lesions too, and so may what is likely.
+        view.possible_negatives(fusion, min(threshold, estimated)),
         probabilities(calibration, cut.lesions),
         probabilities(calibration, likely),
     )

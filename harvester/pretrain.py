@@ -15,7 +15,7 @@ from harvester.evaluation.matching import hits, overlaps
 from harvester.harvest import classify, propose, train_classifier, train_generator
 from harvester.mining.candidates import outside_ignored, split_of
 from harvester.mining.round_view import StoreTables
-from harvester.records import ScoredTable, Split
+from harvester.records import ScoredTable, Split, each_row, rows_where
 from harvester.results.truth import ProposalScores
 from harvester.run.folder import Artifact, Run
 from harvester.run.tracking import Tracker
@@ -34,7 +34,7 @@ def pretrain(run: Run, tracker: Tracker, scans: dict[str, str]) -> StartingWeigh
     lpg = train_generator(run, 0, ledger, run.starting("generator"))
     tubelets = propose(run, 0, lpg)
     lpc = train_classifier(run, 0, tubelets, ledger, lpg, run.starting("classifier"))
-    figures = measure(run, classify(run, 0, tubelets, lpc))
+    figures = measure(run, classify(run, 0, tubelets, lpc).table.whole())
     tracker.log_round(0, {}, figures)
     return publish(run, {"generator": lpg, "classifier": lpc}, scans, figures)
 
@@ -44,7 +44,7 @@ def measure(run: Run, scored: ScoredTable) -> dict[str, float]:
     store, iou = run.store, run.settings.operating_point.match_iou
     lesions = split_of(store.marks(), store.manifest, Split.VM).combine_chunks()
     mine = outside_ignored(split_of(scored, store.manifest, Split.VM), store.ignore())
-    volumes = sum(row["split"] == Split.VM for row in run.rows)
+    volumes = len(rows_where(store.manifest, "split", Split.VM))
     figures = {"lesions": float(len(lesions)), "volumes": float(volumes)}
     for stage, score in (("lpg", "lpg_score"), ("lpc", "lpc_score")):
         found = hits(overlaps(mine, lesions), mine[score].to_numpy(), len(lesions), iou)
@@ -71,7 +71,7 @@ def publish(run: Run, models: dict[str, Artifact], scans: dict[str, str], figure
 
 def card_of(run: Run, files: dict[str, str], scans: dict[str, str], figures: dict[str, float]) -> Card:
     """Everything that somebody who starts from the weights must know."""
-    settings, seen = run.settings, [row for row in run.rows if is_a_scan(row)]
+    settings, seen = run.settings, [row for row in each_row(run.store.manifest) if is_a_scan(row)]
     before = run.start.card if run.start else None
     return Card(
         harvester=harvester.__version__,
@@ -83,7 +83,7 @@ def card_of(run: Run, files: dict[str, str], scans: dict[str, str], figures: dic
         files=files,
         seed=settings.seed,
         steps={stage: _steps(settings, stage) for stage in STAGES},
-        volumes=len(run.rows),
+        volumes=len(run.store.manifest),
         seconds=round(time.monotonic() - run.began, 1),
         start=run.start.digest if run.start else "",
         figures=figures,

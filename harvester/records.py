@@ -1,6 +1,6 @@
 """What the tables hold: one class for a scan, one schema and type per table. Frames and box ends: see geometry.py."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -65,6 +65,8 @@ class Source(StrEnum):
 SPLITS: Final = tuple(Split)
 PARTLY_MARKED: Final = (Split.VH, Split.VH_TEST)
 """What is harvested."""
+MINED: Final = (Split.VM, *PARTLY_MARKED)
+"""All but V_D^test, which is for detectors trained on the harvest: nothing of a harvest may look at it."""
 SIDES: Final = ("x1", "y1", "x2", "y2")
 """The columns of a box: pixel indices, both ends inclusive."""
 Box = tuple[float, float, float, float]
@@ -312,6 +314,13 @@ def rows_where(table: AnyTable, column: str, *wanted: str) -> AnyTable:
 def values(column: Column) -> list[Any]:
     """A column as Python's values; what they are, and whether they may be None, says its schema."""
     return column.to_pylist()
+
+
+def each_row(table: pa.Table, *columns: str) -> Iterator[dict[str, Any]]:
+    """A table's rows, or some columns of them, a few at a time as Python's."""
+    chosen = table.select(list(columns)) if columns else table
+    for batch in chosen.to_batches(max_chunksize=1024):
+        yield from batch.to_pylist()
 
 
 def only_data(table: pa.Table) -> pa.Table:

@@ -34,7 +34,7 @@ from harvester.records import (
 )
 from harvester.results.label_sets import FULL_TRUTH, GRADES, HARVEST, LabelSets, graded
 from harvester.results.retraining import Comparison, HeldOutSet, SetScores
-from harvester.results.scored import last_round, scored_table
+from harvester.results.scored import last_round, scored_round
 from harvester.run.folder import table_hash
 from harvester.run.journal import read_run
 from harvester.run.retraining import Retraining
@@ -137,7 +137,7 @@ def label_sets(archive: Archive) -> dict[str, LedgerTable]:
     """
     run, settings = archive.run, archive.settings
     ledger = read_ledger(run) if archive.ledger is None else archive.ledger
-    scored = scored_table(run, last_round(run)) if archive.scored is None else archive.scored
+    scored = scored_round(run, last_round(run)).whole() if archive.scored is None else archive.scored
     sets = LabelSets(archive.store, ledger, scored, settings.mining, settings.seed)
     if not sets.knows_all:
         logger.warning(

@@ -45,11 +45,11 @@ def tune(options: argparse.Namespace) -> None:
     # Ray takes seconds: help and a wrong option are answered before.
     from harvester.distributed.cluster import start_ray
     from harvester.frontier import trace
-    from harvester.results.scored import last_round, scored_tables
+    from harvester.results.scored import last_round, scored_rounds
 
     store = store_of(run, settings, store_folder(options.store))
     number = last_round(run) if options.round is None else options.round
-    scored = scored_tables(run, number)
+    scored = scored_rounds(run, number)
     start_ray()
     earlier = looks.look(store, "tune", run.uri, number, settings.operating_point, options.targets)
     frontier = trace(scored, store, settings, options.targets, out / "work")

@@ -13,11 +13,12 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from typing import Any, Final, Generic
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray.data
 import torch
 from ray.data import ActorPoolStrategy
@@ -33,7 +34,8 @@ from harvester.mining.candidates import outside_ignored
 from harvester.models.device import DeviceSpec
 from harvester.models.memory import require_memory
 from harvester.proposals.inference import Proposals
-from harvester.records import SCHEMAS, IgnoreTable, Kind, ScoredTable, TubeletTable, empty
+from harvester.records import SCHEMAS, IgnoreTable, Kind, ScoredTable, TubeletTable, empty, rows_where
+from harvester.run.parted_table import PartedTable
 from harvester.run.partials import Part, Partials, Row, plan_parts
 from harvester.run.progress import PartLines
 from harvester.run.quarantine import BEGUN, Marks, begun, forget
@@ -46,19 +48,27 @@ logger = logging.getLogger(__name__)
 Task = Callable[[], list[Row]]
 
 BLOCKS_PER_REPLICA: Final = 8
-NOTHING_IGNORED: Final = empty(IgnoreTable)
+PARTS_HELD: Final = 4
+"""Of what was proposed, in an actor: it reads ahead across two."""
+ORDER: Final[list[tuple[str, Any]]] = [("volume_id", "ascending"), ("tubelet_id", "ascending")]
 
 
 @dataclass(frozen=True)
 class InferenceJob:
-    """What every actor gets. models: folder of fold-<k>.safetensors; tubelets: parquet to classify."""
+    """What every actor gets.
+
+    models      folder of fold-<k>.safetensors
+    tubelets    what is to be classified
+    ignored     regions whose tubelets are left out
+    """
 
     settings: Settings
     store: Location
     models: Location
     folds: Mapping[str, int]
     partials: Partials
-    tubelets: Location | None = None
+    tubelets: PartedTable[TubeletTable] | None = None
+    ignored: IgnoreTable = field(default_factory=lambda: empty(IgnoreTable))
 
     def place(self) -> DeviceSpec:
         """The actor's device, on as many threads as it was given CPUs."""
@@ -95,6 +105,7 @@ class Actor(ABC, Generic[Kind]):
         The next volume is read while one is worked on, across parts, but for those that may have killed a worker.
         """
         parts = [Part(*given) for given in zip(batch["name"], map(json.loads, batch["rows"]), strict=True)]
+        self.part_of = {row["volume_id"]: part.name for part in parts for row in part.rows}
         records = self.job.partials.records([part.name for part in parts])
         done = {part.name for part, record in zip(parts, records, strict=True) if record}
         suspects = begun(self.job.partials.folder, (row["volume_id"] for part in parts for row in part.rows))
@@ -123,15 +134,17 @@ class Actor(ABC, Generic[Kind]):
                 errors[outcome.row["volume_id"]] = f"{type(outcome.error).__name__}: {outcome.error}"
                 again += passing_cause(outcome.error) is not None
             rows += [{"patient_id": outcome.row["patient_id"]} | row for row in outcome.result or ()]
+        ignored = rows_where(self.job.ignored, "volume_id", *(row["volume_id"] for row in part.rows))
+        table = outside_ignored(pa.Table.from_pylist(rows, SCHEMAS[self.kind]).sort_by(ORDER), ignored)
         note = {
             "volumes": [row["volume_id"] for row in part.rows],
             "errors": errors,
             "again": again,  # of these, those that may be over
-            "rows": len(rows),
+            "rows": len(table),
             "seconds": time.monotonic() - began,
             "memory_mib": self.place.memory_mib(),
         }
-        self.job.partials.publish(part.name, pa.Table.from_pylist(rows, SCHEMAS[self.kind]), note)
+        self.job.partials.publish(part.name, table, note)
 
 
 class Proposer(Actor[TubeletTable]):
@@ -150,9 +163,17 @@ class Proposer(Actor[TubeletTable]):
 
 
 class Scorer(Actor[ScoredTable]):
-    """Manifest rows to classified tubelets."""
+    """Manifest rows to classified tubelets. Its parts hold the same volumes as those of what was proposed."""
 
     kind = ScoredTable
+
+    def __init__(self, job: InferenceJob) -> None:
+        super().__init__(job)
+        self.proposed = lru_cache(PARTS_HELD)(self._proposed)
+
+    def _proposed(self, part: str) -> TubeletTable:
+        assert self.job.tubelets is not None  # noqa: S101  a Scorer's job has them
+        return self.job.tubelets.of([part])
 
     @cached_property
     def scoring(self) -> Scoring:
@@ -165,24 +186,17 @@ class Scorer(Actor[ScoredTable]):
 
     def tubelets(self, volume_id: str) -> list[dict[str, Any]]:
         """The best tubelets of a volume."""
-        assert self.job.tubelets is not None  # noqa: S101  a Scorer's job has them
-        mine = TubeletTable(self.job.tubelets.read_table(filters=[("volume_id", "==", volume_id)]))
+        mine = rows_where(self.proposed(self.part_of[volume_id]), "volume_id", volume_id)
         return negatives.to_classify(mine, self.job.settings.classifier.max_tubelets).to_pylist()
 
 
-def run_over_volumes(
-    actor: type[Actor[Kind]],
-    job: InferenceJob,
-    rows: Sequence[Mapping[str, Any]],
-    ignored: IgnoreTable = NOTHING_IGNORED,
-) -> tuple[Kind, dict[str, float]]:
+def run_over_volumes(actor: type[Actor[Kind]], job: InferenceJob, manifest: pa.Table) -> dict[str, float]:
     """Every volume through a pool of actors, logged with its rate on the way; what was published before is not redone.
 
-    The sorted table without what lies in `ignored` regions, and what was measured: `slices` gone through, and
-    `memory_mib`, the most that an actor's device held.
+    The table lies in the parts of `job.partials` then (run/parted_table.py). Gives what was measured: `rows` of it,
+    `slices` gone through, and `memory_mib`, the most that an actor's device held.
     """
-    # In this order the sorted parts one after the other are the sorted table: it is never copied whole.
-    parts = plan_parts(sorted(rows, key=lambda row: row["volume_id"]))
+    parts = plan_parts(manifest)
     job.partials.plan(parts)
     done = job.partials.done()
     missing = [part for part in parts if part.name not in done]
@@ -201,29 +215,19 @@ def run_over_volumes(
         logger.info("%s: %d parts have volumes that could not be read; tried again", actor.__name__, len(missing))
         job.partials.withdraw(part.name for part in missing)
     forget(job.partials.folder)
-    _refuse_if_broken(job, dict(zip(names, records, strict=True)), len(rows))
-    schema = SCHEMAS[actor.kind]
-    table = outside_ignored(joined(job.partials.tables(names, schema), schema), ignored)
-    memory_mib = max((record["memory_mib"] for record in records), default=0.0)
-    return actor.kind(table), {"slices": sum(row["depth"] for row in rows), "memory_mib": memory_mib}
-
-
-def joined(tables: Iterable[pa.Table], schema: pa.Schema) -> pa.Table:
-    """One table of one chunk per column; its parts hold volumes in order, and are sorted by tubelet here."""
-    ordered = (table.sort_by([("volume_id", "ascending"), ("tubelet_id", "ascending")]) for table in tables)
-    columns: list[Any] = pa.concat_tables([schema.empty_table(), *ordered]).columns
-    for place, column in enumerate(columns):
-        columns[place] = column.combine_chunks()
-        del column  # the parts are let go
-        pa.default_memory_pool().release_unused()
-    return pa.table(columns, schema=schema)
+    _refuse_if_broken(job, dict(zip(names, records, strict=True)), len(manifest))
+    return {
+        "rows": sum(record["rows"] for record in records),
+        "slices": pc.sum(manifest["depth"]).as_py() or 0,
+        "memory_mib": max((record["memory_mib"] for record in records), default=0.0),
+    }
 
 
 def _dataset(actor: type[Actor[Any]], job: InferenceJob, parts: list[Part]) -> ray.data.Dataset:
     compute = job.settings.compute
     # Small blocks keep every replica busy to the end; a block is as many parts as an actor works on without a stop.
     blocks = min(len(parts), max(1, compute.replicas * BLOCKS_PER_REPLICA))
-    given = [{"name": part.name, "rows": json.dumps(part.rows)} for part in parts]
+    given = [{"name": part.name, "rows": json.dumps([*part.rows])} for part in parts]
     dataset = ray.data.from_items(given, override_num_blocks=blocks).map_batches(
         actor,
         fn_constructor_args=(job,),

@@ -42,7 +42,7 @@ from harvester.models.device import DeviceSpec
 from harvester.models.fit import FitStep, FoldTask
 from harvester.models.memory import out_of_memory
 from harvester.proposals.training import fit_generator
-from harvester.records import LedgerTable
+from harvester.records import LedgerTable, ManifestTable, each_row
 from harvester.run.progress import ProgressLines
 from harvester.storage.location import Location
 from harvester.store.slab import GridFrame
@@ -111,7 +111,7 @@ class FitJob:
     settings: Settings
     store: Location
     out: Location
-    rows: Sequence[Mapping[str, Any]]
+    rows: ManifestTable
     folds: Mapping[str, int]
     table: Location
     start: Location | None
@@ -302,7 +302,7 @@ def shares(fits: int, world: int) -> list[tuple[int, list[int]]]:
 
 
 def _fit_fold(job: FitJob, fold: int, ranks: Ranks) -> None:
-    rows = [row for row in job.rows if job.folds[row["patient_id"]] != fold]
+    rows = [row for row in each_row(job.rows) if job.folds[row["patient_id"]] != fold]
     name = f"{job.model} fold {fold}"
     task = FoldTask(
         job.store,

@@ -1,7 +1,6 @@
 """The ledger: every label with its origin."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -10,11 +9,11 @@ import pyarrow.compute as pc
 
 from harvester.errors import LabelError
 from harvester.geometry import Array
+from harvester.list_columns import Lists, lists, one_each
 from harvester.records import (
     LEDGER,
     SIDES,
     AcceptedTable,
-    Column,
     IgnoreTable,
     LedgerTable,
     ManifestTable,
@@ -24,6 +23,7 @@ from harvester.records import (
     SelectedTable,
     Source,
     rows_where,
+    values,
 )
 
 NEAR: Final = 0.25
@@ -62,8 +62,9 @@ def persistent(ledger: LedgerTable) -> LedgerTable:
 
 def exclusion_labels(ledger: LedgerTable) -> LedgerTable:
     """Where nothing is mined: lesions, and what people reviewed, whatever they said of it."""
-    reviewed = pc.and_(pc.equal(ledger["source"], Source.REVIEWED), pc.not_equal(ledger["role"], Role.CALIBRATION))
-    return ledger.filter(pc.or_(pc.equal(ledger["role"], Role.LESION), reviewed))
+    role, source = (ledger[name].to_numpy().astype(str) for name in ("role", "source"))
+    reviewed = (source == Source.REVIEWED) & (role != Role.CALIBRATION)
+    return ledger.filter(pa.array((role == Role.LESION) | reviewed))
 
 
 def from_tubelets(
@@ -76,11 +77,11 @@ def from_tubelets(
     probabilities: Array | None = None,
 ) -> LedgerTable:
     """Mined tubelets as ledger rows, one per tubelet, with their origin, and that each is a lesion, where known."""
-    first, ids = f"{source}-{round_index}-", tubelets["tubelet_id"].cast(pa.string())
-    given = {name: tubelets[name] for name in ("volume_id", "score", "z", *SIDES)}
-    given["label_id"] = pc.binary_join_element_wise(pa.scalar(first), ids, "")
+    first = f"{source}-{round_index}-"
+    given: dict[str, Any] = {name: tubelets[name] for name in ("volume_id", "score", "z", *SIDES)}
+    given["label_id"] = pa.array([f"{first}{number}" for number in values(tubelets["tubelet_id"])], pa.string())
     if probabilities is not None:
-        given["probability"] = pa.chunked_array([pa.array(probabilities, pa.float64())])
+        given["probability"] = pa.array(probabilities, pa.float64())
     origin = {"role": str(role), "source": str(source), "round": round_index, "model_hash": model_hash}
     return _filled(len(tubelets), origin | {"run_id": run_id}, given)
 
@@ -93,7 +94,7 @@ def extrude_marks(labels: LedgerTable, manifest: ManifestTable) -> LedgerTable:
     """
     known = pc.index_in(labels["volume_id"], manifest["volume_id"].combine_chunks())
     if known.null_count:
-        strange = sorted(set(labels.filter(pc.is_null(known))["volume_id"].to_pylist()))
+        strange = sorted(set(values(labels.filter(pc.is_null(known))["volume_id"])))
         raise LabelError(f"labels name {len(strange)} volumes that the manifest does not know: {strange[:3]}")
     own = manifest.select(["depth", *(f"spacing_{axis}_mm" for axis in "zyx")]).take(known)
     depth, z_mm, y_mm, x_mm = (column.to_numpy() for column in own.columns)
@@ -107,42 +108,11 @@ def extrude_marks(labels: LedgerTable, manifest: ManifestTable) -> LedgerTable:
     place = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     source = z.starts[row] + np.where(single[row], 0, place)
     shown = np.where(single[row], low[row] + place, z.values[source])
-    columns = dict(zip(labels.column_names, labels.columns, strict=True))
+    columns: dict[str, Any] = dict(zip(labels.column_names, labels.columns, strict=True))
     columns["z"] = lists(shown, lengths, pa.int32())
     for name, side in zip(SIDES, sides, strict=True):
         columns[name] = lists(side.values[source], lengths, pa.float64())
     return LedgerTable(pa.table(columns, schema=LEDGER))
-
-
-@dataclass(frozen=True)
-class Lists:
-    """A column of lists as numpy sees it: all values one after the other, where each list starts, how long it is."""
-
-    values: Array
-    starts: Array
-    lengths: Array
-
-    @classmethod
-    def of(cls, column: Column) -> "Lists":
-        """Of a column without nulls."""
-        lengths = pc.list_value_length(column).to_numpy().astype(np.int64)
-        return cls(pc.list_flatten(column).to_numpy(), np.cumsum(lengths) - lengths, lengths)
-
-    def first(self) -> Array:
-        """(n,) of each list its first value; 0 of an empty one."""
-        padded = np.append(self.values, np.zeros(1, self.values.dtype))
-        return np.where(self.lengths > 0, padded[np.minimum(self.starts, len(self.values))], 0)
-
-
-def lists(flat: Array, lengths: Array, kind: pa.DataType) -> "pa.ListArray[Any]":
-    """A column of lists of these lengths."""
-    ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(ends), pa.array(flat, kind))
-
-
-def one_each(column: Column) -> "pa.ListArray[Any]":
-    """A column's values as lists of one."""
-    return lists(column.to_numpy(), np.ones(len(column), np.int64), column.type)
 
 
 def from_ignored(regions: IgnoreTable) -> LedgerTable:

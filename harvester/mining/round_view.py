@@ -8,7 +8,7 @@ rounds harvested has no say: it may be found again, or not.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from harvester.config.settings import Settings
 from harvester.evaluation.matching import hits, overlaps
 from harvester.labels.folds import patient_folds
-from harvester.labels.ledger import exclusion_labels, extend, extrude_marks, initial_ledger
+from harvester.labels.ledger import exclusion_labels, extend, extrude_marks, from_tubelets, initial_ledger
 from harvester.mining.bank import pool
 from harvester.mining.candidates import candidates, overlap_with, split_of
 from harvester.mining.fusion import EVEN, ScoreFusion, select
 from harvester.mining.limits import Cut, Limits, cut
+from harvester.mining.negatives import possible_hard_negatives
 from harvester.records import (
     PARTLY_MARKED,
     AcceptedTable,
@@ -40,6 +41,7 @@ from harvester.records import (
     SelectedTable,
     Source,
     Split,
+    each_row,
     empty,
     rows_where,
     values,
@@ -47,8 +49,15 @@ from harvester.records import (
 from harvester.store.store import Store
 from harvester.weights.starting import folds_by_patient, in_sample
 
-RIVAL_VOLUMES: Final = 1000
-"""Of so many volumes of V_H at most the candidates are compared with: a trial reads them all."""
+SAMPLE_VOLUMES: Final = 1000
+"""Of V_H so many volumes at most are looked at as a whole, drawn by the seed: for what is told of all by a sample."""
+NEGATIVE_VOLUMES: Final = 10_000
+"""Of so many volumes of V_H hard negatives are mined and the classifier learns: more than its steps can visit."""
+
+Work = Callable[["RoundView"], pa.Table]
+Sweep = Callable[[Work, int | None], Iterator[pa.Table]]
+"""Gives what some work makes of V_H, some volumes of it at a time, in their order; of so many volumes alone, if given
+(distributed/sweep.py)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,10 +77,33 @@ class StoreTables:
     @classmethod
     def of(cls, store: Store, settings: Settings) -> "StoreTables":
         """The store's tables, and what a run's starting weights have seen of them."""
-        rows = store.manifest.to_pylist()
-        return cls(
-            store.manifest, store.marks(), store.reviewed(), in_sample(rows, settings), folds_by_patient(rows, settings)
-        )
+        known = ("volume_id", "patient_id", "split", "voxel_hash")
+        seen = in_sample(each_row(store.manifest, *known), settings)
+        folds = folds_by_patient(each_row(store.manifest, *known), settings)
+        return cls(store.manifest, store.marks(), store.reviewed(), seen, folds)
+
+    def of_volumes(self, volume_ids: "pa.Array[Any]") -> "StoreTables":
+        """What it knows of some volumes."""
+        tables: dict[str, Any] = {"manifest": self.manifest, "marks": self.marks, "reviewed": self.reviewed}
+        kept = {name: each.filter(pc.is_in(each["volume_id"], volume_ids)) for name, each in tables.items()}
+        return replace(self, **kept)
+
+    def without_vm(self) -> "StoreTables":
+        """What it knows of V_H alone."""
+        return self.of_volumes(split_of(self.manifest, self.manifest, *PARTLY_MARKED)["volume_id"].combine_chunks())
+
+    def partly_marked(self, seed: int) -> list[str]:
+        """The volumes of V_H in an order that the seed draws."""
+        volumes = sorted(values(split_of(self.manifest, self.manifest, *PARTLY_MARKED)["volume_id"]))
+        return [volumes[at] for at in np.random.default_rng(seed).permutation(len(volumes))]
+
+    def sampled(self, seed: int) -> "StoreTables | None":
+        """V_M, and SAMPLE_VOLUMES volumes of V_H; None where V_H has no more."""
+        drawn = self.partly_marked(seed)
+        if len(drawn) <= SAMPLE_VOLUMES:
+            return None
+        complete = values(rows_where(self.manifest, "split", Split.VM)["volume_id"])
+        return self.of_volumes(pa.array([*complete, *drawn[:SAMPLE_VOLUMES]], pa.string()))
 
     def fit_to_prove(self, tubelets_or_marks: AnyTable) -> AnyTable:
         """Those of V_M's rows whose patient no model has seen before it was scored."""
@@ -90,15 +122,18 @@ class RoundView:
     """One round. Everything is computed when it is first asked for, and once.
 
     rounds   the tubelets of each round so far, of every volume that is not V_D^test; the last one is looked at
+    sweep    goes through all of V_H where it is large: rounds and store hold a sample of it then, and V_M. What is told
+             of V_H by a sample says so; what is found in it is found everywhere
     """
 
     rounds: tuple[ScoredTable, ...]
     store: StoreTables
     settings: Settings
+    sweep: Sweep | None = None
 
-    def then(self, scored: ScoredTable) -> "RoundView":
-        """The next round's."""
-        return replace(self, rounds=(*self.rounds, scored))
+    def over_vh(self, work: Work, volumes: int | None = None) -> list[pa.Table]:
+        """What some work makes of V_H; where it is large, of parts of it, in their order."""
+        return [work(self)] if self.sweep is None else list(self.sweep(work, volumes))
 
     @property
     def scored(self) -> ScoredTable:
@@ -152,21 +187,18 @@ class RoundView:
 
     @cached_property
     def clinical_finds(self) -> PooledTable:
-        """The tubelets of V_H that find a clinical mark: what everybody knows to be right."""
+        """The tubelets of V_H, or of the sample, that find a clinical mark: what everybody knows to be right."""
         found = overlap_with(self.partly_marked, rows_where(self.store.ledger, "source", Source.CLINICAL))
         return self.partly_marked.filter(pa.array(found >= self.settings.operating_point.match_iou))
 
     @cached_property
     def rivals(self) -> PooledTable:
-        """What the clinical finds should outscore: harvestable tubelets of RIVAL_VOLUMES volumes, drawn by the seed."""
-        volumes = sorted(values(split_of(self.store.manifest, self.store.manifest, *PARTLY_MARKED)["volume_id"]))
-        order = np.random.default_rng(self.settings.seed).permutation(len(volumes))
-        drawn = pa.array([volumes[at] for at in order[:RIVAL_VOLUMES]], pa.string())
-        return self.harvestable.filter(pc.is_in(self.harvestable["volume_id"], drawn))
+        """What the clinical finds should outscore: the harvestable tubelets, of the sample where V_H is large."""
+        return self.harvestable
 
     @cached_property
     def leaders(self) -> SelectedTable:
-        """V_H's best candidates by an even mix of the scores, half as many as lesions are expected among them.
+        """V_H's best candidates, or the sample's, by an even mix of the scores, half as many as lesions are expected.
 
         What a round changes is read from them. Of V_M's labels only the number of its lesions has a say.
         """
@@ -182,7 +214,28 @@ class RoundView:
 
     def reaching(self, fusion: ScoreFusion, threshold: float) -> SelectedTable:
         """What of V_H reaches a threshold, best first: what the point estimate, which proves nothing, would take."""
-        return select(self.harvestable, fusion, threshold)
+        if self.sweep is None or threshold == np.inf:
+            return select(self.harvestable, fusion, threshold)
+        lowest, found = self.reached.get(fusion, (np.inf, None))
+        if found is None or threshold < lowest:
+            found = best_first(self.over_vh(lambda part: select(part.harvestable, fusion, threshold)))
+            self.reached[fusion] = threshold, found
+        return SelectedTable(found.filter(pa.array(found["score"].to_numpy() >= threshold)))
+
+    @cached_property
+    def reached(self) -> dict[ScoreFusion, tuple[float, SelectedTable]]:
+        """Of a fusion the lowest threshold that was asked for, and what reaches it: V_H is gone through once."""
+        return {}
+
+    def possible_negatives(self, fusion: ScoreFusion, lowest: float) -> SelectedTable:
+        """Hard negatives of V_H: tubelets that nothing touches, neither what is known nor what reaches a score."""
+
+        def of_part(part: RoundView) -> SelectedTable:
+            maybe = select(part.harvestable, fusion, lowest)
+            labels = from_tubelets(maybe, Role.LESION, Source.HARVESTED, 0, "", "")
+            return possible_hard_negatives(part.partly_marked, extend(part.known, labels), part.settings.mining)
+
+        return SelectedTable(pa.concat_tables(self.over_vh(of_part, NEGATIVE_VOLUMES)))
 
     def likely(self, fusion: ScoreFusion, estimated: float, threshold: float) -> SelectedTable:
         """What reaches the point estimate's threshold and not the certified one, best first.
@@ -212,6 +265,12 @@ class RoundView:
     def correct(self, selected: SelectedTable) -> NDArray[Any]:
         """(n,) bool: whether each tubelet of V_M finds a target that no better-scored one found."""
         return match_to_lesions(selected, self.targets, self.settings.operating_point.match_iou)
+
+
+def best_first(tables: Sequence[pa.Table]) -> SelectedTable:
+    """Selected tubelets of several parts, the best first; ties stay in their order."""
+    joined = pa.concat_tables([empty(SelectedTable), *tables])
+    return SelectedTable(joined.take(np.argsort(-joined["score"].to_numpy(), kind="stable")))
 
 
 def match_to_lesions(selected: SelectedTable, lesions: MarkTable, match_iou: float) -> NDArray[Any]:

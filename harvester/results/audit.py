@@ -22,9 +22,10 @@ from harvester.labels.ledger import exclusion_labels
 from harvester.mining.bank import log_odds
 from harvester.mining.candidates import clear_of
 from harvester.mining.fusion import ScoreFusion, select
-from harvester.mining.round_view import RoundView, StoreTables
+from harvester.mining.round_view import RoundView
 from harvester.records import FINDS, SIDES, AcceptedTable, SelectedTable, values
-from harvester.results.scored import last_round, scored_tables
+from harvester.results.rounds import rounds_viewed
+from harvester.results.scored import last_round, scored_rounds
 from harvester.run.folder import table_hash
 from harvester.run.summary import read_summary
 from harvester.storage.location import Location
@@ -61,7 +62,7 @@ class Looked:
         """Raises StoreError for a folder that is no finished run."""
         summary, k = read_summary(run), last_round(run)
         choice = ScoreFusion(**summary.rounds[k].choice)  # type: ignore[arg-type]  # figures, whole ones among them
-        view = RoundView(scored_tables(run, k), StoreTables.of(store, settings), settings)
+        view = rounds_viewed(scored_rounds(run, k), store, settings)
         return cls(summary.run_id, k, choice, view, score_cuts(view.accepted(choice, 0.0)))
 
 

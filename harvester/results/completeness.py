@@ -14,6 +14,7 @@ import pyarrow as pa
 from harvester.certificate.selection import SelectedPoint
 from harvester.labels.ledger import from_tubelets
 from harvester.mining.candidates import candidates, split_of
+from harvester.mining.fusion import select
 from harvester.mining.probability import probabilities
 from harvester.mining.round_view import RoundView
 from harvester.records import (
@@ -30,19 +31,31 @@ from harvester.records import (
 )
 
 NOTHING: Final[Mapping[str, str]] = {}
+UNSCORED: Final = "nothing was scored"
 
 
-def expected_missing(view: RoundView, selected: SelectedPoint, left_out: Mapping[str, str]) -> MissingTable:
+def expected_missing(view: RoundView, selected: SelectedPoint, left_out: Mapping[str, str] | None) -> MissingTable:
     """V_H's volumes by how many lesions they miss: those harvested, and those that the last round leaves unproven.
 
-    left_out: why the round left out volumes, by id.
+    left_out: why the round left out volumes, by id; None: nothing was scored.
     """
     fusion = selected.choice
     harvested = view.harvested(fusion, selected.point.threshold)
-    labels = from_tubelets(harvested, Role.LESION, Source.HARVESTED, 0, "", "")
-    left = candidates(view.reaching(fusion, 0.0), labels, view.settings.mining)
     calibration = view.accepted(fusion, 0.0)
-    return rank_volumes(view.store.manifest, view.store.marks, harvested, left, calibration, left_out)
+
+    def of_part(part: RoundView) -> MissingTable:
+        mine = split_of(harvested, part.store.manifest, *PARTLY_MARKED)
+        labels = from_tubelets(mine, Role.LESION, Source.HARVESTED, 0, "", "")
+        left = candidates(select(part.harvestable, fusion, 0.0), labels, part.settings.mining)
+        reasons = left_out
+        if reasons is None:
+            reasons = dict.fromkeys(values(part.store.manifest["volume_id"]), UNSCORED)
+        return rank_volumes(part.store.manifest, part.store.marks, mine, left, calibration, reasons)
+
+    return MissingTable(pa.concat_tables(view.over_vh(of_part)).sort_by(ORDER).combine_chunks())
+
+
+ORDER: Final[list[tuple[str, Any]]] = [("expected_missing", "descending"), ("volume_id", "ascending")]
 
 
 def rank_volumes(
@@ -76,5 +89,4 @@ def rank_volumes(
             row |= {"expected_more": more["probability_sum"], "best_left": more["probability_max"]}
             row |= {"expected_missing": harvested[name] + more["probability_sum"]}
         rows.append(row)
-    order: list[tuple[str, Any]] = [("expected_missing", "descending"), ("volume_id", "ascending")]
-    return MissingTable(pa.Table.from_pylist(rows, MISSING).sort_by(order))
+    return MissingTable(pa.Table.from_pylist(rows, MISSING).sort_by(ORDER))

@@ -1,39 +1,57 @@
 """The harvest as people get it: one row per lesion with its boxes in pixels and mm, and where it comes from."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pcsv
 
 from harvester.certificate.selection import SelectedPoint
-from harvester.geometry import boxes_to_mm
-from harvester.records import HARVEST, SIDES, HarvestTable, SelectedTable, values
+from harvester.list_columns import Lists
+from harvester.records import HARVEST, SIDES, HarvestTable, ManifestTable, SelectedTable, values
 from harvester.storage.location import Location
+
+COPIED: Final = ("volume_id", "patient_id", "round", "score", "lpg_score", "lpc_score", "z")
 
 
 def harvest_table(
-    lesions: SelectedTable,
-    volumes: Sequence[Mapping[str, Any]],
-    origins: Sequence[tuple[SelectedPoint, str]],
-    run_id: str,
+    lesions: SelectedTable, manifest: ManifestTable, origins: Sequence[tuple[SelectedPoint, str]], run_id: str
 ) -> HarvestTable:
     """The harvest, sorted by volume, round and lesion.
 
     lesions   harvested tubelets with their `round`
-    volumes   manifest rows
     origins   each round's operating point and the hash of its models
     """
-    by_id = {row["volume_id"]: row for row in volumes}
-    rows = [_row(found, by_id[found["volume_id"]], origins, run_id) for found in lesions.to_pylist()]
+    at = pc.index_in(lesions["volume_id"], manifest["volume_id"].combine_chunks())
+    z_mm, y_mm, x_mm = (manifest[f"spacing_{axis}_mm"].take(at).to_numpy() for axis in "zyx")
+    rounds = values(lesions["round"])
+    points, models = [origins[k][0].point for k in rounds], [origins[k][1] for k in rounds]
+    z, sides = Lists.of(lesions["z"]), {side: Lists.of(lesions[side]) for side in SIDES}
+    columns: dict[str, Any] = {
+        **{name: lesions[name] for name in COPIED},
+        "lesion_id": pa.array(map(_named, rounds, values(lesions["tubelet_id"])), pa.string()),
+        "threshold": pa.array([point.threshold for point in points], pa.float64()),
+        "precision_bound": pa.array([point.precision_bound for point in points], pa.float64()),
+        "z_mm": z.map((z.values + 0.5) * z.each(z_mm)),
+        "model_hash": pa.array(models, pa.string()),
+        "run_id": pa.repeat(run_id, len(lesions)),
+    }
+    for side, boxes in sides.items():
+        spacing = boxes.each(x_mm if side.startswith("x") else y_mm)
+        columns[f"{side}_px"] = lesions[side]
+        columns[f"{side}_mm"] = boxes.map((boxes.values + side.endswith("2")) * spacing)  # outer edges
     keys: list[tuple[str, Any]] = [(name, "ascending") for name in ("volume_id", "round", "lesion_id")]
-    return HarvestTable(pa.Table.from_pylist(rows, HARVEST).sort_by(keys))
+    return HarvestTable(pa.table({name: columns[name] for name in HARVEST.names}, schema=HARVEST).sort_by(keys))
 
 
 def lesion_id(found: Mapping[str, Any]) -> str:
     """A harvested tubelet's id, unique in its volume."""
-    return f"harvested-{found['round']}-{found['tubelet_id']}"
+    return _named(found["round"], found["tubelet_id"])
+
+
+def _named(round_index: int, tubelet_id: int) -> str:
+    return f"harvested-{round_index}-{tubelet_id}"
 
 
 def write(table: pa.Table, folder: Location, name: str) -> None:
@@ -41,28 +59,6 @@ def write(table: pa.Table, folder: Location, name: str) -> None:
     (folder / f"{name}.parquet").write_table(table)
     with (folder / f"{name}.csv").publish() as sink:
         pcsv.write_csv(_flat(table), sink)
-
-
-def _row(
-    found: Mapping[str, Any], volume: Mapping[str, Any], origins: Sequence[tuple[SelectedPoint, str]], run_id: str
-) -> dict[str, Any]:
-    solved, models = origins[found["round"]]
-    boxes = np.array([found[side] for side in SIDES]).T
-    boxes_mm = boxes_to_mm(boxes, volume["spacing_x_mm"], volume["spacing_y_mm"])
-    z_mm = (np.array(found["z"]) + 0.5) * volume["spacing_z_mm"]
-    copied = ("volume_id", "patient_id", "round", "score", "lpg_score", "lpc_score")
-    return {
-        **{name: found[name] for name in copied},
-        "lesion_id": lesion_id(found),
-        "threshold": solved.point.threshold,
-        "precision_bound": solved.point.precision_bound,
-        "z": found["z"],
-        **{f"{side}_px": boxes[:, i].tolist() for i, side in enumerate(SIDES)},
-        "z_mm": z_mm.tolist(),
-        **{f"{side}_mm": boxes_mm[:, i].tolist() for i, side in enumerate(SIDES)},
-        "model_hash": models,
-        "run_id": run_id,
-    }
 
 
 def _flat(table: pa.Table) -> pa.Table:

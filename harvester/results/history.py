@@ -22,7 +22,7 @@ from harvester.labels.ledger import extend, from_tubelets
 from harvester.mining.bank import share_new
 from harvester.mining.candidates import Found
 from harvester.mining.fusion import fuse
-from harvester.mining.round_view import RoundView
+from harvester.mining.round_view import SAMPLE_VOLUMES, RoundView
 from harvester.records import (
     HarvestTable,
     LedgerTable,
@@ -32,6 +32,7 @@ from harvester.records import (
     SelectedTable,
     Source,
     empty,
+    rows_where,
     values,
 )
 from harvester.report.build import ReportInputs
@@ -72,7 +73,7 @@ class History:
     leaders   V_H's best candidates of that round; gain the share of them that were not among those before
     view      the last round that was scored, None before the first
     looks     how many other runs looked at this V_M before; None where unknown
-    left_out  why volumes were left out of the last round that scored any, by id
+    left_out  why volumes were left out of the last round that scored any, by id; None: nothing was scored
     summary   None before `finish`
     audit     what people proved by looking, where the harvest rests on that
     """
@@ -88,7 +89,7 @@ class History:
         self.gain = 0.0
         self.view: RoundView | None = None
         self.harvest, self.ledger, self.missing = empty(HarvestTable), empty(LedgerTable), empty(MissingTable)
-        self.left_out = {row["volume_id"]: "nothing was scored" for row in run.mined}
+        self.left_out: Mapping[str, str] | None = None
         self.looks: int | None = None
         self.comparisons: dict[int, Comparison] = {}
         self.summary: Summary | None = None
@@ -101,6 +102,8 @@ class History:
         """
         first, self.left_out = not self.comparisons, self.run.left_out(k)
         self.comparisons[k] = told = compare(view, selected, self.left_out, self.run.settings.seed + k)
+        if view.sweep is not None:
+            logger.info("round %d: V_H is large: what is told of it is told of %d volumes", k, SAMPLE_VOLUMES)
         if self.run.steps_in.read_only:
             return
         unlike = told.p is not None and told.p < UNLIKE
@@ -303,14 +306,17 @@ class History:
         return f"the limit of {limit} rounds was reached"
 
     def _harvest_table(self, lesions: SelectedTable) -> HarvestTable:
-        return harvest_table(lesions, self.run.rows, self.origins, self.run.id)
+        return harvest_table(lesions, self.run.store.manifest, self.origins, self.run.id)
 
     def _proposals(self, scored: ScoredTable, score: str) -> ProposalScores:
-        return self.truth.proposals(scored, score) if len(scored) else ProposalScores()
+        if not len(scored):
+            return ProposalScores()
+        among = self.view.store.manifest if self.view else None
+        return self.truth.proposals(scored, score, among)
 
     def _left_out(self) -> dict[str, int]:
         """How many volumes of each split."""
-        return dict(Counter(row["split"] for row in self.run.mined if row["volume_id"] in self.left_out))
+        return dict(Counter(values(rows_where(self.run.mined, "volume_id", *(self.left_out or ()))["split"])))
 
     def _draw(self, name: str, scores: ProposalScores) -> None:
         if scores.froc is not None:

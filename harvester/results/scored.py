@@ -1,8 +1,11 @@
 """The scored tubelets that a run left, round by round."""
 
 from harvester.errors import StoreError
-from harvester.records import ScoredTable, checked
+from harvester.records import ScoredTable
+from harvester.run.folder import PARTIALS
 from harvester.run.journal import round_folder, rounds
+from harvester.run.parted_table import PartedTable
+from harvester.run.partials import Partials
 from harvester.run.step_notes import NOTE, ended, read_note
 from harvester.storage.location import Location
 
@@ -11,17 +14,18 @@ def last_round(run: Location) -> int:
     """The last round whose tubelets are scored. Raises StoreError where there is none."""
     scored = [k for k in rounds(Location.of(run)) if _scored(run, k)]
     if not scored:
-        raise StoreError(f"{run}: no scored tubelets (round-*/scored-*.parquet); give the folder of a finished run")
+        raise StoreError(f"{run}: no scored tubelets (round-*/scored-*.partials); give the folder of a finished run")
     return scored[-1]
 
 
-def scored_table(run: Location, round_index: int) -> ScoredTable:
+def scored_round(run: Location, round_index: int) -> PartedTable[ScoredTable]:
     """The scored tubelets of a round; of several (settings were changed) those made last."""
     notes = _scored(run, round_index)
     if not notes:
         raise StoreError(f"{run}: round {round_index} has no scored tubelets; the last is {last_round(run)}")
     latest = max(notes, key=lambda note: ended(read_note(note) or {}))
-    return checked(ScoredTable, (latest.parent / f"{latest.name.removesuffix(NOTE)}.parquet").read_table())
+    folder = latest.parent / f"{latest.name.removesuffix(NOTE)}{PARTIALS}"
+    return PartedTable(Partials(folder), ScoredTable)
 
 
 def _scored(run: Location, round_index: int) -> list[Location]:
@@ -30,6 +34,6 @@ def _scored(run: Location, round_index: int) -> list[Location]:
     return [note for note in named if read_note(note)]
 
 
-def scored_tables(run: Location, last: int) -> tuple[ScoredTable, ...]:
+def scored_rounds(run: Location, last: int) -> tuple[PartedTable[ScoredTable], ...]:
     """The scored tubelets of all rounds up to the last one asked for."""
-    return tuple(scored_table(run, k) for k in range(last + 1))
+    return tuple(scored_round(run, k) for k in range(last + 1))

@@ -13,7 +13,17 @@ from harvester.evaluation.matching import Hits, hits, overlaps
 from harvester.geometry import Array
 from harvester.labels.ledger import exclusion_labels, extrude_marks, from_reviewed, initial_ledger
 from harvester.mining.candidates import candidates, split_of
-from harvester.records import SELECTED, AnyTable, MarkTable, ReviewedTable, Role, SelectedTable, Split, rows_where
+from harvester.records import (
+    SELECTED,
+    AnyTable,
+    ManifestTable,
+    MarkTable,
+    ReviewedTable,
+    Role,
+    SelectedTable,
+    Split,
+    rows_where,
+)
 from harvester.run.summary import TruthScores
 from harvester.store.store import Store
 
@@ -107,15 +117,20 @@ class TruthEvaluator:
         """The hidden lesions that no harvested tubelet finds."""
         return self.lesions.filter(pa.array(self._found(lesions).mark_hit_by < 0))
 
-    def proposals(self, scored: pa.Table, score: str) -> ProposalScores:
+    def proposals(self, scored: pa.Table, score: str, among: ManifestTable | None = None) -> ProposalScores:
         """Sensitivity on unmarked lesions at FP_RATES, AP and curves of V_H^test's tubelets by a score column.
 
-        Tubelets on a clinical mark or on what was reviewed are neither found nor false: people know them.
+        Tubelets on a clinical mark or on what was reviewed are neither found nor false: people know them. among: the
+        volumes that were looked at; None: all.
         """
         if not self.known:
             return ProposalScores()
+        own = rows_where(self.manifest if among is None else among, "split", Split.VH_TEST)
+        lesions = self.lesions.filter(pc.is_in(self.lesions["volume_id"], own["volume_id"].combine_chunks()))
         mine = candidates(self._test(scored), self.known_places, self.settings.mining)
-        return ProposalScores.of(self._hits(mine, mine[score].to_numpy()), self.volumes)
+        found = overlaps(mine, lesions)
+        iou = self.settings.operating_point.match_iou
+        return ProposalScores.of(hits(found, mine[score].to_numpy(), len(lesions), iou), len(own))
 
     def on_lesions(self, tubelets: SelectedTable) -> float | None:
         """Share of tubelets that overlap a hidden lesion by P3D IoU >= clear_iou: how unclean negatives are."""

@@ -8,7 +8,8 @@ run/
   settings.yaml                    the resolved settings; settings.hash their hash
   run.json                         format of the folder, release, how the run stands (journal.py)
   round-<k>/<step>-<hash>.parquet  a table, <step>-<hash>/ a folder of weights, <step>-<hash>.json small values
-  round-<k>/<step>-<hash>.partials/ the parts of a table, published one by one by those who made them (partials.py)
+  round-<k>/<step>-<hash>.partials/ a table of every volume (tubelets, scored) in parts, published one by one by those
+                                   who made them (parted_table.py)
   round-<k>/<step>-<hash>.step.json  its note: how long it took, how much it did, what it depends on, its files
   round-<k>/round.json             what the round chose and how it came out, when it has ended (journal.py)
   log.jsonl                        what was logged, one JSON object per line, over all starts; in an object store one
@@ -24,7 +25,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Generic
 
 import numpy as np
 import pyarrow as pa
@@ -34,8 +35,9 @@ from harvester.config.fingerprint import as_tree, settings_hash
 from harvester.config.loading import dump, restore
 from harvester.config.settings import Settings
 from harvester.errors import SettingsError, StepError, StoreError, without_secrets
-from harvester.records import Column, Split
+from harvester.records import MINED, Kind, Split, each_row, rows_where
 from harvester.run.journal import RoundRecord, RunRecord, Status, read_run, round_folder, write_round, write_run
+from harvester.run.parted_table import PartedTable
 from harvester.run.partials import Partials
 from harvester.run.progress import StepSaid
 from harvester.run.step_notes import (
@@ -58,7 +60,9 @@ PARTIALS: Final = ".partials"
 STARTING: Final = "starting-weights-"
 Inputs = dict[str, Any]
 
-STEP_VERSION: Final = {"generator": 2, "tubelets": 4, "classifier": 2, "scored": 3, "operating-point": 3}
+KNOWN_BY: Final = ("volume_id", "patient_id", "split", "voxel_hash")
+"""Columns of a manifest that tell what starting weights have seen, and to which fold a patient belongs."""
+STEP_VERSION: Final = {"generator": 2, "tubelets": 5, "classifier": 2, "scored": 4, "operating-point": 3}
 """Those steps that take time, in their order. One is raised where a release makes the step, or a small table made
 for it under the same key, otherwise from the same inputs: then nothing made by an older release is taken for it."""
 VERSION: Final = "step_version"
@@ -85,6 +89,19 @@ class Artifact:
     seconds: float
     counts: dict[str, float] = field(default_factory=dict)
     content: str = ""
+
+
+@dataclass(frozen=True)
+class Parted(Generic[Kind]):
+    """A finished step whose output is a table in parts."""
+
+    step: Artifact
+    table: PartedTable[Kind]
+
+    @property
+    def key(self) -> str:
+        """The hash that names it."""
+        return self.step.key
 
 
 @dataclass(frozen=True)
@@ -115,15 +132,14 @@ class Run:
     ) -> None:
         self.folder, self.settings, self.store, self.began = folder, settings, store, began
         self.steps_in = steps_in or folder
-        self.rows: list[dict[str, Any]] = store.manifest.to_pylist()
         self.start = starting_weights(settings)
-        self.folds = folds_by_patient(self.rows, settings)
+        self.folds = folds_by_patient(each_row(store.manifest, *KNOWN_BY), settings)
         self.data_hash = store.data_hash()
         # What a harvest follows from: not how it is computed, but in which precision; not its pictures.
         tree = settings.model_dump(mode="json", exclude={"compute", "report", "retrain"})
         self.id = settings_hash(tree | {"precision": settings.compute.precision}, self.data_hash)
         # V_D^test is for detectors trained on the harvest: nothing here may look at it, let alone learn from it.
-        self.mined = [row for row in self.rows if row["split"] != Split.VD_TEST]
+        self.mined = rows_where(store.manifest, "split", *MINED)
         self.steps: list[StepNote] = []
         self.watch: Callable[[StepSaid], None] = lambda _: None
         self._inputs: dict[str, Inputs] = {}
@@ -153,8 +169,8 @@ class Run:
         write_run(run.folder, RunRecord(id=before.id, began=before.began, store=remembered))
         if run.start:
             run.start.publish(run.steps_in / f"{STARTING}{run.start.digest}", settings)
-            vm = [row for row in run.rows if row["split"] == Split.VM]
-            if seen := in_sample(vm, settings):
+            vm = rows_where(store.manifest, "split", Split.VM)
+            if seen := in_sample(each_row(vm, *KNOWN_BY), settings):
                 logger.warning(
                     "%d patients of V_M were seen by the starting weights: the certificate does without them", len(seen)
                 )
@@ -190,18 +206,20 @@ class Run:
 
     def table(self, step: str, round_index: int, key: str, make: Callable[[], pa.Table]) -> Artifact:
         """A small table of a step, made if it is not there."""
-        return self.measured_table(step, round_index, key, lambda: (make(), {}))
-
-    def measured_table(
-        self, step: str, round_index: int, key: str, make: Callable[[], tuple[pa.Table, Mapping[str, float]]]
-    ) -> Artifact:
-        """The table of a step, made if it is not there, and what was measured on the way."""
         this = self._step(step, round_index, key, ".parquet")
         if made := self._made(this):
             return made
-        table, counts = make()
+        table = make()
         this.path.write_table(table, row_group_size=ROW_GROUP)
-        return self._finish(this, {"rows": len(table), **counts})
+        return self._finish(this, {"rows": len(table)})
+
+    def parted(
+        self, step: str, round_index: int, key: str, table: PartedTable[Kind], make: Callable[[], Mapping[str, float]]
+    ) -> "Parted[Kind]":
+        """A step whose table is in the parts of `partials`, which workers publish one by one; `make` gives what was
+        measured on the way."""
+        this = self._step(step, round_index, key, PARTIALS)
+        return Parted(self._made(this) or self._finish(this, {**make()}), table)
 
     def values(self, step: str, round_index: int, key: str, make: Callable[[], dict[str, Any]]) -> Artifact:
         """Small values of a step as JSON."""
@@ -320,7 +338,7 @@ def table_hash(table: pa.Table) -> str:
     return digest.hexdigest()[:12]
 
 
-def _add(digest: Any, column: Column) -> None:
+def _add(digest: Any, column: Any) -> None:
     """A column's values to a digest: which are null, how long texts and lists are, then their bytes."""
     kind = column.type
     digest.update(np.packbits(column.is_null().to_numpy(zero_copy_only=False)).tobytes())
@@ -328,14 +346,14 @@ def _add(digest: Any, column: Column) -> None:
         digest.update(pc.fill_null(pc.list_value_length(column), 0).to_numpy().astype(np.int64).tobytes())
         _add(digest, pc.list_flatten(column))
     elif pa.types.is_string(kind):
-        texts = pc.fill_null(column, "")
+        texts: Any = pc.fill_null(column, "")
         digest.update(pc.binary_length(texts).to_numpy().astype(np.int64).tobytes())
-        chunks = texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]
-        for chunk in chunks:
+        for chunk in texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]:
+            ends: Any
             _, ends, data = chunk.buffers()
-            if len(chunk):
+            if len(chunk) and data:
                 places = np.frombuffer(ends, np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
-                digest.update(memoryview(data)[places[0] : places[-1]] if data else b"")
+                digest.update(memoryview(data)[places[0] : places[-1]])
     elif not pa.types.is_null(kind):
-        numbers = column.cast(pa.int8()) if pa.types.is_boolean(kind) else column
-        digest.update(np.ascontiguousarray(pc.fill_null(numbers, 0).to_numpy()).tobytes())
+        numbers: Any = pc.fill_null(column.cast(pa.int8()) if pa.types.is_boolean(kind) else column, 0)
+        digest.update(np.ascontiguousarray(numbers.to_numpy()).tobytes())

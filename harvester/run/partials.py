@@ -1,7 +1,7 @@
 """A step's volumes in parts: each is published once, whole, with its record, and never done again.
 
 folder/
-  <part>.parquet        the rows of its volumes
+  <part>.parquet        the rows of its volumes, sorted; all of them together are the step's table
   <part>.json           its record, written after it: what is not recorded is not there
   plan.json             how many volumes there are
   begun-<name>.json     who works on a part now, or on a volume alone (quarantine.py)
@@ -11,13 +11,15 @@ import json
 import logging
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from harvester.config.fingerprint import settings_hash
@@ -46,17 +48,45 @@ class Part:
     """Some of a step's volumes, under a name that says which. rows: each has a volume_id."""
 
     name: str
-    rows: list[Row]
+    rows: Sequence[Row]
 
 
-def plan_parts(rows: Sequence[Mapping[str, Any]]) -> list[Part]:
-    """The manifest's rows in parts. They depend on the volumes alone, so that other workers find the same ones."""
-    size = min(MOST_VOLUMES, max(1, len(rows) // PARTS_WANTED))
-    groups = [[dict(row) for row in rows[start : start + size]] for start in range(0, len(rows), size)]
+class Rows(Sequence[Row]):
+    """Rows of a table, made when they are asked for: a million of them take no more than the table does."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, at: Any) -> Any:
+        return self.table.to_pylist()[at]
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.table.to_pylist())
+
+
+def plan_parts(manifest: pa.Table) -> list[Part]:
+    """A table's rows in parts, in the order of their volumes. They depend on the volumes alone, so that other workers
+    find the same ones."""
+    ordered = manifest.sort_by("volume_id") if len(manifest) else manifest
+    size = min(MOST_VOLUMES, max(1, len(ordered) // PARTS_WANTED))
+    groups = [ordered.slice(start, size) for start in range(0, len(ordered), size)]
     return [
-        Part(f"{index:06d}-{settings_hash([row['volume_id'] for row in group])}", group)
+        Part(f"{index:06d}-{settings_hash(group['volume_id'].to_pylist())}", Rows(group))
         for index, group in enumerate(groups)
     ]
+
+
+def parts_with(manifest: pa.Table, volume_ids: "pa.Array[Any]") -> list[str]:
+    """Names of the parts of a manifest (plan_parts) that hold any of these volumes, in their order."""
+    parts = plan_parts(manifest)
+    if not parts:
+        return []
+    at = pc.index_in(manifest["volume_id"].combine_chunks().sort(), volume_ids).to_numpy(zero_copy_only=False)
+    found = np.unique(np.flatnonzero(np.isfinite(at.astype(float))) // len(parts[0].rows))
+    return [parts[index].name for index in found]
 
 
 @dataclass(frozen=True)
@@ -75,13 +105,17 @@ class Partials:
         """How many volumes the step has, and when it was last begun (time.time()); zeros before it is planned."""
         return (self.folder / PLAN).read_json(volumes=int, at=Real) or {"volumes": 0, "at": 0.0}
 
+    def names(self) -> list[str]:
+        """Of the published parts, in the order of their volumes."""
+        return sorted(name.removesuffix(".json") for name in self.folder.files() if _is_record(name))
+
     def done(self) -> set[str]:
         """Names of the published parts."""
         return set(self.published())
 
     def published(self) -> dict[str, Row]:
         """The records of all published parts, by name; a damaged one is none."""
-        names = [name.removesuffix(".json") for name in self.folder.files() if _is_record(name)]
+        names = self.names()
         return {name: record for name, record in zip(names, self.records(names), strict=True) if record}
 
     def record(self, name: str) -> Row | None:

@@ -13,6 +13,7 @@ store/                        a folder on a disk or in an object store (storage/
   looks/                which runs proved something on V_M (looks.py)
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -41,6 +42,7 @@ from harvester.records import (
     RejectTable,
     ReviewedTable,
     Volume,
+    each_row,
     empty,
     values,
 )
@@ -107,14 +109,11 @@ class Store:
 
     def data_hash(self) -> str:
         """Names what the store holds: voxels, spacings, splits, marks, regions left out, reviews; not where it lies."""
-        rows = [
-            {name: value for name, value in row.items() if name not in WHERE_IT_LIES}
-            for row in self.manifest.to_pylist()
-        ]
-        tables = [rows, self.marks().to_pylist(), self.ignore().to_pylist()]
+        here = [name for name in self.manifest.column_names if name not in WHERE_IT_LIES]
+        tables = [self.manifest.select(here), self.marks(), self.ignore()]
         # A store that nobody reviewed keeps the name that it had before there were reviews.
-        tables += [table for table in (self.reviewed().to_pylist(),) if table]
-        return settings_hash(*[sorted(json.dumps(row, sort_keys=True) for row in table) for table in tables])
+        tables += [table for table in (self.reviewed(),) if len(table)]
+        return settings_hash(*map(_rows_hash, tables))
 
     def is_whole(self) -> bool:
         """Whether each shard is there as far as its volumes reach; one may hold others that are in no table."""
@@ -261,3 +260,10 @@ def _read_slices(store: Location, volume_id: str, z_start: int, z_end: int) -> V
 
 def _unreadable(volume_id: str, error: Exception) -> StoreError:
     return StoreError(f"volume {volume_id}: cannot be read from the store: {error}; prepare the store again")
+
+
+def _rows_hash(table: pa.Table) -> str:
+    """Names a table's rows, whatever their order: each has a digest, and only those are held."""
+    rows = (json.dumps(row, sort_keys=True).encode() for row in each_row(table))
+    digests = sorted(hashlib.sha256(row).digest() for row in rows)
+    return hashlib.sha256(b"".join(digests)).hexdigest()

@@ -10,7 +10,7 @@ missing_ranking  the first round's proposals that match no mark, by score, as ma
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -26,9 +26,10 @@ from harvester.labels.ledger import exclusion_labels, extrude_marks
 from harvester.mining.candidates import candidates, split_of
 from harvester.mining.fusion import select
 from harvester.mining.round_view import RoundView, StoreTables
-from harvester.records import PARTLY_MARKED, SELECTED, Role, SelectedTable, Source, TubeletTable, checked, values
+from harvester.records import PARTLY_MARKED, SELECTED, Role, SelectedTable, Source, values
 from harvester.results.audit import PLANTED, controls, cut_list, score_cuts
 from harvester.results.history import History
+from harvester.results.rounds import up_to
 from harvester.run.folder import Artifact, Run
 from harvester.run.tracking import Tracker
 from harvester.study.ranking import Ranking
@@ -72,7 +73,7 @@ class Looped:
 
     def at(self, k: int) -> tuple[RoundView, SelectedPoint]:
         """A round and its operating point."""
-        return replace(self.view, rounds=self.view.rounds[: k + 1]), self.history.origins[k][0]
+        return up_to(self.view, k), self.history.origins[k][0]
 
     @property
     def last(self) -> int:
@@ -151,7 +152,7 @@ def proposals(run: Run, k: int, lpg: Artifact, cut: float) -> tuple[SelectedTabl
     """What a generator proposes in V_H and nobody knows, best first; and of it what scores `cut` and more."""
     known = StoreTables.of(run.store, run.settings)
     places = extrude_marks(exclusion_labels(known.ledger), known.manifest)
-    tubelets = checked(TubeletTable, propose(run, k, lpg).path.read_table())
+    tubelets = propose(run, k, lpg).table.whole()
     mine = candidates(split_of(tubelets, known.manifest, *PARTLY_MARKED), places, run.settings.mining)
     ranked = by_generator(mine)
     return ranked, SelectedTable(ranked.filter(pa.array(ranked["score"].to_numpy() >= cut)))

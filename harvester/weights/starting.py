@@ -207,9 +207,11 @@ def require_in_folds(settings: Settings) -> None:
 def folds_by_patient(rows: Iterable[Mapping[str, Any]], settings: Settings) -> dict[str, int]:
     """patient_id -> fold of a run: labels.folds.patient_folds, but patients that the starting weights have seen are in
     the folds whose weights have not seen them."""
-    listed, start = list(rows), starting_weights(settings)
-    given = start.seen(listed) if start and start.in_folds(settings.folds) else {}
-    return patient_folds(listed, settings.folds, settings.seed, given)
+    start = starting_weights(settings)
+    if start is None or not start.in_folds(settings.folds):
+        return patient_folds(rows, settings.folds, settings.seed)
+    listed = list(rows)
+    return patient_folds(listed, settings.folds, settings.seed, start.seen(listed))
 
 
 def in_sample(rows: Iterable[Mapping[str, Any]], settings: Settings) -> frozenset[str]:

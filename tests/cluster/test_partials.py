@@ -18,7 +18,8 @@ from harvester.distributed import inference
 from harvester.distributed.inference import InferenceJob, Proposer, Task, run_over_volumes
 from harvester.errors import StepError
 from harvester.models.prefetch import prefetch
-from harvester.records import TUBELETS
+from harvester.records import TUBELETS, TubeletTable
+from harvester.run.parted_table import PartedTable
 from harvester.run.partials import MOST_VOLUMES, Partials, Row, plan_parts
 from harvester.run.quarantine import CRASHES, Quarantine, Worker
 from harvester.storage.location import Location
@@ -26,8 +27,17 @@ from harvester.storage.location import Location
 VOLUMES = 20
 
 
-def manifest(count: int = VOLUMES) -> list[Row]:
+def rows(count: int = VOLUMES) -> list[Row]:
     return [{"volume_id": f"v{i:04d}", "patient_id": f"p{i}", "depth": 8} for i in range(count)]
+
+
+def manifest(count: int = VOLUMES) -> pa.Table:
+    return pa.Table.from_pylist(rows(count))
+
+
+def table_of(kind: type[Proposer], job: InferenceJob, volumes: pa.Table) -> pa.Table:
+    run_over_volumes(kind, job, volumes)
+    return PartedTable(job.partials, TubeletTable).whole()
 
 
 def actor(log: Path, dies: str = "", survives: int = 1000, hangs: str = "", takes_s: float = 0.0) -> type[Proposer]:
@@ -82,7 +92,7 @@ def records(folder: Path) -> list[dict[str, Any]]:
 
 
 def undisturbed(folder: Path) -> pa.Table:
-    return run_over_volumes(actor(folder / "log"), job_in(folder), manifest())[0]
+    return table_of(actor(folder / "log"), job_in(folder), manifest())
 
 
 @pytest.fixture(scope="module")
@@ -98,12 +108,12 @@ def expected(finished: Path) -> pa.Table:
 
 
 def test_a_later_start_does_what_is_missing_and_nothing_else(expected: pa.Table, tmp_path: Path) -> None:
-    half = manifest()[: VOLUMES // 2]
+    half = manifest(VOLUMES // 2)
     run_over_volumes(actor(tmp_path / "log"), job_in(tmp_path, replicas=1), half)
-    assert times_done(tmp_path / "log") == {row["volume_id"]: 1 for row in half}
+    assert times_done(tmp_path / "log") == {row["volume_id"]: 1 for row in rows(VOLUMES // 2)}
     assert undisturbed(tmp_path).equals(expected)
     assert undisturbed(tmp_path).equals(expected)
-    assert times_done(tmp_path / "log") == {row["volume_id"]: 1 for row in manifest()}
+    assert times_done(tmp_path / "log") == {row["volume_id"]: 1 for row in rows()}
     assert len(expected) == 3 * (VOLUMES - 1)
     assert {record["published"] for record in records(tmp_path)} == {1}
     assert not list((tmp_path / "partials").glob("begun-*"))
@@ -112,7 +122,7 @@ def test_a_later_start_does_what_is_missing_and_nothing_else(expected: pa.Table,
 
 
 def test_a_worker_that_dies_takes_nothing_with_it(expected: pa.Table, tmp_path: Path) -> None:
-    table, _ = run_over_volumes(actor(tmp_path / "log", dies="v0013", survives=1), job_in(tmp_path), manifest())
+    table = table_of(actor(tmp_path / "log", dies="v0013", survives=1), job_in(tmp_path), manifest())
     assert table.equals(expected)
     assert {record["published"] for record in records(tmp_path)} == {1}
     done = times_done(tmp_path / "log")
@@ -124,7 +134,7 @@ def test_a_worker_that_dies_takes_nothing_with_it(expected: pa.Table, tmp_path: 
 def test_a_volume_that_kills_is_left_out_and_the_rest_goes_on(
     expected: pa.Table, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    table, _ = run_over_volumes(actor(tmp_path / "log", dies="v0013"), job_in(tmp_path), manifest())
+    table = table_of(actor(tmp_path / "log", dies="v0013"), job_in(tmp_path), manifest())
     assert table.equals(expected.filter(pa.compute.not_equal(expected["volume_id"], "v0013")))
     assert (
         "volume v0013 refused: VolumeError: volume v0013: 2 workers that had it alone did not come back" in caplog.text
@@ -145,7 +155,7 @@ def test_a_damaged_part_alone_is_made_anew(finished: Path, expected: pa.Table, t
 
 
 def test_too_many_failures_are_tried_again_at_the_next_start(local_ray: None, tmp_path: Path) -> None:
-    few = manifest()[6:9]
+    few = manifest().slice(6, 3)
     for tries in (1, 2):
         with pytest.raises(StepError, match="1 of 3 volumes failed, more than"):
             run_over_volumes(actor(tmp_path / "log"), job_in(tmp_path, replicas=1), few)
@@ -171,18 +181,18 @@ def test_no_progress_is_an_error_that_names_what_is_waited_for(
 @pytest.mark.parametrize(("count", "size"), [(1, 1), (63, 1), (130, 2), (1500, MOST_VOLUMES)])
 def test_parts_hold_every_volume_once_and_do_not_depend_on_the_workers(count: int, size: int) -> None:
     parts = plan_parts(manifest(count))
-    assert [row for part in parts for row in part.rows] == manifest(count)
+    assert [row for part in parts for row in part.rows] == rows(count)
     assert {len(part.rows) for part in parts[:-1]} <= {size}
     assert len({part.name for part in parts}) == len(parts)
-    other = plan_parts([{**row, "volume_id": "x" + row["volume_id"]} for row in manifest(count)])
+    other = plan_parts(pa.Table.from_pylist([{**row, "volume_id": "x" + row["volume_id"]} for row in rows(count)]))
     assert not {part.name for part in parts} & {part.name for part in other}
-    assert plan_parts([]) == []
+    assert plan_parts(manifest(1).slice(0, 0)) == []
 
 
 def test_a_million_volumes_are_planned_in_seconds() -> None:
-    rows = manifest(1_000_000)
+    ids = pa.array([f"v{i:07d}" for i in range(1_000_000)])
     began = time.process_time()
-    parts = plan_parts(rows)
+    parts = plan_parts(pa.table({"volume_id": ids, "patient_id": ids}))
     assert len(parts) == 62_500
     assert time.process_time() - began < 60
 

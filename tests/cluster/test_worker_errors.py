@@ -41,7 +41,7 @@ def test_an_error_in_an_actor_of_ray_data_is_one_line(
 
     def work() -> None:
         try:
-            run_over_volumes(Broken, job, ROWS)
+            run_over_volumes(Broken, job, pa.Table.from_pylist(ROWS))
         except StepError as error:
             caught.append(error)
             raise
@@ -97,7 +97,7 @@ def test_a_disk_that_fills_under_an_actor_is_one_line_and_no_fault_of_the_volume
     settings = Settings.model_validate({"compute": {"replicas": 1}})
     partials = Partials(Location.of(tmp_path / "partials"))
     job = InferenceJob(settings, tmp_path, Location.of(tmp_path), {}, partials)
-    assert exit_code_of(lambda: run_over_volumes(Full, job, ROWS)) == 1
+    assert exit_code_of(lambda: run_over_volumes(Full, job, pa.Table.from_pylist(ROWS))) == 1
     assert (
         capfd.readouterr()
         .err.splitlines()[-1]
@@ -107,8 +107,7 @@ def test_a_disk_that_fills_under_an_actor_is_one_line_and_no_fault_of_the_volume
         )
     )
     assert len(partials.done()) == 1
-    whole, _ = run_over_volumes(Proposed, job, ROWS)
-    assert len(whole) == 0
+    assert run_over_volumes(Proposed, job, pa.Table.from_pylist(ROWS))["rows"] == 0
     assert len(partials.done()) == 2
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.test_partials import manifest, records, times_done
+from tests.cluster.test_partials import manifest, records, rows, times_done
 from tests.ray_nodes import Nodes, kill, ray_nodes
 
 ROOT = Path(__file__).parents[2]
@@ -18,17 +18,16 @@ DRIVER = """
 import sys
 from pathlib import Path
 import pyarrow.parquet as pq
-from harvester.distributed.inference import run_over_volumes
 from harvester.distributed.cluster import start_ray
 from harvester.distributed.shared_folders import require_shared
 from harvester.storage.location import Location
-from tests.cluster.test_partials import actor, job_in, manifest
+from tests.cluster.test_partials import actor, job_in, manifest, table_of
 
 folder = Path(sys.argv[1])
 start_ray()
 require_shared([Location.of(folder)], [Location.of(folder)])
 assert not list(folder.glob("probe-*"))
-table, _ = run_over_volumes(actor(folder / "log", takes_s=0.4), job_in(folder), manifest())
+table = table_of(actor(folder / "log", takes_s=0.4), job_in(folder), manifest())
 pq.write_table(table, folder / "table.parquet")
 """
 
@@ -57,7 +56,7 @@ def test_a_step_outlives_a_node_an_actor_and_its_driver(nodes: Nodes, tmp_path: 
     assert {record["published"] for record in seen.values()} == {1}
     assert [record["errors"] for record in seen.values() if record["errors"]] == [{"v0007": "OSError: no such slice"}]
     done = times_done(tmp_path / "log")
-    assert set(done) == {row["volume_id"] for row in manifest()}
+    assert set(done) == {row["volume_id"] for row in rows()}
     # A death costs what the dead had in their hands: two actors at most on the node, two of the driver, one killed.
     assert sum(done.values()) <= len(manifest()) + 5
     assert not list((tmp_path / "partials").glob("begun-*"))

@@ -17,7 +17,7 @@ from harvester.frontier import narrowed, trace
 from harvester.labels.folds import patient_folds
 from harvester.mining.fusion import fusions
 from harvester.pretrain import pretrain
-from harvester.results.scored import last_round, scored_tables
+from harvester.results.scored import last_round, scored_rounds
 from harvester.run.folder import Run
 from harvester.run.summary import read_summary
 from harvester.run.tracking import Tracker
@@ -120,7 +120,7 @@ def test_other_targets_of_a_finished_run(night: Path, settings: Settings, store:
     assert last_round(night) == 1
     own = settings.operating_point.model_copy(update={"min_slices": (1, 2)})
     both = settings.model_copy(update={"operating_point": own})
-    frontier = trace(scored_tables(night, 1), store, both, [0.9, 0.03], tmp_path / "work")
+    frontier = trace(scored_rounds(night, 1), store, both, [0.9, 0.03], tmp_path / "work")
     assert len(frontier.trials) == 4
     recalls = [trial.known_recall for trial in frontier.trials]
     assert recalls == sorted(recalls, reverse=True)

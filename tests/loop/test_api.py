@@ -23,7 +23,7 @@ API = {
     "read_annotations": ["marks", "volumes", "boxes3d"],
     "read_detections": ["file", "volume_ids", "boxes3d", "score", "annotated_only"],
     "resolve": ["file", "overrides"],
-    "run_harvest": ["settings", "store", "run"],
+    "run_harvest": ["settings", "store", "run", "say"],
 }
 """Each public name, and the parameters that programs of others give by name."""
 

@@ -22,7 +22,7 @@ from harvester.records import ScoredTable
 from harvester.results.audit import draw
 from harvester.results.audit_outcome import certified
 from harvester.results.history import History
-from harvester.results.scored import scored_table
+from harvester.results.scored import scored_round
 from harvester.run.summary import read_summary
 from harvester.run.tracking import EXPERIMENT
 from harvester.storage.location import Location
@@ -119,7 +119,7 @@ def test_what_v_m_could_not_prove_a_reader_proves(
     assert len(client.get_metric_history(parent.info.run_id, "audit_bound")) == VOLUMES
     assert parent.data.metrics["audit_right"] == VOLUMES - 2
     # Of other tubelets, as other settings would make, it says nothing.
-    run, scored = Location.of(tmp_path / "run"), scored_table(Location.of(tmp_path / "run"), 0)
+    run, scored = Location.of(tmp_path / "run"), scored_round(Location.of(tmp_path / "run"), 0).whole()
     assert certified(run, scored) is not None
     with caplog.at_level("WARNING"):
         assert certified(run, ScoredTable(scored.slice(1))) is None

@@ -1,6 +1,7 @@
 """What harvester harvest --plan tells; the steps are made by stand-ins for what runs on Ray (which is not started)."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,6 +97,7 @@ def test_a_stopped_step_tells_what_is_there(finished: Path, store: Store) -> Non
     (note,) = (finished / "round-0").glob("tubelets-*.step.json")
     partials = note.with_name(note.name.replace(".step.json", ".partials"))
     note.unlink()
+    shutil.rmtree(partials)
     partials.mkdir()
     (partials / "plan.json").write_text('{"volumes": 16, "at": 0.0}')
     for i in range(3):

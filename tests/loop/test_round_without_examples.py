@@ -76,13 +76,14 @@ def harvested(monkeypatch: pytest.MonkeyPatch, store: Store, tmp_path: Path) -> 
             own = settings.operating_point
             return select_point(files.read(), fusions(own)[0], own)
 
-        def over_volumes(actor: Any, job: Any, rows: Any, ignored: Any = None) -> tuple[pa.Table, dict[str, float]]:
+        def over_volumes(actor: Any, job: Any, manifest: pa.Table) -> dict[str, float]:
             columns = SCHEMAS[actor.kind].names
             errors = dict.fromkeys(BROKEN if "lpc_score" in columns else (), "StoreError: cannot be read")
-            if errors:
-                job.partials.publish("0", pa.table({}), {"errors": errors})
-            kept = [row for row in rows if row["volume_id"] not in errors]
-            return proposed(kept).select(columns), {"memory_mib": 1.0}
+            every = manifest.sort_by("volume_id").to_pylist()
+            kept = [row for row in every if row["volume_id"] not in errors]
+            note = {"errors": errors, "volumes": [row["volume_id"] for row in every]}
+            job.partials.publish("000000-all", proposed(kept).select(columns), note)
+            return {"memory_mib": 1.0}
 
         monkeypatch.setattr(loop, "train_folds", fit)
         monkeypatch.setattr(loop, "run_over_volumes", over_volumes)

@@ -36,12 +36,13 @@ def test_what_v_m_shows_has_no_say_in_the_choice_of_settings() -> None:
 
 
 def test_of_a_large_archive_a_sample_of_volumes_is_compared_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harvester.mining.round_view.RIVAL_VOLUMES", 4)
-    rows = [tubelet(f"vh{i}", (10.0, 10.0, 19.0, 19.0)) for i in range(9) for _ in range(3)]
     tables = StoreTables(manifest({f"vh{i}": "vh" for i in range(9)} | {"vm": "vm"}), marks(), reviewed())
+    assert tables.sampled(0) is None, "all of it is looked at"
+    monkeypatch.setattr("harvester.mining.round_view.SAMPLE_VOLUMES", 4)
     drawn = []
     for seed in (0, 0, 1):
-        view = RoundView((scored(*rows),), tables, Settings(seed=seed))
-        drawn.append(view.rivals["volume_id"].to_pylist())
-        assert (len(drawn[-1]), len(set(drawn[-1]))) == (12, 4)
+        sample = tables.sampled(seed)
+        assert sample is not None
+        drawn.append(sorted(sample.manifest["volume_id"].to_pylist()))
+        assert len(drawn[-1]) == 5 and drawn[-1][-1] == "vm"
     assert drawn[0] == drawn[1] != drawn[2]

@@ -84,11 +84,11 @@ def test_a_volume_whose_reading_failed_in_passing_is_tried_once_more_and_no_othe
     job = replace(job, settings=Settings.model_validate({"data": {"max_reject_share": 0.2}}))
 
     def dataset(_: object, job: InferenceJob, parts: list[Part]) -> Any:
-        given = {"name": [part.name for part in parts], "rows": [json.dumps(part.rows) for part in parts]}
+        given = {"name": [part.name for part in parts], "rows": [json.dumps([*part.rows]) for part in parts]}
         return SimpleNamespace(materialize=lambda: list(Scripted(job, fails, read)(given)))
 
     monkeypatch.setattr("harvester.distributed.inference._dataset", dataset)
-    run_over_volumes(Proposer, job, ROWS)
+    run_over_volumes(Proposer, job, pa.Table.from_pylist(ROWS))
     assert sorted(read) == sorted([*(row["volume_id"] for row in ROWS), "v01", "v02"])
     records = job.partials.records(sorted(job.partials.done()))
     assert {name for record in records for name in record["errors"]} == {"v02", "v03"}
@@ -104,5 +104,5 @@ def test_parts_that_other_nodes_kept_for_themselves_are_told(tmp_path: Path, mon
     with pytest.raises(
         StepError, match=r"16 of 16 parts were published .* is the run folder shared by all nodes"
     ) as caught:
-        run_over_volumes(Proposer, job_in(tmp_path), ROWS)
+        run_over_volumes(Proposer, job_in(tmp_path), pa.Table.from_pylist(ROWS))
     assert "\n" not in str(caught.value)

@@ -1,5 +1,7 @@
 """Mining on hand-made tables: what a round may find, what teaches, and rounds in which there is nothing."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -91,10 +93,10 @@ def test_a_round_harvests_what_touches_no_label_and_finds_marks_on_any_volume() 
     assert ids(found) == [1, 2]
     assert ids(first.harvested(PLAIN, np.inf)) == []
     # Every round selects anew: what was found before is found again, or not.
-    second = first.then(table)
+    second = replace(first, rounds=(table, table))
     assert (ids(second.harvestable), ids(second.calibration)) == ([1, 2], [4])
     assert ids(second.clinical_finds) == ids(first.clinical_finds)
-    assert ids(second.then(table.slice(0, 2)).harvested(PLAIN, 0.0)) == []
+    assert ids(replace(first, rounds=(table, table, table.slice(0, 2))).harvested(PLAIN, 0.0)) == []
 
 
 def test_a_view_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:

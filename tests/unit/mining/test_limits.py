@@ -101,7 +101,7 @@ def test_what_is_left_is_no_hard_negative_and_can_be_found_later(tmp_path: Path)
     assert (set(left["role"].to_pylist()), len(left)) == ({"ignored"}, 3)
     teaches = volume_labels(rows_where(ledger, "volume_id", "h0").to_pylist(), GRID, complete=False)
     assert (len(teaches.lesions.z), len(teaches.negatives.z), len(teaches.ignored.z)) == (6, 0, 9)
-    assert len(one.then(one.scored).harvestable) == 5, "what was harvested is selected anew"
+    assert len(replace(one, rounds=(one.scored, one.scored)).harvestable) == 5, "what was harvested is selected anew"
     # The next round's ledger says what that round took and left, and no more.
     assert len(record(run, 1, ledger, mine(view([]), point), (model, model))) == 0
 

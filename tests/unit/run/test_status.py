@@ -41,7 +41,7 @@ def run(tmp_path: Path) -> Path:
 def half_done(run: Path) -> None:
     """Five of eight volumes, the fifth left out."""
     partials = Partials(Location.of(run / "round-0" / "tubelets-def.partials"))
-    plan = plan_parts(ROWS)
+    plan = plan_parts(pa.Table.from_pylist(ROWS))
     partials.plan(plan)
     for part in plan[:5]:
         (row,) = part.rows
