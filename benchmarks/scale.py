@@ -8,7 +8,8 @@ several goes where they are short; the driver's resident memory at its highest l
 Ray's object store spilled. For each of --rounds what follows the scoring, of an archive whose tubelets are made up
 (TUBELETS_EACH a volume, a lesion marked in each, 100 volumes of V_M): the operating point, the harvest, hard negatives,
 the labels of the next round and what is missing, by the same calls as a harvest; seconds a volume, and the driver's
-memory. Each count is a process of its own, and so is its making. Then what planning, publishing and reading back cost at 1,000,000 volumes.
+memory. Each count is a process of its own, and so is its making. Then what planning, publishing and reading back cost
+at 1,000,000 volumes.
 """
 
 import argparse
@@ -204,10 +205,8 @@ def tubelets_by_chance(ids: list[str], rng: np.random.Generator) -> pa.Table:
     x1 = np.where(number == 0, LESION[0], np.where(number == 1, HIDDEN[0], rng.uniform(0, 40, count)))
     y1 = np.where(lesion, LESION[1], rng.uniform(30, 50, count))
     slices = 3
-    each = {"x1": x1, "y1": y1, "x2": x1 + 9, "y2": y1 + 9}
-    columns = {
-        side: lists(np.repeat(values, slices), np.full(count, slices), pa.float64()) for side, values in each.items()
-    }
+    each, lengths = {"x1": x1, "y1": y1, "x2": x1 + 9, "y2": y1 + 9}, np.full(count, slices)
+    columns = {side: lists(np.repeat(values, slices), lengths, pa.float64()) for side, values in each.items()}
     names = np.repeat(ids, TUBELETS_EACH)
     columns |= {
         "volume_id": pa.array(names, pa.string()),

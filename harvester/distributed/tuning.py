@@ -34,8 +34,11 @@ def search(files: CalibrationFiles, settings: Settings, storage: Location) -> Se
 
 
 def sweep(files: CalibrationFiles, settings: Settings, storage: Location) -> list[Trial]:
-    """Every way to fuse that the settings name, the best first; ties fall to the order of the settings."""
+    """Every way to fuse that the settings name, the best first; ties fall to the order of the settings. One alone is
+    solved here: there is nothing to search."""
     own, tried = settings.operating_point, fusions(settings.operating_point)
+    if len(tried) == 1:
+        return [Trial(tried[0], **_figures(files.read(), tried[0], own))]
 
     def trial(config: dict[str, Any]) -> None:
         try:

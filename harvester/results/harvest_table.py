@@ -12,6 +12,7 @@ from harvester.list_columns import Lists
 from harvester.records import HARVEST, SIDES, HarvestTable, ManifestTable, SelectedTable, values
 from harvester.storage.location import Location
 
+ROWS_AT_ONCE: Final = 4096
 COPIED: Final = ("volume_id", "patient_id", "round", "score", "lpg_score", "lpc_score", "z")
 
 
@@ -58,7 +59,9 @@ def write(table: pa.Table, folder: Location, name: str) -> None:
     """The table as name.parquet, and as name.csv with lists as text, blanks between."""
     (folder / f"{name}.parquet").write_table(table)
     with (folder / f"{name}.csv").publish() as sink:
-        pcsv.write_csv(_flat(table), sink)
+        for start in range(0, max(len(table), 1), ROWS_AT_ONCE):  # texts take many times what lists do
+            head = pcsv.WriteOptions(include_header=start == 0)
+            pcsv.write_csv(_flat(table.slice(start, ROWS_AT_ONCE)), sink, head)
 
 
 def _flat(table: pa.Table) -> pa.Table:

@@ -31,6 +31,7 @@ from harvester.records import (
     ScoredTable,
     SelectedTable,
     Source,
+    each_row,
     empty,
     rows_where,
     values,
@@ -247,8 +248,9 @@ class History:
         """What the report shows, after `finish`."""
         assert self.summary is not None  # noqa: S101  a report is made of a finished run
         shown = self.lesions if len(self.lesions) else self.unproven
-        rows = shown.select(["volume_id", "round", "tubelet_id"]).to_pylist()
-        ids = [(row["volume_id"], lesion_id(row)) for row in rows]
+        if not self.truth.known:
+            shown = SelectedTable(shown.slice(0, 0))  # nothing can be said of any
+        ids = [(row["volume_id"], lesion_id(row)) for row in each_row(shown, "volume_id", "round", "tubelet_id")]
         return ReportInputs(
             folder=self.run.folder,
             store=self.run.store,
