@@ -134,30 +134,35 @@ def one_round(work: Path, count: int) -> dict[str, float]:
     """What follows the scoring of so many volumes of V_H: seconds a volume, and the driver's memory."""
     settings = settings_of().model_copy(update={"rounds": 1})
     start_ray()
+    with Watch() as watch:
+        figures = _one_round(work, count, settings)
+    return figures | {
+        "driver_began_mib": round(watch.began_mib, 1),
+        "driver_growth_mib": round(watch.most_mib - watch.began_mib, 1),
+    }
+
+
+def _one_round(work: Path, count: int, settings: Settings) -> dict[str, float]:
     store = Store.open(work / "store")
     run = Run.open(Location.of(work / f"run-{time.time()}"), settings, store)
     scored = PartedTable(Partials(Location.of(work / "scored.partials")), ScoredTable)
-    with Watch() as watch:
-        began = time.monotonic()
-        history = History(run)
-        ledger = StoreTables.of(store, settings).ledger
-        view = rounds_viewed((scored,), store, settings, in_tasks)
-        point = choose_operating_point(run, 0, view)
-        history.look(0, view, point)
-        found = mine(view, point)
-        weights = Artifact(run.folder, "0", 0.0, content="0")
-        ledger = record(run, 0, ledger, found, (weights, weights))
-        history.append(0, view, point, found, "0")
-        history.finish(ledger, expected_missing(view, point, history.left_out))
-        seconds = time.monotonic() - began
-    harvested = len(history.lesions)
+    began = time.monotonic()
+    history, known = History(run), StoreTables.of(store, settings, run.folds)
+    ledger, view = known.ledger, rounds_viewed((scored,), store, settings, in_tasks, known)
+    point = choose_operating_point(run, 0, view)
+    history.look(0, view, point)
+    found = mine(view, point)
+    weights = Artifact(run.folder, "0", 0.0, content="0")
+    ledger = record(run, 0, ledger, found, (weights, weights))
+    history.append(0, view, point, found, "0")
+    history.finish(ledger, expected_missing(view, point, history.left_out))
+    seconds, harvested = time.monotonic() - began, len(history.lesions)
     run.folder.delete_folder()
     return {
         "seconds": round(seconds, 1),
         "ms_per_volume": round(1000 * seconds / count, 3),
-        "driver_began_mib": round(watch.began_mib, 1),
-        "driver_growth_mib": round(watch.most_mib - watch.began_mib, 1),
         "harvested": harvested,
+        "labels": len(ledger),
     }
 
 

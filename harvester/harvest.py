@@ -70,8 +70,9 @@ def harvest(run: Run, tracker: Tracker, show: Callable[[ReportInputs], None] = l
     """
     settings, history = run.settings, History(run)
     scored: tuple[PartedTable[ScoredTable], ...] = ()
-    view = rounds_viewed(scored, run.store, settings, in_tasks)
-    ledger, hits = StoreTables.of(run.store, settings).ledger, empty(AcceptedTable)
+    known = StoreTables.of(run.store, settings, run.folds)
+    view = rounds_viewed(scored, run.store, settings, in_tasks, known)
+    ledger, hits = known.ledger, empty(AcceptedTable)
     start, lpc = run.starting("generator"), run.starting("classifier")
     point = nothing_scored(settings.operating_point, "no round was scored")
     for k in range(settings.rounds):
@@ -84,7 +85,7 @@ def harvest(run: Run, tracker: Tracker, show: Callable[[ReportInputs], None] = l
             give_up(k, view, history, tracker, str(error))
             break
         scored = (*scored, classify(run, k, tubelets, lpc).table)
-        view = rounds_viewed(scored, run.store, settings, in_tasks)
+        view = rounds_viewed(scored, run.store, settings, in_tasks, known)
         point = choose_operating_point(run, k, view)
         history.look(k, view, point)
         found = mine(view, point)
@@ -166,7 +167,7 @@ def train_classifier(
 
 def examples(run: Run, tubelets: PartedTable[TubeletTable], ledger: LedgerTable) -> pa.Table:
     """What the classifier learns from, with its `label`: 1 a lesion, 0 none. Of V_M, and of NEGATIVE_VOLUMES of V_H."""
-    own, known = run.settings.classifier, StoreTables.of(run.store, run.settings)
+    own, known = run.settings.classifier, StoreTables.of(run.store, run.settings, run.folds)
     drawn = known.partly_marked(run.settings.seed)[:NEGATIVE_VOLUMES]
     learned = pa.array([*values(rows_where(known.manifest, "split", Split.VM)["volume_id"]), *drawn], pa.string())
 

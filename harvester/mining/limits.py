@@ -68,7 +68,8 @@ def cut(reaching: SelectedTable, limits: Limits, folds: Mapping[str, int]) -> Cu
     patients = values(reaching["patient_id"])
     fits = np.array(list(_fit(patients, limits, folds)), bool)
     untried = {folds[patient] for patient in patients} - limits.folds
-    lesions, left = (SelectedTable(reaching.filter(pa.array(kept))) for kept in (fits, ~fits))
+    lesions = reaching if fits.all() else SelectedTable(reaching.filter(pa.array(fits)))
+    left = SelectedTable(reaching.filter(pa.array(~fits)))
     return Cut(lesions, left, limits, tuple(sorted(untried)))
 
 

@@ -75,11 +75,11 @@ class StoreTables:
     given_folds: Mapping[str, int] | None = None
 
     @classmethod
-    def of(cls, store: Store, settings: Settings) -> "StoreTables":
-        """The store's tables, and what a run's starting weights have seen of them."""
+    def of(cls, store: Store, settings: Settings, folds: Mapping[str, int] | None = None) -> "StoreTables":
+        """The store's tables, and what a run's starting weights have seen of them. folds: as folds_by_patient gives."""
         known = ("volume_id", "patient_id", "split", "voxel_hash")
         seen = in_sample(each_row(store.manifest, *known), settings)
-        folds = folds_by_patient(each_row(store.manifest, *known), settings)
+        folds = folds or folds_by_patient(each_row(store.manifest, *known), settings)
         return cls(store.manifest, store.marks(), store.reviewed(), seen, folds)
 
     def of_volumes(self, volume_ids: "pa.Array[Any]") -> "StoreTables":
@@ -220,7 +220,7 @@ class RoundView:
         if found is None or threshold < lowest:
             found = best_first(self.over_vh(lambda part: select(part.harvestable, fusion, threshold)))
             self.reached[fusion] = threshold, found
-        return SelectedTable(found.filter(pa.array(found["score"].to_numpy() >= threshold)))
+        return from_score(found, threshold)
 
     @cached_property
     def reached(self) -> dict[ScoreFusion, tuple[float, SelectedTable]]:
@@ -244,7 +244,7 @@ class RoundView:
         from what its point estimate takes.
         """
         reaching = self.reaching(fusion, estimated if self.settings.mining.learn_likely else np.inf)
-        return SelectedTable(reaching.filter(pa.array(reaching["score"].to_numpy() < threshold)))
+        return SelectedTable(reaching.slice(len(from_score(reaching, threshold))))
 
     def cut(self, fusion: ScoreFusion, threshold: float) -> Cut:
         """What of it is harvested, and what is left for review: within what V_M shows at the threshold."""
@@ -265,6 +265,11 @@ class RoundView:
     def correct(self, selected: SelectedTable) -> NDArray[Any]:
         """(n,) bool: whether each tubelet of V_M finds a target that no better-scored one found."""
         return match_to_lesions(selected, self.targets, self.settings.operating_point.match_iou)
+
+
+def from_score(best_first: SelectedTable, threshold: float) -> SelectedTable:
+    """Of selected tubelets, the best first, those that reach a threshold; nothing is copied."""
+    return SelectedTable(best_first.slice(0, int((best_first["score"].to_numpy() >= threshold).sum())))
 
 
 def best_first(tables: Sequence[pa.Table]) -> SelectedTable:

@@ -4,18 +4,17 @@ An ablation takes the scores of the same rounds, the same certificate and the sa
 round, as the loop does.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pyarrow as pa
 
 from harvester.certificate.operating_point import OperatingPoint
 from harvester.certificate.selection import Calibration, nothing_scored, select_point
 from harvester.config.settings import OperatingPointSettings
 from harvester.mining.fusion import ScoreFusion, fusions
-from harvester.mining.round_view import RoundView, Work
-from harvester.records import ScoredTable, SelectedTable
+from harvester.mining.round_view import RoundView
+from harvester.records import ManifestTable, ScoredTable, SelectedTable
 from harvester.results.truth import TruthEvaluator, finite, harvested_table, with_round
 from harvester.run.summary import AblationResult
 
@@ -24,32 +23,25 @@ Change = Callable[[ScoredTable, int], ScoredTable]
 
 @dataclass(frozen=True, eq=False)
 class Ablation:
-    """What it does to a round's scores, whether it fuses them in its own way, its last round's list and point."""
+    """What it does to a round's scores, whether it fuses them in its own way, its last round's list and point, and
+    among which volumes that is; None: all."""
 
     change: Change
     own_way: bool
     lesions: SelectedTable
     point: OperatingPoint
+    among: ManifestTable | None = None
 
     def after(self, k: int, view: RoundView, loops: ScoreFusion) -> "Ablation":
         """With its own list of a round in place of the one before. loops: how the loop fuses the scores."""
-        view = self.changed(view)
+        rounds = tuple(self.change(table, j) for j, table in enumerate(view.rounds))
+        view = replace(view, rounds=rounds, sweep=None)  # of a large V_H the sample
         calibration = Calibration.of(view)
         own = fusions(view.settings.operating_point) if self.own_way else [loops]
         fusion = max(own, key=calibration.known_recall)
         point = select_point(calibration, fusion, view.settings.operating_point).point
-        return replace(self, lesions=with_round(view.harvested(fusion, point.threshold), k), point=point)
-
-    def changed(self, view: RoundView) -> RoundView:
-        """What it sees of a view."""
-        sweep = view.sweep
-
-        def changing(work: Work, volumes: int | None) -> Iterator[pa.Table]:
-            assert sweep is not None  # noqa: S101  there is one
-            return sweep(lambda part: work(self.changed(part)), volumes)
-
-        rounds = tuple(self.change(table, j) for j, table in enumerate(view.rounds))
-        return replace(view, rounds=rounds, sweep=changing if sweep else None)
+        lesions = with_round(view.harvested(fusion, point.threshold), k)
+        return replace(self, lesions=lesions, point=point, among=view.store.manifest)
 
     def result(self, truth: TruthEvaluator) -> AblationResult:
         """Precision and recall of its list, and the threshold."""
@@ -58,7 +50,7 @@ class Ablation:
             threshold=finite(self.point.threshold),
             precision_bound=finite(self.point.precision_bound),
             reason=self.point.reason,
-            **truth.harvest(self.lesions).model_dump(),
+            **truth.harvest(self.lesions, self.among).model_dump(),
         )
 
 

@@ -118,6 +118,7 @@ class History:
         logger.info("round %d: %s", k, told(selected.point, len(found.lesions)))
         if left := found.cut.told():
             logger.info("round %d: %s", k, left)
+        pa.default_memory_pool().release_unused()
         self.origins.append((selected, models))
         if view.rounds:
             self._replace(k, view, selected, found)
@@ -222,6 +223,7 @@ class History:
         if audited:
             ledger = self._take(audited, ledger)
         summary = self._settle(ledger, missing)
+        pa.default_memory_pool().release_unused()
         write(self.harvest, folder, "harvest")
         write(missing, folder, "missing")
         (folder / "ledger.parquet").write_table(ledger)

@@ -9,7 +9,6 @@ from functools import lru_cache
 from typing import Final
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from harvester.config.settings import Settings
 from harvester.mining.candidates import split_of
@@ -36,17 +35,18 @@ def here(work: OverNames, groups: Iterable[Names]) -> Iterator[pa.Table]:
     return map(work, groups)
 
 
-def rounds_viewed(rounds: Sequence[Scored], store: Store, settings: Settings, runner: Runner = here) -> RoundView:
+def rounds_viewed(
+    rounds: Sequence[Scored], store: Store, settings: Settings, runner: Runner = here, known: StoreTables | None = None
+) -> RoundView:
     """The rounds that a run scored so far: all of it where V_H is small, else V_M, a sample of V_H, and the way to all
-    of it."""
-    known = StoreTables.of(store, settings)
+    of it. known: the store's tables, if they were read before."""
+    known = known or StoreTables.of(store, settings)
     sample = known.sampled(settings.seed)
     if sample is None:
         return RoundView(tuple(each.whole() for each in rounds), known, settings)
     volumes = sample.manifest["volume_id"].combine_chunks()
     names = parts_with(rows_where(store.manifest, "split", *MINED), volumes)
-    near = [each.of(names) for each in rounds]
-    kept = tuple(ScoredTable(each.filter(pc.is_in(each["volume_id"], volumes))) for each in near)
+    kept = tuple(each.of_volumes(volumes, names) for each in rounds)
     sweep = PartSweep(tuple(rounds), store.path, store.data_hash(), settings, runner) if rounds else None
     return RoundView(kept, sample, settings, sweep)
 

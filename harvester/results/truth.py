@@ -1,6 +1,7 @@
 """What a harvest is worth, against the hidden truth of V_H^test. Truth comes in here and nowhere else."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -16,6 +17,7 @@ from harvester.mining.candidates import candidates, split_of
 from harvester.records import (
     SELECTED,
     AnyTable,
+    LedgerTable,
     ManifestTable,
     MarkTable,
     ReviewedTable,
@@ -76,23 +78,29 @@ class TruthEvaluator:
 
     def __init__(self, store: Store, settings: Settings) -> None:
         self.settings, self.manifest = settings, store.manifest
-        marks, reviewed = store.marks(), store.reviewed()
-        self.lesions = without_reviewed(hidden_lesions(store), reviewed, settings.operating_point.match_iou)
-        known = initial_ledger(marks.filter(marks["clinical"]), reviewed)
-        self.known_places = extrude_marks(exclusion_labels(known), self.manifest)
+        self.store = store
+        self.lesions = without_reviewed(hidden_lesions(store), store.reviewed(), settings.operating_point.match_iou)
         self.volumes = len(rows_where(self.manifest, "split", Split.VH_TEST))
+
+    @cached_property
+    def known_places(self) -> LedgerTable:
+        """What people know of the volumes of V_H^test: clinical marks, extruded, and what was reviewed."""
+        marks = split_of(self.store.marks(), self.manifest, Split.VH_TEST)
+        reviewed = split_of(self.store.reviewed(), self.manifest, Split.VH_TEST)
+        known = initial_ledger(marks.filter(marks["clinical"]), reviewed)
+        return extrude_marks(exclusion_labels(known), self.manifest)
 
     @property
     def known(self) -> bool:
         """Whether there is a truth to score against."""
         return len(self.lesions) > 0
 
-    def harvest(self, lesions: SelectedTable) -> TruthScores:
-        """Counts, precision and recall of unmarked lesions of harvested tubelets on V_H^test."""
+    def harvest(self, lesions: SelectedTable, among: ManifestTable | None = None) -> TruthScores:
+        """Counts, precision and recall of unmarked lesions of harvested tubelets on V_H^test. among: see proposals."""
         mine = self._test(lesions)
         if not self.known:
             return TruthScores(test_harvested=len(mine), test_correct=None, precision=None, recall_unmarked=None)
-        found = self._found(mine)
+        found = self._hits(mine, mine["score"].to_numpy(), self._lesions_among(among))
         correct = int(found.correct.sum())
         return TruthScores(
             test_harvested=len(mine),
@@ -125,12 +133,9 @@ class TruthEvaluator:
         """
         if not self.known:
             return ProposalScores()
-        own = rows_where(self.manifest if among is None else among, "split", Split.VH_TEST)
-        lesions = self.lesions.filter(pc.is_in(self.lesions["volume_id"], own["volume_id"].combine_chunks()))
+        volumes = self.volumes if among is None else len(rows_where(among, "split", Split.VH_TEST))
         mine = candidates(self._test(scored), self.known_places, self.settings.mining)
-        found = overlaps(mine, lesions)
-        iou = self.settings.operating_point.match_iou
-        return ProposalScores.of(hits(found, mine[score].to_numpy(), len(lesions), iou), len(own))
+        return ProposalScores.of(self._hits(mine, mine[score].to_numpy(), self._lesions_among(among)), volumes)
 
     def on_lesions(self, tubelets: SelectedTable) -> float | None:
         """Share of tubelets that overlap a hidden lesion by P3D IoU >= clear_iou: how unclean negatives are."""
@@ -145,11 +150,13 @@ class TruthEvaluator:
         return split_of(tubelets, self.manifest, Split.VH_TEST)
 
     def _found(self, lesions: SelectedTable) -> Hits:
-        return self._hits(lesions, lesions["score"].to_numpy())
+        return self._hits(lesions, lesions["score"].to_numpy(), self.lesions)
 
-    def _hits(self, tubelets: pa.Table, score: Array) -> Hits:
-        iou = self.settings.operating_point.match_iou
-        return hits(overlaps(tubelets, self.lesions), score, len(self.lesions), iou)
+    def _lesions_among(self, volumes: ManifestTable | None) -> MarkTable:
+        return self.lesions if volumes is None else split_of(self.lesions, volumes, Split.VH_TEST).combine_chunks()
+
+    def _hits(self, tubelets: pa.Table, score: Array, lesions: MarkTable) -> Hits:
+        return hits(overlaps(tubelets, lesions), score, len(lesions), self.settings.operating_point.match_iou)
 
 
 def harvested_table() -> SelectedTable:

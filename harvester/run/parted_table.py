@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Generic
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from harvester.records import SCHEMAS, Kind, checked
 from harvester.run.partials import Partials
@@ -35,6 +36,12 @@ class PartedTable(Generic[Kind]):
         """Some parts as one table, in their order."""
         tables: list[Any] = [SCHEMAS[self.kind].empty_table(), *self.each(names)]
         return self.kind(pa.concat_tables(tables))
+
+    def of_volumes(self, volume_ids: "pa.Array[Any]", names: Sequence[str]) -> Kind:
+        """Rows of some volumes, all of which are in these parts; no more is held than one part besides."""
+        parts: Iterator[Any] = self.each(names)
+        kept = [part.filter(pc.is_in(part["volume_id"], volume_ids)) for part in parts]
+        return self.kind(pa.concat_tables([SCHEMAS[self.kind].empty_table(), *kept]).combine_chunks())
 
     def whole(self) -> Kind:
         """All of it, one chunk per column."""

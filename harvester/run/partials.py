@@ -52,19 +52,19 @@ class Part:
 
 
 class Rows(Sequence[Row]):
-    """Rows of a table, made when they are asked for: a million of them take no more than the table does."""
+    """Some rows of a table, made when they are asked for: a million of them take no more than the table does."""
 
-    def __init__(self, table: pa.Table) -> None:
-        self.table = table
+    def __init__(self, table: pa.Table, start: int, stop: int) -> None:
+        self.table, self.start, self.stop = table, start, min(stop, len(table))
 
     def __len__(self) -> int:
-        return len(self.table)
+        return self.stop - self.start
 
     def __getitem__(self, at: Any) -> Any:
-        return self.table.to_pylist()[at]
+        return self.table.slice(self.start, len(self)).to_pylist()[at]
 
     def __iter__(self) -> Iterator[Row]:
-        return iter(self.table.to_pylist())
+        return iter(self[:])
 
 
 def plan_parts(manifest: pa.Table) -> list[Part]:
@@ -72,10 +72,11 @@ def plan_parts(manifest: pa.Table) -> list[Part]:
     find the same ones."""
     ordered = manifest.sort_by("volume_id") if len(manifest) else manifest
     size = min(MOST_VOLUMES, max(1, len(ordered) // PARTS_WANTED))
-    groups = [ordered.slice(start, size) for start in range(0, len(ordered), size)]
+    starts = range(0, len(ordered), size)
+    names = (settings_hash(ordered["volume_id"].slice(start, size).to_pylist()) for start in starts)
     return [
-        Part(f"{index:06d}-{settings_hash(group['volume_id'].to_pylist())}", Rows(group))
-        for index, group in enumerate(groups)
+        Part(f"{index:06d}-{name}", Rows(ordered, start, start + size))
+        for index, (start, name) in enumerate(zip(starts, names, strict=True))
     ]
 
 

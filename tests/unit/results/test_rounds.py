@@ -18,6 +18,7 @@ from harvester.results import rounds as module
 from harvester.results.ablations import ablations
 from harvester.results.completeness import expected_missing
 from harvester.results.rounds import PartSweep, rounds_viewed, up_to
+from harvester.results.truth import TruthEvaluator
 from harvester.run.parted_table import PartedTable
 from harvester.run.partials import Partials, plan_parts
 from harvester.storage.location import Location
@@ -136,11 +137,13 @@ def test_what_is_missing_is_the_same(parted: RoundView, whole: RoundView) -> Non
     assert set(nothing["left_out"].to_pylist()) == {"nothing was scored"}
 
 
-def test_ablations_without_the_classifier_find_the_same(parted: RoundView, whole: RoundView) -> None:
-    alone = ablations(SETTINGS.operating_point, 0)["lpg_alone"]
-    threshold = 0.5
-    ours, theirs = (alone.changed(view).reaching(EVEN, threshold) for view in (parted, whole))
-    assert ours.equals(theirs) and len(ours) > 0
+def test_ablations_are_told_of_the_sample(parted: RoundView, store: Store) -> None:
+    truth = TruthEvaluator(store, SETTINGS)
+    alone = ablations(SETTINGS.operating_point, 0)["lpg_alone"].after(0, parted, EVEN)
+    assert set(alone.lesions["volume_id"].to_pylist()) <= set(parted.harvestable["volume_id"].to_pylist())
+    told = alone.result(truth)
+    sampled = [name for name in parted.store.manifest["volume_id"].to_pylist() if SPLITS[name] == "vh_test"]
+    assert told.test_correct is not None and told.recall_unmarked == told.test_correct / len(sampled) > 0
 
 
 def test_an_earlier_round_is_as_it_was(parted: RoundView, scored: Any, store: Store) -> None:
