@@ -63,8 +63,8 @@ def test_an_error_in_a_trial_is_one_line_and_not_tried_again(local_ray: None, tm
             return super().read()
 
     table.write_table(pa.table({"volume_id": ["v"]}))
-    settings = Settings.model_validate({"operating_point": {"min_slices": [1]}})
-    with pytest.raises(StepError, match=r"^1 of 1 operating-point trials failed: StoreError: .* is no PooledTable: "):
+    settings = Settings.model_validate({"operating_point": {"min_slices": [1, 2]}})
+    with pytest.raises(StepError, match=r"^2 of 2 operating-point trials failed: StoreError: .* is no PooledTable: "):
         sweep(Broken((table,) * 4), settings, Location.of(tmp_path / "tune"))
     assert tries.read_text() == "x"
 

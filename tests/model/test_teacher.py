@@ -10,7 +10,7 @@ import torch
 from harvester.config.loading import resolve
 from harvester.config.settings import Settings
 from harvester.labels.ledger import from_marks
-from harvester.models.fit import FoldTask
+from harvester.models.fit import FitStep, FoldTask
 from harvester.proposals.boxes import SliceBoxes
 from harvester.proposals.network import CONTEXT, Generator
 from harvester.proposals.targets import SlabLabels, build_targets
@@ -100,14 +100,10 @@ def test_a_fit_with_a_teacher_is_of_its_seed_and_gives_the_teacher(make_store: M
     rows, ledger = store.manifest.to_pylist(), from_marks(store.marks())
 
     def fitted(checkpoint: Location) -> dict[str, torch.Tensor]:
-        lines: list[str] = []
-
-        def log(line: str) -> None:
-            lines.append(line)
-
-        task = FoldTask(store.path, 3, None, checkpoint, False, log=log)
+        told: list[FitStep] = []
+        task = FoldTask(store.path, 3, None, checkpoint, False, log=told.append)
         model, history = fit_generator(task, own, rows, ledger)
-        assert len(history) == 4 and "step 4/4" in lines[-1]
+        assert len(history) == 4 and told[-1].step == told[-1].steps == 4
         return model.state_dict()
 
     one = fitted(store.path / "one.pt")
