@@ -66,7 +66,7 @@ def test_an_error_in_a_trial_is_one_line_and_not_tried_again(local_ray: None, tm
     settings = Settings.model_validate({"operating_point": {"min_slices": [1, 2]}})
     with pytest.raises(StepError, match=r"^2 of 2 operating-point trials failed: StoreError: .* is no PooledTable: "):
         sweep(Broken((table,) * 4), settings, Location.of(tmp_path / "tune"))
-    assert tries.read_text() == "x"
+    assert tries.read_text() == "xx"
 
 
 def test_an_error_while_a_volume_is_made_is_a_refused_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

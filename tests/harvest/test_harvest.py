@@ -140,7 +140,7 @@ def test_an_error_of_ours_in_a_training_worker_stays_one(store: Store, settings:
     out = Location.of(tmp_path)
     (out / "none.parquet").write_table(pa.table({"volume_id": ["nowhere"], "tubelet_id": [0], "label": [1]}))
     folds = patient_folds(rows, settings.folds, settings.seed)
-    job = FitJob("classifier", settings, store.path, out, rows, folds, out / "none.parquet", None, 0)
+    job = FitJob("classifier", settings, store.path, out, store.manifest, folds, out / "none.parquet", None, 0)
     with pytest.raises(NoExamplesError, match="the classifier has no example of class 1") as caught:
         train_folds(job)
     assert "\n" not in str(caught.value)

@@ -16,7 +16,7 @@ from harvester.distributed.training import FitJob, train_folds
 from harvester.labels.ledger import from_marks
 from harvester.models.fit import FoldTask
 from harvester.proposals.training import fit_generator
-from harvester.records import Mark, Volume
+from harvester.records import Mark, Volume, each_row
 from harvester.storage.location import Location
 from harvester.store.store import Store, finish_store
 from tests.builders import write_volume
@@ -52,7 +52,9 @@ def job_in(folder: Path, store: Store, settings: Settings = SETTINGS) -> FitJob:
     (out / "labels.parquet").write_table(from_marks(store.marks()))
     rows = store.manifest.to_pylist()
     folds = {"p-a": 0, "p-b": 1}
-    return FitJob("generator", settings, store.path, out / "fit", rows, folds, out / "labels.parquet", None, 7)
+    return FitJob(
+        "generator", settings, store.path, out / "fit", store.manifest, folds, out / "labels.parquet", None, 7
+    )
 
 
 def kill_a_worker(job: FitJob, killed: list[int]) -> None:
@@ -78,7 +80,7 @@ def test_a_killed_worker_is_replaced_and_the_losses_are_those_of_one_process(
     assert job.out.folders() == []
     assert [name for name in job.out.files() if "checkpoint" in name] == []
     for fold in range(2):
-        rows = [row for row in job.rows if job.folds[row["patient_id"]] != fold]
+        rows = [row for row in each_row(job.rows) if job.folds[row["patient_id"]] != fold]
         task = FoldTask(store.path, 7000 + fold, None, Location.of(tmp_path) / f"{fold}.pt", False)
         _, alone = fit_generator(task, SETTINGS, rows, job.table.read_table())
         together = (job.out / f"fold-{fold}.losses.json").read_bytes()
