@@ -50,7 +50,6 @@ def store(tmp_path: Path) -> Store:
 def job_in(folder: Path, store: Store, settings: Settings = SETTINGS) -> FitJob:
     out = Location.of(folder)
     (out / "labels.parquet").write_table(from_marks(store.marks()))
-    rows = store.manifest.to_pylist()
     folds = {"p-a": 0, "p-b": 1}
     return FitJob(
         "generator", settings, store.path, out / "fit", store.manifest, folds, out / "labels.parquet", None, 7
