@@ -10,6 +10,8 @@ import ray
 Names = Sequence[str]
 OverNames = Callable[[Names], pa.Table]
 
+FEW: Final = 8
+"""Groups that are done here: workers take as long to start."""
 AHEAD: Final = 2
 """Tasks for each CPU that are handed out before the first has answered."""
 
@@ -17,7 +19,7 @@ AHEAD: Final = 2
 def in_tasks(work: OverNames, groups: Sequence[Names]) -> Iterator[pa.Table]:
     """What some work makes of each group of names, in their order. A task whose worker dies is done again, one group
     needs none."""
-    if len(groups) < 2:
+    if len(groups) <= FEW:
         yield from map(work, groups)
         return
     task, given = ray.remote(num_cpus=1)(_call), ray.put(work)

@@ -51,7 +51,7 @@ def opening(summary: Summary, settings: OperatingPointSettings, volumes: int) ->
         tag("p", sentence(summary, settings, volumes), class_="lead"),
         *(tag("p", tag("b", warning), ".") for warning in warnings(summary)),
         tag("dl", *(tag("div", tag("dt", name), tag("dd", fact)) for name, fact in facts.items()), class_="facts"),
-        tag("p", f"Stopped because {summary.stopped_because}.", class_="soft"),
+        *([tag("p", f"Stopped because {summary.stopped_because}.", class_="soft")] if summary.stopped_because else []),
     )
 
 

@@ -206,8 +206,8 @@ class History:
 
     def so_far(self, ledger: LedgerTable) -> ReportInputs:
         """What the report shows of the rounds so far."""
-        self._settle(ledger, empty(MissingTable))
-        return self.report_inputs()
+        unended = self._settle(ledger, empty(MissingTable)).model_copy(update={"stopped_because": ""})
+        return replace(self.report_inputs(), summary=unended)
 
     def _settle(self, ledger: LedgerTable, missing: MissingTable) -> Summary:
         self.harvest, self.ledger, self.missing = self._harvest_table(self.lesions), ledger, missing
