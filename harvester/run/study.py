@@ -30,6 +30,9 @@ class StudyRow(_Frozen):
     recall_at_90: float = Field(description="the same at a precision of 0.90, in hindsight")
     lesions: tuple[int, ...] = Field(description="without a mark, of each patient")
     reviewed: int = Field(0, description="finds that a reader who knows the truth looked at")
+    is_harvest: bool | None = Field(
+        None, description="whether its list is the archive's harvest (its `proof`); null: as the full loop's is"
+    )
     seconds: float
 
     def said(self) -> str:
@@ -72,9 +75,11 @@ class Headline(_Frozen):
     certified_share: float | None = Field(
         description="of lists that a certificate backs, those whose precision is the target or more"
     )
-    certified_pairs: int = Field(description="lists that a certificate backs: archive and seed, full loop")
+    certified_pairs: int = Field(
+        description="lists that a certificate backs: archive and seed, the full loop's or its audit's (`proof`)"
+    )
     certified_interval: tuple[float, float] | None = Field(description="95 %, Wilson's")
-    recall_unmarked: float
+    recall_unmarked: float = Field(description="on the archives on which the generator was tried alone, too")
     recall_unmarked_lpg_alone: float | None
     precision: float | None
     ap_gain_harvest: float | None = Field(description="of the harvest over clinical marks, mean over detectors")

@@ -92,9 +92,11 @@ def arm_figures(settings: StudySettings, rows: Sequence[StudyRow], rankings: Ran
 
 
 def headline(rows: Sequence[StudyRow], detectors: Sequence[StudyDetectors]) -> Headline:
-    """Over all archives and seeds."""
-    full = [row for row in rows if row.arm == FULL]
+    """Over the harvests of all archives and seeds; recall over those on which the generator was tried alone, too."""
+    full = [row for row in rows if (row.arm == FULL if row.is_harvest is None else row.is_harvest)]
     alone = [row for row in rows if row.arm == LPG_ALONE]
+    tried = {(row.archive, row.seed) for row in alone}
+    beside = [row for row in full if (row.archive, row.seed) in tried] or full
     proven = [row for row in full if row.certified]
     kept = sum((row.precision or 0.0) >= TARGET for row in proven)
     harvested = sum(row.harvested for row in full)
@@ -104,7 +106,7 @@ def headline(rows: Sequence[StudyRow], detectors: Sequence[StudyDetectors]) -> H
         certified_share=kept / len(proven) if proven else None,
         certified_pairs=len(proven),
         certified_interval=wilson(kept, len(proven)) if proven else None,
-        recall_unmarked=float(np.mean([row.recall for row in full])) if full else 0.0,
+        recall_unmarked=float(np.mean([row.recall for row in beside])) if beside else 0.0,
         recall_unmarked_lpg_alone=float(np.mean([row.recall for row in alone])) if alone else None,
         precision=sum(row.right for row in full) / harvested if harvested else None,
         ap_gain_harvest=float(np.mean(gains)) if gains else None,

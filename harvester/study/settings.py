@@ -81,6 +81,11 @@ class StudySettings(Section):
         own = {name: arm for name, arm in self.arms.items() if not arm.archives or archive in arm.archives}
         return {FULL: StudyArm(about="the loop as it ships")} | own
 
+    def harvest_of(self, archive: str) -> str:
+        """The arm whose list is an archive's harvest: the full loop's, or that of its audit where it has one."""
+        audits = [name for name, arm in self.arms_of(archive).items() if arm.rule == "audit"]
+        return audits[0] if audits and self.archives[archive].proof == "audit" else FULL
+
 
 def read_study(file: Path) -> StudySettings:
     """A study's YAML file, or one that ships by its name. Raises SettingsError, one line."""

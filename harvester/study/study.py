@@ -101,7 +101,9 @@ class Study:
                 opened.append(Looped.of(Run.open(base, settings, store)))
             return opened[0]
 
-        for name, arm in self.settings.arms_of(archive).items():
+        arms = self.settings.arms_of(archive)
+        harvest = self.settings.harvest_of(archive)
+        for name, arm in arms.items():
             own = self.of(archive, seed, arm.set)
             key = row_key(own, store, arm)
             row = read_row(base, name, key)
@@ -112,6 +114,7 @@ class Study:
                 row = row_of((archive, seed, name, key), outcome, time.monotonic() - began)
                 write_row(base, row, outcome.ranking)
             logger.info("%s seed %d: %s: %s", archive, seed, name, row.said())
+            row = row.model_copy(update={"is_harvest": name == harvest})
             self.rows.append(row)
             self.rankings[archive, seed, name] = read_ranking(base, row)
 
