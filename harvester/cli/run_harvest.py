@@ -25,6 +25,7 @@ from harvester.distributed.shared_folders import require_shared
 from harvester.errors import SettingsError
 from harvester.harvest import harvest
 from harvester.proposals.network import Generator
+from harvester.records import Split, rows_where
 from harvester.report.build import REPORT, write_report
 from harvester.report.live import LiveReport
 from harvester.report.sections import closing_table
@@ -64,16 +65,18 @@ def run_harvest(
             inputs = harvest(opened, tracker, page.rounds).report_inputs()
             report = write_report(inputs)
         logger.info("done in %s", duration(inputs.summary.seconds))
-        say("\n".join([closing_table(inputs.summary), f"report: {report}", *what_next(folder, inputs.summary)]))
+        say("\n".join([closing_table(inputs.summary), f"report: {report}", *what_next(folder, inputs.summary, volumes)]))
     return folder
 
 
-def what_next(folder: Location, summary: Summary) -> list[str]:
+def what_next(folder: Location, summary: Summary, store: Store) -> list[str]:
     """The commands that people give after a harvest."""
+    held_out = len(rows_where(store.manifest, "split", Split.VD_TEST))
     export = [f"harvester export --run {folder} --to coco --out {folder.name}-coco", "labels that other tools read"]
     audit = [f"harvester audit --run {folder} draw", "prove it by looking at a part of it, then harvester review"]
     retrain = [f"harvester retrain --run {folder}", "what detectors gain by it"]
-    rows = [export, audit, retrain] if summary.final.harvested else [audit]
+    tune = [f"harvester tune --run {folder}", "what other precision targets would harvest"]
+    rows = [export, audit, retrain if held_out else tune] if summary.final.harvested else [audit, tune]
     return ["next:", *(f"  {line}" for line in table(rows, "l"))]
 
 
