@@ -65,7 +65,9 @@ def run_harvest(
             inputs = harvest(opened, tracker, page.rounds).report_inputs()
             report = write_report(inputs)
         logger.info("done in %s", duration(inputs.summary.seconds))
-        say("\n".join([closing_table(inputs.summary), f"report: {report}", *what_next(folder, inputs.summary, volumes)]))
+        say(
+            "\n".join([closing_table(inputs.summary), f"report: {report}", *what_next(folder, inputs.summary, volumes)])
+        )
     return folder
 
 
