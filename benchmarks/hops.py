@@ -40,7 +40,7 @@ WHAT: Final = {
     "run_harvest": "Ray, store, run folder, MLflow, report",
     "harvest": "the paper's loop",
     "propose": "a step: its key, and what makes it",
-    "Run.measured_table": "made once, named by its inputs",
+    "Run.parted": "made once, named by its inputs",
     "run_over_volumes": "what is missing, over Ray's actors",
     "BackgroundWork.run": "under a watchdog",
     "Actor.__call__": "parts of the volumes, published",
