@@ -43,8 +43,9 @@ from harvester.proposals.inference import load_generator, read_with_context, tub
 from harvester.proposals.training import fit_generator
 from harvester.records import TUBELETS
 from harvester.results.truth import TruthEvaluator
-from harvester.run.folder import settings_of, store_of, table_hash
+from harvester.run.folder import settings_of, store_of
 from harvester.run.step_notes import weights_hash
+from harvester.run.table_hash import table_hash
 from harvester.storage.location import Location
 from harvester.store.slab import GridFrame
 from harvester.store.store import Store

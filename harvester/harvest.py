@@ -12,7 +12,6 @@ from dataclasses import asdict
 from functools import partial
 from typing import Final
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -33,7 +32,6 @@ from harvester.models.pretrained import named_by_content
 from harvester.records import (
     AcceptedTable,
     LedgerTable,
-    ManifestTable,
     Role,
     ScoredTable,
     Source,
@@ -48,9 +46,10 @@ from harvester.results.audit_outcome import certified
 from harvester.results.completeness import expected_missing
 from harvester.results.history import History
 from harvester.results.rounds import over_parts, rounds_viewed
-from harvester.run.folder import Artifact, Parted, Run, table_hash
+from harvester.run.folder import Artifact, Parted, Run
 from harvester.run.parted_table import PartedTable
 from harvester.run.step_notes import weights_hash
+from harvester.run.table_hash import table_hash
 from harvester.run.tracking import Tracker
 from harvester.storage.location import Location
 
@@ -173,13 +172,8 @@ def examples(run: Run, tubelets: PartedTable[TubeletTable], ledger: LedgerTable)
 
     def of_parts(names: Sequence[str]) -> pa.Table:
         table = negatives.to_classify(tubelets.of(names), own.max_tubelets)
-        table = table.filter(pc.is_in(table["volume_id"], learned))
-        ids = table["volume_id"].unique()
-        labels = LedgerTable(ledger.filter(pc.is_in(ledger["volume_id"], ids)))
-        manifest = ManifestTable(known.manifest.filter(pc.is_in(known.manifest["volume_id"], ids)))
-        lesion, other = negatives.classifier_examples(table, labels, manifest, own.match_iou)
-        kept = np.flatnonzero(lesion | other)
-        return table.take(kept).append_column("label", pa.array(lesion[kept].astype(np.int32)))
+        mine = table.filter(pc.is_in(table["volume_id"], learned))
+        return negatives.labelled(mine, ledger, known.manifest, own.match_iou)
 
     return pa.concat_tables(over_parts(of_parts, tubelets.partials.names(), in_tasks)).combine_chunks()
 

@@ -35,9 +35,9 @@ from harvester.records import (
 from harvester.results.label_sets import FULL_TRUTH, GRADES, HARVEST, LabelSets, graded
 from harvester.results.retraining import Comparison, HeldOutSet, SetScores
 from harvester.results.scored import last_round, scored_round
-from harvester.run.folder import table_hash
 from harvester.run.journal import read_run
 from harvester.run.retraining import Retraining
+from harvester.run.table_hash import table_hash
 from harvester.storage.location import Location
 from harvester.store.slab import GridFrame
 from harvester.store.store import Store

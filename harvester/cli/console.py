@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 import sys
-import tempfile
 import threading
 import time
 import warnings
@@ -14,10 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+from harvester.cli.library_output import LibraryOutput, writes_to_stderr
 from harvester.config import shipped
 from harvester.errors import SettingsError, Stopped, one_line, root_cause, said_stopped, without_secrets
 
-STDERR: Final = 2
 SIGNALLED: Final = 128
 """With a signal's number added, what a shell says of a program that the signal ended."""
 SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP)
@@ -133,7 +132,7 @@ class ExitCode:
         logging.basicConfig(level=logging.INFO, handlers=[self.handler])
         if not sys.warnoptions:  # of libraries, to those who write programs with them
             warnings.simplefilter("ignore")
-        self.libraries = _Libraries() if self.apart and _writes_to_stderr() else None
+        self.libraries = LibraryOutput() if self.apart and writes_to_stderr() else None
         main = threading.current_thread() is threading.main_thread()
         # One that is ignored, as under nohup, stays so.
         self.caught = [each for each in SIGNALS if main and signal.getsignal(each) is signal.SIG_DFL]
@@ -174,37 +173,6 @@ class ExitCode:
     def _say(self, line: str) -> None:
         stream = self.libraries.terminal if self.libraries else sys.stderr
         stream.write(f"{line}\n")
-
-
-class _Libraries:
-    """The process's error stream goes to a file: what is written there is not ours. terminal: where it went before."""
-
-    def __init__(self) -> None:
-        sys.stderr.flush()
-        descriptor, name = tempfile.mkstemp(prefix="harvester-libraries-", suffix=".log")
-        self.file, self.before = Path(name), os.dup(STDERR)
-        os.dup2(descriptor, STDERR)
-        os.close(descriptor)
-        self.terminal = os.fdopen(os.dup(self.before), "w", buffering=1)
-
-    def join(self, keep: bool) -> None:
-        """As it was; the file stays where it may say why something failed."""
-        sys.stderr.flush()
-        os.dup2(self.before, STDERR)
-        os.close(self.before)
-        if keep and self.file.stat().st_size:
-            self.terminal.write(f"what Ray and other libraries said: {self.file}\n")
-        else:
-            self.file.unlink()
-        self.terminal.close()
-
-
-def _writes_to_stderr() -> bool:
-    """Whether Python's error stream is the process's: not where a test or a notebook put another in its place."""
-    try:
-        return sys.stderr.fileno() == STDERR
-    except (OSError, ValueError, AttributeError):  # it has no file, is closed, or there is none
-        return False
 
 
 def _flushed() -> BrokenPipeError | None:

@@ -46,6 +46,15 @@ def classifier_examples(
     return overlap_with(scored, lesions) >= match_iou, (is_complete | is_rejected) & (near < match_iou / 2)
 
 
+def labelled(tubelets: AnyTable, ledger: LedgerTable, manifest: ManifestTable, match_iou: float) -> pa.Table:
+    """Those of some volumes' tubelets that the classifier learns from, with their `label`: 1 a lesion, 0 none."""
+    ids = tubelets["volume_id"].unique()
+    own, volumes = (each.filter(pc.is_in(each["volume_id"], ids)) for each in (ledger, manifest))
+    lesion, other = classifier_examples(tubelets, LedgerTable(own), ManifestTable(volumes), match_iou)
+    kept = np.flatnonzero(lesion | other)
+    return tubelets.take(kept).append_column("label", pa.array(lesion[kept].astype(np.int32)))
+
+
 def sure_hard_negatives(scored: Scored, ledger: LedgerTable, settings: MiningSettings) -> SelectedTable:
     """N_M: the best-scored tubelets of each completely marked volume that touch no lesion and nothing reviewed."""
     free = clear_of(scored, exclusion_labels(ledger), settings)

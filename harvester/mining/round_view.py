@@ -47,7 +47,7 @@ from harvester.records import (
     values,
 )
 from harvester.store.store import Store
-from harvester.weights.starting import folds_by_patient, in_sample
+from harvester.weights.starting import KNOWN_BY, folds_by_patient, in_sample
 
 SAMPLE_VOLUMES: Final = 1000
 """Of V_H so many volumes at most are looked at as a whole, drawn by the seed: for what is told of all by a sample."""
@@ -57,7 +57,7 @@ NEGATIVE_VOLUMES: Final = 10_000
 Work = Callable[["RoundView"], pa.Table]
 Sweep = Callable[[Work, int | None], Iterator[pa.Table]]
 """Gives what some work makes of V_H, some volumes of it at a time, in their order; of so many volumes alone, if given
-(distributed/sweep.py)."""
+(results/rounds.py)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,9 +77,8 @@ class StoreTables:
     @classmethod
     def of(cls, store: Store, settings: Settings, folds: Mapping[str, int] | None = None) -> "StoreTables":
         """The store's tables, and what a run's starting weights have seen of them. folds: as folds_by_patient gives."""
-        known = ("volume_id", "patient_id", "split", "voxel_hash")
-        seen = in_sample(each_row(store.manifest, *known), settings)
-        folds = folds or folds_by_patient(each_row(store.manifest, *known), settings)
+        seen = in_sample(each_row(store.manifest, *KNOWN_BY), settings)
+        folds = folds or folds_by_patient(each_row(store.manifest, *KNOWN_BY), settings)
         return cls(store.manifest, store.marks(), store.reviewed(), seen, folds)
 
     def of_volumes(self, volume_ids: "pa.Array[Any]") -> "StoreTables":

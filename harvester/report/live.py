@@ -12,12 +12,13 @@ from harvester.config.settings import Settings
 from harvester.datasets.discovery import LoadedVolume
 from harvester.records import HarvestTable, empty
 from harvester.report.build import REPORT, ReportInputs, chapters
-from harvester.report.gallery import Gallery, first_look
-from harvester.report.html import Html, page, tag
-from harvester.report.sections import archive, marked, steps_so_far
+from harvester.report.gallery import Gallery, first_look, legend
+from harvester.report.html import Html, page, section, table, tag
+from harvester.report.sections import archive
 from harvester.run.progress import StepSaid, step_words
 from harvester.storage.location import Location
 from harvester.store.store import Store
+from harvester.text import duration
 
 RELOAD_S: Final = 5
 
@@ -75,3 +76,19 @@ class LiveReport:
         text = page(f"harvester: {self.settings.name}", *parts, reload_s=reload_s)
         with suppress(OSError):
             (self.folder / REPORT).write_text(text)
+
+
+def marked(figures: Html) -> Html:
+    """What the archive marks, while nothing is found yet."""
+    words = "Some of the lesions that the archive marks, in their volumes: is everything where it belongs?"
+    return section("The archive’s own marks", tag("p", words), legend("clinical mark"), figures, wide=True)
+
+
+def steps_so_far(said: Sequence[StepSaid]) -> Html:
+    """The steps that ended; those that took no time go unsaid."""
+    rows = [
+        [f"round {each.round}", step_words(each.step), duration(each.seconds)]
+        for each in said
+        if (each.seconds or 0) >= 1
+    ]
+    return section("Steps so far", table(("", "", "time"), rows)) if rows else Html()

@@ -9,10 +9,8 @@ from harvester.certificate.exchangeability import UNLIKE, said
 from harvester.config.loading import dump
 from harvester.config.settings import OperatingPointSettings, Settings
 from harvester.records import Split, rows_where, values
-from harvester.report.gallery import legend
 from harvester.report.html import Html, bar, count, number, percent, section, table, tag
 from harvester.report.plots import audit_plot
-from harvester.run.progress import StepSaid, step_words
 from harvester.run.summary import AblationResult, Comparison, FinalResult, RoundResult, StepResult, Summary
 from harvester.store import looks
 from harvester.store.commit import volumes_with_drawn_marks
@@ -245,22 +243,6 @@ def missing(rows: Sequence[Mapping[str, Any]]) -> Html:
         ),
         table(head, shown),
     )
-
-
-def marked(figures: Html) -> Html:
-    """What the archive marks, while nothing is found yet."""
-    words = "Some of the lesions that the archive marks, in their volumes: is everything where it belongs?"
-    return section("The archive’s own marks", tag("p", words), legend("clinical mark"), figures, wide=True)
-
-
-def steps_so_far(said: Sequence[StepSaid]) -> Html:
-    """The steps that ended; those that took no time go unsaid."""
-    rows = [
-        [f"round {each.round}", step_words(each.step), duration(each.seconds)]
-        for each in said
-        if (each.seconds or 0) >= 1
-    ]
-    return section("Steps so far", table(("", "", "time"), rows)) if rows else Html()
 
 
 def steps(summary: Summary) -> Html:

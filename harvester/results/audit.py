@@ -26,8 +26,8 @@ from harvester.mining.round_view import RoundView
 from harvester.records import FINDS, SIDES, AcceptedTable, SelectedTable, values
 from harvester.results.rounds import rounds_viewed
 from harvester.results.scored import last_round, scored_rounds
-from harvester.run.folder import table_hash
 from harvester.run.summary import read_summary
+from harvester.run.table_hash import table_hash
 from harvester.storage.location import Location
 from harvester.store import looks
 from harvester.store.store import Store

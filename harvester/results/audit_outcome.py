@@ -27,8 +27,8 @@ from harvester.records import (
 )
 from harvester.results.audit import HITS
 from harvester.results.harvest_table import lesion_id
-from harvester.run.folder import table_hash
 from harvester.run.summary import AuditResult
+from harvester.run.table_hash import table_hash
 from harvester.storage.location import Location
 from harvester.storage.owner import owned
 from harvester.store.store import Store, write_reviewed

@@ -41,7 +41,7 @@ from harvester.results.ablations import ablations
 from harvester.results.audit_outcome import Audited
 from harvester.results.harvest_table import harvest_table, lesion_id, write
 from harvester.results.truth import ProposalScores, TruthEvaluator, finite, harvested_table, with_round
-from harvester.run.folder import Run, table_hash
+from harvester.run.folder import Run
 from harvester.run.summary import (
     AuditResult,
     Comparison,
@@ -53,6 +53,7 @@ from harvester.run.summary import (
     Summary,
     Truth,
 )
+from harvester.run.table_hash import table_hash
 from harvester.store import looks
 
 logger = logging.getLogger(__name__)

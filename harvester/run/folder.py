@@ -18,7 +18,6 @@ run/
   calibration.parquet              what the last scored round accepts in V_M (records.ACCEPTED)
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -27,9 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from harvester.config.fingerprint import as_tree, settings_hash
 from harvester.config.loading import dump, restore
@@ -52,7 +49,7 @@ from harvester.run.step_notes import (
 )
 from harvester.storage.location import Location
 from harvester.store.store import Store
-from harvester.weights.starting import folds_by_patient, in_sample, starting_weights
+from harvester.weights.starting import KNOWN_BY, folds_by_patient, in_sample, starting_weights
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +57,6 @@ PARTIALS: Final = ".partials"
 STARTING: Final = "starting-weights-"
 Inputs = dict[str, Any]
 
-KNOWN_BY: Final = ("volume_id", "patient_id", "split", "voxel_hash")
-"""Columns of a manifest that tell what starting weights have seen, and to which fold a patient belongs."""
 STEP_VERSION: Final = {"generator": 2, "tubelets": 5, "classifier": 2, "scored": 4, "operating-point": 3}
 """Those steps that take time, in their order. One is raised where a release makes the step, or a small table made
 for it under the same key, otherwise from the same inputs: then nothing made by an older release is taken for it."""
@@ -328,32 +323,3 @@ def store_of(folder: Location, settings: Settings, given: Location | str | None)
 def store_in(settings: Settings) -> str:
     """The store that the settings name, with what the environment's variables in it stand for; "" for none."""
     return os.path.expandvars(settings.data.store or "")
-
-
-def table_hash(table: pa.Table) -> str:
-    """Names a table's content, however its rows are chunked."""
-    digest = hashlib.sha256(str([(field.name, str(field.type)) for field in table.schema]).encode())
-    for column in table.columns:
-        _add(digest, column)
-    return digest.hexdigest()[:12]
-
-
-def _add(digest: Any, column: Any) -> None:
-    """A column's values to a digest: which are null, how long texts and lists are, then their bytes."""
-    kind = column.type
-    digest.update(np.packbits(column.is_null().to_numpy(zero_copy_only=False)).tobytes())
-    if pa.types.is_list(kind):
-        digest.update(pc.fill_null(pc.list_value_length(column), 0).to_numpy().astype(np.int64).tobytes())
-        _add(digest, pc.list_flatten(column))
-    elif pa.types.is_string(kind):
-        texts: Any = pc.fill_null(column, "")
-        digest.update(pc.binary_length(texts).to_numpy().astype(np.int64).tobytes())
-        for chunk in texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]:
-            ends: Any
-            _, ends, data = chunk.buffers()
-            if len(chunk) and data:
-                places = np.frombuffer(ends, np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
-                digest.update(memoryview(data)[places[0] : places[-1]])
-    elif not pa.types.is_null(kind):
-        numbers: Any = pc.fill_null(column.cast(pa.int8()) if pa.types.is_boolean(kind) else column, 0)
-        digest.update(np.ascontiguousarray(numbers.to_numpy()).tobytes())

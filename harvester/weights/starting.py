@@ -35,6 +35,8 @@ OF_A_RELEASE: Final = re.compile(rf"{SHIPPED}(?::(\w+))?")
 """Those that ship, or those of a certain digest: a run keeps to the ones that it began with."""
 SHIPPED_FOLDER: Final = Path(__file__).parent / "small"
 CARD: Final = "card.json"
+KNOWN_BY: Final = ("volume_id", "patient_id", "split", "voxel_hash")
+"""Columns of a manifest that tell what starting weights have seen, and to which fold a patient belongs."""
 STAGES: Final = ("generator", "classifier")
 
 

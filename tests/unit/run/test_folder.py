@@ -16,10 +16,11 @@ from harvester.cli.run_harvest import named_store
 from harvester.config.loading import restore
 from harvester.config.settings import Settings
 from harvester.errors import StoreError
-from harvester.run.folder import STEP_VERSION, Run, StepMissingError, settings_of, store_of, table_hash
+from harvester.run.folder import STEP_VERSION, Run, StepMissingError, settings_of, store_of
 from harvester.run.journal import FORMAT, read_rounds, read_run
 from harvester.run.status import read_status
 from harvester.run.step_notes import weights_hash
+from harvester.run.table_hash import table_hash
 from harvester.storage.location import Location
 from harvester.store.store import Store, finish_store
 from tests.builders import made_store, mark
