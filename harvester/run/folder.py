@@ -214,7 +214,10 @@ class Run:
         """A step whose table is in the parts of `partials`, which workers publish one by one; `make` gives what was
         measured on the way."""
         this = self._step(step, round_index, key, PARTIALS)
-        return Parted(self._made(this) or self._finish(this, {**make()}), table)
+        if made := self._made(this):
+            return Parted(made, table)
+        table.partials.withdraw_without_rows()
+        return Parted(self._finish(this, {**make()}), table)
 
     def values(self, step: str, round_index: int, key: str, make: Callable[[], dict[str, Any]]) -> Artifact:
         """Small values of a step as JSON."""

@@ -163,6 +163,11 @@ class Partials:
         except FileNotFoundError:
             return None, b""
 
+    def withdraw_without_rows(self) -> None:
+        """Unpublish the parts whose rows are gone."""
+        files = set(self.folder.files())
+        self.withdraw(name for name in self.names() if f"{name}.parquet" not in files)
+
     def withdraw(self, names: Iterable[str]) -> None:
         """Unpublish parts: the next start makes them anew."""
         for name in names:

@@ -16,14 +16,16 @@ from harvester.cli.run_harvest import named_store
 from harvester.config.loading import restore
 from harvester.config.settings import Settings
 from harvester.errors import StoreError
+from harvester.records import TUBELETS, TubeletTable
 from harvester.run.folder import STEP_VERSION, Run, StepMissingError, settings_of, store_of
 from harvester.run.journal import FORMAT, read_rounds, read_run
+from harvester.run.parted_table import PartedTable
 from harvester.run.status import read_status
 from harvester.run.step_notes import weights_hash
 from harvester.run.table_hash import table_hash
 from harvester.storage.location import Location
 from harvester.store.store import Store, finish_store
-from tests.builders import made_store, mark
+from tests.builders import made_store, mark, tubelet
 
 TABLE = pa.table({"volume_id": ["a", "b", "c"], "z": pa.array([[1], [], [2, 3]], pa.list_(pa.int32()))})
 
@@ -285,6 +287,33 @@ def test_a_failing_step_leaves_no_output(run: Run) -> None:
         run.table("tubelets", 0, "k", broken)
     assert run.of_round(0).files() == []
     assert run.steps == []
+
+
+@pytest.mark.parametrize("harm", [lambda file: file.write_bytes(file.read_bytes()[:200]), Path.unlink])
+def test_a_part_that_is_broken_or_gone_is_made_anew_and_no_other(run: Run, harm: Callable[[Path], None]) -> None:
+    """In the same start: nobody has to start twice."""
+    parts = PartedTable(run.partials("tubelets", 0, "k"), TubeletTable)
+    tables = {name: tubelets(name) for name in ("000000-a", "000001-b")}
+    asked: list[str] = []
+
+    def make() -> dict[str, float]:
+        for name in sorted(tables.keys() - parts.partials.done()):
+            asked.append(name)
+            parts.partials.publish(name, tables[name], {"volumes": [name], "errors": {}})
+        return {"rows": 2}
+
+    made = run.parted("tubelets", 0, "k", parts, make)
+    before = made.table.whole()
+    assert asked == sorted(tables) and len(before) == 2
+    harm(Path(parts.partials.folder.base) / "000001-b.parquet")
+    again = run.parted("tubelets", 0, "k", parts, make)
+    assert asked[2:] == ["000001-b"]
+    assert again.table.whole().equals(before)
+    assert run.parted("tubelets", 0, "k", parts, make).key == made.key and len(asked) == 3
+
+
+def tubelets(volume_id: str) -> pa.Table:
+    return pa.Table.from_pylist([tubelet(volume_id, (1.0, 1.0, 2.0, 2.0))], TUBELETS)
 
 
 def test_a_run_that_only_looks_makes_nothing_and_cannot_write(run: Run, tmp_path: Path, store: Store) -> None:
