@@ -1,4 +1,4 @@
-"""Plain text for people: tables and spans of time."""
+"""Plain text for people: tables, spans of time, numbers."""
 
 import time
 from collections.abc import Sequence
@@ -43,3 +43,20 @@ def time_left(seconds: float) -> str:
         return f"{seconds:.0f} s left"
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes} min left" if hours else f"{minutes} min left"
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A number for people: 1,234 or 0.50; an en dash for what is unknown."""
+    if value is None:
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}"
+
+
+def percent(value: float | None) -> str:
+    """A share in percent; an en dash for what is unknown."""
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def count(amount: int, noun: str, plural: str = "") -> str:
+    """1 lesion, 2 lesions."""
+    return f"{amount:,} {noun if amount == 1 else plural or noun + 's'}"

@@ -25,10 +25,9 @@ from harvester.distributed.shared_folders import require_shared
 from harvester.errors import SettingsError
 from harvester.harvest import harvest
 from harvester.proposals.network import Generator
-from harvester.records import Split, rows_where
 from harvester.report.build import REPORT, write_report
 from harvester.report.live import LiveReport
-from harvester.report.sections import closing_table
+from harvester.report.words import closing_table, next_steps
 from harvester.run.first_start import decided
 from harvester.run.folder import Run, store_in
 from harvester.run.log import logged_to, read_log, seconds_of_starts
@@ -72,13 +71,8 @@ def run_harvest(
 
 
 def what_next(folder: Location, summary: Summary, store: Store) -> list[str]:
-    """The commands that people give after a harvest."""
-    held_out = len(rows_where(store.manifest, "split", Split.VD_TEST))
-    export = [f"harvester export --run {folder} --to coco --out {folder.name}-coco", "labels that other tools read"]
-    audit = [f"harvester audit --run {folder} draw", "prove it by looking at a part of it, then harvester review"]
-    retrain = [f"harvester retrain --run {folder}", "what detectors gain by it"]
-    tune = [f"harvester tune --run {folder}", "what other precision targets would harvest"]
-    rows = [export, audit, retrain if held_out else tune] if summary.final.harvested else [audit, tune]
+    """The commands that people give after a harvest, and what for."""
+    rows = [(command, words) for words, command in next_steps(str(folder), summary, store)]
     return ["next:", *(f"  {line}" for line in table(rows, "l"))]
 
 

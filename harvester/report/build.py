@@ -4,29 +4,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from harvester.config.loading import dump
 from harvester.config.settings import Settings
 from harvester.records import HarvestTable, LedgerTable, MarkTable, MissingTable, values
-from harvester.report.gallery import VIOLET, Gallery, legend
-from harvester.report.html import Html, page, section, tag
-from harvester.report.plots import froc_plot, precision_recall_plot, yield_plot
-from harvester.report.sections import (
-    ablations,
-    archive,
-    audit,
-    certificate,
-    likeness,
-    missing,
-    opening,
-    resolved,
-    rounds,
-    steps,
-)
+from harvester.report import sections
+from harvester.report.gallery import VIOLET, Gallery
+from harvester.report.plots import Plot, audit_plot, froc_plot, precision_recall_plot, yield_plot
+from harvester.report.templates import render
+from harvester.report.words import next_steps, sentence, warnings
 from harvester.run.summary import Summary
 from harvester.storage.location import Location
+from harvester.store import looks
 from harvester.store.store import Store
 
 REPORT: Final = "report.html"
 MISSING_SHOWN: Final = 15
+BOUND: Final = "lower bound at this threshold, not corrected for the search"
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,35 +59,42 @@ def write_report(inputs: ReportInputs) -> Location:
 
 def build(inputs: ReportInputs) -> str:
     """The page; the same inputs give the same bytes."""
-    return page(f"harvester: {inputs.summary.config}", *chapters(inputs))
+    return render("report.html", {"title": f"harvester: {inputs.summary.config}"} | chapters(inputs))
 
 
-def chapters(inputs: ReportInputs) -> list[Html]:
-    """What stands on it."""
+def chapters(inputs: ReportInputs) -> dict[str, Any]:
+    """What page/chapters.html shows."""
     summary, settings = inputs.summary, inputs.settings
     volumes = len(set(values(inputs.harvest["volume_id"])))
-    return [
-        opening(summary, settings.operating_point, volumes),
-        rounds(summary),
-        _plots(inputs),
-        *_galleries(inputs),
-        *audit(summary),
-        certificate(summary, settings.operating_point),
-        likeness(summary),
-        ablations(summary),
-        *([missing(inputs.missing.slice(0, MISSING_SHOWN).to_pylist())] if len(inputs.missing) else []),
-        archive(inputs.store),
-        steps(summary),
-        resolved(settings, summary),
-    ]
+    return {
+        "summary": summary,
+        "point": settings.operating_point,
+        "sentence": sentence(summary, settings.operating_point, volumes),
+        "warnings": warnings(summary),
+        "audit": summary.audit,
+        "audit_plot": audit_plot(summary.audit.curve, summary.audit.target) if summary.audit else None,
+        "next_steps": next_steps("RUN", summary, inputs.store),
+        "bound": BOUND,
+        "looks": looks.said(summary.earlier_looks),
+        "round_rows": sections.rounds(summary),
+        "plots": _plots(inputs),
+        "certificate_rows": sections.certificate(summary),
+        "likeness": sections.likeness(summary),
+        "ablation_rows": sections.ablations(summary),
+        "missing_rows": sections.missing(inputs.missing.slice(0, MISSING_SHOWN).to_pylist()),
+        "archive": sections.archive(inputs.store),
+        "step_rows": sections.steps(summary),
+        "resolved": dump(settings),
+        **_galleries(inputs),
+    }
 
 
-def _plots(inputs: ReportInputs) -> Html:
-    figures = [yield_plot(yields(inputs.summary))]
+def _plots(inputs: ReportInputs) -> list[Plot]:
+    plots = [yield_plot(yields(inputs.summary))]
     if inputs.curves:
         target = inputs.settings.operating_point.target_precision
-        figures += [froc_plot(inputs.curves), precision_recall_plot(inputs.curves, target)]
-    return section("Yield and curves", tag("div", *figures, class_="plots"), wide=True)
+        plots += [froc_plot(inputs.curves), precision_recall_plot(inputs.curves, target)]
+    return plots
 
 
 def yields(summary: Summary) -> dict[int, dict[str, int]]:
@@ -109,38 +109,16 @@ def yields(summary: Summary) -> dict[int, dict[str, int]]:
     }
 
 
-def _galleries(inputs: ReportInputs) -> list[Html]:
+def _galleries(inputs: ReportInputs) -> dict[str, Any]:
+    """The pictures of each gallery; None for one that has nothing to do with this run."""
     gallery = Gallery(inputs.store, inputs.settings.report, inputs.harvest)
-    words = (
-        "A fair sample: from the best score to the last one above the threshold, in even steps. Each row of slices is "
-        "one lesion with about 100 mm around it, in a lung or a soft-tissue window."
-    )
-    shown = gallery.harvested(inputs.harvest, inputs.correct)
-    chapters = [_chapter("Harvested lesions", words, shown, "harvested", "clinical mark")]
-    if not len(inputs.harvest) and len(inputs.unproven):
-        words = (
-            "Not harvested, and in no table: too little backs them. The precision as counted on V_M would have "
-            "taken these; the best, the last and evenly between by score."
-        )
-        shown = gallery.harvested(inputs.unproven, inputs.correct, VIOLET)
-        title = "What the point estimate would have taken"
-        chapters.append(_chapter(title, words, shown, "not proven", "clinical mark"))
-    if inputs.summary.final.precision is not None:
-        words = "Harvested, and not on a hidden lesion by a P3D IoU of at least 0.5. Best-scored first."
-        shown = gallery.wrong(inputs.harvest, inputs.correct)
-        chapters.append(_chapter("Wrong ones", words, shown, "harvested", "clinical mark", "hidden truth"))
-    words = (
-        "Sure hard negatives: the generator’s best-scored proposals in V_M that are no lesion, one per "
-        "volume. From round 1 on the generator learns to leave them alone."
-    )
-    shown = gallery.hard_negatives(inputs.ledger)
-    chapters.append(_chapter("Hardest negatives", words, shown, "hard negative", "clinical mark"))
-    if inputs.curves or len(inputs.missed):
-        words = f"{len(inputs.missed):,} unmarked lesions of V_H test were not harvested; some of them:"
-        shown = gallery.misses(inputs.missed)
-        chapters.append(_chapter("Misses", words, shown, "hidden truth", "harvested", "clinical mark"))
-    return chapters
-
-
-def _chapter(title: str, words: str, figures: Html, *keys: str) -> Html:
-    return section(title, tag("p", words), legend(*keys), figures, wide=True)
+    measured = inputs.summary.final.precision is not None
+    hidden = bool(inputs.curves) or len(inputs.missed) > 0
+    return {
+        "harvested": gallery.harvested(inputs.harvest, inputs.correct),
+        "unproven": [] if len(inputs.harvest) else gallery.harvested(inputs.unproven, inputs.correct, VIOLET),
+        "wrong": gallery.wrong(inputs.harvest, inputs.correct) if measured else None,
+        "negatives": gallery.hard_negatives(inputs.ledger),
+        "missed": gallery.misses(inputs.missed) if hidden else None,
+        "num_missed": len(inputs.missed),
+    }

@@ -1,7 +1,7 @@
 """The report's galleries: harvested lesions, wrong ones, hard negatives, misses, each a strip of slices."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -11,26 +11,30 @@ import pyarrow.compute as pc
 from harvester.config.settings import ReportSettings
 from harvester.datasets.discovery import LoadedVolume
 from harvester.records import SIDES, AnyTable, HarvestTable, LedgerTable, MarkTable, Source, Volume, rows_where, values
-from harvester.report.html import Html, number, tag
-from harvester.report.pictures import Outline, slices_to_show, strip
+from harvester.report.pictures import Outline, Strip, slices_to_show, strip
+from harvester.report.templates import COLOURS
 from harvester.store.store import Store
+from harvester.text import number
 
-BLUE: Final = "#3d94ff"
-GREEN: Final = "#2fd06a"
-AMBER: Final = "#ffb02e"
-RED: Final = "#ff5a5a"
-VIOLET: Final = "#c77dff"
-LEGEND: Final = {
-    "harvested": BLUE,
-    "not proven": VIOLET,
-    "clinical mark": GREEN,
-    "hidden truth": AMBER,
-    "hard negative": RED,
-}
+BLUE: Final = COLOURS["harvested"]
+VIOLET: Final = COLOURS["not proven"]
+GREEN: Final = COLOURS["clinical mark"]
+AMBER: Final = COLOURS["hidden truth"]
+RED: Final = COLOURS["hard negative"]
 NAMED: Final = {BLUE: "harvested lesion", VIOLET: "proposal that is not proven"}
 LesionRow = Mapping[str, Any]
 """A row of a harvest, a ledger or marks."""
 Correct = Mapping[tuple[str, str], bool | None]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A lesion and what stands below it. verdict: right, wrong, or empty where nobody knows."""
+
+    volume_id: str
+    strip: Strip
+    facts: tuple[str, ...]
+    verdict: str = ""
 
 
 class Gallery:
@@ -41,53 +45,50 @@ class Gallery:
         marks, truth = store.marks(), store.truth()
         self._clinical, self._truth = marks.filter(marks["clinical"]), truth.filter(pc.invert(truth["clinical"]))
 
-    def harvested(self, rows: HarvestTable, correct: Correct, colour: str = BLUE) -> Html:
+    def harvested(self, rows: HarvestTable, correct: Correct, colour: str = BLUE) -> list[Picture]:
         """The best, the last and evenly between by score: a fair sample, best first. VIOLET: of what is not proven."""
         chosen = sample_evenly(best_first(rows), self._settings.gallery)
-        return _grid([self._found(row, correct, with_truth=False, colour=colour) for row in chosen])
+        return [self._found(row, correct, with_truth=False, colour=colour) for row in chosen]
 
-    def wrong(self, rows: HarvestTable, correct: Correct) -> Html:
+    def wrong(self, rows: HarvestTable, correct: Correct) -> list[Picture]:
         """Harvested ones that the truth calls wrong, best-scored first, the truth drawn beside them."""
         keys = zip(values(rows["volume_id"]), values(rows["lesion_id"]), strict=True)
         wrong = best_first(rows.filter(pa.array([correct.get(key) is False for key in keys], pa.bool_())))
         chosen = wrong.slice(0, self._settings.gallery // 2).to_pylist()
-        return _grid([self._found(row, correct, with_truth=True) for row in chosen])
+        return [self._found(row, correct, with_truth=True) for row in chosen]
 
-    def hard_negatives(self, ledger: LedgerTable) -> Html:
+    def hard_negatives(self, ledger: LedgerTable) -> list[Picture]:
         """The best-scored sure hard negatives, one per volume: one false structure shows in many tubelets."""
         rows = best_first(rows_where(ledger, "source", Source.HARD_NEGATIVE_VM), "label_id")
         _, firsts = np.unique(np.array(values(rows["volume_id"]), object), return_index=True)
         chosen = rows.take(np.sort(firsts)[: self._settings.gallery // 2]).to_pylist()
-        return _grid([self._negative(row) for row in chosen])
+        return [self._negative(row) for row in chosen]
 
-    def misses(self, missed: MarkTable) -> Html:
+    def misses(self, missed: MarkTable) -> list[Picture]:
         """Hidden lesions that were not harvested, evenly over the volumes."""
         ordered = missed.sort_by([("volume_id", "ascending"), ("mark_id", "ascending")])
         chosen = sample_evenly(ordered, self._settings.gallery // 2)
-        return _grid(
-            [self._figure(row, AMBER, "missed lesion", [row["kind"]] if row["kind"] else []) for row in chosen]
-        )
+        return [self._picture(row, AMBER, "missed lesion", [row["kind"]] if row["kind"] else []) for row in chosen]
 
-    def marked(self) -> Html:
+    def marked(self) -> list[Picture]:
         """Clinical marks, evenly over the volumes."""
         ordered = self._clinical.sort_by([("volume_id", "ascending"), ("mark_id", "ascending")])
         chosen = sample_evenly(ordered, self._settings.gallery // 2)
-        return _grid([self._figure(row, GREEN, "clinical mark", []) for row in chosen])
+        return [self._picture(row, GREEN, "clinical mark", []) for row in chosen]
 
-    def _found(self, row: LesionRow, correct: Correct, with_truth: bool, colour: str = BLUE) -> Html:
-        found = {True: "right", False: "wrong", None: ""}[correct.get(_key(row))]
-        verdict = [tag("b", found, class_=found)] if found else []
-        facts = [f"score {number(row['score'])}", f"round {row['round']}", *verdict]
+    def _found(self, row: LesionRow, correct: Correct, with_truth: bool, colour: str = BLUE) -> Picture:
+        verdict = {True: "right", False: "wrong", None: ""}[correct.get(_key(row))]
+        facts = [f"score {number(row['score'])}", f"round {row['round']}"]
         hidden = _outlines(self._truth, row["volume_id"], AMBER, dashed=True) if with_truth else []
-        return self._figure(row, colour, NAMED[colour], facts, hidden)
+        return replace(self._picture(row, colour, NAMED[colour], facts, hidden), verdict=verdict)
 
-    def _negative(self, row: LesionRow) -> Html:
+    def _negative(self, row: LesionRow) -> Picture:
         facts = [f"LPG score {number(row['score'])}", f"round {row['round']}"]
-        return self._figure(row, RED, "hard negative", facts)
+        return self._picture(row, RED, "hard negative", facts)
 
-    def _figure(
+    def _picture(
         self, row: LesionRow, colour: str, words: str, facts: Sequence[str], hidden: Sequence[Outline] = ()
-    ) -> Html:
+    ) -> Picture:
         """The lesion with what else is known near it, and of the truth what is `hidden`."""
         volume_id, subject = row["volume_id"], outline(row, colour)
         (depth,) = values(rows_where(self._store.manifest, "volume_id", volume_id)["depth"])
@@ -106,9 +107,9 @@ def outline(row: LesionRow, colour: str, dashed: bool = False) -> Outline:
     return Outline(boxes, colour, dashed)
 
 
-def first_look(loaded: Sequence[LoadedVolume], settings: ReportSettings) -> Html:
+def first_look(loaded: Sequence[LoadedVolume], settings: ReportSettings) -> list[Picture]:
     """The first mark of each of some volumes that are in no store yet."""
-    figures = []
+    pictures = []
     for each in loaded:
         marks = [mark for mark in each.marks if mark.clinical]
         if marks:
@@ -116,8 +117,8 @@ def first_look(loaded: Sequence[LoadedVolume], settings: ReportSettings) -> Html
             depth = len(each.volume.hu_zyx)
             shown = slices_to_show(list(subject.boxes_xyxy_px), depth, settings.slices_per_picture)
             slab = replace(each.volume, hu_zyx=each.volume.hu_zyx[shown[0] : shown[-1] + 1])
-            figures.append(_drawn(slab, shown, depth, subject, others, "clinical mark", []))
-    return _grid(figures)
+            pictures.append(_drawn(slab, shown, depth, subject, others, "clinical mark", []))
+    return pictures
 
 
 def _drawn(
@@ -128,11 +129,10 @@ def _drawn(
     others: Sequence[Outline],
     words: str,
     facts: Sequence[str],
-) -> Html:
-    """A figure of some slices, of which `slab` starts at the first, and its caption."""
-    pictures = strip(slab, shown, subject, others, f"{words} in {slab.volume_id}")
-    parts = [tag("b", slab.volume_id), f"{_range(list(subject.boxes_xyxy_px))} of {depth}", *facts]
-    return tag("figure", pictures, tag("figcaption", *_dotted(parts)))
+) -> Picture:
+    """Some slices, of which `slab` starts at the first."""
+    view = strip(slab, shown, subject, others, f"{words} in {slab.volume_id}")
+    return Picture(slab.volume_id, view, (f"{_range(list(subject.boxes_xyxy_px))} of {depth}", *facts))
 
 
 def best_first(rows: AnyTable, name: str = "lesion_id") -> AnyTable:
@@ -148,22 +148,9 @@ def sample_evenly(rows: pa.Table, wanted: int) -> list[LesionRow]:
     return list(rows.take(pa.array(np.round(places), pa.int64())).to_pylist())
 
 
-def legend(*names: str) -> Html:
-    """What the colours of the boxes mean, of those in LEGEND that are named."""
-    keys = [
-        tag("li", tag("span", class_="key", style=f"border-color:{LEGEND[name]};background:#333"), name)
-        for name in names
-    ]
-    return tag("ul", *keys, class_="legend")
-
-
 def _outlines(table: AnyTable, volume_id: str, colour: str, dashed: bool = False) -> list[Outline]:
     """Of a table's rows in one volume."""
     return [outline(row, colour, dashed) for row in rows_where(table, "volume_id", volume_id).to_pylist()]
-
-
-def _grid(figures: Sequence[Html]) -> Html:
-    return tag("div", *figures, class_="gallery") if figures else tag("p", "None.", class_="soft")
 
 
 def _key(row: LesionRow) -> tuple[str, str]:
@@ -173,7 +160,3 @@ def _key(row: LesionRow) -> tuple[str, str]:
 def _range(slices: Sequence[int]) -> str:
     low, high = min(slices), max(slices)
     return f"slice {low}" if low == high else f"slices {low}–{high}"
-
-
-def _dotted(parts: Sequence[str]) -> list[str]:
-    return [piece for part in parts for piece in (" · ", part)][1:]

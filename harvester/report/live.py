@@ -6,15 +6,15 @@ It is written in the place of RUN/report.html, anew with every step, and reloads
 from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Final
+from typing import Any, Final
 
 from harvester.config.settings import Settings
 from harvester.datasets.discovery import LoadedVolume
 from harvester.records import HarvestTable, empty
 from harvester.report.build import REPORT, ReportInputs, chapters
-from harvester.report.gallery import Gallery, first_look, legend
-from harvester.report.html import Html, page, section, table, tag
-from harvester.report.sections import archive
+from harvester.report.gallery import Gallery, first_look
+from harvester.report.sections import Rows, archive
+from harvester.report.templates import render
 from harvester.run.progress import StepSaid, step_words
 from harvester.storage.location import Location
 from harvester.store.store import Store
@@ -30,8 +30,7 @@ class LiveReport:
         self.folder, self.settings = folder, settings
         self.now = "the volumes are made ready"
         self.steps: list[StepSaid] = []
-        self.shown: Sequence[Html] = ()
-        self.titled = True
+        self.shown: dict[str, Any] = {}
 
     def __enter__(self) -> "LiveReport":
         return self
@@ -44,12 +43,12 @@ class LiveReport:
 
     def first_volumes(self, loaded: Sequence[LoadedVolume]) -> None:
         """Some volumes, while there is no store yet."""
-        self._show(marked(first_look(loaded, self.settings.report)))
+        self._show({"marked": first_look(loaded, self.settings.report)})
 
     def archive(self, store: Store) -> None:
         """What the store holds."""
-        figures = Gallery(store, self.settings.report, empty(HarvestTable)).marked()
-        self._show(marked(figures), archive(store))
+        marked = Gallery(store, self.settings.report, empty(HarvestTable)).marked()
+        self._show({"marked": marked, "archive": archive(store)})
 
     def step(self, said: StepSaid) -> None:
         """A step begins, or has ended."""
@@ -61,34 +60,29 @@ class LiveReport:
 
     def rounds(self, inputs: ReportInputs) -> None:
         """What the rounds so far came to."""
-        self.titled = False  # they have a title of their own
-        self._show(*chapters(inputs))
+        self._show(chapters(inputs))
 
-    def _show(self, *shown: Html) -> None:
+    def _show(self, shown: dict[str, Any]) -> None:
         self.shown = shown
         self._write()
 
     def _write(self, words: str = "", reload_s: int = RELOAD_S) -> None:
-        words = words or f"Under way: {self.now}. This page follows the run."
-        title = [tag("h1", f"Harvest of {self.settings.name}")] if self.titled else []
-        head = tag("header", *title, tag("p", words, class_="lead"))
-        parts = [head, *self.shown, steps_so_far(self.steps)]
-        text = page(f"harvester: {self.settings.name}", *parts, reload_s=reload_s)
+        page = {
+            "title": f"harvester: {self.settings.name}",
+            "config": self.settings.name,
+            "now": words or f"Under way: {self.now}. This page follows the run.",
+            "reload_s": reload_s,
+            "steps_so_far": steps_so_far(self.steps),
+        }
+        nothing: dict[str, Any] = {"summary": None, "marked": [], "archive": None}
         with suppress(OSError):
-            (self.folder / REPORT).write_text(text)
+            (self.folder / REPORT).write_text(render("live.html", nothing | self.shown | page))
 
 
-def marked(figures: Html) -> Html:
-    """What the archive marks, while nothing is found yet."""
-    words = "Some of the lesions that the archive marks, in their volumes: is everything where it belongs?"
-    return section("The archive’s own marks", tag("p", words), legend("clinical mark"), figures, wide=True)
-
-
-def steps_so_far(said: Sequence[StepSaid]) -> Html:
+def steps_so_far(said: Sequence[StepSaid]) -> Rows:
     """The steps that ended; those that took no time go unsaid."""
-    rows = [
+    return [
         [f"round {each.round}", step_words(each.step), duration(each.seconds)]
         for each in said
         if (each.seconds or 0) >= 1
     ]
-    return section("Steps so far", table(("", "", "time"), rows)) if rows else Html()

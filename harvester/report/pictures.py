@@ -1,4 +1,4 @@
-"""Pictures of lesions: crops of a few slices, each an SVG of a PNG slice with the boxes as lines over it."""
+"""Pictures of lesions: crops of a few slices, each a PNG with the boxes that are drawn over it (page/macros.html)."""
 
 import base64
 import io
@@ -14,7 +14,6 @@ from harvester.geometry import boxes_to_mm
 from harvester.imaging.hounsfield import AIR_HU, windowed
 from harvester.imaging.interpolation import Taps, between
 from harvester.records import Volume
-from harvester.report.html import Html, tag
 
 Grey = NDArray[np.uint8]
 
@@ -32,6 +31,39 @@ class Outline:
     boxes_xyxy_px: Mapping[int, tuple[float, float, float, float]]
     colour: str
     dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle over a slice, in mm from the volume's outer corner."""
+
+    x_mm: float
+    y_mm: float
+    width_mm: float
+    height_mm: float
+    colour: str
+    bold: bool
+    dashed: bool
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One slice of a strip. words: what a reader without pictures is given; png: the crop, as a data URI."""
+
+    z: int
+    words: str
+    png: str
+    boxes: tuple[Box, ...]
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Slices of one lesion side by side, cropped to a square: its left, top and side, as those of Box."""
+
+    left_mm: float
+    top_mm: float
+    side_mm: float
+    slices: tuple[Slice, ...]
 
 
 def slices_to_show(z_with_box: Sequence[int], depth: int, wanted: int) -> list[int]:
@@ -58,19 +90,19 @@ def window_for(slab: Volume, first_z: int, outline: Outline) -> str:
     return "lung" if around.size and float((around < -500).mean()) > 1 / 2 else "soft tissue"
 
 
-def strip(slab: Volume, shown: Sequence[int], subject: Outline, others: Sequence[Outline], words: str) -> Html:
+def strip(slab: Volume, shown: Sequence[int], subject: Outline, others: Sequence[Outline], words: str) -> Strip:
     """Slices of one lesion side by side; `slab` starts at the first of those `shown`.
 
     `words` is what a reader without pictures is given.
     """
     window_hu = WINDOWS[window_for(slab, shown[0], subject)]
     frame_mm = _frame(slab, subject)
-    pictures = []
+    slices = []
     for z in shown:
         grey = _grey(slab, z - shown[0], frame_mm, window_hu)
-        lines = [_line(slab, o, z, o is subject) for o in (*others, subject) if z in o.boxes_xyxy_px]
-        pictures.append(_svg(grey, lines, frame_mm, z, f"{words}, slice {z}"))
-    return tag("div", *pictures, class_="slices")
+        boxes = [_box(slab, o, z, o is subject) for o in (*others, subject) if z in o.boxes_xyxy_px]
+        slices.append(Slice(z, f"{words}, slice {z}", _png(grey), tuple(boxes)))
+    return Strip(*frame_mm, tuple(slices))
 
 
 def data_uri(content: bytes, kind: str) -> str:
@@ -99,25 +131,14 @@ def _grey(volume: Volume, z: int, frame_mm: tuple[float, float, float], window_h
     return np.asarray(np.rint(windowed(hu, [window_hu])[0] * 255).astype(np.uint8))
 
 
-def _line(volume: Volume, outline: Outline, z: int, bold: bool) -> Html:
+def _box(volume: Volume, outline: Outline, z: int, bold: bool) -> Box:
     _, spacing_y, spacing_x = volume.spacing_zyx_mm
     box = np.array(outline.boxes_xyxy_px[z], dtype=np.float64)
     x1, y1, x2, y2 = boxes_to_mm(box, spacing_x, spacing_y).tolist()
-    style: dict[str, str | float] = {"stroke_dasharray": "3 2"} if outline.dashed else {}
-    return tag(
-        "rect", x=f"{x1:.2f}", y=f"{y1:.2f}", width=f"{x2 - x1:.2f}", height=f"{y2 - y1:.2f}", fill="none",
-        stroke=outline.colour, stroke_width=1.6 if bold else 1.0, **style,
-    )  # fmt: skip
+    return Box(x1, y1, x2 - x1, y2 - y1, outline.colour, bold, outline.dashed)
 
 
-def _svg(grey: Grey, lines: Sequence[Html], frame_mm: tuple[float, float, float], z: int, words: str) -> Html:
-    left, top, side = frame_mm
+def _png(grey: Grey) -> str:
     buffer = io.BytesIO()
     Image.fromarray(grey).save(buffer, "PNG")
-    place = {"x": f"{left:.2f}", "y": f"{top:.2f}", "width": f"{side:.2f}", "height": f"{side:.2f}"}
-    image = tag("image", href=data_uri(buffer.getvalue(), "image/png"), **place)
-    box = f"{left:.2f} {top:.2f} {side:.2f} {side:.2f}"
-    corner = {"x": f"{left + 0.03 * side:.2f}", "y": f"{top + 0.97 * side:.2f}", "font_size": f"{side / 13:.2f}"}
-    return tag(
-        "svg", image, *lines, tag("text", f"z {z}", class_="z", **corner), viewBox=box, role="img", aria_label=words
-    )
+    return data_uri(buffer.getvalue(), "image/png")

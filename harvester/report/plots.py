@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,7 +16,6 @@ from harvester.evaluation.curves import froc, precision_recall
 from harvester.evaluation.evaluate import Evaluation
 from harvester.evaluation.scorecard import CURVE_RATES, CURVE_RECALLS, Scorecard
 from harvester.evaluation.summary import METRIC_NAMES, rate_labels
-from harvester.report.html import Html, tag
 from harvester.report.pictures import data_uri
 
 if TYPE_CHECKING:
@@ -39,7 +39,16 @@ STYLE: Final[Any] = {
 }
 
 
-def froc_plot(curves: Sequence[Mapping[str, Any]]) -> Html:
+@dataclass(frozen=True)
+class Plot:
+    """A plot of the report; source is an SVG as a data URI."""
+
+    title: str
+    caption: str
+    source: str
+
+
+def froc_plot(curves: Sequence[Mapping[str, Any]]) -> Plot:
     """Sensitivity on unmarked lesions against false positives per volume, one line per curve."""
 
     def draw(axes: "Axes") -> None:
@@ -56,7 +65,7 @@ def froc_plot(curves: Sequence[Mapping[str, Any]]) -> Html:
     return _figure(draw, "FROC curves", "FROC: unmarked lesions proposed against false positives per volume.")
 
 
-def precision_recall_plot(curves: Sequence[Mapping[str, Any]], target: float) -> Html:
+def precision_recall_plot(curves: Sequence[Mapping[str, Any]], target: float) -> Plot:
     """Precision against recall, one line per curve, the target as a dashed line."""
 
     def draw(axes: "Axes") -> None:
@@ -71,7 +80,7 @@ def precision_recall_plot(curves: Sequence[Mapping[str, Any]], target: float) ->
     return _figure(draw, "Precision-recall curves", "Precision against recall as the threshold is lowered.")
 
 
-def yield_plot(by_round: Mapping[int, Mapping[str, int]]) -> Html:
+def yield_plot(by_round: Mapping[int, Mapping[str, int]]) -> Plot:
     """Harvested lesions per round, a bar each: {round: {"right", "wrong", "unknown"}}."""
 
     def draw(axes: "Axes") -> None:
@@ -92,7 +101,7 @@ def yield_plot(by_round: Mapping[int, Mapping[str, int]]) -> Html:
     return _figure(draw, "Yield per round", "Lesions on each round's list; the last one is the harvest.")
 
 
-def audit_plot(curve: Sequence[float], target: float) -> Html:
+def audit_plot(curve: Sequence[float], target: float) -> Plot:
     """What was proven after each review."""
 
     def draw(axes: "Axes") -> None:
@@ -116,9 +125,9 @@ def _line_style(name: str) -> dict[str, Any]:
     return {"color": colour, "linewidth": 1.8, **dashed}
 
 
-def _figure(draw: Callable[["Axes"], None], title: str, caption: str) -> Html:
+def _figure(draw: Callable[["Axes"], None], title: str, caption: str) -> Plot:
     source = data_uri(image(lambda figure: draw(figure.add_subplot()), (4.6, 4.0), "svg"), "image/svg+xml")
-    return tag("figure", tag("img", src=source, alt=title), tag("figcaption", caption))
+    return Plot(title, caption, source)
 
 
 def image(

@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ from PIL import Image
 from harvester.certificate.frontier import Frontier, FrontierRow
 from harvester.config.settings import ReportSettings, Settings
 from harvester.records import HARVEST, MARKS, MISSING, HarvestTable, Mark, MarkTable, MissingTable, Volume
-from harvester.report.build import ReportInputs, build, write_report, yields
+from harvester.report.build import BOUND, ReportInputs, build, write_report, yields
 from harvester.report.gallery import outline, sample_evenly
-from harvester.report.html import Html, tag
 from harvester.report.pictures import Outline, slices_to_show, strip, window_for
 from harvester.report.plots import FRONTIER_COLOURS, frontier_picture, legend_below
-from harvester.report.sections import BOUND, closing_table, likeness, missing, sentence, warnings
+from harvester.report.sections import likeness, missing
+from harvester.report.templates import piece
+from harvester.report.words import closing_table, sentence, warnings
 from harvester.run.summary import Summary
 from harvester.storage.location import Location
 from harvester.store.store import Store
@@ -106,20 +108,21 @@ def whole(store: Store, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def headings(html: str) -> list[str]:
-    return re.findall("<h2>(.*?)</h2>", html)
+    return re.findall("<h2>(.*?)(?: <a|</h2>)", html)
 
 
 def test_page_says_what_was_done(whole: str) -> None:
     assert SENTENCE in whole
     assert "not proven" not in whole
     assert headings(whole) == [
+        "How sure is it?",
+        "Found lesions",
+        "What next?",
         "Round by round",
-        "Yield and curves",
-        "Harvested lesions",
         "Wrong ones",
-        "Hardest negatives",
         "Misses",
-        "What the certificate means",
+        "Hardest negatives",
+        "What the certificate rests on",
         "Is V_H like V_M?",
         "Ablations",
         "Volumes that miss the most",
@@ -136,14 +139,17 @@ def test_page_says_what_was_done(whole: str) -> None:
 def test_page_stands_alone_and_is_escaped(whole: str) -> None:
     assert "tiny &lt;&amp;&gt;" in whole
     assert "tiny <&>" not in whole
-    links = re.findall('(?:src|href)="(.{5})', whole)
-    assert links
-    assert set(links) == {"data:"}
+    loaded = re.findall('(?:src|<image href)="(.{5})', whole)
+    assert loaded and set(loaded) == {"data:"}
+    links = set(re.findall('<a [^>]*href="([^"]*)"', whole))
+    own = {link[1:] for link in links if link.startswith("#")}
+    assert own and own <= set(re.findall('<section id="([^"]*)"', whole))
+    assert {link.partition("#")[0] for link in links} == {"", "guide.html"}
     assert "<script" not in whole
 
 
 def test_every_tag_is_closed(whole: str) -> None:
-    for name in ("main", "section", "table", "tr", "figure", "svg", "image", "rect", "div", "span", "details"):
+    for name in ("main", "section", "table", "tr", "figure", "svg", "image", "rect", "div", "span", "details", "ul", "p", "dl"):
         assert len(re.findall(f"<{name}[ >]", whole)) == whole.count(f"</{name}>"), name
 
 
@@ -171,9 +177,15 @@ def test_nothing_harvested_and_no_truth(store: Store, tmp_path: Path) -> None:
     assert "target 0.900 not reached" in html
     assert "Misses" not in headings(html)
     assert "Wrong ones" not in headings(html)
-    assert '<p class="soft">None.</p>' in html
+    assert "What the point estimate would have taken" in headings(html)
     assert "proposal that is not proven in v-a" in html
     assert "nan" not in re.sub('"data:[^"]*"', "", html)
+
+
+def test_what_next_names_no_folder_of_this_machine(store: Store, tmp_path: Path, whole: str) -> None:
+    assert "<code>harvester export --run RUN --to coco --out RUN-coco</code>" in whole
+    assert "harvester audit --run RUN draw" in whole
+    assert str(tmp_path) not in build(inputs(store, tmp_path, 0, known=False))
 
 
 def test_harvest_without_truth(store: Store, tmp_path: Path) -> None:
@@ -195,7 +207,7 @@ def test_what_weakens_the_promise_is_told_first_and_at_the_end(store: Store, tmp
     closing = closing_table(given.summary)
     for warning in WARNINGS:
         assert warning in closing
-        assert warning in whole.split("<h2>")[0]
+        assert warning in unescape(whole.split("<h2>")[0])
     assert "most accepted of one patient</th><td>3</td><td>41</td>" in whole
     assert "outside of the range that V_M shows: 5 by width in mm." in whole
     tree = summary_tree() | {"earlier_looks": 0}
@@ -209,7 +221,7 @@ def test_what_weakens_the_promise_is_told_first_and_at_the_end(store: Store, tmp
     for name in ("left_out", "comparison"):
         del tree["rounds"][0][name]
     del tree["earlier_looks"]
-    assert (warnings(Summary.model_validate(tree)), likeness(Summary.model_validate(tree))) == ([], "")
+    assert (warnings(Summary.model_validate(tree)), likeness(Summary.model_validate(tree))) == ([], None)
 
 
 def test_the_promise_is_the_target_and_the_larger_figure_is_named(whole: str) -> None:
@@ -220,7 +232,7 @@ def test_the_promise_is_the_target_and_the_larger_figure_is_named(whole: str) ->
 
 def test_what_is_missing_is_a_dash_where_nobody_knows() -> None:
     row = {"volume_id": "v", "marked": 1, "harvested": 0, "expected_more": None, "expected_missing": None}
-    assert "<td>0</td><td>–</td><td>–</td>" in missing([row])
+    assert missing([row]) == [["v", "1 lesion", "0", "–", "–"]]
 
 
 def test_closing_table_lines_up(store: Store, tmp_path: Path) -> None:
@@ -239,7 +251,7 @@ def picture(html: str, index: int) -> Any:
 def test_picture_shows_the_lesion_in_the_middle_where_the_box_is() -> None:
     slab = volume("v")
     subject = Outline(dict.fromkeys((3, 4, 5), BOX), "#00f")
-    html = strip(slab, range(9), subject, [], "lesion")
+    html = piece("strip", strip(slab, range(9), subject, [], "lesion"))
     assert html.count("<svg") == 9
     assert html.count("<rect") == 3
     grey = picture(html, 4)
@@ -252,7 +264,7 @@ def test_picture_shows_the_lesion_in_the_middle_where_the_box_is() -> None:
 
 def test_picture_at_the_corner_is_filled_with_air() -> None:
     subject = Outline({0: (0.0, 0.0, 4.0, 4.0)}, "#00f")
-    grey = picture(strip(volume("v"), [0], subject, [], "lesion"), 0)
+    grey = picture(piece("strip", strip(volume("v"), [0], subject, [], "lesion")), 0)
     assert grey[:80, :80].max() == 0
     assert grey[120:, 120:].min() > 100
 
@@ -325,7 +337,6 @@ def test_a_legend_hides_no_curve_and_stays_in_the_picture(curves: int) -> None:
     assert figure.bbox.x0 <= legend.x0 and figure.bbox.y0 <= legend.y0 and legend.x1 <= figure.bbox.x1
 
 
-def test_text_is_escaped_unless_built_by_tag() -> None:
-    assert tag("p", "a < b", tag("b", "&")) == "<p>a &lt; b<b>&amp;</b></p>"
-    assert tag("p", "x", title='"<') == '<p title="&quot;&lt;">x</p>'
-    assert isinstance(tag("p"), Html)
+def test_text_is_escaped_in_every_piece() -> None:
+    assert "<th scope=\"row\">a &lt; b</th><td>&amp;</td>" in piece("table", ["&"], [["a < b", "&"]])
+    assert 'style="width:8.00rem"' in piece("table", ["", ""], [["x", piece("bar", 0.5)]])

@@ -60,7 +60,7 @@ def test_rounds_are_shown_as_the_report_shows_them(page: LiveReport, store, tmp_
     page.rounds(replace(given, summary=given.summary.model_copy(update={"stopped_because": ""})))
     page.step(StepSaid(1, "generator"))
     text = shown(tmp_path)
-    assert reloads(text) and "Harvested lesions" in text and "Under way: round 1, training" in text
+    assert reloads(text) and "Found lesions" in text and "Under way: round 1, training" in text
     assert text.count("<h1>") == 1 and "Stopped" not in text
 
 
