@@ -149,7 +149,22 @@ def test_page_stands_alone_and_is_escaped(whole: str) -> None:
 
 
 def test_every_tag_is_closed(whole: str) -> None:
-    for name in ("main", "section", "table", "tr", "figure", "svg", "image", "rect", "div", "span", "details", "ul", "p", "dl"):
+    for name in (
+        "main",
+        "section",
+        "table",
+        "tr",
+        "figure",
+        "svg",
+        "image",
+        "rect",
+        "div",
+        "span",
+        "details",
+        "ul",
+        "p",
+        "dl",
+    ):
         assert len(re.findall(f"<{name}[ >]", whole)) == whole.count(f"</{name}>"), name
 
 
@@ -338,5 +353,5 @@ def test_a_legend_hides_no_curve_and_stays_in_the_picture(curves: int) -> None:
 
 
 def test_text_is_escaped_in_every_piece() -> None:
-    assert "<th scope=\"row\">a &lt; b</th><td>&amp;</td>" in piece("table", ["&"], [["a < b", "&"]])
+    assert '<th scope="row">a &lt; b</th><td>&amp;</td>' in piece("table", ["&"], [["a < b", "&"]])
     assert 'style="width:8.00rem"' in piece("table", ["", ""], [["x", piece("bar", 0.5)]])
