@@ -51,13 +51,13 @@ SliceRange = Annotated[tuple[_Slices, _Slices], AfterValidator(_in_order)]
 class PhantomSettings(Section):
     """Made torsos with lesions of known truth (datasets/phantom)."""
 
-    vm_volumes: int = Field(90, ge=0)
-    vh_test_volumes: int = Field(90, ge=0)
+    vm_volumes: int = Field(90, ge=0, description="completely marked ones")
+    vh_test_volumes: int = Field(90, ge=0, description="partly marked ones, their truth hidden")
     vd_test_volumes: int = Field(0, ge=0, description="for detectors retrained on the harvest (harvester retrain)")
-    volumes_per_patient: int = Field(2, ge=1)
-    depth: int = Field(20, ge=6)
-    lesions_per_volume: float = Field(4.0, gt=0)
-    marked_share: float = Field(0.37, gt=0, le=1)
+    volumes_per_patient: int = Field(2, ge=1, description="scans of one patient")
+    depth: int = Field(20, ge=6, description="slices of a volume")
+    lesions_per_volume: float = Field(4.0, gt=0, description="mean count")
+    marked_share: float = Field(0.37, gt=0, le=1, description="of lesions that the clinic marks, at least one a volume")
     distractors_per_volume: float = Field(
         10.0, ge=0, description="mean count of things that look like lesions; more cost precision first"
     )
@@ -83,23 +83,23 @@ LesionKind = Literal[
 class InsertionSettings(Section):
     """Lesions of known truth inserted into real CT (datasets/insertion)."""
 
-    source: str = "$HARVESTER_DATA/ct"
+    source: str = Field("$HARVESTER_DATA/ct", description="folder of the scans")
     backgrounds: str = Field("backgrounds", description="list of scans: a file, or one that ships")
-    vm_volumes: int = Field(150, ge=0)
-    vh_test_volumes: int = Field(90, ge=0)
+    vm_volumes: int = Field(150, ge=0, description="completely marked ones")
+    vh_test_volumes: int = Field(90, ge=0, description="partly marked ones, their truth hidden")
     vd_test_volumes: int = Field(0, ge=0, description="for detectors retrained on the harvest (harvester retrain)")
     vm_backgrounds: tuple[str, ...] = Field((), description="ids of the list, whatever their role; none: role vm")
     vh_test_backgrounds: tuple[str, ...] = Field((), description="the same for vh_test")
     vd_test_backgrounds: tuple[str, ...] = Field((), description="the same for vd_test, which no role stands for")
     depth: SliceRange = Field((30, 80), description="fewest and most of the scan's own slices in a volume")
     max_mm: float = Field(160.0, gt=0, description="no volume is longer; goes before the fewest slices")
-    lesions_per_volume: float = Field(5.0, gt=0)
-    marked_share: float = Field(0.37, gt=0, le=1)
+    lesions_per_volume: float = Field(5.0, gt=0, description="mean count")
+    marked_share: float = Field(0.37, gt=0, le=1, description="of lesions that the clinic marks, at least one a volume")
     nodule_mm: PositiveRange = Field((5.0, 30.0), description="least and largest diameter of all kinds in lung")
-    organ_mm: PositiveRange = (10.0, 60.0)
-    node_mm: PositiveRange = (10.0, 28.0)
-    bone_mm: PositiveRange = (8.0, 40.0)
-    mass_mm: PositiveRange = (40.0, 80.0)
+    organ_mm: PositiveRange = Field((10.0, 60.0), description="least and largest diameter in organs")
+    node_mm: PositiveRange = Field((10.0, 28.0), description="of lymph nodes")
+    bone_mm: PositiveRange = Field((8.0, 40.0), description="of bone lesions")
+    mass_mm: PositiveRange = Field((40.0, 80.0), description="of masses")
     contrast_hu: PositiveRange = Field(
         (25.0, 80.0), description="of organ lesions, both ways; the smallest take theirs from the upper half"
     )
@@ -124,7 +124,7 @@ class InsertionSettings(Section):
         description="shares of what is tried; what finds no place makes way for others",
     )
     scale_jitter: float = Field(0.05, ge=0, lt=0.5, description="in-plane, so that no two volumes are equal")
-    shift_mm: float = Field(6.0, ge=0)
+    shift_mm: float = Field(6.0, ge=0, description="in-plane, so that no two volumes are equal")
     noise_jitter: float = Field(0.5, ge=0, description="most added noise as a share of the scan's own")
 
 
@@ -200,7 +200,7 @@ class ArchiveSettings(Section):
         "largest ones, as many per volume as V_H has (largest); auto draws where marks cannot say it: masks, DICOM "
         "objects, tables without `clinical`",
     )
-    min_slices: int = Field(8, ge=1)
+    min_slices: int = Field(8, ge=1, description="thinner scans are refused")
     slice_spacing_mm: PositiveRange = Field((0.3, 10.0), description="least and most, by positions or affine")
     nifti_form: Literal["auto", "sform", "qform"] = Field(
         "auto",
@@ -260,13 +260,13 @@ class DataSettings(Section):
     kind: Literal["store", "phantom", "insertion", "made", "archive", "deeplesion"] = Field(
         "store", description="made: insertion and phantom in one store"
     )
-    store: str = ""
+    store: str = Field("", description="folder or URI of a store")
     unlike_marks: Literal["refuse", "accept"] = Field(
         "refuse",
         description="of a store whose V_M has clinical marks unlike V_H's; accept: harvested all the same, more of the "
         "harvest may be wrong than the certificate says",
     )
-    max_reject_share: float = Field(0.1, ge=0, le=1)
+    max_reject_share: float = Field(0.1, ge=0, le=1, description="a step fails where more of its volumes fail")
     phantom: PhantomSettings = PhantomSettings()
     insertion: InsertionSettings = InsertionSettings()
     archive: ArchiveSettings = ArchiveSettings()

@@ -40,8 +40,10 @@ Sha256 = Annotated[
 class GridSettings(Section):
     """The network's grid and its grey values. windows: (low, high) in HU, each one channel per slice."""
 
-    spacing_zyx_mm: tuple[GridSpacing, GridSpacing, GridSpacing] = (4.0, 1.6, 1.6)
-    max_side_px: int = Field(512, ge=32)
+    spacing_zyx_mm: tuple[GridSpacing, GridSpacing, GridSpacing] = Field(
+        (4.0, 1.6, 1.6), description="voxels of the grid, in mm"
+    )
+    max_side_px: int = Field(512, ge=32, description="a slice that would have more pixels a side gets a coarser grid")
     windows_hu: tuple[ShownWindow, ...] = Field(
         ((-450.0, 1050.0), (-1350.0, 150.0), (-160.0, 240.0)),
         min_length=1,
@@ -52,8 +54,11 @@ class GridSettings(Section):
 class SuppressionSettings(Section):
     """Hard negative suppression loss (HNSL); `off` is plain CenterNet."""
 
-    mode: Literal["off", "signed", "additive"] = "signed"
-    weight: float = Field(1.0, ge=0)
+    mode: Literal["off", "signed", "additive"] = Field(
+        "signed",
+        description="signed: a known false find turns the target; additive: it adds to the weight; off: CenterNet",
+    )
+    weight: float = Field(1.0, ge=0, description="of a known false find")
 
     @field_validator("mode", mode="before")
     @classmethod
@@ -64,9 +69,9 @@ class SuppressionSettings(Section):
 class LossWeights(Section):
     """Weights of the generator's loss terms; the keys are the terms' names."""
 
-    heat: float = Field(1.0, gt=0)
-    size: float = Field(0.1, ge=0)
-    offset: float = Field(1.0, ge=0)
+    heat: float = Field(1.0, gt=0, description="where lesions are")
+    size: float = Field(0.1, ge=0, description="how large they are")
+    offset: float = Field(1.0, ge=0, description="where in its cell a centre lies")
 
 
 FinetuneKeeps = Annotated[
@@ -83,12 +88,14 @@ FinetuneKeeps = Annotated[
 class GeneratorSettings(Section):
     """LPG: network, training, decoding."""
 
-    backbone: Literal["small", "resnet18", "densenet121"] = "small"
+    backbone: Literal["small", "resnet18", "densenet121"] = Field(
+        "small", description="densenet121 is the paper’s; small runs on CPUs"
+    )
     weights: Weights = ""
     weights_sha256: Sha256 = ""
     width: int = Field(32, ge=8, description="of the small backbone: its channels at stride 4")
     channels: int = Field(32, ge=8, description="after fusing the slice groups")
-    head_channels: int = Field(16, ge=8)
+    head_channels: int = Field(16, ge=8, description="of each of the three heads")
     stride: Literal[2, 4] = Field(
         2, description="pixels of the grid per cell of the heat map: touching lesions need cells smaller than they are"
     )
@@ -99,21 +106,23 @@ class GeneratorSettings(Section):
         description="how far around a lesion's centre a peak is no error: as far as its box, moved there, has this IoU "
         "with itself; 0.7 is published",
     )
-    slab_depth: int = Field(8, ge=1)
-    batch_slabs: int = Field(4, ge=1)
+    slab_depth: int = Field(8, ge=1, description="slices that a training example holds")
+    batch_slabs: int = Field(4, ge=1, description="training examples a step")
     crop_px: int = Field(
         0, ge=0, multiple_of=16, description="side of the training crop on the grid; 0 is the whole slice"
     )
-    steps: int = Field(200, ge=1)
-    finetune_steps: int = Field(80, ge=1)
+    steps: int = Field(200, ge=1, description="of training in round 0")
+    finetune_steps: int = Field(80, ge=1, description="of each later round")
     finetune_from: Literal["last", "first"] = Field(
         "last", description="the round whose generator a round starts from; first: round 0's, with all labels since"
     )
-    learning_rate: float = Field(2e-3, gt=0)
-    finetune_learning_rate: float = Field(5e-4, gt=0)
+    learning_rate: float = Field(2e-3, gt=0, description="at its highest, in round 0")
+    finetune_learning_rate: float = Field(5e-4, gt=0, description="the same of later rounds")
     finetune_keeps: FinetuneKeeps = 0.5
-    weight_decay: float = Field(1e-4, ge=0)
-    marked_slab_share: float = Field(0.75, ge=0, le=1)
+    weight_decay: float = Field(1e-4, ge=0, description="of AdamW")
+    marked_slab_share: float = Field(
+        0.75, ge=0, le=1, description="share of training examples drawn around a label; the rest is drawn anywhere"
+    )
     unmarked_slice_weight: float = Field(
         0.0,
         ge=0,
@@ -121,13 +130,13 @@ class GeneratorSettings(Section):
         description="of V_H's slices without a lesion's label: 0 teaches nothing there, 1 takes them for background "
         "as if V_H were completely marked",
     )
-    augment: bool = True
+    augment: bool = Field(True, description="mirror, scale, noise and a shift of grey values in training")
     paste_lesions: float = Field(0.0, ge=0, le=1, description="share of slabs that get a lesion copied in from vm")
     loss: LossWeights = LossWeights()
     suppression: SuppressionSettings = SuppressionSettings()
-    top_k: int = Field(100, ge=1)
-    score_floor: float = Field(0.1, ge=0, lt=1)
-    body_mask: bool = True
+    top_k: int = Field(100, ge=1, description="boxes of a slice, best first")
+    score_floor: float = Field(0.1, ge=0, lt=1, description="boxes that score less are dropped")
+    body_mask: bool = Field(True, description="nothing is proposed outside of the body")
 
 
 class TeacherSettings(Section):
@@ -140,9 +149,9 @@ class TeacherSettings(Section):
 class LinkingSettings(Section):
     """Slice boxes to tubelets."""
 
-    iou_floor: float = Field(0.3, ge=0, le=1)
-    max_gap: int = Field(1, ge=0)
-    min_length: int = Field(1, ge=1)
+    iou_floor: float = Field(0.3, ge=0, le=1, description="overlap of boxes on neighbouring slices that are one lesion")
+    max_gap: int = Field(1, ge=0, description="slices without a box that a lesion may have inside")
+    min_length: int = Field(1, ge=1, description="fewest boxes of a lesion")
     end_share: float = Field(
         0.4, ge=0, le=1, description="end slices scored below this share of the tubelet's best are cut off"
     )
@@ -152,10 +161,10 @@ class LinkingSettings(Section):
 class ClassifierSettings(Section):
     """LPC: views, network, training."""
 
-    backbone: Literal["small", "resnet18"] = "small"
+    backbone: Literal["small", "resnet18"] = Field("small", description="resnet18 is the larger one")
     weights: Weights = ""
     weights_sha256: Sha256 = ""
-    channels: int = Field(32, ge=8)
+    channels: int = Field(32, ge=8, description="of the small backbone")
     views: int = Field(5, ge=1, le=9, description="axial ones, spread along the tubelet")
     reformats: bool = Field(True, description="besides, a coronal and a sagittal view through its centre")
     poses: int = Field(
@@ -168,24 +177,24 @@ class ClassifierSettings(Section):
     own_pixels: bool = Field(
         True, description="views are cut from the volume's own pixels; false: from what the generator sees of it"
     )
-    local_px: int = Field(48, ge=16)
+    local_px: int = Field(48, ge=16, description="pixels a side of the local view")
     local_scale: float = Field(2.0, gt=0, description="side of the local view over the longest side of the box")
     local_mm_min: float = Field(24.0, gt=0, description="the least side of the local view")
-    global_px: int = Field(48, ge=16)
+    global_px: int = Field(48, ge=16, description="the same of the global view")
     global_mm: float = Field(128.0, gt=0, description="side of the global view")
     max_tubelets: int = Field(40, ge=1, description="best-scored tubelets of a volume that are classified")
-    match_iou: float = Field(0.5, gt=0, le=1)
-    steps: int = Field(200, ge=1)
+    match_iou: float = Field(0.5, gt=0, le=1, description="P3D IoU from which a tubelet is a lesion in training")
+    steps: int = Field(200, ge=1, description="of training in round 0")
     finetune_steps: int = Field(100, ge=1, description="from round 1 on, starting from the last round's classifier")
     batch_size: int = Field(32, ge=2, description="tubelets of a training step")
     tubelets_per_volume: int = Field(
         4, ge=1, description="of a step's tubelets, how many come from one volume, which is decoded once for them"
     )
-    learning_rate: float = Field(2e-3, gt=0)
-    finetune_learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(2e-3, gt=0, description="at its highest, in round 0")
+    finetune_learning_rate: float = Field(1e-3, gt=0, description="the same of later rounds")
     finetune_keeps: FinetuneKeeps = 0.5
-    weight_decay: float = Field(1e-3, ge=0)
-    augment: bool = True
+    weight_decay: float = Field(1e-3, ge=0, description="of AdamW")
+    augment: bool = Field(True, description="mirror, turn, shift and scale views in training")
 
     @property
     def volumes_per_step(self) -> int:
@@ -210,19 +219,23 @@ class OperatingPointSettings(Section):
         "at a random part of what was found (harvester audit); needs no V_M, and the run itself harvests nothing. "
         "both: either, each at half of the chance to be wrong",
     )
-    target_precision: float = Field(0.90, gt=0, lt=1)
-    confidence: float = Field(0.95, gt=0.5, lt=1)
-    match_iou: float = Field(0.5, gt=0, le=1)
+    target_precision: float = Field(0.90, gt=0, lt=1, description="what is promised of the harvest")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="of the promise")
+    match_iou: float = Field(0.5, gt=0, le=1, description="P3D IoU from which a find is right")
     min_patients: int = Field(
         3,
         ge=1,
         description="refuse to certify on accepted tubelets of fewer patients; at 0.90 fewer than 13 prove nothing",
     )
-    lpg_floors: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field((0.1,), min_length=1)
+    lpg_floors: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field(
+        (0.1,), min_length=1, description="lowest generator scores to try"
+    )
     lpg_weights: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
         (0.5,), min_length=1, description="shares of the generator's logit in the score that is selected by"
     )
-    min_slices: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 2), min_length=1)
+    min_slices: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (1, 2), min_length=1, description="fewest slices of a find to try"
+    )
 
     @property
     def level(self) -> float:
@@ -233,10 +246,12 @@ class OperatingPointSettings(Section):
 class MiningSettings(Section):
     """Hard negatives, sure (vm) and possible (vh)."""
 
-    hard_negatives_per_volume: int = Field(10, ge=0)
-    possible_lpg_above: float = Field(0.3, ge=0, le=1)
-    possible_lpc_below: float = Field(0.05, ge=0, le=1)
-    possible_max_per_volume: int = Field(10, ge=0)
+    hard_negatives_per_volume: int = Field(10, ge=0, description="sure ones, of V_M")
+    possible_lpg_above: float = Field(
+        0.3, ge=0, le=1, description="a possible one of V_H: the generator scores it at least so"
+    )
+    possible_lpc_below: float = Field(0.05, ge=0, le=1, description="and the classifier at most so")
+    possible_max_per_volume: int = Field(10, ge=0, description="possible ones, of V_H")
     learn_likely: bool = Field(
         True,
         description="whether a round learns, weighed by its probability, from what of V_H the point estimate alone "
@@ -255,7 +270,7 @@ class ComputeSettings(Section):
     min_replicas: int | None = Field(
         None, ge=1, description="work begins with so many, more join as the cluster has room; null: all"
     )
-    cpus_per_replica: float = Field(0.9, gt=0)
+    cpus_per_replica: float = Field(0.9, gt=0, description="of an actor that proposes or scores")
     gpus_per_replica: float = Field(0.0, ge=0, description="a fraction shares a GPU")
     memory_gib_per_replica: float = Field(
         0.0, ge=0, description="asked of Ray, which then puts no more on a node than it has; 0 asks for none"
@@ -274,8 +289,8 @@ class ComputeSettings(Section):
         ge=1,
         description="up to `folds` of them fit whole folds, more share a fold's batches; the models are the same",
     )
-    cpus_per_train_worker: float = Field(2.0, gt=0)
-    train_gpu: bool = False
+    cpus_per_train_worker: float = Field(2.0, gt=0, description="of a training worker")
+    train_gpu: bool = Field(False, description="a GPU for each training worker")
     train_retries: int = Field(
         8, ge=0, description="how often a fit goes on from its last checkpoint after its workers were lost"
     )
@@ -285,7 +300,9 @@ class ComputeSettings(Section):
         description="proposing and scoring give up where no volume is begun or done for so long, training where no "
         "checkpoint is written; preparation refuses a scan whose reader takes longer, twice",
     )
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of inference; auto takes what all nodes are fast in, at the first start"
+    )
     compile: bool = Field(
         False, description="torch.compile for inference: a minute per actor at first, then faster; for long runs"
     )
@@ -323,11 +340,11 @@ class RetrainSettings(Section):
     channels: int = Field(64, ge=32, multiple_of=32, description="of the feature pyramid; torchvision's default is 256")
     window_hu: ShownWindow = Field((-600.0, 500.0), description="black and white of the three slices of an image")
     seeds: int = Field(3, ge=1, description="how often each detector is trained on each label set")
-    steps: int = Field(300, ge=1)
-    batch_images: int = Field(8, ge=1)
+    steps: int = Field(300, ge=1, description="of each fit")
+    batch_images: int = Field(8, ge=1, description="images a step")
     crop_px: int = Field(128, ge=32, multiple_of=32, description="side of a training image on the grid")
-    learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(1e-2, ge=0)
+    learning_rate: float = Field(1e-3, gt=0, description="at its highest")
+    weight_decay: float = Field(1e-2, ge=0, description="of AdamW")
     score_floor: float = Field(0.05, ge=0, lt=1, description="boxes that score less are no detections")
     exchange_rate: bool = Field(
         True,
@@ -340,16 +357,18 @@ class RetrainSettings(Section):
 class ReportSettings(Section):
     """Pictures of the report."""
 
-    gallery: int = Field(24, ge=0)
-    slices_per_picture: int = Field(3, ge=1)
+    gallery: int = Field(24, ge=0, description="found lesions that are shown; half as many of each other kind")
+    slices_per_picture: int = Field(3, ge=1, description="of each lesion")
 
 
 class Settings(Section):
     """The whole tree."""
 
-    name: str = Field("run", pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")
-    seed: int = Field(0, ge=0, lt=2**32)
-    rounds: int = Field(2, ge=1)
+    name: str = Field(
+        "run", pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", description="of the run; the config’s by default"
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="of every random choice")
+    rounds: int = Field(2, ge=1, description="at most")
     min_gain: float = Field(
         0.02,
         ge=0,
