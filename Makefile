@@ -1,6 +1,6 @@
 # One word per chore. Each sets up .venv when pyproject.toml or setup.py is newer than it, and only then.
 .DEFAULT_GOAL := help
-.PHONY: help harvest test light coverage check format schema weights clean
+.PHONY: help harvest test light coverage check format docs pages pictures weights clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -85,8 +85,18 @@ format: $(READY)  ## Format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-schema: $(READY)  ## Write docs/summary.schema.json from the models in harvester/run/summary.py
+docs: $(READY)  ## The guide as a site: site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+pages: $(READY)  ## What docs/ has from the code: settings, columns, the schema of summary.json
+	$(BIN)/python docs/generate/settings.py
+	$(BIN)/python docs/generate/columns.py
 	$(BIN)/python -c "from harvester.run.summary import schema; print(schema(), end='')" > docs/summary.schema.json
+
+pictures: harvest  ## The guide's pictures, from a quickstart and a run on real CT (HARVESTER_DATA): half an hour
+	$(BIN)/harvester study --config study --only real_ct --seeds 1 --arms audit --out runs/pictures
+	$(BIN)/python benchmarks/audit_run.py runs/pictures/real_ct/seed-1
+	$(BIN)/python docs/generate/pictures.py --phantoms runs/quickstart --real runs/pictures/real_ct/seed-1-audited
 
 weights: $(READY)  ## The starting weights that ship, made anew from the scans in HARVESTER_DATA: two to three hours
 	$(BIN)/harvester pretrain --config pretrain --run runs/pretrain-first
@@ -94,5 +104,5 @@ weights: $(READY)  ## The starting weights that ship, made anew from the scans i
 	$(BIN)/python -c "from harvester.storage.location import Location as At; from harvester.weights import starting as s; \
 	  s.StartingWeights.open(At.of('runs/pretrain/weights')).write_whole(At.of(s.SHIPPED_FOLDER))"
 
-clean:  ## Remove caches; runs/ and .venv stay
-	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build *.egg-info .coverage*
+clean:  ## Remove caches and the site; runs/ and .venv stay
+	rm -rf site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build *.egg-info .coverage*

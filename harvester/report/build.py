@@ -9,6 +9,7 @@ from harvester.config.settings import Settings
 from harvester.records import HarvestTable, LedgerTable, MarkTable, MissingTable, values
 from harvester.report import sections
 from harvester.report.gallery import VIOLET, Gallery
+from harvester.report.guide import write_guide
 from harvester.report.plots import Plot, audit_plot, froc_plot, precision_recall_plot, yield_plot
 from harvester.report.templates import render
 from harvester.report.words import next_steps, sentence, warnings
@@ -51,8 +52,10 @@ class ReportInputs:
 
 
 def write_report(inputs: ReportInputs) -> Location:
-    """Write folder/report.html and return where it is; a run without lesions or truth has a report too."""
+    """Write folder/report.html, the guide beside it, and return where it is; a run without lesions or truth has a
+    report too."""
     target = inputs.folder / REPORT
+    write_guide(inputs.folder)
     target.write_text(build(inputs))
     return target
 

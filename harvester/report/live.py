@@ -13,6 +13,7 @@ from harvester.datasets.discovery import LoadedVolume
 from harvester.records import HarvestTable, empty
 from harvester.report.build import REPORT, ReportInputs, chapters
 from harvester.report.gallery import Gallery, first_look
+from harvester.report.guide import write_guide
 from harvester.report.sections import Rows, archive
 from harvester.report.templates import render
 from harvester.run.progress import StepSaid, step_words
@@ -31,6 +32,7 @@ class LiveReport:
         self.now = "the volumes are made ready"
         self.steps: list[StepSaid] = []
         self.shown: dict[str, Any] = {}
+        self.guided = False
 
     def __enter__(self) -> "LiveReport":
         return self
@@ -76,6 +78,9 @@ class LiveReport:
         }
         nothing: dict[str, Any] = {"summary": None, "marked": [], "archive": None}
         with suppress(OSError):
+            if not self.guided:
+                write_guide(self.folder)
+                self.guided = True
             (self.folder / REPORT).write_text(render("live.html", nothing | self.shown | page))
 
 

@@ -1,4 +1,4 @@
-"""summary.json: a finished run in numbers. docs/summary.schema.json is its schema (make schema)."""
+"""summary.json: a finished run in numbers. docs/summary.schema.json is its schema (make pages)."""
 
 import json
 from typing import Any, Final, Literal

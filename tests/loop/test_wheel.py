@@ -27,7 +27,7 @@ sys.exit(main())
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from a copy, as a fresh clone would be, by the environment's own setuptools: no network."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for name in ("harvester", "configs"):
+    for name in ("harvester", "configs", "docs"):
         shutil.copytree(REPO / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(REPO / name, source)

@@ -103,7 +103,7 @@ def inputs(store: Store, folder: Path, lesions: int, known: bool) -> ReportInput
 def whole(store: Store, tmp_path_factory: pytest.TempPathFactory) -> str:
     path = write_report(inputs(store, tmp_path_factory.mktemp("run"), 2, known=True))
     assert path.name == "report.html"
-    assert path.parent.files() == ["report.html"]
+    assert path.parent.files() == ["guide.html", "report.html"]
     return path.read_text()
 
 

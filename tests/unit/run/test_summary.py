@@ -20,7 +20,7 @@ def written(folder: Path, tree: Any) -> Path:
 
 
 def test_the_schema_in_docs_is_the_models() -> None:
-    assert SCHEMA.read_text() == schema(), "make schema"
+    assert SCHEMA.read_text() == schema(), "make pages"
     assert json.loads(SCHEMA.read_text()) == Summary.model_json_schema()
 
 
