@@ -380,10 +380,11 @@ class Settings(Section):
     starting_weights: str = Field(
         "shipped",
         description="what both stages are finetuned from in round 0: shipped (with harvester, for the small networks "
-        "on the grid of 4 x 1.6 mm), the folder that harvester pretrain made, or '' for none",
+        "on the grid of 4 x 1.6 mm), a folder of `harvester pretrain`, or '' for none",
     )
     whole_model: bool = Field(
-        False, description="fit one more model of each stage, on all patients: what harvester pretrain is for"
+        False,
+        description="fit one more model of each stage, on all patients, as weights for others want (`harvester pretrain`)",
     )
     data: DataSettings = DataSettings()
     grid: GridSettings = GridSettings()

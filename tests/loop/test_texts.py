@@ -30,7 +30,9 @@ TEXTS = (
     *sorted(file for file in INFRA.rglob("*") if file.suffix in {".yaml", ".md"} or file.name == "Dockerfile"),
 )
 NAMES = "|".join(COMMANDS)
-COMMAND = re.compile(rf"(?:\bpython jobs/(\w+)\.py|(?<![\w/.])harvester ({NAMES})\b)((?: [^\s`#;&|\"\\]+)*)")
+COMMAND = re.compile(
+    rf"(?:\bpython jobs/(\w+)\.py|(?<![\w/.])harvester ({NAMES})\b)((?: (?:\"[^\"\n]+\"|[^\s`#;&|\"\\]+))*)"
+)
 TREE = re.compile(r"(?:harvester|jobs|configs|infra|docs|tests|benchmarks|\.ci)/[\w./-]*\w|\w+\.(?:md|cff|toml)")
 """A path in a text that names something of this repository."""
 
