@@ -384,7 +384,7 @@ class Settings(Section):
     )
     whole_model: bool = Field(
         False,
-        description="fit one more model of each stage, on all patients, as weights for others want (`harvester pretrain`)",
+        description="fit one more model of each stage, on all patients: for weights (`harvester pretrain`)",
     )
     data: DataSettings = DataSettings()
     grid: GridSettings = GridSettings()
