@@ -1,7 +1,7 @@
 """The figures that README and the guide quote: docs/figures.json and docs/study.json, and the texts beside them.
 
     python docs/generate/figures.py quickstart runs/quickstart                    # adds this machine's quickstart
-    python docs/generate/figures.py add generator --command "python benchmarks/lpg.py" small=57 densenet121=5.9
+    python docs/generate/figures.py add generator --command "python benchmarks/lpg.py" small_bfloat16=57
     python docs/generate/figures.py show                                          # every figure as texts quote it
 
 A paragraph or table that quotes figures is followed by a comment that names them, `figures: quickstart.harvested`; a
@@ -13,7 +13,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +35,15 @@ def main() -> None:
     add = parts.add_parser("add")
     add.add_argument("name")
     add.add_argument("--command", required=True)
-    add.add_argument("figures", nargs="+", metavar="name=value")
+    add.add_argument("--date", default=time.strftime("%Y-%m-%d"), help="when it was measured (default: today)")
+    add.add_argument("figures", nargs="+", metavar="name=value", help="as texts quote it")
     parts.add_parser("show")
     options = parser.parse_args()
     if options.what == "quickstart":
-        record("quickstart", "make harvest", of_quickstart(options.run))
+        record("quickstart", "make harvest", of_quickstart(options.run), time.strftime("%Y-%m-%d"))
     elif options.what == "add":
         pairs = (pair.partition("=") for pair in options.figures)
-        record(options.name, options.command, {name: float(value) for name, _, value in pairs})
+        record(options.name, options.command, {name: value for name, _, value in pairs}, options.date)
     else:
         print("\n".join(f"{name:32}{text}" for name, text in texts().items()))
 
@@ -60,12 +61,12 @@ def of_quickstart(run: Path) -> dict[str, float]:
     }
 
 
-def record(name: str, command: str, figures: dict[str, float]) -> None:
+def record(name: str, command: str, figures: Mapping[str, float | str], date: str) -> None:
     """Add a measurement, with its date and version; one that says the same as another is not added twice."""
     known = read()
     entry = known.setdefault(name, {"command": command, "measured": []})
     entry["command"] = command
-    made = {"date": time.strftime("%Y-%m-%d"), "harvester": __version__, **figures}
+    made = {"date": date, "harvester": __version__, **figures}
     entry["measured"] = [each for each in entry["measured"] if figures != _figures(each)] + [made]
     FILE.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
 
@@ -103,7 +104,7 @@ def _of_file(known: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for name, entry in known.items():
         if name != "quickstart":
             for figure, value in _figures(entry["measured"][-1]).items():
-                yield f"{name}.{figure}", f"{value:g}"
+                yield f"{name}.{figure}", str(value)
 
 
 def _of_study(done: StudyResult | None) -> Iterator[tuple[str, str]]:
@@ -122,7 +123,7 @@ def _of_study(done: StudyResult | None) -> Iterator[tuple[str, str]]:
                 yield f"study.{each.archive}.{own.detector}.{one.labels}", f"{one.ap.value:.2f}"
 
 
-def _figures(entry: dict[str, Any]) -> dict[str, float]:
+def _figures(entry: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in entry.items() if name not in ("date", "harvester")}
 
 

@@ -383,8 +383,7 @@ class Settings(Section):
         "on the grid of 4 x 1.6 mm), a folder of `harvester pretrain`, or '' for none",
     )
     whole_model: bool = Field(
-        False,
-        description="fit one more model of each stage, on all patients: for weights (`harvester pretrain`)",
+        False, description="fit one more model of each stage, on all patients: for weights (`harvester pretrain`)"
     )
     data: DataSettings = DataSettings()
     grid: GridSettings = GridSettings()

@@ -81,7 +81,8 @@ def _start_here() -> None:
         port = int(probe.getsockname()[1])
     own = {"RAY_ADDRESS": f"{LOOPBACK}:{port}", "RAY_GCS_SERVER_PORT": str(port), "RAY_TMPDIR": short_folder()}
     with _environment(own):
-        ray.init(address="local", **_words())
+        # Nobody looks at the dashboard of a Ray that ends with its command: a gigabyte, and seconds of its start.
+        ray.init(address="local", include_dashboard=False, **_words())
     (node,) = living_nodes()
     if node["NodeManagerAddress"] != LOOPBACK:
         logger.warning("this Ray listens beyond loopback (%s)", node["NodeManagerAddress"])

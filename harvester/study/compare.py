@@ -1,7 +1,8 @@
 """From rows to what a study says: arms beside the full loop with paired intervals, and the headline."""
 
+import re
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from scipy.stats import norm
@@ -14,6 +15,7 @@ from harvester.run.study import ArmFigures, Headline, StudyDetectors, StudyResul
 from harvester.study.ranking import Ranking, paired
 from harvester.study.settings import FULL, StudySettings
 
+OfArchive = TypeVar("OfArchive", StudyRow, ArmFigures, StudyDetectors)
 Rankings = dict[tuple[str, int, str], Ranking]
 TARGET: Final = 0.90
 LPG_ALONE: Final = "generator_alone"
@@ -46,20 +48,31 @@ def result(
 def merged(before: StudyResult, now: StudyResult) -> StudyResult:
     """A study of pieces: `now`, and the archives of `before` that it has nothing of. Settings are each piece's own."""
     here = {row.archive for row in now.rows}
-    rows = (*(row for row in before.rows if row.archive not in here), *now.rows)
-    detectors = (*(each for each in before.detectors if each.archive not in here), *now.detectors)
-    others = {row.archive for row in before.rows} - here
-    commands = [*(before.command.split(" && ") if others else []), now.command]
+    kept = [row for row in before.rows if row.archive not in here]
+    rows = _by_archive((*kept, *now.rows))
+    detectors = _by_archive((*(each for each in before.detectors if each.archive not in here), *now.detectors))
+    commands = [command for command in before.command.split(" && ") if kept and not _only_of(command) <= here]
+    replaced = sum(row.seconds for row in before.rows if row.archive in here)
     return now.model_copy(
         update={
-            "command": " && ".join(dict.fromkeys(commands)),
-            "seconds": round(now.seconds + (before.seconds if others else 0.0), 1),
+            "command": " && ".join(sorted({*commands, now.command})),
+            "seconds": round(now.seconds + (before.seconds - replaced if kept else 0.0), 1),
             "headline": headline(rows, detectors),
-            "arms": (*(arm for arm in before.arms if arm.archive in others), *now.arms),
+            "arms": _by_archive((*(arm for arm in before.arms if arm.archive not in here), *now.arms)),
             "detectors": detectors,
             "rows": rows,
         }
     )
+
+
+def _by_archive(items: Iterable[OfArchive]) -> tuple[OfArchive, ...]:
+    return tuple(sorted(items, key=lambda each: each.archive))
+
+
+def _only_of(command: str) -> set[str]:
+    """The archives that a piece's command names; one that is never told from others where it names none."""
+    named = re.search(r"--only ([\w ]+?)(?= --|$)", command)
+    return set(named[1].split()) if named else {""}
 
 
 def arm_figures(settings: StudySettings, rows: Sequence[StudyRow], rankings: Rankings) -> Iterable[ArmFigures]:

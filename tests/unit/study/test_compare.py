@@ -43,7 +43,19 @@ def test_pieces_of_a_study_are_put_together_by_archive() -> None:
     again = merged(both, piece("b", row("b", 1, right=7)))
     assert [each.right for each in again.rows] == [9, 9, 7] and again.headline.certified_share == pytest.approx(2 / 3)
     assert again.command == both.command
+    assert again.seconds == 180.0
     assert merged(first, piece("a", row("a", 1, right=8))).rows == (row("a", 1, right=8),)
+    assert [each.archive for each in merged(second, first).rows] == ["a", "a", "b"]
+
+
+def test_a_piece_made_again_with_more_arms_takes_the_place_of_its_command() -> None:
+    more = piece("a", row("a", 1), row("a", 1, "one_round")).model_copy(
+        update={"command": "study --only a --arms one_round"}
+    )
+    both = merged(merged(piece("a", row("a", 1)), piece("b", row("b", 1))), more)
+    assert both.command == "study --only a --arms one_round && study --only b"
+    whole = piece("a", row("a", 1)).model_copy(update={"command": "study"})
+    assert merged(merged(whole, piece("b", row("b", 1))), more).command.startswith("study && study --only a")
 
 
 def test_a_study_is_read_as_it_was_written(tmp_path: Path) -> None:
