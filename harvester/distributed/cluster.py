@@ -82,7 +82,13 @@ def _start_here() -> None:
     own = {"RAY_ADDRESS": f"{LOOPBACK}:{port}", "RAY_GCS_SERVER_PORT": str(port), "RAY_TMPDIR": short_folder()}
     with _environment(own):
         # Nobody looks at the dashboard of a Ray that ends with its command: a gigabyte, and seconds of its start.
-        ray.init(address="local", include_dashboard=False, **_words())
+        try:
+            ray.init(address="local", include_dashboard=False, **_words())
+        except Exception as error:  # noqa: BLE001  Ray raises a bare Exception for a node that is not up in time
+            raise StepError(
+                f"Ray did not start on this machine ({one_line(error)[:200]}). Is it busy with other work, or short of "
+                "memory? Start the same command again: what is done is kept"
+            ) from error
     (node,) = living_nodes()
     if node["NodeManagerAddress"] != LOOPBACK:
         logger.warning("this Ray listens beyond loopback (%s)", node["NodeManagerAddress"])
