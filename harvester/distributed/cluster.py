@@ -84,7 +84,7 @@ def _start_here() -> None:
         # Nobody looks at the dashboard of a Ray that ends with its command: a gigabyte, and seconds of its start.
         try:
             ray.init(address="local", include_dashboard=False, **_words())
-        except Exception as error:  # noqa: BLE001  Ray raises a bare Exception for a node that is not up in time
+        except Exception as error:  # Ray raises nothing narrower for a node that is not up in time
             raise StepError(
                 f"Ray did not start on this machine ({one_line(error)[:200]}). Is it busy with other work, or short of "
                 "memory? Start the same command again: what is done is kept"
