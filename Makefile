@@ -1,6 +1,6 @@
 # One word per chore. Each sets up .venv when pyproject.toml or setup.py is newer than it, and only then.
 .DEFAULT_GOAL := help
-.PHONY: help harvest test light coverage check format docs pages pictures weights clean
+.PHONY: help install harvest test light coverage check format docs pages pictures weights clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -22,6 +22,8 @@ $(READY): pyproject.toml setup.py
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
+
+install: $(READY)  ## Set up .venv, and nothing else
 
 harvest: $(READY)  ## The quickstart: phantoms to a report in runs/quickstart/
 	$(BIN)/harvester harvest --config quickstart

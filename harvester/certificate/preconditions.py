@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from harvester.certificate.likeness import Array, marking, permutation_p
+from harvester.certificate.precision_bound import fewest_patients
 from harvester.config.settings import Settings
 from harvester.errors import SettingsError
 from harvester.labels.clinical import longer_side_mm
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 Rows = Sequence[Mapping[str, Any]]
 
+AUDIT: Final = "let people prove it by looking (--set operating_point.certificate=audit)"
 REFUSED: Final = 0.001
 DOUBTED: Final = 0.05
 SLIGHT: Final = 1.1
@@ -75,8 +77,7 @@ def of_patients(archive: Archive, settings: Settings) -> Iterator[Obstacle]:
     if not mining and _by_vm(settings):
         yield Obstacle(
             "V_M is empty, nothing can be learnt or proven: say in volumes.csv whose lesions are all marked "
-            "(complete = 1), of DeepLesion by --mining-marks; or let the weights that ship propose and people prove it "
-            "(operating_point.certificate=audit)"
+            f"(complete = 1), of DeepLesion by --mining-marks; or {AUDIT}"
         )
     if not partly:
         yield Obstacle(
@@ -102,14 +103,22 @@ def _too_few(patients: int, seen: int, settings: Settings) -> Iterator[Obstacle]
     least = settings.operating_point.min_patients
     if patients >= least > patients - seen:
         yield Obstacle(
-            f"V_M has {patients} patients, of whom the starting weights have seen {seen}, which prove nothing; "
-            f"operating_point.min_patients = {least} are asked: set starting_weights = '', or folds to those of the "
-            "weights, or mark more patients completely"
+            f"V_M has {patients} patients, of whom the starting weights were made from {seen} (known by their voxels), "
+            f"which prove nothing; operating_point.min_patients = {least} are asked: {AUDIT}, or set "
+            "starting_weights = '', or mark more patients completely"
         )
     if patients < least:
         yield Obstacle(
             f"V_M has {patients} patient{'s' * (patients > 1)}, operating_point.min_patients = {least} are asked: "
-            "mark more patients completely"
+            f"{AUDIT}, or mark more patients completely"
+        )
+    enough = fewest_patients(settings.operating_point.target_precision, settings.operating_point.confidence)
+    if least <= patients - seen < enough:
+        yield Obstacle(
+            f"V_M has {patients - seen} patients that can prove something, and fewer than {enough} prove nothing at a "
+            f"precision of {settings.operating_point.target_precision:g}: nothing would be harvested; {AUDIT}, or mark "
+            "more patients completely",
+            refuses=False,
         )
 
 
@@ -194,7 +203,7 @@ def obstacles_of(store: Store, settings: Settings) -> list[Obstacle]:
 
 def told(found: Sequence[Obstacle]) -> list[str]:
     """As lines for people."""
-    return [f"{'cannot be harvested yet' if each.refuses else 'note'}: {each.text}" for each in found]
+    return [f"{'cannot be harvested so' if each.refuses else 'note'}: {each.text}" for each in found]
 
 
 def require_harvestable(store: Store, settings: Settings) -> None:
@@ -203,7 +212,7 @@ def require_harvestable(store: Store, settings: Settings) -> None:
     for doubt in (each for each in found if not each.refuses):
         logger.warning("%s", doubt.text)
     if refusals := [each.text for each in found if each.refuses]:
-        raise SettingsError(f"{store.path}: cannot be harvested yet: {'. Also: '.join(refusals)}")
+        raise SettingsError(f"{store.path}: cannot be harvested so: {'. Also: '.join(refusals)}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
     harvester harvest --config quickstart              a check of the whole engine, on phantoms of known truth
     harvester prepare --source SCANS --out STORE       your own scans, made ready once
-    harvester harvest --config deeplesion --store STORE --run runs/mine
+    harvester harvest --store STORE --run runs/mine    to a report of them
     harvester COMMAND --help                           what a command takes, with examples
 
 commands:

@@ -111,8 +111,8 @@ class GeneratorSettings(Section):
     crop_px: int = Field(
         0, ge=0, multiple_of=16, description="side of the training crop on the grid; 0 is the whole slice"
     )
-    steps: int = Field(200, ge=1, description="of training in round 0")
-    finetune_steps: int = Field(80, ge=1, description="of each later round")
+    steps: int = Field(200, ge=1, description="of round 0, where it starts from nothing")
+    finetune_steps: int = Field(80, ge=1, description="of later rounds, and of round 0 from starting weights")
     finetune_from: Literal["last", "first"] = Field(
         "last", description="the round whose generator a round starts from; first: round 0's, with all labels since"
     )
@@ -184,8 +184,8 @@ class ClassifierSettings(Section):
     global_mm: float = Field(128.0, gt=0, description="side of the global view")
     max_tubelets: int = Field(40, ge=1, description="best-scored tubelets of a volume that are classified")
     match_iou: float = Field(0.5, gt=0, le=1, description="P3D IoU from which a tubelet is a lesion in training")
-    steps: int = Field(200, ge=1, description="of training in round 0")
-    finetune_steps: int = Field(100, ge=1, description="from round 1 on, starting from the last round's classifier")
+    steps: int = Field(200, ge=1, description="of round 0, where it starts from nothing")
+    finetune_steps: int = Field(100, ge=1, description="of later rounds, and of round 0 from starting weights")
     batch_size: int = Field(32, ge=2, description="tubelets of a training step")
     tubelets_per_volume: int = Field(
         4, ge=1, description="of a step's tubelets, how many come from one volume, which is decoded once for them"

@@ -15,10 +15,10 @@ from harvester.text import table
 def dry_run_table(discovery: Discovery) -> str:
     """Scans, patients and marks by split, and refusals by reason with what to do; how many slices is not known.
 
-    Marks from label masks and DICOM objects are counted when they are read: the scans that have them are counted.
+    Marks in files (label masks, DICOM objects) are counted when they are read: the scans that have such are counted.
     """
     of_split = {str(split): [case for case in discovery.cases if case.split == split] for split in SPLITS}
-    rows = [["split", "scans", "patients", "marked", "marks", "unread"]]
+    rows = [["split", "scans", "patients", "with marks", "marks", "marks in files"]]
     rows += [_row(split, cases) for split, cases in of_split.items() if cases]
     lines = [*table(rows), f"taken: {len(discovery.cases)} scans, refused: {len(discovery.rejects)}"]
     lines += _reasons(discovery.rejects)

@@ -55,7 +55,7 @@ def scans_csv(root: Path, cases: Iterable[Any]) -> str:
     for case in cases:
         file = next(iter(getattr(case, "files", ())), "")
         uid = series_uid(root / file) if file and not is_nifti(file) else ""
-        rows.append((case.volume_id, case.patient_id, case.split, str(root / file) if file else "", uid))
+        rows.append((case.volume_id, case.patient_id, case.split, str((root / file).resolve()) if file else "", uid))
     return _csv(SCAN_COLUMNS, (dict(zip(SCAN_COLUMNS, row, strict=True)) for row in sorted(rows)))
 
 

@@ -70,4 +70,12 @@ def closing_table(request: Request, summary: ExportSummary) -> str:
         lines.append(f"left out: {summary.capped} labels beyond --max-per-report {request.most}")
     reasons = Counter(row["reason"] for row in summary.left_out)
     lines += [f"left out: {count} volumes, {reason}" for reason, count in sorted(reasons.items())]
+    if not summary.labels:
+        lines.append(
+            "nothing is harvested yet: prove it first (harvester audit), or give --merge for the archive's marks"
+        )
+    if request.merge and summary.labels:
+        lines.append(
+            "the archive's marks are boxes on their key slices: other slices of those lesions are without a label"
+        )
     return "\n".join([*lines, f"written to {request.out}"])

@@ -117,7 +117,7 @@ class Fit:
         first, began = len(self.history), time.monotonic()
         for step, losses in self.steps(items, losses_of, collate):
             self.history.append(losses)
-            if step % self.schedule.log_every == 0 or step == self.schedule.steps:
+            if step % self.schedule.log_every == 0 or step in (1, self.schedule.steps):
                 self.task.log(self._progress((step - first) / (time.monotonic() - began)))
             if step % self.schedule.checkpoint_every == 0 and self.task.ranks.rank == 0:
                 self.save()

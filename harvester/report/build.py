@@ -12,7 +12,7 @@ from harvester.report.gallery import VIOLET, Gallery
 from harvester.report.guide import write_guide
 from harvester.report.plots import Plot, audit_plot, froc_plot, precision_recall_plot, yield_plot
 from harvester.report.templates import render
-from harvester.report.words import next_steps, sentence, warnings
+from harvester.report.words import is_left_to_audit, next_steps, sentence, warnings
 from harvester.run.summary import Summary
 from harvester.storage.location import Location
 from harvester.store import looks
@@ -29,8 +29,8 @@ class ReportInputs:
 
     folder    the run's folder; report.html goes there
     summary   what summary.json says
-    unproven  what the point estimate alone would have taken in the last round; shown where nothing was harvested,
-              and nowhere else
+    unproven  what the point estimate alone would have taken in the last round, or what an audit is to prove; shown
+              where nothing was harvested, and nowhere else
     correct   (volume_id, lesion_id) of a harvested lesion -> right or wrong; None or absent where unknown
     missed    hidden lesions that were not harvested; empty where there is no truth
     missing   the volumes that miss the most first
@@ -72,7 +72,8 @@ def chapters(inputs: ReportInputs) -> dict[str, Any]:
     return {
         "summary": summary,
         "point": settings.operating_point,
-        "sentence": sentence(summary, settings.operating_point, volumes),
+        "sentence": sentence(summary, settings.operating_point, volumes, len(inputs.unproven)),
+        "left_to_audit": is_left_to_audit(summary),
         "warnings": warnings(summary),
         "audit": summary.audit,
         "audit_plot": audit_plot(summary.audit.curve, summary.audit.target) if summary.audit else None,

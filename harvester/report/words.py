@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from harvester.certificate.exchangeability import UNLIKE, said
+from harvester.certificate.selection import LEFT_TO_AUDIT
 from harvester.config.settings import OperatingPointSettings
 from harvester.records import Split, rows_where
 from harvester.run.summary import Comparison, FinalResult, RoundResult, Summary
@@ -15,9 +16,11 @@ RATES: Final = ("1", "4", "16")
 SHORT_NAMES: Final = {Split.VM: "V_M", Split.VH: "V_H", Split.VH_TEST: "V_H test"}
 
 
-def sentence(summary: Summary, settings: OperatingPointSettings, volumes: int) -> str:
-    """What was done, for a reader who reads nothing else."""
+def sentence(summary: Summary, settings: OperatingPointSettings, volumes: int, waiting: int = 0) -> str:
+    """What was done, for a reader who reads nothing else. waiting: finds that an audit is to prove."""
     final = summary.final
+    if is_left_to_audit(summary):
+        return f"{count(waiting, 'find')} to be looked at. Nothing is proven yet, so nothing is harvested yet."
     if not final.harvested:
         why = next((row.refused for row in reversed(summary.rounds) if row.refused), "")
         return "Nothing was harvested" + (f": {why}." if why else ".")
@@ -65,7 +68,18 @@ def next_steps(run: str, summary: Summary, store: Store) -> list[tuple[str, str]
     audit = ("prove it by looking at a part of it, then harvester review", f"harvester audit --run {run} draw")
     retrain = ("what detectors gain by it", f"harvester retrain --run {run}")
     tune = ("what other precision targets would harvest", f"harvester tune --run {run}")
+    if is_left_to_audit(summary):
+        return [
+            ("freeze the list, and draw its order", f"harvester audit --run {run} draw"),
+            ("look at it, one find a screen", f"harvester review --run {run}"),
+            ("make what is proven the harvest", f"harvester audit --run {run} certify"),
+        ]
     return [export, audit, retrain if held_out else tune] if summary.final.harvested else [audit, tune]
+
+
+def is_left_to_audit(summary: Summary) -> bool:
+    """Whether people are to prove the finds, and have not yet."""
+    return summary.audit is None and summary.rounds[-1].refused == LEFT_TO_AUDIT
 
 
 def compared(summary: Summary) -> list[tuple[int, Comparison]]:

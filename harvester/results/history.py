@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from harvester.certificate.exchangeability import UNLIKE, compare, said
 from harvester.certificate.operating_point import OperatingPoint
-from harvester.certificate.selection import SelectedPoint
+from harvester.certificate.selection import LEFT_TO_AUDIT, SelectedPoint
 from harvester.config.fingerprint import settings_hash
 from harvester.labels.ledger import extend, from_tubelets
 from harvester.mining.bank import share_new
@@ -38,6 +38,7 @@ from harvester.records import (
 )
 from harvester.report.build import ReportInputs
 from harvester.results.ablations import ablations
+from harvester.results.audit import cut_list, score_cuts
 from harvester.results.audit_outcome import Audited
 from harvester.results.harvest_table import harvest_table, lesion_id, write
 from harvester.results.truth import ProposalScores, TruthEvaluator, finite, harvested_table, with_round
@@ -87,6 +88,7 @@ class History:
         self.curves: list[dict[str, Any]] = []
         self.origins: list[tuple[SelectedPoint, str]] = []
         self.ablations = ablations(run.settings.operating_point, run.settings.seed)
+        self.waiting = harvested_table()  # for an audit to prove
         self.lesions, self.unproven, self.leaders = harvested_table(), harvested_table(), empty(SelectedTable)
         self.gain = 0.0
         self.view: RoundView | None = None
@@ -135,6 +137,10 @@ class History:
         self.view = view
         self.lesions = with_round(found.lesions, k)
         self.unproven = with_round(view.reaching(selected.choice, selected.naive.threshold), k)
+        if selected.point.reason == LEFT_TO_AUDIT:
+            self.waiting = with_round(
+                cut_list(view, selected.choice, score_cuts(view.accepted(selected.choice, 0.0)))[0], k
+            )
         self.ablations = {name: each.after(k, view, selected.choice) for name, each in self.ablations.items()}
         self.gain, self.leaders = share_new(view.leaders, self.leaders), view.leaders
 
@@ -260,7 +266,7 @@ class History:
             settings=self.run.settings,
             summary=self.summary,
             harvest=self.harvest,
-            unproven=self._harvest_table(self.unproven),
+            unproven=self._harvest_table(self.waiting if len(self.waiting) else self.unproven),
             ledger=self.ledger,
             correct=dict(zip(ids, self.truth.correct(shown), strict=True)),
             missed=self.truth.missed(self.lesions),

@@ -186,7 +186,7 @@ def test_it_learns_and_tells(tmp_path: Path) -> None:
     history = fit(model(), losses_of, tmp_path, schedule, log=told.append)
     first, last = (np.mean([row["classify"] for row in part]) for part in (history[:5], history[-5:]))
     assert last < 0.3 * first
-    assert [each.step for each in told] == [20, 40, 60]
+    assert [each.step for each in told] == [1, 20, 40, 60]
     assert str(told[-1]).startswith(f"step 60/60, {told[-1].terms}, ")
     assert told[-1].losses["classify"] == pytest.approx(np.mean([row["classify"] for row in history[-20:]]))
 

@@ -70,7 +70,9 @@ def test_patients_that_the_starting_weights_have_seen_do_not_count(tmp_path: Pat
     seen = starting_weights_in(tmp_path / "weights", 3, patients={"p-m0": 0, "p-m1": 1})
     asked = ["folds=2", "operating_point.min_patients=3", f"starting_weights={seen}"]
     (text,) = told(splits(vm=4), settings=resolve(None, asked))
-    assert text.startswith("V_M has 4 patients, of whom the starting weights have seen 2") and "set starting_" in text
+    assert (
+        text.startswith("V_M has 4 patients, of whom the starting weights were made from 2") and "set starting_" in text
+    )
     assert told(splits(vm=5), settings=resolve(None, asked)) == []
     # Weights in as many folds have for each patient some that have not seen it.
     assert told(splits(vm=4), settings=resolve(None, [*asked, "folds=3"])) == []
@@ -120,7 +122,7 @@ def test_a_start_says_all_that_is_wrong_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as caught:
         require_harvestable(store, SETTINGS)
     text = str(caught.value)
-    assert "cannot be harvested yet: folds = 3" in text and "Also: all 2 marks of V_M are clinical" in text
+    assert "cannot be harvested so: folds = 3" in text and "Also: all 2 marks of V_M are clinical" in text
     assert "\n" not in text
 
 

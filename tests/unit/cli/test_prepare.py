@@ -40,5 +40,5 @@ def test_a_dry_run_says_what_keeps_the_archive_from_being_harvested(
 ) -> None:
     assert main(["--out", str(tmp_path / "store"), "--source", str(tmp_path), "--dry-run"]) == 0
     told = capsys.readouterr().out.splitlines()
-    assert [line.partition(":")[0] for line in told[-2:]] == ["cannot be harvested yet"] * 2
+    assert [line.partition(":")[0] for line in told[-2:]] == ["cannot be harvested so"] * 2
     assert "V_M is empty" in told[-2] and "V_H is empty" in told[-1]
