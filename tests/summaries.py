@@ -48,5 +48,7 @@ def summary_tree(run_id: str = "cafe", harvested: int = 2) -> dict[str, Any]:
         "stopped_because": "the limit of 1 rounds was reached",
         "audit": None,
         "truth": {"unmarked_lesions": 4, "volumes": 2},
-        "steps": [{"round": 0, "step": "tubelets", "seconds": 2.0, "counts": {"slices": 27, "memory_mib": 1.5}}],
+        "steps": [
+            {"round": 0, "step": "tubelets", "seconds": 2.0, "counts": {"slices": 27, "memory_mib": 1.5}, "key": "5c0"}
+        ],
     }

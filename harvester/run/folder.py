@@ -297,7 +297,8 @@ class Run:
         self.watch(said)
 
     def _artifact(self, step: _Step, note: StepNote, content: str) -> Artifact:
-        self.steps.append({name: note[name] for name in ("round", "step", "seconds", "counts")})
+        told = {name: note[name] for name in ("round", "step", "seconds", "counts")}
+        self.steps.append({**told, "key": step.key})
         return Artifact(step.path, step.key, note["seconds"], note["counts"], content)
 
 

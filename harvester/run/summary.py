@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from harvester.errors import StoreError
 from harvester.storage.location import Location
 
+SUMMARY: Final = "summary.json"
 FORMAT: Final = 1
 """Of summary.json. Those of versions before 0.2 say none and are read as this one."""
 
@@ -161,6 +162,7 @@ class StepResult(_Frozen):
     step: str
     seconds: float
     counts: dict[str, int | float]
+    key: str = Field("", description="names its files in round-<round>: <step>-<key>")
 
 
 class Summary(_Frozen):
@@ -187,12 +189,12 @@ class Summary(_Frozen):
 
     def write(self, folder: Location) -> None:
         """As folder/summary.json."""
-        (folder / "summary.json").write_text(self.model_dump_json(indent=1) + "\n")
+        (folder / SUMMARY).write_text(self.model_dump_json(indent=1) + "\n")
 
 
 def read_summary(run: Location) -> Summary:
     """The summary of a finished run. Raises StoreError for a run without one and for one that cannot be read."""
-    file = Location.of(run) / "summary.json"
+    file = Location.of(run) / SUMMARY
     if not file.is_file():
         raise StoreError(f"{run}: no summary.json; give the folder of a finished run")
     try:
