@@ -173,16 +173,20 @@ def study_picture(done: StudyResult) -> bytes:
     panels = [(each, own) for each in done.detectors for own in each.detectors]
 
     def draw(canvas: "Canvas") -> None:
-        axes = canvas.subplots(1, len(archives) + len(panels), squeeze=False)[0]
-        for own, archive in zip(axes, archives, strict=False):
+        rows = canvas.subfigures(2 if panels else 1, 1, squeeze=False, height_ratios=[most, 6] if panels else None)[
+            :, 0
+        ]
+        for own, archive in zip(rows[0].subplots(1, len(archives), squeeze=False)[0], archives, strict=True):
             _gains(own, [arm for arm in done.arms if arm.archive == archive], archive)
-        span = ap_span(_of_all(done)) if panels else (0.0, 1.0)
-        for own, (each, detector) in zip(axes[len(archives) :], panels, strict=True):
-            draw_sets(own, detector, named=detector is each.detectors[0])
-            own.set(xlim=span, title=f"{each.archive}: {detector.detector}")
+        if panels:
+            span = ap_span(_of_all(done))
+            for own, (each, detector) in zip(rows[1].subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+                draw_sets(own, detector, named=detector is each.detectors[0])
+                own.set(xlim=span, title=f"{each.archive}: {detector.detector}")
 
-    most = max((sum(arm.archive == archive for arm in done.arms) for archive in archives), default=1)
-    return image(draw, (4.4 * (len(archives) + len(panels)), 1.6 + 0.32 * max(most, 6)), dpi=110)
+    most = max(6, *(sum(arm.archive == archive for arm in done.arms) for archive in archives), 0)
+    across = max(len(archives), len(panels), 1)
+    return image(draw, (4.0 * across, 1.6 + 0.3 * most + (3.2 if panels else 0.0)), dpi=110)
 
 
 def _gains(axes: "Axes", arms: Sequence[ArmFigures], archive: str) -> None:
