@@ -98,7 +98,8 @@ pages: $(READY)  ## What docs/ has from the code: settings, columns, the schema 
 pictures: harvest  ## The guide's pictures, from a quickstart and a run on real CT (HARVESTER_DATA): half an hour
 	$(BIN)/harvester study --config study --only real_ct --seeds 1 --arms audit --out runs/pictures
 	$(BIN)/python benchmarks/audit_run.py runs/pictures/real_ct/seed-1
-	$(BIN)/python docs/generate/pictures.py --phantoms runs/quickstart --real runs/pictures/real_ct/seed-1-audited
+	$(BIN)/python docs/generate/pictures.py --phantoms runs/quickstart \
+	  --proven runs/pictures/real_ct/seed-1-audited --review runs/pictures/real_ct/seed-1
 
 weights: $(READY)  ## The starting weights that ship, made anew from the scans in HARVESTER_DATA: two to three hours
 	$(BIN)/harvester pretrain --config pretrain --run runs/pretrain-first

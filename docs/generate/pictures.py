@@ -1,9 +1,10 @@
 """Makes the guide's pictures from finished runs, with the chromium that is installed: make pictures.
 
-    python docs/generate/pictures.py --phantoms runs/quickstart --real runs/pictures/real_ct/seed-1
+    python docs/generate/pictures.py --phantoms runs/quickstart --proven RUN-audited --review RUN
 
 --phantoms  a finished quickstart: report.png, report-phone.png, frontier.png (harvester tune's)
---real      a run on real CT whose list a reader proved (harvester audit certify): found-lesions.png, review-page.png
+--proven    a run on real CT whose list a reader proved (harvester audit certify): found-lesions.png
+--review    the same before anybody read it: review-page.png
 """
 
 import argparse
@@ -28,7 +29,8 @@ def main() -> None:
     """All of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--phantoms", type=Path)
-    parser.add_argument("--real", type=Path)
+    parser.add_argument("--proven", type=Path)
+    parser.add_argument("--review", type=Path)
     options = parser.parse_args()
     PICTURES.mkdir(exist_ok=True)
     with sync_playwright() as started:
@@ -37,9 +39,10 @@ def main() -> None:
         if options.phantoms:
             report(browser, options.phantoms / "report.html")
             frontier(options.phantoms)
-        if options.real:
-            found(browser, options.real / "report.html")
-            review(browser, options.real)
+        if options.proven:
+            found(browser, options.proven / "report.html")
+        if options.review:
+            review(browser, options.review)
         browser.close()
 
 
@@ -77,7 +80,7 @@ def review(browser: Any, run: Path) -> None:
     """The review page with some answers given."""
     with TemporaryDirectory() as folder:
         copy = Path(folder) / "run"
-        shutil.copytree(run, copy, ignore=shutil.ignore_patterns("audits", "arms", "mlartifacts"))
+        shutil.copytree(run, copy, ignore=shutil.ignore_patterns("audit-*", "arms", "mlartifacts"))
         harvester("audit", "--run", str(copy), "draw", "--seed", "1")
         with served(copy) as address:
             page = browser.new_page(viewport={"width": 1180, "height": 860})

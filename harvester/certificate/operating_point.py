@@ -156,7 +156,8 @@ def _why_not(every: Steps, steps: Steps, bounds: Array, target: Target) -> str:
     fewest = fewest_patients(wanted, target.confidence)
     if patients < fewest:
         at_best += f", and fewer than {fewest} patients prove nothing"
-    where = "not reached where the sequence begins" if (bounds >= wanted).any() else "not reached"
+    lower = "not reached at the top of the ranking, where the search begins; further down it is, which does not count"
+    where = lower if (bounds >= wanted).any() else "not reached"
     return f"target {wanted:.3f} {where}: {at_best}; {_point_estimate(every, wanted)}"
 
 

@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 Rows = Sequence[Mapping[str, Any]]
 
 AUDIT: Final = "let people prove it by looking (--set operating_point.certificate=audit)"
+RARELY: Final = 3
+"""Times the patients that can prove anything at all: so many proved one of three archives (docs/study.md)."""
 REFUSED: Final = 0.001
 DOUBTED: Final = 0.05
 SLIGHT: Final = 1.1
@@ -118,6 +120,12 @@ def _too_few(patients: int, seen: int, settings: Settings) -> Iterator[Obstacle]
             f"V_M has {patients - seen} patients that can prove something, and fewer than {enough} prove nothing at a "
             f"precision of {settings.operating_point.target_precision:g}: nothing would be harvested; {AUDIT}, or mark "
             "more patients completely",
+            refuses=False,
+        )
+    if enough <= patients - seen < RARELY * enough:
+        yield Obstacle(
+            f"V_M has {patients - seen} patients that can prove something: fewer than some {RARELY * enough} rarely "
+            f"prove a harvest at a precision of {settings.operating_point.target_precision:g}; else {AUDIT}",
             refuses=False,
         )
 

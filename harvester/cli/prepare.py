@@ -45,6 +45,7 @@ Exit codes: 0 done, 1 the store could not be made (one line says why), 2 a setti
 
 import argparse
 import json
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -68,6 +69,8 @@ from harvester.text import table
 if TYPE_CHECKING:
     from harvester.datasets.discovery import Discovery
 
+logger = logging.getLogger(__name__)
+
 KINDS: Final = dict.fromkeys(("auto", "nifti", "dicom"), "archive") | {
     "deeplesion": "deeplesion",
     "phantom": "phantom",
@@ -84,11 +87,20 @@ MARKS: Final = {
 
 def run(options: argparse.Namespace) -> None:
     """Make the store and tell what it holds; or, dry, what it would be made from."""
-    settings, source = settings_of(options), source_of(options.source)
+    source = source_of(options.source)
+    if not options.format and source and is_deeplesion(source):
+        logger.info("Images_png and DL_info.csv are there: taken as DeepLesion (--format auto takes other archives)")
+        options.format = "deeplesion"
+    settings = settings_of(options)
     for name in ("rejects", "scans"):
         _refuse_in_store(name, getattr(options, name), options.store)
     store = lasting(options.store)
     (look if options.dry_run else make)(options, settings, source, store)
+
+
+def is_deeplesion(source: Path) -> bool:
+    """Whether a folder is laid out as DeepLesion is published."""
+    return (source / "Images_png").is_dir() and (source / "DL_info.csv").is_file()
 
 
 def look(options: argparse.Namespace, settings: Settings, source: Path | None, store: Location) -> None:
@@ -123,7 +135,8 @@ def make(options: argparse.Namespace, settings: Settings, source: Path | None, s
         if seen:
             rejects = [Reject(**row) for row in made.rejects().to_pylist()]
             _write_lists(options, source, seen[0].discovery, rejects, seen[0].source_hashes)
-        tell("\n".join([closing_table(made), *told(obstacles_of(made, settings))]), options)
+        following = f"next: harvester harvest --store {options.store} --run runs/mine"
+        tell("\n".join([closing_table(made), *told(obstacles_of(made, settings)), following]), options)
 
 
 def _refuse_in_store(name: str, given: Path | None, store: str) -> None:

@@ -49,12 +49,13 @@ def taken(discovery: Discovery, rejects: Iterable[Reject], source_hashes: Mappin
 
 
 def scans_csv(root: Path, cases: Iterable[Any]) -> str:
-    """Which volume is which scan under `root`, as SCAN_COLUMNS: its file, of a series one of its files. It undoes the
-    pseudonyms."""
+    """Which volume is which scan under `root`, as SCAN_COLUMNS: its file, of a series one of its files, of DeepLesion
+    slice 0. It undoes the pseudonyms."""
     rows = []
     for case in cases:
-        file = next(iter(getattr(case, "files", ())), "")
-        uid = series_uid(root / file) if file and not is_nifti(file) else ""
+        own = next(iter(getattr(case, "files", ())), "")
+        uid = series_uid(root / own) if own and not is_nifti(own) else ""
+        file = own or getattr(case, "first_file", "")
         rows.append((case.volume_id, case.patient_id, case.split, str((root / file).resolve()) if file else "", uid))
     return _csv(SCAN_COLUMNS, (dict(zip(SCAN_COLUMNS, row, strict=True)) for row in sorted(rows)))
 

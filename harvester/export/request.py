@@ -70,7 +70,7 @@ def closing_table(request: Request, summary: ExportSummary) -> str:
         lines.append(f"left out: {summary.capped} labels beyond --max-per-report {request.most}")
     reasons = Counter(row["reason"] for row in summary.left_out)
     lines += [f"left out: {count} volumes, {reason}" for reason, count in sorted(reasons.items())]
-    if not summary.labels:
+    if not summary.labels and not summary.left_out:
         lines.append(
             "nothing is harvested yet: prove it first (harvester audit), or give --merge for the archive's marks"
         )

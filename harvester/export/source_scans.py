@@ -28,7 +28,8 @@ class SourceScans:
         if missing:
             raise StoreError(
                 f"{len(missing)} of {len(wanted)} volumes have no scan under --source: {', '.join(missing[:3])}; "
-                "give the folder that the store was prepared from, or --skip-missing to export the others"
+                "give the folder that the store was prepared from, or --skip-missing to export the others (of "
+                "DeepLesion no PNG files are taken: --to csv names them)"
             )
 
     def grid(self, volume: Mapping[str, Any]) -> FileGrid:

@@ -20,6 +20,8 @@ from harvester.store.store import Store
 
 REPORT: Final = "report.html"
 MISSING_SHOWN: Final = 15
+UNNAMED: Final = Settings().name
+"""A run without a config is called by its folder."""
 BOUND: Final = "lower bound at this threshold, not corrected for the search"
 
 
@@ -70,6 +72,7 @@ def chapters(inputs: ReportInputs) -> dict[str, Any]:
     summary, settings = inputs.summary, inputs.settings
     volumes = len(set(values(inputs.harvest["volume_id"])))
     return {
+        "name": inputs.folder.name if summary.config == UNNAMED else summary.config,
         "summary": summary,
         "point": settings.operating_point,
         "sentence": sentence(summary, settings.operating_point, volumes, len(inputs.unproven)),

@@ -19,8 +19,8 @@ from harvester.storage.location import Location
 
 PACKAGE: Final = Path(__file__).parents[1]
 PAGES: Final = (
-    "quickstart", "data", "outputs", "columns", "proof", "export", "evaluate", "retrain", "cluster", "operations",
-    "settings", "faq", "glossary", "architecture",
+    "quickstart", "data", "outputs", "columns", "proof", "export", "evaluate", "retrain", "study", "paper", "cluster",
+    "operations", "settings", "faq", "glossary", "architecture",
 )  # fmt: skip
 """In their order; what a link names that is none of them is not in the guide and stays plain text."""
 

@@ -60,6 +60,11 @@ class DeepLesionCase:
     marks: list[MarkRow]
     contents: str = ""
 
+    @property
+    def first_file(self) -> str:
+        """Of slice 0, under the source folder."""
+        return f"{IMAGES}/{slice_names(self.folder, self.start, self.start)[0]}"
+
 
 def dataset(settings: Settings, source: Path | None) -> Dataset:
     """The sub-volumes as published, as `discover` finds and `read` reads them."""

@@ -33,12 +33,13 @@ OPTIONAL: Final = ("volume_id", "patient_id", "spacing_x_mm", "spacing_y_mm")
 
 
 def read_table(file: Path) -> pa.Table:
-    """The table in a .parquet or .csv (.csv.gz) file; volume_id may come dictionary-encoded, its ids as plain_id.
+    """The table in a .parquet or .csv (.csv.gz) file, or in a run's folder of parts.
 
+    volume_id may come dictionary-encoded, its ids as plain_id.
     Raises LabelError where the file is missing, empty, of another kind or cannot be parsed.
     """
     try:
-        if file.stat().st_size == 0:
+        if file.stat().st_size == 0 and not file.is_dir():
             raise LabelError(f"{file.name}: the file is empty; want a table with one row per detection or mark")
         table = _parse(file)
         refuse_columns(file.name, table.column_names, OPTIONAL, others=True)
@@ -50,12 +51,14 @@ def read_table(file: Path) -> pa.Table:
 
 def _parse(file: Path) -> pa.Table:
     kind = file.name.lower().removesuffix(".gz").rpartition(".")[2]
+    if kind == "partials" and (parts := sorted(file.glob("*.parquet"))):
+        return pa.concat_tables([read_foreign(part) for part in parts])
     if kind == "parquet":
         # One thread and no dataset machinery: the files are small, the machine may be shared.
         return read_foreign(file, read_dictionary=["volume_id"])
     if kind == "csv":
         return read_arrow(file, KNOWN, TEXT)
-    raise LabelError(f"{file.name}: want a .parquet or .csv file")
+    raise LabelError(f"{file.name}: want a .parquet or .csv file, or a run's folder round-<k>/scored-*.partials")
 
 
 def _with_plain_ids(table: pa.Table) -> pa.Table:

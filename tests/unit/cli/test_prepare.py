@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from harvester.cli.prepare import main, parser, settings_of
+from harvester.cli.prepare import is_deeplesion, main, parser, settings_of
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +33,16 @@ def test_phantoms_are_made_where_something_says_so_and_nowhere_else(
     assert kind_of() == kind_of("--config", "deeplesion") == "archive"
     assert kind_of("--config", "quickstart") == "phantom"
     assert kind_of("--config", "real_ct") == "insertion"
+
+
+def test_deeplesion_is_known_by_its_layout(tmp_path: Path) -> None:
+    assert not is_deeplesion(tmp_path)
+    (tmp_path / "Images_png").mkdir()
+    (tmp_path / "DL_info.csv").write_text("File_name\n")
+    assert is_deeplesion(tmp_path)
+    # Then its own reader looks at the table.
+    assert main(["--out", str(tmp_path / "store"), "--source", str(tmp_path), "--dry-run"]) == 1
+    assert main(["--out", str(tmp_path / "store"), "--source", str(tmp_path), "--format", "auto", "--dry-run"]) == 0
 
 
 def test_a_dry_run_says_what_keeps_the_archive_from_being_harvested(

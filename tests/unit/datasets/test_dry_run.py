@@ -6,6 +6,7 @@ from typing import Any
 
 from harvester.certificate.preconditions import Archive, obstacles, told
 from harvester.config.settings import Settings
+from harvester.datasets.deeplesion.deeplesion import DeepLesionCase
 from harvester.datasets.discovery import Discovery
 from harvester.datasets.dry_run import dry_run_table, known_tables
 from harvester.datasets.lists import rejects_csv, scans_csv, split_rows, splits_csv
@@ -82,7 +83,8 @@ def test_that_few_patients_prove_nothing_is_told_before_anything_is_read() -> No
     (line,) = noted(12)
     assert line.startswith("note: V_M has 12 patients that can prove something, and fewer than 13 prove nothing")
     assert "--set operating_point.certificate=audit" in line
-    assert noted(13) == []
+    assert "13 patients that can prove something: fewer than some 39 rarely prove" in noted(13)[0]
+    assert noted(39) == []
 
 
 def test_splits_are_a_row_a_patient() -> None:
@@ -123,6 +125,10 @@ def test_a_volumes_scan_is_found_again(tmp_path: Path) -> None:
         files: tuple[str, ...] = ()
 
     cases = [WithFiles("v2", "p", "vh", files=("s/000.dcm", "s/001.dcm")), WithFiles("v1", "q", "vm", files=("a.nii",))]
+    published = DeepLesionCase("000001_01_01_008-039", "000001", "vm", "000001_01_01", 8, 39, (1, 1, 1), (2, 2), 0, [])
+    assert scans_csv(tmp_path, [published]).splitlines()[1:] == [
+        f"000001_01_01_008-039,000001,vm,{tmp_path}/Images_png/000001_01_01/008.png,"
+    ]
     assert scans_csv(tmp_path, [*cases, Case("v3", "r", "vh")]).splitlines() == [
         "volume_id,patient_id,split,file,SeriesInstanceUID",
         f"v1,q,vm,{tmp_path}/a.nii,",

@@ -37,7 +37,7 @@ def test_nothing_is_loaded_from_elsewhere_and_comments_are_left_out() -> None:
 
 
 def test_all_pages_of_the_guide_are_on_it() -> None:
-    left_out = {"index", "study"}
+    left_out = {"index"}
     assert {file.stem for file in docs().glob("*.md")} - left_out == set(PAGES)
     title, html = chapter("proof")
     assert title == "How sure is it?" and '<h1 id="proof">' in html

@@ -80,6 +80,19 @@ def test_the_tables_of_a_run_are_read_with_the_best_slice_or_a_named_column(tmp_
         lists(file, score="lpc_score")
 
 
+def test_a_runs_folder_of_parts_is_read_as_one_table(tmp_path: Path) -> None:
+    folder = tmp_path / "scored-c0ffee.partials"
+    folder.mkdir()
+    (folder / "000000-a.json").write_text("{}")
+    whole = run_table()
+    for at in range(len(whole)):
+        pq.write_table(whole.slice(at, 1), folder / f"00000{at}-a.parquet")
+    assert lists(folder, "z", "x2") == lists(parquet(tmp_path, whole), "z", "x2")
+    (tmp_path / "empty.partials").mkdir()
+    with pytest.raises(LabelError, match="want a .parquet or .csv file, or a run's folder"):
+        lists(tmp_path / "empty.partials")
+
+
 def test_a_harvest_is_read_too(tmp_path: Path) -> None:
     names = {side: f"{side}_px" for side in ("x1", "y1", "x2", "y2")} | {
         "tubelet_id": "lesion_id",
