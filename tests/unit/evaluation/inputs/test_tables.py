@@ -89,7 +89,7 @@ def test_a_runs_folder_of_parts_is_read_as_one_table(tmp_path: Path) -> None:
         pq.write_table(whole.slice(at, 1), folder / f"00000{at}-a.parquet")
     assert lists(folder, "z", "x2") == lists(parquet(tmp_path, whole), "z", "x2")
     (tmp_path / "empty.partials").mkdir()
-    with pytest.raises(LabelError, match="want a .parquet or .csv file, or a run's folder"):
+    with pytest.raises(LabelError, match=r"want a \.parquet or \.csv file, or a run's folder"):
         lists(tmp_path / "empty.partials")
 
 
