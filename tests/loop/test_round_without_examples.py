@@ -185,7 +185,7 @@ def test_such_a_run_goes_on_where_it_stopped(harvested: Callable[..., History], 
     assert [row.refused for row in again.rounds] == ["", REASON]
     # A step that was done before reads in the summary as one that was done now.
     text = (tmp_path / "run" / "summary.json").read_text()
-    assert {tuple(step) for step in json.loads(text)["steps"]} == {("round", "step", "seconds", "counts")}
+    assert {tuple(step) for step in json.loads(text)["steps"]} == {("round", "step", "seconds", "counts", "key")}
     assert (tmp_path / "run" / "harvest.parquet").read_bytes() == table
     assert {p: p.stat().st_mtime_ns for p in steps} == steps
     # With examples after all (other settings, say) the same folder gets its later rounds.
