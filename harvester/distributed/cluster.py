@@ -81,9 +81,9 @@ def _start_here() -> None:
         port = int(probe.getsockname()[1])
     own = {"RAY_ADDRESS": f"{LOOPBACK}:{port}", "RAY_GCS_SERVER_PORT": str(port), "RAY_TMPDIR": short_folder()}
     with _environment(own):
-        # Nobody looks at the dashboard of a Ray that ends with its command: a gigabyte, and seconds of its start.
+        # With its dashboard: without one Ray Train's cleaner asks whatever answers at port 8265, another Ray's even.
         try:
-            ray.init(address="local", include_dashboard=False, **_words())
+            ray.init(address="local", **_words())
         except Exception as error:  # Ray raises nothing narrower for a node that is not up in time
             raise StepError(
                 f"Ray did not start on this machine ({one_line(error)[:200]}). Is it busy with other work, or short of "

@@ -155,7 +155,10 @@ class Location:
 
         kinds  what the record must hold, by name, and of which type; numbers.Real takes any number
         """
-        return json_object(self.read_bytes(), **kinds) if self.is_file() else None
+        try:
+            return json_object(self.read_bytes(), **kinds) if self.is_file() else None
+        except FileNotFoundError:  # somebody took it away in between
+            return None
 
     def write_text(self, text: str) -> None:
         """Write the file in UTF-8, so that a reader sees all of it or nothing."""

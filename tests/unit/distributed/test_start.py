@@ -20,4 +20,4 @@ def test_a_ray_that_does_not_start_says_so_in_one_line(monkeypatch: pytest.Monke
         StepError, match=r"Ray did not start on this machine \(.*timed out.*Start the same command again"
     ):
         start_ray()
-    assert asked["include_dashboard"] is False
+    assert asked["address"] == "local"

@@ -173,3 +173,10 @@ def test_a_server_that_does_not_answer_is_one_clear_error(monkeypatch: pytest.Mo
     monkeypatch.setattr(Location, "filesystem", Silent())
     with pytest.raises(StoreError, match=r"^s3://bucket/one: cannot be asked \(AWS .* curlCode: 7\); .* network$"):
         Store.open("s3://bucket/one")
+
+
+def test_a_record_that_is_taken_away_while_it_is_read_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = Location.of(tmp_path / "begun-1.json")
+    assert gone.read_json() is None
+    monkeypatch.setattr(Location, "is_file", lambda _: True)  # it was there when it was looked for
+    assert gone.read_json() is None
