@@ -117,7 +117,7 @@ def look(options: argparse.Namespace, settings: Settings, source: Path | None, s
 def make(options: argparse.Namespace, settings: Settings, source: Path | None, store: Location) -> None:
     """The store."""
     # Ray takes seconds: help and a wrong setting are answered before.
-    from harvester.certificate.preconditions import obstacles_of, told
+    from harvester.certificate.preconditions import AUDIT, obstacles_of, told
     from harvester.datasets.inventory import Inventory
     from harvester.distributed.cluster import start_ray
     from harvester.distributed.preparation import ManyRefusedError, prepare_telling
@@ -135,8 +135,10 @@ def make(options: argparse.Namespace, settings: Settings, source: Path | None, s
         if seen:
             rejects = [Reject(**row) for row in made.rejects().to_pylist()]
             _write_lists(options, source, seen[0].discovery, rejects, seen[0].source_hashes)
-        following = f"next: harvester harvest --store {options.store} --run runs/mine"
-        tell("\n".join([closing_table(made), *told(obstacles_of(made, settings)), following]), options)
+        found = obstacles_of(made, settings)
+        way = " --set operating_point.certificate=audit" if any(AUDIT in each.text for each in found) else ""
+        following = f"next: harvester harvest --store {options.store} --run runs/mine{way}"
+        tell("\n".join([closing_table(made), *told(found), following]), options)
 
 
 def _refuse_in_store(name: str, given: Path | None, store: str) -> None:
