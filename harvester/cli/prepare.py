@@ -57,6 +57,7 @@ from harvester.cli.console import LOGS, command, command_parser, data_root, tell
 from harvester.cli.places import lasting
 from harvester.config.loading import resolve
 from harvester.config.settings import Settings
+from harvester.datasets.deeplesion.files import IMAGES, INFO, is_deeplesion
 from harvester.errors import SettingsError
 from harvester.records import SPLITS, Reject
 from harvester.storage.location import Location
@@ -88,19 +89,14 @@ MARKS: Final = {
 def run(options: argparse.Namespace) -> None:
     """Make the store and tell what it holds; or, dry, what it would be made from."""
     source = source_of(options.source)
-    if not options.format and source and is_deeplesion(source):
-        logger.info("Images_png and DL_info.csv are there: taken as DeepLesion (--format auto takes other archives)")
+    if not options.format and options.source and is_deeplesion(options.source):
+        logger.info("%s and %s are there: taken as DeepLesion (--format auto takes other archives)", IMAGES, INFO)
         options.format = "deeplesion"
     settings = settings_of(options)
     for name in ("rejects", "scans"):
         _refuse_in_store(name, getattr(options, name), options.store)
     store = lasting(options.store)
     (look if options.dry_run else make)(options, settings, source, store)
-
-
-def is_deeplesion(source: Path) -> bool:
-    """Whether a folder is laid out as DeepLesion is published."""
-    return (source / "Images_png").is_dir() and (source / "DL_info.csv").is_file()
 
 
 def look(options: argparse.Namespace, settings: Settings, source: Path | None, store: Location) -> None:

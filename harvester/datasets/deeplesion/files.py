@@ -11,8 +11,14 @@ from harvester.labels.deeplesion.published_marks import PublishedMarks
 from harvester.labels.deeplesion.volume_ids import SubVolume, split_id
 
 IMAGES: Final = "Images_png"
+INFO: Final = "DL_info.csv"
 Fault = tuple[str, str]
 """Reason and message of a Reject."""
+
+
+def is_deeplesion(root: Path) -> bool:
+    """Whether a folder is laid out as DeepLesion is published."""
+    return (root / IMAGES).is_dir() and (root / INFO).is_file()
 
 
 def slice_names(folder: str, start: int, end: int) -> list[str]:

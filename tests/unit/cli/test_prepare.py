@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from harvester.cli.prepare import is_deeplesion, main, parser, settings_of
+from harvester.cli.prepare import main, parser, settings_of
+from harvester.datasets.deeplesion.files import is_deeplesion
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +36,9 @@ def test_phantoms_are_made_where_something_says_so_and_nowhere_else(
     assert kind_of("--config", "real_ct") == "insertion"
 
 
-def test_deeplesion_is_known_by_its_layout(tmp_path: Path) -> None:
+def test_deeplesion_is_known_by_its_layout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert not is_deeplesion(tmp_path)
     (tmp_path / "Images_png").mkdir()
     (tmp_path / "DL_info.csv").write_text("File_name\n")
@@ -43,6 +46,11 @@ def test_deeplesion_is_known_by_its_layout(tmp_path: Path) -> None:
     # Then its own reader looks at the table.
     assert main(["--out", str(tmp_path / "store"), "--source", str(tmp_path), "--dry-run"]) == 1
     assert main(["--out", str(tmp_path / "store"), "--source", str(tmp_path), "--format", "auto", "--dry-run"]) == 0
+    # What makes its own volumes makes them, whatever lies in the folder of the scans.
+    monkeypatch.setenv("HARVESTER_DATA", str(tmp_path))
+    capsys.readouterr()
+    assert main(["--out", str(tmp_path / "made"), "--config", "quickstart", "--dry-run"]) == 0
+    assert "vm         150" in capsys.readouterr().out
 
 
 def test_a_dry_run_says_what_keeps_the_archive_from_being_harvested(
