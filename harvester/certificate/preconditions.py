@@ -11,7 +11,7 @@ import numpy as np
 
 from harvester.certificate.likeness import Array, marking, permutation_p
 from harvester.certificate.precision_bound import fewest_patients
-from harvester.config.settings import Settings
+from harvester.config.settings import OperatingPointSettings, Settings
 from harvester.errors import SettingsError
 from harvester.labels.clinical import longer_side_mm
 from harvester.records import PARTLY_MARKED, ManifestTable, MarkTable, Split
@@ -34,10 +34,14 @@ SLIGHT: Final = 1.1
 
 @dataclass(frozen=True)
 class Obstacle:
-    """What stands against a harvest, in one line with what to do; one that does not refuse is a doubt."""
+    """What stands against a harvest, in one line with what to do; one that does not refuse is a doubt.
+
+    audited    whether people's proof is a way round it, as the text says (AUDIT)
+    """
 
     text: str
     refuses: bool = True
+    audited: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +83,8 @@ def of_patients(archive: Archive, settings: Settings) -> Iterator[Obstacle]:
     if not mining and _by_vm(settings):
         yield Obstacle(
             "V_M is empty, nothing can be learnt or proven: say in volumes.csv whose lesions are all marked "
-            f"(complete = 1), of DeepLesion by --mining-marks; or {AUDIT}"
+            f"(complete = 1), of DeepLesion by --mining-marks; or {AUDIT}",
+            audited=True,
         )
     if not partly:
         yield Obstacle(
@@ -107,26 +112,36 @@ def _too_few(patients: int, seen: int, settings: Settings) -> Iterator[Obstacle]
         yield Obstacle(
             f"V_M has {patients} patients, of whom the starting weights were made from {seen} (known by their voxels), "
             f"which prove nothing; operating_point.min_patients = {least} are asked: {AUDIT}, or set "
-            "starting_weights = '', or mark more patients completely"
+            "starting_weights = '', or mark more patients completely",
+            audited=True,
         )
     if patients < least:
         yield Obstacle(
             f"V_M has {patients} patient{'s' * (patients > 1)}, operating_point.min_patients = {least} are asked: "
-            f"{AUDIT}, or mark more patients completely"
+            f"{AUDIT}, or mark more patients completely",
+            audited=True,
         )
-    enough = fewest_patients(settings.operating_point.target_precision, settings.operating_point.confidence)
-    if least <= patients - seen < enough:
+    yield from _too_few_to_prove(patients - seen, settings.operating_point)
+
+
+def _too_few_to_prove(patients: int, point: OperatingPointSettings) -> Iterator[Obstacle]:
+    enough, aim = (
+        fewest_patients(point.target_precision, point.confidence),
+        f"a precision of {point.target_precision:g}",
+    )
+    if point.min_patients <= patients < enough:
         yield Obstacle(
-            f"V_M has {patients - seen} patients that can prove something, and fewer than {enough} prove nothing at a "
-            f"precision of {settings.operating_point.target_precision:g}: nothing would be harvested; {AUDIT}, or mark "
-            "more patients completely",
+            f"V_M has {patients} patients that can prove something, and fewer than {enough} prove nothing at {aim}: "
+            f"nothing would be harvested; {AUDIT}, or mark more patients completely",
             refuses=False,
+            audited=True,
         )
-    if enough <= patients - seen < RARELY * enough:
+    if enough <= patients < RARELY * enough:
         yield Obstacle(
-            f"V_M has {patients - seen} patients that can prove something: fewer than some {RARELY * enough} rarely "
-            f"prove a harvest at a precision of {settings.operating_point.target_precision:g}; else {AUDIT}",
+            f"V_M has {patients} patients that can prove something: fewer than some {RARELY * enough} rarely prove a "
+            f"harvest at {aim}; else {AUDIT}",
             refuses=False,
+            audited=True,
         )
 
 

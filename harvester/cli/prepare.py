@@ -113,7 +113,7 @@ def look(options: argparse.Namespace, settings: Settings, source: Path | None, s
 def make(options: argparse.Namespace, settings: Settings, source: Path | None, store: Location) -> None:
     """The store."""
     # Ray takes seconds: help and a wrong setting are answered before.
-    from harvester.certificate.preconditions import AUDIT, obstacles_of, told
+    from harvester.certificate.preconditions import obstacles_of, told
     from harvester.datasets.inventory import Inventory
     from harvester.distributed.cluster import start_ray
     from harvester.distributed.preparation import ManyRefusedError, prepare_telling
@@ -132,7 +132,7 @@ def make(options: argparse.Namespace, settings: Settings, source: Path | None, s
             rejects = [Reject(**row) for row in made.rejects().to_pylist()]
             _write_lists(options, source, seen[0].discovery, rejects, seen[0].source_hashes)
         found = obstacles_of(made, settings)
-        way = " --set operating_point.certificate=audit" if any(AUDIT in each.text for each in found) else ""
+        way = " --set operating_point.certificate=audit" if any(each.audited for each in found) else ""
         following = f"next: harvester harvest --store {options.store} --run runs/mine{way}"
         tell("\n".join([closing_table(made), *told(found), following]), options)
 

@@ -20,7 +20,7 @@ from harvester.store.store import Store
 
 REPORT: Final = "report.html"
 MISSING_SHOWN: Final = 15
-UNNAMED: Final = Settings().name
+UNNAMED: Final = Settings.model_fields["name"].default
 """A run without a config is called by its folder."""
 BOUND: Final = "lower bound at this threshold, not corrected for the search"
 
