@@ -46,6 +46,7 @@ WHAT: Final = {
     "storage": "disk or object store",
     "geometry": "axes, boxes, frames",
     "config": "settings",
+    "foreign_parquet": "tables of anybody",
     "records": "the tables",
     "text": "tables and durations for people",
     "errors": "the error tree",

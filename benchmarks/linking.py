@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harvester.config.settings import LinkingSettings
+from harvester.config.models import LinkingSettings
 from harvester.proposals.linking import link, suppress
 from tests.plain_linking import full_volume, plain_link
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from harvester.config.loading import resolve
-from harvester.config.settings import GeneratorSettings, Settings
+from harvester.config.models import GeneratorSettings
+from harvester.config.settings import Settings
 from harvester.models.batch_size import AutoBatchSize
 from harvester.models.device import DeviceSpec
 from harvester.proposals.detect import Carries, prepare_for_inference, slice_maps

@@ -24,7 +24,8 @@ import pyarrow as pa
 import pyarrow.ipc
 
 from harvester.config.data import PhantomSettings
-from harvester.config.settings import GridSettings, Settings
+from harvester.config.models import GridSettings
+from harvester.config.settings import Settings
 from harvester.datasets.phantom import phantom
 from harvester.imaging.dicom.reader import read_dicom_series
 from harvester.imaging.nifti.reader import read_nifti

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from harvester.certificate.selection import Calibration, CalibrationFiles, SelectedPoint, from_json, nothing_scored
 from harvester.config.fingerprint import settings_hash
-from harvester.config.settings import SuppressionSettings
+from harvester.config.models import SuppressionSettings
 from harvester.distributed.inference import InferenceJob, Proposer, Scorer, run_over_volumes
 from harvester.distributed.sweep import in_tasks
 from harvester.distributed.training import FitJob, train_folds

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from harvester.config.settings import LinkingSettings
+from harvester.config.models import LinkingSettings
 from harvester.proposals.linking import ACCELERATION_STD, FIRST_VELOCITY_STD, MEASUREMENT_STD
 
 SEEN = np.eye(4, 8)

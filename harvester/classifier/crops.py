@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from harvester.classifier.views import POSES, Squares, Tubelet, shape_profile, slices_needed, view_squares
-from harvester.config.settings import ClassifierSettings
+from harvester.config.models import ClassifierSettings
 from harvester.geometry import Array
 from harvester.imaging.hounsfield import AIR_HU
 from harvester.models.device_slab import load_pixels, load_to_device

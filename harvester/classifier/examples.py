@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from harvester.classifier.crops import cut, in_windows, joined, load_squares
 from harvester.classifier.views import STILL, STREAMS, Pose, Tubelet, pixels, shape_profile, view_squares
-from harvester.config.settings import ClassifierSettings
+from harvester.config.models import ClassifierSettings
 from harvester.geometry import Array
 from harvester.storage.location import Location
 from harvester.store.slab import GridFrame

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from harvester.classifier.views import DESCRIPTORS, STREAMS
-from harvester.config.settings import ClassifierSettings, GridSettings
+from harvester.config.models import ClassifierSettings, GridSettings
 from harvester.models.backbones import build_backbone
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from harvester.config.settings import ClassifierSettings
+from harvester.config.models import ClassifierSettings
 from harvester.geometry import Array
 from harvester.records import SIDES
 from harvester.store.slab import GridFrame

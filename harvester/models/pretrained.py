@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from harvester.config.settings import ClassifierSettings, GeneratorSettings
+from harvester.config.models import ClassifierSettings, GeneratorSettings
 from harvester.errors import SettingsError
 from harvester.models.finite import not_finite
 from harvester.models.memory import out_of_memory

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from harvester.config.settings import LinkingSettings
+from harvester.config.models import LinkingSettings
 from harvester.errors import LabelError
 from harvester.evaluation.matching import join
 from harvester.geometry import Array, box_areas, intersections, iou_matrix

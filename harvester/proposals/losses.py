@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from harvester.config.settings import SuppressionSettings
+from harvester.config.models import SuppressionSettings
 from harvester.models.data_parallel import ALONE, Ranks
 
 ALPHA: Final = 2

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harvester.config.settings import GeneratorSettings, GridSettings
+from harvester.config.models import GeneratorSettings, GridSettings
 from harvester.models.backbones import STRIDES, build_backbone
 
 GROUP_STEP: Final = 3

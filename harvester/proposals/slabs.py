@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from harvester.config.settings import GeneratorSettings
+from harvester.config.models import GeneratorSettings
 from harvester.geometry import Array
 from harvester.imaging.interpolation import Taps
 from harvester.models.device_slab import as_tensors, writable

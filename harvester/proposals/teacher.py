@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from harvester.config.settings import GeneratorSettings, TeacherSettings
+from harvester.config.models import GeneratorSettings, TeacherSettings
 from harvester.proposals.decoding import best_peaks
 from harvester.proposals.network import Generator
 from harvester.proposals.targets import centre_cell, place

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from harvester.config.fingerprint import settings_hash
 from harvester.errors import StepError
-from harvester.records import only_data
+from harvester.foreign_parquet import only_data
 from harvester.run.quarantine import BEGUN
 from harvester.storage.location import Location
 

@@ -24,7 +24,7 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from harvester.errors import NoRoomError, SettingsError, StoreError, one_line, without_secrets
-from harvester.records import only_data
+from harvester.foreign_parquet import only_data
 from harvester.storage.filesystem import connected, patiently
 
 OBJECT_STORES: Final = ("s3", "gs")

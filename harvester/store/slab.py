@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from harvester.config.settings import GridSettings
+from harvester.config.models import GridSettings
 from harvester.geometry import SAME_SPACING, Array, scale_boxes, scale_slices
 from harvester.imaging.hounsfield import AIR_HU
 from harvester.imaging.interpolation import Taps, interpolate, interpolate_in_plane

@@ -22,7 +22,8 @@ from harvester.classifier.inference import prepare_for_inference as prepare_clas
 from harvester.classifier.network import Classifier
 from harvester.classifier.training import fit_classifier
 from harvester.classifier.views import STREAMS, pixels
-from harvester.config.settings import ClassifierSettings, GeneratorSettings, GridSettings, Settings
+from harvester.config.models import ClassifierSettings, GeneratorSettings, GridSettings
+from harvester.config.settings import Settings
 from harvester.detectors.detector import SHIPPED, build
 from harvester.detectors.images import Archive
 from harvester.detectors.inference import detect

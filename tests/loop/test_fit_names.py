@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 
 from harvester.config.fingerprint import settings_hash
-from harvester.config.settings import ClassifierSettings, GeneratorSettings, Settings
+from harvester.config.models import ClassifierSettings, GeneratorSettings
+from harvester.config.settings import Settings
 from harvester.errors import SettingsError
 from harvester.harvest import train_classifier, train_generator
 from harvester.records import LEDGER

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from harvester.config.settings import GridSettings
+from harvester.config.models import GridSettings
 from harvester.records import Mark
 from harvester.store.slab import GridFrame
 from harvester.store.store import Store

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from harvester.config.settings import GeneratorSettings, GridSettings, Settings
+from harvester.config.models import GeneratorSettings, GridSettings
+from harvester.config.settings import Settings
 from harvester.models.batch_size import AutoBatchSize
 from harvester.models.device import DeviceSpec
 from harvester.proposals.detect import Boxes, find_boxes, prepare_for_inference

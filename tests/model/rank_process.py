@@ -14,7 +14,8 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 
 from harvester.classifier.training import fit_classifier
-from harvester.config.settings import ClassifierSettings, ComputeSettings, GeneratorSettings, GridSettings, Settings
+from harvester.config.models import ClassifierSettings, GeneratorSettings, GridSettings
+from harvester.config.settings import ComputeSettings, Settings
 from harvester.labels.ledger import from_marks
 from harvester.models.data_parallel import ALONE, Ranks
 from harvester.models.fit import FoldTask

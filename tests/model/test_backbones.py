@@ -14,7 +14,7 @@ from harvester.models.backbones import Residual, build_backbone
 WIDTHS = (8, 12, 24, 48)
 STEPS = """
 import sys, torch
-from harvester.config.settings import GeneratorSettings, GridSettings
+from harvester.config.models import GeneratorSettings, GridSettings
 from harvester.models.device import DeviceSpec
 from harvester.proposals.network import CONTEXT, Generator
 torch.set_num_threads(1)

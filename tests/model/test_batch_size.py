@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from harvester.config.settings import GeneratorSettings, GridSettings, Settings
+from harvester.config.models import GeneratorSettings, GridSettings
+from harvester.config.settings import Settings
 from harvester.errors import StepError
 from harvester.models.batch_size import AutoBatchSize
 from harvester.models.device import DeviceSpec

@@ -13,7 +13,8 @@ from harvester.classifier.crops import load_views
 from harvester.classifier.examples import Examples, network_input
 from harvester.classifier.inference import Scoring, classify, crops_at_once, prepare_for_inference
 from harvester.classifier.network import Classifier
-from harvester.config.settings import ClassifierSettings, GridSettings, Settings
+from harvester.config.models import ClassifierSettings, GridSettings
+from harvester.config.settings import Settings
 from harvester.errors import StoreError
 from harvester.models.batch_size import AutoBatchSize
 from harvester.models.device import DeviceSpec

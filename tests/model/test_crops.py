@@ -12,7 +12,7 @@ import torch
 from harvester.classifier.crops import cut, in_windows, interpolated, load_squares, load_views
 from harvester.classifier.examples import Examples, Raw, network_input
 from harvester.classifier.views import STREAMS, Pose, Squares, Tubelet, pixels, view_squares
-from harvester.config.settings import ClassifierSettings, GridSettings
+from harvester.config.models import ClassifierSettings, GridSettings
 from harvester.imaging.hounsfield import AIR_HU
 from harvester.records import Box
 from harvester.store.slab import GridFrame, read_slab

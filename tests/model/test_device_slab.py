@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from harvester.config.settings import GridSettings
+from harvester.config.models import GridSettings
 from harvester.imaging.hounsfield import windowed
 from harvester.models.device_slab import load_to_device, on_grid
 from harvester.proposals.network import group_images, slice_groups

@@ -16,7 +16,8 @@ from torch.utils.data import Dataset
 
 from harvester.classifier.network import Classifier
 from harvester.classifier.training import fit_classifier, start_from_generator
-from harvester.config.settings import ClassifierSettings, ComputeSettings, GeneratorSettings, GridSettings, Settings
+from harvester.config.models import ClassifierSettings, GeneratorSettings, GridSettings
+from harvester.config.settings import ComputeSettings, Settings
 from harvester.distributed.inference import InferenceJob, Proposer, Scorer
 from harvester.errors import SettingsError, StepError, StoreError
 from harvester.labels.ledger import from_marks

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harvester.config.settings import SuppressionSettings
+from harvester.config.models import SuppressionSettings
 from harvester.proposals.boxes import SliceBoxes
 from harvester.proposals.losses import CLAMP, background_weight, generator_losses
 from harvester.proposals.targets import SlabLabels, build_targets

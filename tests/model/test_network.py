@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from harvester.classifier.network import Classifier
-from harvester.config.settings import ClassifierSettings, GeneratorSettings, GridSettings, Settings, SuppressionSettings
+from harvester.config.models import ClassifierSettings, GeneratorSettings, GridSettings, SuppressionSettings
+from harvester.config.settings import Settings
 from harvester.errors import SettingsError
 from harvester.imaging.hounsfield import windowed
 from harvester.models.backbones import STRIDES, build_backbone

@@ -21,7 +21,7 @@ from torchvision.models import get_model
 from harvester.classifier.network import Classifier
 from harvester.config.fingerprint import settings_hash
 from harvester.config.loading import resolve
-from harvester.config.settings import ClassifierSettings, GeneratorSettings, GridSettings
+from harvester.config.models import ClassifierSettings, GeneratorSettings, GridSettings
 from harvester.errors import SettingsError
 from harvester.models.backbones import build_backbone
 from harvester.models.pretrained import checked_digest, named_by_content

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from harvester.classifier import inference as classifier_inference
 from harvester.classifier.crops import load_views
 from harvester.classifier.network import Classifier
-from harvester.config.settings import ClassifierSettings, GeneratorSettings, GridSettings, Settings
+from harvester.config.models import ClassifierSettings, GeneratorSettings, GridSettings
+from harvester.config.settings import Settings
 from harvester.geometry import paired_iou
 from harvester.models.batch_size import AutoBatchSize
 from harvester.models.device import DeviceSpec

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harvester.config.settings import GeneratorSettings
+from harvester.config.models import GeneratorSettings
 from harvester.proposals.boxes import SliceBoxes
 from harvester.proposals.labels import VolumeLabels
 from harvester.proposals.slabs import SCALE_RANGE, Crop, SlabSampler

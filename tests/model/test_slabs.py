@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from harvester.config.settings import GeneratorSettings, GridSettings
+from harvester.config.models import GeneratorSettings, GridSettings
 from harvester.imaging.hounsfield import windowed
 from harvester.imaging.interpolation import interpolate
 from harvester.models.device_slab import as_tensors, mixed

@@ -1,16 +1,11 @@
 """Tables as types: what is checked where one is made or read."""
 
 import math
-from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from harvester import records
-from harvester.errors import LabelError, StoreError
-from harvester.evaluation.inputs.read_table import read_table
-from harvester.labels.deeplesion.mark_tables import read_marks
+from harvester.errors import StoreError
 from harvester.records import SCHEMAS, LedgerTable, MarkTable, Role, ScoredTable, checked, empty, rows_where
 from tests.builders import label, labels, mark, marks, scored, tubelet
 
@@ -54,20 +49,3 @@ def test_rows_where_a_column_has_one_of_the_values() -> None:
     assert len(rows_where(ledger, "role")) == len(rows_where(empty(LedgerTable), "role", "lesion")) == 0
     nothing_known = labels(label("a", (0, 0, 1, 1), "lesion", run_id=None))
     assert len(rows_where(nothing_known, "run_id", "r")) == 0
-
-
-def test_no_room_is_made_for_a_table_of_more_values_than_memory_is_given(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Values of a constant take no room in a file: what counts is what they become, in lists too."""
-    table = marks(mark("a", (1, 2, 3, 4)), mark("b", (1, 2, 3, 4)))
-    pq.write_table(table, tmp_path / "marks.parquet")
-    pq.write_table(pa.table({"volume_id": ["a"], "z": [list(range(20))]}), tmp_path / "lists.parquet")
-    monkeypatch.setattr(records, "MOST_VALUES", 2 * len(table.schema))
-    assert read_table(tmp_path / "marks.parquet").num_rows == len(read_marks(tmp_path / "marks.parquet").marks) == 2
-    with pytest.raises(LabelError, match=r"lists.parquet: claims 21 values, want at most 18; split the table"):
-        read_table(tmp_path / "lists.parquet")
-    monkeypatch.setattr(records, "MOST_VALUES", 2 * len(table.schema) - 1)
-    for read in (read_table, read_marks):
-        with pytest.raises(LabelError, match="claims 18 values"):
-            read(tmp_path / "marks.parquet")

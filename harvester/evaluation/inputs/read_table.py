@@ -12,11 +12,12 @@ import pyarrow as pa
 from harvester.errors import LabelError
 from harvester.evaluation.inputs.validate import NAMED
 from harvester.evaluation.matching import Integers, numbers
+from harvester.foreign_parquet import read_foreign
 from harvester.geometry import Array
 from harvester.labels.columns import refuse_columns
 from harvester.labels.deeplesion.volume_ids import plain_id
 from harvester.labels.sheets import read_arrow
-from harvester.records import SIDES, Column, read_foreign
+from harvester.records import SIDES, Column
 
 # pyarrow imports pandas, where there is one, at its first conversion: a quarter of a second that belongs here,
 # with the other imports, and not into the time of the first table.

@@ -11,12 +11,13 @@ from typing import Any, Final
 import pyarrow as pa
 
 from harvester.errors import LabelError
+from harvester.foreign_parquet import read_foreign
 from harvester.labels.columns import refuse_columns
 from harvester.labels.deeplesion.published_marks import PublishedMarks, read_published
 from harvester.labels.deeplesion.published_tubelets import numbers
 from harvester.labels.deeplesion.volume_ids import plain_id
 from harvester.labels.sheets import read_arrow
-from harvester.records import MARKS, SIDES, MarkTable, read_foreign
+from harvester.records import MARKS, SIDES, MarkTable
 
 PICKLES: Final = (".pkl", ".pickle")
 WANTED: Final = ("volume_id", "z", *SIDES)

@@ -18,7 +18,7 @@ from harvester.classifier.views import (
     view_places,
     view_squares,
 )
-from harvester.config.settings import ClassifierSettings
+from harvester.config.models import ClassifierSettings
 from harvester.records import Box
 from harvester.store.slab import GridFrame
 from tests.builders import tubelet

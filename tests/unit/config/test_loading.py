@@ -7,7 +7,8 @@ from pydantic import ValidationError
 
 from harvester.config.fingerprint import settings_hash
 from harvester.config.loading import GONE, dump, resolve, restore
-from harvester.config.settings import GridSettings, Settings
+from harvester.config.models import GridSettings
+from harvester.config.settings import Settings
 from harvester.errors import SettingsError
 
 

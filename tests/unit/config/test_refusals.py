@@ -8,7 +8,8 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from harvester.config.loading import resolve
-from harvester.config.settings import SHOWN_HU, Settings
+from harvester.config.models import SHOWN_HU
+from harvester.config.settings import Settings
 from harvester.errors import SettingsError
 from harvester.imaging.hounsfield import HU_RANGE
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harvester.config.settings import LinkingSettings
+from harvester.config.models import LinkingSettings
 from harvester.errors import LabelError
 from harvester.geometry import iou_matrix, paired_iou
 from harvester.proposals.linking import Tubelet, assign, link, suppress, trim

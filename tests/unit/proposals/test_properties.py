@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harvester.config.settings import LinkingSettings
+from harvester.config.models import LinkingSettings
 from harvester.proposals.linking import link
 from tests.plain_linking import plain_link
 

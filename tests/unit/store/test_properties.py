@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harvester.config.settings import GridSettings
+from harvester.config.models import GridSettings
 from harvester.geometry import scale_slices
 from harvester.imaging.interpolation import Taps, interpolate
 from harvester.records import Split, Volume

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import map_coordinates
 
-from harvester.config.settings import GridSettings
+from harvester.config.models import GridSettings
 from harvester.geometry import boxes_to_mm, scale_slices
 from harvester.imaging.hounsfield import AIR_HU
 from harvester.imaging.interpolation import Taps, interpolate
