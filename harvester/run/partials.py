@@ -153,7 +153,7 @@ class Partials:
                 if record is None or zlib.crc32(data) != record["crc32"]:
                     self.withdraw([name])
                     raise StepError(
-                        f"{self.folder}: part {name} is damaged; start the same command again: it alone is made anew"
+                        f"{self.folder}: part {name} is damaged; start the harvest again: it alone is made anew"
                     )
                 yield only_data(pq.read_table(pa.BufferReader(data))).cast(schema)
 

@@ -147,7 +147,7 @@ def test_a_damaged_part_alone_is_made_anew(finished: Path, expected: pa.Table, t
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     victim = sorted((tmp_path / "partials").glob("*.parquet"))[5]
     victim.write_bytes(victim.read_bytes()[:-9] + b"x" * 9)
-    with pytest.raises(StepError, match=f"part {victim.stem} is damaged; start the same command again"):
+    with pytest.raises(StepError, match=f"part {victim.stem} is damaged; start the harvest again"):
         undisturbed(tmp_path)
     assert undisturbed(tmp_path).equals(expected)
     done = times_done(tmp_path / "log")
