@@ -121,25 +121,26 @@ def _too_few(patients: int, seen: int, settings: Settings) -> Iterator[Obstacle]
             f"{AUDIT}, or mark more patients completely",
             audited=True,
         )
-    yield from _too_few_to_prove(patients - seen, settings.operating_point)
+    besides = f" besides {seen} that the starting weights were made from" if seen else ""
+    yield from _too_few_to_prove(patients - seen, besides, settings.operating_point)
 
 
-def _too_few_to_prove(patients: int, point: OperatingPointSettings) -> Iterator[Obstacle]:
+def _too_few_to_prove(patients: int, besides: str, point: OperatingPointSettings) -> Iterator[Obstacle]:
     enough, aim = (
         fewest_patients(point.target_precision, point.confidence),
         f"a precision of {point.target_precision:g}",
     )
     if point.min_patients <= patients < enough:
         yield Obstacle(
-            f"V_M has {patients} patients that can prove something, and fewer than {enough} prove nothing at {aim}: "
-            f"nothing would be harvested; {AUDIT}, or mark more patients completely",
+            f"V_M has {patients} patients{besides}, and fewer than {enough} prove nothing at {aim}: nothing would be "
+            f"harvested; {AUDIT}, or mark more patients completely",
             refuses=False,
             audited=True,
         )
     if enough <= patients < RARELY * enough:
         yield Obstacle(
-            f"V_M has {patients} patients that can prove something: fewer than some {RARELY * enough} rarely prove a "
-            f"harvest at {aim}; else {AUDIT}",
+            f"V_M has {patients} patients{besides}: fewer than some {RARELY * enough} rarely prove a harvest at {aim}; "
+            f"else {AUDIT}",
             refuses=False,
             audited=True,
         )
@@ -226,7 +227,7 @@ def obstacles_of(store: Store, settings: Settings) -> list[Obstacle]:
 
 def told(found: Sequence[Obstacle]) -> list[str]:
     """As lines for people."""
-    return [f"{'cannot be harvested so' if each.refuses else 'note'}: {each.text}" for each in found]
+    return [f"{'cannot be harvested with these settings' if each.refuses else 'note'}: {each.text}" for each in found]
 
 
 def require_harvestable(store: Store, settings: Settings) -> None:
@@ -235,7 +236,7 @@ def require_harvestable(store: Store, settings: Settings) -> None:
     for doubt in (each for each in found if not each.refuses):
         logger.warning("%s", doubt.text)
     if refusals := [each.text for each in found if each.refuses]:
-        raise SettingsError(f"{store.path}: cannot be harvested so: {'. Also: '.join(refusals)}")
+        raise SettingsError(f"{store.path}: cannot be harvested with these settings: {'. Also: '.join(refusals)}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -102,11 +102,14 @@ def drawn_lines(folder: AuditFolder) -> list[str]:
     """What was drawn."""
     plan, deck = folder.plan, folder.plan.deck
     lures = sum(not lesion for lesion in deck.planted.values())
+    planted = f"{lures} finds that are none and {len(deck.planted) - lures} lesions planted"
+    if not deck.planted:
+        planted = "no known finds are planted (no patient of V_M can prove any): readers are trusted"
+    again = f" (audit {plan.attempt + 1} of this archive)" if plan.attempt else ""
     return [
         f"{folder.path}: {len(deck.order)} finds, frozen as {plan.list_hash}",
-        f"rungs of {', '.join(map(str, deck.sizes))}; {lures} finds that are none and {len(deck.planted) - lures} "
-        f"lesions planted; precision {plan.target:g} is to be proven at a level of {plan.level:.3g}"
-        + (f" (audit {plan.attempt + 1} of this archive)" if plan.attempt else ""),
+        f"rungs of {', '.join(map(str, deck.sizes))}; {planted}; precision {plan.target:g} is to be proven at a level "
+        f"of {plan.level:.3g}{again}",
     ]
 
 

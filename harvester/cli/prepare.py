@@ -105,6 +105,10 @@ def look(options: argparse.Namespace, settings: Settings, source: Path | None, s
     from harvester.datasets.dry_run import dry_run_table, known_tables
     from harvester.distributed.preparation import list_cases
 
+    if options.scans and settings.data.kind == "archive" and not has_salt(store):
+        raise SettingsError(
+            f"--scans {options.scans}: {store} is not made yet, nor its ids; prepare it, then ask again"
+        )
     found = list_cases(settings, source, store if has_salt(store) else None)
     _write_lists(options, source, found, (), {})
     print("\n".join([dry_run_table(found), *told(obstacles(Archive.of(*known_tables(found)), settings))]))

@@ -122,7 +122,9 @@ def test_a_start_says_all_that_is_wrong_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as caught:
         require_harvestable(store, SETTINGS)
     text = str(caught.value)
-    assert "cannot be harvested so: folds = 3" in text and "Also: all 2 marks of V_M are clinical" in text
+    assert (
+        "cannot be harvested with these settings: folds = 3" in text and "Also: all 2 marks of V_M are clinical" in text
+    )
     assert "\n" not in text
 
 

@@ -58,5 +58,20 @@ def test_a_dry_run_says_what_keeps_the_archive_from_being_harvested(
 ) -> None:
     assert main(["--out", str(tmp_path / "store"), "--source", str(tmp_path), "--dry-run"]) == 0
     told = capsys.readouterr().out.splitlines()
-    assert [line.partition(":")[0] for line in told[-2:]] == ["cannot be harvested so"] * 2
+    assert [line.partition(":")[0] for line in told[-2:]] == ["cannot be harvested with these settings"] * 2
     assert "V_M is empty" in told[-2] and "V_H is empty" in told[-1]
+
+
+def test_ids_of_a_store_that_is_not_made_are_not_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = [
+        "--out",
+        str(tmp_path / "store"),
+        "--source",
+        str(tmp_path),
+        "--dry-run",
+        "--scans",
+        str(tmp_path / "s.csv"),
+    ]
+    assert main(asked) == 2
+    assert "is not made yet, nor its ids; prepare it, then ask again" in capsys.readouterr().err
+    assert not (tmp_path / "s.csv").exists()

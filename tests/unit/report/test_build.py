@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from harvester.certificate.frontier import Frontier, FrontierRow
+from harvester.certificate.selection import LEFT_TO_AUDIT
 from harvester.config.settings import ReportSettings, Settings
 from harvester.records import HARVEST, MARKS, MISSING, HarvestTable, Mark, MarkTable, MissingTable, Volume
 from harvester.report.build import BOUND, ReportInputs, build, write_report, yields
@@ -355,3 +357,16 @@ def test_a_legend_hides_no_curve_and_stays_in_the_picture(curves: int) -> None:
 def test_text_is_escaped_in_every_piece() -> None:
     assert '<th scope="row">a &lt; b</th><td>&amp;</td>' in piece("table", ["&"], [["a < b", "&"]])
     assert 'style="width:8.00rem"' in piece("table", ["", ""], [["x", piece("bar", 0.5)]])
+
+
+def test_a_run_that_is_left_to_an_audit_shows_what_waits_and_what_to_do(store: Store, tmp_path: Path) -> None:
+    given = inputs(store, tmp_path, 0, known=False)
+    tree = given.summary.model_dump()
+    tree["rounds"][0]["refused"] = LEFT_TO_AUDIT
+    html = build(replace(given, summary=Summary.model_validate(tree)))
+    assert "1 find to be looked at. Nothing is proven yet" in html
+    assert headings(html)[:3] == ["How sure is it?", "Finds to be looked at", "What next?"]
+    assert [line for line in ("draw", "certify") if f"harvester audit --run RUN {line}" in html] == ["draw", "certify"]
+    assert not {"What the certificate rests on", "Ablations", "Volumes that miss the most"} & set(headings(html))
+    links = {link[1:] for link in re.findall('<a href="(#[^"]*)"', html)}
+    assert links <= set(re.findall('<section id="([^"]*)"', html))

@@ -104,7 +104,7 @@ def test_the_mining_set_rehearses_on_what_the_clinic_would_not_have_marked(tmp_p
     assert sorted(told) == [(False, 3)] * 3 + [(False, 4)] * 3 + [(True, 6)] * 3
     assert volumes_with_drawn_marks(store.path) == 3
     (few,) = obstacles_of(store, resolve())  # and nothing else
-    assert not few.refuses and "3 patients that can prove something, and fewer than 13 prove nothing" in few.text
+    assert not few.refuses and "3 patients, and fewer than 13 prove nothing" in few.text
     as_given = made(root, tmp_path / "given", clinical_marks="given")
     (fault,) = (each for each in obstacles_of(as_given, resolve()) if each.refuses)
     assert fault.refuses and fault.text.startswith("all 9 marks of V_M are clinical")
