@@ -147,7 +147,7 @@ def _one_round(work: Path, count: int, settings: Settings) -> dict[str, float]:
     run = Run.open(Location.of(work / f"run-{time.time()}"), settings, store)
     scored = PartedTable(Partials(Location.of(work / "scored.partials")), ScoredTable)
     began = time.monotonic()
-    history, known = History(run), StoreTables.of(store, settings, run.folds)
+    history, known = History(run), StoreTables.of(store, settings, run.folds, run.data_hash)
     ledger, view = known.ledger, rounds_viewed((scored,), store, settings, in_tasks, known)
     point = choose_operating_point(run, 0, view)
     history.look(0, view, point)

@@ -69,7 +69,7 @@ def harvest(run: Run, tracker: Tracker, show: Callable[[ReportInputs], None] = l
     """
     settings, history = run.settings, History(run)
     scored: tuple[PartedTable[ScoredTable], ...] = ()
-    known = StoreTables.of(run.store, settings, run.folds)
+    known = StoreTables.of(run.store, settings, run.folds, run.data_hash)
     view = rounds_viewed(scored, run.store, settings, in_tasks, known)
     ledger, hits = known.ledger, empty(AcceptedTable)
     start, lpc = run.starting("generator"), run.starting("classifier")
@@ -166,8 +166,8 @@ def train_classifier(
 
 def examples(run: Run, tubelets: PartedTable[TubeletTable], ledger: LedgerTable) -> pa.Table:
     """What the classifier learns from, with its `label`: 1 a lesion, 0 none. Of V_M, and of NEGATIVE_VOLUMES of V_H."""
-    own, known = run.settings.classifier, StoreTables.of(run.store, run.settings, run.folds)
-    drawn = known.partly_marked(run.settings.seed)[:NEGATIVE_VOLUMES]
+    own, known = run.settings.classifier, StoreTables.of(run.store, run.settings, run.folds, run.data_hash)
+    drawn = values(known.partly_marked(run.settings.seed)[:NEGATIVE_VOLUMES])
     learned = pa.array([*values(rows_where(known.manifest, "split", Split.VM)["volume_id"]), *drawn], pa.string())
 
     def of_parts(names: Sequence[str]) -> pa.Table:

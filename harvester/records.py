@@ -303,7 +303,15 @@ def empty(kind: Callable[[pa.Table], Kind]) -> Kind:
 
 def rows_where(table: AnyTable, column: str, *wanted: str) -> AnyTable:
     """The rows whose column has one of the wanted values: a table of the same kind."""
-    return table.filter(pc.is_in(table[column], value_set=pa.array(wanted, pa.string())))
+    found = pc.is_in(table[column], value_set=pa.array(wanted, pa.string()))
+    return table if pc.all(found).as_py() else table.filter(found)  # all of an archive is not copied
+
+
+def in_order(table: pa.Table, *columns: str) -> pa.Table:
+    """The rows sorted by these columns; of what is copied, two columns are held at a time and never two tables."""
+    order = pc.sort_indices(table, [(name, "ascending") for name in columns])
+    taken = {name: table[name].combine_chunks().take(order) for name in table.column_names}
+    return pa.table(taken, schema=table.schema)
 
 
 def values(column: Column) -> list[Any]:
@@ -311,11 +319,20 @@ def values(column: Column) -> list[Any]:
     return column.to_pylist()
 
 
-def each_row(table: pa.Table, *columns: str) -> Iterator[dict[str, Any]]:
-    """A table's rows, or some columns of them, a few at a time as Python's."""
-    chosen = table.select(list(columns)) if columns else table
-    for batch in chosen.to_batches(max_chunksize=1024):
-        yield from batch.to_pylist()
+@dataclass(frozen=True, eq=False)
+class EachRow(Iterable[dict[str, Any]]):
+    """A table's rows as Python's, a few at a time. Every loop over it goes through all of them."""
+
+    table: pa.Table
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for batch in self.table.to_batches(max_chunksize=1024):
+            yield from batch.to_pylist()
+
+
+def each_row(table: pa.Table, *columns: str) -> EachRow:
+    """A table's rows, or some columns of them."""
+    return EachRow(table.select(list(columns)) if columns else table)
 
 
 @dataclass(frozen=True)

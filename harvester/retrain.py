@@ -39,6 +39,7 @@ from harvester.run.journal import read_run
 from harvester.run.retraining import Retraining
 from harvester.run.table_hash import table_hash
 from harvester.storage.location import Location
+from harvester.storage.table_parts import is_table
 from harvester.store.slab import GridFrame
 from harvester.store.store import Store
 
@@ -156,7 +157,7 @@ def label_sets(archive: Archive) -> dict[str, LedgerTable]:
 def read_ledger(run: Location) -> LedgerTable:
     """A finished harvest's labels. Raises StoreError for a folder that is none."""
     file = run / "ledger.parquet"
-    if not file.is_file():
+    if not is_table(file):
         raise StoreError(f"{run}: no ledger.parquet; give the folder of a finished harvest with --run")
     return checked(LedgerTable, file.read_table(), file)
 

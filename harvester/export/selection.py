@@ -15,6 +15,7 @@ from harvester.errors import StoreError
 from harvester.export.file_grid import FileGrid
 from harvester.records import HARVEST, LABELS, HarvestTable, Placed, Role, Source, checked
 from harvester.storage.location import Location
+from harvester.storage.table_parts import is_table
 from harvester.store.store import Store
 
 Row = dict[str, Any]
@@ -98,6 +99,6 @@ def key_box(placed: Sequence[Placed]) -> Placed:
 
 def _table(run: Location, name: str, schema: pa.Schema) -> pa.Table:
     file = run / f"{name}.parquet"
-    if not file.is_file():
+    if not is_table(file):
         raise StoreError(f"{run}: no {name}.parquet; give the folder of a finished run (harvester harvest --run)")
     return file.read_table(schema)

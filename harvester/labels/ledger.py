@@ -22,6 +22,7 @@ from harvester.records import (
     Role,
     SelectedTable,
     Source,
+    in_order,
     rows_where,
     values,
 )
@@ -133,8 +134,7 @@ def from_ignored(regions: IgnoreTable) -> LedgerTable:
 
 def extend(ledger: LedgerTable, *found: LedgerTable) -> LedgerTable:
     """The ledger with new rows, sorted so that the same labels make the same table."""
-    keys: list[tuple[str, Any]] = [(name, "ascending") for name in ("volume_id", "role", "source", "label_id")]
-    return LedgerTable(pa.concat_tables([ledger, *found]).sort_by(keys).combine_chunks())
+    return LedgerTable(in_order(pa.concat_tables([ledger, *found]), "volume_id", "role", "source", "label_id"))
 
 
 def _filled(count: int, alike: Mapping[str, Any], given: Mapping[str, Any]) -> LedgerTable:

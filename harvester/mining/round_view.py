@@ -66,6 +66,7 @@ class StoreTables:
 
     in_sample   patients of V_M that every model has seen (weights/starting.py): their lesions teach, and prove nothing
     given_folds every patient's fold; None: dealt by the settings
+    stamp       names what the store holds (Store.data_hash)
     """
 
     manifest: ManifestTable
@@ -73,13 +74,19 @@ class StoreTables:
     reviewed: ReviewedTable
     in_sample: frozenset[str] = frozenset()
     given_folds: Mapping[str, int] | None = None
+    stamp: str = ""
 
     @classmethod
-    def of(cls, store: Store, settings: Settings, folds: Mapping[str, int] | None = None) -> "StoreTables":
-        """The store's tables, and what a run's starting weights have seen of them. folds: as folds_by_patient gives."""
+    def of(
+        cls, store: Store, settings: Settings, folds: Mapping[str, int] | None = None, stamp: str = ""
+    ) -> "StoreTables":
+        """The store's tables, and what a run's starting weights have seen of them.
+
+        folds, stamp    where they are known already: as folds_by_patient and Store.data_hash give them
+        """
         seen = in_sample(each_row(store.manifest, *KNOWN_BY), settings)
         folds = folds or folds_by_patient(each_row(store.manifest, *KNOWN_BY), settings)
-        return cls(store.manifest, store.marks(), store.reviewed(), seen, folds)
+        return cls(store.manifest, store.marks(), store.reviewed(), seen, folds, stamp or store.data_hash())
 
     def of_volumes(self, volume_ids: "pa.Array[Any]") -> "StoreTables":
         """What it knows of some volumes."""
@@ -91,10 +98,10 @@ class StoreTables:
         """What it knows of V_H alone."""
         return self.of_volumes(split_of(self.manifest, self.manifest, *PARTLY_MARKED)["volume_id"].combine_chunks())
 
-    def partly_marked(self, seed: int) -> list[str]:
+    def partly_marked(self, seed: int) -> "pa.Array[Any]":
         """The volumes of V_H in an order that the seed draws."""
-        volumes = sorted(values(split_of(self.manifest, self.manifest, *PARTLY_MARKED)["volume_id"]))
-        return [volumes[at] for at in np.random.default_rng(seed).permutation(len(volumes))]
+        volumes = rows_where(self.manifest, "split", *PARTLY_MARKED)["volume_id"].combine_chunks().sort()
+        return volumes.take(np.random.default_rng(seed).permutation(len(volumes)))
 
     def sampled(self, seed: int) -> "StoreTables | None":
         """V_M, and SAMPLE_VOLUMES volumes of V_H; None where V_H has no more."""
@@ -102,7 +109,7 @@ class StoreTables:
         if len(drawn) <= SAMPLE_VOLUMES:
             return None
         complete = values(rows_where(self.manifest, "split", Split.VM)["volume_id"])
-        return self.of_volumes(pa.array([*complete, *drawn[:SAMPLE_VOLUMES]], pa.string()))
+        return self.of_volumes(pa.array([*complete, *values(drawn[:SAMPLE_VOLUMES])], pa.string()))
 
     def fit_to_prove(self, tubelets_or_marks: AnyTable) -> AnyTable:
         """Those of V_M's rows whose patient no model has seen before it was scored."""

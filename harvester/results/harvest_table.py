@@ -9,8 +9,9 @@ import pyarrow.csv as pcsv
 
 from harvester.certificate.selection import SelectedPoint
 from harvester.list_columns import Lists
-from harvester.records import HARVEST, SIDES, HarvestTable, ManifestTable, SelectedTable, values
+from harvester.records import HARVEST, SIDES, HarvestTable, ManifestTable, SelectedTable, in_order, values
 from harvester.storage.location import Location
+from harvester.storage.table_parts import write_table
 
 ROWS_AT_ONCE: Final = 4096
 COPIED: Final = ("volume_id", "patient_id", "round", "score", "lpg_score", "lpc_score", "z")
@@ -42,8 +43,8 @@ def harvest_table(
         spacing = boxes.each(x_mm if side.startswith("x") else y_mm)
         columns[f"{side}_px"] = lesions[side]
         columns[f"{side}_mm"] = boxes.map((boxes.values + side.endswith("2")) * spacing)  # outer edges
-    keys: list[tuple[str, Any]] = [(name, "ascending") for name in ("volume_id", "round", "lesion_id")]
-    return HarvestTable(pa.table({name: columns[name] for name in HARVEST.names}, schema=HARVEST).sort_by(keys))
+    table = pa.table({name: columns[name] for name in HARVEST.names}, schema=HARVEST)
+    return HarvestTable(in_order(table, "volume_id", "round", "lesion_id"))
 
 
 def lesion_id(found: Mapping[str, Any]) -> str:
@@ -56,8 +57,8 @@ def _named(round_index: int, tubelet_id: int) -> str:
 
 
 def write(table: pa.Table, folder: Location, name: str) -> None:
-    """The table as name.parquet, and as name.csv with lists as text, blanks between."""
-    (folder / f"{name}.parquet").write_table(table)
+    """The table as name.parquet (a folder where it is long), and as name.csv with lists as text, blanks between."""
+    write_table(table, folder / f"{name}.parquet")
     with (folder / f"{name}.csv").publish() as sink:
         for start in range(0, max(len(table), 1), ROWS_AT_ONCE):  # texts take many times what lists do
             head = pcsv.WriteOptions(include_header=start == 0)

@@ -55,6 +55,7 @@ from harvester.run.summary import (
     Truth,
 )
 from harvester.run.table_hash import table_hash
+from harvester.storage.table_parts import write_table
 from harvester.store import looks
 
 logger = logging.getLogger(__name__)
@@ -233,7 +234,7 @@ class History:
         pa.default_memory_pool().release_unused()
         write(self.harvest, folder, "harvest")
         write(missing, folder, "missing")
-        (folder / "ledger.parquet").write_table(ledger)
+        write_table(ledger, folder / "ledger.parquet")
         summary.write(folder)
         return summary
 

@@ -47,7 +47,7 @@ def rounds_viewed(
     volumes = sample.manifest["volume_id"].combine_chunks()
     names = parts_with(rows_where(store.manifest, "split", *MINED), volumes)
     kept = tuple(each.of_volumes(volumes, names) for each in rounds)
-    sweep = PartSweep(tuple(rounds), store.path, store.data_hash(), settings, runner) if rounds else None
+    sweep = PartSweep(tuple(rounds), store.path, known.stamp, settings, runner) if rounds else None
     return RoundView(kept, sample, settings, sweep)
 
 
@@ -96,4 +96,4 @@ def over_parts(work: OverNames, names: Names, runner: Runner = here) -> Iterator
 @lru_cache(1)
 def store_tables(uri: str, stamp: str, settings: str) -> StoreTables:
     """The tables of a store, read once in each process, as long as it holds what `stamp` names."""
-    return StoreTables.of(Store.open(Location.of(uri)), Settings.model_validate_json(settings))
+    return StoreTables.of(Store.open(Location.of(uri)), Settings.model_validate_json(settings), stamp=stamp)

@@ -26,6 +26,7 @@ from harvester.run.journal import ROUND, RUN, RoundRecord, RunRecord, Status, re
 from harvester.run.retraining import FILE, FOLDER, Retraining, read_retraining
 from harvester.run.summary import AuditResult, read_summary
 from harvester.storage.location import Location
+from harvester.storage.table_parts import is_table
 
 if TYPE_CHECKING:  # mlflow takes seconds to import: only sending does
     from mlflow.entities import Metric
@@ -317,7 +318,7 @@ class _Sending:
         """A file of the folder itself, whatever its name leads to."""
         if not file.is_file():
             if self.record.status == "FINISHED":
-                self.refused[file.name] = "is not there"
+                self.refused[file.name] = "is many files" if is_table(file) else "is not there"
         elif file.on_disk and Path(file.base).is_symlink():
             self.refused[file.name] = "is a link"
         elif self.artifacts and not str(self.parent.info.artifact_uri).startswith(f"{self.artifacts}/"):

@@ -109,8 +109,8 @@ class StartingWeights:
 
     def seen(self, rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
         """The patients of a store that the weights have seen: patient_id to the fold whose weights have not."""
-        found = {row["patient_id"]: self.fold_of(row) for row in rows}
-        return {patient: fold for patient, fold in found.items() if fold is not None}
+        found = ((row["patient_id"], self.fold_of(row)) for row in rows)
+        return {patient: fold for patient, fold in found if fold is not None}
 
     def in_folds(self, folds: int) -> bool:
         """Whether there are weights for each of so many folds, that have not seen its patients."""
@@ -208,12 +208,10 @@ def require_in_folds(settings: Settings) -> None:
 
 def folds_by_patient(rows: Iterable[Mapping[str, Any]], settings: Settings) -> dict[str, int]:
     """patient_id -> fold of a run: labels.folds.patient_folds, but patients that the starting weights have seen are in
-    the folds whose weights have not seen them."""
+    the folds whose weights have not seen them. rows: a list or EachRow, they are gone through twice."""
     start = starting_weights(settings)
-    if start is None or not start.in_folds(settings.folds):
-        return patient_folds(rows, settings.folds, settings.seed)
-    listed = list(rows)
-    return patient_folds(listed, settings.folds, settings.seed, start.seen(listed))
+    seen = start.seen(rows) if start and start.in_folds(settings.folds) else {}
+    return patient_folds(rows, settings.folds, settings.seed, seen)
 
 
 def in_sample(rows: Iterable[Mapping[str, Any]], settings: Settings) -> frozenset[str]:

@@ -80,6 +80,14 @@ def test_a_scan_is_known_by_its_voxels_whatever_its_patient_is_called(tmp_path: 
     assert in_sample(rows, starting_from(tmp_path / "w", folds=2)) == {"salted-1"}
 
 
+def test_a_patient_is_known_by_any_of_the_scans(tmp_path: Path) -> None:
+    new, known = row("salted-1", voxels="new"), row("salted-1", voxels="hash-lidc")
+    apart, together = starting_from(weights(tmp_path / "w"), folds=3), starting_from(tmp_path / "w", folds=2)
+    for rows in ([new, known], [known, new]):
+        assert folds_by_patient(rows, apart) == {"salted-1": PATIENTS["b"]}
+        assert in_sample(rows, together) == {"salted-1"}
+
+
 def test_nothing_is_in_sample_where_nothing_is_started_from() -> None:
     rows = list(map(row, "abcd"))
     settings = starting_from("")
