@@ -19,11 +19,13 @@ help:  ## What there is
 $(READY): pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' \
 	  || { echo "harvester needs Python 3.11 or 3.12, found $$($(PYTHON) --version); set PYTHON=python3.11"; exit 1; }
+	@echo "setting up .venv: some minutes, 7 GB (most of it torch)"
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
 install: $(READY)  ## Set up .venv, and nothing else
+	@echo "ready: . .venv/bin/activate, then harvester --help"
 
 harvest: $(READY)  ## The quickstart: phantoms to a report in runs/quickstart/
 	$(BIN)/harvester harvest --config quickstart

@@ -166,8 +166,7 @@ class ExitCode:
         if told is None:
             return False
         self.value = 2 if isinstance(told, SettingsError) else 1
-        kind_of = "" if isinstance(told, SettingsError) else f"{type(told).__name__}: "
-        self._say(f"{kind_of}{one_line(told)}")
+        self._say(one_line(told) if ours else f"{type(told).__name__}: {one_line(told)}")
         return True
 
     def _say(self, line: str) -> None:

@@ -13,7 +13,8 @@
   dicom-seg  a segmentation per volume, a segment per lesion; AUTOMATIC, with the algorithm's name, version and models
 
 Every label tells its source, round, score, model hash and run. --merge adds the archive's marks and reviewed labels,
-one training set; --hard-negatives adds what the run learnt to leave alone.
+one training set; --hard-negatives adds what the run learnt to leave alone; --likely adds finds that nothing proves
+yet, to look at: no promise is made of them.
 
 --source is the folder that the store was prepared from: its scans are found again by the salt beside the store
 (STORE.salt). With it, coordinates are those of the files; without it, those of the stored volumes (slices to the
@@ -49,6 +50,7 @@ def run(options: argparse.Namespace) -> None:
         made=datetime.now().astimezone().isoformat(timespec="seconds"),
         merge=options.merge,
         hard_negatives=options.hard_negatives,
+        likely=options.likely,
         most=MOST_IN_A_REPORT if most is None and options.to in DICOM else most,
         skip_missing=options.skip_missing,
         force=options.force,
@@ -73,6 +75,7 @@ add("--out", type=Path, required=True, help="folder for the files; must be empty
 add("--source", type=Path, help="folder of the scans that the store was prepared from")
 add("--merge", action="store_true", help="the archive's marks and reviewed labels too")
 add("--hard-negatives", action="store_true", help="hard negatives too")
+add("--likely", action="store_true", help="finds that nothing proves yet, too: their source says so")
 add(
     "--max-per-report",
     type=int,

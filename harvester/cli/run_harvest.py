@@ -54,7 +54,7 @@ def run_harvest(
     the Ray of RAY_ADDRESS or starts one. `say` is given the closing table. Raises HarvesterError; StoreError at once
     where another driver works in the folder.
     """
-    folder = run if isinstance(run, Location) else lasting(run)
+    folder, started = run if isinstance(run, Location) else lasting(run), time.monotonic()
     with driving(folder) as (began, tracked_at), LiveReport(folder, settings) as page:
         settings, volumes = ready(settings, store, folder, page)
         opened = Run.open(folder, settings, volumes, began)
@@ -63,7 +63,8 @@ def run_harvest(
         with Tracker.open(opened, tracked_at) as tracker:
             inputs = harvest(opened, tracker, page.rounds).report_inputs()
             report = write_report(inputs)
-        logger.info("done in %s", duration(inputs.summary.seconds))
+        earlier = "; earlier starts are counted" if began < started else ""
+        logger.info("done in %s%s", duration(inputs.summary.seconds), earlier)
         say(
             "\n".join([closing_table(inputs.summary), f"report: {report}", *what_next(folder, inputs.summary, volumes)])
         )

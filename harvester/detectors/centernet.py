@@ -15,6 +15,8 @@ from harvester.proposals.network import CONTEXT, Generator
 from harvester.proposals.targets import SlabLabels, build_targets
 
 MOST_BOXES: Final = 50
+STEPS_FACTOR: Final = 5.0
+"""Its steps are short, and it needs more of them: a fit takes about as long as one of torchvision's detectors."""
 Target = dict[str, Tensor]
 
 
@@ -55,4 +57,5 @@ class CenterNet(nn.Module):
 
 def generator(settings: Settings) -> Detector:
     """The generator of the run's settings, its weights drawn anew."""
-    return Detector(CenterNet(settings), CONTEXT, settings.grid.windows_hu, settings.generator.learning_rate)
+    windows, rate = settings.grid.windows_hu, settings.generator.learning_rate
+    return Detector(CenterNet(settings), CONTEXT, windows, rate, STEPS_FACTOR)

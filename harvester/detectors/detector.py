@@ -49,12 +49,14 @@ class Detector:
     context        slices on each side of the own one
     windows_hu     black and white of each window; None: retrain.window_hu
     learning_rate  None: retrain.learning_rate
+    steps_factor   times retrain.steps are its steps
     """
 
     model: nn.Module
     context: int = 1
     windows_hu: tuple[Window, ...] | None = None
     learning_rate: float | None = None
+    steps_factor: float = 1.0
 
     def windows(self, settings: Settings) -> tuple[Window, ...]:
         """Its windows, or the one of the settings."""

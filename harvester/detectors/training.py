@@ -26,8 +26,9 @@ def fit_detector(
     own = settings.retrain
     spec = DeviceSpec.choose(task.gpu, settings.compute.precision)
     rate = detector.learning_rate or own.learning_rate
-    schedule = TrainSchedule(own.steps, own.batch_images, rate, own.weight_decay, rate_setting="retrain.learning_rate")
-    images = SliceImages(archive, labels, detector, own.crop_px, own.steps * own.batch_images, task.seed)
+    steps = max(1, round(own.steps * detector.steps_factor))
+    schedule = TrainSchedule(steps, own.batch_images, rate, own.weight_decay, rate_setting="retrain.learning_rate")
+    images = SliceImages(archive, labels, detector, own.crop_px, steps * own.batch_images, task.seed)
     windows, nothing = detector.windows(settings), torch.zeros(1, device=spec.device)
 
     def losses_of(network: nn.Module, batch: Batch) -> dict[str, Tensor]:

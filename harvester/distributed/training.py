@@ -258,11 +258,14 @@ class FitProgress:
         return begun | self.job.out.versions()
 
     def _tell(self, newest: dict[str, Any]) -> None:
-        before = (self.job.fits - len(self.left)) * newest["steps"]
+        """Fits may differ in their steps; what has not begun or was done before is taken to be as the newest."""
         if self.lines is None:
-            self.lines = ProgressLines(self.job.name, self.job.fits * newest["steps"], "steps")
-            self.lines.resumed(before)
-        self.lines.reached(before + sum(note.get("step", 0) for note in self.notes.values()), newest["terms"])
+            self.lines = ProgressLines(self.job.name, 0, "steps")
+            self.lines.resumed((self.job.fits - len(self.left)) * newest["steps"])
+        before, begun = self.lines.first, [note for note in self.notes.values() if note]
+        waiting = (len(self.left) - len(begun)) * newest["steps"]
+        self.lines.total = before + sum(note["steps"] for note in begun) + waiting
+        self.lines.reached(before + sum(note["step"] for note in begun), newest["terms"])
 
     def waiting(self) -> str:
         """The workers that should have written."""

@@ -39,9 +39,15 @@ REFUSED: Final = tuple(kind for kind in BROKEN if kind is not OSError)
 def export(run: Location, store: Store, source: SourceScans | None, request: Request) -> ExportSummary:
     """Write the request's files to its folder; they appear there together, at the end.
 
-    Raises StoreError for a run that is not finished or a missing scan, VolumeError for a scan that has changed.
+    Raises StoreError for a run that is not finished or harvested nothing and for a missing scan, VolumeError for a scan
+    that has changed.
     """
-    groups = by_volume(labels_of_run(run, request.merge, request.hard_negatives), store)
+    groups = by_volume(labels_of_run(run, request.merge, request.hard_negatives, request.likely), store)
+    if not groups:
+        raise StoreError(
+            f"{run}: nothing is harvested yet, so nothing was written: prove it first (harvester audit); --likely "
+            "exports what is not proven, --merge the archive's marks"
+        )
     if source and not request.skip_missing:
         source.require(volume["volume_id"] for volume, _ in groups)
     summary = ExportSummary()

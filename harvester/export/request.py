@@ -22,6 +22,7 @@ class Request:
     made            when, as text that the files show
     merge           lesions of every source, not the harvested ones alone
     hard_negatives  those too
+    likely          finds that nothing proves, too
     most            labels per volume at most, the best scored; None for all
     skip_missing    leave out volumes whose scan is missing or has changed, instead of failing
     """
@@ -31,6 +32,7 @@ class Request:
     made: str
     merge: bool = False
     hard_negatives: bool = False
+    likely: bool = False
     most: int | None = None
     skip_missing: bool = False
     force: bool = False
@@ -52,10 +54,10 @@ def check(request: Request, has_source: bool) -> None:
         raise SettingsError(f"--to {request.to}: want one of {', '.join(FORMATS)}")
     if request.to in DICOM and not has_source:
         raise SettingsError(f"--to {request.to} refers to the original series: give --source, the folder of the scans")
-    if request.to in DICOM and (request.merge or request.hard_negatives):
+    if request.to in DICOM and (request.merge or request.hard_negatives or request.likely):
         raise SettingsError(
-            f"--to {request.to} takes neither --merge nor --hard-negatives: whoever opens it takes every entry "
-            "for a finding of this device"
+            f"--to {request.to} takes none of --merge, --hard-negatives and --likely: whoever opens it takes every "
+            "entry for a finding of this device"
         )
     if request.most is not None and request.most < 1:
         raise SettingsError(f"--max-per-report {request.most}: want at least 1")
@@ -70,10 +72,6 @@ def closing_table(request: Request, summary: ExportSummary) -> str:
         lines.append(f"left out: {summary.capped} labels beyond --max-per-report {request.most}")
     reasons = Counter(row["reason"] for row in summary.left_out)
     lines += [f"left out: {count} volumes, {reason}" for reason, count in sorted(reasons.items())]
-    if not summary.labels and not summary.left_out:
-        lines.append(
-            "nothing is harvested yet: prove it first (harvester audit), or give --merge for the archive's marks"
-        )
     if request.merge and summary.labels:
         lines.append(
             "the archive's marks are boxes on their key slices: other slices of those lesions are without a label"

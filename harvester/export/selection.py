@@ -40,11 +40,12 @@ class LabelledVolume:
     grid: FileGrid
 
 
-def labels_of_run(run: Location, merge: bool, hard_negatives: bool) -> list[Row]:
-    """Harvested lesions of a run's ledger; with `merge` lesions of every source, with `hard_negatives` those too.
+def labels_of_run(run: Location, merge: bool = False, hard_negatives: bool = False, likely: bool = False) -> list[Row]:
+    """Harvested lesions of a run's ledger; with `merge` lesions of every source but what is only likely, with
+    `hard_negatives` and `likely` those too.
 
     Sorted by volume, best score first, labels without a score (marks of the archive) before those with one. Empty
-    where nothing was harvested. Raises StoreError for a folder that is no finished run.
+    where there are none. Raises StoreError for a folder that is no finished run.
     """
     ledger = _table(Location.of(run), "ledger", LABELS)  # runs of earlier releases have no more
     harvest = checked(HarvestTable, _table(Location.of(run), "harvest", HARVEST))
@@ -54,6 +55,8 @@ def labels_of_run(run: Location, merge: bool, hard_negatives: bool) -> list[Row]
     }
     wanted = pc.field("role") == Role.LESION.value
     wanted &= pc.field("source") != Source.LIKELY.value if merge else pc.field("source") == Source.HARVESTED.value
+    if likely:
+        wanted |= pc.field("source") == Source.LIKELY.value
     if hard_negatives:
         wanted |= pc.field("role") == Role.HARD_NEGATIVE.value
     found = ledger.filter(wanted).to_pylist()

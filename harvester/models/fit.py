@@ -33,6 +33,7 @@ class TrainSchedule:
 
     fast_prefix     a part of the model (its attribute's name) that learns `lr_multiplier` times as fast, or ""
     rate_setting    where learning_rate comes from, for errors
+    log_every       steps; slow ones are told of every log_seconds
     """
 
     steps: int
@@ -43,6 +44,7 @@ class TrainSchedule:
     lr_multiplier: float = 1.0
     checkpoint_every: int = 50
     log_every: int = 25
+    log_seconds: float = 10.0
     rate_setting: str = "learning_rate"
 
 
@@ -115,10 +117,14 @@ class Fit:
         self.restore()
         self.task.ranks.agree(len(self.history))
         first, began = len(self.history), time.monotonic()
+        told = began
         for step, losses in self.steps(items, losses_of, collate):
             self.history.append(losses)
-            if step % self.schedule.log_every == 0 or step in (1, self.schedule.steps):
-                self.task.log(self._progress((step - first) / (time.monotonic() - began)))
+            now = time.monotonic()
+            slow = now - told >= self.schedule.log_seconds
+            if slow or step % self.schedule.log_every == 0 or step in (1, self.schedule.steps):
+                told = now
+                self.task.log(self._progress((step - first) / (now - began)))
             if step % self.schedule.checkpoint_every == 0 and self.task.ranks.rank == 0:
                 self.save()
         self._require_finite_weights()

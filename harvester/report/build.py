@@ -77,6 +77,7 @@ def chapters(inputs: ReportInputs) -> dict[str, Any]:
         "point": settings.operating_point,
         "sentence": sentence(summary, settings.operating_point, volumes, len(inputs.unproven)),
         "left_to_audit": is_left_to_audit(summary),
+        "lowest_waiting": min(values(inputs.unproven["score"]), default=None),
         "warnings": warnings(summary),
         "audit": summary.audit,
         "audit_plot": audit_plot(summary.audit.curve, summary.audit.target) if summary.audit else None,

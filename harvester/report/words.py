@@ -13,6 +13,10 @@ from harvester.store.store import Store
 from harvester.text import count, duration, number, percent, table
 
 RATES: Final = ("1", "4", "16")
+LEGEND: Final = (
+    "LPG @n: lesions that the generator finds at n false finds a scan; bound: the precision that is proven; "
+    "precision, recall: by the truth, where it is known"
+)
 SHORT_NAMES: Final = {Split.VM: "V_M", Split.VH: "V_H", Split.VH_TEST: "V_H test"}
 
 
@@ -58,7 +62,7 @@ def closing_table(summary: Summary) -> str:
     lines = table([head, *rows], "r")
     rule = "-" * len(lines[0])
     end = f"stopped: {summary.stopped_because}; {duration(summary.seconds)}"
-    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], *warnings(summary), end])
+    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], LEGEND, *warnings(summary), end])
 
 
 def next_steps(run: str, summary: Summary, store: Store) -> list[tuple[str, str]]:

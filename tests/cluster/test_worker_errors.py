@@ -49,7 +49,7 @@ def test_an_error_in_an_actor_of_ray_data_is_one_line(
     assert exit_code_of(work) == 1
     assert type(caught[0]) is StepError
     (line,) = [line for line in capfd.readouterr().err.splitlines() if "broken" in line]
-    assert line.startswith("StepError: 2 of 2 volumes failed, more than data.max_reject_share = 0.1 allows")
+    assert line.startswith("2 of 2 volumes failed, more than data.max_reject_share = 0.1 allows")
     assert line.endswith("is broken on purpose")
 
 

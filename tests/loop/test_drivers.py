@@ -19,5 +19,5 @@ def test_a_second_driver_is_refused_in_one_line_and_writes_nothing(
         assert main(["--run", str(tmp_path / "run")]) == 1
         assert sorted(tmp_path.rglob("*")) == before
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"StoreError: {tmp_path}/run: is written by process ")
+    assert line.startswith(f"{tmp_path}/run: is written by process ")
     assert line.endswith("; wait for its end, stop it, or give another folder")

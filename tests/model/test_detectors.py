@@ -1,5 +1,6 @@
 """Detectors that are retrained: what they are called with, and which images and boxes they see."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,13 @@ def test_a_detector_of_ones_own_is_fitted_and_its_boxes_become_tubelets(
     assert first[0]["z"] == list(range(6)) and first[0]["lpg_score"] == 0.5
     assert [first[0][side][0] for side in ("x1", "y1", "x2", "y2")] == [24, 24, 47, 47]  # both ends inclusive
     assert second[0]["volume_id"] == frames[1].volume_id
+
+
+def test_a_detector_may_take_more_steps_than_others(own: str, store: Store, settings: Settings, tmp_path: Path) -> None:
+    detector, frames = replace(build(own, settings), steps_factor=2.0), frames_of(store, settings)
+    task = FoldTask(store.path, 0, None, Location.of(tmp_path / "c.pt"), False, log=lambda line: None)
+    history = fit_detector(task, settings, detector, Archive(store.path, frames), labels_of(frames))
+    assert len(history) == 2 * settings.retrain.steps
 
 
 def test_a_label_set_without_a_lesion_teaches_nothing(

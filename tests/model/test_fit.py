@@ -192,6 +192,12 @@ def test_it_learns_and_tells(tmp_path: Path) -> None:
     assert told[-1].losses["classify"] == pytest.approx(np.mean([row["classify"] for row in history[-20:]]))
 
 
+def test_slow_steps_are_told_of_by_the_clock(tmp_path: Path) -> None:
+    told: list[FitStep] = []
+    fit(model(), losses_of, tmp_path, TrainSchedule(4, 2, 1e-2, 0.0, log_seconds=0.0), log=told.append)
+    assert [each.step for each in told] == [1, 2, 3, 4]
+
+
 @pytest.mark.parametrize("steps", [1, 2, 8, 9, 10, 19])
 def test_any_number_of_steps_will_do(tmp_path: Path, steps: int) -> None:
     assert len(fit(model(), losses_of, tmp_path, TrainSchedule(steps, 2, 1e-2, 0.0))) == steps

@@ -35,12 +35,12 @@ def test_our_own_errors_are_one_line(capsys: pytest.CaptureFixture[str]) -> None
     assert fails_with(SettingsError("setting seed = 'x': want a number")) == 2
     assert capsys.readouterr().err == "setting seed = 'x': want a number\n"
     assert fails_with(LabelError("marks.csv: no column z")) == 1
-    assert capsys.readouterr().err == "LabelError: marks.csv: no column z\n"
+    assert capsys.readouterr().err == "marks.csv: no column z\n"
 
 
 def test_what_is_quoted_on_several_lines_is_told_on_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert fails_with(StepError("2 trials failed: Traceback:\n  File x\n    y = z\nValueError: no")) == 1
-    assert capsys.readouterr().err == ("StepError: 2 trials failed: Traceback: File x y = z ValueError: no\n")
+    assert capsys.readouterr().err == ("2 trials failed: Traceback: File x y = z ValueError: no\n")
 
 
 def test_other_errors_are_not_hidden() -> None:

@@ -83,10 +83,10 @@ def test_undefined_figures_are_null(tmp_path: Path) -> None:
         (("--threshold", "nan"), 2, "--threshold nan"),
         (("--by", "colour"), 2, "--by colour: the marks have no such column"),
         (("--resamples", "-1"), 2, "resamples = -1"),
-        (("--score", "lpc_score"), 1, "LabelError: tubelets.csv: no column lpc_score"),
-        (("--boxes3d",), 1, "LabelError: marks.csv: no column z1, z2"),
-        (("--json", OWN), 1, "StoreError: .*cannot be written"),
-        (("--plots", OWN / "marks.csv"), 1, "StoreError: .*cannot be written"),
+        (("--score", "lpc_score"), 1, "tubelets.csv: no column lpc_score"),
+        (("--boxes3d",), 1, "marks.csv: no column z1, z2"),
+        (("--json", OWN), 1, ".*cannot be written"),
+        (("--plots", OWN / "marks.csv"), 1, ".*cannot be written"),
     ],
 )
 def test_what_cannot_be_scored_is_one_line_and_an_exit_code(

@@ -56,4 +56,4 @@ def test_a_run_folder_that_cannot_be_made_is_one_line(
     (tmp_path / "file").write_text("")
     assert main(["--run", str(tmp_path / "file" / below)]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"StoreError: {tmp_path}/file") and line.endswith("see to that, or give another folder")
+    assert line.startswith(f"{tmp_path}/file") and line.endswith("see to that, or give another folder")

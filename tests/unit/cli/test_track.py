@@ -41,4 +41,4 @@ def test_a_folder_that_is_no_run_is_one_line(
 
     monkeypatch.setattr("harvester.run.tracking.sync", sync, raising=False)
     assert main(["--run", "/none"]) == 1
-    assert capsys.readouterr().err == "StoreError: /none: no settings.yaml\n"
+    assert capsys.readouterr().err == "/none: no settings.yaml\n"

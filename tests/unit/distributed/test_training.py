@@ -144,6 +144,19 @@ def test_steps_of_all_fits_are_told_as_workers_write_them(
     assert told() == []
 
 
+def test_fits_of_different_length_are_counted_together(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = Location.of(tmp_path)
+    progress = FitProgress(FitJob("detectors", Settings(folds=2), out, out, [], {}, out, None, 0))
+    monkeypatch.setattr(training, "SECONDS_BETWEEN_NOTES", 0.0)
+    seen = []
+    for number, step, steps in [(0, 300, 300), (1, 1, 1500), (1, 1500, 1500)]:
+        training.telling(out, number, "a fit")(FitStep(step, steps, {"heat": 0.5}, 5.0))
+        progress.reached()
+        assert progress.lines is not None
+        seen.append((progress.lines.done, progress.lines.total))
+    assert seen == [(300, 600), (301, 1800), (1800, 1800)]
+
+
 def test_workers_write_at_most_now_and_then_and_at_the_end(tmp_path: Any) -> None:
     out = Location.of(tmp_path)
     tell = training.telling(out, 0, "generator fold 0")

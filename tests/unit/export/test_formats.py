@@ -10,6 +10,7 @@ from typing import Any
 
 import nibabel
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -364,7 +365,7 @@ def test_requests_that_cannot_be_met_are_one_line(finished: Any, capsys: pytest.
     assert "want one of coco, csv" in failed(finished, capsys, 2, "--to", "xml")
     assert "give --source" in failed(finished, capsys, 2, "--to", "dicom-sr")
     source = ("--source", str(finished.source))
-    assert "neither --merge" in failed(finished, capsys, 2, "--to", "dicom-seg", "--merge", *source)
+    assert "takes none of --merge" in failed(finished, capsys, 2, "--to", "dicom-seg", "--merge", *source)
     assert "at least 1" in failed(finished, capsys, 2, "--to", "coco", "--max-per-report", "0")
     assert "no such folder" in failed(finished, capsys, 2, "--to", "coco", "--source", "/nowhere")
     (finished.run / "harvest.parquet").unlink()
@@ -416,7 +417,7 @@ def test_a_scan_that_changed_is_refused(finished: Any, capsys: pytest.CaptureFix
     values = np.zeros((COLUMNS, ROWS, DEPTH + 1), np.int16)
     nibabel.save(nibabel.Nifti1Image(values, np.diag([0.5, 0.75, 4, 1])), finished.source / "ZEBRA.nii.gz")
     said = failed(finished, capsys, 1, "--to", "nifti", "--source", str(finished.source))
-    assert "VolumeError" in said
+    assert "its file has (40, 32, 9) voxels" in said
     assert finished.nifti in said
 
 
@@ -438,15 +439,27 @@ def test_the_salt_is_needed_and_never_made(finished: Any, capsys: pytest.Capture
     assert not (finished.run / "store.salt").exists()
 
 
-def test_a_run_that_harvested_nothing_is_exported_as_nothing(finished: Any) -> None:
-    import pyarrow.parquet as pq
-
+def test_of_a_run_that_harvested_nothing_nothing_is_written(finished: Any, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("ledger", "harvest"):
         file = finished.run / f"{name}.parquet"
         pq.write_table(pq.read_table(file).slice(0, 0), file)
-    assert json.loads((exported(finished, "coco") / "annotations.json").read_text())["images"] == []
-    assert table(exported(finished, "csv") / "DL_info.csv") == []
-    assert table(exported(finished, "nifti") / "index.csv") == []
+    assert "nothing is harvested yet, so nothing was written" in failed(finished, capsys, 1, "--to", "coco")
+
+
+def test_what_is_likely_is_exported_where_it_is_asked_for_alone(finished: Any) -> None:
+    file = finished.run / "ledger.parquet"
+    rows = pq.read_table(file).to_pylist()
+    found = [row for row in rows if row["source"] == "harvested"]
+    found[0]["source"] = "likely"
+    pq.write_table(pa.Table.from_pylist(rows, pq.read_schema(file)), file)
+
+    def sources(*options: str) -> list[str]:
+        return sorted(row["source"] for row in table(exported(finished, "csv", *options) / "DL_info.csv"))
+
+    harvested = ["harvested"] * (len(found) - 1)
+    assert sources() == harvested
+    assert sources("--likely") == [*harvested, "likely"]
+    assert "likely" not in sources("--merge", "--force")
 
 
 def test_a_cap_keeps_the_best(finished: Any) -> None:

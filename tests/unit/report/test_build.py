@@ -365,6 +365,7 @@ def test_a_run_that_is_left_to_an_audit_shows_what_waits_and_what_to_do(store: S
     tree["rounds"][0]["refused"] = LEFT_TO_AUDIT
     html = build(replace(given, summary=Summary.model_validate(tree)))
     assert "1 find to be looked at. Nothing is proven yet" in html
+    assert f"The list ends at a score of {min(given.unproven['score'].to_pylist()):.2f}" in html
     assert headings(html)[:3] == ["How sure is it?", "Finds to be looked at", "What next?"]
     assert [line for line in ("draw", "certify") if f"harvester audit --run RUN {line}" in html] == ["draw", "certify"]
     assert not {"What the certificate rests on", "Ablations", "Volumes that miss the most"} & set(headings(html))
