@@ -30,6 +30,7 @@ import pyarrow as pa
 from overhead import STEPS, job_in, make_models, settings_of, warm_rate  # beside this file
 from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 
+import harvester.cli  # noqa: F401  a command's environment, for the processes that are started here
 from harvester.config.settings import Settings
 from harvester.distributed.cluster import start_ray
 from harvester.distributed.inference import Proposer, Scorer, run_over_volumes

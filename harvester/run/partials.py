@@ -82,7 +82,7 @@ def plan_parts(manifest: pa.Table) -> list[Part]:
 
 def parts_with(manifest: pa.Table, volume_ids: "pa.Array[Any]") -> list[str]:
     """Names of the parts of a manifest (plan_parts) that hold any of these volumes, in their order."""
-    parts = plan_parts(manifest)
+    parts = plan_parts(manifest.select(["volume_id"]))  # they are named by it alone
     if not parts:
         return []
     at = pc.index_in(manifest["volume_id"].combine_chunks().sort(), volume_ids).to_numpy(zero_copy_only=False)

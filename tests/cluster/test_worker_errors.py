@@ -102,7 +102,7 @@ def test_a_disk_that_fills_under_an_actor_is_one_line_and_no_fault_of_the_volume
         capfd.readouterr()
         .err.splitlines()[-1]
         .startswith(  # Ray adds a word on its tries
-            f"NoRoomError: {tmp_path}: cannot be written (No space left on device); make room there, then start again "
+            f"{tmp_path}: cannot be written (No space left on device); make room there, then start again "
             "with the same command: what is finished is kept"
         )
     )

@@ -46,7 +46,7 @@ def test_a_shard_that_finds_no_room_is_not_there_and_is_when_room_is_made(
 
     assert exit_code_of(work) == 1
     assert capsys.readouterr().err == (
-        f"NoRoomError: {partials.folder}: cannot be written (No space left on device); make room there, then start "
+        f"{partials.folder}: cannot be written (No space left on device); make room there, then start "
         "again with the same command: what is finished is kept\n"
     )
     assert [file for file in small_disk.rglob("*") if file.is_file()] == [filler]
