@@ -141,29 +141,30 @@ def _why_not(every: Steps, steps: Steps, bounds: Array, target: Target) -> str:
     """In words; `steps` are those tested, `bounds` theirs at the full confidence."""
     wanted = target.precision
     if not len(every.scores):
-        return "no tubelets to choose from"
+        return "the models propose nothing in V_M"
     tried, right, patients = (int(count[-1]) for count in (every.accepted, every.correct, every.patients))
     if right == 0:
-        return f"only one class: all {tried} tubelets are wrong"
+        return f"all {tried} proposals in V_M are wrong"
     if not len(steps.scores):
-        return f"too few patients: all {tried} tubelets are of {patients}, min_patients asks for {target.min_patients}"
+        return f"too few patients: all {tried} proposals are of {patients}, min_patients asks for {target.min_patients}"
     best = int(bounds.argmax())
     worth = effective_counts(steps, correlation_within_patients(every, wanted), target.confidence)[best]
-    at_best = (
-        f"best bound {bounds.max():.3f} at {int(steps.accepted[best])} accepted of {int(steps.patients[best])} "
-        f"patients, worth {worth:.0f} independent ones ({target.confidence:.1%} confidence)"
-    )
+    told = [
+        f"V_M does not prove a precision of {wanted:.3f}, at best {bounds.max():.3f} ({target.confidence:.1%} "
+        f"confidence): by {int(steps.accepted[best])} finds of {int(steps.patients[best])} patients, worth {worth:.0f} "
+        "independent ones"
+    ]
     fewest = fewest_patients(wanted, target.confidence)
     if patients < fewest:
-        at_best += f", and fewer than {fewest} patients prove nothing"
-    lower = "not reached at the top of the ranking, where the search begins; further down it is, which does not count"
-    where = lower if (bounds >= wanted).any() else "not reached"
-    return f"target {wanted:.3f} {where}: {at_best}; {_point_estimate(every, wanted)}"
+        told.append(f"fewer than {fewest} patients prove nothing")
+    if (bounds >= wanted).any():
+        told.append("not at the top of the ranking, where the search begins, and further down does not count")
+    return "; ".join([*told, _point_estimate(every, wanted)])
 
 
 def _point_estimate(steps: Steps, target: float) -> str:
     reached = np.flatnonzero(steps.precision >= target)
     if not len(reached):
-        return f"nor by the point estimate, at best {steps.precision.max():.3f}"
+        return f"as counted no list is that precise, at best {steps.precision.max():.3f}"
     last = int(reached[-1])
-    return f"the point estimate alone would accept {int(steps.accepted[last])} at {steps.precision[last]:.3f}"
+    return f"as counted, without a proof, {int(steps.accepted[last])} finds are {steps.precision[last]:.3f} right"

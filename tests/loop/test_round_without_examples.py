@@ -201,7 +201,9 @@ def test_a_first_round_that_certifies_nothing_is_followed_by_a_second(
     history = harvested("none", 9, SETTINGS.model_copy(update={"rounds": rounds, "operating_point": strict}))
     assert [row.harvested for row in history.rounds] == [0] * ran
     assert history.summary is not None
-    assert history.summary.stopped_because.startswith(f"round {ran - 1} harvested nothing: target 0.990 not reached")
+    assert history.summary.stopped_because.startswith(
+        f"round {ran - 1} harvested nothing: V_M does not prove a precision of 0.990"
+    )
 
 
 def test_what_v_m_never_showed_of_one_patient_is_left_for_review_and_told(

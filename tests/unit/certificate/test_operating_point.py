@@ -259,15 +259,15 @@ def test_rows_in_any_order_give_the_same_point() -> None:
 def test_empty_input_certifies_nothing() -> None:
     empty: tuple[Any, Any, Any] = (np.zeros(0), np.zeros(0, bool), np.zeros(0, str))
     point = solve(Evidence(*empty, 10), Target(0.9, 0.95))
-    assert astuple(point) == (np.inf, 0.0, 0.0, 0.0, 0, 0, "no tubelets to choose from")
+    assert astuple(point) == (np.inf, 0.0, 0.0, 0.0, 0, 0, "the models propose nothing in V_M")
     assert naive(Evidence(*empty, 10), Target(0.9)).threshold == np.inf
 
 
 def test_all_correct_is_certified_once_there_are_enough() -> None:
     few = solve(Evidence(np.arange(10.0), np.ones(10, bool), np.arange(10), 10), Target(0.9, 0.95))
     assert few.threshold == np.inf
-    assert "best bound 0.741 at 10 accepted of 10 patients, worth 10 independent ones" in few.reason
-    assert "the point estimate alone would accept 10 at 1.000" in few.reason
+    assert "at best 0.741 (95.0% confidence): by 10 finds of 10 patients, worth 10 independent ones" in few.reason
+    assert "as counted, without a proof, 10 finds are 1.000 right" in few.reason
     assert few.precision_bound == pytest.approx(0.05**0.1)
     enough = solve(Evidence(np.arange(30.0), np.ones(30, bool), np.arange(30), 60), Target(0.9, 0.95))
     assert (enough.threshold, enough.recall_estimate, enough.reason) == (0.0, 0.5, "")
@@ -275,14 +275,14 @@ def test_all_correct_is_certified_once_there_are_enough() -> None:
 
 def test_all_wrong_certifies_nothing() -> None:
     point = solve(Evidence(np.arange(50.0), np.zeros(50, bool), np.arange(50), 10), Target(0.9, 0.95))
-    assert astuple(point) == (np.inf, 0.0, 0.0, 0.0, 0, 0, "only one class: all 50 tubelets are wrong")
+    assert astuple(point) == (np.inf, 0.0, 0.0, 0.0, 0, 0, "all 50 proposals in V_M are wrong")
 
 
 def test_too_few_patients_are_named() -> None:
     scores, correct, patients = np.arange(400.0), np.ones(400, bool), np.arange(400) % 4
     point = solve(Evidence(scores, correct, patients, 400), Target(0.5, 0.8, min_patients=5))
     assert point.threshold == np.inf
-    assert point.reason == "too few patients: all 400 tubelets are of 4, min_patients asks for 5"
+    assert point.reason == "too few patients: all 400 proposals are of 4, min_patients asks for 5"
     assert solve(Evidence(scores, correct, patients, 400), Target(0.5, 0.8, min_patients=4)).threshold == 0.0
 
 
@@ -297,15 +297,15 @@ def test_the_sequence_begins_where_enough_patients_are() -> None:
     scores, right = -np.minimum(np.arange(400.0), 40.0), np.arange(400) < 40
     point = solve(Evidence(scores, right, np.minimum(np.arange(400) % 4 + np.arange(400) // 40 * 4, 9), 60), target)
     assert point.threshold == np.inf
-    assert "target 0.200 not reached: best bound 0.0" in point.reason
+    assert "V_M does not prove a precision of 0.200, at best 0.0" in point.reason
 
 
 def test_a_refusal_tells_the_best_bound_and_the_point_estimate() -> None:
     correct = np.array([True] * 19 + [False] + [False, True] * 20)
     point = solve(Evidence(np.arange(60.0)[::-1], correct, np.arange(60) % 12, 40), Target(0.9, 0.95))
     assert point.threshold == np.inf
-    assert "best bound 0.802 at 19 accepted of 12 patients, worth 14 independent ones" in point.reason
-    assert "the point estimate alone would accept 22 at 0.909" in point.reason
+    assert "by 19 finds of 12 patients, worth 14 independent ones" in point.reason
+    assert "as counted, without a proof, 22 finds are 0.909 right" in point.reason
 
 
 def test_minus_infinity_is_never_accepted() -> None:
@@ -389,4 +389,4 @@ def test_of_fewer_patients_nothing_is_proven_and_a_refusal_says_so(
     assert "" in [told(fewest, of_each) for of_each in (1, 400)]
     for reason in [told(fewest - 1, of_each) for of_each in (1, 10, 400) if fewest > 1]:
         assert f"of {fewest - 1} patients, worth" in reason
-        assert f", and fewer than {fewest} patients prove nothing" in reason
+        assert f"; fewer than {fewest} patients prove nothing" in reason
