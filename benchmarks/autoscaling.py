@@ -1,10 +1,10 @@
 """A pool of actors on an autoscaling cluster whose nodes come and go: does it grow, does it survive, does it shrink?
 
-    python benchmarks/autoscaling.py --work DIR --json FILE [--volumes 240]
+    python benchmarks/autoscaling.py --work DIR --json FILE [--volumes 1500]
 
 Ray's autoscaler with its provider for one machine: a head with one CPU for the driver's tasks, and up to two nodes of
 one CPU that the autoscaler starts when actors wait for room and takes away when they are idle. Volumes are proposed by
-run_over_volumes with `min_replicas = 1, replicas = 2`; when a third of them is done one node's raylet is killed, as a
+run_over_volumes with `min_replicas = 1, replicas = 3`; when a third of them is done one node's raylet is killed, as a
 cloud does that takes a machine back. Prints how many nodes there were and when, how many volumes each worker did,
 and whether the table is the one that a single actor makes. Exit code 1 where it is not, where the pool never grew, or
 where the idle nodes stay. Everything runs on this machine: it is no benchmark of speed.
@@ -58,7 +58,7 @@ def main() -> int:
     with autoscaling(options.work) as own:
         start_ray()
         watch = Nodes(own)
-        job = job_of(options.work, store, "pool", replicas=2)
+        job = job_of(options.work, store, "pool", replicas=3)
         killer = threading.Thread(target=watch.kill_one, args=(job.partials, options.volumes // 3), daemon=True)
         killer.start()
         began = time.monotonic()
@@ -188,7 +188,7 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for volumes and models, kept")
-    parser.add_argument("--volumes", type=int, default=240)
+    parser.add_argument("--volumes", type=int, default=1500)
     parser.add_argument("--json", type=Path, help="write the figures there too")
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
