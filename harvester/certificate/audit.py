@@ -37,6 +37,11 @@ GROWTH: Final = 1.25
 """Few rungs: each is at least so many times as large as the one before."""
 READER_SHARE: Final = 0.2
 """Of the level, for the bound of the reader's false accepts (0.01 of 0.05)."""
+MOST_TAKEN: Final = 0.1
+"""A reader who takes a larger share of the planted finds for lesions proves nothing. False accepts are bounded by their
+expected number; a lax reader accepts all of a short list by chance, and then that is no bound at all."""
+TAKES_ALL: Final = 1 - 1e-9
+"""The false accepts of such a reader."""
 FIRST_ATTEMPT: Final = 0.8
 """Of the level; later attempts get 0.1, 0.05, 0.025 and so on, all together no more than the level."""
 
@@ -79,6 +84,8 @@ class Claim:
 
     def broken(self, total: int) -> int:
         """K0: of so many the largest count of accepted ones that breaks the promise."""
+        if self.false_accepts >= TAKES_ALL:
+            return total
         return math.ceil(self.accepted * total - 1e-9) - 1
 
     def alternatives(self, total: int) -> Array:
@@ -88,6 +95,8 @@ class Claim:
 
     def right(self, accepted: float) -> float:
         """The share that is right at least where such a share is accepted."""
+        if self.false_accepts >= TAKES_ALL:
+            return 0.0
         return max(0.0, (accepted - self.false_accepts) / (1 - self.false_accepts))
 
 
@@ -252,7 +261,8 @@ def claim_of(
         return Claim(target, level)
     accepted = sum(verdicts.get(name, unread) in RIGHT for name in known)
     bound = false_accepts(accepted, len(known), READER_SHARE * level)
-    return Claim(target, (1 - READER_SHARE) * level, min(bound, 1 - 1e-9))
+    taken = min(bound, TAKES_ALL) if accepted <= MOST_TAKEN * len(known) else TAKES_ALL
+    return Claim(target, (1 - READER_SHARE) * level, taken)
 
 
 def standings(deck: Deck, verdicts: Mapping[str, Verdict], claim: Claim) -> list[Standing]:

@@ -69,9 +69,22 @@ def certify(folder: AuditFolder) -> Audited:
     """Write down that an audit's largest proven rung is certified. Raises StoreError where none is."""
     found = _audited(folder)
     if found is None:
-        raise StoreError(f"{folder.path}: {folder.plan.target:g} is not proven yet; more finds must be read")
+        raise StoreError(f"{folder.path}: {not_proven(folder)}")
     (Location.of(folder.path) / CERTIFIED).write_text(found.result.model_dump_json(indent=1) + "\n")
     return found
+
+
+def not_proven(folder: AuditFolder) -> str:
+    """Why nothing is certified, and what can be done."""
+    plan, decided = folder.plan, folder.decided()
+    left = sum(find not in decided for find in (*plan.deck.order, *plan.deck.planted))
+    if left:
+        return f"{plan.target:g} is not proven yet; {left} finds are to be read"
+    return (
+        f"{plan.target:g} is not proven, and all is read (harvester audit status says how far it came). What was said "
+        "is not lost: harvester audit teach, then harvest into a new folder, where it teaches; or ask a new run for "
+        "less (operating_point.target_precision)"
+    )
 
 
 def certify_detections(folder: AuditFolder) -> str:
@@ -87,7 +100,15 @@ def certified(run: Location, scored: ScoredTable) -> Audited | None:
     Nor where the run's last tubelets are other ones than those that were audited: what was seen says nothing of them.
     """
     made = attempts(run)
-    if not made or not (made[-1] / CERTIFIED).is_file():
+    if not made:
+        return None
+    if not (made[-1] / CERTIFIED).is_file():
+        if AuditFolder.open(made[-1]).decided():
+            logger.warning(
+                "%s: what readers said there is no part of this harvest. harvester audit --run %s certify makes it "
+                "one, where it is proven; harvester audit --run %s teach takes it into the store, for a new run",
+                made[-1], run, run,
+            )  # fmt: skip
         return None
     folder = AuditFolder.open(made[-1])
     if folder.plan.scored != table_hash(scored):

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from harvester.certificate.audit import Claim, Standing, Verdict, claim_of, standings
+from harvester.certificate.audit import RIGHT, Claim, Standing, Verdict, claim_of, standings
 from harvester.certificate.audit_folder import AuditFolder, Reader, Said
 from harvester.errors import LabelError
 from harvester.geometry import Array
@@ -21,6 +21,8 @@ AROUND_MM: Final = 75.0
 BEYOND_MM: Final = 30.0
 """Slices above and below a find."""
 MOST_BOXES: Final = 500
+TOLD_EVERY: Final = 10
+"""Screens. What is proven after every answer would tell a reader which of the finds was a planted one."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,17 @@ class Session:
         self.lines: list[Said] = folder.said(reader.name)
 
     def verdicts(self) -> dict[str, Verdict]:
-        """This reader's so far."""
+        """This reader's so far, as they count: of a planted find the first."""
         return self.folder.verdicts_of(self.lines)
+
+    def answers(self) -> dict[str, Verdict]:
+        """The last word on each find that was not taken back: what the reader remembers, whether planted or not."""
+        last = {line.find: line.verdict for line in self.lines}
+        return {find: verdict for find, verdict in last.items() if verdict}
 
     def first_unread(self) -> int:
         """The screen to show; len(screens) where all are read."""
-        said = self.verdicts()
+        said = self.answers()
         return next((at for at, find in enumerate(self.screens) if find not in said), len(self.screens))
 
     def judge(self, given: Judgement) -> dict[str, Any]:
@@ -75,20 +82,21 @@ class Session:
     def undo(self) -> dict[str, Any]:
         """Take the last verdict back that was not taken back; the state, and which screen it was."""
         with self.lock:
-            said = self.verdicts()
+            said = self.answers().keys() & set(self.screens)
             last = next((line.find for line in reversed(self.lines) if line.verdict and line.find in said), None)
-            again = [line for line in self.lines if line.find == last]
-            if last is None or not again[-1].verdict:
+            if last is None:
                 return self.state()
             self._say(last, None, [], "")
         return self.state() | {"screen": self.screens.index(last)}
 
     def state(self) -> dict[str, Any]:
         """How far the reader is, and what is proven: what the page says below a picture."""
-        said = self.verdicts()
-        read = sum(find in said for find in self.screens)
-        where = progress(self.folder, said)
-        return {"screens": len(self.screens), "read": read, "screen": self.first_unread(), **where}
+        answers, said = self.answers(), self.verdicts()
+        read = [find for find in self.screens if find in answers]
+        whole = len(read) if len(read) == len(self.screens) else len(read) // TOLD_EVERY * TOLD_EVERY
+        hidden = {*read[whole:]}
+        where = progress(self.folder, {find: verdict for find, verdict in said.items() if find not in hidden})
+        return {"screens": len(self.screens), "read": len(read), "screen": self.first_unread(), **where}
 
     def picture(self, screen: int) -> bytes:
         """A find's surroundings: a length (uint32), as much JSON, then int16 HU (z, y, x), all little-endian.
@@ -104,14 +112,14 @@ class Session:
             for mark in self.marks.get(row["volume_id"], [])
             if 0 <= mark["z"] - z0 < len(block)
         ]
-        volume, said = self.volumes[row["volume_id"]], self.verdicts()
+        volume, said = self.volumes[row["volume_id"]], self.answers()
         head = {
             "shape": block.shape,
             "spacing_mm": [volume[f"spacing_{axis}_mm"] for axis in "zyx"],
             "boxes": inside,
             "marks": marks,
             "first": inside[len(inside) // 2][0],
-            "said": said.get(find) if find not in self.folder.plan.deck.planted else None,
+            "said": said.get(find),
         }
         packed = json.dumps(head).encode()
         return struct.pack("<I", len(packed)) + packed + np.ascontiguousarray(block, "<i2").tobytes()
@@ -165,14 +173,33 @@ def progress(folder: AuditFolder, said: Mapping[str, Verdict]) -> dict[str, Any]
     return {
         "proven": proven[-1].size if proven else 0,
         "bound": round(ahead[-1].bound, 4),
-        "words": words(ahead[-1], heading, proven, _unread(folder, said)),
+        "words": "; ".join([words(ahead[-1], heading, proven, _unread(folder, said)), *at_the_end(folder, said)]),
     }
 
 
+def at_the_end(folder: AuditFolder, said: Mapping[str, Verdict]) -> list[str]:
+    """Where every find is read and the promise is not proven: that it is over, and what the planted finds show."""
+    plan, deck = folder.plan, folder.plan.deck
+    if any(find not in said for find in (*deck.order, *deck.planted)):
+        return []
+    claim = claim_of(deck, said, plan.target, plan.level)
+    if standings(deck, said, claim)[0].proven_at:
+        return []
+    lures = [find for find, lesion in deck.planted.items() if not lesion]
+    taken = sum(said[find] in RIGHT for find in lures)
+    told = [f"all are read, and a precision of {plan.target:g} is not proven"]
+    if taken:
+        told.append(
+            f"{taken} of {len(lures)} planted finds that are none by V_M's marks were taken for lesions, which costs "
+            "most of the proof: either they are lesions that V_M's marks lack, or the reader takes too much for one"
+        )
+    return told
+
+
 def words(rung: Standing, claim: Claim, proven: Sequence[Standing], planted_left: int) -> str:
-    """'31 of 31 right: proven >= 0.87; at this rate about 9 more for 0.90'."""
+    """'31 of 31 right, so at least 0.87 of the list of 60; at this rate about 9 more for 0.90'."""
     right, read = sum(rung.right), len(rung.right)
-    told = [f"{right} of {read} right: at least {rung.bound:.2f} of {rung.size}"] if read else []
+    told = [f"{right} of {read} right, so at least {rung.bound:.2f} of the list of {rung.size}"] if read else []
     if rung.proven_at is None:
         told.append(
             f"at this rate about {rung.left} more for {claim.target:.2f}"
@@ -182,7 +209,7 @@ def words(rung: Standing, claim: Claim, proven: Sequence[Standing], planted_left
     elif planted_left:
         told.append(f"{planted_left} more to see how surely you tell them apart")
     if proven:
-        told.insert(0, f"Proven: at least {claim.target:.2f} of {proven[-1].size} are right")
+        told.insert(0, f"Proven: at least {claim.target:.2f} of the best {proven[-1].size} are right")
     return "; ".join(told)
 
 

@@ -253,3 +253,25 @@ def test_two_readers_agree_by_right_or_not() -> None:
     assert kappa == pytest.approx((2 / 3 - 4 / 9) / (5 / 9))
     assert agreement(one, {}, "abcd") == (0.0, 0.0)
     assert agreement(one, one, "ab") == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("false_accept", [0.05, 0.2, 0.5, 0.9, 1.0])
+def test_a_reader_who_takes_much_for_a_lesion_does_not_prove_a_broken_promise(false_accept: float) -> None:
+    """Every find is read; 62 of 70 are right, where 0.9 is promised. Level 0.04; 200 readers: 15 are 7.5 %."""
+    rng, broken, planted = np.random.default_rng(3), 0, [f"p{at}" for at in range(30)]
+    order = tuple(map(str, range(70)))
+    deck = Deck(order, (70,), order, dict.fromkeys(planted, False), (0,) * 30)
+    for _ in range(200):
+        accepts = dict(zip(planted, rng.random(30) < false_accept, strict=True))
+        verdicts = {name: Verdict.ACCEPTED if taken else Verdict.REJECTED for name, taken in accepts.items()}
+        said = (rng.permutation(70) < 62) | (rng.random(70) < false_accept)
+        broken += proven_at(said, 70, claim_of(deck, verdicts, 0.9, 0.04)) is not None
+    assert broken <= 15
+
+
+def test_a_reader_who_accepts_everything_proves_nothing() -> None:
+    deck = Deck.drawn([f"f{at}" for at in range(70)], (70,), {f"p{at}": False for at in range(6)}, 1)
+    verdicts = dict.fromkeys([*deck.order, *deck.planted], Verdict.ACCEPTED)
+    claim = claim_of(deck, verdicts, 0.9, 0.05)
+    (only,) = standings(deck, verdicts, claim)
+    assert (only.proven_at, only.left, only.bound) == (None, None, 0.0)

@@ -20,7 +20,7 @@ from harvester.certificate.audit_folder import VERDICTS, AuditFolder, Plan, find
 from harvester.errors import LabelError, SettingsError, StoreError
 from harvester.records import FINDS
 from harvester.review.server import COOKIE, Address, application
-from harvester.review.session import Session
+from harvester.review.session import Judgement, Session
 from harvester.storage.location import Location
 from harvester.store.store import Store
 from tests.builders import made_store, mark, tubelet
@@ -129,6 +129,40 @@ def test_a_reader_goes_through_the_deck_and_every_verdict_is_on_disk(browser: Br
     _, body, _ = browser.ask("POST", "/undo", {})
     assert json.loads(body)["screen"] == 3
     assert (folder.said("one")[-1].verdict, len(folder.said("one"))) == (None, 5)
+
+
+def test_answers_are_taken_back_one_by_one_the_planted_ones_too(session: Session, folder: AuditFolder) -> None:
+    planted = [at for at, find in enumerate(session.screens) if find in folder.plan.deck.planted]
+    last = planted[1] + 2
+    for screen in range(last + 1):
+        session.judge(Judgement(screen, Verdict.REJECTED))
+    for screen in range(last, -1, -1):
+        state = session.undo()
+        assert (state["screen"], state["read"], session.first_unread()) == (screen, screen, screen)
+    assert session.undo()["read"] == 0  # there is nothing left to take back
+    again = session.judge(Judgement(0, Verdict.ACCEPTED))
+    assert (again["read"], again["screen"]) == (1, 1)
+    # What counts of a planted find is what was said first.
+    session.judge(Judgement(planted[0], Verdict.ACCEPTED))
+    assert folder.verdicts("one")[session.screens[planted[0]]] == Verdict.REJECTED
+
+
+def test_no_answer_tells_which_finds_are_planted(session: Session, folder: AuditFolder) -> None:
+    said = []
+    for screen in range(40):
+        state = session.judge(Judgement(screen, Verdict.ACCEPTED))
+        said.append(state["words"])
+        head = session.picture(screen)
+        (length,) = struct.unpack("<I", head[:4])
+        assert json.loads(head[4 : 4 + length])["said"] == "accepted"
+    assert all(len(set(said[start : start + 10])) == 1 for start in (9, 19, 29))  # told every ten screens
+    assert len(set(said)) > 2
+
+
+def test_a_deck_that_is_read_and_proves_nothing_says_so_and_what_the_planted_finds_show(session: Session) -> None:
+    for screen in range(len(session.screens)):
+        state = session.judge(Judgement(screen, Verdict.ACCEPTED))
+    assert "all are read, and a precision of 0.9 is not proven; 6 of 6 planted finds that are none" in state["words"]
 
 
 def test_a_picture_is_the_finds_own_voxels_boxes_and_marks(browser: Browser, session: Session, store: Store) -> None:
@@ -249,7 +283,7 @@ def test_reading_on_after_a_kill_and_the_words_below_the_picture(folder: AuditFo
         session = Session(folder, reader, store)
         assert session.first_unread() == 60
         state = session.state()
-        assert state["words"].startswith("Proven: at least 0.90 of 70 are right; 54 of 54 right")
+        assert state["words"].startswith("Proven: at least 0.90 of the best 70 are right; 54 of 54 right")
         assert (state["proven"], state["bound"] >= 0.9) == (70, True)
         reader.say(session.screens[60], Verdict.REJECTED)
     assert len(folder.said("one")) == 61
