@@ -24,6 +24,7 @@ Exit codes: 0 done, 1 the run has nothing to audit (one line says why), 2 an arg
 import argparse
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 
 from harvester.certificate.audit import agreement, claim_of, standings
@@ -73,11 +74,28 @@ def audit(options: argparse.Namespace) -> None:
 
 def certify_run(run: Location, store: Store, settings: Settings) -> str:
     """Make what the newest audit proved the run's harvest; what was made, in a line."""
-    before, found = read_summary(run), certify(AuditFolder.newest(run))
-    # torch and Ray take seconds: what cannot be certified is said before.
+    folder = AuditFolder.newest(run)
+    try:
+        said = certify(folder).said
+    except StoreError as refused:
+        if not folder.decided():
+            raise
+        report = rewritten(run, store, settings, told_of(folder))
+        raise StoreError(f"{one_line(refused)}; the report says how far it came: {report}") from refused
+    report = rewritten(run, store, settings)
+    try:
+        sync(run, os.environ.get("MLFLOW_TRACKING_URI"))
+    except HarvesterError as error:
+        logger.warning("%s; harvester track --run %s sends it later", one_line(error), run)
+    return f"{said}; report: {report}"
+
+
+def rewritten(run: Location, store: Store, settings: Settings, standing: Sequence[str] = ()) -> Location:
+    """The run's tables, summary and report anew, with what its newest audit certified, or how far that is."""
     from harvester.harvest import harvest
     from harvester.report.build import write_report
 
+    before = read_summary(run)
     with owned(run):
         as_it_is = Run(run, settings, store, steps_in=replace(run, read_only=True))
         try:
@@ -90,12 +108,12 @@ def certify_run(run: Location, store: Store, settings: Settings) -> str:
         kept = {"earlier_looks": before.earlier_looks, "seconds": before.seconds}
         history.summary = history.summarize().model_copy(update=kept)
         history.summary.write(run)
-        report = write_report(history.report_inputs())
-    try:
-        sync(run, os.environ.get("MLFLOW_TRACKING_URI"))
-    except HarvesterError as error:
-        logger.warning("%s; harvester track --run %s sends it later", one_line(error), run)
-    return f"{found.said}; report: {report}"
+        return write_report(replace(history.report_inputs(), standing=standing))
+
+
+def told_of(folder: AuditFolder) -> list[str]:
+    """How far an audit is, in sentences."""
+    return str(progress(folder, folder.decided())["words"]).split("; ")
 
 
 def drawn_lines(folder: AuditFolder) -> list[str]:

@@ -6,7 +6,7 @@
     harvester export --run runs/night1 --to dicom-sr --source SCANS --max-per-report 10 --out reports
 
   coco       annotations.json: a box per slice, track_id over the slices of a lesion
-  csv        DL_info.csv: DeepLesion's columns, a row per lesion, on its key slice (its largest box), then its origin
+  csv        DL_info.csv: DeepLesion's columns, a row per lesion, on its key slice, then its origin
   markups    a .mrk.json per volume for 3D Slicer: an ROI box per lesion, in mm (LPS)
   nifti      a .nii.gz per volume: a label map in the scan's own grid; index.csv says which number is which lesion
   dicom-sr   a TID 1500 measurement report per volume, a box per lesion on its key slice; UNVERIFIED, by a device

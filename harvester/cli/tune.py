@@ -5,7 +5,8 @@
     harvester harvest --config runs/quickstart/tune/target-0.95.yaml --run runs/quickstart-095
 
 The scores are fused as in a harvest, Ray Tune sweeps score floors and lengths; each target's threshold is
-then solved exactly, certified and by the point estimate alone. Nothing is trained. Written to --out:
+then solved exactly, certified and by the point estimate alone. Where the run left the proof to an audit, this shows
+what V_M proves: what your completely marked patients are good for. Nothing is trained. Written to --out:
 frontier.csv, frontier.json, frontier.png and a target-<precision>.yaml for each target, which harvester harvest takes
 (given the same run folder it redoes only what the threshold changes). A note in the store counts it as a look at V_M.
 Exit codes: 0 done, 1 the run's tables cannot be used (one line says why), 2 a setting is wrong.
@@ -38,7 +39,7 @@ def tune(options: argparse.Namespace) -> None:
     """One sweep, from the run's tables to files and a table on the terminal."""
     run = run_folder(options.run)
     out = lasting(options.out) if options.out else run / "tune"
-    settings = settings_of(run, options.set)
+    settings = by_vm(settings_of(run, options.set))
     wrong = [target for target in options.targets if not 0 < target < 1]
     if wrong:
         raise SettingsError(f"--targets {wrong[0]:g}: want precisions between 0 and 1")
@@ -55,6 +56,15 @@ def tune(options: argparse.Namespace) -> None:
     frontier = trace(scored, store, settings, options.targets, out / "work")
     write(frontier, settings, out)
     tell(f"{text(frontier)}\n{looks.said(earlier)}\nwritten to {out}", options)
+
+
+def by_vm(settings: Settings) -> Settings:
+    """Where the run left the proof to an audit, what V_M shows all the same."""
+    point = settings.operating_point
+    if point.certificate != "audit":
+        return settings
+    shown = point.model_copy(update={"certificate": "calibration"})
+    return settings.model_copy(update={"operating_point": shown})
 
 
 def write(frontier: Frontier, settings: Settings, out: Location) -> None:

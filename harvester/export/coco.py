@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from harvester.export.selection import ORIGIN, LabelledVolume, Row
 from harvester.imaging.slice_map import SliceMap
+from harvester.labels.deeplesion.volume_ids import split_id
 from harvester.records import Role, boxes_of
 
 FILE: Final = "annotations.json"
@@ -54,13 +55,19 @@ def build(volumes: Iterable[LabelledVolume], made_by: Row) -> dict[str, Any]:
 def _image(volume: Row, slices: SliceMap, k: int, number: int) -> Row:
     return {
         "id": number,
-        "file_name": f"{volume['volume_id']}/{k:04d}.png",
+        "file_name": _file(volume["volume_id"], k),
         "width": slices.shape[0],
         "height": slices.shape[1],
         **{name: volume[name] for name in ("volume_id", "patient_id", "split")},
         "slice": k,
         "turn": slices.text(),
     }
+
+
+def _file(volume_id: str, k: int) -> str:
+    """DeepLesion's own PNG, below Images_png; of other archives no such file exists: the id and the slice."""
+    named = split_id(volume_id)
+    return f"{named.folder}/{named.start + k:03d}.png" if named else f"{volume_id}/{k:04d}.png"
 
 
 def _annotation(label: Row, number: int, image: int, track: int, k: int, bbox: list[float]) -> Row:

@@ -96,8 +96,15 @@ def write_csv(file: Path, names: Sequence[str], rows: Iterable[Row]) -> None:
 
 
 def key_box(placed: Sequence[Placed]) -> Placed:
-    """The largest box with its slice, the first of several: what a reader would measure."""
-    return max(placed, key=lambda each: (each[1][2] - each[1][0] + 1) * (each[1][3] - each[1][1] + 1))
+    """The largest box of the middle half of its slices, the first of several: what a reader would measure.
+
+    Links reach beyond a lesion's ends, where a box may be large and holds little or nothing of it.
+    """
+    beyond = len(placed) // 4
+    return max(
+        placed[beyond : len(placed) - beyond],
+        key=lambda each: (each[1][2] - each[1][0] + 1) * (each[1][3] - each[1][1] + 1),
+    )
 
 
 def _table(run: Location, name: str, schema: pa.Schema) -> pa.Table:

@@ -36,6 +36,7 @@ class ReportInputs:
     correct   (volume_id, lesion_id) of a harvested lesion -> right or wrong; None or absent where unknown
     missed    hidden lesions that were not harvested; empty where there is no truth
     missing   the volumes that miss the most first
+    standing  how far an audit is that has proven nothing yet, a line each
     curves    {"name", "froc": (fp_per_volume, sensitivity), "precision_recall": (recall, precision)} each;
               names like "round 0: LPG + LPC"; none without truth
     """
@@ -51,6 +52,7 @@ class ReportInputs:
     missed: MarkTable
     missing: MissingTable
     curves: Sequence[Mapping[str, Any]]
+    standing: Sequence[str] = ()
 
 
 def write_report(inputs: ReportInputs) -> Location:
@@ -77,6 +79,7 @@ def chapters(inputs: ReportInputs) -> dict[str, Any]:
         "point": settings.operating_point,
         "sentence": sentence(summary, settings.operating_point, volumes, len(inputs.unproven)),
         "left_to_audit": is_left_to_audit(summary),
+        "standing": inputs.standing,
         "lowest_waiting": min(values(inputs.unproven["score"]), default=None),
         "warnings": warnings(summary),
         "audit": summary.audit,
@@ -122,9 +125,10 @@ def _galleries(inputs: ReportInputs) -> dict[str, Any]:
     gallery = Gallery(inputs.store, inputs.settings.report, inputs.harvest)
     measured = inputs.summary.final.precision is not None
     hidden = bool(inputs.curves) or len(inputs.missed) > 0
+    known = {} if is_left_to_audit(inputs.summary) else inputs.correct  # who is to judge them may not read it here
     return {
         "harvested": gallery.harvested(inputs.harvest, inputs.correct),
-        "unproven": [] if len(inputs.harvest) else gallery.harvested(inputs.unproven, inputs.correct, VIOLET),
+        "unproven": [] if len(inputs.harvest) else gallery.harvested(inputs.unproven, known, VIOLET),
         "wrong": gallery.wrong(inputs.harvest, inputs.correct) if measured else None,
         "negatives": gallery.hard_negatives(inputs.ledger),
         "missed": gallery.misses(inputs.missed) if hidden else None,

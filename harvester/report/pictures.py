@@ -67,8 +67,13 @@ class Strip:
 
 
 def slices_to_show(z_with_box: Sequence[int], depth: int, wanted: int) -> list[int]:
-    """`wanted` slices, ascending: spread over those with a box, then neighbours; all of a thinner volume."""
+    """`wanted` slices, ascending: spread over the middle of those with a box, then neighbours; all of a thinner volume.
+
+    On the first and last slices of a long find little or nothing is left of it.
+    """
     low, high = min(z_with_box), max(z_with_box)
+    ends = max(0, min((high - low + 1) // 5, (high - low + 1 - wanted) // 2))
+    low, high = low + ends, high - ends
     missing = wanted - (high - low + 1)
     if missing > 0:
         low = max(0, low - (missing + 1) // 2)

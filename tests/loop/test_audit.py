@@ -140,6 +140,8 @@ def test_a_list_with_too_many_wrong_ones_is_not_certified(
     assert main([*refused, "certify"]) == 1
     assert "0.9 is not proven, and all is read" in capsys.readouterr().err
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["audit"] is None
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "all are read, and a precision of 0.9 is not proven" in page
     assert main([*refused, "status"]) == 0
     assert "0.90 is not reached" in capsys.readouterr().out
 
