@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import Any, Final, Generic
+from typing import Any, ClassVar, Final, Generic
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -89,6 +89,7 @@ class Actor(ABC, Generic[Kind]):
     """
 
     kind: Callable[[pa.Table], Kind]
+    doing: ClassVar[str]  # for people
 
     def __init__(self, job: InferenceJob) -> None:
         self.job = job
@@ -151,6 +152,7 @@ class Proposer(Actor[TubeletTable]):
     """Manifest rows to tubelets."""
 
     kind = TubeletTable
+    doing = "proposing lesions"
 
     @cached_property
     def proposals(self) -> Proposals:
@@ -166,6 +168,7 @@ class Scorer(Actor[ScoredTable]):
     """Manifest rows to classified tubelets. Its parts hold the same volumes as those of what was proposed."""
 
     kind = ScoredTable
+    doing = "classifying proposals"
 
     def __init__(self, job: InferenceJob) -> None:
         super().__init__(job)
@@ -201,18 +204,18 @@ def run_over_volumes(actor: type[Actor[Kind]], job: InferenceJob, manifest: pa.T
     done = job.partials.done()
     missing = [part for part in parts if part.name not in done]
     if len(missing) < len(parts):
-        logger.info("%s: %d of %d parts done before", actor.__name__, len(parts) - len(missing), len(parts))
+        logger.info("%s: %d of %d parts done before", actor.doing, len(parts) - len(missing), len(parts))
     names = [part.name for part in parts]
     for last in (False, True):
         if missing:
             work = BackgroundWork(_dataset(actor, job, missing).materialize)
             work.start()
-            work.watch(PartProgress(job, missing, actor.__name__), pool_request(job.settings.compute))
+            work.watch(PartProgress(job, missing, actor.doing), pool_request(job.settings.compute))
         records = _published(job.partials, names)
         missing = [part for part, record in zip(parts, records, strict=True) if record.get("again")]
         if last or not missing:
             break
-        logger.info("%s: %d parts have volumes that could not be read; tried again", actor.__name__, len(missing))
+        logger.info("%s: %d parts have volumes that could not be read; tried again", actor.doing, len(missing))
         job.partials.withdraw(part.name for part in missing)
     forget(job.partials.folder)
     _refuse_if_broken(job, dict(zip(names, records, strict=True)), len(manifest))

@@ -71,7 +71,10 @@ def said(earlier: int | None) -> str:
     if not earlier:
         return "No run has looked at this V_M before"
     by = "1 earlier run" if earlier == 1 else f"{earlier:,} earlier runs"
-    return f"V_M has been looked at by {by} with other settings; the promise is for one"
+    return (
+        f"V_M has been looked at by {by} with other settings; the promise is for one: of several, one may be certified "
+        "by chance. Take the first, or prove this one by looking (harvester audit)"
+    )
 
 
 def _read(file: Location) -> dict[str, Any]:
