@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from harvester.certificate.audit import RIGHT, Claim, Standing, Verdict, claim_of, standings
+from harvester.certificate.audit import RIGHT, TAKES_ALL, Claim, Standing, Verdict, claim_of, standings
 from harvester.certificate.audit_folder import AuditFolder, Reader, Said
 from harvester.errors import LabelError
 from harvester.geometry import Array
@@ -199,7 +199,8 @@ def at_the_end(folder: AuditFolder, said: Mapping[str, Verdict]) -> list[str]:
 def words(rung: Standing, claim: Claim, proven: Sequence[Standing], planted_left: int) -> str:
     """'31 of 31 right, so at least 0.87 of the list of 60; at this rate about 9 more for 0.90'."""
     right, read = sum(rung.right), len(rung.right)
-    told = [f"{right} of {read} right, so at least {rung.bound:.2f} of the list of {rung.size}"] if read else []
+    sure = f", so at least {rung.bound:.2f} of the list of {rung.size}" if claim.false_accepts < TAKES_ALL else ""
+    told = [f"{right} of {read} right{sure}"] if read else []
     if rung.proven_at is None:
         told.append(
             f"at this rate about {rung.left} more for {claim.target:.2f}"
