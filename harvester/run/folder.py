@@ -36,7 +36,7 @@ from harvester.records import MINED, Kind, Split, each_row, rows_where
 from harvester.run.journal import RoundRecord, RunRecord, Status, read_run, round_folder, write_round, write_run
 from harvester.run.parted_table import PartedTable
 from harvester.run.partials import Partials
-from harvester.run.progress import StepSaid
+from harvester.run.progress import StepSaid, step_words
 from harvester.run.step_notes import (
     NOTE,
     StepNote,
@@ -262,13 +262,13 @@ class Run:
             broken = broken_files(step.path, note, files)
             if not broken:
                 if not looking:
-                    logger.info("round %d %s: done before", step.round, step.name)
+                    logger.info("round %d, %s: done before", step.round, step_words(step.name))
                 return self._artifact(step, note, content)
         if looking:
             raise StepMissingError(step.name, step.round, step.key, self._inputs.get(step.key, {}), broken)
         if broken:
             self._drop(step, broken)
-        self._say("round %d %s ...", StepSaid(step.round, step.name))
+        self._say("round %d, %s ...", StepSaid(step.round, step.name))
         return None
 
     def _drop(self, step: _Step, broken: Sequence[str]) -> None:
@@ -289,11 +289,11 @@ class Run:
         }
         step.note.write_text(json.dumps(note | more))
         measured = "".join(f", {name} {value:g}" for name, value in counts.items())
-        self._say(f"round %d %s: {seconds:.1f} s{measured}", StepSaid(step.round, step.name, seconds))
+        self._say(f"round %d, %s: {seconds:.1f} s{measured}", StepSaid(step.round, step.name, seconds))
         return self._artifact(step, note, content)
 
     def _say(self, words: str, said: StepSaid) -> None:
-        logger.info(words, said.round, said.step, extra={"step": said})
+        logger.info(words, said.round, step_words(said.step), extra={"step": said})
         self.watch(said)
 
     def _artifact(self, step: _Step, note: StepNote, content: str) -> Artifact:

@@ -55,10 +55,16 @@ class StepSaid:
 
 
 STEP_WORDS: Final = {
+    "labels": "labels to learn from",
     "generator": "training the generator",
     "tubelets": "proposing lesions",
+    "examples": "examples for the classifier",
     "classifier": "training the classifier",
     "scored": "classifying proposals",
+    "candidates": "proposals in V_M",
+    "lesions": "lesions of V_M",
+    "known": "proposals on known lesions",
+    "rivals": "proposals beside them",
     "operating-point": "choosing the operating point",
 }
 
