@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.object_storage import TABLES, same
 from harvester.run.log import read_log
+from harvester.run.progress import step_words
 from harvester.storage.location import Location
 from tests.ray_nodes import Nodes, kill, ray_nodes, title
 
@@ -40,6 +42,9 @@ PHASES: Final = {
     "mining": "driver",
 }
 """What runs in each phase of a round and can be killed there; nodes and the driver can be everywhere."""
+STEPS: Final = {step_words(step): step for step in PHASES}
+STEP_LINE: Final = re.compile(r"round (?P<round>\d+), (?P<step>[^:.]+?)(?P<began> \.\.\.)?(: [\d.]+ s.*)?")
+"""A step that begins, or that took its seconds."""
 OF_A_ROUND: Final = ("generator", "tubelets", "classifier", "scored", "operating-point", "mining")
 AT_WORK: Final = 0.4
 """Of a phase's seconds, those after its workers have started."""
@@ -82,16 +87,14 @@ class Journal:
 
     def phase(self) -> str:
         """Where the harvest is: its latest step of PHASES, with the round."""
-        said = [line["message"].split() for line in read_log(Location.of(self.run))]
-        entered = [words for words in said if words[:1] == ["round"] and words[2].rstrip(":") in PHASES]
+        said = [line["message"] for line in read_log(Location.of(self.run))]
         # What was done before is no phase. The driver mines once the last step has logged its seconds.
-        steps = [
-            words for words in entered if words[3] == "..." or (words[2] == "operating-point:" and words[3] != "done")
-        ]
+        entered = [found for message in said if (found := STEP_LINE.fullmatch(message)) and found["step"] in STEPS]
+        steps = [each for each in entered if each["began"] or STEPS[each["step"]] == "operating-point"]
         if not steps:
             return "prepare 0"
-        _, number, step, *_ = steps[-1]
-        return f"mining {number}" if step.endswith(":") else f"{step} {number}"
+        last = steps[-1]
+        return f"{STEPS[last['step']] if last['began'] else 'mining'} {last['round']}"
 
 
 class Harvest:
