@@ -111,7 +111,7 @@ def test_a_round_that_harvests_nothing_ends_the_run_with_its_reason(
     assert len(history.rounds) == 1
     summary = read_summary(folder)
     assert (summary, summary.final.harvested) == (history.summary, 0)
-    assert "target 0.999" in summary.stopped_because
+    assert "V_M does not prove a precision of 0.999" in summary.stopped_because
     assert pq.read_table(folder / "harvest.parquet").num_rows == 0
     assert (folder / "report.html").exists()
 
