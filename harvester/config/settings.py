@@ -151,7 +151,7 @@ class RetrainSettings(Section):
     channels: int = Field(64, ge=32, multiple_of=32, description="of the feature pyramid; torchvision's default is 256")
     window_hu: ShownWindow = Field((-600.0, 500.0), description="black and white of the three slices of an image")
     seeds: int = Field(3, ge=1, description="how often each detector is trained on each label set")
-    steps: int = Field(300, ge=1, description="of each fit; of the generator five times as many, which are shorter")
+    steps: int = Field(300, ge=1, description="of each fit; of the generator ten times as many, which are shorter")
     batch_images: int = Field(8, ge=1, description="images a step")
     crop_px: int = Field(128, ge=32, multiple_of=32, description="side of a training image on the grid")
     learning_rate: float = Field(1e-3, gt=0, description="at its highest")
