@@ -78,13 +78,18 @@ class Claim:
             raise SettingsError(f"false_accepts = {self.false_accepts}: want 0 or more, less than 1")
 
     @property
+    def believed(self) -> bool:
+        """Whether the reader's word proves anything."""
+        return self.false_accepts < TAKES_ALL
+
+    @property
     def accepted(self) -> float:
         """The share that the reader must accept, were all of the list read."""
         return self.target + (1 - self.target) * self.false_accepts
 
     def broken(self, total: int) -> int:
         """K0: of so many the largest count of accepted ones that breaks the promise."""
-        if self.false_accepts >= TAKES_ALL:
+        if not self.believed:
             return total
         return math.ceil(self.accepted * total - 1e-9) - 1
 
@@ -95,7 +100,7 @@ class Claim:
 
     def right(self, accepted: float) -> float:
         """The share that is right at least where such a share is accepted."""
-        if self.false_accepts >= TAKES_ALL:
+        if not self.believed:
             return 0.0
         return max(0.0, (accepted - self.false_accepts) / (1 - self.false_accepts))
 
@@ -215,6 +220,15 @@ class Deck:
         places = tuple(np.sort(rng.integers(0, max(1, first), len(names))).tolist())
         return cls(tuple(ranked), tuple(sizes), order, {name: planted[name] for name in names}, places)
 
+    @property
+    def lures(self) -> list[str]:
+        """What is planted and is none."""
+        return [name for name, lesion in self.planted.items() if not lesion]
+
+    def unread(self, verdicts: Mapping[str, Verdict]) -> list[str]:
+        """What is left to read, planted finds among it."""
+        return [name for name in (*self.order, *self.planted) if name not in verdicts]
+
     def members(self, rung: int) -> list[str]:
         """The finds of a rung in the order in which they are read."""
         own = set(self.ranked[: self.sizes[rung]])
@@ -256,12 +270,12 @@ def claim_of(
     Those that are unread yet count as accepted, so the bound holds at any time: it only falls when they are read. As
     rejected (`unread`) they show where the audit is heading.
     """
-    known = [name for name, lesion in deck.planted.items() if not lesion]
-    if not known:
+    lures = deck.lures
+    if not lures:
         return Claim(target, level)
-    accepted = sum(verdicts.get(name, unread) in RIGHT for name in known)
-    bound = false_accepts(accepted, len(known), READER_SHARE * level)
-    taken = min(bound, TAKES_ALL) if accepted <= MOST_TAKEN * len(known) else TAKES_ALL
+    accepted = sum(verdicts.get(name, unread) in RIGHT for name in lures)
+    bound = false_accepts(accepted, len(lures), READER_SHARE * level)
+    taken = min(bound, TAKES_ALL) if accepted <= MOST_TAKEN * len(lures) else TAKES_ALL
     return Claim(target, (1 - READER_SHARE) * level, taken)
 
 

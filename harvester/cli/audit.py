@@ -80,7 +80,7 @@ def certify_run(run: Location, store: Store, settings: Settings) -> str:
     except StoreError as refused:
         if not folder.decided():
             raise
-        report = rewritten(run, store, settings, told_of(folder))
+        report = rewritten(run, store, settings, progress(folder, folder.decided())["told"])
         raise StoreError(f"{one_line(refused)}; the report says how far it came: {report}") from refused
     report = rewritten(run, store, settings)
     try:
@@ -111,15 +111,10 @@ def rewritten(run: Location, store: Store, settings: Settings, standing: Sequenc
         return write_report(replace(history.report_inputs(), standing=standing))
 
 
-def told_of(folder: AuditFolder) -> list[str]:
-    """How far an audit is, in sentences."""
-    return str(progress(folder, folder.decided())["words"]).split("; ")
-
-
 def drawn_lines(folder: AuditFolder) -> list[str]:
     """What was drawn."""
     plan, deck = folder.plan, folder.plan.deck
-    lures = sum(not lesion for lesion in deck.planted.values())
+    lures = len(deck.lures)
     planted = f"{lures} finds that are none and {len(deck.planted) - lures} lesions planted"
     if not deck.planted:
         planted = "no known finds are planted (no patient of V_M can prove any): readers are trusted"

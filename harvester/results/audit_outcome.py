@@ -76,10 +76,9 @@ def certify(folder: AuditFolder) -> Audited:
 
 def not_proven(folder: AuditFolder) -> str:
     """Why nothing is certified, and what can be done."""
-    plan, decided = folder.plan, folder.decided()
-    left = sum(find not in decided for find in (*plan.deck.order, *plan.deck.planted))
-    if left:
-        return f"{plan.target:g} is not proven yet; {left} finds are to be read"
+    plan = folder.plan
+    if left := plan.deck.unread(folder.decided()):
+        return f"{plan.target:g} is not proven yet; {len(left)} finds are to be read"
     return (
         f"{plan.target:g} is not proven, and all is read (harvester audit status says how far it came). What was said "
         "is not lost: harvester audit teach, then harvest into a new folder, where it teaches; or ask a new run for "
@@ -123,7 +122,7 @@ def _audited(folder: AuditFolder) -> Audited | None:
     proven = [each for each in standings(plan.deck, decided, claim) if each.proven_at]
     if not proven:
         return None
-    rung, lures = proven[-1], [find for find, lesion in plan.deck.planted.items() if not lesion]
+    rung, lures = proven[-1], plan.deck.lures
     reviewed = np.array(rung.right, bool)
     result = AuditResult(
         attempt=plan.attempt,

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from harvester.certificate.audit import RIGHT, TAKES_ALL, Claim, Standing, Verdict, claim_of, standings
-from harvester.certificate.audit_folder import AuditFolder, Reader, Said
+from harvester.certificate.audit import RIGHT, Claim, Standing, Verdict, claim_of, standings
+from harvester.certificate.audit_folder import AuditFolder, Plan, Reader, Said
 from harvester.errors import LabelError
 from harvester.geometry import Array
 from harvester.records import SIDES, MarkTable, Placed, boxes_of
@@ -162,30 +162,29 @@ class Session:
 
 
 def progress(folder: AuditFolder, said: Mapping[str, Verdict]) -> dict[str, Any]:
-    """What is proven and what it will take, in numbers and in words."""
+    """What is proven and what it will take, in numbers, in sentences (`told`) and in a line (`words`)."""
     plan, deck = folder.plan, folder.plan.deck
     if not plan.deck.sizes:
-        return {"proven": 0, "bound": 0.0, "words": "what you say teaches the next run"}
+        told = ["what you say teaches the next run"]
+        return {"proven": 0, "bound": 0.0, "told": told, "words": told[0]}
     claim = claim_of(deck, said, plan.target, plan.level)
     heading = claim_of(deck, said, plan.target, plan.level, Verdict.REJECTED)
     now, ahead = standings(deck, said, claim), standings(deck, said, heading)
     proven = [each for each in now if each.proven_at]
+    told = sentences(ahead[-1], heading, proven, _unread(folder, said))
+    if not proven and not deck.unread(said):
+        told += at_the_end(plan, said)
     return {
         "proven": proven[-1].size if proven else 0,
         "bound": round(ahead[-1].bound, 4),
-        "words": "; ".join([words(ahead[-1], heading, proven, _unread(folder, said)), *at_the_end(folder, said)]),
+        "told": told,
+        "words": "; ".join(told),
     }
 
 
-def at_the_end(folder: AuditFolder, said: Mapping[str, Verdict]) -> list[str]:
-    """Where every find is read and the promise is not proven: that it is over, and what the planted finds show."""
-    plan, deck = folder.plan, folder.plan.deck
-    if any(find not in said for find in (*deck.order, *deck.planted)):
-        return []
-    claim = claim_of(deck, said, plan.target, plan.level)
-    if standings(deck, said, claim)[0].proven_at:
-        return []
-    lures = [find for find, lesion in deck.planted.items() if not lesion]
+def at_the_end(plan: Plan, said: Mapping[str, Verdict]) -> list[str]:
+    """Of a deck that is read and proves nothing: that it is over, and what the planted finds show."""
+    lures = plan.deck.lures
     taken = sum(said[find] in RIGHT for find in lures)
     told = [f"all are read, and a precision of {plan.target:g} is not proven"]
     if taken:
@@ -196,10 +195,10 @@ def at_the_end(folder: AuditFolder, said: Mapping[str, Verdict]) -> list[str]:
     return told
 
 
-def words(rung: Standing, claim: Claim, proven: Sequence[Standing], planted_left: int) -> str:
-    """'31 of 31 right, so at least 0.87 of the list of 60; at this rate about 9 more for 0.90'."""
+def sentences(rung: Standing, claim: Claim, proven: Sequence[Standing], planted_left: int) -> list[str]:
+    """'31 of 31 right, so at least 0.87 of the list of 60', 'at this rate about 9 more for 0.90'."""
     right, read = sum(rung.right), len(rung.right)
-    sure = f", so at least {rung.bound:.2f} of the list of {rung.size}" if claim.false_accepts < TAKES_ALL else ""
+    sure = f", so at least {rung.bound:.2f} of the list of {rung.size}" if claim.believed else ""
     told = [f"{right} of {read} right{sure}"] if read else []
     if rung.proven_at is None:
         told.append(
@@ -211,11 +210,11 @@ def words(rung: Standing, claim: Claim, proven: Sequence[Standing], planted_left
         told.append(f"{planted_left} more to see how surely you tell them apart")
     if proven:
         told.insert(0, f"Proven: at least {claim.target:.2f} of the best {proven[-1].size} are right")
-    return "; ".join(told)
+    return told
 
 
 def _unread(folder: AuditFolder, said: Mapping[str, Verdict]) -> int:
-    return sum(find not in said for find, lesion in folder.plan.deck.planted.items() if not lesion)
+    return sum(find not in said for find in folder.plan.deck.lures)
 
 
 def _by_volume(marks: MarkTable) -> dict[str, list[Mapping[str, Any]]]:

@@ -13,7 +13,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +26,7 @@ from harvester.config.fingerprint import settings_hash
 from harvester.config.settings import Settings
 from harvester.errors import SettingsError, StoreError, one_line
 from harvester.labels.folds import patient_folds
+from harvester.records import EachRow
 from harvester.storage.location import Location, writing
 
 logger = logging.getLogger(__name__)
@@ -206,9 +207,9 @@ def require_in_folds(settings: Settings) -> None:
         )
 
 
-def folds_by_patient(rows: Iterable[Mapping[str, Any]], settings: Settings) -> dict[str, int]:
+def folds_by_patient(rows: Sequence[Mapping[str, Any]] | EachRow, settings: Settings) -> dict[str, int]:
     """patient_id -> fold of a run: labels.folds.patient_folds, but patients that the starting weights have seen are in
-    the folds whose weights have not seen them. rows: a list or EachRow, they are gone through twice."""
+    the folds whose weights have not seen them. The rows are gone through twice."""
     start = starting_weights(settings)
     seen = start.seen(rows) if start and start.in_folds(settings.folds) else {}
     return patient_folds(rows, settings.folds, settings.seed, seen)
