@@ -7,9 +7,9 @@ Tiny volumes (8 slices of 64 x 64) are proposed and scored by the pipeline of a 
 several goes where they are short; the driver's resident memory at its highest less that after its start; bytes that
 Ray's object store spilled. For each of --rounds what follows the scoring, of an archive whose tubelets are made up
 (TUBELETS_EACH a volume, a lesion marked in each, 100 volumes of V_M): the operating point, the harvest, hard negatives,
-the labels of the next round and what is missing, by the same calls as a harvest; seconds a volume, and the driver's
-memory. Each count is a process of its own, and so is its making. Then what planning, publishing and reading back cost
-at 1,000,000 volumes.
+the labels of the next round, what is missing and the report, by the same calls as a harvest; seconds a volume, and the
+driver's memory. Each count is a process of its own, and so is its making. Then what planning, publishing and reading
+back cost at 1,000,000 volumes.
 """
 
 import argparse
@@ -39,6 +39,7 @@ from harvester.harvest import choose_operating_point, mine, record
 from harvester.list_columns import lists
 from harvester.mining.round_view import StoreTables
 from harvester.records import SCORED, TUBELETS, Mark, ScoredTable, TubeletTable, Volume
+from harvester.report.build import write_report
 from harvester.results.completeness import expected_missing
 from harvester.results.history import History
 from harvester.results.rounds import rounds_viewed
@@ -79,7 +80,7 @@ class Watch:
         self.over.set()
 
     def _sample(self) -> None:
-        while not self.over.wait(0.1):
+        while not self.over.wait(0.02):
             self.most_mib = max(self.most_mib, psutil.Process().memory_info().rss / MIB)
 
 
@@ -148,6 +149,21 @@ def _one_round(work: Path, count: int, settings: Settings) -> dict[str, float]:
     run = Run.open(Location.of(work / f"run-{time.time()}"), settings, store)
     scored = PartedTable(Partials(Location.of(work / "scored.partials")), ScoredTable)
     began = time.monotonic()
+    history, labels = harvested(run, scored)
+    write_report(history.report_inputs())
+    seconds, found = time.monotonic() - began, len(history.lesions)
+    run.folder.delete_folder()
+    return {
+        "seconds": round(seconds, 1),
+        "ms_per_volume": round(1000 * seconds / count, 3),
+        "harvested": found,
+        "labels": labels,
+    }
+
+
+def harvested(run: Run, scored: PartedTable[ScoredTable]) -> tuple[History, int]:
+    """A harvest's one round from its scores on, and the number of labels in its ledger."""
+    store, settings = run.store, run.settings
     history, known = History(run), StoreTables.of(store, settings, run.folds, run.data_hash)
     ledger, view = known.ledger, rounds_viewed((scored,), store, settings, in_tasks, known)
     point = choose_operating_point(run, 0, view)
@@ -156,15 +172,8 @@ def _one_round(work: Path, count: int, settings: Settings) -> dict[str, float]:
     weights = Artifact(run.folder, "0", 0.0, content="0")
     ledger = record(run, 0, ledger, found, (weights, weights))
     history.append(0, view, point, found, "0")
-    history.finish(ledger, expected_missing(view, point, history.left_out))
-    seconds, harvested = time.monotonic() - began, len(history.lesions)
-    run.folder.delete_folder()
-    return {
-        "seconds": round(seconds, 1),
-        "ms_per_volume": round(1000 * seconds / count, 3),
-        "harvested": harvested,
-        "labels": len(ledger),
-    }
+    history.finish(ledger, expected_missing(view, point, history.lesions, history.left_out))
+    return history, len(ledger)
 
 
 def known_archive(folder: Path, count: int) -> Store:

@@ -95,7 +95,9 @@ def harvest(run: Run, tracker: Tracker, show: Callable[[ReportInputs], None] = l
             break
         show(history.so_far(ledger))
     (run.folder / "calibration.parquet").write_table(hits)
-    history.finish(ledger, expected_missing(view, point, history.left_out), certified(run.folder, view.scored))
+    history.finish(
+        ledger, expected_missing(view, point, history.lesions, history.left_out), certified(run.folder, view.scored)
+    )
     return history
 
 
@@ -169,11 +171,13 @@ def examples(run: Run, tubelets: PartedTable[TubeletTable], ledger: LedgerTable)
     own, known = run.settings.classifier, StoreTables.of(run.store, run.settings, run.folds, run.data_hash)
     drawn = values(known.partly_marked(run.settings.seed)[:NEGATIVE_VOLUMES])
     learned = pa.array([*values(rows_where(known.manifest, "split", Split.VM)["volume_id"]), *drawn], pa.string())
+    manifest = known.of_volumes(learned).manifest
+    labels = LedgerTable(ledger.filter(pc.is_in(ledger["volume_id"], learned)))
 
     def of_parts(names: Sequence[str]) -> pa.Table:
         table = negatives.to_classify(tubelets.of(names), own.max_tubelets)
         mine = table.filter(pc.is_in(table["volume_id"], learned))
-        return negatives.labelled(mine, ledger, known.manifest, own.match_iou)
+        return negatives.labelled(mine, labels, manifest, own.match_iou)
 
     return pa.concat_tables(over_parts(of_parts, tubelets.partials.names(), in_tasks)).combine_chunks()
 

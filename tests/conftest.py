@@ -8,9 +8,10 @@ from hypothesis import HealthCheck, settings
 
 TESTS = Path(__file__).parent
 
-# A shell that starts these tests in the background lets them, and every program they start, ignore Ctrl-C.
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell that starts these tests in the background, or nohup, lets them and every program they start ignore signals.
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, handler)
 
 # The same examples everywhere and at every speed: no test's outcome hangs on chance or on how busy a machine is.
 settings.register_profile(

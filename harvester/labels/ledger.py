@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from harvester.errors import LabelError
 from harvester.geometry import Array
-from harvester.list_columns import Lists, lists, one_each
+from harvester.list_columns import Lists, joined, lists, one_each
 from harvester.records import (
     LEDGER,
     SIDES,
@@ -78,9 +78,8 @@ def from_tubelets(
     probabilities: Array | None = None,
 ) -> LedgerTable:
     """Mined tubelets as ledger rows, one per tubelet, with their origin, and that each is a lesion, where known."""
-    first = f"{source}-{round_index}-"
     given: dict[str, Any] = {name: tubelets[name] for name in ("volume_id", "score", "z", *SIDES)}
-    given["label_id"] = pa.array([f"{first}{number}" for number in values(tubelets["tubelet_id"])], pa.string())
+    given["label_id"] = joined("-", f"{source}-{round_index}", tubelets["tubelet_id"])
     if probabilities is not None:
         given["probability"] = pa.array(probabilities, pa.float64())
     origin = {"role": str(role), "source": str(source), "round": round_index, "model_hash": model_hash}

@@ -66,8 +66,9 @@ def cut(reaching: SelectedTable, limits: Limits, folds: Mapping[str, int]) -> Cu
     folds     every patient's
     """
     patients = values(reaching["patient_id"])
-    fits = np.array(list(_fit(patients, limits, folds)), bool)
-    untried = {folds[patient] for patient in patients} - limits.folds
+    own = {patient: folds[patient] for patient in set(patients)}
+    fits = np.array(list(_fit(patients, limits, own)), bool)
+    untried = set(own.values()) - limits.folds
     lesions = reaching if fits.all() else SelectedTable(reaching.filter(pa.array(fits)))
     left = SelectedTable(reaching.filter(pa.array(~fits)))
     return Cut(lesions, left, limits, tuple(sorted(untried)))

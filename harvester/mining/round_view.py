@@ -117,9 +117,9 @@ class StoreTables:
         seen = self.manifest.filter(pc.is_in(self.manifest["patient_id"], patients))["volume_id"].combine_chunks()
         return tubelets_or_marks.filter(pc.invert(pc.is_in(tubelets_or_marks["volume_id"], seen)))
 
-    @cached_property
+    @property
     def ledger(self) -> LedgerTable:
-        """What is known before round 0: the archive's marks, and what people reviewed."""
+        """What is known before round 0: the archive's marks, and what people reviewed. Made anew, and not kept."""
         return initial_ledger(self.marks, self.reviewed)
 
 
@@ -139,7 +139,11 @@ class RoundView:
 
     def over_vh(self, work: Work, volumes: int | None = None) -> list[pa.Table]:
         """What some work makes of V_H; where it is large, of parts of it, in their order."""
-        return [work(self)] if self.sweep is None else list(self.sweep(work, volumes))
+        if self.sweep is None:
+            return [work(self)]
+        made = list(self.sweep(work, volumes))
+        pa.default_memory_pool().release_unused()  # what the answers came in is as large as they are
+        return made
 
     @property
     def scored(self) -> ScoredTable:
@@ -250,7 +254,8 @@ class RoundView:
         from what its point estimate takes.
         """
         reaching = self.reaching(fusion, estimated if self.settings.mining.learn_likely else np.inf)
-        return SelectedTable(reaching.slice(len(from_score(reaching, threshold))))
+        # Taken, not cut out: a slice would keep all of what reaches in memory.
+        return SelectedTable(reaching.take(np.arange(len(from_score(reaching, threshold)), len(reaching))))
 
     def cut(self, fusion: ScoreFusion, threshold: float) -> Cut:
         """What of it is harvested, and what is left for review: within what V_M shows at the threshold."""

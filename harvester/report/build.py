@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import pyarrow.compute as pc
+
 from harvester.config.loading import dump
 from harvester.config.settings import Settings
-from harvester.records import HarvestTable, LedgerTable, MarkTable, MissingTable, values
+from harvester.records import HarvestTable, LedgerTable, MarkTable, MissingTable
 from harvester.report import sections
 from harvester.report.gallery import VIOLET, Gallery
 from harvester.report.guide import write_guide
@@ -31,11 +33,12 @@ class ReportInputs:
 
     folder    the run's folder; report.html goes there
     summary   what summary.json says
-    unproven  what the point estimate alone would have taken in the last round, or what an audit is to prove; shown
-              where nothing was harvested, and nowhere else
+    unproven  where nothing was harvested what the point estimate alone would have taken in the last round, or what
+              an audit is to prove
+    negatives the hard negatives of V_M, which are sure
     correct   (volume_id, lesion_id) of a harvested lesion -> right or wrong; None or absent where unknown
     missed    hidden lesions that were not harvested; empty where there is no truth
-    missing   the volumes that miss the most first
+    missing   the volumes that miss the most, MISSING_SHOWN at most
     standing  how far an audit is that has proven nothing yet, a line each
     curves    {"name", "froc": (fp_per_volume, sensitivity), "precision_recall": (recall, precision)} each;
               names like "round 0: LPG + LPC"; none without truth
@@ -47,7 +50,7 @@ class ReportInputs:
     summary: Summary
     harvest: HarvestTable
     unproven: HarvestTable
-    ledger: LedgerTable
+    negatives: LedgerTable
     correct: Mapping[tuple[str, str], bool | None]
     missed: MarkTable
     missing: MissingTable
@@ -72,7 +75,7 @@ def build(inputs: ReportInputs) -> str:
 def chapters(inputs: ReportInputs) -> dict[str, Any]:
     """What page/chapters.html shows."""
     summary, settings = inputs.summary, inputs.settings
-    volumes = len(set(values(inputs.harvest["volume_id"])))
+    volumes = pc.count_distinct(inputs.harvest["volume_id"]).as_py()
     return {
         "name": inputs.folder.name if summary.config == UNNAMED else summary.config,
         "summary": summary,
@@ -80,7 +83,7 @@ def chapters(inputs: ReportInputs) -> dict[str, Any]:
         "sentence": sentence(summary, settings.operating_point, volumes, len(inputs.unproven)),
         "left_to_audit": is_left_to_audit(summary),
         "standing": inputs.standing,
-        "lowest_waiting": min(values(inputs.unproven["score"]), default=None),
+        "lowest_waiting": pc.min(inputs.unproven["score"]).as_py(),
         "warnings": warnings(summary),
         "audit": summary.audit,
         "audit_plot": audit_plot(summary.audit.curve, summary.audit.target) if summary.audit else None,
@@ -92,7 +95,7 @@ def chapters(inputs: ReportInputs) -> dict[str, Any]:
         "certificate_rows": sections.certificate(summary),
         "likeness": sections.likeness(summary),
         "ablation_rows": sections.ablations(summary),
-        "missing_rows": sections.missing(inputs.missing.slice(0, MISSING_SHOWN).to_pylist()),
+        "missing_rows": sections.missing(inputs.missing.to_pylist()),
         "archive": sections.archive(inputs.store),
         "step_rows": sections.steps(summary),
         "resolved": dump(settings),
@@ -128,9 +131,9 @@ def _galleries(inputs: ReportInputs) -> dict[str, Any]:
     known = {} if is_left_to_audit(inputs.summary) else inputs.correct  # who is to judge them may not read it here
     return {
         "harvested": gallery.harvested(inputs.harvest, inputs.correct),
-        "unproven": [] if len(inputs.harvest) else gallery.harvested(inputs.unproven, known, VIOLET),
+        "unproven": gallery.harvested(inputs.unproven, known, VIOLET),
         "wrong": gallery.wrong(inputs.harvest, inputs.correct) if measured else None,
-        "negatives": gallery.hard_negatives(inputs.ledger),
+        "negatives": gallery.hard_negatives(inputs.negatives),
         "missed": gallery.misses(inputs.missed) if hidden else None,
         "num_missed": len(inputs.missed),
     }

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from harvester.config.settings import ReportSettings
 from harvester.datasets.discovery import LoadedVolume
-from harvester.records import SIDES, AnyTable, HarvestTable, LedgerTable, MarkTable, Source, Volume, rows_where, values
+from harvester.records import SIDES, AnyTable, HarvestTable, LedgerTable, MarkTable, Volume, rows_where, values
 from harvester.report.pictures import Outline, Strip, slices_to_show, strip
 from harvester.report.templates import COLOURS
 from harvester.store.store import Store
@@ -42,24 +42,24 @@ class Gallery:
 
     def __init__(self, store: Store, settings: ReportSettings, harvest: HarvestTable) -> None:
         self._store, self._settings, self._harvest = store, settings, harvest
-        marks, truth = store.marks(), store.truth()
-        self._clinical, self._truth = marks.filter(marks["clinical"]), truth.filter(pc.invert(truth["clinical"]))
+        truth = store.truth()
+        self._marks, self._truth = store.marks(), truth.filter(pc.invert(truth["clinical"]))
 
     def harvested(self, rows: HarvestTable, correct: Correct, colour: str = BLUE) -> list[Picture]:
         """The best, the last and evenly between by score: a fair sample, best first. VIOLET: of what is not proven."""
-        chosen = sample_evenly(best_first(rows), self._settings.gallery)
+        chosen = sample_evenly(rows, self._settings.gallery, best_first(rows))
         return [self._found(row, correct, with_truth=False, colour=colour) for row in chosen]
 
     def wrong(self, rows: HarvestTable, correct: Correct) -> list[Picture]:
         """Harvested ones that the truth calls wrong, best-scored first, the truth drawn beside them."""
         keys = zip(values(rows["volume_id"]), values(rows["lesion_id"]), strict=True)
-        wrong = best_first(rows.filter(pa.array([correct.get(key) is False for key in keys], pa.bool_())))
-        chosen = wrong.slice(0, self._settings.gallery // 2).to_pylist()
+        wrong = rows.filter(pa.array([correct.get(key) is False for key in keys], pa.bool_()))
+        chosen = wrong.take(best_first(wrong)[: self._settings.gallery // 2]).to_pylist()
         return [self._found(row, correct, with_truth=True) for row in chosen]
 
-    def hard_negatives(self, ledger: LedgerTable) -> list[Picture]:
-        """The best-scored sure hard negatives, one per volume: one false structure shows in many tubelets."""
-        rows = best_first(rows_where(ledger, "source", Source.HARD_NEGATIVE_VM), "label_id")
+    def hard_negatives(self, rows: LedgerTable) -> list[Picture]:
+        """The best-scored of some hard negatives, one per volume: one false structure shows in many tubelets."""
+        rows = LedgerTable(rows.take(best_first(rows, "label_id")))
         _, firsts = np.unique(np.array(values(rows["volume_id"]), object), return_index=True)
         chosen = rows.take(np.sort(firsts)[: self._settings.gallery // 2]).to_pylist()
         return [self._negative(row) for row in chosen]
@@ -72,7 +72,7 @@ class Gallery:
 
     def marked(self) -> list[Picture]:
         """Clinical marks, evenly over the volumes."""
-        ordered = self._clinical.sort_by([("volume_id", "ascending"), ("mark_id", "ascending")])
+        ordered = _clinical(self._marks).sort_by([("volume_id", "ascending"), ("mark_id", "ascending")])
         chosen = sample_evenly(ordered, self._settings.gallery // 2)
         return [self._picture(row, GREEN, "clinical mark", []) for row in chosen]
 
@@ -92,7 +92,8 @@ class Gallery:
         """The lesion with what else is known near it, and of the truth what is `hidden`."""
         volume_id, subject = row["volume_id"], outline(row, colour)
         (depth,) = values(rows_where(self._store.manifest, "volume_id", volume_id)["depth"])
-        near = [*_outlines(self._clinical, volume_id, GREEN), *_outlines(self._harvest, volume_id, BLUE)]
+        known = _clinical(rows_where(self._marks, "volume_id", volume_id))
+        near = [*_outlines(known, volume_id, GREEN), *_outlines(self._harvest, volume_id, BLUE)]
         others = [*(other for other in near if other.boxes_xyxy_px != subject.boxes_xyxy_px), *hidden]
         shown = slices_to_show(list(subject.boxes_xyxy_px), depth, self._settings.slices_per_picture)
         slab = self._store.read(volume_id, shown[0], shown[-1] + 1)
@@ -135,22 +136,27 @@ def _drawn(
     return Picture(slab.volume_id, view, (f"{_range(list(subject.boxes_xyxy_px))} of {depth}", *facts))
 
 
-def best_first(rows: AnyTable, name: str = "lesion_id") -> AnyTable:
-    """Rows by score, ties by volume and then by what names them in it."""
-    return rows.sort_by([("score", "descending"), ("volume_id", "ascending"), (name, "ascending")])
+def best_first(rows: pa.Table, name: str = "lesion_id") -> "pa.Array[Any]":
+    """Where the rows are by score, ties by volume and then by what names them in it. Of a long table none is copied."""
+    return pc.sort_indices(rows, [("score", "descending"), ("volume_id", "ascending"), (name, "ascending")])
 
 
-def sample_evenly(rows: pa.Table, wanted: int) -> list[LesionRow]:
-    """`wanted` rows evenly from first to last; all where there are fewer, none where none is wanted."""
+def sample_evenly(rows: pa.Table, wanted: int, order: "pa.Array[Any] | None" = None) -> list[LesionRow]:
+    """`wanted` rows evenly from first to last, in their order or another; all where there are fewer, none where none is
+    wanted."""
     if wanted <= 0:
         return []
-    places = np.linspace(0, len(rows) - 1, min(wanted, len(rows)))
-    return list(rows.take(pa.array(np.round(places), pa.int64())).to_pylist())
+    places = pa.array(np.round(np.linspace(0, len(rows) - 1, min(wanted, len(rows)))), pa.int64())
+    return list(rows.take(places if order is None else order.take(places)).to_pylist())
 
 
 def _outlines(table: AnyTable, volume_id: str, colour: str, dashed: bool = False) -> list[Outline]:
     """Of a table's rows in one volume."""
     return [outline(row, colour, dashed) for row in rows_where(table, "volume_id", volume_id).to_pylist()]
+
+
+def _clinical(marks: MarkTable) -> MarkTable:
+    return MarkTable(marks.filter(marks["clinical"]))
 
 
 def _key(row: LesionRow) -> tuple[str, str]:

@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from harvester.certificate.exchangeability import said
-from harvester.records import Split, rows_where, values
+from harvester.records import Split, count_sorted
 from harvester.report.templates import piece
 from harvester.report.words import compared, round_cells
 from harvester.run.summary import AblationResult, FinalResult, StepResult, Summary
@@ -48,12 +49,12 @@ def archive(store: Store) -> ArchiveTable:
     manifest, marks = store.manifest, store.marks()
     rows: Rows = []
     for split, name in SET_NAMES.items():
-        mine = rows_where(manifest, "split", split)
-        known = rows_where(marks, "volume_id", *values(mine["volume_id"]))
-        if len(mine):
-            patients = len(pc.unique(mine["patient_id"]))
-            clinical = sum(values(known["clinical"]))
-            rows.append([name, *map(number, (len(mine), patients, clinical, len(known)))])
+        here = pc.is_in(manifest["split"], pa.array([split]))  # columns are taken one by one: they may be long
+        volumes = manifest["volume_id"].filter(here).combine_chunks()
+        clinical = marks["clinical"].filter(pc.is_in(marks["volume_id"], volumes))
+        if len(volumes):
+            patients = count_sorted(manifest["patient_id"].filter(here).combine_chunks().sort())
+            rows.append([name, *map(number, (len(volumes), patients, pc.sum(clinical).as_py() or 0, len(clinical)))])
     return ArchiveTable(rows, volumes_with_drawn_marks(store.path))
 
 

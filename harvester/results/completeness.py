@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from harvester.certificate.selection import SelectedPoint
 from harvester.labels.ledger import from_tubelets
+from harvester.list_columns import joined
 from harvester.mining.candidates import candidates, split_of
 from harvester.mining.fusion import select
 from harvester.mining.probability import probabilities
@@ -34,25 +36,33 @@ NOTHING: Final[Mapping[str, str]] = {}
 UNSCORED: Final = "nothing was scored"
 
 
-def expected_missing(view: RoundView, selected: SelectedPoint, left_out: Mapping[str, str] | None) -> MissingTable:
+def expected_missing(
+    view: RoundView, selected: SelectedPoint, harvested: SelectedTable, left_out: Mapping[str, str] | None
+) -> MissingTable:
     """V_H's volumes by how many lesions they miss: those harvested, and those that the last round leaves unproven.
 
     left_out: why the round left out volumes, by id; None: nothing was scored.
     """
     fusion = selected.choice
-    harvested = view.harvested(fusion, selected.point.threshold)
     calibration = view.accepted(fusion, 0.0)
+    names = _names(harvested)  # every task is sent them
 
     def of_part(part: RoundView) -> MissingTable:
-        mine = split_of(harvested, part.store.manifest, *PARTLY_MARKED)
+        every = select(part.harvestable, fusion, 0.0)
+        mine = SelectedTable(every.filter(pc.is_in(_names(every), names)))
         labels = from_tubelets(mine, Role.LESION, Source.HARVESTED, 0, "", "")
-        left = candidates(select(part.harvestable, fusion, 0.0), labels, part.settings.mining)
+        left = candidates(every, labels, part.settings.mining)
         reasons = left_out
         if reasons is None:
             reasons = dict.fromkeys(values(part.store.manifest["volume_id"]), UNSCORED)
         return rank_volumes(part.store.manifest, part.store.marks, mine, left, calibration, reasons)
 
     return MissingTable(pa.concat_tables(view.over_vh(of_part)).sort_by(ORDER).combine_chunks())
+
+
+def _names(tubelets: SelectedTable) -> "pa.Array[Any]":
+    """Of each tubelet a text that is its own."""
+    return joined(" ", tubelets["volume_id"], tubelets["tubelet_id"])
 
 
 ORDER: Final[list[tuple[str, Any]]] = [("expected_missing", "descending"), ("volume_id", "ascending")]

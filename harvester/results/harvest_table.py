@@ -8,12 +8,14 @@ import pyarrow.compute as pc
 import pyarrow.csv as pcsv
 
 from harvester.certificate.selection import SelectedPoint
-from harvester.list_columns import Lists
-from harvester.records import HARVEST, SIDES, HarvestTable, ManifestTable, SelectedTable, in_order, values
+from harvester.list_columns import Lists, joined
+from harvester.records import HARVEST, SIDES, HarvestTable, ManifestTable, SelectedTable, Source, values
 from harvester.storage.location import Location
 from harvester.storage.table_parts import write_table
 
 ROWS_AT_ONCE: Final = 4096
+HARVESTED: Final = Source.HARVESTED.value
+SPACINGS: Final = [f"spacing_{axis}_mm" for axis in "zyx"]
 COPIED: Final = ("volume_id", "patient_id", "round", "score", "lpg_score", "lpc_score", "z")
 
 
@@ -25,14 +27,28 @@ def harvest_table(
     lesions   harvested tubelets with their `round`
     origins   each round's operating point and the hash of its models
     """
-    at = pc.index_in(lesions["volume_id"], manifest["volume_id"].combine_chunks())
-    z_mm, y_mm, x_mm = (manifest[f"spacing_{axis}_mm"].take(at).to_numpy() for axis in "zyx")
+    named = lesions.select(["volume_id", "round"]).append_column("lesion_id", _ids(lesions))
+    order = pc.sort_indices(named, [(name, "ascending") for name in named.column_names])
+    volumes = pc.index_in(lesions["volume_id"], manifest["volume_id"].combine_chunks())
+    tables = [HARVEST.empty_table()]
+    for start in range(0, len(order), ROWS_AT_ONCE):  # all at once would take as much again beside the table
+        rows = order.slice(start, ROWS_AT_ONCE)
+        own = manifest.select(SPACINGS).take(volumes.take(rows))
+        tables.append(_described(SelectedTable(lesions.take(rows)), own, origins, run_id))
+    return HarvestTable(pa.concat_tables(tables))
+
+
+def _described(
+    lesions: SelectedTable, volumes: pa.Table, origins: Sequence[tuple[SelectedPoint, str]], run_id: str
+) -> pa.Table:
+    """Harvested tubelets as rows of the harvest. volumes: each one's SPACINGS."""
+    z_mm, y_mm, x_mm = (volumes[name].to_numpy() for name in SPACINGS)
     rounds = values(lesions["round"])
     points, models = [origins[k][0].point for k in rounds], [origins[k][1] for k in rounds]
     z, sides = Lists.of(lesions["z"]), {side: Lists.of(lesions[side]) for side in SIDES}
     columns: dict[str, Any] = {
         **{name: lesions[name] for name in COPIED},
-        "lesion_id": pa.array(map(_named, rounds, values(lesions["tubelet_id"])), pa.string()),
+        "lesion_id": _ids(lesions),
         "threshold": pa.array([point.threshold for point in points], pa.float64()),
         "precision_bound": pa.array([point.precision_bound for point in points], pa.float64()),
         "z_mm": z.map((z.values + 0.5) * z.each(z_mm)),
@@ -43,17 +59,17 @@ def harvest_table(
         spacing = boxes.each(x_mm if side.startswith("x") else y_mm)
         columns[f"{side}_px"] = lesions[side]
         columns[f"{side}_mm"] = boxes.map((boxes.values + side.endswith("2")) * spacing)  # outer edges
-    table = pa.table({name: columns[name] for name in HARVEST.names}, schema=HARVEST)
-    return HarvestTable(in_order(table, "volume_id", "round", "lesion_id"))
+    return pa.table({name: columns[name] for name in HARVEST.names}, schema=HARVEST)
+
+
+def _ids(lesions: SelectedTable) -> "pa.Array[Any]":
+    """Of each harvested tubelet its id, unique in its volume."""
+    return joined("-", HARVESTED, lesions["round"], lesions["tubelet_id"])
 
 
 def lesion_id(found: Mapping[str, Any]) -> str:
     """A harvested tubelet's id, unique in its volume."""
-    return _named(found["round"], found["tubelet_id"])
-
-
-def _named(round_index: int, tubelet_id: int) -> str:
-    return f"harvested-{round_index}-{tubelet_id}"
+    return f"{HARVESTED}-{found['round']}-{found['tubelet_id']}"
 
 
 def write(table: pa.Table, folder: Location, name: str) -> None:

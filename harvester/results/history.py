@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -31,12 +32,13 @@ from harvester.records import (
     ScoredTable,
     SelectedTable,
     Source,
+    count_sorted,
     each_row,
     empty,
     rows_where,
     values,
 )
-from harvester.report.build import ReportInputs
+from harvester.report.build import MISSING_SHOWN, ReportInputs
 from harvester.results.ablations import ablations
 from harvester.results.audit import cut_list, score_cuts
 from harvester.results.audit_outcome import Audited
@@ -72,8 +74,8 @@ MEASURED: Final = ("memory_mib", "steps_per_second")
 class History:
     """Rounds of a run so far.
 
-    lesions   the list of the last round that was scored (with their round); unproven what the point estimate alone
-              would have taken in its place
+    lesions   the list of the last round that was scored (with their round); unproven, where that is empty, what the
+              point estimate alone would have taken
     leaders   V_H's best candidates of that round; gain the share of them that were not among those before
     view      the last round that was scored, None before the first
     looks     how many other runs looked at this V_M before; None where unknown
@@ -93,7 +95,8 @@ class History:
         self.lesions, self.unproven, self.leaders = harvested_table(), harvested_table(), empty(SelectedTable)
         self.gain = 0.0
         self.view: RoundView | None = None
-        self.harvest, self.ledger, self.missing = empty(HarvestTable), empty(LedgerTable), empty(MissingTable)
+        self.harvest, self.missing = empty(HarvestTable), empty(MissingTable)
+        self.negatives = empty(LedgerTable)
         self.left_out: Mapping[str, str] | None = None
         self.looks: int | None = None
         self.comparisons: dict[int, Comparison] = {}
@@ -122,7 +125,6 @@ class History:
         logger.info("round %d: %s", k, told(selected.point, len(found.lesions)))
         if left := found.cut.told():
             logger.info("round %d: %s", k, left)
-        pa.default_memory_pool().release_unused()
         self.origins.append((selected, models))
         if view.rounds:
             self._replace(k, view, selected, found)
@@ -132,12 +134,14 @@ class History:
         self.rounds.append(self.measure(k, view, selected, found, proposed))
         self._draw(f"round {k}: LPG", proposed)
         self._draw(f"round {k}: LPG + LPC", self._proposals(kept, "score"))
+        view.reached.clear()  # as large as the harvest, and asked for no more
+        pa.default_memory_pool().release_unused()
 
     def _replace(self, k: int, view: RoundView, selected: SelectedPoint, found: Found) -> None:
         """A scored round's lists in place of those before."""
         self.view = view
         self.lesions = with_round(found.lesions, k)
-        self.unproven = with_round(view.reaching(selected.choice, selected.naive.threshold), k)
+        self.unproven = harvested_table() if len(self.lesions) else with_round(_estimated(view, selected), k)
         if selected.point.reason == LEFT_TO_AUDIT:
             self.waiting = with_round(
                 cut_list(view, selected.choice, score_cuts(view.accepted(selected.choice, 0.0)))[0], k
@@ -150,6 +154,7 @@ class History:
     ) -> RoundResult:
         """The round in numbers: None where there was nothing to measure it on."""
         point, plain = selected.point, selected.naive
+        estimated = with_round(_estimated(view, selected), k)
         return RoundResult(
             round=k,
             threshold=finite(point.threshold),
@@ -174,9 +179,9 @@ class History:
             possible_negatives_on_lesions=self.truth.on_lesions(found.possible_negatives),
             point_estimate=PointEstimate(
                 threshold=finite(plain.threshold),
-                harvested=len(self.unproven),
+                harvested=len(estimated),
                 precision_vm=plain.precision_estimate if plain.accepted else None,
-                **self.truth.harvest(self.unproven).model_dump(),
+                **self.truth.harvest(estimated).model_dump(),
             ),
             comparison=self.comparisons.get(k),
             left_out=self._left_out() if k in self.comparisons else {},
@@ -218,7 +223,10 @@ class History:
         return replace(self.report_inputs(), summary=unended)
 
     def _settle(self, ledger: LedgerTable, missing: MissingTable) -> Summary:
-        self.harvest, self.ledger, self.missing = self._harvest_table(self.lesions), ledger, missing
+        self.harvest = self._harvest_table(self.lesions)
+        # Taken: a slice would keep all of it in memory.
+        self.missing = MissingTable(missing.take(np.arange(min(MISSING_SHOWN, len(missing)))))
+        self.negatives = rows_where(ledger, "source", Source.HARD_NEGATIVE_VM)
         self.summary = self.summarize()
         return self.summary
 
@@ -230,8 +238,8 @@ class History:
         folder = self.run.folder
         if audited:
             ledger = self._take(audited, ledger)
-        summary = self._settle(ledger, missing)
         pa.default_memory_pool().release_unused()
+        summary = self._settle(ledger, missing)
         write(self.harvest, folder, "harvest")
         write(missing, folder, "missing")
         write_table(ledger, folder / "ledger.parquet")
@@ -241,7 +249,7 @@ class History:
     def _take(self, audited: Audited, ledger: LedgerTable) -> LedgerTable:
         """The audit's list as the harvest, and the ledger with it; what readers rejected is a hard negative."""
         self.audit, k = audited.result, audited.round
-        self.lesions = self.unproven = audited.lesions
+        self.lesions, self.unproven, self.waiting = audited.lesions, harvested_table(), harvested_table()
         selected, models = self.origins[k]
         lowest = min(values(audited.lesions["score"]), default=math.inf)
         point = replace(selected.point, threshold=lowest, precision_bound=audited.result.bound, reason="")
@@ -257,6 +265,7 @@ class History:
     def report_inputs(self) -> ReportInputs:
         """What the report shows, after `finish`."""
         assert self.summary is not None  # noqa: S101  a report is made of a finished run
+        pa.default_memory_pool().release_unused()  # the ledger, too, is in nobody's hands any more
         shown = self.lesions if len(self.lesions) else self.unproven
         if not self.truth.known:
             shown = SelectedTable(shown.slice(0, 0))  # nothing can be said of any
@@ -268,7 +277,7 @@ class History:
             summary=self.summary,
             harvest=self.harvest,
             unproven=self._harvest_table(self.waiting if len(self.waiting) else self.unproven),
-            ledger=self.ledger,
+            negatives=self.negatives,
             correct=dict(zip(ids, self.truth.correct(shown), strict=True)),
             missed=self.truth.missed(self.lesions),
             missing=self.missing,
@@ -305,7 +314,7 @@ class History:
             hard_negatives=last.hard_negatives,
             **self.truth.harvest(self.lesions).model_dump(),
             lpg_sensitivity=last.lpg_sensitivity,
-            volumes=len(set(self.lesions["volume_id"].to_pylist())),
+            volumes=count_sorted(self.harvest["volume_id"]),
             certified_precision=promised if len(self.lesions) else None,
         )
 
@@ -334,6 +343,11 @@ class History:
         if scores.froc is not None:
             curves = {"froc": scores.froc, "precision_recall": scores.precision_recall}
             self.curves.append({"name": name, **curves})
+
+
+def _estimated(view: RoundView, selected: SelectedPoint) -> SelectedTable:
+    """What the point estimate alone would take of V_H."""
+    return view.reaching(selected.choice, selected.naive.threshold)
 
 
 def told(point: OperatingPoint, harvested: int) -> str:

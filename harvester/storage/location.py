@@ -184,6 +184,13 @@ class Location:
         except pa.ArrowException as error:
             raise StoreError(f"{self}: cannot be read as a table ({error}); make it again") from error
 
+    def column_names(self) -> list[str]:
+        """Those of a parquet file. Raises OSError; StoreError for what is no table."""
+        try:
+            return list(patiently(lambda: pq.read_schema(self.key, filesystem=self.filesystem)).names)
+        except pa.ArrowException as error:
+            raise StoreError(f"{self}: cannot be read as a table ({error}); make it again") from error
+
     def write_table(self, table: pa.Table, **options: Any) -> None:
         """A table as a parquet file, all of it or nothing. `options`: pyarrow.parquet.write_table's."""
         with self.publish() as sink:

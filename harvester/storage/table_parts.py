@@ -14,6 +14,9 @@ from harvester.storage.location import Location
 ROWS_OF_A_FILE: Final = 1_000_000
 """A table of more rows is a folder: some 100 MB a file, which a worker reads at once."""
 
+ROWS_AT_ONCE: Final = 1 << 14
+"""A row group: as much is encoded, and read, at a time."""
+
 
 def write_table(table: pa.Table, where: Location, rows_of_a_file: int = ROWS_OF_A_FILE) -> None:
     """The table as the file `where`, or, if it is longer, as files of so many rows in a folder of that name.
@@ -28,12 +31,12 @@ def write_table(table: pa.Table, where: Location, rows_of_a_file: int = ROWS_OF_
     if len(parts) <= 1:
         if not where.is_file():
             where.delete_folder()
-        where.write_table(table)
+        where.write_table(table, row_group_size=ROWS_AT_ONCE)
         return
     if where.is_file():
         where.delete()
     for name, part in parts.items():
-        (where / name).write_table(part)
+        (where / name).write_table(part, row_group_size=ROWS_AT_ONCE)
     for name in set(where.files()) - parts.keys():
         (where / name).delete()
 

@@ -18,7 +18,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,6 +44,8 @@ from harvester.records import (
     Volume,
     each_row,
     empty,
+    in_order,
+    place_in,
     values,
 )
 from harvester.storage import location as locations
@@ -60,6 +62,7 @@ OF_ITS_VOLUMES: Final = ("marks", "truth", "ignore")
 """Tables that speak of the manifest's volumes alone."""
 WHERE_IT_LIES: Final = ("shard", "offset", "bytes", "checksum")
 """Columns of the manifest that say where a volume lies; the same data may lie otherwise."""
+SPANS: Final = pa.schema([MANIFEST.field(name) for name in ("volume_id", *WHERE_IT_LIES)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +91,11 @@ class Store:
         return read_volume(self.path, volume_id, z_start, z_end)
 
     def marks(self) -> MarkTable:
-        """What the archive knows (records.MARKS)."""
+        """What the archive knows (records.MARKS), read once."""
+        return self._marks
+
+    @cached_property
+    def _marks(self) -> MarkTable:
         return self._read(MarkTable, "marks")
 
     def truth(self) -> MarkTable:
@@ -189,13 +196,16 @@ def finish_store(
     return Store.open(folder)
 
 
-def _manifest(path: Location) -> ManifestTable:
-    """The manifest. Raises StoreError for another version and for names that lead out, OSError for none."""
+def _manifest(path: Location, schema: pa.Schema = MANIFEST) -> ManifestTable:
+    """The manifest, or some of its columns, volume_id and shard among them.
+
+    Raises StoreError for another version and for names that lead out, OSError for none.
+    """
     file = path / "manifest.parquet"
-    written = file.read_table()
+    written = file.read_table(columns=[name for name in file.column_names() if name in schema.names])
     _require_known_format(path, written)
     try:
-        manifest = cast_to(written, MANIFEST)
+        manifest = cast_to(written, schema)
     except pa.ArrowInvalid as error:
         raise StoreError(
             f"{file}: cannot be read as a table ({error}); make it again with harvester prepare"
@@ -221,21 +231,22 @@ def _require_known_format(path: Location, manifest: pa.Table) -> None:
 
 
 @lru_cache(maxsize=4)
-def _spans(store: Location) -> dict[str, Span]:
-    """Where each volume lies, once per process."""
+def _spans(store: Location) -> pa.Table:
+    """Where each volume lies, sorted by volume, once per process."""
     try:
-        table = _manifest(store)
+        table = _manifest(store, SPANS)
     except OSError as error:
         raise StoreError(f"{store}: no manifest.parquet that can be read; make a store first") from error
-    columns = (values(table[name]) for name in WHERE_IT_LIES)
-    return dict(zip(values(table["volume_id"]), map(Span, *columns), strict=True))
+    return in_order(table, "volume_id")
 
 
 @lru_cache(maxsize=4096)
 def _header(store: Location, volume_id: str) -> VolumeHeader:
-    span = _spans(store).get(volume_id)
-    if span is None:
+    spans = _spans(store)
+    place = place_in(spans["volume_id"], volume_id)
+    if place is None:
         raise StoreError(f"volume {volume_id}: not in the store")
+    span = Span(*(spans[name][place].as_py() for name in WHERE_IT_LIES))
     try:
         return read_header(store / "shards" / span.shard, volume_id, span)
     except (OSError, KeyError, ValueError) as error:

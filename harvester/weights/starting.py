@@ -25,7 +25,7 @@ from harvester.config.data import Section
 from harvester.config.fingerprint import settings_hash
 from harvester.config.settings import Settings
 from harvester.errors import SettingsError, StoreError, one_line
-from harvester.labels.folds import patient_folds
+from harvester.labels.folds import Folds, patient_folds
 from harvester.records import EachRow
 from harvester.storage.location import Location, writing
 
@@ -207,7 +207,7 @@ def require_in_folds(settings: Settings) -> None:
         )
 
 
-def folds_by_patient(rows: Sequence[Mapping[str, Any]] | EachRow, settings: Settings) -> dict[str, int]:
+def folds_by_patient(rows: Sequence[Mapping[str, Any]] | EachRow, settings: Settings) -> Folds:
     """patient_id -> fold of a run: labels.folds.patient_folds, but patients that the starting weights have seen are in
     the folds whose weights have not seen them. The rows are gone through twice."""
     start = starting_weights(settings)

@@ -93,7 +93,7 @@ def inputs(store: Store, folder: Path, lesions: int, known: bool) -> ReportInput
         summary=summary(lesions, known),
         harvest=HarvestTable(pa.Table.from_pylist(found, HARVEST)),
         unproven=HarvestTable(pa.Table.from_pylist([lesion("v-a", "l<1>", 0.75)], HARVEST)),
-        ledger=labels(*negatives),
+        negatives=labels(*negatives),
         correct={("v-a", "l<1>"): True, ("v-b", "l2"): False} if known else {},
         missed=MarkTable(pa.Table.from_pylist(missed, MARKS)),
         missing=MissingTable(pa.Table.from_pylist(less, MISSING)),

@@ -18,7 +18,7 @@ from harvester.results import rounds as module
 from harvester.results.ablations import ablations
 from harvester.results.completeness import expected_missing
 from harvester.results.rounds import PartSweep, rounds_viewed, up_to
-from harvester.results.truth import TruthEvaluator
+from harvester.results.truth import TruthEvaluator, harvested_table
 from harvester.run.parted_table import PartedTable
 from harvester.run.partials import Partials, plan_parts
 from harvester.storage.location import Location
@@ -130,10 +130,13 @@ def test_hard_negatives_come_of_evenly_spread_parts_where_there_are_many(
 def test_what_is_missing_is_the_same(parted: RoundView, whole: RoundView) -> None:
     point = select_point(Calibration.of(whole), EVEN, SETTINGS.operating_point)
     assert point.point.threshold < 1
-    ours, theirs = (expected_missing(view, point, {"h00": "it was broken"}) for view in (parted, whole))
+    ours, theirs = (
+        expected_missing(view, point, whole.harvested(EVEN, point.point.threshold), {"h00": "it was broken"})
+        for view in (parted, whole)
+    )
     assert ours.equals(theirs)
     assert len(ours) == 70
-    nothing = expected_missing(parted, point, None)
+    nothing = expected_missing(parted, point, harvested_table(), None)
     assert set(nothing["left_out"].to_pylist()) == {"nothing was scored"}
 
 
