@@ -31,6 +31,7 @@ sys.path.insert(0, str(REPO))
 from harvester.distributed import inference  # noqa: E402
 from harvester.proposals import detect  # noqa: E402
 from harvester.proposals.network import Generator  # noqa: E402
+from harvester.run.partials import to_table  # noqa: E402
 from tests.builders import made_store  # noqa: E402
 
 OURS: Final = (str(REPO / "harvester"), str(REPO / "jobs"))
@@ -161,8 +162,7 @@ def untrained(job: Any) -> None:
 
 def pool(actor: Any, job: Any, parts: list[Any]) -> Any:
     """In place of Ray's pool: one actor, called as Ray calls it."""
-    batch = {"name": [part.name for part in parts], "rows": [json.dumps([*part.rows]) for part in parts]}
-    return SimpleNamespace(materialize=lambda: list(actor(job)(batch)))
+    return SimpleNamespace(materialize=lambda: list(actor(job)(to_table(parts))))
 
 
 def submitted(submit: Callable[..., Future[Any]]) -> Callable[..., Future[Any]]:

@@ -7,7 +7,6 @@ A volume that fails is left out with its reason, after a second try where that m
 step fails past data.max_reject_share.
 """
 
-import json
 import logging
 import math
 import time
@@ -15,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from typing import Any, ClassVar, Final, Generic
 
 import pyarrow as pa
@@ -36,7 +36,7 @@ from harvester.models.memory import require_memory
 from harvester.proposals.inference import Proposals
 from harvester.records import SCHEMAS, IgnoreTable, Kind, ScoredTable, TubeletTable, empty, rows_where
 from harvester.run.parted_table import PartedTable
-from harvester.run.partials import Part, Partials, Row, plan_parts
+from harvester.run.partials import Part, Partials, Row, from_table, plan_parts, to_table
 from harvester.run.progress import PartLines
 from harvester.run.quarantine import BEGUN, Marks, begun, forget
 from harvester.run.work_list import Outcome, WorkList
@@ -100,12 +100,12 @@ class Actor(ABC, Generic[Kind]):
         """The actor's device."""
         return self.job.place()
 
-    def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """A block of parts (name, rows as JSON); for each, when it is published, its name and how many volumes.
+    def __call__(self, batch: pa.Table) -> Iterator[dict[str, Any]]:
+        """A block of parts (partials.to_table); for each, when it is published, its name and how many volumes.
 
         The next volume is read while one is worked on, across parts, but for those that may have killed a worker.
         """
-        parts = [Part(*given) for given in zip(batch["name"], map(json.loads, batch["rows"]), strict=True)]
+        parts = from_table(batch)
         self.part_of = {row["volume_id"]: part.name for part in parts for row in part.rows}
         records = self.job.partials.records([part.name for part in parts])
         done = {part.name for part, record in zip(parts, records, strict=True) if record}
@@ -230,12 +230,13 @@ def _dataset(actor: type[Actor[Any]], job: InferenceJob, parts: list[Part]) -> r
     compute = job.settings.compute
     # Small blocks keep every replica busy to the end; a block is as many parts as an actor works on without a stop.
     blocks = min(len(parts), max(1, compute.replicas * BLOCKS_PER_REPLICA))
-    given = [{"name": part.name, "rows": json.dumps([*part.rows])} for part in parts]
-    dataset = ray.data.from_items(given, override_num_blocks=blocks).map_batches(
+    ends = [len(parts) * block // blocks for block in range(blocks + 1)]
+    given: list[Any] = [ray.put(to_table(parts[start:end])) for start, end in pairwise(ends)]
+    dataset = ray.data.from_arrow_refs(given).map_batches(
         actor,
         fn_constructor_args=(job,),
         batch_size=len(parts) // blocks,  # a block; Ray wants the number where a GPU is asked for
-        batch_format="numpy",
+        batch_format="pyarrow",
         compute=ActorPoolStrategy(
             min_size=min(compute.least_replicas, len(parts)), max_size=min(compute.replicas, len(parts))
         ),

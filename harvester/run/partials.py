@@ -80,6 +80,21 @@ def plan_parts(manifest: pa.Table) -> list[Part]:
     ]
 
 
+def to_table(parts: Sequence[Part]) -> pa.Table:
+    """Planned parts as rows: name, and rows as a list of structs."""
+    rows: list[Any] = [part.rows for part in parts]
+    structs = pa.concat_tables([each.table.slice(each.start, len(each)) for each in rows]).to_struct_array()
+    ends = pa.array(np.cumsum([0, *map(len, rows)]), pa.int32())
+    return pa.table(
+        {"name": [part.name for part in parts], "rows": pa.ListArray.from_arrays(ends, structs.combine_chunks())}
+    )
+
+
+def from_table(table: pa.Table) -> list[Part]:
+    """The parts of to_table."""
+    return [Part(**row) for row in table.to_pylist()]
+
+
 def parts_with(manifest: pa.Table, volume_ids: "pa.Array[Any]") -> list[str]:
     """Names of the parts of a manifest (plan_parts) that hold any of these volumes, in their order."""
     parts = plan_parts(manifest.select(["volume_id"]))  # they are named by it alone

@@ -20,7 +20,7 @@ from harvester.errors import StepError
 from harvester.models.prefetch import prefetch
 from harvester.records import TUBELETS, TubeletTable
 from harvester.run.parted_table import PartedTable
-from harvester.run.partials import MOST_VOLUMES, Partials, Row, plan_parts
+from harvester.run.partials import MOST_VOLUMES, Partials, Row, from_table, plan_parts, to_table
 from harvester.run.quarantine import CRASHES, Quarantine, Worker
 from harvester.storage.location import Location
 
@@ -187,6 +187,14 @@ def test_parts_hold_every_volume_once_and_do_not_depend_on_the_workers(count: in
     other = plan_parts(pa.Table.from_pylist([{**row, "volume_id": "x" + row["volume_id"]} for row in rows(count)]))
     assert not {part.name for part in parts} & {part.name for part in other}
     assert plan_parts(manifest(1).slice(0, 0)) == []
+
+
+@pytest.mark.parametrize("some", [slice(None), slice(1, None, 3)])
+def test_parts_come_out_of_a_table_as_they_went_in(some: slice) -> None:
+    rows = [{"volume_id": f"v{i:04d}", "patient_id": f"p{i}", "depth": i, "width": None} for i in range(150)]
+    parts = plan_parts(pa.Table.from_pylist(rows[::-1]))[some]
+    again = from_table(to_table(parts))
+    assert [(part.name, [*part.rows]) for part in again] == [(part.name, [*part.rows]) for part in parts]
 
 
 def test_a_million_volumes_are_planned_in_seconds() -> None:

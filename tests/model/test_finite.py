@@ -1,6 +1,5 @@
 """NaN and infinity end a fit at the step that made them; no checkpoint, no weights and no score is made of them."""
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -252,7 +252,7 @@ def test_one_broken_fold_of_five_ends_the_step_and_is_no_fault_of_its_volumes(st
     lenient = SETTINGS.model_copy(update={"data": SETTINGS.data.model_copy(update={"max_reject_share": 1.0})})
     proposer = Proposer(InferenceJob(lenient, store.path, models, {"p-v": 0, "p-w": 3}, partials))
     for name, row in zip("ab", store.manifest.to_pylist(), strict=True):
-        made = proposer({"name": [name], "rows": [json.dumps([row])]})
+        made = proposer(pa.table({"name": [name], "rows": [[row]]}))
         if name == "a":
             assert len(list(made)) == 1
             continue

@@ -1,6 +1,5 @@
 """Fitting: the same twice, the same when killed and resumed, and it learns."""
 
-import json
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -257,11 +257,11 @@ def test_a_gpu_that_is_asked_for_and_is_not_there_is_an_error(
         fit_classifier(replace(task_in(store, tmp_path), gpu=True), SETTINGS, examples(store))
     compute = SETTINGS.compute.model_copy(update={"gpus_per_replica": 0.5})
     settings, partials = SETTINGS.model_copy(update={"compute": compute}), Partials(Location.of(tmp_path / "partials"))
-    rows = json.dumps(store.manifest.to_pylist())
+    given = pa.table({"name": ["a"], "rows": [store.manifest.to_pylist()]})
     for actor in (Proposer, Scorer):
         made = actor(InferenceJob(settings, store.path, store.path, {}, partials))
         with pytest.raises(SettingsError, match=told):
-            list(made({"name": ["a"], "rows": [rows]}))
+            list(made(given))
     assert partials.folder.files() == []
 
 

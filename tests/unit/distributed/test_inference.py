@@ -1,7 +1,6 @@
 """What the driver knows of parts at work, without Ray: volumes begun and ended, parts that are not where it looks."""
 
 import errno
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -17,7 +16,7 @@ from harvester.distributed.inference import InferenceJob, PartProgress, Proposer
 from harvester.errors import StepError, StoreError
 from harvester.records import TUBELETS
 from harvester.run import quarantine as quarantines
-from harvester.run.partials import Part, Partials, Row
+from harvester.run.partials import Part, Partials, Row, to_table
 from harvester.run.quarantine import Quarantine, Worker
 from harvester.storage.location import Location
 
@@ -84,8 +83,7 @@ def test_a_volume_whose_reading_failed_in_passing_is_tried_once_more_and_no_othe
     job = replace(job, settings=Settings.model_validate({"data": {"max_reject_share": 0.2}}))
 
     def dataset(_: object, job: InferenceJob, parts: list[Part]) -> Any:
-        given = {"name": [part.name for part in parts], "rows": [json.dumps([*part.rows]) for part in parts]}
-        return SimpleNamespace(materialize=lambda: list(Scripted(job, fails, read)(given)))
+        return SimpleNamespace(materialize=lambda: list(Scripted(job, fails, read)(to_table(parts))))
 
     monkeypatch.setattr("harvester.distributed.inference._dataset", dataset)
     run_over_volumes(Proposer, job, pa.Table.from_pylist(ROWS))
