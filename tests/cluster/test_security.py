@@ -16,6 +16,7 @@ import ray
 from ray.data._internal.object_extensions.arrow import ArrowPythonObjectType
 from ray.train.backend import Backend
 
+from harvester.distributed.cluster import WORKERS_MEMORY
 from harvester.distributed.training import grouping
 from harvester.errors import HarvesterError
 from harvester.labels.deeplesion.mark_tables import read_marks
@@ -44,7 +45,12 @@ class Worker:
         if "ASK_THE_DASHBOARD" in os.environ:
             # As Ray Train's own PlacementGroupCleaner asks: of the cluster that is found.
             own = [actor.actor_id for actor in list_actors(filters=[("class_name", "=", "Worker")])]
-        return {"address": os.environ.get("RAY_ADDRESS"), "found": ray.get_runtime_context().get_actor_id() in own}
+        memory = {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")}
+        return {
+            "address": os.environ.get("RAY_ADDRESS"),
+            "found": ray.get_runtime_context().get_actor_id() in own,
+            "memory": memory,
+        }
 
 start_ray()
 worker = Worker.remote()
@@ -84,6 +90,7 @@ def test_a_ray_of_ones_own_listens_on_loopback_alone_with_a_token(local_ray: Non
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token),
             "ASK_THE_DASHBOARD": "1",
+            "MALLOC_ARENA_MAX": "4",
         },
         tmp_path,
     )
@@ -92,13 +99,15 @@ def test_a_ray_of_ones_own_listens_on_loopback_alone_with_a_token(local_ray: Non
     assert {"gcs_server", "raylet"} <= names
     beyond = [each for each in answer["listening"] if not loopback(each[1])]
     assert beyond == []
-    assert answer["sees"] == {"address": answer["address"], "found": True}
+    memory = WORKERS_MEMORY | {"MALLOC_ARENA_MAX": "4"}  # what a user has set stays
+    assert answer["sees"] == {"address": answer["address"], "found": True, "memory": memory}
 
 
 def test_workers_of_a_cluster_that_a_job_joins_know_it(local_ray: None, tmp_path: Path) -> None:
     address = ray.get_runtime_context().gcs_address
     answer = asked({"RAY_ADDRESS": address, "RAY_AUTH_MODE": "token"}, tmp_path)
     assert (answer["address"], answer["sees"]["address"]) == (address, address)
+    assert answer["sees"]["memory"] == WORKERS_MEMORY
 
 
 def loopback(address: str) -> bool:
