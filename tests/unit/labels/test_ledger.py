@@ -1,12 +1,14 @@
 """The ledger keeps every label with its origin; folds keep patients apart."""
 
+import pickle
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from harvester.labels import ledger as ledgers
-from harvester.labels.folds import patient_folds
+from harvester.labels.folds import Folds, patient_folds
 from harvester.records import IGNORE, LEDGER, MARKS, REVIEWED, SIDES, Mark, Role, rows_where
 from tests.builders import marks, selected, tubelet
 
@@ -86,6 +88,17 @@ def test_folds_split_each_set_evenly_and_by_patient() -> None:
     assert folds == patient_folds(rows[::-1], 3, seed=5)
     assert folds != patient_folds(rows, 3, seed=6)
     assert patient_folds([], 2, 0) == {}
+
+
+def test_folds_answer_as_a_dict_does_and_travel_well() -> None:
+    dealt = {f"p{number}": number % 3 for number in (5, 30, 7, 1)} | {"": 1, "ü": 2}
+    folds = pickle.loads(pickle.dumps(Folds.from_dict(dealt)))  # noqa: S301  our own
+    assert folds == dealt and {**folds} == dealt and len(folds) == 6
+    assert list(folds) == sorted(dealt)
+    assert all(type(fold) is int for fold in folds.values())
+    assert "p2" not in folds and folds.get("p2") is None
+    with pytest.raises(KeyError, match="p2"):
+        folds["p2"]
 
 
 def test_regions_left_out_become_one_box_per_slice() -> None:
