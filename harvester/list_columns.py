@@ -46,13 +46,6 @@ def lists(flat: Array, lengths: Array, kind: pa.DataType) -> "pa.ListArray[Any]"
     return made
 
 
-def joined(separator: str, *parts: "str | Column") -> "pa.Array[Any]":
-    """Texts of some parts each: of columns their values, of any type."""
-    texts: list[Any] = [part if isinstance(part, str) else part.cast(pa.string()) for part in parts]
-    made: Any = pc.binary_join_element_wise(*texts, separator)
-    return made.combine_chunks() if isinstance(made, pa.ChunkedArray) else made
-
-
 def one_each(column: Column) -> "pa.ListArray[Any]":
     """A column's values as lists of one."""
     return lists(column.to_numpy(), np.ones(len(column), np.int64), column.type)

@@ -1,6 +1,5 @@
 """What the tables hold: one class for a scan, one schema and type per table. Frames and box ends: see geometry.py."""
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -306,25 +305,6 @@ def rows_where(table: AnyTable, column: str, *wanted: str) -> AnyTable:
     """The rows whose column has one of the wanted values: a table of the same kind."""
     found = pc.is_in(table[column], value_set=pa.array(wanted, pa.string()))
     return table if pc.all(found).as_py() else table.filter(found)  # all of an archive is not copied
-
-
-def in_order(table: pa.Table, *columns: str) -> pa.Table:
-    """The rows sorted by these columns; of what is copied, two columns are held at a time and never two tables."""
-    order = pc.sort_indices(table, [(name, "ascending") for name in columns])
-    taken = {name: table[name].combine_chunks().take(order) for name in table.column_names}
-    return pa.table(taken, schema=table.schema)
-
-
-def count_sorted(column: Column) -> int:
-    """How many different values a sorted column holds."""
-    differs: Any = pc.not_equal(column[1:], column[:-1])
-    return min(1, len(column)) + (pc.sum(differs).as_py() or 0)
-
-
-def place_in(ordered: Column, text: str) -> int | None:
-    """Where a text is among sorted ones, None where it is not: a dict of millions takes ten times their memory."""
-    place = bisect_left(ordered, text, key=lambda scalar: scalar.as_py())
-    return place if place < len(ordered) and ordered[place].as_py() == text else None
 
 
 def values(column: Column) -> list[Any]:

@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from harvester.records import Split, place_in
+from harvester.columns import place_in
+from harvester.records import Split
 
 NOWHERE: Final[Mapping[str, int]] = MappingProxyType({})
 

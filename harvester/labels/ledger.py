@@ -7,13 +7,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from harvester.columns import in_order, joined
 from harvester.errors import LabelError
 from harvester.geometry import Array
-from harvester.list_columns import Lists, joined, lists, one_each
+from harvester.list_columns import Lists, lists, one_each
 from harvester.records import (
     LEDGER,
     SIDES,
     AcceptedTable,
+    Column,
     IgnoreTable,
     LedgerTable,
     ManifestTable,
@@ -22,7 +24,6 @@ from harvester.records import (
     Role,
     SelectedTable,
     Source,
-    in_order,
     rows_where,
     values,
 )
@@ -79,11 +80,16 @@ def from_tubelets(
 ) -> LedgerTable:
     """Mined tubelets as ledger rows, one per tubelet, with their origin, and that each is a lesion, where known."""
     given: dict[str, Any] = {name: tubelets[name] for name in ("volume_id", "score", "z", *SIDES)}
-    given["label_id"] = joined("-", f"{source}-{round_index}", tubelets["tubelet_id"])
+    given["label_id"] = label_ids(source, str(round_index), tubelets["tubelet_id"])
     if probabilities is not None:
         given["probability"] = pa.array(probabilities, pa.float64())
     origin = {"role": str(role), "source": str(source), "round": round_index, "model_hash": model_hash}
     return _filled(len(tubelets), origin | {"run_id": run_id}, given)
+
+
+def label_ids(source: Source, rounds: "str | Column", tubelet_ids: Column) -> "pa.Array[Any]":
+    """What a mined tubelet is called, in the ledger as in the harvest: unique in its volume."""
+    return joined("-", str(source), rounds, tubelet_ids)
 
 
 def extrude_marks(labels: LedgerTable, manifest: ManifestTable) -> LedgerTable:

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import pyarrow.compute as pc
 
+from harvester.columns import count_sorted
 from harvester.config.loading import dump
 from harvester.config.settings import Settings
 from harvester.records import HarvestTable, LedgerTable, MarkTable, MissingTable
@@ -75,7 +76,7 @@ def build(inputs: ReportInputs) -> str:
 def chapters(inputs: ReportInputs) -> dict[str, Any]:
     """What page/chapters.html shows."""
     summary, settings = inputs.summary, inputs.settings
-    volumes = pc.count_distinct(inputs.harvest["volume_id"]).as_py()
+    volumes = count_sorted(inputs.harvest["volume_id"])
     return {
         "name": inputs.folder.name if summary.config == UNNAMED else summary.config,
         "summary": summary,

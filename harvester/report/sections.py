@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harvester.certificate.exchangeability import said
-from harvester.records import Split, count_sorted
+from harvester.columns import count_sorted
+from harvester.records import Split
 from harvester.report.templates import piece
 from harvester.report.words import compared, round_cells
 from harvester.run.summary import AblationResult, FinalResult, StepResult, Summary

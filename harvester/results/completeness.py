@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harvester.certificate.selection import SelectedPoint
+from harvester.columns import joined
 from harvester.labels.ledger import from_tubelets
-from harvester.list_columns import joined
 from harvester.mining.candidates import candidates, split_of
 from harvester.mining.fusion import select
 from harvester.mining.probability import probabilities

@@ -8,13 +8,13 @@ import pyarrow.compute as pc
 import pyarrow.csv as pcsv
 
 from harvester.certificate.selection import SelectedPoint
-from harvester.list_columns import Lists, joined
+from harvester.labels.ledger import label_ids
+from harvester.list_columns import Lists
 from harvester.records import HARVEST, SIDES, HarvestTable, ManifestTable, SelectedTable, Source, values
 from harvester.storage.location import Location
 from harvester.storage.table_parts import write_table
 
 ROWS_AT_ONCE: Final = 4096
-HARVESTED: Final = Source.HARVESTED.value
 SPACINGS: Final = [f"spacing_{axis}_mm" for axis in "zyx"]
 COPIED: Final = ("volume_id", "patient_id", "round", "score", "lpg_score", "lpc_score", "z")
 
@@ -63,13 +63,12 @@ def _described(
 
 
 def _ids(lesions: SelectedTable) -> "pa.Array[Any]":
-    """Of each harvested tubelet its id, unique in its volume."""
-    return joined("-", HARVESTED, lesions["round"], lesions["tubelet_id"])
+    return label_ids(Source.HARVESTED, lesions["round"], lesions["tubelet_id"])
 
 
 def lesion_id(found: Mapping[str, Any]) -> str:
-    """A harvested tubelet's id, unique in its volume."""
-    return f"{HARVESTED}-{found['round']}-{found['tubelet_id']}"
+    """One row's, as text: see label_ids."""
+    return f"{Source.HARVESTED}-{found['round']}-{found['tubelet_id']}"
 
 
 def write(table: pa.Table, folder: Location, name: str) -> None:

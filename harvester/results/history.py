@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from harvester.certificate.exchangeability import UNLIKE, compare, said
 from harvester.certificate.operating_point import OperatingPoint
 from harvester.certificate.selection import LEFT_TO_AUDIT, SelectedPoint
+from harvester.columns import count_sorted
 from harvester.config.fingerprint import settings_hash
 from harvester.labels.ledger import extend, from_tubelets
 from harvester.mining.bank import share_new
@@ -32,7 +33,6 @@ from harvester.records import (
     ScoredTable,
     SelectedTable,
     Source,
-    count_sorted,
     each_row,
     empty,
     rows_where,
@@ -266,6 +266,7 @@ class History:
         """What the report shows, after `finish`."""
         assert self.summary is not None  # noqa: S101  a report is made of a finished run
         pa.default_memory_pool().release_unused()  # the ledger, too, is in nobody's hands any more
+        waiting = self.waiting if len(self.waiting) else self.unproven
         shown = self.lesions if len(self.lesions) else self.unproven
         if not self.truth.known:
             shown = SelectedTable(shown.slice(0, 0))  # nothing can be said of any
@@ -276,7 +277,7 @@ class History:
             settings=self.run.settings,
             summary=self.summary,
             harvest=self.harvest,
-            unproven=self._harvest_table(self.waiting if len(self.waiting) else self.unproven),
+            unproven=self._harvest_table(harvested_table() if len(self.lesions) else waiting),
             negatives=self.negatives,
             correct=dict(zip(ids, self.truth.correct(shown), strict=True)),
             missed=self.truth.missed(self.lesions),

@@ -25,6 +25,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from harvester.columns import in_order, place_in
 from harvester.config.fingerprint import settings_hash
 from harvester.errors import StoreError
 from harvester.records import (
@@ -44,8 +45,6 @@ from harvester.records import (
     Volume,
     each_row,
     empty,
-    in_order,
-    place_in,
     values,
 )
 from harvester.storage import location as locations

@@ -6,19 +6,7 @@ import pyarrow as pa
 import pytest
 
 from harvester.errors import StoreError
-from harvester.list_columns import joined
-from harvester.records import (
-    SCHEMAS,
-    LedgerTable,
-    MarkTable,
-    Role,
-    ScoredTable,
-    checked,
-    count_sorted,
-    empty,
-    place_in,
-    rows_where,
-)
+from harvester.records import SCHEMAS, LedgerTable, MarkTable, Role, ScoredTable, checked, empty, rows_where
 from tests.builders import label, labels, mark, marks, scored, tubelet
 
 
@@ -61,23 +49,3 @@ def test_rows_where_a_column_has_one_of_the_values() -> None:
     assert len(rows_where(ledger, "role")) == len(rows_where(empty(LedgerTable), "role", "lesion")) == 0
     nothing_known = labels(label("a", (0, 0, 1, 1), "lesion", run_id=None))
     assert len(rows_where(nothing_known, "run_id", "r")) == 0
-
-
-@pytest.mark.parametrize("chunks", [[["b", "d"], ["d", "é", "日"]], [["b", "d", "d", "é", "日"]]])
-def test_a_text_is_found_among_sorted_ones(chunks: list[list[str]]) -> None:
-    ordered = pa.chunked_array(chunks, pa.string())
-    assert [place_in(ordered, text) for text in ("b", "d", "é", "日")] == [0, 1, 3, 4]
-    assert [place_in(ordered, text) for text in ("", "a", "c", "z", "日本")] == [None] * 5
-    assert place_in(pa.array([], pa.string()), "a") is None
-
-
-@pytest.mark.parametrize(("texts", "different"), [([], 0), (["a"], 1), (["a", "a"], 1), (["a", "a", "b", "c", "c"], 3)])
-def test_how_many_a_sorted_column_holds(texts: list[str], different: int) -> None:
-    column = pa.array(texts, pa.string())
-    assert count_sorted(column) == count_sorted(pa.chunked_array([column[:2], column[2:]])) == different
-
-
-def test_texts_are_joined_of_columns_and_words() -> None:
-    table = pa.table({"volume": ["a", "b"], "number": pa.array([3, 12], pa.int32())})
-    assert joined("-", "x", table["volume"], table["number"]).to_pylist() == ["x-a-3", "x-b-12"]
-    assert joined("-", "x", table["number"][:0]).to_pylist() == []
