@@ -32,7 +32,8 @@ from overhead import job_in, make_models, settings_of  # beside this file
 from scale import made  # beside this file
 
 from harvester.distributed.cluster import living_nodes, start_ray
-from harvester.distributed.inference import InferenceJob, Proposer, run_over_volumes
+from harvester.distributed.inference import Proposer
+from harvester.distributed.volume_pool import InferenceJob, run_over_volumes
 from harvester.records import TubeletTable
 from harvester.run.parted_table import PartedTable
 from harvester.run.partials import Partials

@@ -28,7 +28,7 @@ from safetensors.torch import save
 REPO: Final = Path(__file__).parents[1]
 sys.path.insert(0, str(REPO))
 
-from harvester.distributed import inference  # noqa: E402
+from harvester.distributed import volume_pool  # noqa: E402
 from harvester.proposals import detect  # noqa: E402
 from harvester.proposals.network import Generator  # noqa: E402
 from harvester.run.partials import to_table  # noqa: E402
@@ -136,7 +136,7 @@ def program(folder: Path) -> None:
         patch("harvester.certificate.preconditions.require_harvestable", lambda *_: None),
         patch("harvester.distributed.precision.fastest_everywhere", lambda _: "float32"),
         patch("harvester.distributed.training.train_folds", untrained),
-        patch.object(inference, "_dataset", pool),
+        patch.object(volume_pool, "_dataset", pool),
         patch.object(threading.Thread, "start", started(threading.Thread.start)),
         patch.object(ThreadPoolExecutor, "submit", submitted(ThreadPoolExecutor.submit)),
         patch.object(sys, "argv", arguments),

@@ -29,8 +29,9 @@ from harvester.classifier.network import Classifier
 from harvester.config.loading import resolve
 from harvester.config.settings import Settings
 from harvester.distributed.cluster import start_ray
-from harvester.distributed.inference import InferenceJob, Proposer, Scorer, run_over_volumes
+from harvester.distributed.inference import Proposer, Scorer
 from harvester.distributed.preparation import prepare
+from harvester.distributed.volume_pool import InferenceJob, run_over_volumes
 from harvester.labels.folds import patient_folds
 from harvester.mining.negatives import to_classify
 from harvester.models.device import DeviceSpec

@@ -29,7 +29,8 @@ from safetensors.torch import save
 from harvester.config.loading import resolve
 from harvester.config.settings import Settings
 from harvester.distributed.cluster import start_ray
-from harvester.distributed.inference import InferenceJob, Proposer, run_over_volumes
+from harvester.distributed.inference import Proposer
+from harvester.distributed.volume_pool import InferenceJob, run_over_volumes
 from harvester.models.device import DeviceSpec
 from harvester.proposals.inference import Proposals, read_with_context
 from harvester.proposals.network import Generator
@@ -67,7 +68,7 @@ class PipelineProposer:
 
     def __init__(self, job: InferenceJob) -> None:
         self.job = job
-        self.proposals = Given(job.settings, job.store, job.place())
+        self.proposals = Given(job.settings, job.store, Proposer(job).place)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         rows = [json.loads(row) for row in batch["row"]]

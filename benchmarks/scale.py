@@ -33,8 +33,9 @@ from ray._private.internal_api import get_memory_info_reply, get_state_from_addr
 import harvester.cli  # noqa: F401  a command's environment, for the processes that are started here
 from harvester.config.settings import Settings
 from harvester.distributed.cluster import start_ray
-from harvester.distributed.inference import Proposer, Scorer, run_over_volumes
+from harvester.distributed.inference import Proposer, Scorer
 from harvester.distributed.sweep import in_tasks
+from harvester.distributed.volume_pool import run_over_volumes
 from harvester.harvest import choose_operating_point, mine, record
 from harvester.list_columns import lists
 from harvester.mining.round_view import StoreTables

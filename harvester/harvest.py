@@ -18,10 +18,11 @@ import pyarrow.compute as pc
 from harvester.certificate.selection import Calibration, CalibrationFiles, SelectedPoint, from_json, nothing_scored
 from harvester.config.fingerprint import settings_hash
 from harvester.config.models import SuppressionSettings
-from harvester.distributed.inference import InferenceJob, Proposer, Scorer, run_over_volumes
+from harvester.distributed.inference import Proposer, Scorer
 from harvester.distributed.sweep import in_tasks
 from harvester.distributed.training import FitJob, train_folds
 from harvester.distributed.tuning import search
+from harvester.distributed.volume_pool import InferenceJob, run_over_volumes
 from harvester.errors import NoExamplesError
 from harvester.labels import ledger as ledgers
 from harvester.mining import negatives

@@ -17,6 +17,7 @@ from harvester.cli.plan import format_plan, plan
 from harvester.config.settings import Settings
 from harvester.datasets.discovery import LoadedVolume
 from harvester.datasets.registry import WITHOUT_FILES, open_dataset
+from harvester.distributed.address import require_answer
 from harvester.distributed.capacity import require_capacity
 from harvester.distributed.cluster import start_ray
 from harvester.distributed.precision import fastest_everywhere, fastest_here
@@ -102,6 +103,7 @@ def on_ray(settings: Settings, folder: Location, stores: Sequence[Location]) -> 
 
 def ready(settings: Settings, store: str | None, folder: Location, page: LiveReport) -> tuple[Settings, Store]:
     """Ray, the store, and the settings, decided. What cannot end well is said as early as can be."""
+    require_answer()
     require_weights(decided(settings, folder, fastest_here))
     named = named_store(settings, store)
     volumes = Store.open(named) if named else None

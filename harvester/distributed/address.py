@@ -33,6 +33,13 @@ def resolve_auto() -> None:
         del os.environ["RAY_ADDRESS"]
 
 
+def require_answer() -> None:
+    """Raise SettingsError where RAY_ADDRESS names a cluster that does not answer."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address and not answers(address):
+        raise SettingsError(f"RAY_ADDRESS = {address}: no Ray answers there; start it, or unset RAY_ADDRESS")
+
+
 def short_folder() -> str:
     """A folder whose path leaves Ray's sockets room: the one that Ray would take, else the machine's own /tmp.
 

@@ -15,7 +15,7 @@ import ray.data
 from ray.exceptions import AuthenticationError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from harvester.distributed.address import answers, short_folder
+from harvester.distributed.address import answers, require_answer, short_folder
 from harvester.errors import SettingsError, StepError, one_line
 from harvester.run.quarantine import Quarantine, Worker
 from harvester.storage.location import Location
@@ -70,8 +70,7 @@ def _own_sigterm() -> Iterator[None]:
 
 
 def _join(address: str) -> None:
-    if not answers(address):
-        raise SettingsError(f"RAY_ADDRESS = {address}: no Ray answers there; start it, or unset RAY_ADDRESS")
+    require_answer()
     named = ":" in address and "://" not in address  # "auto" and clients' addresses are no use to a worker
     own = _workers_memory() | ({"RAY_ADDRESS": address} if named else {})
     try:

@@ -1,12 +1,13 @@
 """Long work in a thread under a watchdog: lines of progress, and an error where nothing moves for too long."""
 
 import faulthandler
+import gc
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 from harvester.distributed.capacity import ResourceRequest, without_room
 from harvester.distributed.cluster import require_head
@@ -54,6 +55,8 @@ class BackgroundWork(threading.Thread):
     result    what the work gave, once it has ended well
     """
 
+    failed: ClassVar = False
+
     def __init__(self, work: Callable[[], Any]) -> None:
         super().__init__(daemon=True)
         self.work = work
@@ -62,10 +65,13 @@ class BackgroundWork(threading.Thread):
 
     def run(self) -> None:
         """The work, in the thread; what it gives or raises is kept for who watches."""
+        if BackgroundWork.failed:  # what did holds room in the cluster still: Ray keeps it in a cycle with its error
+            BackgroundWork.failed = False
+            gc.collect()
         try:
             self.result = self.work()
         except BaseException as error:  # noqa: BLE001 - raised where somebody waits for it
-            self.error = error
+            self.error, BackgroundWork.failed = error, True
 
     def watch(self, progress: Progress, asked: ResourceRequest) -> None:
         """Wait for the end; the work's own error is raised here, and a StepError where nothing moves for so long.
@@ -92,7 +98,11 @@ class BackgroundWork(threading.Thread):
                     "waiting for room, up to %g minutes (compute.no_progress_minutes): %s", progress.minutes, taken
                 )
         if self.error:
-            raise self.error
+            error, self.error = self.error, None  # which knows this frame: else a cycle of our own
+            try:
+                raise error
+            finally:
+                del error
 
 
 @contextmanager

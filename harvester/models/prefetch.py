@@ -3,9 +3,10 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from harvester.models.device import DeviceSpec
+if TYPE_CHECKING:  # which loads torch
+    from harvester.models.device import DeviceSpec
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -13,7 +14,7 @@ R = TypeVar("R")
 READERS_OF_A_GPU: Final = 3
 
 
-def readers(spec: DeviceSpec, setting: int | None = None) -> int:
+def readers(spec: "DeviceSpec", setting: int | None = None) -> int:
     """How many volumes are read ahead: a core decodes about 1,500 slices of 512 x 512 per second, a GPU takes more."""
     return setting or (READERS_OF_A_GPU if spec.device.type == "cuda" else 1)
 

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pytest
 
 from harvester.config.settings import Settings
-from harvester.distributed import inference
-from harvester.distributed.inference import InferenceJob, Proposer, Task, run_over_volumes
+from harvester.distributed import volume_pool
+from harvester.distributed.volume_pool import Actor, InferenceJob, Task, run_over_volumes
 from harvester.errors import StepError
 from harvester.models.prefetch import prefetch
 from harvester.records import TUBELETS, TubeletTable
@@ -25,6 +25,7 @@ from harvester.run.quarantine import CRASHES, Quarantine, Worker
 from harvester.storage.location import Location
 
 VOLUMES = 20
+Kind = type[Actor[TubeletTable]]
 
 
 def rows(count: int = VOLUMES) -> list[Row]:
@@ -35,22 +36,23 @@ def manifest(count: int = VOLUMES) -> pa.Table:
     return pa.Table.from_pylist(rows(count))
 
 
-def table_of(kind: type[Proposer], job: InferenceJob, volumes: pa.Table) -> pa.Table:
+def table_of(kind: Kind, job: InferenceJob, volumes: pa.Table) -> pa.Table:
     run_over_volumes(kind, job, volumes)
     return PartedTable(job.partials, TubeletTable).whole()
 
 
-def actor(log: Path, dies: str = "", survives: int = 1000, hangs: str = "", takes_s: float = 0.0) -> type[Proposer]:
+def actor(log: Path, dies: str = "", survives: int = 1000, hangs: str = "", takes_s: float = 0.0) -> Kind:
     """Works that write down what they do.
 
     dies        the volume that kills its process, up to `survives` deaths before
     hangs       the volume that takes until the log's folder goes
     """
 
-    class Scripted(Proposer):
-        def __init__(self, job: InferenceJob) -> None:
-            super().__init__(job)
-            self.proposals = None  # type: ignore[assignment]
+    class Scripted(Actor[TubeletTable]):
+        kind, doing = TubeletTable, "proposing lesions"
+
+        def memory_mib(self) -> float:
+            return 0.0
 
         def tasks(self, rows: Iterable[Row]) -> Iterator[Task]:
             # Read ahead like the real one: neighbours of the killer are begun too.
@@ -79,7 +81,7 @@ def actor(log: Path, dies: str = "", survives: int = 1000, hangs: str = "", take
 
 
 def job_in(folder: Path, **compute: Any) -> InferenceJob:
-    settings = Settings.model_validate({"compute": {"replicas": 2, "cpus_per_replica": 0.5, **compute}})
+    settings = Settings.model_validate({"compute": {"replicas": 1, "cpus_per_replica": 0.5, **compute}})
     return InferenceJob(settings, folder, folder, {}, Partials(Location.of(folder / "partials")))
 
 
@@ -109,7 +111,7 @@ def expected(finished: Path) -> pa.Table:
 
 def test_a_later_start_does_what_is_missing_and_nothing_else(expected: pa.Table, tmp_path: Path) -> None:
     half = manifest(VOLUMES // 2)
-    run_over_volumes(actor(tmp_path / "log"), job_in(tmp_path, replicas=1), half)
+    run_over_volumes(actor(tmp_path / "log"), job_in(tmp_path), half)
     assert times_done(tmp_path / "log") == {row["volume_id"]: 1 for row in rows(VOLUMES // 2)}
     assert undisturbed(tmp_path).equals(expected)
     assert undisturbed(tmp_path).equals(expected)
@@ -122,7 +124,7 @@ def test_a_later_start_does_what_is_missing_and_nothing_else(expected: pa.Table,
 
 
 def test_a_worker_that_dies_takes_nothing_with_it(expected: pa.Table, tmp_path: Path) -> None:
-    table = table_of(actor(tmp_path / "log", dies="v0013", survives=1), job_in(tmp_path), manifest())
+    table = table_of(actor(tmp_path / "log", dies="v0013", survives=1), job_in(tmp_path, replicas=2), manifest())
     assert table.equals(expected)
     assert {record["published"] for record in records(tmp_path)} == {1}
     done = times_done(tmp_path / "log")
@@ -158,23 +160,23 @@ def test_too_many_failures_are_tried_again_at_the_next_start(local_ray: None, tm
     few = manifest().slice(6, 3)
     for tries in (1, 2):
         with pytest.raises(StepError, match="1 of 3 volumes failed, more than"):
-            run_over_volumes(actor(tmp_path / "log"), job_in(tmp_path, replicas=1), few)
+            run_over_volumes(actor(tmp_path / "log"), job_in(tmp_path), few)
         assert times_done(tmp_path / "log") == {"v0006": 1, "v0007": tries, "v0008": 1}
 
 
 def test_no_progress_is_an_error_that_names_what_is_waited_for(
     local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class FromItsBegin(inference.PartProgress):
+    class FromItsBegin(volume_pool.PartProgress):
         """However long the actors take to start."""
 
         def reached(self) -> Any:
             return super().reached() if (tmp_path / "log" / "v0001").exists() else time.monotonic()
 
-    monkeypatch.setattr(inference, "PartProgress", FromItsBegin)
+    monkeypatch.setattr(volume_pool, "PartProgress", FromItsBegin)
     hanging = actor(tmp_path / "log", hangs="v0001")
     with pytest.raises(StepError, match=r"no volume was begun or done for 0.05 minutes .*volumes begun: .*v0001"):
-        run_over_volumes(hanging, job_in(tmp_path, replicas=1, no_progress_minutes=0.05), manifest(2))
+        run_over_volumes(hanging, job_in(tmp_path, no_progress_minutes=0.05), manifest(2))
     shutil.rmtree(tmp_path / "log")  # lets go of the CPUs, which others wait for
 
 

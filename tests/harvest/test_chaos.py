@@ -27,7 +27,7 @@ folder = Path(sys.argv[1])
 start_ray()
 require_shared([Location.of(folder)], [Location.of(folder)])
 assert not list(folder.glob("probe-*"))
-table = table_of(actor(folder / "log", takes_s=0.4), job_in(folder), manifest())
+table = table_of(actor(folder / "log", takes_s=0.4), job_in(folder, replicas=2), manifest())
 pq.write_table(table, folder / "table.parquet")
 """
 

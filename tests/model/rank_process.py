@@ -2,37 +2,42 @@
 
     python tests/model/rank_process.py STORE OUT RANK SIZE
 
-OUT receives generator.json and classifier.json (losses), their weights, and the checkpoints of step 50.
+OUT receives generator.json and classifier.json (losses), their weights, and the checkpoints of step CHECKPOINT.
 """
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch.distributed as dist
 from safetensors.torch import save_file
 
-from harvester.classifier.training import fit_classifier
+from harvester.classifier import training as classifying
 from harvester.config.models import ClassifierSettings, GeneratorSettings, GridSettings
 from harvester.config.settings import ComputeSettings, Settings
 from harvester.labels.ledger import from_marks
 from harvester.models.data_parallel import ALONE, Ranks
-from harvester.models.fit import FoldTask
-from harvester.proposals.training import fit_generator
+from harvester.models.fit import FoldTask, TrainSchedule
+from harvester.proposals import training as proposing
 from harvester.storage.location import Location
 from harvester.store.slab import GridFrame
 from harvester.store.store import Store
 from tests.builders import tubelet
 
+STEPS, CHECKPOINT = 24, 20  # ranks meet some 500 times in a step, which takes them a quarter of a second
+EARLY = partial(TrainSchedule, checkpoint_every=CHECKPOINT)
+
 # A batch of 5 (slabs, or volumes of two tubelets) is no multiple of 2: one rank sees 3 items, the other 2.
 SETTINGS = Settings(
     grid=GridSettings(windows_hu=((-1024.0, 1024.0),)),
     generator=GeneratorSettings(
-        width=8, channels=16, head_channels=8, slab_depth=2, crop_px=48, batch_slabs=5, steps=60, learning_rate=2e-5
+        width=8, channels=16, head_channels=8, slab_depth=2, crop_px=48, batch_slabs=5, steps=STEPS, learning_rate=2e-5
     ),
     classifier=ClassifierSettings(
-        channels=8, views=2, local_px=16, global_px=16, global_mm=60.0, steps=60, batch_size=10,
+        channels=8, views=2, local_px=16, global_px=16, global_mm=60.0, steps=STEPS, batch_size=10,
         tubelets_per_volume=2, learning_rate=2e-5,
     ),
     compute=ComputeSettings(precision="float32"),
@@ -46,7 +51,8 @@ def fitted(store: Store, out: Path, ranks: Ranks = ALONE) -> dict[str, list[dict
         task = FoldTask(
             store.path, 5, None, Location.of(out) / f"{name}.checkpoint.pt", False, ranks, log=lambda _: None
         )
-        model, losses[name] = fit(store, task)
+        with patch.object(proposing, "TrainSchedule", EARLY), patch.object(classifying, "TrainSchedule", EARLY):
+            model, losses[name] = fit(store, task)
         if ranks.rank == 0:
             state = {key: value.contiguous() for key, value in model.state_dict().items()}
             save_file(state, out / f"{name}.safetensors")
@@ -55,7 +61,7 @@ def fitted(store: Store, out: Path, ranks: Ranks = ALONE) -> dict[str, list[dict
 
 def generator(store: Store, task: FoldTask) -> Any:
     """A first round's."""
-    return fit_generator(task, SETTINGS, store.manifest.to_pylist(), from_marks(store.marks()))
+    return proposing.fit_generator(task, SETTINGS, store.manifest.to_pylist(), from_marks(store.marks()))
 
 
 def classifier(store: Store, task: FoldTask) -> Any:
@@ -66,7 +72,7 @@ def classifier(store: Store, task: FoldTask) -> Any:
         return tubelet("v", (x1, y1, x1 + 14, y1 + 16), (3, 4, 5), slice_score=[0.4, 0.5, 0.4])
 
     others = [(frame, at(2.0, 2.0)), (frame, at(40.0, 44.0))]
-    return fit_classifier(task, SETTINGS, {1: [(frame, at(20.0, 24.0))], 0: others})
+    return classifying.fit_classifier(task, SETTINGS, {1: [(frame, at(20.0, 24.0))], 0: others})
 
 
 def main(store: str, out: str, rank: str, size: str) -> None:

@@ -72,7 +72,7 @@ def test_two_ranks_give_the_losses_and_weights_of_one(
     folder, losses = alone
     ranks = [json.loads((two / f"rank-{rank}.json").read_text()) for rank in range(2)]
     assert ranks[0] == ranks[1]
-    assert len(losses[name]) == 60
+    assert len(losses[name]) == rank_process.STEPS
     gap = largest(losses[name], ranks[0][name])
     record_property("largest_difference", gap)
     assert gap < CLOSE
@@ -86,7 +86,7 @@ def test_one_rank_goes_on_where_two_were_stopped(
     name: str, store: Store, alone: tuple[Path, Histories], two: Path, tmp_path: Path
 ) -> None:
     checkpoint = f"{name}.checkpoint.pt"
-    assert int(torch.load(two / checkpoint, weights_only=True)["step"]) == 50
+    assert int(torch.load(two / checkpoint, weights_only=True)["step"]) == rank_process.CHECKPOINT
     shutil.copy(two / checkpoint, tmp_path / checkpoint)
     resumed = rank_process.fitted(store, tmp_path)
     assert largest(alone[1][name], resumed[name]) < CLOSE

@@ -18,7 +18,8 @@ from harvester.classifier.inference import classify, load_classifier
 from harvester.classifier.network import Classifier
 from harvester.classifier.training import fit_classifier
 from harvester.config.settings import Settings
-from harvester.distributed.inference import InferenceJob, Proposer
+from harvester.distributed.inference import Proposer
+from harvester.distributed.volume_pool import InferenceJob
 from harvester.errors import NotFiniteError, SettingsError, StoreError
 from harvester.labels.ledger import from_marks
 from harvester.models.backbones import build_backbone

@@ -18,7 +18,8 @@ from harvester.classifier.network import Classifier
 from harvester.classifier.training import fit_classifier, start_from_generator
 from harvester.config.models import ClassifierSettings, GeneratorSettings, GridSettings
 from harvester.config.settings import ComputeSettings, Settings
-from harvester.distributed.inference import InferenceJob, Proposer, Scorer
+from harvester.distributed.inference import Proposer, Scorer
+from harvester.distributed.volume_pool import InferenceJob
 from harvester.errors import SettingsError, StepError, StoreError
 from harvester.labels.ledger import from_marks
 from harvester.models.data_parallel import ALONE, Ranks

@@ -215,9 +215,10 @@ class Server:
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--backend-store-uri", f"sqlite:///{self.folder / 'server.db'}", "--workers", "1"]
         command += ["--artifacts-destination", str(self.folder / "artifacts")]
+        env = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # seven processes that nobody asks anything
         with (self.folder / "server.log").open("ab") as log:
             self.processes.append(
-                subprocess.Popen(command, start_new_session=True, stdout=log, stderr=log, cwd=self.folder)
+                subprocess.Popen(command, start_new_session=True, stdout=log, stderr=log, cwd=self.folder, env=env)
             )
         for _ in range(2000):  # a busy machine takes its time
             try:

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 
 from harvester.config.settings import Settings
-from harvester.distributed.inference import InferenceJob, PartProgress, Proposer, Task, run_over_volumes
+from harvester.distributed.volume_pool import Actor, InferenceJob, PartProgress, Task, run_over_volumes
 from harvester.errors import StepError, StoreError
-from harvester.records import TUBELETS
+from harvester.records import TUBELETS, TubeletTable
 from harvester.run import quarantine as quarantines
 from harvester.run.partials import Part, Partials, Row, to_table
 from harvester.run.quarantine import Quarantine, Worker
@@ -52,15 +52,20 @@ def test_each_volume_that_ends_is_progress_though_its_part_is_not_published(
     assert progress.lines.lines.done == 16
 
 
-class Scripted(Proposer):
+class Scripted(Actor[TubeletTable]):
     """Reads that fail as often as told, in this process; `read`: what was read."""
 
+    kind, doing = TubeletTable, "proposing lesions"
+
     def __init__(self, job: InferenceJob, fails: dict[str, list[Exception]], read: list[str]) -> None:
-        self.job, self.place, self.fails, self.read = job, SimpleNamespace(memory_mib=lambda: 0.0), fails, read  # type: ignore[assignment]
+        self.job, self.fails, self.read = job, fails, read
         self.quarantine = Quarantine(job.partials.folder, Worker("d", "n"), lambda: ["n"])
 
     def tasks(self, rows: Iterable[Row]) -> Iterator[Task]:
         return (partial(self.row, row["volume_id"]) for row in rows)
+
+    def memory_mib(self) -> float:
+        return 0.0
 
     def row(self, volume_id: str) -> list[Row]:
         self.read.append(volume_id)
@@ -85,8 +90,8 @@ def test_a_volume_whose_reading_failed_in_passing_is_tried_once_more_and_no_othe
     def dataset(_: object, job: InferenceJob, parts: list[Part]) -> Any:
         return SimpleNamespace(materialize=lambda: list(Scripted(job, fails, read)(to_table(parts))))
 
-    monkeypatch.setattr("harvester.distributed.inference._dataset", dataset)
-    run_over_volumes(Proposer, job, pa.Table.from_pylist(ROWS))
+    monkeypatch.setattr("harvester.distributed.volume_pool._dataset", dataset)
+    run_over_volumes(Scripted, job, pa.Table.from_pylist(ROWS))
     assert sorted(read) == sorted([*(row["volume_id"] for row in ROWS), "v01", "v02"])
     records = job.partials.records(sorted(job.partials.done()))
     assert {name for record in records for name in record["errors"]} == {"v02", "v03"}
@@ -98,9 +103,9 @@ def test_parts_that_other_nodes_kept_for_themselves_are_told(tmp_path: Path, mon
     class Nowhere:
         def materialize(self) -> None: ...
 
-    monkeypatch.setattr("harvester.distributed.inference._dataset", lambda *_: Nowhere())
+    monkeypatch.setattr("harvester.distributed.volume_pool._dataset", lambda *_: Nowhere())
     with pytest.raises(
         StepError, match=r"16 of 16 parts were published .* is the run folder shared by all nodes"
     ) as caught:
-        run_over_volumes(Proposer, job_in(tmp_path), pa.Table.from_pylist(ROWS))
+        run_over_volumes(Scripted, job_in(tmp_path), pa.Table.from_pylist(ROWS))
     assert "\n" not in str(caught.value)
