@@ -1,5 +1,6 @@
 """Rings: every test carries the name of its folder as a marker, so `-m "unit or model"` picks rings too."""
 
+import gc
 import signal
 from pathlib import Path
 
@@ -35,3 +36,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             "harvest",
         ):  # Ray warns of its own settings; our own code is held to no warnings in the other rings
             item.add_marker(pytest.mark.filterwarnings("default"))
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of collected tests stay to the end: each look for garbage would go through them, half a second long."""
+    gc.freeze()
