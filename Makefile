@@ -69,8 +69,8 @@ ring-%: $(READY)
 	@echo "== $* (budget $(budget_$*) s)"
 	@timeout --kill-after=20 $(budget_$*) $(BIN)/python -m pytest tests/$* -q --durations=10
 
-# As nice as Ray's workers, which would wait for it else. What failed is read from pytest's own
-# summary; where it names no ring (its budget is over), all of them may have.
+# As nice as Ray's workers, which would wait for it else. What failed is read from pytest's own summary; where it names
+# no ring (its budget is over), all of them may have.
 light: $(READY)
 	@budget=$$(( $(foreach ring,$(LIGHT),$(budget_$(ring)) +) 0 )); echo "== $(LIGHT) (budget $$budget s)"; \
 	{ nice -n 15 timeout --kill-after=20 $$budget $(BIN)/python -m slipcover --source=harvester --out=$(COVERAGE) \
@@ -80,7 +80,8 @@ light: $(READY)
 	  [ -n "$$(cat .light.failed)" ] || echo "$(LIGHT)" >.light.failed; exit 1; \
 	fi
 
-coverage:  ## Of the rings without Ray, at least as much as the floor
+# Of the rings without Ray; called by test.
+coverage:
 	@share=$$(awk '/^\(summary\)/ {print $$4}' $(COVERAGE)); \
 	echo "coverage of the rings without Ray (floor $(COVERAGE_FLOOR) %): $$share %"; [ "$$share" -ge $(COVERAGE_FLOOR) ]
 
