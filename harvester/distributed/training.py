@@ -245,10 +245,13 @@ class FitProgress:
         self.notes: dict[str, dict[str, Any]] = {}
         self.read: dict[str, int | None] = {}
         self.lines: ProgressLines | None = None
+        self.began = time.monotonic()
 
     def reached(self) -> dict[str, Any]:
         """When each file was last written. Tells how many steps are taken."""
         begun = (self.job.out / BEGUN).versions()
+        if not begun:
+            self.began = time.monotonic()
         news = {name: when for name, when in begun.items() if name in self.left and self.read.get(name, -1) != when}
         for name in news:
             self.notes[name] = (self.job.out / BEGUN / name).read_json(step=int, steps=int, terms=str) or {}
@@ -261,6 +264,7 @@ class FitProgress:
         """Fits may differ in their steps; what has not begun or was done before is taken to be as the newest."""
         if self.lines is None:
             self.lines = ProgressLines(self.job.name, 0, "steps")
+            self.lines.began = self.began  # the last look at which no worker had: looks at a bucket are far apart
             self.lines.resumed((self.job.fits - len(self.left)) * newest["steps"])
         before, begun = self.lines.first, [note for note in self.notes.values() if note]
         waiting = (len(self.left) - len(begun)) * newest["steps"]

@@ -133,8 +133,10 @@ def test_steps_of_all_fits_are_told_as_workers_write_them(
 
     caplog.set_level(logging.DEBUG, "harvester.run.progress")
     assert told() == []
+    progress.began -= 10  # so long ago that look was, the last before a worker began
     first(FitStep(25, 100, {"heat": 0.5}, 5.0))
     assert told() == [(125, 300, "heat 0.500")]
+    assert 2 < caplog.records[-1].progress.rate <= 2.5  # type: ignore[attr-defined]
     assert told() == []
     second(FitStep(50, 100, {"heat": 0.25}, 5.0))
     assert told() == [(175, 300, "heat 0.250")]
