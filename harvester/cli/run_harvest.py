@@ -84,6 +84,7 @@ def driving(folder: Location) -> Iterator[tuple[float, str | None]]:
     time.monotonic, and where MLflow is. Raises StoreError where another works there."""
     began, tracked_at = time.monotonic(), os.environ.get("MLFLOW_TRACKING_URI")
     require_plain(tracked_at)
+    require_answer()
     with owned(folder), logged_to(folder):
         began -= seconds_of_starts(read_log(folder))
         if in_ray_job():
@@ -103,7 +104,6 @@ def on_ray(settings: Settings, folder: Location, stores: Sequence[Location]) -> 
 
 def ready(settings: Settings, store: str | None, folder: Location, page: LiveReport) -> tuple[Settings, Store]:
     """Ray, the store, and the settings, decided. What cannot end well is said as early as can be."""
-    require_answer()
     require_weights(decided(settings, folder, fastest_here))
     named = named_store(settings, store)
     volumes = Store.open(named) if named else None

@@ -15,7 +15,7 @@ from harvester.detectors.detector import build
 from harvester.detectors.images import Archive
 from harvester.detectors.inference import detect
 from harvester.detectors.training import fit_detector
-from harvester.distributed.training import telling
+from harvester.distributed.fit_progress import telling
 from harvester.labels.ledger import by_volume
 from harvester.models.data_parallel import Ranks
 from harvester.models.device import DeviceSpec

@@ -53,6 +53,7 @@ class BackgroundWork(threading.Thread):
     """Work in a thread, to be started and then watched. A daemon, so that what hangs keeps no program from its end.
 
     result    what the work gave, once it has ended well
+    failed    whether any did in this process, so that what it held is to be let go
     """
 
     failed: ClassVar = False

@@ -15,7 +15,7 @@ import pytest
 
 from harvester.config.settings import Settings
 from harvester.distributed import volume_pool
-from harvester.distributed.volume_pool import Actor, InferenceJob, Task, run_over_volumes
+from harvester.distributed.volume_pool import InferenceJob, Task, run_over_volumes
 from harvester.errors import StepError
 from harvester.models.prefetch import prefetch
 from harvester.records import TUBELETS, TubeletTable
@@ -23,9 +23,9 @@ from harvester.run.parted_table import PartedTable
 from harvester.run.partials import MOST_VOLUMES, Partials, Row, from_table, plan_parts, to_table
 from harvester.run.quarantine import CRASHES, Quarantine, Worker
 from harvester.storage.location import Location
+from tests.idle_actor import Idle
 
 VOLUMES = 20
-Kind = type[Actor[TubeletTable]]
 
 
 def rows(count: int = VOLUMES) -> list[Row]:
@@ -36,24 +36,19 @@ def manifest(count: int = VOLUMES) -> pa.Table:
     return pa.Table.from_pylist(rows(count))
 
 
-def table_of(kind: Kind, job: InferenceJob, volumes: pa.Table) -> pa.Table:
+def table_of(kind: type[Idle], job: InferenceJob, volumes: pa.Table) -> pa.Table:
     run_over_volumes(kind, job, volumes)
     return PartedTable(job.partials, TubeletTable).whole()
 
 
-def actor(log: Path, dies: str = "", survives: int = 1000, hangs: str = "", takes_s: float = 0.0) -> Kind:
+def actor(log: Path, dies: str = "", survives: int = 1000, hangs: str = "", takes_s: float = 0.0) -> type[Idle]:
     """Works that write down what they do.
 
     dies        the volume that kills its process, up to `survives` deaths before
     hangs       the volume that takes until the log's folder goes
     """
 
-    class Scripted(Actor[TubeletTable]):
-        kind, doing = TubeletTable, "proposing lesions"
-
-        def memory_mib(self) -> float:
-            return 0.0
-
+    class Scripted(Idle):
         def tasks(self, rows: Iterable[Row]) -> Iterator[Task]:
             # Read ahead like the real one: neighbours of the killer are begun too.
             for row, future in prefetch(rows, lambda row: row["volume_id"]):

@@ -14,26 +14,13 @@ from harvester.certificate.selection import Calibration, CalibrationFiles
 from harvester.config.settings import Settings
 from harvester.distributed.preparation import Maker
 from harvester.distributed.tuning import sweep
-from harvester.distributed.volume_pool import Actor, InferenceJob, run_over_volumes
+from harvester.distributed.volume_pool import InferenceJob, run_over_volumes
 from harvester.errors import LabelError, StepError, StoreError
-from harvester.records import TubeletTable
 from harvester.run.partials import Part, Partials
 from harvester.run.work_list import Outcome
 from harvester.storage.location import Location
 from tests.commands import exit_code_of
-
-
-class Idle(Actor[TubeletTable]):
-    """Finds nothing."""
-
-    kind, doing = TubeletTable, "proposing lesions"
-
-    def tasks(self, rows: Any) -> Iterator[Callable[[], list[dict[str, Any]]]]:
-        return (list for _ in rows)
-
-    def memory_mib(self) -> float:
-        return 0.0
-
+from tests.idle_actor import Idle
 
 ROWS = [{"volume_id": f"v{i}", "patient_id": f"p{i}", "depth": 8} for i in range(2)]
 

@@ -12,8 +12,9 @@ from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2.api.exceptions import ControllerError
 
 from harvester.config.settings import Settings
-from harvester.distributed import training
-from harvester.distributed.training import FitJob, FitProgress, train_folds
+from harvester.distributed import fit_progress, training
+from harvester.distributed.fit_progress import FitProgress
+from harvester.distributed.training import FitJob, train_folds
 from harvester.errors import HarvesterError, NotFiniteError, StepError
 from harvester.models.fit import FitStep
 from harvester.storage.location import Location
@@ -123,8 +124,8 @@ def test_steps_of_all_fits_are_told_as_workers_write_them(
     (out / "fold-0.safetensors").write_text("weights")
     job = FitJob("generator", Settings(folds=3), out, out, [], {}, out, None, 0)
     progress = FitProgress(job)
-    monkeypatch.setattr(training, "SECONDS_BETWEEN_NOTES", 0.0)
-    first, second = (training.telling(out, number, f"generator fold {number}") for number in (1, 2))
+    monkeypatch.setattr(fit_progress, "SECONDS_BETWEEN_NOTES", 0.0)
+    first, second = (fit_progress.telling(out, number, f"generator fold {number}") for number in (1, 2))
 
     def told() -> list[tuple[int, int, str]]:
         caplog.clear()
@@ -149,10 +150,10 @@ def test_steps_of_all_fits_are_told_as_workers_write_them(
 def test_fits_of_different_length_are_counted_together(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     out = Location.of(tmp_path)
     progress = FitProgress(FitJob("detectors", Settings(folds=2), out, out, [], {}, out, None, 0))
-    monkeypatch.setattr(training, "SECONDS_BETWEEN_NOTES", 0.0)
+    monkeypatch.setattr(fit_progress, "SECONDS_BETWEEN_NOTES", 0.0)
     seen = []
     for number, step, steps in [(0, 300, 300), (1, 1, 1500), (1, 1500, 1500)]:
-        training.telling(out, number, "a fit")(FitStep(step, steps, {"heat": 0.5}, 5.0))
+        fit_progress.telling(out, number, "a fit")(FitStep(step, steps, {"heat": 0.5}, 5.0))
         progress.reached()
         assert progress.lines is not None
         seen.append((progress.lines.done, progress.lines.total))
@@ -161,7 +162,7 @@ def test_fits_of_different_length_are_counted_together(tmp_path: Any, monkeypatc
 
 def test_workers_write_at_most_now_and_then_and_at_the_end(tmp_path: Any) -> None:
     out = Location.of(tmp_path)
-    tell = training.telling(out, 0, "generator fold 0")
+    tell = fit_progress.telling(out, 0, "generator fold 0")
     for step in (25, 50, 75):
         tell(FitStep(step, 100, {"heat": 0.5}, 5.0))
     assert (out / "begun" / "fit-0").read_json(step=int) == {"step": 25, "steps": 100, "terms": "heat 0.500"}

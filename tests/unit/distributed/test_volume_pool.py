@@ -12,13 +12,14 @@ import pyarrow as pa
 import pytest
 
 from harvester.config.settings import Settings
-from harvester.distributed.volume_pool import Actor, InferenceJob, PartProgress, Task, run_over_volumes
+from harvester.distributed.volume_pool import InferenceJob, PartProgress, Task, run_over_volumes
 from harvester.errors import StepError, StoreError
-from harvester.records import TUBELETS, TubeletTable
+from harvester.records import TUBELETS
 from harvester.run import quarantine as quarantines
 from harvester.run.partials import Part, Partials, Row, to_table
 from harvester.run.quarantine import Quarantine, Worker
 from harvester.storage.location import Location
+from tests.idle_actor import Idle
 
 ROWS: list[dict[str, Any]] = [{"volume_id": f"v{i:02d}", "patient_id": "p", "depth": 9} for i in range(16)]
 
@@ -52,10 +53,8 @@ def test_each_volume_that_ends_is_progress_though_its_part_is_not_published(
     assert progress.lines.lines.done == 16
 
 
-class Scripted(Actor[TubeletTable]):
+class Scripted(Idle):
     """Reads that fail as often as told, in this process; `read`: what was read."""
-
-    kind, doing = TubeletTable, "proposing lesions"
 
     def __init__(self, job: InferenceJob, fails: dict[str, list[Exception]], read: list[str]) -> None:
         self.job, self.fails, self.read = job, fails, read
@@ -63,9 +62,6 @@ class Scripted(Actor[TubeletTable]):
 
     def tasks(self, rows: Iterable[Row]) -> Iterator[Task]:
         return (partial(self.row, row["volume_id"]) for row in rows)
-
-    def memory_mib(self) -> float:
-        return 0.0
 
     def row(self, volume_id: str) -> list[Row]:
         self.read.append(volume_id)
